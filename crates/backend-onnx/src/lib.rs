@@ -1,0 +1,1 @@
+//! ONNX Runtime behind the contract of `tandem-core`.

@@ -1,0 +1,1 @@
+//! Measures any model behind the contract.

@@ -1,0 +1,224 @@
+//! The one error that users of Tandem see: what is wrong, in which file or option, and what to do about it.
+//!
+//! A message is lower case, without a final period, and never repeats its source; [`Error::hint`] is the remedy.
+
+use std::error::Error as StdError;
+use std::path::PathBuf;
+
+use crate::backend::{BackendKind, Device, TokenId};
+
+/// A result with Tandem's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The cause beneath an error, kept whole.
+pub type Source = Box<dyn StdError + Send + Sync>;
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A model reference that names nothing.
+    #[error("no model `{reference}`: {reason}")]
+    ModelNotFound {
+        /// What was asked for.
+        reference: String,
+        /// Where it was looked for.
+        reason: String,
+        /// What to do: names that are near, or the command to list them.
+        hint: String,
+    },
+
+    /// A file that is missing, truncated or not what it should be.
+    #[error("`{file}`: {problem}")]
+    BadFile {
+        /// The path, or the name of an embedded file.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do.
+        hint: Option<String>,
+        /// The reader's own error.
+        source: Option<Source>,
+    },
+
+    /// A field of a file with a value that cannot be.
+    #[error("`{file}`: field `{field}`: {problem}")]
+    BadField {
+        /// The path, or the name of an embedded file.
+        file: String,
+        /// The field, dotted from the root.
+        field: String,
+        /// What is wrong, with the value.
+        problem: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+
+    /// An engine that this build does not have.
+    #[error("backend `{backend}` is not part of this build")]
+    BackendNotCompiled {
+        /// The engine.
+        backend: BackendKind,
+        /// The feature to build with, and what this build has.
+        hint: String,
+    },
+
+    /// A device that was asked for and cannot be used.
+    #[error("device `{device}` cannot be used by backend `{backend}`: {reason}")]
+    DeviceUnavailable {
+        /// The engine.
+        backend: BackendKind,
+        /// The device.
+        device: Device,
+        /// The engine's own reason.
+        reason: String,
+        /// What to do.
+        hint: String,
+    },
+
+    /// Something that the model or the engine cannot do.
+    #[error("{what} is not supported: {reason}")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+        /// Why it cannot be had.
+        reason: String,
+        /// The way that works.
+        hint: Option<String>,
+    },
+
+    /// The engine's library is missing or cannot be used.
+    #[error("{problem}")]
+    EngineLibrary {
+        /// What was looked for, where, and what was found.
+        problem: String,
+        /// The command that mends it.
+        hint: String,
+        /// The loader's own error.
+        source: Option<Source>,
+    },
+
+    /// The engine failed.
+    #[error("backend `{backend}` failed {doing}")]
+    Engine {
+        /// The engine.
+        backend: BackendKind,
+        /// What it was doing, such as `to run the graph`.
+        doing: String,
+        /// Its own error.
+        source: Source,
+    },
+
+    /// More tokens than the context holds.
+    #[error("the context is full: {held} tokens are held, {asked} more were to be added, and {max} fit")]
+    ContextFull {
+        /// Tokens in the session.
+        held: usize,
+        /// Tokens that were to be added.
+        asked: usize,
+        /// What fits.
+        max: usize,
+    },
+
+    /// A token outside the vocabulary.
+    #[error("token {token} is outside the model's vocabulary of {vocab_size}")]
+    InvalidToken {
+        /// The token.
+        token: TokenId,
+        /// Rows of the embedding.
+        vocab_size: usize,
+    },
+
+    /// A prompt of no tokens.
+    #[error("the prompt has no tokens")]
+    EmptyPrompt,
+
+    /// An option whose value cannot be.
+    #[error("option `{option}`: `{value}` {problem}")]
+    InvalidOption {
+        /// The option's name.
+        option: String,
+        /// The value as given.
+        value: String,
+        /// What is wrong, as a predicate: `is less than 0`.
+        problem: String,
+    },
+
+    /// Logits that are no numbers; a token drawn from them would mean nothing.
+    #[error("the logit of token {token} is {value} after {n_tokens} tokens")]
+    BadLogits {
+        /// The first token at fault.
+        token: TokenId,
+        /// NaN or an infinity.
+        value: f32,
+        /// Tokens in the session.
+        n_tokens: usize,
+    },
+
+    /// A chat template that is wrong or refuses the messages.
+    #[error("chat template of `{file}`: {problem}")]
+    Template {
+        /// Where the template stands.
+        file: String,
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        hint: Option<String>,
+        /// The engine's own error.
+        source: Option<Source>,
+    },
+
+    /// The caller ended the work.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Error {
+    /// What to do about it, when there is something.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::ModelNotFound { hint, .. }
+            | Self::BackendNotCompiled { hint, .. }
+            | Self::DeviceUnavailable { hint, .. }
+            | Self::EngineLibrary { hint, .. } => Some(hint.clone()),
+            Self::BadFile { hint, .. }
+            | Self::BadField { hint, .. }
+            | Self::Unsupported { hint, .. }
+            | Self::Template { hint, .. } => hint.clone(),
+            Self::ContextFull { .. } => Some("shorten the prompt, or start a new session".into()),
+            Self::EmptyPrompt => Some("give a prompt of at least one character".into()),
+            Self::BadLogits { .. } => {
+                Some("the weights or the graph are damaged, or the dtype overflows: try `--dtype f32`".into())
+            }
+            Self::InvalidToken { .. } => Some("the tokenizer and the model do not belong together".into()),
+            Self::Engine { .. } | Self::InvalidOption { .. } | Self::Cancelled => None,
+        }
+    }
+
+    /// A [`BadFile`](Self::BadFile) with the reader's own error.
+    pub fn bad_file(file: impl Into<String>, problem: impl Into<String>, source: impl Into<Source>) -> Self {
+        Self::BadFile { file: file.into(), problem: problem.into(), hint: None, source: Some(source.into()) }
+    }
+
+    /// A [`BadField`](Self::BadField) without a hint.
+    pub fn bad_field(file: impl Into<String>, field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::BadField { file: file.into(), field: field.into(), problem: problem.into(), hint: None }
+    }
+
+    /// An [`InvalidOption`](Self::InvalidOption).
+    pub fn invalid_option(option: &str, value: impl ToString, problem: impl Into<String>) -> Self {
+        Self::InvalidOption { option: option.into(), value: value.to_string(), problem: problem.into() }
+    }
+
+    /// The path of a missing file, with what it is for.
+    pub fn missing_file(path: PathBuf, needed_for: &str) -> Self {
+        Self::BadFile {
+            file: path.display().to_string(),
+            problem: format!("there is no such file, and it is needed for {needed_for}"),
+            hint: Some(
+                "a model directory holds the files as published: config.json, tokenizer.json, and weights or a graph".into(),
+            ),
+            source: None,
+        }
+    }
+}

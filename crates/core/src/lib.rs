@@ -1,0 +1,27 @@
+//! The contract between Tandem and its engines, and everything that needs no engine and no network.
+//!
+//! - [`backend`]: what an engine must do, three small traits.
+//! - [`config`], [`files`]: what a published checkpoint says of itself and which files it has.
+//! - [`tokenizer`], [`template`]: text to tokens and back, chat messages to a prompt.
+//! - [`sampler`], [`stop`], [`generate`]: from logits to text. They exist once, so that engines differ in arithmetic only.
+//! - `conformance` (feature): the cases that every backend passes, and the backend that shows they can be passed.
+
+pub mod backend;
+pub mod cancel;
+pub mod config;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+pub mod error;
+pub mod files;
+pub mod generate;
+pub mod sampler;
+pub mod stop;
+pub mod template;
+pub mod tokenizer;
+
+pub use backend::{
+    Backend, BackendKind, Capabilities, DType, Device, DeviceReport, LoadOptions, Logits, LogitsWanted, Model, ModelInfo,
+    Session, SessionOptions, TokenId,
+};
+pub use cancel::CancelToken;
+pub use error::{Error, Result};

@@ -1,0 +1,1 @@
+//! Read, check, edit, build and write ONNX graphs, without an engine.

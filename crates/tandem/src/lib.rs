@@ -1,0 +1,1 @@
+//! Local text generation on two engines held to the same answer.
