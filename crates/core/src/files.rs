@@ -1,32 +1,20 @@
-//! Which files a model has, on disk or embedded.
+//! Which files a model has, on disk or embedded, and how they are read.
+//!
+//! Nothing here trusts a file: sizes are bounded, names from an index are checked, and what is missing is an error that names it.
+
+mod content;
+mod discover;
+mod embedded;
+mod graphs;
+mod near;
+mod weights;
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
+pub use self::content::{FileBytes, MAX_JSON_BYTES};
+pub use self::near::near_names;
 use crate::backend::DType;
-
-/// One file, on disk or in the binary.
-#[derive(Clone, Debug)]
-pub enum ModelFile {
-    /// A file on disk.
-    Path(PathBuf),
-    /// A file that is part of the program.
-    Embedded {
-        /// Its name for people, such as `demo/config.json`.
-        name: &'static str,
-        /// Its content.
-        bytes: &'static [u8],
-    },
-}
-
-/// An ONNX graph among a model's files.
-#[derive(Clone, Debug)]
-pub struct GraphFile {
-    /// The graph.
-    pub file: ModelFile,
-    /// The dtype that its name declares (`model_q4.onnx`), where it declares one.
-    pub dtype: Option<DType>,
-}
 
 /// The files of one model.
 #[derive(Clone, Debug)]
@@ -43,10 +31,47 @@ pub struct ModelFiles {
     pub tokenizer_config: Option<ModelFile>,
     /// `chat_template.jinja`.
     pub chat_template: Option<ModelFile>,
+    /// `genai_config.json`: the graphs were built by onnxruntime-genai.
+    pub genai_config: Option<ModelFile>,
     /// Safetensors files, in the order of the index.
     pub weights: Vec<ModelFile>,
-    /// ONNX graphs.
+    /// ONNX graphs that can be loaded; [`graph_for`](Self::graph_for) chooses among them.
     pub graphs: Vec<GraphFile>,
+    /// ONNX files that were found and are not used.
+    pub skipped: Vec<SkippedFile>,
+}
+
+/// One file, on disk or in the binary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelFile {
+    /// A file on disk.
+    Path(PathBuf),
+    /// A file that is part of the program.
+    Embedded {
+        /// Its name for people, such as `demo/config.json`.
+        name: &'static str,
+        /// Its content.
+        bytes: &'static [u8],
+    },
+}
+
+/// An ONNX graph among a model's files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GraphFile {
+    /// The graph.
+    pub file: ModelFile,
+    /// The dtype that its name declares (`model_q4.onnx`), where it declares one. A bare `model.onnx` is f32 by convention, but of
+    /// any dtype beside a `genai_config.json`.
+    pub dtype: Option<DType>,
+}
+
+/// A file that looks like part of a model and is not used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SkippedFile {
+    /// The file.
+    pub file: ModelFile,
+    /// Why not.
+    pub reason: String,
 }
 
 impl ModelFile {
@@ -55,6 +80,14 @@ impl ModelFile {
         match self {
             Self::Path(path) => path.to_string_lossy(),
             Self::Embedded { name, .. } => Cow::Borrowed(name),
+        }
+    }
+
+    /// The last part of its name, such as `model_q4.onnx`; a symbolic link's own, not its target's.
+    pub fn file_name(&self) -> &str {
+        match self {
+            Self::Path(path) => path.file_name().and_then(|name| name.to_str()).unwrap_or_default(),
+            Self::Embedded { name, .. } => name.rsplit_once('/').map_or(*name, |(_, last)| last),
         }
     }
 

@@ -1,0 +1,186 @@
+//! From the fields of `config.json` to a [`ModelConfig`], with the bounds that each number must keep.
+
+use std::ops::RangeInclusive;
+
+use serde_json::{Map, Value};
+
+use super::fields::shown;
+use super::{Architecture, Fields, ModelConfig, RopeConfig};
+use crate::backend::{DType, TokenId};
+use crate::error::{Error, Result};
+
+// Far above every published model, and low enough that products of them fit 64 bits.
+const VOCAB: RangeInclusive<usize> = 1..=1 << 24;
+const WIDTH: RangeInclusive<usize> = 1..=1 << 20;
+const INNER_WIDTH: RangeInclusive<usize> = 1..=1 << 24;
+const LAYERS: RangeInclusive<usize> = 1..=1 << 12;
+const HEADS: RangeInclusive<usize> = 1..=1 << 16;
+const HEAD_DIM: RangeInclusive<usize> = 2..=1 << 12;
+pub(super) const CONTEXT: RangeInclusive<usize> = 1..=1 << 30;
+
+/// Attention's shape, whose fields depend on one another.
+struct Heads {
+    n_heads: usize,
+    n_kv_heads: usize,
+    head_dim: usize,
+}
+
+pub(super) fn model_config(file: &str, object: Map<String, Value>) -> Result<ModelConfig> {
+    let fields = Fields::root(file, &object);
+    let architecture = Architecture::from_fields(&fields)?;
+    check_form(&fields)?;
+    let hidden_size = fields.required("hidden_size", WIDTH)?;
+    let n_layers = fields.required("num_hidden_layers", LAYERS)?;
+    let heads = heads(&fields, architecture, hidden_size)?;
+    let max_context = fields.required("max_position_embeddings", CONTEXT)?;
+    let attention_bias = fields.boolean("attention_bias")?.unwrap_or(false);
+    let has_optional_bias = matches!(architecture, Architecture::Llama | Architecture::Qwen3);
+    let (bos, eos) = default_tokens(architecture);
+    let config = ModelConfig {
+        architecture,
+        vocab_size: fields.required("vocab_size", VOCAB)?,
+        hidden_size,
+        intermediate_size: fields.required("intermediate_size", INNER_WIDTH)?,
+        n_layers,
+        n_heads: heads.n_heads,
+        n_kv_heads: heads.n_kv_heads,
+        max_context,
+        rms_norm_eps: rms_norm_eps(&fields)?,
+        tie_word_embeddings: fields.boolean("tie_word_embeddings")?.unwrap_or(false),
+        qkv_bias: architecture == Architecture::Qwen2 || (has_optional_bias && attention_bias),
+        attention_output_bias: has_optional_bias && attention_bias,
+        mlp_bias: architecture == Architecture::Llama && fields.boolean("mlp_bias")?.unwrap_or(false),
+        qk_norm: architecture == Architecture::Qwen3,
+        rope: RopeConfig::from_fields(&fields, max_context)?,
+        layer_windows: layer_windows(&fields, architecture, n_layers)?,
+        bos_token_id: if fields.is_null("bos_token_id") { None } else { fields.token("bos_token_id")?.or(bos) },
+        eos_token_ids: match fields.tokens("eos_token_id")? {
+            ids if ids.is_empty() && fields.get("eos_token_id").is_none() && !fields.is_null("eos_token_id") => eos,
+            ids => ids,
+        },
+        dtype: dtype(&fields)?,
+        head_dim: heads.head_dim,
+        raw: Value::Null,
+    };
+    Ok(ModelConfig { raw: Value::Object(object), ..config })
+}
+
+/// What every decoder here has in common.
+fn check_form(fields: &Fields<'_>) -> Result<()> {
+    let activation = fields.string("hidden_act")?.unwrap_or("silu");
+    // `swish` is transformers' other name for it.
+    if activation != "silu" && activation != "swish" {
+        return Err(Error::Unsupported {
+            what: format!("the activation `{activation}` (`hidden_act`) of `{}`", fields.file()),
+            reason: "the decoders that are known compute with `silu`".into(),
+            hint: None,
+        });
+    }
+    if fields.boolean("is_encoder_decoder")?.unwrap_or(false) {
+        return Err(Error::Unsupported {
+            what: format!("the encoder-decoder model of `{}`", fields.file()),
+            reason: "only models that are a decoder are supported".into(),
+            hint: None,
+        });
+    }
+    Ok(())
+}
+
+fn heads(fields: &Fields<'_>, architecture: Architecture, hidden_size: usize) -> Result<Heads> {
+    let n_heads = fields.required("num_attention_heads", HEADS)?;
+    // `null` is as many as there are queries; an absent field is the default of the class in transformers.
+    let default_kv_heads = match architecture {
+        _ if fields.is_null("num_key_value_heads") => n_heads,
+        Architecture::Llama => n_heads,
+        Architecture::Mistral => 8,
+        Architecture::Qwen2 | Architecture::Qwen3 => 32,
+    };
+    let n_kv_heads = fields.integer("num_key_value_heads", HEADS)?.unwrap_or(default_kv_heads);
+    if !n_heads.is_multiple_of(n_kv_heads) {
+        let problem = format!("is `{n_kv_heads}`, which does not divide `num_attention_heads` of `{n_heads}`");
+        return Err(fields.error("num_key_value_heads", problem));
+    }
+    let given = match architecture {
+        Architecture::Qwen3 if !fields.is_null("head_dim") => Some(fields.integer("head_dim", HEAD_DIM)?.unwrap_or(128)),
+        _ => fields.integer("head_dim", HEAD_DIM)?,
+    };
+    if given.is_none() && !hidden_size.is_multiple_of(n_heads) {
+        let problem =
+            format!("is `{hidden_size}`, no multiple of `num_attention_heads` of `{n_heads}`, and `head_dim` is absent");
+        return Err(fields.error("hidden_size", problem));
+    }
+    let head_dim = given.unwrap_or(hidden_size / n_heads);
+    if !HEAD_DIM.contains(&head_dim) || !head_dim.is_multiple_of(2) {
+        let problem = format!("is `{head_dim}`, and must be even and within {} to {}", HEAD_DIM.start(), HEAD_DIM.end());
+        return Err(fields.error("head_dim", problem));
+    }
+    Ok(Heads { n_heads, n_kv_heads, head_dim })
+}
+
+fn rms_norm_eps(fields: &Fields<'_>) -> Result<f64> {
+    let eps = fields.number("rms_norm_eps", 0.0..=0.1)?.unwrap_or(1e-6);
+    // Norms are computed in f32: what is zero there divides by zero.
+    if eps as f32 > 0.0 { Ok(eps) } else { Err(fields.error("rms_norm_eps", format!("is `{eps:?}`, and must exceed 0"))) }
+}
+
+/// Which layers see a window. Qwen's is off unless `use_sliding_window` says otherwise, whatever number stands beside it;
+/// Mistral's holds for all layers; Llama has none.
+fn layer_windows(fields: &Fields<'_>, architecture: Architecture, n_layers: usize) -> Result<Vec<Option<usize>>> {
+    let window = |default| match fields.is_null("sliding_window") {
+        true => Ok(None),
+        false => fields.integer("sliding_window", CONTEXT).map(|given| given.or(Some(default))),
+    };
+    match architecture {
+        Architecture::Llama => Ok(vec![None; n_layers]),
+        Architecture::Mistral => Ok(vec![window(4096)?; n_layers]),
+        Architecture::Qwen2 | Architecture::Qwen3 => {
+            let window = if fields.boolean("use_sliding_window")?.unwrap_or(false) { window(4096)? } else { None };
+            if let Some(windowed) = layer_types(fields, n_layers)? {
+                if window.is_none() && windowed.contains(&true) {
+                    return Err(fields.error("layer_types", "has `sliding_attention`, but no `sliding_window` is in use"));
+                }
+                return Ok(windowed.into_iter().map(|windowed| window.filter(|_| windowed)).collect());
+            }
+            let first = fields.integer("max_window_layers", 0..=*CONTEXT.end())?.unwrap_or(28);
+            Ok((0..n_layers).map(|layer| window.filter(|_| layer >= first)).collect())
+        }
+    }
+}
+
+/// For each layer whether its attention is a window; `None` when the file has no such list.
+fn layer_types(fields: &Fields<'_>, n_layers: usize) -> Result<Option<Vec<bool>>> {
+    let Some(value) = fields.get("layer_types") else { return Ok(None) };
+    let list = value.as_array().ok_or_else(|| fields.wrong_type("layer_types", "a list"))?;
+    if list.len() != n_layers {
+        let problem = format!("has {} entries for `num_hidden_layers` of `{n_layers}`", list.len());
+        return Err(fields.error("layer_types", problem));
+    }
+    let windowed = |entry: &Value| match entry.as_str() {
+        Some("full_attention" | "attention") => Ok(false),
+        Some("sliding_attention") => Ok(true),
+        _ => Err(fields
+            .error("layer_types", format!("has `{}`, which is neither `full_attention` nor `sliding_attention`", shown(entry)))),
+    };
+    list.iter().map(windowed).collect::<Result<_>>().map(Some)
+}
+
+/// The ids that an absent field stands for.
+fn default_tokens(architecture: Architecture) -> (Option<TokenId>, Vec<TokenId>) {
+    match architecture {
+        Architecture::Llama | Architecture::Mistral => (Some(1), vec![2]),
+        Architecture::Qwen2 | Architecture::Qwen3 => (None, Vec::new()),
+    }
+}
+
+fn dtype(fields: &Fields<'_>) -> Result<Option<DType>> {
+    let name = match fields.string("dtype")? {
+        Some(name) => Some(name),
+        None => fields.string("torch_dtype")?,
+    };
+    Ok(match name.map(|name| name.trim_start_matches("torch.")) {
+        Some("float32") => Some(DType::F32),
+        Some("float16") => Some(DType::F16),
+        Some("bfloat16") => Some(DType::Bf16),
+        _ => None,
+    })
+}

@@ -1,0 +1,41 @@
+//! How much memory a configuration stands for.
+
+use super::ModelConfig;
+
+impl ModelConfig {
+    /// Bytes of KV cache for one token when a value takes `bytes_per_value`: keys and values of every layer.
+    pub fn kv_bytes_per_token(&self, bytes_per_value: usize) -> usize {
+        [self.n_layers, self.n_kv_heads, self.head_dim(), bytes_per_value].into_iter().fold(2, usize::saturating_mul)
+    }
+
+    /// The number of weights and biases; a tied head counts once.
+    pub fn n_parameters(&self) -> u64 {
+        let embedding = product(self.vocab_size, self.hidden_size);
+        let head = if self.tie_word_embeddings { 0 } else { embedding };
+        let layers = self.layer_parameters().saturating_mul(self.n_layers as u64);
+        [embedding, head, layers, self.hidden_size as u64].into_iter().fold(0, u64::saturating_add)
+    }
+
+    fn layer_parameters(&self) -> u64 {
+        let queries = self.n_heads.saturating_mul(self.head_dim());
+        let keys_and_values = self.n_kv_heads.saturating_mul(self.head_dim()).saturating_mul(2);
+        let qkv = queries.saturating_add(keys_and_values);
+        let when = |present: bool, n: usize| if present { n as u64 } else { 0 };
+        [
+            product(self.hidden_size, qkv),
+            product(queries, self.hidden_size),
+            product(self.hidden_size, self.intermediate_size).saturating_mul(3),
+            product(2, self.hidden_size),
+            when(self.qkv_bias, qkv),
+            when(self.attention_output_bias, self.hidden_size),
+            when(self.mlp_bias, self.intermediate_size.saturating_mul(2).saturating_add(self.hidden_size)),
+            when(self.qk_norm, self.head_dim().saturating_mul(2)),
+        ]
+        .into_iter()
+        .fold(0, u64::saturating_add)
+    }
+}
+
+fn product(a: usize, b: usize) -> u64 {
+    (a as u64).saturating_mul(b as u64)
+}

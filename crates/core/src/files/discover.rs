@@ -1,0 +1,146 @@
+//! Which model a path on disk is: a checkpoint, a repository of graphs, an onnxruntime-genai directory, one graph.
+//!
+//! Links are followed when a file is opened and never resolved before, so that names stay those of the snapshot in a hub cache,
+//! where `snapshots/<revision>/<file>` points to `blobs/<hash>`.
+
+mod nothing;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{GraphFile, MAX_JSON_BYTES, ModelFile, ModelFiles, SkippedFile, graphs, weights};
+use crate::config::{Fields, parse_object};
+use crate::error::{Error, Result};
+
+const GENAI_CONFIG: &str = "genai_config.json";
+
+impl ModelFiles {
+    /// The files of the model at `path`: a directory as published, or an `.onnx` file within one, for which configuration and
+    /// tokenizer are looked for beside it and one directory up. `name` is the reference that was asked for.
+    ///
+    /// # Errors
+    /// [`Error::ModelNotFound`] when there is nothing at `path` or no model in it, [`Error::BadFile`] and [`Error::BadField`] when one
+    /// is incomplete, [`Error::Unsupported`] for files in a format that is not read.
+    pub fn discover(path: &Path, name: &str) -> Result<Self> {
+        let metadata = match fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(nothing::at_path(path, name)),
+            Err(error) => return Err(Error::bad_file(path.to_string_lossy(), "cannot be looked at", error)),
+        };
+        let is_a = |extension: &str| path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension));
+        if metadata.is_dir() {
+            return directory(path, name);
+        }
+        if metadata.is_file() && is_a("onnx") {
+            return one_graph(path, name);
+        }
+        if is_a("gguf") {
+            return Err(nothing::gguf(path));
+        }
+        Err(nothing::in_file(path))
+    }
+}
+
+fn directory(dir: &Path, name: &str) -> Result<ModelFiles> {
+    let places = [dir];
+    let Some(config) = find(&places, "config.json") else { return Err(nothing::without_config(dir, name)) };
+    let genai_config = find(&places, GENAI_CONFIG);
+    let (graphs, skipped) = match &genai_config {
+        Some(genai_config) => genai_graphs(dir, genai_config)?,
+        None => graphs::sort_out(onnx_files(dir).into_iter().chain(onnx_files(&dir.join("onnx")))),
+    };
+    let files = ModelFiles { weights: weights::find(dir)?, graphs, skipped, genai_config, ..bare(name, config, &places) };
+    if files.weights.is_empty() && files.graphs.is_empty() {
+        return Err(if files.skipped.is_empty() { nothing::without_weights(dir) } else { files.no_graph(None) });
+    }
+    Ok(files)
+}
+
+fn one_graph(path: &Path, name: &str) -> Result<ModelFiles> {
+    let file = ModelFile::Path(path.into());
+    if let Some(reason) = graphs::refused(file.file_name()) {
+        return Err(Error::Unsupported {
+            what: format!("the graph `{}`", path.display()),
+            reason: reason.into(),
+            hint: Some("use a `model*.onnx` of a newer export, or export the checkpoint again".into()),
+        });
+    }
+    let beside = parent(path);
+    let above = parent(&beside);
+    let places = [beside.as_path(), above.as_path()];
+    let config = find(&places, "config.json").ok_or_else(|| {
+        Error::missing_file(beside.join("config.json"), "every model; it was looked for beside the graph and one directory up")
+    })?;
+    let dtype = graphs::declared(file.file_name()).ok().flatten();
+    Ok(ModelFiles {
+        graphs: vec![GraphFile { file, dtype }],
+        genai_config: find(&places[..1], GENAI_CONFIG),
+        ..bare(name, config, &places)
+    })
+}
+
+/// A model of `config` and the other small files found in the first of `places` that has each.
+fn bare(name: &str, config: ModelFile, places: &[&Path]) -> ModelFiles {
+    ModelFiles {
+        name: name.into(),
+        config,
+        generation_config: find(places, "generation_config.json"),
+        tokenizer: find(places, "tokenizer.json"),
+        tokenizer_config: find(places, "tokenizer_config.json"),
+        chat_template: find(places, "chat_template.jinja"),
+        genai_config: None,
+        weights: Vec::new(),
+        graphs: Vec::new(),
+        skipped: Vec::new(),
+    }
+}
+
+/// The graph that `genai_config.json` names as its decoder; other graphs beside it are not used.
+///
+/// Nothing else of that file is honoured: its session options could name libraries to load.
+fn genai_graphs(dir: &Path, genai_config: &ModelFile) -> Result<(Vec<GraphFile>, Vec<SkippedFile>)> {
+    let file = genai_config.name();
+    let object = parse_object(&file, &genai_config.read(MAX_JSON_BYTES)?)?;
+    let root = Fields::root(&file, &object);
+    let model = root.object("model")?.ok_or_else(|| root.missing("model"))?;
+    let decoder = model.object("decoder")?.ok_or_else(|| model.missing("decoder"))?;
+    let named = decoder.string("filename")?.ok_or_else(|| decoder.missing("filename"))?;
+    if !named.ends_with(".onnx") || named.starts_with('.') || named.contains(['/', '\\', ':', '\0']) {
+        return Err(decoder.error("filename", format!("names `{named}`, which is no plain name of an ONNX file")));
+    }
+    let path = dir.join(named);
+    if !path.is_file() {
+        return Err(decoder.error("filename", format!("names `{named}`, which is not there")));
+    }
+    let reason = format!("`{GENAI_CONFIG}` does not name it as the decoder");
+    let others = onnx_files(dir).into_iter().filter(|file| file.file_name() != named);
+    let skipped = others.map(|file| SkippedFile { file, reason: reason.clone() }).collect();
+    let dtype = graphs::declared(named).ok().flatten();
+    Ok((vec![GraphFile { file: ModelFile::Path(path), dtype }], skipped))
+}
+
+/// The `.onnx` files directly in `dir`, by name; none when it cannot be listed.
+fn onnx_files(dir: &Path) -> Vec<ModelFile> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "onnx") && path.is_file())
+        .collect();
+    paths.sort();
+    paths.into_iter().map(ModelFile::Path).collect()
+}
+
+fn find(places: &[&Path], file_name: &str) -> Option<ModelFile> {
+    places.iter().map(|place| place.join(file_name)).find(|path| path.is_file()).map(ModelFile::Path)
+}
+
+/// The directory that holds `path`, also when `path` is relative and has one part only.
+fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() && path != Path::new(".") => PathBuf::from("."),
+        Some(parent) if !parent.as_os_str().is_empty() && !path.ends_with("..") => parent.into(),
+        _ => path.join(".."),
+    }
+}
