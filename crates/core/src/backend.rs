@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::files::ModelFiles;
 
+mod check;
 mod data;
 mod options;
 

@@ -1,1 +1,260 @@
-//! To be filled.
+//! Generation: an iterator of events over a [`Sequence`].
+
+use std::time::{Duration, Instant};
+
+use crate::backend::{Logits, LogitsWanted, TokenId};
+use crate::error::{Error, Result};
+use crate::sampler::{Sampler, SamplingOptions};
+use crate::sequence::{PREFILL_CHUNK, Sequence};
+use crate::stop::{StopMatcher, StopOptions};
+use crate::tokenizer::{TokenStream, Tokenizer};
+
+/// How to generate.
+#[derive(Clone, Debug)]
+pub struct GenerateOptions {
+    /// The most tokens to generate; `None` goes on to the end of the context.
+    pub max_tokens: Option<usize>,
+    /// How a token is drawn.
+    pub sampling: SamplingOptions,
+    /// What ends the text.
+    pub stop: StopOptions,
+    /// Tokens prefilled in one run.
+    pub prefill_chunk: usize,
+}
+
+impl GenerateOptions {
+    /// Options with the usual prefill chunk.
+    pub fn new(max_tokens: Option<usize>, sampling: SamplingOptions, stop: StopOptions) -> Self {
+        Self { max_tokens, sampling, stop, prefill_chunk: PREFILL_CHUNK }
+    }
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// An end token or a stop string.
+    Stop,
+    /// The most tokens that were asked for, or the end of the context.
+    Length,
+    /// The caller ended it.
+    Cancelled,
+}
+
+impl std::fmt::Display for FinishReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Cancelled => "cancelled",
+        })
+    }
+}
+
+/// What a generation reports.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A part of the prompt entered the cache.
+    Prefilled {
+        /// Tokens held by now.
+        n_tokens: usize,
+        /// Tokens of the prompt.
+        n_prompt: usize,
+    },
+    /// A token was drawn.
+    Token {
+        /// Its id.
+        id: TokenId,
+        /// The text that became certain with it; empty while a character or a possible stop string is incomplete.
+        text: String,
+        /// Natural logarithm of its probability under the model, before any option; when it was asked for.
+        logprob: Option<f64>,
+    },
+    /// The end. No event follows.
+    Finished {
+        /// Why.
+        reason: FinishReason,
+        /// Text that was held back and is certain now.
+        text: String,
+    },
+}
+
+/// Where the time went.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Timings {
+    /// Prompt tokens found in the cache.
+    pub n_reused: usize,
+    /// Prompt tokens computed.
+    pub n_prefilled: usize,
+    /// Time for them.
+    pub prefill: Duration,
+    /// From the start to the first token.
+    pub first_token: Duration,
+    /// Runs after the first token.
+    pub n_decoded: usize,
+    /// Time from the first token to the last.
+    pub decode: Duration,
+    /// Time within `decode` that the engine took; the rest is sampling, text and bookkeeping.
+    pub engine_decode: Duration,
+}
+
+/// A running generation.
+pub struct Generation<'a> {
+    sequence: &'a mut Sequence,
+    options: GenerateOptions,
+    sampler: Option<Sampler>,
+    stream: TokenStream,
+    stop: StopMatcher,
+    /// The prompt and what was drawn.
+    history: Vec<TokenId>,
+    n_prompt: usize,
+    started: Instant,
+    timings: Timings,
+    state: State,
+}
+
+enum State {
+    Start,
+    Prefill,
+    /// A token is to be drawn from these.
+    Sample(Logits),
+    /// The last token drawn is not in the cache yet.
+    Decode,
+    /// The last event is still to come.
+    Finish(FinishReason),
+    Done,
+}
+
+impl<'a> Generation<'a> {
+    /// A generation that continues `prompt`, of which the sequence may hold a beginning already.
+    ///
+    /// Nothing is computed before the first [`next`](Iterator::next).
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for options that cannot be, [`Error::EmptyPrompt`].
+    pub fn new(sequence: &'a mut Sequence, tokenizer: &Tokenizer, prompt: &[TokenId], options: GenerateOptions) -> Result<Self> {
+        options.sampling.validate()?;
+        if prompt.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        Ok(Self {
+            sequence,
+            sampler: None,
+            stream: tokenizer.stream(),
+            stop: StopMatcher::new(&options.stop)?,
+            history: prompt.to_vec(),
+            n_prompt: prompt.len(),
+            options,
+            started: Instant::now(),
+            timings: Timings::default(),
+            state: State::Start,
+        })
+    }
+
+    /// Where the time went so far.
+    pub fn timings(&self) -> Timings {
+        self.timings
+    }
+
+    /// The tokens drawn so far, an end token included.
+    pub fn tokens(&self) -> &[TokenId] {
+        &self.history[self.n_prompt..]
+    }
+
+    fn step(&mut self) -> Result<Option<Event>> {
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::Start => {
+                self.started = Instant::now();
+                self.timings.n_reused = self.sequence.start(&self.history)?;
+                self.state = State::Prefill;
+                self.step()
+            }
+            State::Prefill => self.prefill().map(Some),
+            State::Sample(logits) => self.sample(&logits).map(Some),
+            State::Decode => self.decode().map(Some),
+            State::Finish(reason) => self.finish(reason).map(Some),
+            State::Done => Ok(None),
+        }
+    }
+
+    fn prefill(&mut self) -> Result<Event> {
+        let before = Instant::now();
+        let held = self.sequence.tokens().len();
+        let logits = self.sequence.advance(&self.history, self.options.prefill_chunk)?;
+        let n_tokens = self.sequence.tokens().len();
+        self.timings.prefill += before.elapsed();
+        self.timings.n_prefilled += n_tokens - held;
+        self.state = match logits {
+            Some(_) if self.options.max_tokens == Some(0) => State::Finish(FinishReason::Length),
+            Some(logits) => State::Sample(logits),
+            None => State::Prefill,
+        };
+        Ok(Event::Prefilled { n_tokens, n_prompt: self.n_prompt })
+    }
+
+    fn decode(&mut self) -> Result<Event> {
+        let token = self.history[self.history.len() - 1..].to_vec();
+        if self.sequence.tokens().len() == self.sequence.max_tokens() {
+            return self.finish(FinishReason::Length);
+        }
+        if self.sequence.cancel_token().is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let before = Instant::now();
+        let logits = self.sequence.append(&token, LogitsWanted::Last)?;
+        self.timings.engine_decode += before.elapsed();
+        self.timings.n_decoded += 1;
+        self.sample(&logits)
+    }
+
+    fn sample(&mut self, logits: &Logits) -> Result<Event> {
+        let Some(row) = logits.last() else { return self.finish(FinishReason::Length) };
+        let sampler = match &mut self.sampler {
+            Some(sampler) => sampler,
+            none => none.insert(Sampler::new(self.options.sampling.clone(), row.len())?),
+        };
+        let n = self.history.len() - self.n_prompt;
+        let sampled = sampler.sample(row, &self.history, n as u64)?;
+        self.history.push(sampled.id);
+        let elapsed = self.started.elapsed();
+        if n == 0 {
+            self.timings.first_token = elapsed;
+        }
+        self.timings.decode = elapsed - self.timings.first_token;
+
+        let (text, reason) = self.text_of(sampled.id, n + 1)?;
+        self.state = reason.map_or(State::Decode, State::Finish);
+        Ok(Event::Token { id: sampled.id, text, logprob: sampled.logprob })
+    }
+
+    /// The text that became certain with token `id`, the `n`th, and whether the generation ends with it.
+    fn text_of(&mut self, id: TokenId, n: usize) -> Result<(String, Option<FinishReason>)> {
+        if self.options.stop.end_tokens.contains(&id) {
+            return Ok((String::new(), Some(FinishReason::Stop)));
+        }
+        let piece = self.stream.push(id)?;
+        let step = self.stop.push(&piece);
+        let full = self.options.max_tokens.is_some_and(|max| n >= max);
+        let reason = if step.matched.is_some() { Some(FinishReason::Stop) } else { full.then_some(FinishReason::Length) };
+        Ok((step.emit, reason))
+    }
+
+    /// The last event, with the text that was held back unless a stop string ended it.
+    fn finish(&mut self, reason: FinishReason) -> Result<Event> {
+        self.state = State::Done;
+        let tail = self.stream.finish();
+        let mut text = self.stop.push(&tail).emit;
+        text += &self.stop.finish();
+        Ok(Event::Finished { reason, text })
+    }
+}
+
+impl Iterator for Generation<'_> {
+    type Item = Result<Event>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.step() {
+            Err(Error::Cancelled) => Some(self.finish(FinishReason::Cancelled)),
+            other => other.transpose(),
+        }
+    }
+}

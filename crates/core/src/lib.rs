@@ -3,7 +3,7 @@
 //! - [`backend`]: what an engine must do, three small traits.
 //! - [`config`], [`files`]: what a published checkpoint says of itself and which files it has.
 //! - [`tokenizer`], [`template`]: text to tokens and back, chat messages to a prompt.
-//! - [`sampler`], [`stop`], [`generate`]: from logits to text. They exist once, so that engines differ in arithmetic only.
+//! - [`sequence`], [`sampler`], [`stop`], [`generate`], [`score`]: from logits to text. They exist once, so that engines differ in arithmetic only.
 //! - `conformance` (feature): the cases that every backend passes, and the backend that shows they can be passed.
 
 pub mod backend;
@@ -15,6 +15,8 @@ pub mod error;
 pub mod files;
 pub mod generate;
 pub mod sampler;
+pub mod score;
+pub mod sequence;
 pub mod stop;
 pub mod template;
 pub mod tokenizer;

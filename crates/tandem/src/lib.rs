@@ -1,1 +1,49 @@
-//! Local text generation on two engines held to the same answer.
+//! Local text generation on two engines that are held to the same answer.
+//!
+//! ```no_run
+//! use std::io::Write;
+//! use tandem::{Event, Settings};
+//!
+//! fn main() -> tandem::Result<()> {
+//!     let model = tandem::load("demo", &Settings::default())?;
+//!     let mut chat = model.chat()?;
+//!     for event in chat.say("Tell me a story about a fox who finds a lantern.")? {
+//!         if let Event::Token { text, .. } | Event::Finished { text, .. } = event? {
+//!             print!("{text}");
+//!             std::io::stdout().flush().ok();
+//!         }
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! - [`load`] finds a model by reference and loads it onto exactly the backend, device and dtype that [`Settings`] name.
+//! - [`TextModel`] turns text and messages into tokens, and tokens into [`Generation`]s.
+//! - [`Chat`] keeps a conversation and its KV cache.
+//! - [`score()`] gives the log-probability of every token of a text.
+
+mod backends;
+mod chat;
+mod demo;
+mod model;
+mod reference;
+
+pub use backends::{backend, compiled, setup};
+pub use chat::{Chat, Reply};
+pub use model::{Settings, TextModel, load};
+pub use reference::find;
+
+pub use tandem_core::backend::{ComputeUnits, CoreMlOptions, Placement, ThreadOptions, WeightFile};
+pub use tandem_core::config::{GenerationConfig, ModelConfig};
+pub use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
+pub use tandem_core::generate::{Event, FinishReason, GenerateOptions, Generation, Timings};
+pub use tandem_core::sampler::SamplingOptions;
+pub use tandem_core::score::{TokenScore, perplexity, score};
+pub use tandem_core::sequence::Sequence;
+pub use tandem_core::stop::StopOptions;
+pub use tandem_core::template::{ChatMessage, ChatTemplate, RenderOptions};
+pub use tandem_core::tokenizer::{SpecialTokens, Tokenizer};
+pub use tandem_core::{
+    Backend, BackendKind, CancelToken, Capabilities, DType, Device, DeviceReport, Error, LoadOptions, Model, ModelInfo, Result,
+    SessionOptions, TokenId,
+};

@@ -182,18 +182,8 @@ pub struct ModelInfo {
     pub capabilities: Capabilities,
     /// Where the weights came from.
     pub weight_files: Vec<WeightFile>,
-    /// Which provider runs what; empty where an engine has one device only.
+    /// Which provider runs what; empty where an engine does not split a model.
     pub placement: Vec<Placement>,
-}
-
-impl ModelInfo {
-    /// The share, 0 to 1, of nodes that run on the device asked for; 1 where the engine does not split a model.
-    pub fn device_share(&self, provider: &str) -> f64 {
-        let total: usize = self.placement.iter().map(|p| p.n_nodes).sum();
-        if total == 0 {
-            return 1.0;
-        }
-        let here: usize = self.placement.iter().filter(|p| p.provider == provider).map(|p| p.n_nodes).sum();
-        here as f64 / total as f64
-    }
+    /// The share of its nodes, 0 to 1, that run on the device.
+    pub device_share: f64,
 }

@@ -1,0 +1,155 @@
+//! The engine: finds its library, lists devices, loads graphs.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use ort::environment::Environment;
+use ort::session::Session;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use tandem_core::backend::{Capabilities, LoadOptions, Placement};
+use tandem_core::config::ModelConfig;
+use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
+use tandem_core::{Backend, BackendKind, Device, DeviceReport, Error, Model, ModelInfo, Result};
+
+use crate::device::{provider_name, reports, session_builder};
+use crate::error::{Doing, failed};
+use crate::graph::DecoderGraph;
+use crate::model::{Loaded, OnnxModel};
+use crate::run::Names;
+use crate::source::Source;
+use crate::{library, placement};
+
+/// ONNX Runtime.
+#[derive(Clone, Debug, Default)]
+pub struct OnnxBackend {
+    library: Option<PathBuf>,
+}
+
+impl OnnxBackend {
+    /// Uses `library`, or the one that [`library::find`] finds.
+    ///
+    /// Nothing is loaded before it is needed. A process keeps the first library that it loads.
+    pub fn new(library: Option<PathBuf>) -> Self {
+        Self { library }
+    }
+
+    fn environment(&self) -> Result<Environment> {
+        library::environment(self.library.as_deref())
+    }
+}
+
+impl Backend for OnnxBackend {
+    fn kind(&self) -> BackendKind {
+        BackendKind::Onnx
+    }
+
+    fn devices(&self) -> Vec<DeviceReport> {
+        match self.environment() {
+            Ok(environment) => reports(&environment),
+            Err(error) => vec![DeviceReport {
+                device: Device::Cpu,
+                description: "ONNX Runtime".into(),
+                hint: error.hint(),
+                unusable: Some(error.to_string()),
+            }],
+        }
+    }
+
+    fn load(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
+        options.validate()?;
+        let config = ModelConfig::from_file(&files.config)?;
+        let graph_file = choose_graph(files, options)?;
+        let source = Source::read(&graph_file)?;
+        let environment = self.environment()?;
+        let threads = options.threads.count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
+        let mut builder = configure(session_builder(&environment, options)?, threads, options.threads.spin)?;
+        let session = commit(&mut builder, &graph_file.file)?;
+        let graph = DecoderGraph::read(&session, &source.name, &config)?;
+        let placement = placement::read(&session).doing("to read where the nodes were placed")?;
+        let info = describe(files, options, &config, &source, &graph, (placement, threads));
+        info.check_device_share(options.require_device)?;
+        Ok(Arc::new(OnnxModel {
+            loaded: Arc::new(Loaded {
+                session,
+                input_names: Names::new(graph.input_names.clone()),
+                output_names: Names::new(graph.output_names.clone()),
+                graph,
+                in_place: source.in_place,
+                one_run_at_a_time: (options.device != Device::Cpu).then(|| Mutex::new(())),
+                info,
+            }),
+        }))
+    }
+}
+
+/// What the loaded model says of itself.
+fn describe(
+    files: &ModelFiles,
+    options: &LoadOptions,
+    config: &ModelConfig,
+    source: &Source,
+    graph: &DecoderGraph,
+    (placement, threads): (Vec<Placement>, usize),
+) -> ModelInfo {
+    let cache_on_host = !matches!(options.device, Device::Cuda(_));
+    ModelInfo {
+        name: files.name.clone(),
+        backend: BackendKind::Onnx,
+        engine_version: library::runtime_version(),
+        device: options.device,
+        dtype: source.dtype,
+        architecture: config.architecture.to_string(),
+        n_layers: graph.caches.len() / 2,
+        hidden_size: config.hidden_size,
+        vocab_size: graph.logits.vocab_size,
+        max_context: config.max_context,
+        threads,
+        kv_bytes_per_token: graph.kv_bytes_per_token(),
+        capabilities: Capabilities {
+            all_logits: graph.has_all_logits(),
+            rewind: source.in_place || cache_on_host,
+            ..Capabilities::default()
+        },
+        weight_files: source.weight_files.clone(),
+        device_share: placement::share(&placement, provider_name(options.device)),
+        placement,
+    }
+}
+
+/// The graph that was asked for, by file or by dtype.
+fn choose_graph(files: &ModelFiles, options: &LoadOptions) -> Result<GraphFile> {
+    let chosen = match &options.graph {
+        Some(path) => GraphFile { file: ModelFile::Path(path.clone()), dtype: None },
+        None => files.graph_for(options.dtype)?.clone(),
+    };
+    Ok(chosen)
+}
+
+fn configure(builder: SessionBuilder, threads: usize, spin: bool) -> Result<SessionBuilder> {
+    const DOING: &str = "to prepare a session";
+    Ok(builder
+        .with_optimization_level(GraphOptimizationLevel::All)
+        .doing(DOING)?
+        .with_intra_threads(threads)
+        .doing(DOING)?
+        .with_intra_op_spinning(spin)
+        .doing(DOING)?
+        // A decoder's shapes differ from run to run: a pattern is kept for each and none is used again.
+        .with_memory_pattern(false)
+        .doing(DOING)?
+        .with_config_entry(placement::RECORD, "1")
+        .doing(DOING)?)
+}
+
+fn commit(builder: &mut SessionBuilder, file: &ModelFile) -> Result<Session> {
+    let made = match file {
+        ModelFile::Path(path) => builder.commit_from_file(path),
+        ModelFile::Embedded { bytes, .. } => builder.commit_from_memory(bytes),
+    };
+    made.map_err(|error| Error::BadFile {
+        file: file.name().into_owned(),
+        problem: "the engine cannot use this graph".into(),
+        hint: Some("download or export the graph again; `tandem devices` shows whether the engine itself works".into()),
+        source: Some(Box::new(failed("to make a session", error))),
+    })
+}

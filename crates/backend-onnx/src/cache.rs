@@ -1,0 +1,179 @@
+//! The KV cache of one sequence.
+//!
+//! `GroupQueryAttention` appends in place when the same value is its past and its present: nothing is copied for a token, and a
+//! rewind only counts backwards, since rows past the count are never read. Other graphs return their presents as new values, which
+//! are the pasts of the next run.
+
+use std::ptr;
+
+use half::f16;
+use ort::AsPointer;
+use ort::memory::Allocator;
+use ort::session::Session;
+use ort::value::{DynTensor, DynValue, PrimitiveTensorElementType, TensorElementType};
+use tandem_core::{Error, Result};
+
+use crate::error::Doing;
+use crate::graph::CachePort;
+use crate::run::{RawValue, take};
+
+/// Tokens that the first buffer holds.
+const FIRST_CAPACITY: usize = 256;
+
+/// Keys and values of the tokens held, one tensor for each port: `[1, kv_heads, tokens, head_dim]`.
+pub(crate) enum KvCache {
+    InPlace(InPlace),
+    Carried(Carried),
+}
+
+/// Buffers with room for `capacity` tokens, written by the engine at the places that the attention mask tells.
+pub(crate) struct InPlace {
+    ports: Vec<CachePort>,
+    buffers: Vec<DynValue>,
+    capacity: usize,
+    max_tokens: usize,
+    allocator: Allocator,
+}
+
+/// The presents of the last run.
+pub(crate) struct Carried {
+    ports: Vec<CachePort>,
+    pasts: Vec<DynValue>,
+}
+
+impl KvCache {
+    /// An empty cache whose buffers the engine appends to. With `grows` they follow use, by doubling; otherwise all of `max_tokens`
+    /// is taken at once, for memory that the host cannot copy.
+    pub(crate) fn in_place(ports: &[CachePort], allocator: Allocator, max_tokens: usize, grows: bool) -> Result<Self> {
+        let capacity = if grows { FIRST_CAPACITY.min(max_tokens) } else { max_tokens };
+        let buffers = ports.iter().map(|port| new_buffer(port, &allocator, capacity)).collect::<Result<_>>()?;
+        Ok(Self::InPlace(InPlace { ports: ports.to_vec(), buffers, capacity, max_tokens, allocator }))
+    }
+
+    /// An empty cache of values that each run replaces.
+    pub(crate) fn carried(ports: &[CachePort]) -> Result<Self> {
+        let mut cache = Carried { ports: ports.to_vec(), pasts: Vec::new() };
+        cache.clear()?;
+        Ok(Self::Carried(cache))
+    }
+
+    /// Makes room for `n_tokens`, of which the first `held` are kept.
+    pub(crate) fn reserve(&mut self, held: usize, n_tokens: usize) -> Result<()> {
+        match self {
+            Self::InPlace(cache) => cache.reserve(held, n_tokens),
+            Self::Carried(_) => Ok(()),
+        }
+    }
+
+    /// Puts the pasts among the inputs and the places of the presents among the outputs of a run.
+    pub(crate) fn bind(&mut self, inputs: &mut [RawValue], outputs: &mut [RawValue]) {
+        match self {
+            Self::InPlace(cache) => {
+                for (port, buffer) in cache.ports.iter().zip(&mut cache.buffers) {
+                    let value = buffer.ptr_mut();
+                    inputs[port.input] = value;
+                    outputs[port.output] = value;
+                }
+            }
+            Self::Carried(cache) => {
+                for (port, past) in cache.ports.iter().zip(&cache.pasts) {
+                    inputs[port.input] = past.ptr().cast_mut();
+                    outputs[port.output] = ptr::null_mut();
+                }
+            }
+        }
+    }
+
+    /// Takes over the presents of a run that succeeded.
+    pub(crate) fn commit(&mut self, session: &Session, outputs: &mut [RawValue]) {
+        if let Self::Carried(cache) = self {
+            let presents: Vec<_> = cache.ports.iter().filter_map(|port| take(session, &mut outputs[port.output])).collect();
+            debug_assert_eq!(presents.len(), cache.ports.len(), "a run that succeeds fills every output");
+            cache.pasts = presents;
+        }
+    }
+
+    /// Keeps the first `n_tokens` of `held`.
+    pub(crate) fn rewind(&mut self, held: usize, n_tokens: usize) -> Result<()> {
+        match self {
+            Self::InPlace(_) => Ok(()),
+            Self::Carried(cache) if n_tokens == 0 => cache.clear(),
+            Self::Carried(cache) if n_tokens < held => cache.shorten(held, n_tokens),
+            Self::Carried(_) => Ok(()),
+        }
+    }
+}
+
+impl InPlace {
+    fn reserve(&mut self, held: usize, n_tokens: usize) -> Result<()> {
+        if n_tokens <= self.capacity {
+            return Ok(());
+        }
+        let capacity = n_tokens.next_power_of_two().min(self.max_tokens);
+        // One tensor at a time, so that no more than one is held twice.
+        for (port, buffer) in self.ports.iter().zip(&mut self.buffers) {
+            let mut larger = new_buffer(port, &self.allocator, capacity)?;
+            copy_tokens(port, buffer, &mut larger, held)?;
+            *buffer = larger;
+        }
+        self.capacity = capacity;
+        Ok(())
+    }
+}
+
+impl Carried {
+    fn clear(&mut self) -> Result<()> {
+        self.pasts = self.ports.iter().map(|port| new_buffer(port, &Allocator::default(), 0)).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    fn shorten(&mut self, held: usize, n_tokens: usize) -> Result<()> {
+        debug_assert!(n_tokens < held, "only a shorter cache is copied");
+        let mut shorter = Vec::with_capacity(self.pasts.len());
+        for (port, past) in self.ports.iter().zip(&self.pasts) {
+            let mut buffer = new_buffer(port, &Allocator::default(), n_tokens)?;
+            copy_tokens(port, past, &mut buffer, n_tokens)?;
+            shorter.push(buffer);
+        }
+        self.pasts = shorter;
+        Ok(())
+    }
+}
+
+fn new_buffer(port: &CachePort, allocator: &Allocator, n_tokens: usize) -> Result<DynValue> {
+    let bytes = [port.kv_heads, n_tokens, port.head_dim, port.dtype.byte_size(1).unwrap_or(0)]
+        .into_iter()
+        .try_fold(1_usize, usize::checked_mul)
+        .filter(|&bytes| isize::try_from(bytes).is_ok());
+    if bytes.is_none() {
+        return Err(Error::invalid_option("context", n_tokens, "is more than memory can hold"));
+    }
+    let shape = [1, port.kv_heads, n_tokens, port.head_dim];
+    Ok(DynTensor::new(allocator, port.dtype, shape).doing("to allocate the KV cache")?.into_dyn())
+}
+
+/// Copies the first `n_tokens` rows of each head; the two tensors differ in how many they have room for.
+fn copy_tokens(port: &CachePort, from: &DynValue, to: &mut DynValue, n_tokens: usize) -> Result<()> {
+    if n_tokens == 0 {
+        return Ok(());
+    }
+    match port.dtype {
+        TensorElementType::Float16 => copy_rows::<f16>(port, from, to, n_tokens),
+        _ => copy_rows::<f32>(port, from, to, n_tokens),
+    }
+}
+
+fn copy_rows<T>(port: &CachePort, from: &DynValue, to: &mut DynValue, n_tokens: usize) -> Result<()>
+where
+    T: PrimitiveTensorElementType + Copy,
+{
+    const DOING: &str = "to copy the KV cache";
+    let (_, from) = from.try_extract_tensor::<T>().doing(DOING)?;
+    let (_, to) = to.try_extract_tensor_mut::<T>().doing(DOING)?;
+    let (from_head, to_head) = (from.len() / port.kv_heads, to.len() / port.kv_heads);
+    let n = n_tokens * port.head_dim;
+    for head in 0..port.kv_heads {
+        to[head * to_head..][..n].copy_from_slice(&from[head * from_head..][..n]);
+    }
+    Ok(())
+}

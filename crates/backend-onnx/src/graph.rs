@@ -1,0 +1,181 @@
+//! What the inputs and outputs of a decoder graph are for, read from the graph's own declaration.
+//!
+//! Three writers are in use: onnxruntime-genai's builder (no `position_ids`), optimum (`position_ids`) and the graphs published
+//! for transformers.js (`num_logits_to_keep`). All name the KV cache `past_key_values.N.key` and `present.N.key`, with the shape
+//! `[batch, kv_heads, tokens, head_dim]`.
+
+use std::ffi::CString;
+
+use ort::session::Session;
+use ort::value::{Outlet, TensorElementType, ValueType};
+use tandem_core::config::ModelConfig;
+use tandem_core::{Error, Result};
+
+use crate::error::not_a_decoder;
+
+/// A decoder graph: which input and which output is which.
+#[derive(Debug)]
+pub(crate) struct DecoderGraph {
+    /// Token ids, `[batch, tokens]`.
+    pub(crate) ids: Port,
+    /// Ones for every token held or given, `[batch, past + tokens]`.
+    pub(crate) mask: Option<Port>,
+    /// The position of each token given, `[batch, tokens]`.
+    pub(crate) positions: Option<Port>,
+    /// How many of the last positions get logits; 0 is all.
+    pub(crate) logits_to_keep: Option<Port>,
+    /// Keys and values of each layer.
+    pub(crate) caches: Vec<CachePort>,
+    /// Scores, `[batch, tokens or kept, vocab_size]`.
+    pub(crate) logits: LogitsPort,
+    /// Names of all inputs, in the order that runs give them.
+    pub(crate) input_names: Vec<CString>,
+    /// Names of the outputs that runs ask for: logits first, then each cache.
+    pub(crate) output_names: Vec<CString>,
+}
+
+/// An input: its place in [`DecoderGraph::input_names`], and how a value for it is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Port {
+    pub(crate) index: usize,
+    pub(crate) dtype: TensorElementType,
+    pub(crate) rank: usize,
+}
+
+/// One KV tensor: the past that goes in and the present that comes out, `[batch, kv_heads, tokens, head_dim]`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CachePort {
+    pub(crate) input: usize,
+    /// Place in [`DecoderGraph::output_names`].
+    pub(crate) output: usize,
+    pub(crate) dtype: TensorElementType,
+    pub(crate) kv_heads: usize,
+    pub(crate) head_dim: usize,
+}
+
+/// The logits as declared.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LogitsPort {
+    pub(crate) dtype: TensorElementType,
+    pub(crate) vocab_size: usize,
+    /// The graph gives the last position's logits only, whatever it is given.
+    pub(crate) last_only: bool,
+}
+
+impl DecoderGraph {
+    /// Reads the declaration of `session`, which was made from `file`.
+    ///
+    /// `config` stands in where the graph leaves a size open: that of the logits, of the heads.
+    pub(crate) fn read(session: &Session, file: &str, config: &ModelConfig) -> Result<Self> {
+        let inputs = session.inputs();
+        let outputs = session.outputs();
+        let find = |name: &str| inputs.iter().position(|input| input.name() == name);
+        let port = |name: &str| find(name).map(|index| Port::read(file, index, &inputs[index])).transpose();
+
+        let ids = port("input_ids")?.ok_or_else(|| not_a_decoder(file, format!("it has no input `input_ids`, only {}", names(inputs))))?;
+        let mask = port("attention_mask")?;
+        let positions = port("position_ids")?;
+        let logits_to_keep = port("num_logits_to_keep")?;
+        let logits = LogitsPort::read(file, outputs, config.vocab_size)?;
+
+        let known = [Some(ids), mask, positions, logits_to_keep];
+        let mut caches = Vec::new();
+        let mut output_names = vec![name_for_engine(file, "logits")?];
+        for (index, input) in inputs.iter().enumerate() {
+            if known.iter().flatten().any(|port| port.index == index) {
+                continue;
+            }
+            let present = present_name(input.name(), outputs)
+                .ok_or_else(|| not_a_decoder(file, format!("it wants an input `{}` that has no meaning here", input.name())))?;
+            caches.push(CachePort::read(file, index, output_names.len(), input, config)?);
+            output_names.push(name_for_engine(file, present)?);
+        }
+        if caches.is_empty() {
+            return Err(not_a_decoder(file, format!("it has no KV cache among its inputs {}", names(inputs))));
+        }
+        let input_names = inputs.iter().map(|input| name_for_engine(file, input.name())).collect::<Result<_>>()?;
+        Ok(Self { ids, mask, positions, logits_to_keep, caches, logits, input_names, output_names })
+    }
+
+    /// Bytes of KV cache for one token.
+    pub(crate) fn kv_bytes_per_token(&self) -> usize {
+        self.caches.iter().map(|c| c.kv_heads * c.head_dim * c.dtype.byte_size(1).unwrap_or(0)).sum()
+    }
+
+    /// Whether one graph can give the logits of every position.
+    pub(crate) fn has_all_logits(&self) -> bool {
+        self.logits_to_keep.is_some() || !self.logits.last_only
+    }
+}
+
+impl Port {
+    fn read(file: &str, index: usize, outlet: &Outlet) -> Result<Self> {
+        let (dtype, shape) = tensor_type(file, outlet)?;
+        if !matches!(dtype, TensorElementType::Int64 | TensorElementType::Int32) {
+            return Err(Error::bad_field(file, outlet.name(), format!("the input is `{dtype}`; int64 or int32 is what it can be")));
+        }
+        Ok(Self { index, dtype, rank: shape.len() })
+    }
+}
+
+impl CachePort {
+    fn read(file: &str, input: usize, output: usize, outlet: &Outlet, config: &ModelConfig) -> Result<Self> {
+        let (dtype, shape) = tensor_type(file, outlet)?;
+        if !matches!(dtype, TensorElementType::Float32 | TensorElementType::Float16) {
+            return Err(Error::bad_field(file, outlet.name(), format!("the KV cache is `{dtype}`; f32 or f16 is what it can be")));
+        }
+        let &[_, kv_heads, _, head_dim] = shape else {
+            let problem = format!("the KV cache has the shape {shape:?}; [batch, kv_heads, tokens, head_dim] is what it can be");
+            return Err(Error::bad_field(file, outlet.name(), problem));
+        };
+        let size = |declared: i64, configured: usize| usize::try_from(declared).ok().filter(|&n| n > 0).unwrap_or(configured);
+        Ok(Self { input, output, dtype, kv_heads: size(kv_heads, config.n_kv_heads), head_dim: size(head_dim, config.head_dim()) })
+    }
+}
+
+impl LogitsPort {
+    fn read(file: &str, outputs: &[Outlet], vocab_size: usize) -> Result<Self> {
+        let outlet = outputs
+            .iter()
+            .find(|output| output.name() == "logits")
+            .ok_or_else(|| not_a_decoder(file, format!("it has no output `logits`, only {}", names(outputs))))?;
+        let (dtype, shape) = tensor_type(file, outlet)?;
+        if !matches!(dtype, TensorElementType::Float32 | TensorElementType::Float16) {
+            return Err(Error::bad_field(file, "logits", format!("the output is `{dtype}`; f32 or f16 is what it can be")));
+        }
+        match shape[..] {
+            [_, tokens, vocab] => {
+                let declared = usize::try_from(vocab).ok().filter(|&v| v > 0);
+                Ok(Self { dtype, vocab_size: declared.unwrap_or(vocab_size), last_only: tokens == 1 })
+            }
+            _ => Err(Error::bad_field(file, "logits", format!("the shape is {shape:?}; [batch, tokens, vocab_size] is what it can be"))),
+        }
+    }
+}
+
+/// The output that continues the cache input `past`.
+fn present_name<'o>(past: &str, outputs: &'o [Outlet]) -> Option<&'o str> {
+    let suffix = past.strip_prefix("past_key_values").or_else(|| past.strip_prefix("past"))?;
+    let candidates = [format!("present{suffix}"), format!("present_key_values{suffix}")];
+    outputs.iter().map(Outlet::name).find(|name| candidates.iter().any(|candidate| candidate == name))
+}
+
+fn tensor_type<'o>(file: &str, outlet: &'o Outlet) -> Result<(TensorElementType, &'o [i64])> {
+    match outlet.dtype() {
+        ValueType::Tensor { ty, shape, .. } => Ok((*ty, shape)),
+        other => Err(Error::bad_field(file, outlet.name(), format!("it is `{other}` and no tensor"))),
+    }
+}
+
+fn name_for_engine(file: &str, name: &str) -> Result<CString> {
+    CString::new(name).map_err(|error| Error::bad_file(file, format!("the name `{}` holds a zero byte", name.escape_debug()), error))
+}
+
+fn names(outlets: &[Outlet]) -> String {
+    const SHOWN: usize = 8;
+    let mut text = outlets.iter().take(SHOWN).map(|o| format!("`{}`", o.name())).collect::<Vec<_>>().join(", ");
+    if outlets.len() > SHOWN {
+        text += &format!(" and {} more", outlets.len() - SHOWN);
+    }
+    if text.is_empty() { "none at all".into() } else { text }
+}

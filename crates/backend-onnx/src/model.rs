@@ -1,0 +1,69 @@
+//! A loaded graph.
+
+use std::sync::{Arc, Mutex};
+
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::Session as Engine;
+use tandem_core::backend::{HiddenStates, LoraAdapter, TokenBatch};
+use tandem_core::{Device, Model, ModelInfo, Result, Session, SessionOptions};
+
+use crate::error::Doing;
+use crate::graph::DecoderGraph;
+use crate::run::Names;
+use crate::session::OnnxSession;
+
+/// A model on ONNX Runtime.
+pub(crate) struct OnnxModel {
+    pub(crate) loaded: Arc<Loaded>,
+}
+
+/// What the sessions of a model share.
+pub(crate) struct Loaded {
+    pub(crate) session: Engine,
+    pub(crate) graph: DecoderGraph,
+    pub(crate) input_names: Names,
+    pub(crate) output_names: Names,
+    /// The engine appends to one buffer for each cache.
+    pub(crate) in_place: bool,
+    pub(crate) info: ModelInfo,
+    /// Held during a run where the provider does not promise that several may run at once.
+    pub(crate) one_run_at_a_time: Option<Mutex<()>>,
+}
+
+impl Loaded {
+    /// Whether the host can read and write the KV cache.
+    pub(crate) fn cache_on_host(&self) -> bool {
+        !matches!(self.info.device, Device::Cuda(_))
+    }
+
+    /// Where the KV cache is allocated.
+    pub(crate) fn cache_allocator(&self) -> Result<Allocator> {
+        const DOING: &str = "to reach the device's memory";
+        match self.info.device {
+            Device::Cuda(index) => {
+                let index = i32::try_from(index).unwrap_or(i32::MAX);
+                let memory = MemoryInfo::new(AllocationDevice::CUDA, index, AllocatorType::Device, MemoryType::Default).doing(DOING)?;
+                Ok(Allocator::new(&self.session, memory).doing(DOING)?)
+            }
+            _ => Ok(Allocator::default()),
+        }
+    }
+}
+
+impl Model for OnnxModel {
+    fn info(&self) -> &ModelInfo {
+        &self.loaded.info
+    }
+
+    fn new_session(&self, options: &SessionOptions) -> Result<Box<dyn Session>> {
+        Ok(Box::new(OnnxSession::new(Arc::clone(&self.loaded), options)?))
+    }
+
+    fn encode(&self, _batch: &TokenBatch) -> Result<HiddenStates> {
+        Err(self.loaded.info.unsupported("encoding to hidden states", "a decoder graph returns logits only"))
+    }
+
+    fn with_adapter(&self, _adapter: &LoraAdapter) -> Result<Arc<dyn Model>> {
+        Err(self.loaded.info.unsupported("an adapter", "the graph has no inputs for one"))
+    }
+}

@@ -1,0 +1,76 @@
+//! Which execution provider was given which nodes, as the engine recorded it when the session was made.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, c_char};
+use std::ptr;
+
+use ort::AsPointer;
+use ort::session::Session;
+use tandem_core::backend::Placement;
+
+/// The configuration entry that makes the engine record it.
+pub(crate) const RECORD: &str = "session.record_ep_graph_assignment_info";
+
+/// Reads the record of `session`; the provider with the most nodes comes first.
+///
+/// # Errors
+/// When the session was made without [`RECORD`].
+#[expect(unsafe_code, reason = "ort has no safe form of these calls")]
+pub(crate) fn read(session: &Session) -> ort::Result<Vec<Placement>> {
+    let api = ort::api();
+    let mut providers: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
+    // SAFETY: the arrays and strings belong to the session and live as long as it does; each is read only after the call that fills
+    // it has succeeded.
+    unsafe {
+        for &subgraph in list(|items, n| (api.Session_GetEpGraphAssignmentInfo)(session.ptr(), items, n))? {
+            let provider = text(|out| (api.EpAssignedSubgraph_GetEpName)(subgraph, out))?;
+            let operators = providers.entry(provider).or_default();
+            for &node in list(|items, n| (api.EpAssignedSubgraph_GetNodes)(subgraph, items, n))? {
+                *operators.entry(text(|out| (api.EpAssignedNode_GetOperatorType)(node, out))?).or_default() += 1;
+            }
+        }
+    }
+    let mut placements: Vec<Placement> = providers
+        .into_iter()
+        .map(|(provider, operators)| {
+            let mut operators: Vec<_> = operators.into_iter().collect();
+            operators.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+            Placement { provider, n_nodes: operators.iter().map(|(_, n)| n).sum(), operators }
+        })
+        .collect();
+    placements.sort_by_key(|p| std::cmp::Reverse(p.n_nodes));
+    Ok(placements)
+}
+
+/// The share of all nodes, 0 to 1, that `provider` runs.
+pub(crate) fn share(placements: &[Placement], provider: &str) -> f64 {
+    let nodes = |of: &mut dyn Iterator<Item = &Placement>| of.map(|p| p.n_nodes).sum::<usize>() as f64;
+    let all = nodes(&mut placements.iter());
+    if all == 0.0 { 1.0 } else { nodes(&mut placements.iter().filter(|p| p.provider == provider)) / all }
+}
+
+/// # Safety
+/// `fill` writes a pointer to an array that outlives `'a`, and its length.
+#[expect(unsafe_code, reason = "reads an array of the engine")]
+unsafe fn list<'a, T>(fill: impl FnOnce(*mut *const T, *mut usize) -> ort::sys::OrtStatusPtr) -> ort::Result<&'a [T]> {
+    let (mut items, mut n) = (ptr::null(), 0);
+    let status = fill(&raw mut items, &raw mut n);
+    // SAFETY: the engine filled both when it reports success.
+    unsafe {
+        ort::Error::result_from_status(status)?;
+        Ok(if n == 0 || items.is_null() { &[] } else { std::slice::from_raw_parts(items, n) })
+    }
+}
+
+/// # Safety
+/// `fill` writes a pointer to a string that is alive until it is copied here.
+#[expect(unsafe_code, reason = "reads a string of the engine")]
+unsafe fn text(fill: impl FnOnce(*mut *const c_char) -> ort::sys::OrtStatusPtr) -> ort::Result<String> {
+    let mut out = ptr::null();
+    let status = fill(&raw mut out);
+    // SAFETY: the engine filled it when it reports success.
+    unsafe {
+        ort::Error::result_from_status(status)?;
+        Ok(if out.is_null() { String::new() } else { CStr::from_ptr(out).to_string_lossy().into_owned() })
+    }
+}

@@ -1,0 +1,47 @@
+//! Against what transformers computed from the same weights.
+
+use super::Fixture;
+use super::cases::{relative_difference, session};
+use crate::backend::{LogitsWanted, TokenId};
+
+/// Every stored logit of every prompt position is within the golden's tolerance, relative to the largest.
+pub fn logits_match_golden(fixture: &Fixture) {
+    let Some(golden) = &fixture.golden else { return };
+    let model = fixture.load();
+    for prompt in &golden.prompts {
+        let mut session = session(&*model);
+        let rows: Vec<Vec<f32>> = if model.info().capabilities.all_logits {
+            let all = session.append(&prompt.ids, LogitsWanted::All).unwrap();
+            (0..all.n_rows()).map(|i| all.row(i).to_vec()).collect()
+        } else {
+            prompt.ids.iter().map(|&id| session.append(&[id], LogitsWanted::Last).unwrap().last().unwrap().to_vec()).collect()
+        };
+        let (start, end) = prompt.stored_positions;
+        let computed: Vec<f32> = rows[start..end].concat();
+        let difference = relative_difference(&computed, &prompt.logits);
+        assert!(
+            difference <= golden.tolerance,
+            "prompt `{}`: {difference:e} of the largest logit, {:e} is allowed",
+            prompt.name,
+            golden.tolerance
+        );
+    }
+}
+
+/// Greedy decoding takes the tokens that transformers takes, as many as are recorded.
+pub fn greedy_tokens_match_golden(fixture: &Fixture) {
+    let Some(golden) = fixture.golden.as_ref().filter(|golden| golden.greedy_equal) else { return };
+    let model = fixture.load();
+    for prompt in &golden.prompts {
+        let mut session = session(&*model);
+        let mut logits = session.append(&prompt.ids, LogitsWanted::Last).unwrap();
+        let mut tokens: Vec<TokenId> = Vec::new();
+        while tokens.len() < prompt.greedy_tokens.len() {
+            let row = logits.last().unwrap();
+            let best = (0..row.len()).fold(0, |best, id| if row[id] > row[best] { id } else { best }) as TokenId;
+            tokens.push(best);
+            logits = session.append(&[best], LogitsWanted::Last).unwrap();
+        }
+        assert_eq!(tokens, prompt.greedy_tokens, "prompt `{}`", prompt.name);
+    }
+}

@@ -1,0 +1,80 @@
+//! What loading does.
+
+use super::{Fixture, cases};
+use crate::backend::{LoadOptions, LogitsWanted, LoraAdapter, TokenBatch};
+use crate::error::Error;
+use crate::files::{ModelFile, ModelFiles};
+
+/// The model says of itself what was asked for and what it is.
+pub fn loaded_as_asked(fixture: &Fixture) {
+    let model = fixture.load();
+    let info = model.info();
+    assert_eq!(info.backend, fixture.backend.kind());
+    assert_eq!(info.device, fixture.options.device);
+    assert_eq!(info.name, fixture.files.name);
+    if let Some(dtype) = fixture.options.dtype {
+        assert_eq!(info.dtype, dtype);
+    }
+    for (what, value) in [
+        ("n_layers", info.n_layers),
+        ("hidden_size", info.hidden_size),
+        ("vocab_size", info.vocab_size),
+        ("max_context", info.max_context),
+        ("threads", info.threads),
+        ("kv_bytes_per_token", info.kv_bytes_per_token),
+    ] {
+        assert!(value > 0, "{what} is known");
+    }
+    assert!(!info.engine_version.is_empty());
+}
+
+/// A configuration that is not there is an error that says where it was looked for.
+pub fn missing_config_names_the_path(fixture: &Fixture) {
+    let files = ModelFiles { config: ModelFile::Path("no-such-directory/config.json".into()), ..fixture.files.clone() };
+    let Err(error) = fixture.backend.load(&files, &fixture.options) else { panic!("a missing configuration is an error") };
+    assert!(error.to_string().contains("no-such-directory/config.json"), "{error}");
+}
+
+/// A device that is reported as unusable cannot be loaded onto, and nothing else is taken in its place.
+pub fn unusable_device_is_an_error(fixture: &Fixture) {
+    for report in fixture.backend.devices() {
+        let options = LoadOptions { device: report.device, ..fixture.options.clone() };
+        if report.unusable.is_some() {
+            let Err(error) = fixture.backend.load(&fixture.files, &options) else { panic!("`{}` is unusable", report.device) };
+            assert!(matches!(error, Error::DeviceUnavailable { device, .. } if device == report.device), "{error}");
+            assert!(error.hint().is_some(), "the error says what to do");
+        }
+    }
+}
+
+/// A share of the device that no model reaches is an error that names the share there is.
+pub fn unreachable_device_share_is_an_error(fixture: &Fixture) {
+    let options = LoadOptions { require_device: Some(1.0), ..fixture.options.clone() };
+    let reached = fixture.backend.load(&fixture.files, &options).is_ok();
+    let whole = fixture.load().info().device_share >= 1.0;
+    assert_eq!(reached, whole, "all nodes on the device, and only then");
+    for bad in [-0.5, 1.5, f64::NAN] {
+        let options = LoadOptions { require_device: Some(bad), ..fixture.options.clone() };
+        assert!(matches!(fixture.backend.load(&fixture.files, &options), Err(Error::InvalidOption { .. })), "{bad} is no share");
+    }
+}
+
+/// What a model does not declare it refuses, with an error that says so.
+pub fn undeclared_capability_is_refused(fixture: &Fixture) {
+    let model = fixture.load();
+    let capabilities = model.info().capabilities;
+    let tokens = cases::tokens(&*model, 4);
+    if !capabilities.hidden_states {
+        let refused = model.encode(&TokenBatch::new(&[&tokens]).unwrap());
+        assert!(matches!(refused, Err(Error::Unsupported { .. })), "hidden states are not declared");
+    }
+    if !capabilities.all_logits {
+        let refused = cases::session(&*model).append(&tokens, LogitsWanted::All);
+        assert!(matches!(refused, Err(Error::Unsupported { .. })), "all logits are not declared");
+    }
+    let adapter = LoraAdapter { path: "no-such-adapter".into() };
+    match model.with_adapter(&adapter) {
+        Ok(_) => panic!("an adapter that is not there was applied"),
+        Err(error) => assert!(capabilities.adapters || matches!(error, Error::Unsupported { .. }), "{error}"),
+    }
+}

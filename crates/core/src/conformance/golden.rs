@@ -1,0 +1,72 @@
+//! What transformers computed, as recorded by `training/goldens`.
+
+use std::path::Path;
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use crate::backend::TokenId;
+
+/// The record of one checkpoint, as it applies to one export of it.
+pub struct Golden {
+    /// How far logits may be, relative to the largest.
+    pub tolerance: f32,
+    /// Whether greedy tokens are to be equal.
+    pub greedy_equal: bool,
+    /// The prompts.
+    pub prompts: Vec<GoldenPrompt>,
+}
+
+/// One prompt and what transformers made of it.
+pub struct GoldenPrompt {
+    /// What it is for.
+    pub name: String,
+    /// The text.
+    pub text: String,
+    /// Its tokens, without special ones.
+    pub ids: Vec<TokenId>,
+    /// The positions, from and to, whose logits are stored.
+    pub stored_positions: (usize, usize),
+    /// Their logits, `[positions, vocab_size]`.
+    pub logits: Vec<f32>,
+    /// The tokens that greedy decoding takes.
+    pub greedy_tokens: Vec<TokenId>,
+}
+
+impl Golden {
+    /// Reads `golden.json` and `golden.safetensors` of `directory`, with the tolerance of `export`.
+    ///
+    /// # Panics
+    /// When they are not as `training/goldens` writes them.
+    pub fn read(directory: &Path, export: &str) -> Self {
+        let file = |name: &str| {
+            let path = directory.join(name);
+            std::fs::read(&path).unwrap_or_else(|error| panic!("`{}`: {error}", path.display()))
+        };
+        let record: Value = serde_json::from_slice(&file("golden.json")).unwrap();
+        let tensors = file("golden.safetensors");
+        let tensors = SafeTensors::deserialize(&tensors).unwrap();
+        let export = &record["exports"][export];
+        let prompts = record["prompts"].as_array().unwrap();
+        Self {
+            tolerance: export["tolerance"].as_f64().unwrap() as f32,
+            greedy_equal: export["greedy_equal"].as_bool().unwrap(),
+            prompts: prompts.iter().enumerate().map(|(i, prompt)| GoldenPrompt::read(prompt, i, &tensors)).collect(),
+        }
+    }
+}
+
+impl GoldenPrompt {
+    fn read(prompt: &Value, index: usize, tensors: &SafeTensors<'_>) -> Self {
+        let ids = |field: &str| -> Vec<TokenId> { serde_json::from_value(prompt[field].clone()).unwrap() };
+        let logits = tensors.tensor(&format!("prompt.{index}")).unwrap();
+        Self {
+            name: prompt["name"].as_str().unwrap().into(),
+            text: prompt["text"].as_str().unwrap().into(),
+            ids: ids("ids"),
+            stored_positions: serde_json::from_value(prompt["stored_positions"].clone()).unwrap(),
+            logits: logits.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            greedy_tokens: ids("greedy_tokens"),
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The demo model, which is part of the program: see `models/demo`.
+
+use tandem_core::Result;
+use tandem_core::files::ModelFiles;
+
+/// The reference that names it.
+pub(crate) const NAME: &str = "demo";
+
+macro_rules! embedded {
+    ($($file:literal),+ $(,)?) => {
+        [$(($file, include_bytes!(concat!("../../../models/demo/", $file)).as_slice())),+]
+    };
+}
+
+/// Its files, as published.
+pub(crate) fn files() -> Result<ModelFiles> {
+    ModelFiles::embedded(
+        NAME,
+        &embedded!["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"],
+    )
+}

@@ -1,0 +1,197 @@
+//! A model with its tokenizer and chat template: text in, text out.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tandem_core::config::{GenerationConfig, ModelConfig};
+use tandem_core::files::{MAX_JSON_BYTES, ModelFile, ModelFiles};
+use tandem_core::generate::{GenerateOptions, Generation};
+use tandem_core::sampler::SamplingOptions;
+use tandem_core::sequence::Sequence;
+use tandem_core::stop::StopOptions;
+use tandem_core::template::{ChatMessage, ChatTemplate, RenderOptions, TokenizerConfig};
+use tandem_core::tokenizer::Tokenizer;
+use tandem_core::{BackendKind, Error, LoadOptions, Model, ModelInfo, Result, SessionOptions, TokenId};
+
+use crate::backends::backend;
+use crate::chat::Chat;
+use crate::reference::find;
+
+/// What runs a model, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Exactly this backend; `None` is the default one of this build.
+    pub backend: Option<BackendKind>,
+    /// ONNX Runtime's library, in the place of the one that is found.
+    pub ort_library: Option<PathBuf>,
+    /// Device, dtype and threads.
+    pub load: LoadOptions,
+}
+
+/// A loaded model that speaks text.
+pub struct TextModel {
+    model: Arc<dyn Model>,
+    files: ModelFiles,
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    generation_config: GenerationConfig,
+    end_tokens: Vec<TokenId>,
+    load_time: Duration,
+}
+
+/// Finds the model that `reference` names and loads it: see [`find`].
+///
+/// # Errors
+/// An error says what is at fault (the reference, a file, a field, the device) and what to do; nothing is tried in its place.
+pub fn load(reference: &str, settings: &Settings) -> Result<TextModel> {
+    TextModel::load(find(reference)?, settings)
+}
+
+impl TextModel {
+    /// Loads the model of `files`.
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn load(files: ModelFiles, settings: &Settings) -> Result<Self> {
+        let started = Instant::now();
+        // What is small is read first: a bad tokenizer is no reason to wait for weights.
+        let config = ModelConfig::from_file(&files.config)?;
+        let tokenizer = read_tokenizer(&files)?;
+        tokenizer.check_vocabulary(config.vocab_size, &files.config.name())?;
+        let tokenizer_config = read_tokenizer_config(&files)?;
+        let template = read_template(&files, tokenizer_config.as_ref(), &tokenizer)?;
+        let generation_config =
+            files.generation_config.as_ref().map(GenerationConfig::from_file).transpose()?.unwrap_or_default();
+        let end_tokens = end_tokens(&config, &generation_config, tokenizer_config.as_ref(), &tokenizer);
+        let model = backend(settings.backend, settings.ort_library.clone())?.load(&files, &settings.load)?;
+        Ok(Self { model, files, tokenizer, template, generation_config, end_tokens, load_time: started.elapsed() })
+    }
+
+    /// What was loaded and where it runs.
+    pub fn info(&self) -> &ModelInfo {
+        self.model.info()
+    }
+
+    /// The model beneath, for work on tokens.
+    pub fn model(&self) -> &Arc<dyn Model> {
+        &self.model
+    }
+
+    /// The files it was loaded from.
+    pub fn files(&self) -> &ModelFiles {
+        &self.files
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The chat template, if the model has one.
+    pub fn template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+
+    /// The tokens that end a text: those of `generation_config.json`, `config.json` and `tokenizer_config.json` together.
+    pub fn end_tokens(&self) -> &[TokenId] {
+        &self.end_tokens
+    }
+
+    /// How long loading took.
+    pub fn load_time(&self) -> Duration {
+        self.load_time
+    }
+
+    /// The tokens of `text` as it is, with the special tokens that the tokenizer puts around a text (Llama's begins with one).
+    ///
+    /// # Errors
+    /// [`Error::EmptyPrompt`], and the tokenizer's own.
+    pub fn raw_prompt(&self, text: &str) -> Result<Vec<TokenId>> {
+        let ids = self.tokenizer.encode_with_template(text)?;
+        if ids.is_empty() { Err(Error::EmptyPrompt) } else { Ok(ids) }
+    }
+
+    /// The tokens of a conversation, up to where the model is to answer. Special tokens within messages stand for their text only.
+    ///
+    /// # Errors
+    /// [`Error::Template`] when the model has no template or it refuses the messages.
+    pub fn chat_prompt(&self, messages: &[ChatMessage]) -> Result<Vec<TokenId>> {
+        let template = self.template.as_ref().ok_or_else(|| Error::Template {
+            file: self.files.name.clone(),
+            problem: "this model has none, so it does not know what a conversation is".into(),
+            hint: Some("use `--raw` to give it a text to continue".into()),
+            source: None,
+        })?;
+        let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+        template.render(messages, &options)?.encode(&self.tokenizer)
+    }
+
+    /// An empty sequence.
+    ///
+    /// # Errors
+    /// As [`Model::new_session`].
+    pub fn new_sequence(&self, options: &SessionOptions) -> Result<Sequence> {
+        Sequence::new(&*self.model, options)
+    }
+
+    /// How the model's publisher would have it generate: `generation_config.json`, greedy where it does not say to sample.
+    pub fn default_sampling(&self) -> SamplingOptions {
+        let published = &self.generation_config;
+        let greedy = SamplingOptions::greedy();
+        if published.do_sample != Some(true) {
+            return SamplingOptions { repetition_penalty: published.repetition_penalty.unwrap_or(1.0), ..greedy };
+        }
+        SamplingOptions {
+            temperature: published.temperature.unwrap_or(1.0),
+            top_k: published.top_k.unwrap_or(0),
+            top_p: published.top_p.unwrap_or(1.0),
+            min_p: published.min_p.unwrap_or(0.0),
+            typical_p: published.typical_p.unwrap_or(1.0),
+            repetition_penalty: published.repetition_penalty.unwrap_or(1.0),
+            ..greedy
+        }
+    }
+
+    /// Options that end at the model's end tokens and sample as published.
+    pub fn default_options(&self) -> GenerateOptions {
+        let stop = StopOptions { end_tokens: self.end_tokens.clone(), stop_strings: Vec::new() };
+        GenerateOptions::new(None, self.default_sampling(), stop)
+    }
+
+    /// Continues `prompt` in `sequence`.
+    ///
+    /// # Errors
+    /// As [`Generation::new`].
+    pub fn generate<'a>(
+        &self,
+        sequence: &'a mut Sequence,
+        prompt: &[TokenId],
+        options: GenerateOptions,
+    ) -> Result<Generation<'a>> {
+        Generation::new(sequence, &self.tokenizer, prompt, options)
+    }
+
+    /// A conversation.
+    ///
+    /// # Errors
+    /// As [`new_sequence`](Self::new_sequence).
+    pub fn chat(&self) -> Result<Chat<'_>> {
+        Chat::new(self, &SessionOptions::default())
+    }
+}
+
+fn read_tokenizer(files: &ModelFiles) -> Result<Tokenizer> {
+    let file = files.tokenizer.as_ref().ok_or_else(|| Error::BadFile {
+        file: files.name.clone(),
+        problem: "there is no `tokenizer.json` among the model's files".into(),
+        hint: Some("download it from where the model was published".into()),
+        source: None,
+    })?;
+    Tokenizer::from_json(&file.read(tandem_core::tokenizer::MAX_BYTES)?, &file.name())
+}
+
+fn read_tokenizer_config(files: &ModelFiles) -> Result<Option<TokenizerConfig>> {
+    let read = |file: &ModelFile| TokenizerConfig::parse(&file.read(MAX_JSON_BYTES)?, &file.name());
+    files.tokenizer_config.as_ref().map(read).transpose()
+}
