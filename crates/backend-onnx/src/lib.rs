@@ -1,1 +1,4 @@
 //! ONNX Runtime behind the contract of `tandem-core`.
+
+pub mod library;
+pub mod setup;
