@@ -1,6 +1,7 @@
 //! ONNX Runtime behind the contract of `tandem-core`.
 //!
-//! - [`OnnxBackend`] finds the library, lists devices and loads graphs.
+//! - [`OnnxBackend`] finds the library, lists devices and loads graphs; [`setup`] obtains the library.
+//! - `source` reads and checks a graph file before the engine sees it.
 //! - `graph` reads from a graph's own declaration what each input and output is for; nothing is assumed.
 //! - `session` and `cache` run it: graphs with `GroupQueryAttention` append to one buffer in place, the others carry their
 //!   presents over without a copy.
@@ -11,11 +12,11 @@ mod device;
 mod error;
 mod graph;
 pub mod library;
-pub mod setup;
 mod model;
 mod placement;
 mod run;
 mod session;
+pub mod setup;
 mod source;
 
 pub use backend::OnnxBackend;

