@@ -1,0 +1,140 @@
+//! What can be wrong with an ONNX file, by file, field and value.
+
+use std::fmt;
+use std::io;
+
+/// A result with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong; each variant names the file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system's answer to reading or writing.
+    #[error("`{file}`: cannot be {done}")]
+    Io {
+        /// The path.
+        file: String,
+        /// What was tried, as a participle: `read`, `written`.
+        done: &'static str,
+        /// The system's own error.
+        source: io::Error,
+    },
+
+    /// A file as a whole that is not what it should be.
+    #[error("`{file}`: {problem}")]
+    File {
+        /// The path, or the name of an embedded file.
+        file: String,
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+
+    /// A field with a value that cannot be.
+    #[error("`{file}`: field `{field}`: {problem}")]
+    Field {
+        /// The path, or the name of an embedded file.
+        file: String,
+        /// The field, dotted from the root: `graph.initializer[3].external_data.location`.
+        field: String,
+        /// What is wrong, with the value.
+        problem: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+}
+
+impl Error {
+    /// The path of the file, or the name of an embedded one.
+    pub fn file(&self) -> &str {
+        match self {
+            Self::Io { file, .. } | Self::File { file, .. } | Self::Field { file, .. } => file,
+        }
+    }
+
+    /// The field at fault, dotted from the root of the file.
+    pub fn field(&self) -> Option<&str> {
+        match self {
+            Self::Field { field, .. } => Some(field),
+            Self::Io { .. } | Self::File { .. } => None,
+        }
+    }
+
+    /// What to do about it, when there is something.
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::File { hint, .. } | Self::Field { hint, .. } => hint.as_deref(),
+            Self::Io { .. } => None,
+        }
+    }
+
+    pub(crate) fn io(file: impl Into<String>, done: &'static str, source: io::Error) -> Self {
+        Self::Io { file: file.into(), done, source }
+    }
+
+    pub(crate) fn bad_file(file: &str, problem: impl Into<String>) -> Self {
+        Self::File { file: file.into(), problem: problem.into(), hint: None }
+    }
+
+    pub(crate) fn bad_field(file: &str, field: impl ToString, problem: impl Into<String>) -> Self {
+        Self::Field { file: file.into(), field: field.to_string(), problem: problem.into(), hint: None }
+    }
+
+    pub(crate) fn with_hint(mut self, remedy: impl Into<String>) -> Self {
+        if let Self::File { hint, .. } | Self::Field { hint, .. } = &mut self {
+            *hint = Some(remedy.into());
+        }
+        self
+    }
+}
+
+/// Where in the file a reader stands: a list from the innermost field outwards, written out only for an error.
+#[derive(Clone, Copy)]
+pub(crate) struct At<'a> {
+    parent: Option<&'a At<'a>>,
+    name: &'static str,
+    index: Option<usize>,
+}
+
+impl<'a> At<'a> {
+    /// The whole file.
+    pub(crate) const ROOT: At<'static> = At { parent: None, name: "", index: None };
+
+    /// A field that appears at most once.
+    pub(crate) fn field(&'a self, name: &'static str) -> At<'a> {
+        At { parent: Some(self), name, index: None }
+    }
+
+    /// One of a field's repetitions.
+    pub(crate) fn item(&'a self, name: &'static str, index: usize) -> At<'a> {
+        At { parent: Some(self), name, index: Some(index) }
+    }
+}
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(parent) = self.parent {
+            parent.fmt(f)?;
+            if parent.parent.is_some() {
+                f.write_str(".")?;
+            }
+        }
+        f.write_str(self.name)?;
+        self.index.map_or(Ok(()), |index| write!(f, "[{index}]"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_is_written_dotted_from_the_root() {
+        let graph = At::ROOT.field("graph");
+        let tensor = graph.item("initializer", 3);
+        assert_eq!(tensor.field("external_data").field("location").to_string(), "graph.initializer[3].external_data.location");
+        assert_eq!(At::ROOT.to_string(), "");
+    }
+}
