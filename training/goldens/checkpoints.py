@@ -1,0 +1,294 @@
+"""The tiny checkpoints: their shapes, and their weights by seed.
+
+transformers initialises biases with zero and norm weights with one, which would hide a backend that
+forgets them; here every parameter is random, and large enough that greedy output is lively.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from safetensors.torch import save_file
+
+from tiny_tokenizers import FAMILIES
+
+# What the shapes are for is said in `why`; it goes into golden.json.
+# `config_form` 4 is config.json as transformers 4 writes it (`rope_theta` and `rope_scaling` beside each
+# other), 5 as transformers 5 does (`rope_parameters`).
+SPECS = {
+    "qwen2-tied": {
+        "why": "biases on q, k and v; tied head; config without head_dim; stored as f32",
+        "architecture": "Qwen2ForCausalLM",
+        "tokenizer": "qwen",
+        "config_form": 4,
+        "dtype": "float32",
+        "config": {
+            "model_type": "qwen2",
+            "vocab_size": 320,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": 256,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1000000.0,
+            "tie_word_embeddings": True,
+            "use_sliding_window": False,
+            "sliding_window": 256,
+            "max_window_layers": 2,
+            "eos_token_id": "<|im_end|>",
+            "bos_token_id": "<|endoftext|>",
+        },
+    },
+    "qwen2-untied": {
+        "why": "biases on q, k and v; head_dim 16 where hidden_size / heads is 8; a head of its own; two end tokens",
+        "architecture": "Qwen2ForCausalLM",
+        "tokenizer": "qwen",
+        "config_form": 5,
+        "dtype": "bfloat16",
+        "config": {
+            "model_type": "qwen2",
+            "vocab_size": 288,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "max_position_embeddings": 256,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": False,
+            "use_sliding_window": False,
+            "sliding_window": None,
+            "max_window_layers": 2,
+            "eos_token_id": ["<|im_end|>", "<|endoftext|>"],
+            "bos_token_id": "<|endoftext|>",
+        },
+    },
+    "qwen3": {
+        "why": "norms on q and k, six heads on three kv heads of head_dim 16 with hidden_size 32, no biases, tied; stored as bf16",
+        "architecture": "Qwen3ForCausalLM",
+        "tokenizer": "qwen",
+        "config_form": 4,
+        "dtype": "bfloat16",
+        "config": {
+            "model_type": "qwen3",
+            "vocab_size": 304,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 3,
+            "head_dim": 16,
+            "attention_bias": False,
+            "max_position_embeddings": 256,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1000000.0,
+            "tie_word_embeddings": True,
+            "use_sliding_window": False,
+            "sliding_window": None,
+            "max_window_layers": 2,
+            "eos_token_id": "<|im_end|>",
+            "bos_token_id": "<|endoftext|>",
+        },
+    },
+    "llama3-rope": {
+        "why": "llama3 rope scaling that acts from the first tokens (kept, blended and divided frequencies), four heads on one kv head",
+        "architecture": "LlamaForCausalLM",
+        "tokenizer": "llama3",
+        "config_form": 5,
+        "dtype": "bfloat16",
+        "config": {
+            "model_type": "llama",
+            "vocab_size": 320,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "attention_bias": False,
+            "mlp_bias": False,
+            "max_position_embeddings": 256,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "rope_scaling": {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+            "tie_word_embeddings": True,
+            "eos_token_id": ["<|end_of_text|>", "<|eot_id|>"],
+            "bos_token_id": "<|begin_of_text|>",
+        },
+    },
+    "mistral": {
+        "why": "head_dim null and sliding_window null in the config, byte-fallback tokenizer, untied",
+        "architecture": "MistralForCausalLM",
+        "tokenizer": "mistral",
+        "config_form": 4,
+        "dtype": "bfloat16",
+        "config": {
+            "model_type": "mistral",
+            "vocab_size": 340,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": None,
+            "max_position_embeddings": 256,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "sliding_window": None,
+            "tie_word_embeddings": False,
+            "eos_token_id": "</s>",
+            "bos_token_id": "<s>",
+        },
+    },
+}
+
+
+def config_json(spec, tokenizer, form):
+    """`config.json` in the form of transformers 4 or 5: they name the rope and the dtype differently."""
+
+    def ids(token):
+        return [ids(t) for t in token] if isinstance(token, list) else tokenizer.token_to_id(token)
+
+    config = {"architectures": [spec["architecture"]], **spec["config"]}
+    config.update(hidden_act="silu", attention_dropout=0.0, initializer_range=0.02, use_cache=True)
+    config["eos_token_id"] = ids(config["eos_token_id"])
+    config["bos_token_id"] = ids(config["bos_token_id"])
+    if form == 5:
+        scaling = config.pop("rope_scaling", None) or {"rope_type": "default"}
+        config["rope_parameters"] = {**scaling, "rope_theta": config.pop("rope_theta")}
+        config["dtype"] = spec["dtype"]
+        config["transformers_version"] = transformers.__version__
+    else:
+        config.setdefault("rope_scaling", None)
+        config["torch_dtype"] = spec["dtype"]
+        config["transformers_version"] = "4.57.6"
+    return dict(sorted(config.items()))
+
+
+def write_json(path, value):
+    """Indented JSON, with each list of numbers on one line."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = re.sub(r"\[[-+.eE\d,\s]*\]", lambda found: re.sub(r"\s+", " ", found[0]).replace("[ ", "[").replace(" ]", "]"), text)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def write_configs(directory, spec, form):
+    """Everything of a checkpoint but the weights."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer, tokenizer_config = FAMILIES[spec["tokenizer"]](spec["config"]["vocab_size"])
+    config = config_json(spec, tokenizer, form)
+    write_json(directory / "config.json", config)
+    generation = {k: config[k] for k in ("bos_token_id", "eos_token_id")}
+    write_json(directory / "generation_config.json", {**generation, "do_sample": False})
+    (directory / "tokenizer.json").write_text(tokenizer.to_str(pretty=False) + "\n", encoding="utf-8")
+    tokenizer_config = {
+        **tokenizer_config,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": spec["config"]["max_position_embeddings"],
+    }
+    write_json(directory / "tokenizer_config.json", tokenizer_config)
+    return tokenizer
+
+
+LAYER_GAIN = 1.8
+# Lower where a higher one makes the model chaotic (sharp attention, heavy tails before down_proj), so that the
+# rounding of quantised activations stays small at the logits.
+GAINS = {
+    "embed_tokens": 1.0,
+    "lm_head": 3.0,
+    "q_proj": 1.4,
+    "k_proj": 1.4,
+    "gate_proj": 1.4,
+    "up_proj": 1.4,
+}
+
+
+def grid(generator, shape, size):
+    """A matrix `[outputs, inputs]` of about `size` whose values 4 bits hold exactly.
+
+    Each block of 32 inputs is a scale times integers in -8..8, with exactly one of magnitude 8, which is the one
+    that round-to-nearest takes the scale from. So the int4 exports (and int8 with 7 bits a channel: 8 times the
+    integer) have the very weights of the checkpoint, and what is left to compare is arithmetic, not luck.
+    Scales differ between rows and blocks, so that one taken from the wrong place is seen.
+    """
+    outputs, inputs = shape
+    blocks = generator.standard_normal((outputs, inputs // 32, 32))
+    integers = np.clip(np.rint(3.0 * blocks), -7, 7)
+    largest = np.abs(blocks).argmax(axis=-1)[..., None]
+    sign = np.sign(np.take_along_axis(blocks, largest, axis=-1))
+    np.put_along_axis(integers, largest, 8 * sign, axis=-1)
+    scales = generator.choice([0.75, 1.0, 1.25], (outputs, 1, 1)) * generator.choice([1.0, 0.5], (outputs, inputs // 32, 1))
+    # One block of each row has the row's full scale: int8 takes the scale of the row from it.
+    scales[:, 0] = np.where(scales.max(axis=1) < 0.75, 2 * scales[:, 0], scales[:, 0])
+    # A power of two or 1.5 times one: short enough that bf16 and f16 hold the products, too.
+    unit = min((m * 2.0**e for m in (1.0, 1.5) for e in range(-12, 3)), key=lambda u: abs(np.log(3.0 * u / size)))
+    return (unit * scales * integers).reshape(shape)
+
+
+def random_weights(shapes, seed):
+    """A value for every parameter, in the order of their names so that only the seed decides.
+
+    Matrices about keep the size of what passes through them (`gain / sqrt(inputs)`), so that layers, and not the
+    token itself, decide what comes next.
+    """
+    generator = np.random.default_rng(seed)
+    weights = {}
+    for name in sorted(shapes):
+        if len(shapes[name]) == 2:
+            gain = GAINS.get(name.split(".")[-2], LAYER_GAIN)
+            size = gain / np.sqrt(shapes[name][1])
+            value = grid(generator, shapes[name], size)
+        else:
+            normal = generator.standard_normal(shapes[name])
+            if name.endswith(("q_norm.weight", "k_norm.weight")):
+                value = 1.0 + 0.3 * normal
+            elif name.endswith("norm.weight"):
+                value = 1.0 + 0.25 * normal
+            else:
+                value = 0.5 * normal
+        weights[name] = torch.from_numpy(value.astype(np.float32))
+    return weights
+
+
+def parameter_shapes(directory):
+    """Names and shapes of the parameters of the checkpoint whose config.json is in `directory`."""
+    config = transformers.AutoConfig.from_pretrained(directory)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    tied = config.tie_word_embeddings
+    # A tied head is not stored, as in published checkpoints.
+    return {name: tuple(p.shape) for name, p in model.named_parameters() if not (tied and name == "lm_head.weight")}
+
+
+def write_weights(directory, spec, seed):
+    shapes = parameter_shapes(directory)
+    weights = random_weights(shapes, seed)
+    dtype = getattr(torch, spec["dtype"])
+    weights = {name: value.to(dtype).contiguous() for name, value in weights.items()}
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    return weights
+
+
+def load(directory, dtype=torch.float32):
+    """The checkpoint as transformers loads it, computing in `dtype`."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        directory, dtype=dtype, attn_implementation="eager", local_files_only=True
+    )
+    return model.eval()
+
+
+def n_bytes(directory):
+    return sum(f.stat().st_size for f in Path(directory).rglob("*") if f.is_file())

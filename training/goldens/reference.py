@@ -1,0 +1,77 @@
+"""What transformers answers: logits and hidden states of every prompt position, and greedy tokens."""
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from checkpoints import load, write_weights
+from prompts import LONG_POSITIONS, PROMPTS
+
+N_GREEDY = 48
+# The greedy path of a golden shall not hang on rounding: the best token leads by at least this much.
+LEAST_MARGIN = 0.008
+# Nor shall it be a loop of a few tokens.
+LEAST_DISTINCT = 14
+
+
+def encode_prompts(directory):
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    return [tokenizer.encode(text, add_special_tokens=False).ids for _, text in PROMPTS]
+
+
+@torch.no_grad()
+def forward(model, ids):
+    """Logits `[tokens, vocab_size]` and last hidden states after the final norm `[tokens, hidden_size]`."""
+    output = model(torch.tensor([ids]), output_hidden_states=True, use_cache=False)
+    return output.logits[0].numpy(), output.hidden_states[-1][0].numpy()
+
+
+@torch.no_grad()
+def greedy(model, ids, n_tokens=N_GREEDY):
+    """The greedy continuation with the KV cache, and the lead of each token over the second best."""
+    tokens, margins = [], []
+    output = model(torch.tensor([ids]), use_cache=True)
+    while True:
+        best = torch.topk(output.logits[0, -1].double(), 2)
+        tokens.append(int(best.indices[0]))
+        margins.append(float(best.values[0] - best.values[1]))
+        if len(tokens) == n_tokens:
+            return tokens, margins
+        output = model(torch.tensor([tokens[-1:]]), past_key_values=output.past_key_values, use_cache=True)
+
+
+def is_lively(model, prompts, special_ids):
+    """Whether these weights make a good golden: clear margins, few repetitions, no end token on the way."""
+    for ids in prompts:
+        tokens, margins = greedy(model, ids)
+        if min(margins) < LEAST_MARGIN or len(set(tokens)) < LEAST_DISTINCT or special_ids & set(tokens):
+            return False
+    return True
+
+
+def search_seed(directory, spec, first=0, tries=3000):
+    """The first seed whose weights are lively; the weights are left in `directory`."""
+    prompts = encode_prompts(directory)
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    special_ids = set(tokenizer.get_added_tokens_decoder()) | set(range(tokenizer.get_vocab_size(), spec["config"]["vocab_size"]))
+    for seed in range(first, first + tries):
+        write_weights(directory, spec, seed)
+        if is_lively(load(directory), prompts, special_ids):
+            return seed
+    raise SystemExit(f"no lively seed in {first}..{first + tries} for `{directory.name}`")
+
+
+def stored_positions(index, n_tokens):
+    """Which positions of prompt `index` have their logits stored."""
+    is_long = PROMPTS[index][0] == "long"
+    return list(range(n_tokens - LONG_POSITIONS if is_long else 0, n_tokens))
+
+
+def relative_difference(got, wanted):
+    """The largest absolute difference over the largest absolute wanted value."""
+    return float(np.abs(got.astype(np.float64) - wanted).max() / np.abs(wanted).max())
+
+
+def rms_difference(got, wanted):
+    """The root mean square of the difference over that of the wanted values: what a whole row is off by."""
+    return float(np.sqrt(np.square(got.astype(np.float64) - wanted).mean() / np.square(wanted.astype(np.float64)).mean()))
