@@ -95,7 +95,7 @@ fn describe(
     ModelInfo {
         name: files.name.clone(),
         backend: BackendKind::Onnx,
-        engine_version: library::runtime_version(),
+        engine_version: library::runtime_version().unwrap_or_else(|| "unknown".into()),
         device: options.device,
         dtype: source.dtype,
         architecture: config.architecture.to_string(),

@@ -6,6 +6,7 @@
 mod cache;
 mod inspect;
 mod places;
+mod version;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -92,6 +93,11 @@ pub(crate) fn load(path: &Path) -> Result<ort::environment::EnvironmentBuilder> 
         hint: OBTAIN_HINT.into(),
         source: Some(error.into()),
     })
+}
+
+/// The version of ONNX Runtime that this process runs, such as `1.31.1`; `None` before [`environment`] has succeeded.
+pub fn runtime_version() -> Option<String> {
+    LOADED.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|(path, _)| version::version(path))
 }
 
 fn reuse(path: &Path, environment: &Environment, explicit: Option<&Path>) -> Result<Environment> {

@@ -47,7 +47,7 @@ impl Backend for FakeBackend {
 
     fn load(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
         options.validate()?;
-        let config = ModelConfig::read(&files.config)?;
+        let config = ModelConfig::from_file(&files.config)?;
         if options.device != Device::Cpu {
             return Err(Error::DeviceUnavailable {
                 backend: BackendKind::Fake,
