@@ -1,2 +1,61 @@
-//! Project tasks.
-fn main() {}
+//! `cargo xtask TASK`: every task of the project, on a machine with nothing but Rust, Python 3 and pip.
+//!
+//! It depends on no crate of the workspace: it runs cargo and the built `tandem`.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task reports to the terminal")]
+
+mod ci;
+mod demo;
+mod process;
+mod test_run;
+#[cfg(test)]
+mod tidy;
+mod tree;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+use self::process::Profile;
+
+const HELP: &str = "\
+usage: cargo xtask TASK
+
+  setup   build `tandem` and obtain ONNX Runtime's library for it
+  demo    set up, then let the embedded model tell a story
+  test    set up, then run every test
+  ci      all checks, cheapest first: what a change must pass
+  help    this text
+
+Each task does all of its own set-up; what is there already is not done again.";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments.iter().map(String::as_str).collect::<Vec<_>>()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[&str]) -> Result<()> {
+    match arguments {
+        ["setup"] => {
+            process::build_tandem(Profile::Release)?;
+            process::setup(Profile::Release)
+        }
+        ["demo"] => {
+            process::build_tandem(Profile::Release)?;
+            process::setup(Profile::Release)?;
+            demo::run(Profile::Release)
+        }
+        ["test"] => test_run::run(),
+        ["ci"] => ci::run(),
+        [] | ["help" | "-h" | "--help"] => {
+            println!("{HELP}");
+            Ok(())
+        }
+        _ => bail!("`{}` is no task\n\n{HELP}", arguments.join(" ")),
+    }
+}

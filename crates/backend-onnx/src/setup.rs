@@ -6,6 +6,8 @@
 mod download;
 mod pins;
 mod place;
+#[cfg(all(test, unix))]
+mod tests;
 mod wheel;
 
 use std::fmt;

@@ -1,0 +1,97 @@
+//! All checks, cheapest first; the first that fails ends it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::process::{self, Profile};
+use crate::{demo, test_run, tree};
+
+/// How a step ended, when it did not fail.
+enum Outcome {
+    Passed,
+    /// It could not run on this machine, and why.
+    Skipped(&'static str),
+}
+
+struct Step {
+    name: &'static str,
+    run: fn() -> Result<Outcome>,
+}
+
+/// The lint, document and test steps share the dev profile: no dependency is built twice, and none in release.
+const STEPS: [Step; 9] = [
+    Step { name: "format", run: format },
+    Step { name: "tidy", run: || cargo(&["test", "--quiet", "--package", "xtask"]) },
+    Step { name: "dependencies", run: || tree::check().map(|()| Outcome::Passed) },
+    Step { name: "deny", run: deny },
+    Step { name: "clippy", run: || clippy(&["--workspace"]) },
+    Step { name: "clippy without an engine", run: || clippy(&["-p", "tandem", "-p", "tandem-cli", "--no-default-features"]) },
+    Step { name: "documents", run: documents },
+    Step { name: "test", run: || test_run::run().map(|()| Outcome::Passed) },
+    Step { name: "demo", run: || demo::check(Profile::Dev).map(|()| Outcome::Passed) },
+];
+
+/// Runs every step and prints what each took.
+pub(crate) fn run() -> Result<()> {
+    let mut summary = Vec::new();
+    for step in &STEPS {
+        eprintln!("\n=== {} ===", step.name);
+        let start = Instant::now();
+        let outcome = (step.run)();
+        let said = match &outcome {
+            Ok(Outcome::Passed) => "passed".to_owned(),
+            Ok(Outcome::Skipped(reason)) => format!("skipped: {reason}"),
+            Err(_) => "failed".to_owned(),
+        };
+        eprintln!("=== {}: {said} in {:.1} s ===", step.name, start.elapsed().as_secs_f64());
+        summary.push((step.name, start.elapsed(), said));
+        if let Err(error) = outcome {
+            print(&summary);
+            return Err(error).with_context(|| format!("step `{}`", step.name));
+        }
+    }
+    print(&summary);
+    Ok(())
+}
+
+fn print(summary: &[(&str, Duration, String)]) {
+    println!();
+    for (name, time, said) in summary {
+        println!("{name:<26} {:>8.1} s   {said}", time.as_secs_f64());
+    }
+    let total: Duration = summary.iter().map(|(_, time, _)| time).sum();
+    println!("{:<26} {:>8.1} s", "all", total.as_secs_f64());
+}
+
+fn cargo(arguments: &[&str]) -> Result<Outcome> {
+    process::run(process::cargo(arguments)).map(|()| Outcome::Passed)
+}
+
+fn format() -> Result<Outcome> {
+    if !process::succeeds(process::cargo(&["fmt", "--version"])) {
+        return Ok(Outcome::Skipped("rustfmt is missing: `rustup component add rustfmt`"));
+    }
+    cargo(&["fmt", "--all", "--check"])
+}
+
+fn clippy(which: &[&str]) -> Result<Outcome> {
+    if !process::succeeds(process::cargo(&["clippy", "--version"])) {
+        return Ok(Outcome::Skipped("clippy is missing: `rustup component add clippy`"));
+    }
+    cargo(&[&["clippy", "--all-targets"], which, &["--", "-D", "warnings"]].concat())
+}
+
+fn documents() -> Result<Outcome> {
+    let mut command = process::cargo(&["doc", "--workspace", "--no-deps"]);
+    command.env("RUSTDOCFLAGS", "-D warnings");
+    process::run(command).map(|()| Outcome::Passed)
+}
+
+/// Licences, bans and sources; not the advisories, whose database needs a network.
+fn deny() -> Result<Outcome> {
+    if !process::succeeds(process::cargo(&["deny", "--version"])) {
+        return Ok(Outcome::Skipped("cargo-deny is missing: `cargo install --locked cargo-deny`"));
+    }
+    cargo(&["deny", "check", "licenses", "bans", "sources"])
+}

@@ -1,0 +1,31 @@
+//! The main job, on the embedded model.
+
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::process::{self, Profile};
+
+const RUN: [&str; 3] = ["run", "demo", "Tell me a story about a fox who finds a lantern."];
+
+/// A story of fewer words is none.
+const LEAST_WORDS: usize = 20;
+
+/// Lets the model tell its story to the terminal.
+pub(crate) fn run(profile: Profile) -> Result<()> {
+    process::run(process::tandem(profile, &RUN)?)
+}
+
+/// Lets the model tell its story, and looks whether it is one and whether its speed is reported.
+pub(crate) fn check(profile: Profile) -> Result<()> {
+    let mut command = process::tandem(profile, &RUN)?;
+    let output = command.stdin(Stdio::null()).output().context("cannot run `tandem`")?;
+    let (story, report) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    println!("{story}");
+    eprintln!("{report}");
+    ensure!(output.status.success(), "`tandem run demo` failed ({})", output.status);
+    let n_words = story.split_whitespace().count();
+    ensure!(n_words >= LEAST_WORDS, "the story has {n_words} words, and at least {LEAST_WORDS} were expected");
+    ensure!(report.lines().any(|line| line.contains("tok/s")), "no line reports the speed in `tok/s`");
+    Ok(())
+}

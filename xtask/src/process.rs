@@ -1,0 +1,94 @@
+//! Running cargo and the built `tandem`, from the root of the workspace.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// How `tandem` is built. The tests' profile optimises dependencies only; it spares a second build of everything.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Profile {
+    Dev,
+    Release,
+}
+
+/// Builds the `tandem` binary.
+pub(crate) fn build_tandem(profile: Profile) -> Result<()> {
+    let mut arguments = vec!["build", "--package", "tandem-cli", "--bin", "tandem"];
+    if matches!(profile, Profile::Release) {
+        arguments.push("--release");
+    }
+    run(cargo(&arguments))
+}
+
+/// `tandem setup`; it says that there is nothing to do when so.
+pub(crate) fn setup(profile: Profile) -> Result<()> {
+    run(tandem(profile, &["setup"])?)
+}
+
+/// A run of cargo, the same one that runs this task.
+pub(crate) fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root());
+    command
+}
+
+/// A run of the `tandem` that was built last.
+pub(crate) fn tandem(profile: Profile, arguments: &[&str]) -> Result<Command> {
+    // This task is itself a binary of the workspace, built by cargo's dev profile: wherever builds go, there it lies.
+    let own = std::env::current_exe().context("where this task's own binary lies")?;
+    let dev = own.parent().context("a binary lies in a directory")?;
+    let dir = match profile {
+        Profile::Dev => dev.to_path_buf(),
+        Profile::Release => dev.with_file_name("release"),
+    };
+    let path = dir.join(format!("tandem{}", std::env::consts::EXE_SUFFIX));
+    ensure!(path.is_file(), "`{}` was not built", path.display());
+    let mut command = Command::new(path);
+    command.args(arguments).current_dir(root());
+    Ok(command)
+}
+
+/// Shows the command and runs it with this terminal.
+pub(crate) fn run(mut command: Command) -> Result<()> {
+    let shown = show(&command);
+    let status = command.status().with_context(|| format!("cannot run `{shown}`"))?;
+    ensure!(status.success(), "`{shown}` failed ({status})");
+    Ok(())
+}
+
+/// Whether the command runs and succeeds; nothing of it is shown.
+pub(crate) fn succeeds(mut command: Command) -> bool {
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
+/// Runs the command and hands each line of its standard output to `line`; its errors go to the terminal.
+pub(crate) fn lines(mut command: Command, mut line: impl FnMut(&str)) -> Result<()> {
+    let shown = show(&command);
+    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot run `{shown}`"))?;
+    let stdout = child.stdout.take().context("standard output is piped")?;
+    for text in BufReader::new(stdout).split(b'\n') {
+        line(&String::from_utf8_lossy(&text.with_context(|| format!("reading from `{shown}`"))?));
+    }
+    let status = child.wait().with_context(|| format!("waiting for `{shown}`"))?;
+    if !status.success() {
+        bail!("`{shown}` failed ({status})");
+    }
+    Ok(())
+}
+
+/// The root of the workspace.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+}
+
+fn show(command: &Command) -> String {
+    let program = Path::new(command.get_program()).file_stem().unwrap_or(command.get_program());
+    let words: Vec<_> = [program].into_iter().chain(command.get_args()).map(OsStr::to_string_lossy).collect();
+    let shown = words.join(" ");
+    eprintln!("$ {shown}");
+    shown
+}
