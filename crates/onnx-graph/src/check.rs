@@ -9,6 +9,7 @@ mod tensor;
 use std::collections::BTreeSet;
 use std::path::Path;
 
+pub(crate) use self::external::resolve;
 use crate::error::{At, Error, Result};
 use crate::graph::walk::Visit;
 use crate::graph::{Graph, Node, Subgraph};

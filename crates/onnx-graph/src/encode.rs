@@ -109,7 +109,8 @@ pub(crate) fn opset_import(domain: &str, version: i64) -> Vec<u8> {
     out
 }
 
-fn dim(dim: &Dim) -> Vec<u8> {
+/// A `TensorShapeProto.Dimension`.
+pub(crate) fn dim(dim: &Dim) -> Vec<u8> {
     let mut out = Vec::new();
     match dim {
         Dim::Fixed(value) => put_int(&mut out, types::DIM_VALUE, *value),
