@@ -16,11 +16,13 @@ from safetensors.torch import save_file
 from tiny_tokenizers import FAMILIES
 
 # What the shapes are for is said in `why`; it goes into golden.json.
+# `seed` is the first that `make.py --search` finds lively (see reference.py).
 # `config_form` 4 is config.json as transformers 4 writes it (`rope_theta` and `rope_scaling` beside each
 # other), 5 as transformers 5 does (`rope_parameters`).
 SPECS = {
     "qwen2-tied": {
         "why": "biases on q, k and v; tied head; config without head_dim; stored as f32",
+        "seed": 168,
         "architecture": "Qwen2ForCausalLM",
         "tokenizer": "qwen",
         "config_form": 4,
@@ -46,6 +48,7 @@ SPECS = {
     },
     "qwen2-untied": {
         "why": "biases on q, k and v; head_dim 16 where hidden_size / heads is 8; a head of its own; two end tokens",
+        "seed": 8,
         "architecture": "Qwen2ForCausalLM",
         "tokenizer": "qwen",
         "config_form": 5,
@@ -71,7 +74,8 @@ SPECS = {
         },
     },
     "qwen3": {
-        "why": "norms on q and k, six heads on three kv heads of head_dim 16 with hidden_size 32, no biases, tied; stored as bf16",
+        "why": "norms on q and k, six heads on three kv heads of head_dim 16 with hidden_size 32, no biases, tied",
+        "seed": 999,
         "architecture": "Qwen3ForCausalLM",
         "tokenizer": "qwen",
         "config_form": 4,
@@ -99,6 +103,7 @@ SPECS = {
     },
     "llama3-rope": {
         "why": "llama3 rope scaling that acts from the first tokens (kept, blended and divided frequencies), four heads on one kv head",
+        "seed": 355,
         "architecture": "LlamaForCausalLM",
         "tokenizer": "llama3",
         "config_form": 5,
@@ -131,6 +136,7 @@ SPECS = {
     },
     "mistral": {
         "why": "head_dim null and sliding_window null in the config, byte-fallback tokenizer, untied",
+        "seed": 1,
         "architecture": "MistralForCausalLM",
         "tokenizer": "mistral",
         "config_form": 4,

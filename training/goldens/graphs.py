@@ -1,7 +1,9 @@
 """Runs a decoder graph in ONNX Runtime and compares it with the reference."""
 
 import numpy as np
+import onnx
 import onnxruntime
+from onnx import numpy_helper
 
 from reference import relative_difference, rms_difference
 
@@ -86,3 +88,29 @@ def measure(decoder, prompts, logits, greedy):
         "rms": rms,
         "equal_greedy_prefix": equal,
     }
+
+
+def largest_weight_error(f32_path, quantized_path):
+    """The largest difference between the weights of an f32 graph and those of a quantised one made from it.
+
+    It is 0 for these checkpoints (see `checkpoints.grid`), and at least two weights must have been compared.
+    """
+    exact, quantized = initializers(f32_path), initializers(quantized_path)
+    errors = []
+    for name, weight in exact.items():
+        if f"{name}_Q4" in quantized:
+            # [outputs, blocks, 16]: two weights a byte, low nibble first, 8 is zero.
+            packed = quantized[f"{name}_Q4"]
+            nibbles = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:2], -1).astype(np.float32) - 8
+            scales = quantized[f"{name}_scales"].reshape(*packed.shape[:2], 1)
+            errors.append(np.abs((nibbles * scales).reshape(len(packed), -1).T - weight).max())
+        elif f"{name}_quantized" in quantized:
+            got = quantized[f"{name}_quantized"].astype(np.float32) * quantized[f"{name}_scale"]
+            errors.append(np.abs(got - weight).max())
+    assert len(errors) > 2, f"{quantized_path}: {len(errors)} quantised weights"
+    return float(max(errors))
+
+
+def initializers(path):
+    graph = onnx.load(path).graph
+    return {t.name: numpy_helper.to_array(t) for t in graph.initializer}

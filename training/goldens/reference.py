@@ -53,7 +53,7 @@ def search_seed(directory, spec, first=0, tries=3000):
     """The first seed whose weights are lively; the weights are left in `directory`."""
     prompts = encode_prompts(directory)
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-    special_ids = set(tokenizer.get_added_tokens_decoder()) | set(range(tokenizer.get_vocab_size(), spec["config"]["vocab_size"]))
+    special_ids = set(tokenizer.get_added_tokens_decoder())
     for seed in range(first, first + tries):
         write_weights(directory, spec, seed)
         if is_lively(load(directory), prompts, special_ids):
