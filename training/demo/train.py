@@ -1,0 +1,201 @@
+"""Trains the demo model from nothing and writes it to models/demo in published form.
+
+    python training/demo/train.py            the model as committed
+    python training/demo/train.py --steps 300 --out OUT   a quick look
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+# Both must stand in the environment before the process starts. Freed memory is kept: by default glibc maps and unmaps each
+# large tensor anew. Waiting threads sleep: spinning ones starve the others when the machine is busy (measured: 10 times slower).
+PROCESS_SETTINGS = {
+    "MALLOC_MMAP_THRESHOLD_": "8589934592", "MALLOC_TRIM_THRESHOLD_": "17179869184", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+if any(os.environ.get(name) != value for name, value in PROCESS_SETTINGS.items()):
+    os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | PROCESS_SETTINGS)
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+
+from corpus import Document, held_out_sets, training_documents
+from tokenizer import VOCAB_SIZE, save_tokenizer, train_tokenizer
+
+SEED = 20251
+MAX_POSITIONS = 1024
+MICRO_BATCH_TOKENS = 2048
+MICRO_BATCHES_PER_STEP = 2
+PEAK_LEARNING_RATE = 3e-3
+WEIGHT_DECAY = 0.05
+WARMUP_STEPS = 100
+
+Example = tuple[torch.Tensor, torch.Tensor]  # token ids and, for each, whether it is to be learned
+
+
+def model_config(eos: int, pad: int) -> Qwen2Config:
+    return Qwen2Config(
+        vocab_size=VOCAB_SIZE, hidden_size=128, intermediate_size=384, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=MAX_POSITIONS, rope_theta=10000.0, rms_norm_eps=1e-6, tie_word_embeddings=True, attention_dropout=0.0,
+        initializer_range=0.05, use_sliding_window=False, bos_token_id=None, eos_token_id=eos, pad_token_id=pad,
+    )
+
+
+def encode(documents: list[Document], tokenizer) -> list[Example]:
+    """Each piece on its own: pieces end at special tokens, so this is the tokenisation of the whole text."""
+    pieces = [piece for document in documents for piece in document.pieces]
+    encoded = iter(tokenizer.encode_batch_fast([text for text, _ in pieces], add_special_tokens=False))
+    examples = []
+    for document in documents:
+        ids, learned = [], []
+        for _, marked in document.pieces:
+            piece = next(encoded).ids
+            ids += piece
+            learned += [marked] * len(piece)
+        examples.append((torch.tensor(ids[:MAX_POSITIONS]), torch.tensor(learned[:MAX_POSITIONS])))
+    return examples
+
+
+def pad(examples: list[Example], pad_id: int) -> Example:
+    """Right padding; what is padded is never learned and, the model being causal, never seen."""
+    ids = torch.nn.utils.rnn.pad_sequence([ids for ids, _ in examples], batch_first=True, padding_value=pad_id)
+    learned = torch.nn.utils.rnn.pad_sequence([learned for _, learned in examples], batch_first=True, padding_value=False)
+    return ids, learned
+
+
+def micro_batches(examples: list[Example], rng: random.Random, pad_id: int):
+    """Endless batches of examples of like length, so that little is padded; positions always start at 0, as in use."""
+    while True:
+        order = rng.sample(examples, len(examples))
+        for start in range(0, len(order), 512):
+            batches, batch = [], []
+            for example in sorted(order[start:start + 512], key=lambda example: len(example[0])):
+                if batch and (len(batch) + 1) * len(example[0]) > MICRO_BATCH_TOKENS:
+                    batches.append(batch)
+                    batch = []
+                batch.append(example)
+            batches.append(batch)
+            rng.shuffle(batches)
+            for batch in batches:
+                yield pad(batch, pad_id)
+
+
+def token_losses(model: Qwen2ForCausalLM, ids: torch.Tensor, learned: torch.Tensor) -> torch.Tensor:
+    """Cross entropy of each learned token; logits are computed only where they count."""
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    marked = learned[:, 1:]
+    return cross_entropy(model.lm_head(hidden[marked]), ids[:, 1:][marked], reduction="none")
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    if step < WARMUP_STEPS:
+        return PEAK_LEARNING_RATE * (step + 1) / WARMUP_STEPS
+    progress = (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)
+    return PEAK_LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def make_optimizer(model: Qwen2ForCausalLM) -> torch.optim.Optimizer:
+    """AdamW; no decay on norms and biases."""
+    matrices = [weight for weight in model.parameters() if weight.dim() > 1]
+    others = [weight for weight in model.parameters() if weight.dim() == 1]
+    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98), fused=True)
+
+
+def train(model: Qwen2ForCausalLM, examples: list[Example], steps: int, pad_id: int) -> int:
+    """Runs the steps and returns the number of tokens that were seen."""
+    optimizer = make_optimizer(model)
+    batches = micro_batches(examples, random.Random(SEED), pad_id)
+    started, n_tokens, recent = time.time(), 0, []
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps)
+        parts = [next(batches) for _ in range(MICRO_BATCHES_PER_STEP)]
+        n_learned = sum(int(learned[:, 1:].sum()) for _, learned in parts)
+        loss = 0.0
+        for ids, learned in parts:
+            part = token_losses(model, ids, learned).sum() / n_learned
+            part.backward()
+            loss += part.item()
+            n_tokens += int((ids != pad_id).sum())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        recent.append(loss)
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            elapsed = time.time() - started
+            print(f"step {step + 1}/{steps}  loss {sum(recent) / len(recent):.4f}  {n_tokens / elapsed:.0f} tokens/s  {elapsed:.0f} s", flush=True)
+            recent = []
+    return n_tokens
+
+
+@torch.no_grad()
+def perplexity(model: Qwen2ForCausalLM, examples: list[Example], pad_id: int) -> dict:
+    """Perplexity of the learned tokens, and of those at positions from 512 on."""
+    total, count, late, late_count = 0.0, 0, 0.0, 0
+    for start in range(0, len(examples), 8):
+        ids, learned = pad(examples[start:start + 8], pad_id)
+        losses = token_losses(model, ids, learned).double()
+        is_late = (torch.arange(1, ids.shape[1]).expand(ids.shape[0], -1) >= 512)[learned[:, 1:]]
+        total, count = total + losses.sum().item(), count + losses.numel()
+        late, late_count = late + losses[is_late].sum().item(), late_count + int(is_late.sum())
+    result = {"perplexity": round(math.exp(total / count), 4), "tokens": count}
+    if late_count:
+        result |= {"perplexity_from_512": round(math.exp(late / late_count), 4), "tokens_from_512": late_count}
+    return result
+
+
+def save_model(model: Qwen2ForCausalLM, tokenizer, folder: Path) -> None:
+    """config.json, model.safetensors (float16), generation_config.json and the tokenizer's files."""
+    end_of_turn, end_of_text = tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")
+    model.generation_config = GenerationConfig(
+        do_sample=True, temperature=0.7, top_k=40, top_p=0.9, repetition_penalty=1.0, eos_token_id=[end_of_turn, end_of_text], pad_token_id=end_of_text)
+    model.half().save_pretrained(folder)
+    save_tokenizer(tokenizer, folder, MAX_POSITIONS)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--documents", type=int, default=90000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[2] / "models" / "demo")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(SEED)
+    torch.set_num_threads(arguments.threads)
+    torch.use_deterministic_algorithms(True)
+
+    started = time.time()
+    documents = training_documents(arguments.documents, SEED)
+    tokenizer = train_tokenizer(documents[:10000])
+    examples = encode(documents, tokenizer)
+    pad_id = tokenizer.token_to_id("<|endoftext|>")
+    corpus_tokens = sum(len(ids) for ids, _ in examples)
+    print(f"{len(examples)} distinct documents, {corpus_tokens} tokens, {time.time() - started:.0f} s", flush=True)
+
+    model = Qwen2ForCausalLM(model_config(eos=tokenizer.token_to_id("<|im_end|>"), pad=pad_id))
+    print(f"{model.num_parameters()} parameters", flush=True)
+    seen = train(model, examples, arguments.steps, pad_id)
+    trained_seconds = time.time() - started
+    save_model(model, tokenizer, arguments.out)
+
+    model = Qwen2ForCausalLM.from_pretrained(arguments.out, dtype=torch.float32).eval()  # the float16 weights, as published
+    report = {"parameters": model.num_parameters(), "documents": len(examples), "corpus_tokens": corpus_tokens, "tokens_seen": seen,
+              "steps": arguments.steps, "seconds": round(trained_seconds)}
+    sets = held_out_sets(400, SEED + 1) | {"training documents": random.Random(1).sample(documents, 400)}
+    for name, held_out in sets.items():
+        report[name] = perplexity(model, encode(held_out, tokenizer), pad_id)
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()
