@@ -188,6 +188,7 @@ def write_json(path, value):
     """Indented JSON, with each list of numbers on one line."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     text = re.sub(r"\[[-+.eE\d,\s]*\]", lambda found: re.sub(r"\s+", " ", found[0]).replace("[ ", "[").replace(" ]", "]"), text)
+    assert json.loads(text) == value, f"`{path.name}` would say something else"
     path.write_text(text + "\n", encoding="utf-8")
 
 
