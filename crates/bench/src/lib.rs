@@ -1,1 +1,9 @@
-//! Measures any model behind the contract.
+//! Measures any model behind the contract of `tandem-core`.
+//!
+//! `benches/overhead` holds the engine's own loop against Tandem's on the same graph.
+
+mod memory;
+mod statistics;
+
+pub use memory::peak_rss_bytes;
+pub use statistics::{median, ratio_of_medians};

@@ -102,7 +102,8 @@ pub struct Generation<'a> {
     sequence: &'a mut Sequence,
     options: GenerateOptions,
     sampler: Option<Sampler>,
-    stream: TokenStream,
+    /// `None` once its tail was taken.
+    stream: Option<TokenStream>,
     stop: StopMatcher,
     /// The prompt and what was drawn.
     history: Vec<TokenId>,
@@ -139,7 +140,7 @@ impl<'a> Generation<'a> {
         Ok(Self {
             sequence,
             sampler: None,
-            stream: tokenizer.stream(),
+            stream: Some(tokenizer.stream(true)),
             stop: StopMatcher::new(&options.stop)?,
             history: prompt.to_vec(),
             n_prompt: prompt.len(),
@@ -228,10 +229,10 @@ impl<'a> Generation<'a> {
 
     /// The text that became certain with token `id`, the `n`th, and whether the generation ends with it.
     fn text_of(&mut self, id: TokenId, n: usize) -> Result<(String, Option<FinishReason>)> {
-        if self.options.stop.end_tokens.contains(&id) {
+        if self.stop.is_end(id) {
             return Ok((String::new(), Some(FinishReason::Stop)));
         }
-        let piece = self.stream.push(id)?;
+        let piece = self.stream.as_mut().map_or(Ok(String::new()), |stream| stream.push(id))?;
         let step = self.stop.push(&piece);
         let full = self.options.max_tokens.is_some_and(|max| n >= max);
         let reason = if step.matched.is_some() { Some(FinishReason::Stop) } else { full.then_some(FinishReason::Length) };
@@ -241,9 +242,9 @@ impl<'a> Generation<'a> {
     /// The last event, with the text that was held back unless a stop string ended it.
     fn finish(&mut self, reason: FinishReason) -> Result<Event> {
         self.state = State::Done;
-        let tail = self.stream.finish();
+        let tail = self.stream.take().map_or(Ok(String::new()), TokenStream::finish)?;
         let mut text = self.stop.push(&tail).emit;
-        text += &self.stop.finish();
+        text += &self.stop.finish().emit;
         Ok(Event::Finished { reason, text })
     }
 }

@@ -10,13 +10,16 @@ use tandem_core::generate::{GenerateOptions, Generation};
 use tandem_core::sampler::SamplingOptions;
 use tandem_core::sequence::Sequence;
 use tandem_core::stop::StopOptions;
-use tandem_core::template::{ChatMessage, ChatTemplate, RenderOptions, TokenizerConfig};
+use tandem_core::template::{ChatMessage, ChatTemplate, RenderOptions, TemplateTokens, TokenizerConfig};
 use tandem_core::tokenizer::Tokenizer;
 use tandem_core::{BackendKind, Error, LoadOptions, Model, ModelInfo, Result, SessionOptions, TokenId};
 
 use crate::backends::backend;
 use crate::chat::Chat;
 use crate::reference::find;
+
+/// The largest published tokenizers have some 30 MB.
+const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
 
 /// What runs a model, and how.
 #[derive(Clone, Debug, Default)]
@@ -117,12 +120,7 @@ impl TextModel {
     /// # Errors
     /// [`Error::Template`] when the model has no template or it refuses the messages.
     pub fn chat_prompt(&self, messages: &[ChatMessage]) -> Result<Vec<TokenId>> {
-        let template = self.template.as_ref().ok_or_else(|| Error::Template {
-            file: self.files.name.clone(),
-            problem: "this model has none, so it does not know what a conversation is".into(),
-            hint: Some("use `--raw` to give it a text to continue".into()),
-            source: None,
-        })?;
+        let template = self.template.as_ref().ok_or_else(|| ChatTemplate::missing(&self.files.name))?;
         let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
         template.render(messages, &options)?.encode(&self.tokenizer)
     }
@@ -140,15 +138,15 @@ impl TextModel {
         let published = &self.generation_config;
         let greedy = SamplingOptions::greedy();
         if published.do_sample != Some(true) {
-            return SamplingOptions { repetition_penalty: published.repetition_penalty.unwrap_or(1.0), ..greedy };
+            return SamplingOptions { repetition_penalty: number(published.repetition_penalty, 1.0), ..greedy };
         }
         SamplingOptions {
-            temperature: published.temperature.unwrap_or(1.0),
+            temperature: number(published.temperature, 1.0),
             top_k: published.top_k.unwrap_or(0),
-            top_p: published.top_p.unwrap_or(1.0),
-            min_p: published.min_p.unwrap_or(0.0),
-            typical_p: published.typical_p.unwrap_or(1.0),
-            repetition_penalty: published.repetition_penalty.unwrap_or(1.0),
+            top_p: number(published.top_p, 1.0),
+            min_p: number(published.min_p, 0.0),
+            typical_p: number(published.typical_p, 1.0),
+            repetition_penalty: number(published.repetition_penalty, 1.0),
             ..greedy
         }
     }
@@ -181,6 +179,10 @@ impl TextModel {
     }
 }
 
+fn number(published: Option<f64>, otherwise: f32) -> f32 {
+    published.map_or(otherwise, |value| value as f32)
+}
+
 fn read_tokenizer(files: &ModelFiles) -> Result<Tokenizer> {
     let file = files.tokenizer.as_ref().ok_or_else(|| Error::BadFile {
         file: files.name.clone(),
@@ -188,10 +190,25 @@ fn read_tokenizer(files: &ModelFiles) -> Result<Tokenizer> {
         hint: Some("download it from where the model was published".into()),
         source: None,
     })?;
-    Tokenizer::from_json(&file.read(tandem_core::tokenizer::MAX_BYTES)?, &file.name())
+    Tokenizer::from_json(&file.read(MAX_TOKENIZER_BYTES)?, &file.name())
 }
 
 fn read_tokenizer_config(files: &ModelFiles) -> Result<Option<TokenizerConfig>> {
     let read = |file: &ModelFile| TokenizerConfig::parse(&file.read(MAX_JSON_BYTES)?, &file.name());
     files.tokenizer_config.as_ref().map(read).transpose()
+}
+
+fn read_template(files: &ModelFiles, config: Option<&TokenizerConfig>, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+    let tokens = TemplateTokens::new(config, tokenizer);
+    let jinja = files.chat_template.as_ref().map(|file| Ok::<_, Error>((file.read(MAX_JSON_BYTES)?, file.name()))).transpose()?;
+    ChatTemplate::choose(jinja.as_ref().map(|(bytes, name)| (&**bytes, &**name)), config, tokens)
+}
+
+/// The union of what the three files name: published models are known to leave one or the other out.
+fn end_tokens(config: &ModelConfig, generation: &GenerationConfig, tokenizer_config: Option<&TokenizerConfig>, tokenizer: &Tokenizer) -> Vec<TokenId> {
+    let named = tokenizer_config.and_then(TokenizerConfig::eos_token).and_then(|token| tokenizer.id(token));
+    let mut tokens: Vec<TokenId> = config.eos_token_ids.iter().chain(&generation.eos_token_ids).copied().chain(named).collect();
+    tokens.sort_unstable();
+    tokens.dedup();
+    tokens
 }
