@@ -36,7 +36,11 @@ pub(super) fn compile(name: &'static str, source: &str) -> Result<Environment<'s
     environment.set_unknown_method_callback(python::method);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(RECURSION_LIMIT);
+    // An error must not hold values: they may be too deep to be freed on the caller's stack.
+    environment.set_debug(false);
     environment.remove_global("debug");
+    // It takes time in the square of the depth of its value.
+    environment.remove_filter("pprint");
     environment.add_function("raise_exception", raise_exception);
     environment.add_template_owned(name, without_generation_tags(source).into_owned())?;
     Ok(environment)
