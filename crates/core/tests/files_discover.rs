@@ -368,6 +368,25 @@ fn paths_where_nothing_is() {
     check_refused(&dir, Path::new("demo"), &["did you mean `demo`?"]);
 }
 
+#[test]
+fn small_files_beside_the_folder_of_graphs() {
+    let dir = dir(&["config.json", "tokenizer.json", "onnx/model_q4.onnx", "onnx/int4/model.onnx", "onnx/int4/deep/model.onnx"]);
+    write(dir.path(), "onnx/int4/genai_config.json", r#"{"model": {"decoder": {"filename": "model.onnx"}}}"#);
+    let check = |path: &str, graph: &str, is_genai: bool| {
+        let files = ModelFiles::discover(&dir.path().join(path), "the model").unwrap();
+        assert_eq!(files.config.path(), Some(dir.path().join("config.json").as_path()), "{path}");
+        assert_eq!(names(&files.tokenizer), ["tokenizer.json"]);
+        assert_eq!(files.graphs[0].file.path(), Some(dir.path().join(graph).as_path()));
+        assert_eq!((files.graphs.len(), files.genai_config.is_some()), (1, is_genai), "{path}");
+    };
+    check("onnx", "onnx/model_q4.onnx", false);
+    check("onnx/model_q4.onnx", "onnx/model_q4.onnx", false);
+    check("onnx/int4", "onnx/int4/model.onnx", true);
+    check("onnx/int4/model.onnx", "onnx/int4/model.onnx", true);
+    check_refused(&dir, &dir.path().join("onnx/int4/deep"), &["`DIR/onnx/int4/deep/config.json`"]);
+    check_refused(&dir, &dir.path().join("onnx/int4/deep/model.onnx"), &["`DIR/onnx/int4/deep/config.json`"]);
+}
+
 /// `models--owner--name/{blobs, snapshots/<revision>}`, as huggingface_hub and hf-hub lay it out.
 #[cfg(unix)]
 #[test]

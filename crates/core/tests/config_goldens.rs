@@ -1,0 +1,62 @@
+//! The golden checkpoints as transformers wrote them: their configuration against their own weights, and every export of them.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test is a panic")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+use tandem_core::config::{Architecture, GenerationConfig, ModelConfig};
+use tandem_core::files::ModelFiles;
+
+fn checkpoints() -> Vec<PathBuf> {
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens");
+    let paths = fs::read_dir(goldens).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.join("config.json").is_file()).collect()
+}
+
+#[test]
+fn configurations_agree_with_weights() {
+    let mut seen = Vec::new();
+    for path in checkpoints() {
+        let files = ModelFiles::discover(&path, "golden").unwrap();
+        let config = ModelConfig::from_file(&files.config).unwrap();
+        let (mut n_parameters, mut names) = (0, Vec::new());
+        for file in &files.weights {
+            let bytes = file.map().unwrap();
+            for (name, tensor) in SafeTensors::deserialize(&bytes).unwrap().iter() {
+                n_parameters += tensor.shape().iter().product::<usize>() as u64;
+                names.push(name.to_owned());
+            }
+        }
+        let has = |part: &str| names.iter().any(|name| name.contains(part));
+        assert_eq!(config.n_parameters(), n_parameters, "{}", path.display());
+        assert_eq!(config.tie_word_embeddings, !has("lm_head.weight"));
+        assert_eq!(config.qk_norm, has("self_attn.q_norm.weight"));
+        assert_eq!(config.qkv_bias, has("self_attn.q_proj.bias"));
+        assert_eq!(config.attention_output_bias, has("self_attn.o_proj.bias"));
+        assert_eq!(config.mlp_bias, has("mlp.gate_proj.bias"));
+        let generation = GenerationConfig::from_file(files.generation_config.as_ref().unwrap()).unwrap();
+        assert_eq!(generation.eos_token_ids, config.eos_token_ids);
+        assert!(files.tokenizer.is_some());
+        seen.push(config.architecture);
+    }
+    assert!(Architecture::ALL.iter().all(|architecture| seen.contains(architecture)), "{seen:?}");
+}
+
+#[test]
+fn every_export_finds_its_checkpoint() {
+    let mut n_exports = 0;
+    for path in checkpoints() {
+        for export in fs::read_dir(path.join("onnx")).unwrap().map(|entry| entry.unwrap().path()) {
+            let is_genai = export.join("genai_config.json").is_file();
+            for given in [export.clone(), export.join("model.onnx")] {
+                let files = ModelFiles::discover(&given, "golden").unwrap();
+                assert_eq!(files.config.path(), Some(path.join("config.json").as_path()));
+                assert_eq!(files.graph_for(None).unwrap().file.path(), Some(export.join("model.onnx").as_path()));
+                assert_eq!(files.genai_config.is_some(), is_genai);
+            }
+            n_exports += 1;
+        }
+    }
+    assert!(n_exports >= 4, "{n_exports} exports");
+}
