@@ -215,6 +215,14 @@ fn graph_for_a_dtype() {
 }
 
 #[test]
+fn the_order_of_the_list_does_not_matter() {
+    let mut files = discover(&dir(&["config.json", "model.onnx", "model_q4.onnx", "model_q4f16.onnx"])).unwrap();
+    files.graphs.reverse();
+    assert_eq!(files.graph_for(None).unwrap().file.file_name(), "model.onnx");
+    assert_eq!(files.graph_for(Some(DType::Int4)).unwrap().file.file_name(), "model_q4.onnx");
+}
+
+#[test]
 fn a_dtype_that_is_not_there() {
     let dir_ = dir(&["config.json", "model.onnx", "onnx/model_q4.onnx"]);
     let error = discover(&dir_).unwrap().graph_for(Some(DType::Bf16)).unwrap_err();
