@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
+use tandem_core::DType;
 use tandem_core::config::{Architecture, GenerationConfig, ModelConfig};
 use tandem_core::files::ModelFiles;
 
@@ -48,15 +49,31 @@ fn every_export_finds_its_checkpoint() {
     let mut n_exports = 0;
     for path in checkpoints() {
         for export in fs::read_dir(path.join("onnx")).unwrap().map(|entry| entry.unwrap().path()) {
-            let is_genai = export.join("genai_config.json").is_file();
-            for given in [export.clone(), export.join("model.onnx")] {
-                let files = ModelFiles::discover(&given, "golden").unwrap();
+            // A directory for each export, or as onnx-community has them, a graph with its external data for each.
+            let is_dir = export.is_dir();
+            let graph = if is_dir { export.join("model.onnx") } else { export.clone() };
+            if graph.extension().is_none_or(|extension| extension != "onnx") {
+                continue;
+            }
+            for given in [&export, &graph] {
+                let files = ModelFiles::discover(given, "golden").unwrap();
                 assert_eq!(files.config.path(), Some(path.join("config.json").as_path()));
-                assert_eq!(files.graph_for(None).unwrap().file.path(), Some(export.join("model.onnx").as_path()));
-                assert_eq!(files.genai_config.is_some(), is_genai);
+                assert_eq!(files.graph_for(None).unwrap().file.path(), Some(graph.as_path()));
+                assert_eq!(files.genai_config.is_some(), export.join("genai_config.json").is_file());
             }
             n_exports += 1;
         }
     }
-    assert!(n_exports >= 4, "{n_exports} exports");
+    assert!(n_exports >= 20, "{n_exports} exports");
+}
+
+#[test]
+fn a_published_repository_offers_its_dtypes() {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/onnx-community");
+    let files = ModelFiles::discover(&repository, "golden").unwrap();
+    let graph = |dtype| files.graph_for(dtype).unwrap().file.file_name();
+    assert_eq!((graph(None), graph(Some(DType::F32))), ("model.onnx", "model.onnx"));
+    assert_eq!((graph(Some(DType::F16)), graph(Some(DType::Int8))), ("model_fp16.onnx", "model_int8.onnx"));
+    assert_eq!(graph(Some(DType::Int4)), "model_q4.onnx");
+    assert!(files.graph_for(Some(DType::Bf16)).is_err());
 }
