@@ -78,19 +78,23 @@ impl ModelFile {
     /// # Errors
     /// [`Error::BadFile`] when it cannot be read, is larger, or is the stand-in that Git LFS leaves for a file not downloaded.
     pub fn read(&self, limit: u64) -> Result<Cow<'_, [u8]>> {
+        let too_large = || bad(&self.name(), format!("is larger than the {limit} bytes that are read"), None);
+        let expected = self.len()?;
+        if expected > limit {
+            return Err(too_large());
+        }
         let content = match self {
             Self::Embedded { bytes, .. } => Cow::Borrowed(*bytes),
             Self::Path(path) => {
-                let expected = size(path)?;
                 let file = File::open(path).map_err(|source| unreadable(path, source))?;
-                let mut content = Vec::with_capacity(expected.min(limit) as usize);
+                let mut content = Vec::with_capacity(expected as usize);
                 // One byte more than allowed shows a file that grew since it was measured.
                 file.take(limit.saturating_add(1)).read_to_end(&mut content).map_err(|source| unreadable(path, source))?;
                 Cow::Owned(content)
             }
         };
         if content.len() as u64 > limit {
-            return Err(bad(&self.name(), format!("is larger than the {limit} bytes that are read"), None));
+            return Err(too_large());
         }
         self.refuse_lfs_pointer(&content)?;
         Ok(content)

@@ -17,7 +17,8 @@ const GENAI_CONFIG: &str = "genai_config.json";
 
 impl ModelFiles {
     /// The files of the model at `path`: a directory as published, or an `.onnx` file within one, for which configuration and
-    /// tokenizer are looked for beside it and one directory up. `name` is the reference that was asked for.
+    /// tokenizer are looked for beside it and one directory up, and for anything in a folder `onnx` also beside that folder.
+    /// `name` is the reference that was asked for.
     ///
     /// # Errors
     /// [`Error::ModelNotFound`] when there is nothing at `path` or no model in it, [`Error::BadFile`] and [`Error::BadField`] when one
@@ -43,9 +44,9 @@ impl ModelFiles {
 }
 
 fn directory(dir: &Path, name: &str) -> Result<ModelFiles> {
-    let places = [dir];
+    let places = places(dir);
     let Some(config) = find(&places, "config.json") else { return Err(nothing::without_config(dir, name)) };
-    let genai_config = find(&places, GENAI_CONFIG);
+    let genai_config = find(&places[..1], GENAI_CONFIG);
     let (graphs, skipped) = match &genai_config {
         Some(genai_config) => genai_graphs(dir, genai_config)?,
         None => graphs::sort_out(onnx_files(dir).into_iter().chain(onnx_files(&dir.join("onnx")))),
@@ -67,8 +68,8 @@ fn one_graph(path: &Path, name: &str) -> Result<ModelFiles> {
         });
     }
     let beside = parent(path);
-    let above = parent(&beside);
-    let places = [beside.as_path(), above.as_path()];
+    let mut places = places(&beside);
+    places.insert(1, parent(&beside));
     let config = find(&places, "config.json").ok_or_else(|| {
         Error::missing_file(beside.join("config.json"), "every model; it was looked for beside the graph and one directory up")
     })?;
@@ -81,7 +82,7 @@ fn one_graph(path: &Path, name: &str) -> Result<ModelFiles> {
 }
 
 /// A model of `config` and the other small files found in the first of `places` that has each.
-fn bare(name: &str, config: ModelFile, places: &[&Path]) -> ModelFiles {
+fn bare(name: &str, config: ModelFile, places: &[PathBuf]) -> ModelFiles {
     ModelFiles {
         name: name.into(),
         config,
@@ -132,7 +133,21 @@ fn onnx_files(dir: &Path) -> Vec<ModelFile> {
     paths.into_iter().map(ModelFile::Path).collect()
 }
 
-fn find(places: &[&Path], file_name: &str) -> Option<ModelFile> {
+/// Where a model's small files lie when `dir` holds its graphs: there, and beside the folder `onnx` of a repository that `dir` is or
+/// lies in.
+fn places(dir: &Path) -> Vec<PathBuf> {
+    let is_graph_folder = |dir: &Path| dir.file_name().is_some_and(|name| name == "onnx");
+    let above = parent(dir);
+    let mut places = vec![dir.to_path_buf()];
+    if is_graph_folder(dir) {
+        places.push(above);
+    } else if is_graph_folder(&above) {
+        places.push(parent(&above));
+    }
+    places
+}
+
+fn find(places: &[PathBuf], file_name: &str) -> Option<ModelFile> {
     places.iter().map(|place| place.join(file_name)).find(|path| path.is_file()).map(ModelFile::Path)
 }
 

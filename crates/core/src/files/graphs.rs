@@ -72,7 +72,7 @@ impl ModelFiles {
                 (false, true) => Some("choose one of these dtypes, or leave the dtype out".into()),
                 (false, false) => Some("choose one of these dtypes, or export the checkpoint at this dtype".into()),
                 (true, false) => Some("export the checkpoint to ONNX first".into()),
-                (true, true) => None,
+                (true, true) => Some("obtain the checkpoint with its safetensors, or a newer export".into()),
             },
         }
     }
