@@ -6,7 +6,7 @@
 mod download;
 mod pins;
 mod place;
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests;
 mod wheel;
 

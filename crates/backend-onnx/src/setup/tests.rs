@@ -1,4 +1,5 @@
 //! Set-up against a package client that is a script, and wheels that are made on the spot: no network.
+#![cfg(unix)]
 
 use std::fs;
 use std::io::Write;
