@@ -10,7 +10,7 @@ use tempfile::NamedTempFile;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
-use super::pins::{NOTICES_DIR, Pin};
+use super::pins::{self, NOTICES_DIR, Pin};
 use super::{download, place};
 
 /// A notice is text; a larger one is none.
@@ -36,6 +36,10 @@ pub(super) fn check(wheel: &Path, pin: &Pin) -> Result<()> {
 pub(super) fn take_library(wheel: &Path, pin: &Pin, dir: &Path) -> Result<NamedTempFile> {
     let mut archive = open(wheel, pin)?;
     let mut member = archive.by_name(pin.member).map_err(|error| missing_member(wheel, pin, error))?;
+    if let Some(other) = pins::of_library(pin.member, member.size()).filter(|other| other.target != pin.target) {
+        let problem = format!("is the wheel for `{}`, and the one for `{}` is needed", other.target, pin.target);
+        return Err(bad_wheel(wheel, pin, &problem, None));
+    }
     let file = NamedTempFile::new_in(dir).map_err(|error| place::cannot("write", dir, error))?;
     let (size, found) = copy(&mut member, file.as_file(), pin.member_size)
         .map_err(|failure| failure.explain(wheel, pin, pin.member, file.path()))?;
