@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::process::{self, Profile};
-use crate::{demo, test_run, tree};
+use crate::{demo, readme, test_run, tree};
 
 /// How a step ended, when it did not fail.
 enum Outcome {
@@ -20,7 +20,7 @@ struct Step {
 }
 
 /// The lint, document and test steps share the dev profile: no dependency is built twice, and none in release.
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     Step { name: "format", run: format },
     Step { name: "tidy", run: || cargo(&["test", "--quiet", "--package", "xtask"]) },
     Step { name: "dependencies", run: || tree::check().map(|()| Outcome::Passed) },
@@ -30,6 +30,7 @@ const STEPS: [Step; 9] = [
     Step { name: "documents", run: documents },
     Step { name: "test", run: || test_run::run().map(|()| Outcome::Passed) },
     Step { name: "demo", run: || demo::check(Profile::Dev).map(|()| Outcome::Passed) },
+    Step { name: "commands of README.md", run: || readme::check(Profile::Dev).map(|()| Outcome::Passed) },
 ];
 
 /// Runs every step and prints what each took.

@@ -26,6 +26,7 @@ pub(crate) fn check(profile: Profile) -> Result<()> {
     ensure!(output.status.success(), "`tandem run demo` failed ({})", output.status);
     let n_words = story.split_whitespace().count();
     ensure!(n_words >= LEAST_WORDS, "the story has {n_words} words, and at least {LEAST_WORDS} were expected");
-    ensure!(report.lines().any(|line| line.contains("tok/s")), "no line reports the speed in `tok/s`");
+    let reports_speed = |line: &str| line.contains(" tokens at ") && line.contains("/s");
+    ensure!(report.lines().any(reports_speed), "no line reports the speed, such as `118 tokens at 210/s`");
     Ok(())
 }

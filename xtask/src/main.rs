@@ -6,6 +6,7 @@
 mod ci;
 mod demo;
 mod process;
+mod readme;
 mod test_run;
 #[cfg(test)]
 mod tidy;

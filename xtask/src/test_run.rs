@@ -1,5 +1,7 @@
 //! Every test of the workspace, with the sum of their counts and the reasons of those that were skipped.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
 
 use crate::process::{self, Profile};
@@ -20,10 +22,11 @@ pub(crate) fn run() -> Result<()> {
             println!("{line}");
         }
     });
-    for reason in &output.skipped {
-        println!("{reason}");
+    for (reason, tests) in &output.skipped {
+        println!("skipped {} tests ({}): {reason}", tests.len(), shortened(tests));
     }
-    println!("all tests: {} passed, {} failed, {} skipped", counts.passed, counts.failed, output.skipped.len());
+    let n_skipped: usize = output.skipped.values().map(Vec::len).sum();
+    println!("all tests: {} passed ({n_skipped} of them skipped), {} failed", counts.passed, counts.failed);
     outcome.context("some tests failed")?;
     ensure!(counts.passed > 0, "no test ran");
     Ok(())
@@ -55,21 +58,32 @@ impl Counts {
 #[derive(Debug, Default)]
 struct Output {
     in_successes: bool,
-    skipped: Vec<String>,
+    test: String,
+    /// The tests that did not run, by the reason that they gave: a line of their own that begins with `skipped: `.
+    skipped: BTreeMap<String, Vec<String>>,
 }
 
 impl Output {
     fn is_of_interest(&mut self, line: &str) -> bool {
-        match line {
-            "successes:" => self.in_successes = true,
-            "failures:" => self.in_successes = false,
-            _ if line.starts_with("test result: ") => self.in_successes = false,
-            // A test that has no part in this build, or lacks something, says so in a line of its own.
-            _ if line.starts_with("skipped `") => self.skipped.push(line.to_owned()),
-            _ => {}
+        let header = line.strip_prefix("---- ").and_then(|line| line.strip_suffix(" stdout ----"));
+        if line == "successes:" {
+            self.in_successes = true;
+        } else if line == "failures:" || line.starts_with("test result: ") {
+            self.in_successes = false;
+        } else if let Some(test) = header {
+            self.test = test.to_owned();
+        } else if let Some(reason) = line.strip_prefix("skipped: ") {
+            self.skipped.entry(reason.to_owned()).or_default().push(self.test.clone());
         }
         !self.in_successes
     }
+}
+
+/// The first of `tests`, and that there are more.
+fn shortened(tests: &[String]) -> String {
+    const N_SHOWN: usize = 3;
+    let shown = tests.iter().take(N_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if tests.len() > N_SHOWN { format!("{shown}, …") } else { shown }
 }
 
 #[cfg(test)]
@@ -85,7 +99,7 @@ successes:
 
 ---- a stdout ----
 chatter
-skipped `a`: there is no library
+skipped: there is no library
 
 successes:
     a
@@ -106,7 +120,7 @@ test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; 
             }
         }
         assert_eq!(counts, Counts { passed: 5, failed: 1 });
-        assert_eq!(output.skipped, ["skipped `a`: there is no library"]);
+        assert_eq!(output.skipped, BTreeMap::from([("there is no library".to_owned(), vec!["a".to_owned()])]));
         assert!(shown.contains(&"test a ... ok") && !shown.contains(&"chatter"), "{shown:?}");
     }
 }

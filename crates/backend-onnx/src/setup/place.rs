@@ -12,6 +12,9 @@ use super::{SetupEvent, wheel};
 /// What temporary names in the library's directory begin with.
 const WORK_PREFIX: &str = ".setup-";
 
+/// The remedy for a disk that is full: a wheel, the library in it, and what the package client keeps meanwhile.
+pub(super) const NO_SPACE_HINT: &str = "about 100 MB are needed: make room, or set `TANDEM_CACHE` to a directory that has it";
+
 /// The SHA-256 of the file at `path`, if there is one.
 pub(super) fn hash_in_place(path: &Path) -> Result<Option<String>> {
     match path.metadata() {
@@ -77,9 +80,7 @@ impl Place {
 /// A failure of the cache, with what to do about it.
 pub(super) fn cannot(what: &str, path: &Path, error: io::Error) -> Error {
     let hint = match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-            "about 60 MB are needed: make room, or set `TANDEM_CACHE` to a directory that has it"
-        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => NO_SPACE_HINT,
         _ => "make it readable and writable, or set `TANDEM_CACHE` to a directory that is",
     };
     Error::EngineLibrary { problem: format!("cannot {what} `{}`", path.display()), hint: hint.into(), source: Some(error.into()) }

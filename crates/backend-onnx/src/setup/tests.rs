@@ -1,4 +1,5 @@
 //! Set-up against a package client that is a script, and wheels that are made on the spot: no network.
+#![cfg(unix)]
 
 use std::fs;
 use std::io::Write;
@@ -228,9 +229,26 @@ fn a_wheel_that_is_not_the_pinned_one_says_what_it_is() {
     fixture.fails(&file("cut.whl", &whole[..whole.len() / 2])).says("is not a wheel, or is truncated").hints(WHEEL);
     fixture.fails(&file("other.whl", &zip_of(&[("other/file", b"x")]))).says("it holds no `onnxruntime/capi/");
 
-    let changed = zip_of(&[(MEMBER, b"another library")]);
-    let failure = fixture.fails(&file("changed.whl", &changed));
-    failure.says(sha256(&changed)).says(fixture.pin.wheel_sha256).hints("pip download --no-deps");
+    let failure = fixture.fails(&file("changed.whl", &zip_of(&[(MEMBER, b"another library")])));
+    failure.says("holds a changed").says(sha256(b"another library")).says(sha256(LIBRARY)).hints("pip download --no-deps");
+}
+
+#[test]
+fn a_wheel_for_another_system_is_named() {
+    let other = pin_for("linux-aarch64").unwrap();
+    let library = vec![0; other.member_size as usize];
+    let mut fixture = Fixture::with_members(&[(other.member, &library)], LIBRARY);
+    fixture.pin.member = other.member;
+    let failure = fixture.fails(&fixture.with_wheel(fixture.path(WHEEL)));
+    failure.says("is the wheel for `linux-aarch64`, and the one for `test` is needed").hints(WHEEL);
+}
+
+#[test]
+fn a_wheel_for_another_python_holds_the_same_library() {
+    let fixture = Fixture::new();
+    fs::write(fixture.path("other.whl"), zip_of(&[("other/file", b"x"), (MEMBER, LIBRARY)])).unwrap();
+    fixture.run(&fixture.with_wheel(fixture.path("other.whl"))).0.unwrap();
+    assert_eq!(fs::read(fixture.library()).unwrap(), LIBRARY);
 }
 
 #[test]
@@ -313,7 +331,11 @@ fn a_directory_in_the_librarys_place_is_named() {
 #[test]
 fn a_full_disk_says_how_much_is_needed() {
     let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
-    Failure::of(super::place::cannot("write", Path::new("/cache"), full)).says("cannot write `/cache`").hints("60 MB");
+    Failure::of(super::place::cannot("write", Path::new("/cache"), full)).says("cannot write `/cache`").hints("100 MB");
+
+    let fixture = Fixture::new();
+    fixture.client_runs("echo \"OSError: [Errno 28] No space left on device\"; exit 2");
+    fixture.fails(&fixture.options()).says("failed (exit status: 2)").hints("100 MB");
 }
 
 #[test]

