@@ -44,13 +44,24 @@ pub enum Error {
         /// What to do.
         hint: Option<String>,
     },
+
+    /// A weight of a checkpoint that cannot be had.
+    #[error("`{model}`: the weight `{name}` cannot be read")]
+    Weight {
+        /// The model.
+        model: String,
+        /// The weight.
+        name: String,
+        /// The reader's own error.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 impl Error {
-    /// The path of the file, or the name of an embedded one.
+    /// The path of the file, or the name of an embedded one, or of the model.
     pub fn file(&self) -> &str {
         match self {
-            Self::Io { file, .. } | Self::File { file, .. } | Self::Field { file, .. } => file,
+            Self::Io { file, .. } | Self::File { file, .. } | Self::Field { file, .. } | Self::Weight { model: file, .. } => file,
         }
     }
 
@@ -58,6 +69,7 @@ impl Error {
     pub fn field(&self) -> Option<&str> {
         match self {
             Self::Field { field, .. } => Some(field),
+            Self::Weight { name, .. } => Some(name),
             Self::Io { .. } | Self::File { .. } => None,
         }
     }
@@ -66,7 +78,7 @@ impl Error {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::File { hint, .. } | Self::Field { hint, .. } => hint.as_deref(),
-            Self::Io { .. } => None,
+            Self::Io { .. } | Self::Weight { .. } => None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Read, check, edit, build and write ONNX graphs, without an engine.
 
+mod build;
 mod check;
 mod edit;
 mod encode;
@@ -8,6 +9,10 @@ mod graph;
 mod schema;
 mod wire;
 
+pub use crate::build::{
+    BuildOptions, Built, DATA_FILE, DecoderSpec, GRAPH_FILE, Outputs, RopeTable, SourceError, Weight, WeightFormat, WeightSource,
+    WeightType, build, build_inline, export,
+};
 pub use crate::edit::{Activations, Edit, LogitsControl};
 pub use crate::error::{Error, Result};
 pub use crate::graph::{

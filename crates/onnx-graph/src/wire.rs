@@ -18,7 +18,7 @@ pub(crate) struct Field<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Payload<'a> {
     Varint(u64),
-    Fixed64(u64),
+    Fixed64,
     Bytes(Slice<'a>),
     Fixed32(u32),
 }
@@ -72,7 +72,7 @@ impl<'a> Fields<'a> {
         let number = number.ok_or(self.error(begin, "a field number out of range"))?;
         let payload = match tag & 7 {
             0 => Payload::Varint(self.varint()?),
-            1 => Payload::Fixed64(u64::from_le_bytes(self.fixed()?)),
+            1 => self.fixed::<8>().map(|_| Payload::Fixed64)?,
             2 => Payload::Bytes(self.delimited()?),
             5 => Payload::Fixed32(u32::from_le_bytes(self.fixed()?)),
             _ => return Err(self.error(begin, "a wire type that ONNX does not use")),

@@ -145,7 +145,7 @@ impl<'l, 'a> Reader<'l, 'a> {
         match (field.payload, width) {
             (Payload::Bytes(slice), Some(width)) if slice.bytes.len() % width == 0 => Ok(slice.bytes.len() / width),
             (Payload::Bytes(slice), None) => Ok(slice.bytes.iter().filter(|&&byte| byte < 0x80).count()),
-            (Payload::Fixed32(_), Some(4)) | (Payload::Fixed64(_), Some(8)) | (Payload::Varint(_), None) => Ok(1),
+            (Payload::Fixed32(_), Some(4)) | (Payload::Fixed64, Some(8)) | (Payload::Varint(_), None) => Ok(1),
             _ => Err(self.mistyped(at, "a list of numbers")),
         }
     }

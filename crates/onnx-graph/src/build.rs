@@ -1,0 +1,92 @@
+//! From the weights of a checkpoint to a decoder graph for ONNX Runtime.
+//!
+//! The graph follows what onnxruntime-genai's builder writes for its CPU engine, because those operators take the KV cache in
+//! place: `com.microsoft.GroupQueryAttention` with rotation inside it, `SkipSimplifiedLayerNormalization`, `MatMulNBits`.
+//!
+//! | input | type and shape |
+//! |---|---|
+//! | `input_ids` | int64 `[batch, tokens]` |
+//! | `attention_mask` | int64 `[batch, past + tokens]`, ones, and zeros after the end of a shorter row |
+//! | `past_key_values.N.key`, `.value` | float `[batch, kv_heads, past or capacity, head_dim]` |
+//! | `num_logits_to_keep` | int64 `[]`, 0 for all tokens, `n` for the last `n`; only with logits |
+//!
+//! | output | type and shape |
+//! |---|---|
+//! | `logits` | float `[batch, kept tokens, vocab_size]` |
+//! | `hidden_states` | float `[batch, tokens, hidden_size]`, after the last norm |
+//! | `present.N.key`, `.value` | float `[batch, kv_heads, past + tokens or capacity, head_dim]` |
+
+mod network;
+mod plan;
+mod quantize;
+mod sink;
+mod spec;
+mod weights;
+
+use std::path::{Path, PathBuf};
+
+pub use self::spec::{BuildOptions, DecoderSpec, Outputs, RopeTable, WeightFormat};
+pub use self::weights::{Weight, WeightType};
+use crate::error::{Error, Result};
+
+/// Why a weight could not be had.
+pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Gives the weight of this name, which is that of Hugging Face transformers after [`DecoderSpec::prefix`]. A weight may be
+/// asked for more than once.
+pub type WeightSource<'s, 'w> = dyn FnMut(&str) -> std::result::Result<Weight<'w>, SourceError> + 's;
+
+/// The name of the graph in an exported directory.
+pub const GRAPH_FILE: &str = "model.onnx";
+/// The name of the weights in an exported directory, and in the graph of [`build`].
+pub const DATA_FILE: &str = "model.onnx.data";
+
+/// A graph and its weights in memory.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// The ONNX file, whose weights are in an external file [`DATA_FILE`].
+    pub graph: Vec<u8>,
+    /// The content of that file.
+    pub data: Vec<u8>,
+}
+
+/// Builds a graph in memory, with its weights apart.
+///
+/// # Errors
+/// When the specification contradicts itself, or a weight is missing or has another shape than the specification says.
+pub fn build(spec: &DecoderSpec, options: &BuildOptions, weights: &mut WeightSource<'_, '_>) -> Result<Built> {
+    let mut sink = sink::External::new(Vec::new());
+    let graph = plan::run(spec, options, weights, &mut sink)?;
+    Ok(Built { graph, data: sink.into_inner() })
+}
+
+/// Builds a graph in memory as one ONNX file, which must stay below 2 GiB.
+///
+/// # Errors
+/// As [`build`], and when the file would have more than 2 GiB.
+pub fn build_inline(spec: &DecoderSpec, options: &BuildOptions, weights: &mut WeightSource<'_, '_>) -> Result<Vec<u8>> {
+    let graph = plan::run(spec, options, weights, &mut sink::Inline)?;
+    match graph.len() as u64 > crate::graph::MAX_PROTO_BYTES {
+        true => Err(Error::bad_file(&spec.name, "the graph would have more than 2 GiB")
+            .with_hint("keep the weights in a file of their own")),
+        false => Ok(graph),
+    }
+}
+
+/// Builds a graph into `directory`, as [`GRAPH_FILE`] and [`DATA_FILE`], and gives the path of the graph. The directory appears
+/// whole or not at all; memory holds a few of the largest weights at a time.
+///
+/// # Errors
+/// As [`build`], and when the directory exists already or cannot be written.
+pub fn export(
+    spec: &DecoderSpec,
+    options: &BuildOptions,
+    weights: &mut WeightSource<'_, '_>,
+    directory: &Path,
+) -> Result<PathBuf> {
+    sink::write_directory(directory, |data| {
+        let mut sink = sink::External::new(data);
+        plan::run(spec, options, weights, &mut sink)
+    })?;
+    Ok(directory.join(GRAPH_FILE))
+}

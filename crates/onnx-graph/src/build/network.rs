@@ -1,0 +1,139 @@
+//! The operators of a decoder, and the constants that they need.
+
+mod attention;
+mod layer;
+mod parts;
+
+use super::plan::{Part, Step};
+use super::spec::{BuildOptions, DecoderSpec, WeightFormat};
+use super::weights::WeightType;
+use crate::graph::{DataType, Dim, Node, ValueInfo};
+
+/// A graph that is being written.
+pub(super) struct Network<'s> {
+    spec: &'s DecoderSpec,
+    options: &'s BuildOptions,
+    pub(super) nodes: Vec<Node>,
+    pub(super) steps: Vec<Step>,
+    pub(super) inputs: Vec<ValueInfo>,
+    pub(super) outputs: Vec<ValueInfo>,
+}
+
+/// The values that pass from layer to layer.
+struct Stream {
+    /// The sum of what the layers have added so far.
+    residual: String,
+    /// What the last block computed and nobody has added yet; none before the first.
+    update: Option<String>,
+}
+
+impl<'s> Network<'s> {
+    /// The whole decoder; `stored` is the type of the embedding in the checkpoint.
+    pub(super) fn new(spec: &'s DecoderSpec, options: &'s BuildOptions, stored: WeightType) -> Self {
+        let mut network = Self { spec, options, nodes: vec![], steps: vec![], inputs: vec![], outputs: vec![] };
+        network.io();
+        network.lengths();
+        network.rope();
+        let residual = network.embed(stored);
+        let mut stream = Stream { residual, update: None };
+        for layer in 0..spec.n_layers {
+            stream = network.layer(layer, stream);
+        }
+        let hidden_name = if options.outputs.hidden_states() { "hidden_states" } else { "norm" };
+        let name = network.norm_weight("norm.weight", spec.hidden_size);
+        network.add_norm(stream, &name, hidden_name);
+        if options.outputs.logits() {
+            network.head(hidden_name);
+        }
+        network
+    }
+
+    fn io(&mut self) {
+        let spec = self.spec;
+        let value =
+            |name: String, data_type, dims: &[Dim]| ValueInfo { name, data_type: Some(data_type), dims: Some(dims.into()) };
+        let symbol = |name: &str| Dim::Symbolic(name.into());
+        let size = |size: usize| Dim::Fixed(size as i64);
+        let batch = symbol("batch_size");
+        let tokens = symbol("sequence_length");
+        let int = |name: &str, dims: &[Dim]| value(name.into(), DataType::INT64, dims);
+        let float = |name: &str, dims: &[Dim]| value(name.into(), DataType::FLOAT, dims);
+        self.inputs.push(int("input_ids", &[batch.clone(), tokens.clone()]));
+        self.inputs.push(int("attention_mask", &[batch.clone(), symbol("total_sequence_length")]));
+        if self.options.outputs.logits() {
+            self.inputs.push(int("num_logits_to_keep", &[]));
+            self.outputs.push(float("logits", &[batch.clone(), symbol("num_logits"), size(spec.vocab_size)]));
+        }
+        if self.options.outputs.hidden_states() {
+            self.outputs.push(float("hidden_states", &[batch.clone(), tokens, size(spec.hidden_size)]));
+        }
+        for (layer, part) in (0..spec.n_layers).flat_map(|layer| [(layer, "key"), (layer, "value")]) {
+            let dims = |tokens: &str| [batch.clone(), size(spec.n_kv_heads), symbol(tokens), size(spec.head_dim)];
+            self.inputs.push(float(&format!("past_key_values.{layer}.{part}"), &dims("past_sequence_length")));
+            self.outputs.push(float(&format!("present.{layer}.{part}"), &dims("present_sequence_length")));
+        }
+    }
+
+    /// The embedding of `input_ids`. A quantised head that is the embedding is stored once and looked up by blocks; without
+    /// a quantised head, a quantised decoder keeps the embedding as the checkpoint has it, which loses nothing.
+    fn embed(&mut self, stored: WeightType) -> String {
+        let spec = self.spec;
+        let part = self.part("embed_tokens.weight", &[spec.vocab_size, spec.hidden_size]);
+        let name = part.name.clone();
+        let bits = self.shared_bits();
+        if let Some(bits) = bits {
+            self.quantized_steps(&name, vec![part], bits, true);
+            let inputs = [&format!("{name}.lookup"), "input_ids", &format!("{name}.lookup_scales")];
+            let node = self.add("com.microsoft", "GatherBlockQuantized", &inputs, "embed");
+            node.with_int("bits", bits as i64);
+            node.with_int("block_size", super::quantize::BLOCK_SIZE as i64);
+            node.with_int("gather_axis", 0);
+            node.with_int("quantize_axis", 1);
+            return "embed".into();
+        }
+        let keep = self.options.weights != WeightFormat::F32 && !self.shares_floats() && stored != WeightType::F32;
+        if !keep {
+            self.floats(&name, vec![part]);
+            self.add("", "Gather", &[&name, "input_ids"], "embed");
+            return "embed".into();
+        }
+        self.as_stored(&name, part, stored);
+        self.add("", "Gather", &[&name, "input_ids"], "embed_stored");
+        self.add("", "Cast", &["embed_stored"], "embed").with_int("to", DataType::FLOAT.0.into());
+        "embed".into()
+    }
+
+    /// From hidden states to logits, of the last `num_logits_to_keep` tokens: a slice from `-n` on, and `-0` is the first.
+    fn head(&mut self, hidden: &str) {
+        let spec = self.spec;
+        self.ints("one_in_list", &[1], &[1]);
+        self.ints("end", &[1], &[i64::MAX]);
+        self.add("", "Neg", &["num_logits_to_keep"], "kept");
+        self.add("", "Reshape", &["kept", "one_in_list"], "kept_from");
+        self.add("", "Slice", &[hidden, "kept_from", "end", "one_in_list"], "kept_hidden");
+        let embedding = format!("{}embed_tokens.weight", spec.prefix);
+        if let Some(bits) = self.shared_bits() {
+            self.quantized_product("kept_hidden", &embedding, None, [spec.hidden_size, spec.vocab_size], bits, "logits");
+        } else if self.shares_floats() {
+            self.add("com.microsoft", "FusedMatMul", &["kept_hidden", &embedding], "logits").with_int("transB", 1);
+        } else {
+            let name = if spec.tie_word_embeddings { embedding } else { "lm_head.weight".into() };
+            let part = Part { name, shape: vec![spec.vocab_size, spec.hidden_size] };
+            self.product("kept_hidden", "head.weight", vec![part], None, self.options.head, "logits");
+        }
+    }
+
+    /// The bits of one quantised matrix for embedding and head. Rows must fill their blocks: a head's are padded, and the
+    /// embedding's are not.
+    fn shared_bits(&self) -> Option<usize> {
+        let spec = self.spec;
+        let shares = spec.tie_word_embeddings && self.options.outputs.logits();
+        let fills = spec.hidden_size.is_multiple_of(super::quantize::BLOCK_SIZE);
+        self.options.head.bits().filter(|_| shares && fills)
+    }
+
+    /// Do embedding and head read the same floats?
+    fn shares_floats(&self) -> bool {
+        self.spec.tie_word_embeddings && self.options.outputs.logits() && self.options.head == WeightFormat::F32
+    }
+}

@@ -1,0 +1,96 @@
+//! Grouped-query attention over the KV cache, with rotation inside the operator.
+
+use super::super::plan::{Recipe, Step};
+use super::Network;
+use super::parts::constant;
+use crate::graph::{AttributeValue, DataType};
+
+impl Network<'_> {
+    /// What attention needs to know of lengths, from the mask: for each row its tokens less one, and the longest.
+    pub(super) fn lengths(&mut self) {
+        let to_int32 = i64::from(DataType::INT32.0);
+        self.ints("mask_axis", &[1], &[1]);
+        self.ints("mask_dim", &[], &[1]);
+        self.add("", "ReduceSum", &["attention_mask", "mask_axis"], "row_tokens").with_int("keepdims", 0);
+        self.add("", "Sub", &["row_tokens", "mask_axis"], "last_positions_int64");
+        self.add("", "Cast", &["last_positions_int64"], "last_positions").with_int("to", to_int32);
+        self.add("", "Shape", &["attention_mask"], "mask_shape");
+        self.add("", "Gather", &["mask_shape", "mask_dim"], "total_tokens_int64").with_int("axis", 0);
+        self.add("", "Cast", &["total_tokens_int64"], "total_tokens").with_int("to", to_int32);
+    }
+
+    /// The tables of cosine and sine, `[n_positions, head_dim / 2]`.
+    pub(super) fn rope(&mut self) {
+        let dims = [self.spec.rope.n_positions, self.spec.head_dim / 2];
+        for (name, function) in [("cos_cache", f64::cos as fn(f64) -> f64), ("sin_cache", f64::sin)] {
+            let constants = vec![constant(name, DataType::FLOAT, &dims)];
+            self.steps.push(Step { constants, views: vec![], recipe: Recipe::Rope(function) });
+        }
+    }
+
+    pub(super) fn attention(&mut self, layer: usize, input: &str) -> String {
+        let spec = self.spec;
+        let value = |name: &str| format!("layers.{layer}.{name}");
+        let [query, key, kv_value] = self.query_key_value(layer, input);
+        let (past, present) = (format!("past_key_values.{layer}"), format!("present.{layer}"));
+        let (past_key, past_value) = (format!("{past}.key"), format!("{past}.value"));
+        let inputs =
+            [query.as_str(), &key, &kv_value, &past_key, &past_value, "last_positions", "total_tokens", "cos_cache", "sin_cache"];
+        let context = value("context");
+        let node = self.add("com.microsoft", "GroupQueryAttention", &inputs, &context);
+        node.outputs.extend([format!("{present}.key"), format!("{present}.value")]);
+        node.with_int("num_heads", spec.n_heads as i64);
+        node.with_int("kv_num_heads", spec.n_kv_heads as i64);
+        node.with("scale", AttributeValue::Float((spec.head_dim as f32).sqrt().recip()));
+        node.with_int("do_rotary", 1);
+        node.with_int("rotary_interleaved", 0);
+        node.with_int("local_window_size", spec.layer_windows[layer].map_or(-1, |window| window as i64));
+        let block = format!("layers.{layer}.self_attn.o_proj");
+        let weight = self.part(&format!("{block}.weight"), &[spec.hidden_size, spec.query_size()]);
+        let bias = spec.attention_output_bias.then(|| vec![self.part(&format!("{block}.bias"), &[spec.hidden_size])]);
+        let name = weight.name.clone();
+        self.product(&context, &name, vec![weight], bias, self.options.weights, &value("attention"));
+        value("attention")
+    }
+
+    /// Queries, keys and values from one product. Without norms they stay together, which the operator takes as its first
+    /// input alone.
+    fn query_key_value(&mut self, layer: usize, input: &str) -> [String; 3] {
+        let spec = self.spec;
+        let block = format!("layers.{layer}.self_attn");
+        let sizes = [("q", spec.query_size()), ("k", spec.kv_size()), ("v", spec.kv_size())];
+        let weights = sizes.map(|(part, size)| self.part(&format!("{block}.{part}_proj.weight"), &[size, spec.hidden_size]));
+        let bias =
+            spec.qkv_bias.then(|| sizes.map(|(part, size)| self.part(&format!("{block}.{part}_proj.bias"), &[size])).into());
+        let packed = format!("layers.{layer}.qkv");
+        let name = format!("{}{block}.qkv_proj.weight", spec.prefix);
+        self.product(input, &name, weights.into(), bias, self.options.weights, &packed);
+        if !spec.qk_norm {
+            return [packed, String::new(), String::new()];
+        }
+        let split = ["query", "key", "value"].map(|part| format!("layers.{layer}.{part}"));
+        let split_sizes = format!("layers.{layer}.split");
+        self.ints(&split_sizes, &[3], &sizes.map(|(_, size)| size as i64));
+        let node = self.add("", "Split", &[&packed, &split_sizes], &split[0]);
+        node.outputs.extend([split[1].clone(), split[2].clone()]);
+        node.with_int("axis", -1);
+        let query = self.head_norm(&block, "q_norm", &split[0], spec.n_heads);
+        let key = self.head_norm(&block, "k_norm", &split[1], spec.n_kv_heads);
+        let [_, _, kv_value] = split;
+        [query, key, kv_value]
+    }
+
+    /// An RMS norm of each head.
+    fn head_norm(&mut self, block: &str, name: &str, input: &str, n_heads: usize) -> String {
+        let spec = self.spec;
+        let weight = self.norm_weight(&format!("{block}.{name}.weight"), spec.head_dim);
+        let value = |name: &str| format!("{input}.{name}");
+        let head_dim = spec.head_dim as i64;
+        self.ints(&value("heads_shape"), &[4], &[0, 0, n_heads as i64, head_dim]);
+        self.ints(&value("flat_shape"), &[3], &[0, 0, n_heads as i64 * head_dim]);
+        self.add("", "Reshape", &[input, &value("heads_shape")], &value("heads"));
+        self.norm(&value("heads"), &weight, &value("normed_heads"));
+        self.add("", "Reshape", &[&value("normed_heads"), &value("flat_shape")], &value("normed"));
+        value("normed")
+    }
+}

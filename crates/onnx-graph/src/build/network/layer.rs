@@ -1,0 +1,58 @@
+//! One decoder layer: attention and feed-forward block, each after a norm and added to what came before.
+
+use super::super::plan::Part;
+use super::{Network, Stream};
+use crate::graph::AttributeValue;
+
+impl Network<'_> {
+    pub(super) fn layer(&mut self, layer: usize, stream: Stream) -> Stream {
+        let hidden = self.spec.hidden_size;
+        let prefix = format!("layers.{layer}");
+        let weight = self.norm_weight(&format!("{prefix}.input_layernorm.weight"), hidden);
+        let normed = format!("{prefix}.attention_input");
+        let residual = self.add_norm(stream, &weight, &normed);
+        let update = self.attention(layer, &normed);
+        let weight = self.norm_weight(&format!("{prefix}.post_attention_layernorm.weight"), hidden);
+        let normed = format!("{prefix}.mlp_input");
+        let residual = self.add_norm(Stream { residual, update: Some(update) }, &weight, &normed);
+        let update = self.mlp(&prefix, &normed);
+        Stream { residual, update: Some(update) }
+    }
+
+    /// Adds the update to the residual and writes the norm of the sum to `output`, in one node; gives the name of the sum.
+    pub(super) fn add_norm(&mut self, stream: Stream, weight: &str, output: &str) -> String {
+        let Some(update) = stream.update else {
+            self.norm(&stream.residual, weight, output);
+            return stream.residual;
+        };
+        let epsilon = self.spec.rms_norm_eps;
+        let sum = format!("{output}.sum");
+        let inputs = [stream.residual.as_str(), &update, weight];
+        let node = self.add("com.microsoft", "SkipSimplifiedLayerNormalization", &inputs, output);
+        node.with("epsilon", AttributeValue::Float(epsilon));
+        node.outputs.extend([String::new(), String::new(), sum.clone()]);
+        sum
+    }
+
+    /// `down(silu(gate(x)) * up(x))`
+    fn mlp(&mut self, prefix: &str, input: &str) -> String {
+        let (hidden, inner) = (self.spec.hidden_size, self.spec.intermediate_size);
+        let value = |name: &str| format!("{prefix}.{name}");
+        self.projection(input, &format!("{prefix}.mlp"), "gate_proj", [inner, hidden], &value("gate"));
+        self.projection(input, &format!("{prefix}.mlp"), "up_proj", [inner, hidden], &value("up"));
+        // x * sigmoid(x)
+        let node = self.add("com.microsoft", "QuickGelu", &[&value("gate")], &value("silu"));
+        node.with("alpha", AttributeValue::Float(1.0));
+        self.add("", "Mul", &[&value("silu"), &value("up")], &value("gated"));
+        self.projection(&value("gated"), &format!("{prefix}.mlp"), "down_proj", [hidden, inner], &value("mlp"));
+        value("mlp")
+    }
+
+    fn projection(&mut self, input: &str, block: &str, name: &str, shape: [usize; 2], output: &str) {
+        let weight = self.part(&format!("{block}.{name}.weight"), &shape);
+        let bias = self.spec.mlp_bias.then(|| vec![self.part(&format!("{block}.{name}.bias"), &shape[..1])]);
+        let constant: String = weight.name.clone();
+        let weights: Vec<Part> = vec![weight];
+        self.product(input, &constant, weights, bias, self.options.weights, output);
+    }
+}

@@ -1,0 +1,153 @@
+//! Nodes and constants, one at a time. A node has the name of its output.
+
+use super::super::plan::{Constant, Part, Recipe, Step};
+use super::super::quantize::BLOCK_SIZE;
+use super::super::spec::WeightFormat;
+use super::super::weights::WeightType;
+use super::Network;
+use crate::graph::{Attribute, AttributeValue, DataType, Node};
+
+impl Network<'_> {
+    /// Adds a node with one output.
+    pub(super) fn add(&mut self, domain: &str, op_type: &str, inputs: &[&str], output: &str) -> &mut Node {
+        self.nodes.push(Node {
+            name: format!("/{output}"),
+            op_type: op_type.into(),
+            domain: domain.into(),
+            inputs: inputs.iter().map(|&input| input.into()).collect(),
+            outputs: vec![output.into()],
+            ..Node::default()
+        });
+        self.nodes.last_mut().expect("a node was just added")
+    }
+
+    /// A weight of the decoder's body, by its name after the prefix.
+    pub(super) fn part(&self, name: &str, shape: &[usize]) -> Part {
+        Part { name: format!("{}{name}", self.spec.prefix), shape: shape.into() }
+    }
+
+    /// The product of `input` with weights `[outputs, inputs]`, one above the other, plus a bias of which the same holds.
+    pub(super) fn product(
+        &mut self,
+        input: &str,
+        name: &str,
+        weights: Vec<Part>,
+        bias: Option<Vec<Part>>,
+        format: WeightFormat,
+        output: &str,
+    ) {
+        let n_inputs = weights[0].shape[1];
+        let n_outputs = weights.iter().map(|weight| weight.shape[0]).sum();
+        let bias = bias.map(|parts| {
+            let name = format!("{output}.bias");
+            self.floats(&name, parts);
+            name
+        });
+        if let Some(bits) = format.bits() {
+            self.quantized_steps(name, weights, bits, false);
+            self.quantized_product(input, name, bias.as_deref(), [n_inputs, n_outputs], bits, output);
+            return;
+        }
+        let constant = constant(name, DataType::FLOAT, &[n_inputs, n_outputs]);
+        self.steps.push(Step { constants: vec![constant], views: vec![], recipe: Recipe::Transposed(weights) });
+        let Some(bias) = bias else {
+            self.add("", "MatMul", &[input, name], output);
+            return;
+        };
+        let product = format!("{output}.product");
+        self.add("", "MatMul", &[input, name], &product);
+        self.add("", "Add", &[&product, &bias], output);
+    }
+
+    /// The product with a matrix that [`quantized_steps`](Self::quantized_steps) has made.
+    pub(super) fn quantized_product(
+        &mut self,
+        input: &str,
+        name: &str,
+        bias: Option<&str>,
+        [n_inputs, n_outputs]: [usize; 2],
+        bits: usize,
+        output: &str,
+    ) {
+        let (codes, scales) = (format!("{name}.codes"), format!("{name}.scales"));
+        let mut inputs = vec![input, &codes, &scales];
+        inputs.extend(bias.iter().flat_map(|bias| ["", "", bias]));
+        let node = self.add("com.microsoft", "MatMulNBits", &inputs, output);
+        node.with_int("K", n_inputs as i64);
+        node.with_int("N", n_outputs as i64);
+        node.with_int("bits", bits as i64);
+        node.with_int("block_size", BLOCK_SIZE as i64);
+        node.with_int("accuracy_level", 4);
+    }
+
+    /// Codes and scales of a matrix, and with `lookup` a second view of them as an embedding.
+    pub(super) fn quantized_steps(&mut self, name: &str, weights: Vec<Part>, bits: usize, lookup: bool) {
+        let n_outputs = weights.iter().map(|weight| weight.shape[0]).sum();
+        let n_blocks = weights[0].n_blocks();
+        let block_bytes = BLOCK_SIZE * bits / 8;
+        let constants = vec![
+            constant(&format!("{name}.codes"), DataType::UINT8, &[n_outputs, n_blocks, block_bytes]),
+            constant(&format!("{name}.scales"), DataType::FLOAT, &[n_outputs, n_blocks]),
+        ];
+        let mut views = Vec::new();
+        if lookup {
+            views.push((0, constant(&format!("{name}.lookup"), DataType::UINT8, &[n_outputs, n_blocks * block_bytes])));
+            views.push((1, constant(&format!("{name}.lookup_scales"), DataType::FLOAT, &[n_outputs, n_blocks])));
+        }
+        self.steps.push(Step { constants, views, recipe: Recipe::Quantized(weights, bits) });
+    }
+
+    /// Weights one after the other as floats: the shape of the only one, or one dim for several.
+    pub(super) fn floats(&mut self, name: &str, parts: Vec<Part>) {
+        let dims = match parts.as_slice() {
+            [part] => part.shape.clone(),
+            parts => vec![parts.iter().map(|part| part.shape.iter().product::<usize>()).sum()],
+        };
+        let constants = vec![constant(name, DataType::FLOAT, &dims)];
+        self.steps.push(Step { constants, views: vec![], recipe: Recipe::Floats(parts) });
+    }
+
+    /// A weight in the checkpoint's own type.
+    pub(super) fn as_stored(&mut self, name: &str, part: Part, stored: WeightType) {
+        let constants = vec![constant(name, stored.data_type(), &part.shape)];
+        self.steps.push(Step { constants, views: vec![], recipe: Recipe::AsStored(part) });
+    }
+
+    /// An int64 constant.
+    pub(super) fn ints(&mut self, name: &str, dims: &[usize], values: &[i64]) {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let constants = vec![constant(name, DataType::INT64, dims)];
+        self.steps.push(Step { constants, views: vec![], recipe: Recipe::Fixed(bytes) });
+    }
+
+    /// The weight of a norm; gives its name.
+    pub(super) fn norm_weight(&mut self, name: &str, size: usize) -> String {
+        let part = self.part(name, &[size]);
+        let name = part.name.clone();
+        self.floats(&name, vec![part]);
+        name
+    }
+
+    /// An RMS norm over the last dim.
+    pub(super) fn norm(&mut self, input: &str, weight: &str, output: &str) {
+        let epsilon = self.spec.rms_norm_eps;
+        let node = self.add("", "SimplifiedLayerNormalization", &[input, weight], output);
+        node.with_int("axis", -1);
+        node.with("epsilon", AttributeValue::Float(epsilon));
+        node.with_int("stash_type", 1);
+    }
+}
+
+impl Node {
+    pub(super) fn with(&mut self, name: &str, value: AttributeValue) {
+        self.attributes.push(Attribute { name: name.into(), value });
+    }
+
+    pub(super) fn with_int(&mut self, name: &str, value: i64) {
+        self.with(name, AttributeValue::Int(value));
+    }
+}
+
+pub(super) fn constant(name: &str, data_type: DataType, dims: &[usize]) -> Constant {
+    Constant { name: name.into(), data_type, dims: dims.iter().map(|&dim| dim as i64).collect() }
+}

@@ -1,0 +1,149 @@
+//! The order of work: constants are made one after the other from the weights that they need, and go to a sink.
+
+use super::network::Network;
+use super::quantize::{self, BLOCK_SIZE};
+use super::spec::{BuildOptions, DecoderSpec};
+use super::weights::{self, WeightType};
+use super::{WeightSource, sink::Sink};
+use crate::encode::{self, Data};
+use crate::error::Result;
+use crate::graph::{DataType, ExternalData};
+use crate::schema::{graph, model};
+use crate::wire::{put_bytes, put_int};
+
+/// ONNX's own operators as of ONNX 1.16, which ONNX Runtime has from 1.18 on, and the format that goes with them.
+const OPSET: i64 = 21;
+const IR_VERSION: i64 = 10;
+
+/// One constant of the graph.
+#[derive(Clone, Debug)]
+pub(super) struct Constant {
+    pub(super) name: String,
+    pub(super) data_type: DataType,
+    pub(super) dims: Vec<i64>,
+}
+
+/// Constants that are made together.
+#[derive(Debug)]
+pub(super) struct Step {
+    pub(super) constants: Vec<Constant>,
+    /// Other names and shapes for the same bytes, each for the constant at this index.
+    pub(super) views: Vec<(usize, Constant)>,
+    pub(super) recipe: Recipe,
+}
+
+/// How constants are made.
+#[derive(Debug)]
+pub(super) enum Recipe {
+    /// Known already.
+    Fixed(Vec<u8>),
+    /// A table of rope: each angle's cosine, or sine.
+    Rope(fn(f64) -> f64),
+    /// One weight as the checkpoint has it.
+    AsStored(Part),
+    /// Weights one after the other, as floats.
+    Floats(Vec<Part>),
+    /// Weights one above the other, transposed, as floats.
+    Transposed(Vec<Part>),
+    /// Weights one above the other, quantised to so many bits: two constants, codes and scales.
+    Quantized(Vec<Part>, usize),
+}
+
+/// One weight that a constant is made from.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) name: String,
+    pub(super) shape: Vec<usize>,
+}
+
+/// Where a constant's data went.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// Into the graph's own file.
+    Inline(Vec<u8>),
+    /// Into another.
+    External(ExternalData),
+}
+
+/// Plans the network, makes its constants, and gives the ONNX file.
+pub(super) fn run(
+    spec: &DecoderSpec,
+    options: &BuildOptions,
+    source: &mut WeightSource<'_, '_>,
+    sink: &mut dyn Sink,
+) -> Result<Vec<u8>> {
+    spec.check()?;
+    let stored = embedding_type(spec, source)?;
+    let network = Network::new(spec, options, stored);
+    let mut body = Vec::new();
+    network.nodes.iter().for_each(|node| put_bytes(&mut body, graph::NODE, encode::node(node)));
+    put_bytes(&mut body, graph::NAME, "decoder");
+    for step in &network.steps {
+        let places: Vec<_> = make(spec, step, source)?.into_iter().map(|bytes| sink.put(bytes)).collect::<Result<_>>()?;
+        let named = step.constants.iter().zip(&places);
+        let views = step.views.iter().map(|(index, constant)| (constant, &places[*index]));
+        for (constant, place) in named.chain(views) {
+            let data = match place {
+                Place::Inline(bytes) => Data::Raw(bytes),
+                Place::External(external) => Data::External(external),
+            };
+            put_bytes(&mut body, graph::INITIALIZER, encode::tensor(&constant.name, constant.data_type, &constant.dims, data));
+        }
+    }
+    network.inputs.iter().for_each(|input| put_bytes(&mut body, graph::INPUT, encode::value_info(input)));
+    network.outputs.iter().for_each(|output| put_bytes(&mut body, graph::OUTPUT, encode::value_info(output)));
+    Ok(model_proto(options, &body))
+}
+
+fn model_proto(options: &BuildOptions, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(body.len() + 4096);
+    put_int(&mut out, model::IR_VERSION, IR_VERSION);
+    put_bytes(&mut out, model::PRODUCER_NAME, "tandem");
+    put_bytes(&mut out, model::PRODUCER_VERSION, env!("CARGO_PKG_VERSION"));
+    put_bytes(&mut out, model::GRAPH, body);
+    put_bytes(&mut out, model::OPSET_IMPORT, encode::opset_import("", OPSET));
+    put_bytes(&mut out, model::OPSET_IMPORT, encode::opset_import("com.microsoft", 1));
+    for (key, value) in &options.metadata {
+        put_bytes(&mut out, model::METADATA_PROPS, encode::string_entry(key, value));
+    }
+    out
+}
+
+fn embedding_type(spec: &DecoderSpec, source: &mut WeightSource<'_, '_>) -> Result<WeightType> {
+    let name = format!("{}embed_tokens.weight", spec.prefix);
+    Ok(weights::read(&spec.name, source, &name, &[spec.vocab_size, spec.hidden_size])?.kind)
+}
+
+/// The bytes of a step's constants.
+fn make(spec: &DecoderSpec, step: &Step, source: &mut WeightSource<'_, '_>) -> Result<Vec<Vec<u8>>> {
+    let mut read = |parts: &[Part]| -> Result<Vec<_>> {
+        parts.iter().map(|part| weights::read(&spec.name, source, &part.name, &part.shape)).collect()
+    };
+    Ok(match &step.recipe {
+        Recipe::Fixed(bytes) => vec![bytes.clone()],
+        Recipe::Rope(function) => vec![weights::to_bytes(&rope(spec, *function))],
+        Recipe::AsStored(part) => read(std::slice::from_ref(part))?.into_iter().map(|weight| weight.bytes.into_owned()).collect(),
+        Recipe::Floats(parts) => vec![weights::to_bytes(&weights::concatenate(&read(parts)?))],
+        Recipe::Transposed(parts) => vec![weights::to_bytes(&weights::transpose(&read(parts)?, parts[0].shape[1]))],
+        Recipe::Quantized(parts, bits) => {
+            let quantized = quantize::quantize(&read(parts)?, parts[0].shape[1], *bits);
+            vec![quantized.codes, weights::to_bytes(&quantized.scales)]
+        }
+    })
+}
+
+/// `[n_positions, head_dim / 2]`, computed as transformers does: the angle in 32 bits, then its cosine or sine, then the
+/// scaling. Source: `LlamaRotaryEmbedding.forward`.
+fn rope(spec: &DecoderSpec, function: fn(f64) -> f64) -> Vec<f32> {
+    let table = &spec.rope;
+    let positions = (0..table.n_positions).map(|position| position as f32);
+    let angles = positions.flat_map(|position| table.inverse_frequencies.iter().map(move |frequency| position * frequency));
+    angles.map(|angle| function(f64::from(angle)) as f32 * table.attention_scaling).collect()
+}
+
+impl Part {
+    /// Blocks of a row when it is quantised.
+    pub(super) fn n_blocks(&self) -> usize {
+        self.shape[1].div_ceil(BLOCK_SIZE)
+    }
+}

@@ -1,0 +1,156 @@
+//! What to build: a decoder's shape, and the form of the graph.
+
+use crate::error::{Error, Result};
+
+/// The shape of a decoder of the Llama family: RMS norms, grouped-query attention with rotary positions, a gated
+/// feed-forward block with SiLU.
+#[derive(Clone, Debug)]
+pub struct DecoderSpec {
+    /// What messages call the model.
+    pub name: String,
+    /// What the names of weights begin with before `layers`, `embed_tokens` and `norm`: `model.`, or nothing for a checkpoint
+    /// without a head.
+    pub prefix: String,
+    /// Decoder layers.
+    pub n_layers: usize,
+    /// Rows of the embedding and of the logits.
+    pub vocab_size: usize,
+    /// Width of the hidden states.
+    pub hidden_size: usize,
+    /// Width inside the feed-forward block.
+    pub intermediate_size: usize,
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key and value heads; divides `n_heads`.
+    pub n_kv_heads: usize,
+    /// Width of one attention head; even.
+    pub head_dim: usize,
+    /// The epsilon of every RMS norm.
+    pub rms_norm_eps: f32,
+    /// The query, key and value projections have a bias.
+    pub qkv_bias: bool,
+    /// Queries and keys pass an RMS norm of `head_dim` weights before rotation.
+    pub qk_norm: bool,
+    /// The projection out of attention has a bias.
+    pub attention_output_bias: bool,
+    /// The three projections of the feed-forward block have a bias.
+    pub mlp_bias: bool,
+    /// The head is the embedding.
+    pub tie_word_embeddings: bool,
+    /// Rotary position embedding.
+    pub rope: RopeTable,
+    /// How many tokens back each layer sees, itself included; `None` sees all. One entry a layer.
+    pub layer_windows: Vec<Option<usize>>,
+}
+
+/// The angles of rotary position embedding, of which the graph holds cosine and sine for each position.
+#[derive(Clone, Debug)]
+pub struct RopeTable {
+    /// Radians a position, for each of `head_dim / 2` pairs, scaling of long contexts included.
+    pub inverse_frequencies: Vec<f32>,
+    /// What cosine and sine are multiplied by; 1 save for YaRN.
+    pub attention_scaling: f32,
+    /// Positions in the table: the most tokens that a session can hold.
+    pub n_positions: usize,
+}
+
+/// The form of the graph.
+#[derive(Clone, Debug)]
+pub struct BuildOptions {
+    /// What the graph computes.
+    pub outputs: Outputs,
+    /// How the projections of the layers are stored.
+    pub weights: WeightFormat,
+    /// How the head is stored, and the embedding with it where they are one.
+    pub head: WeightFormat,
+    /// Named texts for the file, such as where the weights came from.
+    pub metadata: Vec<(String, String)>,
+}
+
+/// What a graph computes besides the KV cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outputs {
+    /// `logits`
+    Logits,
+    /// `hidden_states`, for embeddings; the head is left out.
+    HiddenStates,
+    /// Both.
+    LogitsAndHiddenStates,
+}
+
+/// How a weight is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightFormat {
+    /// 32-bit floats, whatever the checkpoint has.
+    F32,
+    /// 8-bit integers with a float scale for each 32.
+    Int8,
+    /// 4-bit integers with a float scale for each 32.
+    Int4,
+}
+
+impl DecoderSpec {
+    /// Values that one token's queries have over all heads.
+    pub(super) fn query_size(&self) -> usize {
+        self.n_heads * self.head_dim
+    }
+
+    /// Values that one token's keys, or values, have over all heads.
+    pub(super) fn kv_size(&self) -> usize {
+        self.n_kv_heads * self.head_dim
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        let refuse = |field: &str, problem: String| Err(Error::bad_field(&self.name, field, problem));
+        for (field, value) in [
+            ("n_layers", self.n_layers),
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("n_heads", self.n_heads),
+            ("n_kv_heads", self.n_kv_heads),
+            ("head_dim", self.head_dim),
+            ("rope.n_positions", self.rope.n_positions),
+        ] {
+            // Products of three such sizes stay within 64 bits.
+            if !(1..1 << 21).contains(&value) {
+                return refuse(field, format!("`{value}` is not between 1 and {}", (1 << 21) - 1));
+            }
+        }
+        if !self.n_heads.is_multiple_of(self.n_kv_heads) {
+            return refuse("n_kv_heads", format!("`{}` does not divide `{}` heads", self.n_kv_heads, self.n_heads));
+        }
+        if self.rope.inverse_frequencies.len() * 2 != self.head_dim {
+            let problem = format!("{} of them for heads of {}", self.rope.inverse_frequencies.len(), self.head_dim);
+            return refuse("rope.inverse_frequencies", problem);
+        }
+        if self.layer_windows.len() != self.n_layers {
+            return refuse("layer_windows", format!("{} of them for {} layers", self.layer_windows.len(), self.n_layers));
+        }
+        if let Some(window) = self.layer_windows.iter().flatten().find(|&&window| !(1..1 << 31).contains(&window)) {
+            return refuse("layer_windows", format!("`{window}` is no number of tokens"));
+        }
+        Ok(())
+    }
+}
+
+impl Outputs {
+    pub(super) fn logits(self) -> bool {
+        matches!(self, Self::Logits | Self::LogitsAndHiddenStates)
+    }
+
+    pub(super) fn hidden_states(self) -> bool {
+        matches!(self, Self::HiddenStates | Self::LogitsAndHiddenStates)
+    }
+}
+
+impl WeightFormat {
+    /// Bits of a quantised weight.
+    pub(super) fn bits(self) -> Option<usize> {
+        match self {
+            Self::F32 => None,
+            Self::Int8 => Some(8),
+            Self::Int4 => Some(4),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Weights as a checkpoint has them, and the forms in which a graph wants them.
+
+use std::borrow::Cow;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+use super::WeightSource;
+use crate::error::{Error, Result};
+use crate::graph::DataType;
+
+/// One weight of a checkpoint.
+#[derive(Clone, Debug)]
+pub struct Weight<'w> {
+    /// The elements' type.
+    pub kind: WeightType,
+    /// `[outputs, inputs]`, or one number for a bias or a norm.
+    pub shape: Vec<usize>,
+    /// The elements, row by row, little-endian; they need no alignment.
+    pub bytes: Cow<'w, [u8]>,
+}
+
+/// The element types that checkpoints of weights have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightType {
+    /// 32-bit float.
+    F32,
+    /// 16-bit float of IEEE 754.
+    F16,
+    /// 16-bit float with the exponent of a 32-bit one.
+    Bf16,
+}
+
+impl WeightType {
+    pub(super) fn data_type(self) -> DataType {
+        match self {
+            Self::F32 => DataType::FLOAT,
+            Self::F16 => DataType::FLOAT16,
+            Self::Bf16 => DataType::BFLOAT16,
+        }
+    }
+
+    fn n_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+}
+
+impl Weight<'_> {
+    /// The elements from `start` on, as many as `out` holds, as 32-bit floats; widening is exact.
+    pub(super) fn widen(&self, start: usize, out: &mut [f32]) {
+        let width = self.kind.n_bytes();
+        let bytes = &self.bytes[start * width..(start + out.len()) * width];
+        match self.kind {
+            WeightType::F32 => {
+                for (value, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    *value = f32::from_le_bytes(*bytes);
+                }
+            }
+            WeightType::Bf16 => {
+                for (value, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
+                    *value = bf16::from_le_bytes(*bytes).to_f32();
+                }
+            }
+            WeightType::F16 => {
+                let halves: Vec<f16> = bytes.as_chunks::<2>().0.iter().map(|bytes| f16::from_le_bytes(*bytes)).collect();
+                halves.convert_to_f32_slice(out);
+            }
+        }
+    }
+}
+
+/// Asks for a weight and checks that it has the shape that the specification says.
+pub(super) fn read<'w>(model: &str, source: &mut WeightSource<'_, 'w>, name: &str, shape: &[usize]) -> Result<Weight<'w>> {
+    let weight = source(name).map_err(|source| Error::Weight { model: model.into(), name: name.into(), source })?;
+    if weight.shape != shape {
+        let problem = format!("has the shape {:?} and not {shape:?}", weight.shape);
+        return Err(Error::bad_field(model, name, problem).with_hint("do config.json and the weights belong together?"));
+    }
+    let n_bytes = shape.iter().product::<usize>() * weight.kind.n_bytes();
+    if weight.bytes.len() != n_bytes {
+        return Err(Error::bad_field(model, name, format!("has {} bytes and not {n_bytes}", weight.bytes.len())));
+    }
+    Ok(weight)
+}
+
+/// `[outputs, inputs]` weights, one after the other, as one `[inputs, outputs of all]` of floats: what `MatMul` multiplies by.
+pub(super) fn transpose(weights: &[Weight<'_>], n_inputs: usize) -> Vec<f32> {
+    /// Rows that are read before their columns are written: a cache line of the output.
+    const TILE: usize = 16;
+    let n_outputs: usize = weights.iter().map(|weight| weight.shape[0]).sum();
+    let mut out = vec![0.0; n_inputs * n_outputs];
+    let mut rows = vec![0.0; TILE * n_inputs];
+    let mut column = 0;
+    for weight in weights {
+        for first in (0..weight.shape[0]).step_by(TILE) {
+            let n_rows = TILE.min(weight.shape[0] - first);
+            let rows = &mut rows[..n_rows * n_inputs];
+            weight.widen(first * n_inputs, rows);
+            for (input, line) in out.chunks_exact_mut(n_outputs).enumerate() {
+                for (row, value) in line[column..column + n_rows].iter_mut().enumerate() {
+                    *value = rows[row * n_inputs + input];
+                }
+            }
+            column += n_rows;
+        }
+    }
+    out
+}
+
+/// All elements of the weights, one after the other.
+pub(super) fn concatenate(weights: &[Weight<'_>]) -> Vec<f32> {
+    let mut out = vec![0.0; weights.iter().map(|weight| weight.shape.iter().product::<usize>()).sum()];
+    let mut rest = out.as_mut_slice();
+    for weight in weights {
+        let (part, after) = rest.split_at_mut(weight.shape.iter().product());
+        weight.widen(0, part);
+        rest = after;
+    }
+    out
+}
+
+/// Little-endian bytes.
+pub(super) fn to_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
