@@ -187,7 +187,9 @@ def config_json(spec, tokenizer, form):
 def write_json(path, value):
     """Indented JSON, with each list of numbers on one line."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    text = re.sub(r"\[[-+.eE\d,\s]*\]", lambda found: re.sub(r"\s+", " ", found[0]).replace("[ ", "[").replace(" ]", "]"), text)
+    text = re.sub(
+        r"\[[-+.eE\d,\s]*\]", lambda found: re.sub(r"\s+", " ", found[0]).replace("[ ", "[").replace(" ]", "]"), text
+    )
     assert json.loads(text) == value, f"`{path.name}` would say something else"
     path.write_text(text + "\n", encoding="utf-8")
 
@@ -237,7 +239,9 @@ def grid(generator, shape, size):
     largest = np.abs(blocks).argmax(axis=-1)[..., None]
     sign = np.sign(np.take_along_axis(blocks, largest, axis=-1))
     np.put_along_axis(integers, largest, 8 * sign, axis=-1)
-    scales = generator.choice([0.75, 1.0, 1.25], (outputs, 1, 1)) * generator.choice([1.0, 0.5], (outputs, inputs // 32, 1))
+    scales = generator.choice([0.75, 1.0, 1.25], (outputs, 1, 1)) * generator.choice(
+        [1.0, 0.5], (outputs, inputs // 32, 1)
+    )
     # One block of each row has the row's full scale: int8 takes the scale of the row from it.
     scales[:, 0] = np.where(scales.max(axis=1) < 0.75, 2 * scales[:, 0], scales[:, 0])
     # A power of two or 1.5 times one: short enough that bf16 and f16 hold the products, too.

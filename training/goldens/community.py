@@ -31,7 +31,9 @@ def add_num_logits_to_keep(model):
         helper.make_node("Reshape", ["num_logits_to_keep", "/keep/shape"], ["/keep/count"], "/keep/Reshape"),
         # `-0` is 0: a slice from 0 keeps all.
         helper.make_node("Neg", ["/keep/count"], ["/keep/starts"], "/keep/Neg"),
-        helper.make_node("Slice", [hidden, "/keep/starts", "/keep/ends", "/keep/shape"], ["/keep/hidden"], "/keep/Slice"),
+        helper.make_node(
+            "Slice", [hidden, "/keep/starts", "/keep/ends", "/keep/shape"], ["/keep/hidden"], "/keep/Slice"
+        ),
     ]
     head.input[0] = "/keep/hidden"
     at = list(graph.node).index(head)

@@ -101,7 +101,9 @@ def largest_weight_error(f32_path, quantized_path):
         if f"{name}_Q4" in quantized:
             # [outputs, blocks, 16]: two weights a byte, low nibble first, 8 is zero.
             packed = quantized[f"{name}_Q4"]
-            nibbles = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:2], -1).astype(np.float32) - 8
+            nibbles = (
+                np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:2], -1).astype(np.float32) - 8
+            )
             scales = quantized[f"{name}_scales"].reshape(*packed.shape[:2], 1)
             errors.append(np.abs((nibbles * scales).reshape(len(packed), -1).T - weight).max())
         elif f"{name}_quantized" in quantized:

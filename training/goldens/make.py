@@ -26,7 +26,16 @@ import exports
 from checkpoints import SPECS, load, n_bytes, write_configs, write_json, write_weights
 from graphs import Decoder, largest_weight_error, measure
 from prompts import PROMPTS
-from reference import N_GREEDY, encode_prompts, forward, greedy, relative_difference, search_seed, stored_positions
+from reference import (
+    N_GREEDY,
+    encode_prompts,
+    forward,
+    greedy,
+    influence,
+    relative_difference,
+    search_seed,
+    stored_positions,
+)
 
 ROOT = Path(__file__).resolve().parents[2] / "goldens"
 LIMIT_BYTES = 1_000_000
@@ -49,8 +58,8 @@ REASONS = {
         "machine sums in f32 and others may sum in f16"
     ),
     "q4": (
-        f"weights are exact in 4 bits, and without accuracy_level activations stay f32: the bar for f32. Where a loader "
-        f"sets accuracy_level 4, `tolerance_accuracy_level_4` counts: that of genai_int4"
+        "weights are exact in 4 bits, and without accuracy_level activations stay f32: the bar for f32. Where a loader "
+        "sets accuracy_level 4, `tolerance_accuracy_level_4` counts: that of genai_int4"
     ),
 }
 # Times what was measured, rounded up to two digits.
@@ -69,7 +78,9 @@ def reference(directory, spec, seed):
         tensors[f"prompt.{index}"] = np.ascontiguousarray(logits[positions])
         tensors[f"hidden.{index}"] = np.ascontiguousarray(hidden[positions])
         tokens, margins = greedy(model, ids)
-        generated = model.generate(torch.tensor([ids]), max_new_tokens=N_GREEDY, do_sample=False)[0, len(ids) :].tolist()
+        generated = model.generate(torch.tensor([ids]), max_new_tokens=N_GREEDY, do_sample=False)[
+            0, len(ids) :
+        ].tolist()
         assert generated == tokens, f"`generate` and the step-by-step loop differ for `{name}`"
         prompts.append(
             {
@@ -102,9 +113,18 @@ def reference(directory, spec, seed):
         "largest_logit": max(float(np.abs(tensors[f"prompt.{i}"]).max()) for i in range(len(prompts))),
         "float32_noise": noise,
         "least_margin": min(p["least_margin"] for p in prompts),
+        "influence": influences(directory, prompts),
         "prompts": prompts,
     }
     return record, tensors
+
+
+def influences(directory, prompts):
+    """For the ASCII prompt, which is shorter than any rope is scaled for, and for the long one."""
+    measured = {p["name"]: influence(directory, p["ids"]) for p in prompts if p["name"] in ("ascii", "long")}
+    for name, parts in measured.items():
+        assert min(parts.values()) > 100 * F32_TOLERANCE, f"{directory.name}, {name}: {parts}"
+    return measured
 
 
 def kv_dims(config):

@@ -14,7 +14,7 @@ PROMPTS = [
         "long",
         "The fox and the dog run to the river in the rain, and the river runs to the sea. "
         "In the sun the dog sleeps; the fox thinks of 12 fish, 7 birds and 305 stones.\n"
-        "fn main() {\n    let total = add(12, 7);\n    println!(\"{total}\");\n}\n"
+        'fn main() {\n    let total = add(12, 7);\n    println!("{total}");\n}\n'
         "你好, good night, and then the rain came back to the river and the dog ran home.",
     ),
 ]
@@ -26,7 +26,7 @@ TRAINING_TEXT = [
     "The fox and the dog run to the river in the rain and the river runs to the sea.",
     "In the sun the dog sleeps and the fox thinks of the fish in the river.",
     "fn add(a: i32, b: i32) -> i32 {\n    a + b\n}\n",
-    "fn main() {\n    let total = add(12, 7);\n    println!(\"{total}\");\n}\n",
+    'fn main() {\n    let total = add(12, 7);\n    println!("{total}");\n}\n',
     "你好 你好 مرحبا مرحبا 👨‍👩‍👧 👨‍👩‍👧",
     "the rain came back to the river and then the dog ran home in the rain",
 ]

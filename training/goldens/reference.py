@@ -61,6 +61,50 @@ def search_seed(directory, spec, first=0, tries=3000):
     raise SystemExit(f"no lively seed in {first}..{first + tries} for `{directory.name}`")
 
 
+@torch.no_grad()
+def influence(directory, ids):
+    """How far the logits of `ids` move when a part of the model is left out, relative to the largest.
+
+    A part that moves them less than the tolerance of a golden is not tested by it.
+    """
+    logits = forward(load(directory), ids)[0]
+
+    def without(change):
+        model = load(directory)
+        change(model)
+        return relative_difference(forward(model, ids)[0], logits)
+
+    def set_parameters(suffixes, value):
+        def change(model):
+            for name, parameter in model.named_parameters():
+                if name.endswith(suffixes):
+                    parameter.fill_(value)
+
+        return change
+
+    def plain_rope(model):
+        model.model.rotary_emb.inv_freq.copy_(inverse_frequencies(model.config))
+
+    def no_rope(model):
+        model.model.rotary_emb.inv_freq.zero_()
+
+    parts = {"positions": no_rope, "norm weights": set_parameters("layernorm.weight", 1.0)}
+    names = [name for name, _ in load(directory).named_parameters()]
+    if any(name.endswith("proj.bias") for name in names):
+        parts["biases of q, k, v"] = set_parameters("proj.bias", 0.0)
+    if any(name.endswith("q_norm.weight") for name in names):
+        parts["weights of the q and k norms"] = set_parameters(("q_norm.weight", "k_norm.weight"), 1.0)
+    if load(directory).config.rope_parameters["rope_type"] != "default":
+        parts["rope scaling"] = plain_rope
+    return {name: without(change) for name, change in parts.items()}
+
+
+def inverse_frequencies(config):
+    """Those of a rope without scaling."""
+    head_dim = config.head_dim
+    return config.rope_parameters["rope_theta"] ** (-torch.arange(0, head_dim, 2).float() / head_dim)
+
+
 def stored_positions(index, n_tokens):
     """Which positions of prompt `index` have their logits stored."""
     is_long = PROMPTS[index][0] == "long"
@@ -74,4 +118,6 @@ def relative_difference(got, wanted):
 
 def rms_difference(got, wanted):
     """The root mean square of the difference over that of the wanted values: what a whole row is off by."""
-    return float(np.sqrt(np.square(got.astype(np.float64) - wanted).mean() / np.square(wanted.astype(np.float64)).mean()))
+    return float(
+        np.sqrt(np.square(got.astype(np.float64) - wanted).mean() / np.square(wanted.astype(np.float64)).mean())
+    )

@@ -52,7 +52,10 @@ TOOLS = [
             },
         },
     },
-    {"type": "function", "function": {"name": "now", "description": "", "parameters": {"type": "object", "properties": {}}}},
+    {
+        "type": "function",
+        "function": {"name": "now", "description": "", "parameters": {"type": "object", "properties": {}}},
+    },
 ]
 TOOL_TURNS = [
     {"role": "user", "content": "How long is the Nile?"},
@@ -70,7 +73,10 @@ TOOL_TURNS = [
     {"role": "user", "content": "Thanks"},
 ]
 PARTS = [
-    {"role": "user", "content": [{"type": "text", "text": "Look: "}, {"type": "image"}, {"type": "text", "text": "what is it?"}]}
+    {
+        "role": "user",
+        "content": [{"type": "text", "text": "Look: "}, {"type": "image"}, {"type": "text", "text": "what is it?"}],
+    }
 ]
 
 # As Qwen2.5's: a default system message, tools in the system turn, tool calls and grouped tool answers.
@@ -409,14 +415,39 @@ def loop_cases():
             "{% if loop.index == 3 %}{% break %}{% endif %}{% endfor %}",
             TURNS,
         ),
-        construct("filtered loop counts what is left", "{% for m in messages if m.role == 'user' %}{{ loop.index }}/{{ loop.length }} {% endfor %}", TURNS),
+        construct(
+            "filtered loop counts what is left",
+            "{% for m in messages if m.role == 'user' %}{{ loop.index }}/{{ loop.length }} {% endfor %}",
+            TURNS,
+        ),
         construct("loop else", "{% for m in [] %}x{% else %}none{% endfor %}"),
-        construct("cycle and changed", "{% for m in messages %}{{ loop.cycle('a', 'b') }}{{ loop.changed(m.role) }} {% endfor %}", TURNS),
-        construct("range and nesting", "{% for i in range(3) %}{% for j in range(i, 6, 2) %}{{ i * j }} {% endfor %};{% endfor %}"),
-        construct("set inside a loop stays inside", "{% set x = 1 %}{% for m in messages %}{% set x = x + 1 %}{{ x }}{% endfor %}{{ x }}", TURNS),
-        construct("namespace leaves the loop", "{% set ns = namespace(n=0, seen='') %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% set ns.seen = ns.seen ~ m.role[0] %}{% endfor %}{{ ns.n }}{{ ns.seen }}", TURNS),
-        construct("recursive loop", "{% for x in [[1, [2]], 3] recursive %}{{ loop(x) if x is iterable else x }}{{ loop.depth }}{% endfor %}"),
-        construct("dict items, keys, values", "{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}{{ messages[0].keys() | list }}{{ messages[0].values() | list }}"),
+        construct(
+            "cycle and changed",
+            "{% for m in messages %}{{ loop.cycle('a', 'b') }}{{ loop.changed(m.role) }} {% endfor %}",
+            TURNS,
+        ),
+        construct(
+            "range and nesting",
+            "{% for i in range(3) %}{% for j in range(i, 6, 2) %}{{ i * j }} {% endfor %};{% endfor %}",
+        ),
+        construct(
+            "set inside a loop stays inside",
+            "{% set x = 1 %}{% for m in messages %}{% set x = x + 1 %}{{ x }}{% endfor %}{{ x }}",
+            TURNS,
+        ),
+        construct(
+            "namespace leaves the loop",
+            "{% set ns = namespace(n=0, seen='') %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% set ns.seen = ns.seen ~ m.role[0] %}{% endfor %}{{ ns.n }}{{ ns.seen }}",
+            TURNS,
+        ),
+        construct(
+            "recursive loop",
+            "{% for x in [[1, [2]], 3] recursive %}{{ loop(x) if x is iterable else x }}{{ loop.depth }}{% endfor %}",
+        ),
+        construct(
+            "dict items, keys, values",
+            "{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}{{ messages[0].keys() | list }}{{ messages[0].values() | list }}",
+        ),
         construct("dictsort", "{% for k, v in {'b': 1, 'A': 2, 'c': 0} | dictsort %}{{ k }}{{ v }}{% endfor %}"),
     ]
 
@@ -424,75 +455,196 @@ def loop_cases():
 def string_cases():
     text = "{% set s = '  Ein <think>x</think>\\nFluß \\n' %}"
     return [
-        construct("split, strip", text + "[{{ s.split('</think>')[-1].lstrip('\\n') }}][{{ s.strip() }}][{{ s.rstrip() }}][{{ s.split() }}][{{ s.split(' ', 2) }}]"),
+        construct(
+            "split, strip",
+            text
+            + "[{{ s.split('</think>')[-1].lstrip('\\n') }}][{{ s.strip() }}][{{ s.rstrip() }}][{{ s.split() }}][{{ s.split(' ', 2) }}]",
+        ),
         construct("strip of characters", "{{ 'xxabcxyx'.strip('xy') }}{{ '--a-'.lstrip('-') }}{{ 'a..'.rstrip('.') }}"),
-        construct("startswith, endswith, in", "{{ 'river'.startswith('ri') }}{{ 'river'.endswith('x') }}{{ 'ive' in 'river' }}{{ 'x' not in 'river' }}"),
-        construct("replace, upper, title, capitalize", "{{ 'a-b-c'.replace('-', '+') }}{{ 'a-b-c'.replace('-', '+', 1) }}{{ 'ab'.upper() }}{{ 'AB'.lower() }}{{ 'the river'.title() }}{{ 'tHE'.capitalize() }}"),
-        construct("slices", "{{ 'rivers'[:3] }}|{{ 'rivers'[-2:] }}|{{ 'rivers'[::-1] }}|{{ 'rivers'[1:5:2] }}|{{ messages[-1].content[:10] }}|{{ 'é👨x'[1] }}"),
+        construct(
+            "startswith, endswith, in",
+            "{{ 'river'.startswith('ri') }}{{ 'river'.endswith('x') }}{{ 'ive' in 'river' }}{{ 'x' not in 'river' }}",
+        ),
+        construct(
+            "replace, upper, title, capitalize",
+            "{{ 'a-b-c'.replace('-', '+') }}{{ 'a-b-c'.replace('-', '+', 1) }}{{ 'ab'.upper() }}{{ 'AB'.lower() }}{{ 'the river'.title() }}{{ 'tHE'.capitalize() }}",
+        ),
+        construct(
+            "slices",
+            "{{ 'rivers'[:3] }}|{{ 'rivers'[-2:] }}|{{ 'rivers'[::-1] }}|{{ 'rivers'[1:5:2] }}|{{ messages[-1].content[:10] }}|{{ 'é👨x'[1] }}",
+        ),
         construct("concatenation", "{{ 'a' ~ 1 ~ none ~ true ~ 1.5 ~ [1, 'x'] }}{{ 'a' + 'b' * 3 }}"),
-        construct("filters", "{{ ['b', 'a'] | join(', ') }}{{ [1, 2] | length }}{{ '  x ' | trim }}{{ 'x' | upper }}{{ [3, 1, 2] | sort }}{{ [1, 2, 3] | first }}{{ [1, 2, 3] | last }}{{ 'abc' | reverse }}"),
-        construct("map and select", "{{ messages | map(attribute='role') | join(',') }}|{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | list | length }}|{{ messages | rejectattr('role', 'in', ['user']) | list | length }}|{{ [0, 1, 2] | select('odd') | list }}|{{ ['a'] | map('upper') | list }}", TURNS),
-        construct("default", "{{ missing | default('d') }}{{ '' | default('e', true) }}{{ none | default('f') }}{{ messages[0].missing | default('g') }}"),
-        construct("format", "{{ '%s has %d and %05.2f' | format('x', 3, 2.5) }} {{ '%s-%03d' % ('a', 7) }} {{ '{}:{}'.format(1, 'b') }}"),
-        construct("indent, replace, wordcount", "{{ 'a\nb\nc' | indent(2) }}|{{ 'a\nb' | indent(4, true) }}|{{ 'aXb' | replace('X', '-') }}|{{ 'one two' | wordcount }}"),
-        construct("find, count, isdigit, splitlines", "{{ 'river'.find('v') }}{{ 'river'.find('z') }}{{ 'river'.count('r') }}{{ '12'.isdigit() }}{{ 'a\nb\n'.splitlines() }}{{ ','.join(['a', 'b']) }}"),
-        construct("unicode", "{{ messages[0].content }}|{{ messages[0].content | length }}|{{ '\\u00e9\\x41' }}|{{ '你好'[0] }}", UNICODE),
+        construct(
+            "filters",
+            "{{ ['b', 'a'] | join(', ') }}{{ [1, 2] | length }}{{ '  x ' | trim }}{{ 'x' | upper }}{{ [3, 1, 2] | sort }}{{ [1, 2, 3] | first }}{{ [1, 2, 3] | last }}{{ 'abc' | reverse }}",
+        ),
+        construct(
+            "map and select",
+            "{{ messages | map(attribute='role') | join(',') }}|{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | list | length }}|{{ messages | rejectattr('role', 'in', ['user']) | list | length }}|{{ [0, 1, 2] | select('odd') | list }}|{{ ['a'] | map('upper') | list }}",
+            TURNS,
+        ),
+        construct(
+            "default",
+            "{{ missing | default('d') }}{{ '' | default('e', true) }}{{ none | default('f') }}{{ messages[0].missing | default('g') }}",
+        ),
+        construct(
+            "format",
+            "{{ '%s has %d and %05.2f' | format('x', 3, 2.5) }} {{ '%s-%03d' % ('a', 7) }} {{ '{}:{}'.format(1, 'b') }}",
+        ),
+        construct(
+            "indent, replace, wordcount",
+            "{{ 'a\nb\nc' | indent(2) }}|{{ 'a\nb' | indent(4, true) }}|{{ 'aXb' | replace('X', '-') }}|{{ 'one two' | wordcount }}",
+        ),
+        construct(
+            "find, count, isdigit, splitlines",
+            "{{ 'river'.find('v') }}{{ 'river'.find('z') }}{{ 'river'.count('r') }}{{ '12'.isdigit() }}{{ 'a\nb\n'.splitlines() }}{{ ','.join(['a', 'b']) }}",
+        ),
+        construct(
+            "unicode",
+            "{{ messages[0].content }}|{{ messages[0].content | length }}|{{ '\\u00e9\\x41' }}|{{ '你好'[0] }}",
+            UNICODE,
+        ),
         construct("nothing is escaped", "{{ '<a href=\"x\">&' }}{{ '<b>' | e }}{{ '<b>' | safe }}"),
     ]
 
 
 def value_cases():
     return [
-        construct("how values print", "{{ true }} {{ none }} {{ 1.0 }} {{ 1e20 }} {{ 0.1 + 0.2 }} {{ [1, 'a', none, true] }} {{ {'k': [1.5]} }} {{ 'x', }}"),
-        construct("integer arithmetic", "{{ 7 // 2 }} {{ -7 // 2 }} {{ 7 % 3 }} {{ -7 % 3 }} {{ 7 / 2 }} {{ 2 ** 10 }} {{ 6 / 2 }} {{ 3 * 1.5 }}"),
-        construct("comparison and logic", "{{ 1 < 2 < 3 }}{{ 1 == 1.0 }}{{ 'a' != 'b' }}{{ not '' }}{{ [] or 'x' }}{{ 'y' and 'z' }}{{ none is none }}{{ 'a' < 'b' }}"),
-        construct("tests", "{{ 'a' is string }}{{ {} is mapping }}{{ [] is sequence }}{{ 'a' is iterable }}{{ 1 is number }}{{ 1 is integer }}{{ true is boolean }}{{ missing is defined }}{{ missing is undefined }}{{ none is none }}{{ 2 is even }}{{ 3 is divisibleby(3) }}{{ 'a' is in 'abc' }}{{ 1 is eq(1) }}{{ true is true }}{{ 0 is false }}"),
+        construct(
+            "how values print",
+            "{{ true }} {{ none }} {{ 1.0 }} {{ 1e20 }} {{ 0.1 + 0.2 }} {{ [1, 'a', none, true] }} {{ {'k': [1.5]} }} {{ 'x', }}",
+        ),
+        construct(
+            "integer arithmetic",
+            "{{ 7 // 2 }} {{ -7 // 2 }} {{ 7 % 3 }} {{ -7 % 3 }} {{ 7 / 2 }} {{ 2 ** 10 }} {{ 6 / 2 }} {{ 3 * 1.5 }}",
+        ),
+        construct(
+            "comparison and logic",
+            "{{ 1 < 2 < 3 }}{{ 1 == 1.0 }}{{ 'a' != 'b' }}{{ not '' }}{{ [] or 'x' }}{{ 'y' and 'z' }}{{ none is none }}{{ 'a' < 'b' }}",
+        ),
+        construct(
+            "tests",
+            "{{ 'a' is string }}{{ {} is mapping }}{{ [] is sequence }}{{ 'a' is iterable }}{{ 1 is number }}{{ 1 is integer }}{{ true is boolean }}{{ missing is defined }}{{ missing is undefined }}{{ none is none }}{{ 2 is even }}{{ 3 is divisibleby(3) }}{{ 'a' is in 'abc' }}{{ 1 is eq(1) }}{{ true is true }}{{ 0 is false }}",
+        ),
         construct("inline if", "{{ 'a' if messages else 'b' }}{{ 'c' if false }}{{ ('x' if 0 else 'y') ~ 'z' }}"),
         construct("missing prints nothing", "[{{ missing }}][{{ messages[0].missing }}][{{ messages[0]['missing'] }}]"),
         construct("attribute of missing is an error", "{{ missing.attribute }}"),
-        construct("dict get and membership", "{{ messages[0].get('name', 'nobody') }}{{ messages[0].get('role') }}{{ 'role' in messages[0] }}{{ 'name' in messages[0] }}{{ messages[0].get('name') is none }}"),
-        construct("first of a list by index", "{{ messages[0]['role'] }}{{ messages[-1].role }}{{ messages[1:] | length }}{{ (messages[::-1])[0].content | trim }}", TURNS),
-        construct("content in parts", "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% elif p['type'] == 'image' %}<image>{% endif %}{% endfor %}{% endif %}{% endfor %}", PARTS),
-        construct("tools and documents are none unless given", "{{ tools is none }}{{ documents is none }}{{ tools is defined }}"),
-        construct("special tokens", "{{ bos_token }}{{ eos_token + '!' }}{{ pad_token is defined }}{{ unk_token | default('-') }}"),
-        construct("extra variables", "{{ level }}{{ names | join('+') }}{{ flags.deep }}", level=3, names=["a", "b"], flags={"deep": True}),
+        construct(
+            "dict get and membership",
+            "{{ messages[0].get('name', 'nobody') }}{{ messages[0].get('role') }}{{ 'role' in messages[0] }}{{ 'name' in messages[0] }}{{ messages[0].get('name') is none }}",
+        ),
+        construct(
+            "first of a list by index",
+            "{{ messages[0]['role'] }}{{ messages[-1].role }}{{ messages[1:] | length }}{{ (messages[::-1])[0].content | trim }}",
+            TURNS,
+        ),
+        construct(
+            "content in parts",
+            "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% elif p['type'] == 'image' %}<image>{% endif %}{% endfor %}{% endif %}{% endfor %}",
+            PARTS,
+        ),
+        construct(
+            "tools and documents are none unless given",
+            "{{ tools is none }}{{ documents is none }}{{ tools is defined }}",
+        ),
+        construct(
+            "special tokens",
+            "{{ bos_token }}{{ eos_token + '!' }}{{ pad_token is defined }}{{ unk_token | default('-') }}",
+        ),
+        construct(
+            "extra variables",
+            "{{ level }}{{ names | join('+') }}{{ flags.deep }}",
+            level=3,
+            names=["a", "b"],
+            flags={"deep": True},
+        ),
     ]
 
 
 def json_cases():
-    value = {"b": "é <a> & 'q' \"r\" \u2028 👍", "a": [1, 2.5, True, None, [], {}], "n": {"x": "\t\n\\/"}, "big": 1e21, "small": 1e-7}
+    value = {
+        "b": "é <a> & 'q' \"r\" \u2028 👍",
+        "a": [1, 2.5, True, None, [], {}],
+        "n": {"x": "\t\n\\/"},
+        "big": 1e21,
+        "small": 1e-7,
+    }
     return [
         construct("tojson", "{{ value | tojson }}", value=value),
         construct("tojson indent 4", "{{ value | tojson(indent=4) }}", value=value),
         construct("tojson indent 2, sorted", "{{ value | tojson(indent=2, sort_keys=true) }}", value=value),
-        construct("tojson ascii and separators", "{{ value | tojson(ensure_ascii=true, separators=(',', ':')) }}", value=value),
-        construct("tojson of scalars", "{{ 'a' | tojson }}{{ 1 | tojson }}{{ 1.0 | tojson }}{{ none | tojson }}{{ true | tojson }}{{ [] | tojson(indent=2) }}"),
+        construct(
+            "tojson ascii and separators", "{{ value | tojson(ensure_ascii=true, separators=(',', ':')) }}", value=value
+        ),
+        construct(
+            "tojson of scalars",
+            "{{ 'a' | tojson }}{{ 1 | tojson }}{{ 1.0 | tojson }}{{ none | tojson }}{{ true | tojson }}{{ [] | tojson(indent=2) }}",
+        ),
         construct("tojson of tools", "{% for t in tools %}{{ t.function | tojson }}\n{% endfor %}", tools=TOOLS),
     ]
 
 
 def further_cases():
     return [
-        construct("macro with defaults", "{% macro turn(role, text, end='.') %}[{{ role }}]{{ text | trim }}{{ end }}{% endmacro %}{% for m in messages %}{{ turn(m.role, m.content) }}{% endfor %}{{ turn('x', 'y', end='!') }}", TURNS),
-        construct("macro calls itself", "{% macro walk(x) %}{% if x is mapping %}{% for k, v in x.items() %}{{ k }}({{ walk(v) }}){% endfor %}{% else %}{{ x }}{% endif %}{% endmacro %}{{ walk(flags) }}", flags={"a": {"b": 1}, "c": "d"}),
+        construct(
+            "macro with defaults",
+            "{% macro turn(role, text, end='.') %}[{{ role }}]{{ text | trim }}{{ end }}{% endmacro %}{% for m in messages %}{{ turn(m.role, m.content) }}{% endfor %}{{ turn('x', 'y', end='!') }}",
+            TURNS,
+        ),
+        construct(
+            "macro calls itself",
+            "{% macro walk(x) %}{% if x is mapping %}{% for k, v in x.items() %}{{ k }}({{ walk(v) }}){% endfor %}{% else %}{{ x }}{% endif %}{% endmacro %}{{ walk(flags) }}",
+            flags={"a": {"b": 1}, "c": "d"},
+        ),
         construct("call block", "{% macro box() %}<{{ caller() }}>{% endmacro %}{% call box() %}in{% endcall %}"),
-        construct("set block and filter block", "{% set x %}a{{ 1 }}\n{% endset %}{{ x | trim }}|{% filter upper %}b{% endfilter %}"),
+        construct(
+            "set block and filter block",
+            "{% set x %}a{{ 1 }}\n{% endset %}{{ x | trim }}|{% filter upper %}b{% endfilter %}",
+        ),
         construct("with block", "{% with a = 1, b = 2 %}{{ a + b }}{% endwith %}{{ a is defined }}"),
         construct("unpacking set", "{% set a, b = 1, 'x' %}{{ b }}{{ a }}"),
-        construct("generation block leaves its text", "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{{ eos_token }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}", TURNS),
-        construct("generation block and white space", "{% for m in messages %}\n{%- if m.role == 'assistant' %}\n  {% generation %}\n  {{- m.content }}\n  {% endgeneration %}\n{%- endif %}\n{% endfor %}", TURNS),
-        construct("strftime_now", "{{ strftime_now('%Y') }}|{{ strftime_now('%d %b %Y') }}|{{ strftime_now('%Y-%m-%d %H:%M:%S') }}|{{ strftime_now('%B %-d, %A') }}|{{ strftime_now('%y%j%%') }}"),
-        construct("raise_exception", "{% if messages | length > 1 %}{{ raise_exception('too many: ' ~ messages | length) }}{% endif %}ok", TURNS),
-        construct("raise_exception not reached", "{% if messages | length > 1 %}{{ raise_exception('too many') }}{% endif %}ok"),
+        construct(
+            "generation block leaves its text",
+            "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{{ eos_token }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}",
+            TURNS,
+        ),
+        construct(
+            "generation block and white space",
+            "{% for m in messages %}\n{%- if m.role == 'assistant' %}\n  {% generation %}\n  {{- m.content }}\n  {% endgeneration %}\n{%- endif %}\n{% endfor %}",
+            TURNS,
+        ),
+        construct(
+            "strftime_now",
+            "{{ strftime_now('%Y') }}|{{ strftime_now('%d %b %Y') }}|{{ strftime_now('%Y-%m-%d %H:%M:%S') }}|{{ strftime_now('%B %-d, %A') }}|{{ strftime_now('%y%j%%') }}",
+        ),
+        construct(
+            "raise_exception",
+            "{% if messages | length > 1 %}{{ raise_exception('too many: ' ~ messages | length) }}{% endif %}ok",
+            TURNS,
+        ),
+        construct(
+            "raise_exception not reached",
+            "{% if messages | length > 1 %}{{ raise_exception('too many') }}{% endif %}ok",
+        ),
         construct("dict function and update by parts", "{{ dict(a=1, b='x').items() | list }}{{ namespace(a=1).a }}"),
         construct("an error of syntax", "{% if true %}a"),
         construct("an unknown filter", "{{ 'a' | nosuch }}"),
         construct("an unknown tag", "{% nosuch %}"),
         construct("appending is not allowed", "{% set x = [] %}{% set _ = x.append(1) %}{{ x }}"),
         construct("python internals are out of reach", "{{ ''.__class__.__mro__ }}"),
-        construct("sum, min, max, unique, batch", "{{ [1, 2] | sum }}{{ [2, 1] | min }}{{ [2, 1] | max }}{{ ['a', 'A', 'b'] | unique | list }}{{ [1, 2, 3] | batch(2) | list }}{{ '3' | int + 1 }}{{ '2.5' | float }}{{ 3.7 | int }}{{ 2.5 | round }}{{ -3 | abs }}"),
-        construct("groupby", "{% for role, group in messages | groupby('role') %}{{ role }}{{ group | length }} {% endfor %}", TURNS),
-        construct("items filter, attr", "{% for k, v in messages[0] | items %}{{ k }}{% endfor %}{{ 'abc' | list }}{{ 5 | string + 'x' }}"),
+        construct(
+            "sum, min, max, unique, batch",
+            "{{ [1, 2] | sum }}{{ [2, 1] | min }}{{ [2, 1] | max }}{{ ['a', 'A', 'b'] | unique | list }}{{ [1, 2, 3] | batch(2) | list }}{{ '3' | int + 1 }}{{ '2.5' | float }}{{ 3.7 | int }}{{ 2.5 | round }}{{ -3 | abs }}",
+        ),
+        construct(
+            "groupby",
+            "{% for role, group in messages | groupby('role') %}{{ role }}{{ group | length }} {% endfor %}",
+            TURNS,
+        ),
+        construct(
+            "items filter, attr",
+            "{% for k, v in messages[0] | items %}{{ k }}{% endfor %}{{ 'abc' | list }}{{ 5 | string + 'x' }}",
+        ),
     ]
 
 

@@ -4,6 +4,8 @@ Each has the parts of the family it stands for (normalizer, split, post-processo
 those parts, and not the size of the vocabulary, are where tokenizers differ.
 """
 
+import json
+
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from prompts import TRAINING_TEXT
@@ -102,8 +104,6 @@ def mistral(vocab_size):
     head = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=vocab_size - len(head), show_progress=False)
     learned.train_from_iterator(text, trainer)
-
-    import json
 
     model = json.loads(learned.to_str())["model"]
     pieces = sorted(model["vocab"], key=model["vocab"].get)

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 import torch
@@ -76,11 +77,8 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "ORT_DISABLE_
 
 
 def training_text():
-    """Python's own licence and the sources of a few of its modules: English and code that are always at hand."""
-    import argparse as first
-    import textwrap as second
-
-    return [Path(module.__file__).read_text(encoding="utf-8") for module in (first, second)]
+    """Sources of two of Python's own modules: English and code that are always at hand (the same for one Python)."""
+    return [Path(module.__file__).read_text(encoding="utf-8") for module in (argparse, textwrap)]
 
 
 def tokenizer():
@@ -118,7 +116,9 @@ def write_configs(directory, shape, dtype):
     directory.mkdir(parents=True, exist_ok=True)
     name = str(DTYPES[dtype]).removeprefix("torch.")
     write_json(directory / "config.json", dict(sorted({**COMMON, **SHAPES[shape], "torch_dtype": name}.items())))
-    write_json(directory / "generation_config.json", {"bos_token_id": 151643, "eos_token_id": 151645, "do_sample": False})
+    write_json(
+        directory / "generation_config.json", {"bos_token_id": 151643, "eos_token_id": 151645, "do_sample": False}
+    )
     (directory / "tokenizer.json").write_text(tokenizer().to_str() + "\n", encoding="utf-8")
     config = {
         "tokenizer_class": "Qwen2Tokenizer",
