@@ -19,26 +19,13 @@ impl Weights<'_> {
 
     /// The sum of all weights; `block_sums` is filled with that of each block.
     pub(super) fn total(&self, block_sums: &mut Vec<f64>) -> f64 {
-        let mut buffer = [0.0; BLOCK];
-        block_sums.clear();
-        block_sums.extend((0..self.scores.n_blocks()).map(|block| sum(self.block(block, &mut buffer))));
+        sum_blocks(self, block_sums);
         block_sums.iter().sum()
     }
 
     /// The mean of the exponents over all tokens, by their weights, given their sum.
     pub(super) fn mean_exponent(&self, total: f64) -> f64 {
-        let mut buffer = [0.0; BLOCK];
-        let mut mean = 0.0;
-        for block in 0..self.scores.n_blocks() {
-            let products = self.scores.block(block, &mut buffer);
-            for product in products.iter_mut() {
-                // A banned token has weight 0 and exponent minus infinity, whose product would be NaN.
-                let exponent = self.exponent(*product).max(LOWEST);
-                *product = exp(exponent) * exponent;
-            }
-            mean += sum(products) / total;
-        }
-        mean
+        sum_exponents(self) / total
     }
 
     /// The token at which the weights, summed by rising id, pass the share `uniform` of their total.
@@ -67,6 +54,36 @@ impl Weights<'_> {
         }
         weights
     }
+}
+
+/// The sum of each block's weights.
+///
+/// Wider vectors take more tokens at a time and give the same sums: they do the same operations in the same order, and
+/// multiplications and additions are never fused.
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+fn sum_blocks(weights: &Weights<'_>, block_sums: &mut Vec<f64>) {
+    let mut buffer = [0.0; BLOCK];
+    block_sums.clear();
+    for block in 0..weights.scores.n_blocks() {
+        block_sums.push(sum(weights.block(block, &mut buffer)));
+    }
+}
+
+/// The sum of weight times exponent over all tokens.
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+fn sum_exponents(weights: &Weights<'_>) -> f64 {
+    let mut buffer = [0.0; BLOCK];
+    let mut total = 0.0;
+    for block in 0..weights.scores.n_blocks() {
+        let products = weights.scores.block(block, &mut buffer);
+        for product in products.iter_mut() {
+            // A banned token has weight 0 and exponent minus infinity, whose product would be NaN.
+            let exponent = weights.exponent(*product).max(LOWEST);
+            *product = exp(exponent) * exponent;
+        }
+        total += sum(products);
+    }
+    total
 }
 
 /// The index at which the running sum of `weights` passes `target`, never one whose weight is 0.
