@@ -8,16 +8,19 @@ use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use tandem_core::backend::{Capabilities, LoadOptions, Placement};
 use tandem_core::config::ModelConfig;
-use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
+use tandem_core::files::ModelFiles;
 use tandem_core::{Backend, BackendKind, Device, DeviceReport, Error, Model, ModelInfo, Result};
 
 use crate::device::{provider_name, reports, session_builder};
-use crate::error::{Doing, failed};
+use crate::error::Doing;
 use crate::graph::DecoderGraph;
 use crate::model::{Loaded, OnnxModel};
 use crate::run::Names;
-use crate::source::Source;
+use crate::source::{Place, Source};
 use crate::{library, placement};
+
+/// The configuration entry that says where a graph in memory has its weights.
+const WEIGHTS_DIRECTORY: &str = "session.model_external_initializers_file_folder_path";
 
 /// ONNX Runtime.
 #[derive(Clone, Debug, Default)]
@@ -58,12 +61,11 @@ impl Backend for OnnxBackend {
     fn load(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
         options.validate()?;
         let config = ModelConfig::from_file(&files.config)?;
-        let graph_file = choose_graph(files, options)?;
-        let source = Source::read(&graph_file)?;
+        let source = Source::choose(files, &config, options)?;
         let environment = self.environment()?;
         let threads = options.threads.count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
-        let mut builder = configure(session_builder(&environment, options)?, threads, options.threads.spin)?;
-        let session = commit(&mut builder, &graph_file.file)?;
+        let builder = configure(session_builder(&environment, options)?, threads, options.threads.spin)?;
+        let session = commit(builder, &source)?;
         let graph = DecoderGraph::read(&session, &source.name, &config)?;
         let placement = placement::read(&session).doing("to read where the nodes were placed")?;
         let info = describe(files, options, &config, &source, &graph, (placement, threads));
@@ -116,15 +118,6 @@ fn describe(
     }
 }
 
-/// The graph that was asked for, by file or by dtype.
-fn choose_graph(files: &ModelFiles, options: &LoadOptions) -> Result<GraphFile> {
-    let chosen = match &options.graph {
-        Some(path) => GraphFile { file: ModelFile::Path(path.clone()), dtype: None },
-        None => files.graph_for(options.dtype)?.clone(),
-    };
-    Ok(chosen)
-}
-
 fn configure(builder: SessionBuilder, threads: usize, spin: bool) -> Result<SessionBuilder> {
     const DOING: &str = "to prepare a session";
     Ok(builder
@@ -141,15 +134,19 @@ fn configure(builder: SessionBuilder, threads: usize, spin: bool) -> Result<Sess
         .doing(DOING)?)
 }
 
-fn commit(builder: &mut SessionBuilder, file: &ModelFile) -> Result<Session> {
-    let made = match file {
-        ModelFile::Path(path) => builder.commit_from_file(path),
-        ModelFile::Embedded { bytes, .. } => builder.commit_from_memory(bytes),
+fn commit(mut builder: SessionBuilder, source: &Source) -> Result<Session> {
+    let made = match &source.place {
+        Place::File(path) => builder.commit_from_file(path),
+        Place::Memory { bytes, weights: None } => builder.commit_from_memory(bytes),
+        Place::Memory { bytes, weights: Some(directory) } => builder
+            .with_config_entry(WEIGHTS_DIRECTORY, directory.to_string_lossy())
+            .doing("to prepare a session")?
+            .commit_from_memory(bytes),
     };
     made.map_err(|error| Error::BadFile {
-        file: file.name().into_owned(),
+        file: source.name.clone(),
         problem: "the engine cannot use this graph".into(),
-        hint: Some("download or export the graph again; `tandem devices` shows whether the engine itself works".into()),
-        source: Some(Box::new(failed("to make a session", error))),
+        hint: Some("obtain or export the model again; `tandem devices` shows whether the engine itself works".into()),
+        source: Some(Box::new(error)),
     })
 }

@@ -83,7 +83,9 @@ fn with_coreml(builder: SessionBuilder, options: &CoreMlOptions) -> Result<Sessi
     if let Some(directory) = &options.cache_dir {
         provider = provider.with_model_cache_dir(directory.display());
     }
-    builder.with_execution_providers([provider.build().error_on_failure()]).map_err(|error| unavailable(Device::CoreMl, error.message().into()))
+    builder
+        .with_execution_providers([provider.build().error_on_failure()])
+        .map_err(|error| unavailable(Device::CoreMl, error.message().into()))
 }
 
 #[cfg(not(feature = "coreml"))]
@@ -99,7 +101,9 @@ fn cpu_description() -> String {
 fn unavailable(device: Device, reason: String) -> Error {
     let hint = match device {
         Device::Cuda(_) if !cfg!(feature = "cuda") => "build with `--features cuda`, or use `--device cpu`",
-        Device::CoreMl if !cfg!(feature = "coreml") && cfg!(target_os = "macos") => "build with `--features coreml`, or use `--device cpu`",
+        Device::CoreMl if !cfg!(feature = "coreml") && cfg!(target_os = "macos") => {
+            "build with `--features coreml`, or use `--device cpu`"
+        }
         Device::CoreMl => "CoreML exists on macOS only: use `--device cpu`",
         _ => "give `--ort-library` a library with this provider (the `onnxruntime-gpu` package has CUDA), or use `--device cpu`",
     };

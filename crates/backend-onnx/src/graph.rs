@@ -72,7 +72,8 @@ impl DecoderGraph {
         let find = |name: &str| inputs.iter().position(|input| input.name() == name);
         let port = |name: &str| find(name).map(|index| Port::read(file, index, &inputs[index])).transpose();
 
-        let ids = port("input_ids")?.ok_or_else(|| not_a_decoder(file, format!("it has no input `input_ids`, only {}", names(inputs))))?;
+        let ids = port("input_ids")?
+            .ok_or_else(|| not_a_decoder(file, format!("it has no input `input_ids`, only {}", names(inputs))))?;
         let mask = port("attention_mask")?;
         let positions = port("position_ids")?;
         let logits_to_keep = port("num_logits_to_keep")?;
@@ -112,7 +113,11 @@ impl Port {
     fn read(file: &str, index: usize, outlet: &Outlet) -> Result<Self> {
         let (dtype, shape) = tensor_type(file, outlet)?;
         if !matches!(dtype, TensorElementType::Int64 | TensorElementType::Int32) {
-            return Err(Error::bad_field(file, outlet.name(), format!("the input is `{dtype}`; int64 or int32 is what it can be")));
+            return Err(Error::bad_field(
+                file,
+                outlet.name(),
+                format!("the input is `{dtype}`; int64 or int32 is what it can be"),
+            ));
         }
         Ok(Self { index, dtype, rank: shape.len() })
     }
@@ -122,14 +127,24 @@ impl CachePort {
     fn read(file: &str, input: usize, output: usize, outlet: &Outlet, config: &ModelConfig) -> Result<Self> {
         let (dtype, shape) = tensor_type(file, outlet)?;
         if !matches!(dtype, TensorElementType::Float32 | TensorElementType::Float16) {
-            return Err(Error::bad_field(file, outlet.name(), format!("the KV cache is `{dtype}`; f32 or f16 is what it can be")));
+            return Err(Error::bad_field(
+                file,
+                outlet.name(),
+                format!("the KV cache is `{dtype}`; f32 or f16 is what it can be"),
+            ));
         }
         let &[_, kv_heads, _, head_dim] = shape else {
             let problem = format!("the KV cache has the shape {shape:?}; [batch, kv_heads, tokens, head_dim] is what it can be");
             return Err(Error::bad_field(file, outlet.name(), problem));
         };
         let size = |declared: i64, configured: usize| usize::try_from(declared).ok().filter(|&n| n > 0).unwrap_or(configured);
-        Ok(Self { input, output, dtype, kv_heads: size(kv_heads, config.n_kv_heads), head_dim: size(head_dim, config.head_dim()) })
+        Ok(Self {
+            input,
+            output,
+            dtype,
+            kv_heads: size(kv_heads, config.n_kv_heads),
+            head_dim: size(head_dim, config.head_dim()),
+        })
     }
 }
 
@@ -148,7 +163,11 @@ impl LogitsPort {
                 let declared = usize::try_from(vocab).ok().filter(|&v| v > 0);
                 Ok(Self { dtype, vocab_size: declared.unwrap_or(vocab_size), last_only: tokens == 1 })
             }
-            _ => Err(Error::bad_field(file, "logits", format!("the shape is {shape:?}; [batch, tokens, vocab_size] is what it can be"))),
+            _ => Err(Error::bad_field(
+                file,
+                "logits",
+                format!("the shape is {shape:?}; [batch, tokens, vocab_size] is what it can be"),
+            )),
         }
     }
 }
@@ -168,7 +187,8 @@ fn tensor_type<'o>(file: &str, outlet: &'o Outlet) -> Result<(TensorElementType,
 }
 
 fn name_for_engine(file: &str, name: &str) -> Result<CString> {
-    CString::new(name).map_err(|error| Error::bad_file(file, format!("the name `{}` holds a zero byte", name.escape_debug()), error))
+    CString::new(name)
+        .map_err(|error| Error::bad_file(file, format!("the name `{}` holds a zero byte", name.escape_debug()), error))
 }
 
 fn names(outlets: &[Outlet]) -> String {

@@ -1,13 +1,14 @@
 //! ONNX Runtime behind the contract of `tandem-core`.
 //!
 //! - [`OnnxBackend`] finds the library, lists devices and loads graphs; [`setup`] obtains the library.
-//! - `source` reads and checks a graph file before the engine sees it.
+//! - `source` reads, checks and changes a graph file before the engine sees it, or has one built by `checkpoint`.
 //! - `graph` reads from a graph's own declaration what each input and output is for; nothing is assumed.
 //! - `session` and `cache` run it: graphs with `GroupQueryAttention` append to one buffer in place, the others carry their
 //!   presents over without a copy.
 
 mod backend;
 mod cache;
+mod checkpoint;
 mod device;
 mod error;
 mod graph;

@@ -42,7 +42,8 @@ impl Loaded {
         match self.info.device {
             Device::Cuda(index) => {
                 let index = i32::try_from(index).unwrap_or(i32::MAX);
-                let memory = MemoryInfo::new(AllocationDevice::CUDA, index, AllocatorType::Device, MemoryType::Default).doing(DOING)?;
+                let memory =
+                    MemoryInfo::new(AllocationDevice::CUDA, index, AllocatorType::Device, MemoryType::Default).doing(DOING)?;
                 Ok(Allocator::new(&self.session, memory).doing(DOING)?)
             }
             _ => Ok(Allocator::default()),

@@ -42,7 +42,9 @@ impl OnnxSession {
             KvCache::carried(&model.graph.caches)?
         };
         let logits = &model.graph.logits;
-        let row = DynTensor::new(&Allocator::default(), logits.dtype, [1, 1, logits.vocab_size]).doing("to allocate the logits")?.into_dyn();
+        let row = DynTensor::new(&Allocator::default(), logits.dtype, [1, 1, logits.vocab_size])
+            .doing("to allocate the logits")?
+            .into_dyn();
         let run_options = Arc::new(RunOptions::new().doing("to prepare a run")?);
         let terminate: Arc<dyn Fn() + Send + Sync> = {
             let run_options = Arc::clone(&run_options);
@@ -52,7 +54,16 @@ impl OnnxSession {
             })
         };
         options.cancel.listen(&terminate);
-        Ok(Self { model, cache, n_tokens: 0, max_tokens, row, run_options, cancel: options.cancel.clone(), _terminate: terminate })
+        Ok(Self {
+            model,
+            cache,
+            n_tokens: 0,
+            max_tokens,
+            row,
+            run_options,
+            cancel: options.cancel.clone(),
+            _terminate: terminate,
+        })
     }
 
     /// The rows of logits that the graph will return, and what to ask it for.
@@ -95,7 +106,8 @@ impl OnnxSession {
         // SAFETY: the values are owned by this session or by this call, `&mut self` keeps others from running with them, and `alone`
         // is held where a provider does not allow runs at the same time.
         #[expect(unsafe_code, reason = "one value as past and as present")]
-        let ran = unsafe { run(&model.session, &self.run_options, (&model.input_names, &inputs), (&model.output_names, &mut outputs)) };
+        let ran =
+            unsafe { run(&model.session, &self.run_options, (&model.input_names, &inputs), (&model.output_names, &mut outputs)) };
         drop(alone);
         if let Err(error) = ran {
             return Err(if self.cancel.is_cancelled() { Error::Cancelled } else { failed("to run the graph", error) });
@@ -150,7 +162,9 @@ fn integers(port: &Port, n: usize, values: impl Iterator<Item = i64>) -> Result<
         rank => [vec![1; rank - 1], vec![n]].concat(),
     };
     let tensor = match port.dtype {
-        TensorElementType::Int32 => Tensor::from_array((shape, values.map(|v| v as i32).collect::<Vec<_>>())).map(Tensor::into_dyn),
+        TensorElementType::Int32 => {
+            Tensor::from_array((shape, values.map(|v| v as i32).collect::<Vec<_>>())).map(Tensor::into_dyn)
+        }
         _ => Tensor::from_array((shape, values.collect::<Vec<_>>())).map(Tensor::into_dyn),
     };
     Ok(tensor.doing("to make an input")?)

@@ -1,16 +1,26 @@
-//! A graph file, read and checked before the engine sees it.
+//! What the engine is given: a graph file, read and checked before the engine sees it, changed where that makes it faster; or a graph
+//! that was built from a checkpoint.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use tandem_core::backend::WeightFile;
-use tandem_core::files::{GraphFile, ModelFile};
+use tandem_core::backend::{LoadOptions, Numerics, WeightFile};
+use tandem_core::config::ModelConfig;
+use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
 use tandem_core::{DType, Error, Result};
-use tandem_onnx_graph::{DataType, Graph, Node};
+use tandem_onnx_graph::{Activations, DataType, Edit, Graph, LogitsControl, Node};
 
-/// What the file says of itself.
+use crate::checkpoint;
+
+/// A graph larger than this, weights within it, is changed only where it must be: the change is made on a copy in memory.
+const CHEAP_TO_COPY: usize = 64 << 20;
+
+/// A graph for the engine, and what is known of it.
 pub(crate) struct Source {
     /// Its name in messages.
     pub(crate) name: String,
+    /// Where the engine reads it.
+    pub(crate) place: Place,
     /// The dtype of the weights.
     pub(crate) dtype: DType,
     /// Every KV tensor is appended to by `GroupQueryAttention`, which can do so in place.
@@ -19,18 +29,61 @@ pub(crate) struct Source {
     pub(crate) weight_files: Vec<WeightFile>,
 }
 
+/// Where the engine reads a graph.
+pub(crate) enum Place {
+    /// The file as it is.
+    File(PathBuf),
+    /// Bytes, and the directory of the weights that they refer to.
+    Memory { bytes: Cow<'static, [u8]>, weights: Option<PathBuf> },
+}
+
 impl Source {
-    /// Reads `graph_file` without its weights, and checks all that it refers to.
-    pub(crate) fn read(graph_file: &GraphFile) -> Result<Self> {
-        let (graph, directory) = open(&graph_file.file)?;
+    /// The graph that `options` ask for among `files`.
+    pub(crate) fn choose(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<Self> {
+        if let Some(path) = &options.graph {
+            return Self::read(&GraphFile { file: ModelFile::Path(path.clone()), dtype: None }, options);
+        }
+        if files.graphs.is_empty() && !files.weights.is_empty() {
+            return Self::build(files, config, options);
+        }
+        Self::read(files.graph_for(options.dtype)?, options)
+    }
+
+    fn read(graph_file: &GraphFile, options: &LoadOptions) -> Result<Self> {
+        let file = &graph_file.file;
+        let name = file.name().into_owned();
+        let (graph, directory) = open(file)?;
         if let Some(directory) = directory {
             graph.check(directory).map_err(bad_graph)?;
         }
+        let dtype = dtype_of(&graph).or(graph_file.dtype).unwrap_or(DType::F32);
+        if let Some(asked) = options.dtype.filter(|&asked| asked != dtype) {
+            return Err(Error::bad_field(
+                name,
+                "dtype",
+                format!("`{asked}` was asked for, and the weights of this graph are {dtype}"),
+            ));
+        }
         Ok(Self {
-            name: graph_file.file.name().into_owned(),
-            dtype: dtype_of(&graph).or(graph_file.dtype).unwrap_or(DType::F32),
+            place: place(file, &graph, directory, options)?,
+            dtype,
             in_place: appends_in_place(&graph),
-            weight_files: weight_files(&graph_file.file, &graph, directory)?,
+            weight_files: weight_files(file, &graph, directory)?,
+            name,
+        })
+    }
+
+    fn build(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<Self> {
+        let dtype = options.dtype.unwrap_or(DType::F32);
+        let bytes = checkpoint::build(files, config, dtype)?;
+        let graph = Graph::parse(bytes, &files.name).map_err(bad_graph)?;
+        Ok(Self {
+            name: files.name.clone(),
+            place: edited(&graph, None, options)?
+                .unwrap_or_else(|| Place::Memory { bytes: Cow::Owned(graph.bytes().to_vec()), weights: None }),
+            dtype,
+            in_place: appends_in_place(&graph),
+            weight_files: files.weights.iter().map(|file| weight_file(file)).collect::<Result<_>>()?,
         })
     }
 }
@@ -45,14 +98,56 @@ fn open(file: &ModelFile) -> Result<(Graph, Option<&Path>)> {
     }
 }
 
-fn bad_graph(error: tandem_onnx_graph::Error) -> Error {
-    let hint = error.hint().map_or_else(|| Some("download or export the graph again".into()), |hint| Some(hint.into()));
+fn place(file: &ModelFile, graph: &Graph, directory: Option<&Path>, options: &LoadOptions) -> Result<Place> {
+    if let Some(edited) = edited(graph, directory, options)? {
+        return Ok(edited);
+    }
+    Ok(match file {
+        ModelFile::Path(path) => Place::File(path.clone()),
+        ModelFile::Embedded { bytes, .. } => Place::Memory { bytes: Cow::Borrowed(bytes), weights: None },
+    })
+}
+
+/// The graph with the changes that are worth making, if any are.
+fn edited(graph: &Graph, directory: Option<&Path>, options: &LoadOptions) -> Result<Option<Place>> {
+    let mut edit = graph.edit();
+    let activations = match options.numerics {
+        Numerics::Fast => Activations::Int8WhereOpen,
+        Numerics::Exact => Activations::Float,
+    };
+    let mut worth = edit.set_activations(activations) > 0;
+    if worth || graph.bytes().len() <= CHEAP_TO_COPY {
+        worth |= asks_for_logits(graph, &mut edit);
+    }
+    if !worth {
+        return Ok(None);
+    }
+    let weights =
+        directory.filter(|_| !graph.external_files().is_empty()).map(|d| edit.relocate(d)).transpose().map_err(bad_graph)?;
+    Ok(Some(Place::Memory { bytes: Cow::Owned(edit.to_bytes().map_err(bad_graph)?), weights }))
+}
+
+/// Gives the graph an input that says how many logits are wanted. A head that is not understood stays as it is.
+fn asks_for_logits(graph: &Graph, edit: &mut Edit<'_>) -> bool {
+    let has = graph.inputs().any(|input| input.name == "num_logits_to_keep");
+    !has && matches!(edit.control_logits("logits"), Ok(LogitsControl::Input))
+}
+
+/// The graph crate's error as the one that users see.
+pub(crate) fn bad_graph(error: tandem_onnx_graph::Error) -> Error {
+    let hint = Some(error.hint().unwrap_or("obtain or export the model again").into());
     match error {
-        tandem_onnx_graph::Error::Field { file, field, problem, .. } => Error::BadField { file, field, problem, hint },
-        tandem_onnx_graph::Error::Io { ref file, done, .. } => {
-            Error::BadFile { file: file.clone(), problem: format!("cannot be {done}"), hint, source: Some(Box::new(error)) }
+        tandem_onnx_graph::Error::Io { file, done, source } => {
+            Error::BadFile { file, problem: format!("cannot be {done}"), hint, source: Some(Box::new(source)) }
         }
-        other => Error::BadFile { file: other.file().into(), problem: "is no graph that can be used".into(), hint, source: Some(Box::new(other)) },
+        tandem_onnx_graph::Error::File { file, problem, .. } => Error::BadFile { file, problem, hint, source: None },
+        tandem_onnx_graph::Error::Field { file, field, problem, .. } => Error::BadField { file, field, problem, hint },
+        other => Error::BadFile {
+            file: other.file().into(),
+            problem: "is no graph that can be used".into(),
+            hint,
+            source: Some(Box::new(other)),
+        },
     }
 }
 
@@ -86,27 +181,19 @@ fn appends_in_place(graph: &Graph) -> bool {
     pasts.peek().is_some() && pasts.all(|past| takes(&past.name))
 }
 
-/// Past key and value are inputs 3 and 4, present key and value outputs 1 and 2.
-/// Source: `GroupQueryAttention` in ONNX Runtime's `docs/ContribOperators.md`.
+/// The operator writes where the attention mask ends when its past and its present are one value.
+/// Source: `ConcatStateChunkGQA` in ONNX Runtime's `gqa_attention_base.h`.
 fn appends(node: &Node) -> bool {
     node.op_type == "GroupQueryAttention" && node.domain == "com.microsoft"
 }
 
 fn weight_files(file: &ModelFile, graph: &Graph, directory: Option<&Path>) -> Result<Vec<WeightFile>> {
-    let mut files = vec![match file {
-        ModelFile::Path(path) => weight_file(path.clone())?,
-        ModelFile::Embedded { name, bytes } => WeightFile { name: (*name).into(), path: None, bytes: bytes.len() as u64 },
-    }];
-    if let Some(directory) = directory {
-        for location in graph.external_files() {
-            files.push(weight_file(directory.join(location))?);
-        }
-    }
-    Ok(files)
+    let beside = directory.into_iter().flat_map(|directory| {
+        graph.external_files().into_iter().map(move |location| ModelFile::Path(directory.join(location))).collect::<Vec<_>>()
+    });
+    std::iter::once(file.clone()).chain(beside).map(|file| weight_file(&file)).collect()
 }
 
-fn weight_file(path: PathBuf) -> Result<WeightFile> {
-    let name = path.display().to_string();
-    let bytes = std::fs::metadata(&path).map_err(|error| Error::bad_file(&name, "cannot be read", error))?.len();
-    Ok(WeightFile { name, path: Some(path), bytes })
+fn weight_file(file: &ModelFile) -> Result<WeightFile> {
+    Ok(WeightFile { name: file.name().into_owned(), path: file.path().map(Path::to_owned), bytes: file.len()? })
 }

@@ -14,7 +14,7 @@ mod options;
 
 pub use data::{Capabilities, HiddenStates, Logits, LogitsWanted, LoraAdapter, ModelInfo, Placement, TokenBatch, WeightFile};
 pub use options::{
-    BackendKind, ComputeUnits, CoreMlOptions, DType, Device, DeviceReport, LoadOptions, SessionOptions, ThreadOptions,
+    BackendKind, ComputeUnits, CoreMlOptions, DType, Device, DeviceReport, LoadOptions, Numerics, SessionOptions, ThreadOptions,
 };
 
 /// The id of a token in a model's vocabulary.

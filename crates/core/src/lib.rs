@@ -8,6 +8,7 @@
 
 pub mod backend;
 pub mod cancel;
+pub mod checkpoint;
 pub mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;

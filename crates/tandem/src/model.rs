@@ -205,7 +205,12 @@ fn read_template(files: &ModelFiles, config: Option<&TokenizerConfig>, tokenizer
 }
 
 /// The union of what the three files name: published models are known to leave one or the other out.
-fn end_tokens(config: &ModelConfig, generation: &GenerationConfig, tokenizer_config: Option<&TokenizerConfig>, tokenizer: &Tokenizer) -> Vec<TokenId> {
+fn end_tokens(
+    config: &ModelConfig,
+    generation: &GenerationConfig,
+    tokenizer_config: Option<&TokenizerConfig>,
+    tokenizer: &Tokenizer,
+) -> Vec<TokenId> {
     let named = tokenizer_config.and_then(TokenizerConfig::eos_token).and_then(|token| tokenizer.id(token));
     let mut tokens: Vec<TokenId> = config.eos_token_ids.iter().chain(&generation.eos_token_ids).copied().chain(named).collect();
     tokens.sort_unstable();

@@ -104,7 +104,8 @@ impl Bare {
         self.n_tokens = total;
         let returned = ptr::NonNull::new(outputs[0]).filter(|_| tokens.len() > 1);
         // SAFETY: the engine allocated it in this run and nobody else owns it.
-        let returned: Option<DynValue> = returned.map(|value| unsafe { DynValue::from_ptr(value, Some(self.session.allocator())) });
+        let returned: Option<DynValue> =
+            returned.map(|value| unsafe { DynValue::from_ptr(value, Some(self.session.allocator())) });
         let logits = match &returned {
             Some(all) => all.try_extract_tensor::<f32>()?.1,
             None => self.row.try_extract_tensor::<f32>()?.1,

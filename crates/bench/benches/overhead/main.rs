@@ -23,7 +23,9 @@ const ROUNDS: usize = 7;
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [] => println!("skipped: give a checkpoint directory with a graph: cargo bench -p tandem-bench --bench overhead -- DIRECTORY"),
+        [] => println!(
+            "skipped: give a checkpoint directory with a graph: cargo bench -p tandem-bench --bench overhead -- DIRECTORY"
+        ),
         ["load", which, directory, threads] => load_only(which, Path::new(directory), threads.parse()?)?,
         [directory] => compare(Path::new(directory), 2)?,
         [directory, threads] => compare(Path::new(directory), threads.parse()?)?,
@@ -100,20 +102,27 @@ fn compare_load(directory: &Path, threads: usize) -> Result<()> {
     let (mut seconds, mut bytes) = ([vec![], vec![]], [vec![], vec![]]);
     for _ in 0..5 {
         for (i, which) in ["bare", "tandem"].into_iter().enumerate() {
-            let output = Command::new(std::env::current_exe()?)
-                .args(["load", which])
-                .arg(directory)
-                .arg(threads.to_string())
-                .output()?;
+            let output =
+                Command::new(std::env::current_exe()?).args(["load", which]).arg(directory).arg(threads.to_string()).output()?;
             let text = String::from_utf8(output.stdout)?;
             let mut figures = text.split_whitespace().map(str::parse::<f64>);
             seconds[i].push(figures.next().with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())??);
             bytes[i].push(figures.next().context("two figures")??);
         }
     }
-    println!("load: bare {:.3} s, tandem {:.3} s, ratio {:.3}", median(&seconds[0]), median(&seconds[1]), ratio_of_medians(&seconds[1], &seconds[0]));
+    println!(
+        "load: bare {:.3} s, tandem {:.3} s, ratio {:.3}",
+        median(&seconds[0]),
+        median(&seconds[1]),
+        ratio_of_medians(&seconds[1], &seconds[0])
+    );
     let mib = |bytes: &[f64]| median(bytes) / f64::from(1 << 20);
-    println!("peak memory: bare {:.0} MiB, tandem {:.0} MiB, difference {:.0} MiB", mib(&bytes[0]), mib(&bytes[1]), mib(&bytes[1]) - mib(&bytes[0]));
+    println!(
+        "peak memory: bare {:.0} MiB, tandem {:.0} MiB, difference {:.0} MiB",
+        mib(&bytes[0]),
+        mib(&bytes[1]),
+        mib(&bytes[1]) - mib(&bytes[0])
+    );
     Ok(())
 }
 
