@@ -1,4 +1,4 @@
-//! ONNX Runtime passes the suite on every f32 export of the golden checkpoints.
+//! ONNX Runtime passes the suite on every f32 export of the golden checkpoints, and on the graphs built from them.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
 
 use std::path::Path;
@@ -9,6 +9,11 @@ use tandem_core::conformance;
 use tandem_core::conformance::{Fixture, Golden};
 use tandem_core::files::ModelFiles;
 
+conformance!(qwen2_tied_built, || built("qwen2-tied"));
+conformance!(qwen2_untied_built, || built("qwen2-untied"));
+conformance!(qwen3_built, || built("qwen3"));
+conformance!(llama3_rope_built, || built("llama3-rope"));
+conformance!(mistral_built, || built("mistral"));
 conformance!(qwen2_tied_genai, || fixture("qwen2-tied", "genai_f32"));
 conformance!(qwen2_tied_optimum, || fixture("qwen2-tied", "optimum_f32"));
 conformance!(qwen2_untied_genai, || fixture("qwen2-untied", "genai_f32"));
@@ -19,6 +24,12 @@ conformance!(llama3_rope_genai, || fixture("llama3-rope", "genai_f32"));
 conformance!(llama3_rope_optimum, || fixture("llama3-rope", "optimum_f32"));
 conformance!(mistral_genai, || fixture("mistral", "genai_f32"));
 conformance!(mistral_optimum, || fixture("mistral", "optimum_f32"));
+
+/// The checkpoint `name`, whose graph is built from its weights.
+fn built(name: &str) -> Result<Fixture, String> {
+    let fixture = fixture(name, "genai_f32")?;
+    Ok(Fixture { options: LoadOptions::default(), ..fixture })
+}
 
 /// The checkpoint `name` with its export `export`.
 fn fixture(name: &str, export: &str) -> Result<Fixture, String> {

@@ -11,6 +11,8 @@ use crate::backend::TokenId;
 pub struct Golden {
     /// How far logits may be, relative to the largest.
     pub tolerance: f32,
+    /// How far they may be when activations are rounded to 8 bits where the graph leaves it open.
+    pub tolerance_with_int8_activations: Option<f32>,
     /// Whether greedy tokens are to be equal.
     pub greedy_equal: bool,
     /// The prompts.
@@ -50,6 +52,7 @@ impl Golden {
         let prompts = record["prompts"].as_array().unwrap();
         Self {
             tolerance: export["tolerance"].as_f64().unwrap() as f32,
+            tolerance_with_int8_activations: export["tolerance_accuracy_level_4"].as_f64().map(|value| value as f32),
             greedy_equal: export["greedy_equal"].as_bool().unwrap(),
             prompts: prompts.iter().enumerate().map(|(i, prompt)| GoldenPrompt::read(prompt, i, &tensors)).collect(),
         }
