@@ -153,7 +153,8 @@ impl Candidates {
             let is_all = reach > -LOWEST;
             // A sum in another order may be a little less; whether the mass is there is decided in sorted order.
             let is_likely_enough = self.mass() >= target * (1.0 - 1e-9);
-            if (is_all || is_likely_enough) && (self.keep_until(target, order) || is_all) {
+            let is_reached = (is_all || is_likely_enough) && self.keep_until(target, order);
+            if is_reached || is_all {
                 return;
             }
             reach *= 2.0;
@@ -205,9 +206,10 @@ impl Candidates {
 
     /// Typical-p keeps what ties with the last token, as transformers does; top-p does not.
     fn cut_behind(&mut self, last: usize, order: Order) {
-        let mut n = last + 1;
+        let behind = last + 1;
+        let mut n = behind;
         if let Order::Typical(_) = order {
-            for i in n..self.list.len() {
+            for i in behind..self.list.len() {
                 if self.list[i].key == self.list[last].key {
                     self.list.swap(n, i);
                     n += 1;

@@ -258,7 +258,7 @@ fn highest(values: &[f32]) -> f32 {
     lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |best, &value| larger(best, value))
 }
 
-/// Whether no value is NaN or infinite: only those leave something when they are taken from themselves.
+/// Whether no value is NaN or infinite: only those give something other than 0 when they are multiplied by it.
 #[inline(always)]
 fn is_finite(values: &[f32]) -> bool {
     let mut lanes = [0.0; LANES];
@@ -266,7 +266,7 @@ fn is_finite(values: &[f32]) -> bool {
     let rest = chunks.remainder();
     for chunk in chunks {
         for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *lane += value - value;
+            *lane += value * 0.0;
         }
     }
     lanes.iter().all(|&lane| lane == 0.0) && rest.iter().all(|value| value.is_finite())
