@@ -18,6 +18,7 @@ mod environment;
 mod json;
 mod prompt;
 mod python;
+mod syntax;
 
 pub use config::TokenizerConfig;
 pub use prompt::{Prompt, PromptPiece};

@@ -4,7 +4,6 @@
 //! Source: `_compile_jinja_template` in
 //! <https://github.com/huggingface/transformers/blob/main/src/transformers/utils/chat_template_utils.py>.
 
-use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
@@ -15,7 +14,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
 
-use super::{json, python};
+use super::{json, python, syntax};
 
 /// The most instructions of one rendering. A conversation of 1000 messages takes the largest published templates some 300 000;
 /// a loop without end is over within a tenth of a second.
@@ -42,7 +41,8 @@ pub(super) fn compile(name: &'static str, source: &str) -> Result<Environment<'s
     // It takes time in the square of the depth of its value.
     environment.remove_filter("pprint");
     environment.add_function("raise_exception", raise_exception);
-    environment.add_template_owned(name, without_generation_tags(source).into_owned())?;
+    environment.add_filter("wordcount", |text: &str| text.split(|c: char| !is_word(c)).filter(|word| !word.is_empty()).count());
+    environment.add_template_owned(name, syntax::translated(source))?;
     Ok(environment)
 }
 
@@ -94,6 +94,11 @@ impl io::Write for CappedOutput {
     }
 }
 
+/// Python's `\w`.
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
 #[derive(Debug)]
 struct Raised(String);
 
@@ -116,31 +121,4 @@ fn strftime_now(format: &str, now: Option<i64>) -> Result<String, Error> {
         None => Zoned::now(),
     };
     jiff::fmt::strtime::format(format, &now).map_err(failed)
-}
-
-/// The `generation` tag only tells a trainer which tokens are the model's own. `with` treats the blanks around it and the
-/// variables within it in the same way.
-fn without_generation_tags(source: &str) -> Cow<'_, str> {
-    if !source.contains("generation") {
-        return source.into();
-    }
-    let mut text = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(start) = rest.find("{%") {
-        let (before, tag) = rest.split_at(start + 2);
-        text.push_str(before);
-        rest = tag;
-        let Some(end) = tag.find("%}") else { break };
-        let inside = &tag[..end];
-        let name = inside.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim();
-        let replacement = match name {
-            "generation" => "with",
-            "endgeneration" => "endwith",
-            _ => continue,
-        };
-        text.push_str(&inside.replace(name, replacement));
-        rest = &tag[end..];
-    }
-    text.push_str(rest);
-    text.into()
 }
