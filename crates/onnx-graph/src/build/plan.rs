@@ -6,7 +6,7 @@ use super::spec::{BuildOptions, DecoderSpec};
 use super::weights::{self, WeightType};
 use super::{WeightSource, sink::Sink};
 use crate::encode::{self, Data};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{DataType, ExternalData};
 use crate::schema::{graph, model};
 use crate::wire::{put_bytes, put_int};
@@ -126,7 +126,10 @@ fn make(spec: &DecoderSpec, step: &Step, source: &mut WeightSource<'_, '_>) -> R
         Recipe::Floats(parts) => vec![weights::to_bytes(&weights::concatenate(&read(parts)?))],
         Recipe::Transposed(parts) => vec![weights::to_bytes(&weights::transpose(&read(parts)?, parts[0].shape[1]))],
         Recipe::Quantized(parts, bits) => {
-            let quantized = quantize::quantize(&read(parts)?, parts[0].shape[1], *bits);
+            let quantized = quantize::quantize(&read(parts)?, parts[0].shape[1], *bits).ok_or_else(|| {
+                Error::bad_field(&spec.name, &parts[0].name, "a weight in it is not finite, and none can be quantised beside it")
+                    .with_hint("the weights are damaged: download them again")
+            })?;
             vec![quantized.codes, weights::to_bytes(&quantized.scales)]
         }
     })

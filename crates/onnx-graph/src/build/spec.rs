@@ -2,6 +2,12 @@
 
 use crate::error::{Error, Result};
 
+/// Bounds that no model comes near, within which a mistaken or hostile config costs neither overflow nor memory: products of
+/// three sizes stay within 64 bits, and a table of rope within 1 GiB.
+const MAX_LAYERS: usize = 4096;
+const MAX_SIZE: usize = (1 << 21) - 1;
+const MAX_ROPE: usize = 1 << 28;
+
 /// The shape of a decoder of the Llama family: RMS norms, grouped-query attention with rotary positions, a gated
 /// feed-forward block with SiLU.
 #[derive(Clone, Debug)]
@@ -102,8 +108,10 @@ impl DecoderSpec {
 
     pub(super) fn check(&self) -> Result<()> {
         let refuse = |field: &str, problem: String| Err(Error::bad_field(&self.name, field, problem));
+        if !(1..=MAX_LAYERS).contains(&self.n_layers) {
+            return refuse("n_layers", format!("`{}` is not between 1 and {MAX_LAYERS}", self.n_layers));
+        }
         for (field, value) in [
-            ("n_layers", self.n_layers),
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),
@@ -112,10 +120,14 @@ impl DecoderSpec {
             ("head_dim", self.head_dim),
             ("rope.n_positions", self.rope.n_positions),
         ] {
-            // Products of three such sizes stay within 64 bits.
-            if !(1..1 << 21).contains(&value) {
-                return refuse(field, format!("`{value}` is not between 1 and {}", (1 << 21) - 1));
+            if !(1..=MAX_SIZE).contains(&value) {
+                return refuse(field, format!("`{value}` is not between 1 and {MAX_SIZE}"));
             }
+        }
+        if self.rope.n_positions * self.head_dim > MAX_ROPE {
+            let problem =
+                format!("`{}` positions for heads of {} are more than a table can hold", self.rope.n_positions, self.head_dim);
+            return refuse("rope.n_positions", problem);
         }
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
             return refuse("n_kv_heads", format!("`{}` does not divide `{}` heads", self.n_kv_heads, self.n_heads));

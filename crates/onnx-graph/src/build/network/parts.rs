@@ -59,7 +59,7 @@ impl Network<'_> {
         self.add("", "Add", &[&product, &bias], output);
     }
 
-    /// The product with a matrix that [`quantized_steps`](Self::quantized_steps) has made.
+    /// The product with a matrix that [`quantized_steps`](Self::quantized_steps) has made, of activations rounded to 8 bits.
     pub(super) fn quantized_product(
         &mut self,
         input: &str,
