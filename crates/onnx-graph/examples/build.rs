@@ -1,5 +1,5 @@
 //! Exports a checkpoint directory (`config.json` and one `model.safetensors`) to a directory with an ONNX graph:
-//! `cargo run -p tandem-onnx-graph --example build -- CHECKPOINT DIRECTORY [f32|int8|int4] [logits|hidden|both] [HEAD FORMAT] [int8|float]`.
+//! `cargo run -p tandem-onnx-graph --example build -- CHECKPOINT DIRECTORY [f32|f16|int8|int4] [logits|hidden|both] [HEAD FORMAT] [int8|float]`.
 //!
 //! It reads what the goldens need of a config; the backend reads every config, by way of `tandem-core`.
 
@@ -44,6 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn format(name: Option<&String>) -> Result<WeightFormat, Box<dyn Error>> {
     match name.map_or("f32", String::as_str) {
         "f32" => Ok(WeightFormat::F32),
+        "f16" => Ok(WeightFormat::F16),
         "int8" => Ok(WeightFormat::Int8),
         "int4" => Ok(WeightFormat::Int4),
         other => Err(format!("no format `{other}`").into()),

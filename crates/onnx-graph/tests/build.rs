@@ -184,6 +184,25 @@ fn float_weights_are_the_checkpoints_transposed() {
 }
 
 #[test]
+fn a_graph_of_halves_computes_in_them_and_gives_floats() {
+    let spec = DecoderSpec { qk_norm: true, qkv_bias: true, ..spec() };
+    let (graph, built) = built(&spec, &options(Outputs::LogitsAndHiddenStates, WeightFormat::F16));
+    let is_float = |data_type: DataType| [DataType::FLOAT, DataType::BFLOAT16].contains(&data_type);
+    assert!(graph.initializers().iter().all(|tensor| !is_float(tensor.data_type)));
+    let types: BTreeMap<_, _> = graph.outputs().iter().map(|output| (output.name.as_str(), output.data_type)).collect();
+    assert_eq!((types["logits"], types["hidden_states"]), (Some(DataType::FLOAT), Some(DataType::FLOAT)));
+    assert_eq!(types["present.0.key"], Some(DataType::FLOAT16));
+    let name = "model.layers.0.self_attn.o_proj.weight";
+    let halves = data(&graph, &built, name).as_chunks::<2>().0;
+    let read = |index: usize| half::f16::from_le_bytes(halves[index]).to_f32();
+    assert_eq!((halves.len(), read(1)), (64 * 32, widened(&spec, name)[64]));
+    assert!(graph.metadata().contains(&("tandem.weights".into(), "f16".into())));
+
+    let mixed = BuildOptions { head: WeightFormat::F16, ..options(Outputs::Logits, WeightFormat::Int4) };
+    assert_eq!(build(&spec, &mixed, &mut source(&spec)).unwrap_err().field(), Some("head"));
+}
+
+#[test]
 fn a_tied_quantised_embedding_is_stored_once() {
     let (graph, _) = built(&spec(), &options(Outputs::Logits, WeightFormat::Int4));
     let place = |name: &str| graph.main().initializer(name).unwrap().data.clone();

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use proptest::prelude::*;
 
-use super::super::weights::{WeightType, to_bytes};
+use super::super::weights::{FloatType, WeightType};
 use super::*;
 
 fn quantize(weights: &[Weight<'_>], n_inputs: usize, bits: usize) -> Quantized {
@@ -12,7 +12,11 @@ fn quantize(weights: &[Weight<'_>], n_inputs: usize, bits: usize) -> Quantized {
 }
 
 fn weight(values: &[f32], n_inputs: usize) -> Weight<'static> {
-    Weight { kind: WeightType::F32, shape: vec![values.len() / n_inputs, n_inputs], bytes: Cow::Owned(to_bytes(values)) }
+    Weight {
+        kind: WeightType::F32,
+        shape: vec![values.len() / n_inputs, n_inputs],
+        bytes: Cow::Owned(FloatType::F32.to_bytes(values)),
+    }
 }
 
 /// What the operators compute from codes and scales: `(code - zero) * scale`.
