@@ -1,5 +1,5 @@
 //! Exports a checkpoint directory (`config.json` and one `model.safetensors`) to a directory with an ONNX graph:
-//! `cargo run -p tandem-onnx-graph --example build -- CHECKPOINT DIRECTORY [f32|int8|int4] [logits|hidden|both] [HEAD FORMAT]`.
+//! `cargo run -p tandem-onnx-graph --example build -- CHECKPOINT DIRECTORY [f32|f16|int8|int4] [logits|hidden|both] [HEAD FORMAT] [int8|float]`.
 //!
 //! It reads what the goldens need of a config; the backend reads every config, by way of `tandem-core`.
 
@@ -9,7 +9,9 @@ use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
-use tandem_onnx_graph::{BuildOptions, DecoderSpec, Outputs, RopeTable, SourceError, Weight, WeightFormat, WeightType, export};
+use tandem_onnx_graph::{
+    Activations, BuildOptions, DecoderSpec, Graph, Outputs, RopeTable, SourceError, Weight, WeightFormat, WeightType, export,
+};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -27,13 +29,22 @@ fn main() -> Result<(), Box<dyn Error>> {
     let metadata = vec![("source".to_owned(), checkpoint.clone())];
     let options = BuildOptions { outputs, weights, head, metadata };
     let spec = spec(checkpoint, &config, &tensors);
-    export(&spec, &options, &mut |name| read(&tensors, name), Path::new(directory))?;
+    let path = export(&spec, &options, &mut |name| read(&tensors, name), Path::new(directory))?;
+    if rest.get(3).is_some_and(|name| name == "float") {
+        let graph = Graph::open(&path)?;
+        let mut edit = graph.edit();
+        edit.set_activations(Activations::Float);
+        let bytes = edit.to_bytes()?;
+        drop(graph);
+        std::fs::write(path, bytes)?;
+    }
     Ok(())
 }
 
 fn format(name: Option<&String>) -> Result<WeightFormat, Box<dyn Error>> {
     match name.map_or("f32", String::as_str) {
         "f32" => Ok(WeightFormat::F32),
+        "f16" => Ok(WeightFormat::F16),
         "int8" => Ok(WeightFormat::Int8),
         "int4" => Ok(WeightFormat::Int4),
         other => Err(format!("no format `{other}`").into()),

@@ -30,8 +30,8 @@ pub struct Edit<'g> {
 /// In what the products of `MatMulNBits` are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activations {
-    /// Activations are rounded to 8 bits where the graph leaves it open: several times faster on a CPU, a hundred times for
-    /// 8-bit weights.
+    /// Activations are rounded to 8 bits, block by block, where the graph leaves it open: several times faster on a CPU, a
+    /// hundred times for 8-bit weights.
     Int8WhereOpen,
     /// Activations stay floats everywhere, whatever the graph says.
     Float,

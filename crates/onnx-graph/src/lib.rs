@@ -1,4 +1,28 @@
-//! Read, check, edit, build and write ONNX graphs, without an engine.
+//! Read, check, edit, build and write ONNX graphs of decoder models, without an engine.
+//!
+//! - [`Graph`] reads a file's operators, inputs, outputs and where its weights are; the weights stay in the mapped file.
+//! - [`Graph::check`] refuses what a stranger's file should not do: leave its directory, need a library, lie about sizes.
+//! - [`Graph::edit`] changes a file in a few places and keeps every other byte, fields of later ONNX versions included. That,
+//!   and gigabytes of inline weights that must not be copied, is why messages are read here at the level of the wire.
+//! - [`export`], [`build`] and [`build_inline`] make a graph from the weights of a checkpoint.
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use tandem_onnx_graph::{Activations, Graph};
+//!
+//! let directory = Path::new("model/onnx");
+//! let graph = Graph::open(&directory.join("model_q4.onnx"))?;
+//! graph.check(directory)?;
+//! println!("{:?}", graph.operator_counts());
+//!
+//! let mut edit = graph.edit();
+//! edit.control_logits("logits")?;
+//! edit.set_activations(Activations::Int8WhereOpen);
+//! let folder_of_weights = edit.relocate(directory)?;
+//! let for_the_engine = edit.to_bytes()?;
+//! # Ok::<(), tandem_onnx_graph::Error>(())
+//! ```
 
 mod build;
 mod check;

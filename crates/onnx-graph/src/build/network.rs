@@ -5,14 +5,15 @@ mod layer;
 mod parts;
 
 use super::plan::{Part, Step};
-use super::spec::{BuildOptions, DecoderSpec, WeightFormat};
-use super::weights::WeightType;
+use super::spec::{BuildOptions, DecoderSpec};
+use super::weights::{FloatType, WeightType};
 use crate::graph::{DataType, Dim, Node, ValueInfo};
 
 /// A graph that is being written.
 pub(super) struct Network<'s> {
     spec: &'s DecoderSpec,
     options: &'s BuildOptions,
+    float: FloatType,
     pub(super) nodes: Vec<Node>,
     pub(super) steps: Vec<Step>,
     pub(super) inputs: Vec<ValueInfo>,
@@ -30,7 +31,8 @@ struct Stream {
 impl<'s> Network<'s> {
     /// The whole decoder; `stored` is the type of the embedding in the checkpoint.
     pub(super) fn new(spec: &'s DecoderSpec, options: &'s BuildOptions, stored: WeightType) -> Self {
-        let mut network = Self { spec, options, nodes: vec![], steps: vec![], inputs: vec![], outputs: vec![] };
+        let mut network =
+            Self { spec, options, float: options.float(), nodes: vec![], steps: vec![], inputs: vec![], outputs: vec![] };
         network.io();
         network.lengths();
         network.rope();
@@ -39,11 +41,16 @@ impl<'s> Network<'s> {
         for layer in 0..spec.n_layers {
             stream = network.layer(layer, stream);
         }
-        let hidden_name = if options.outputs.hidden_states() { "hidden_states" } else { "norm" };
+        let hidden = network.computed("hidden_states");
         let name = network.norm_weight("norm.weight", spec.hidden_size);
-        network.add_norm(stream, &name, hidden_name);
+        network.add_norm(stream, &name, &hidden);
+        if options.outputs.hidden_states() {
+            network.widen(&hidden, "hidden_states");
+        }
         if options.outputs.logits() {
-            network.head(hidden_name);
+            let logits = network.computed("logits");
+            network.head(&hidden, &logits);
+            network.widen(&logits, "logits");
         }
         network
     }
@@ -56,6 +63,7 @@ impl<'s> Network<'s> {
         let size = |size: usize| Dim::Fixed(size as i64);
         let batch = symbol("batch_size");
         let tokens = symbol("sequence_length");
+        let float_type = self.float.data_type();
         let int = |name: &str, dims: &[Dim]| value(name.into(), DataType::INT64, dims);
         let float = |name: &str, dims: &[Dim]| value(name.into(), DataType::FLOAT, dims);
         self.inputs.push(int("input_ids", &[batch.clone(), tokens.clone()]));
@@ -69,8 +77,9 @@ impl<'s> Network<'s> {
         }
         for (layer, part) in (0..spec.n_layers).flat_map(|layer| [(layer, "key"), (layer, "value")]) {
             let dims = |tokens: &str| [batch.clone(), size(spec.n_kv_heads), symbol(tokens), size(spec.head_dim)];
-            self.inputs.push(float(&format!("past_key_values.{layer}.{part}"), &dims("past_sequence_length")));
-            self.outputs.push(float(&format!("present.{layer}.{part}"), &dims("present_sequence_length")));
+            let cache = |name: String, tokens| value(name, float_type, &dims(tokens));
+            self.inputs.push(cache(format!("past_key_values.{layer}.{part}"), "past_sequence_length"));
+            self.outputs.push(cache(format!("present.{layer}.{part}"), "present_sequence_length"));
         }
     }
 
@@ -91,8 +100,8 @@ impl<'s> Network<'s> {
             node.with_int("quantize_axis", 1);
             return "embed".into();
         }
-        let keep = self.options.weights != WeightFormat::F32 && !self.shares_floats() && stored != WeightType::F32;
-        if !keep {
+        let is_quantized = self.options.weights.bits().is_some();
+        if !is_quantized || self.shares_floats() || stored == WeightType::F32 {
             self.floats(&name, vec![part]);
             self.add("", "Gather", &[&name, "input_ids"], "embed");
             return "embed".into();
@@ -104,7 +113,7 @@ impl<'s> Network<'s> {
     }
 
     /// From hidden states to logits, of the last `num_logits_to_keep` tokens: a slice from `-n` on, and `-0` is the first.
-    fn head(&mut self, hidden: &str) {
+    fn head(&mut self, hidden: &str, logits: &str) {
         let spec = self.spec;
         self.ints("one_in_list", &[1], &[1]);
         self.ints("end", &[1], &[i64::MAX]);
@@ -113,13 +122,27 @@ impl<'s> Network<'s> {
         self.add("", "Slice", &[hidden, "kept_from", "end", "one_in_list"], "kept_hidden");
         let embedding = format!("{}embed_tokens.weight", spec.prefix);
         if let Some(bits) = self.shared_bits() {
-            self.quantized_product("kept_hidden", &embedding, None, [spec.hidden_size, spec.vocab_size], bits, "logits");
+            self.quantized_product("kept_hidden", &embedding, None, [spec.hidden_size, spec.vocab_size], bits, logits);
         } else if self.shares_floats() {
-            self.add("com.microsoft", "FusedMatMul", &["kept_hidden", &embedding], "logits").with_int("transB", 1);
+            self.add("com.microsoft", "FusedMatMul", &["kept_hidden", &embedding], logits).with_int("transB", 1);
         } else {
             let name = if spec.tie_word_embeddings { embedding } else { "lm_head.weight".into() };
             let part = Part { name, shape: vec![spec.vocab_size, spec.hidden_size] };
-            self.product("kept_hidden", "head.weight", vec![part], None, self.options.head, "logits");
+            self.product("kept_hidden", "head.weight", vec![part], None, self.options.head, logits);
+        }
+    }
+
+    /// What an output is called before it is widened: itself in a graph of 32-bit floats.
+    fn computed(&self, output: &str) -> String {
+        match self.float {
+            FloatType::F32 => output.into(),
+            FloatType::F16 => format!("{output}.f16"),
+        }
+    }
+
+    fn widen(&mut self, computed: &str, output: &str) {
+        if computed != output {
+            self.add("", "Cast", &[computed], output).with_int("to", DataType::FLOAT.0.into());
         }
     }
 
@@ -134,6 +157,6 @@ impl<'s> Network<'s> {
 
     /// Do embedding and head read the same floats?
     fn shares_floats(&self) -> bool {
-        self.spec.tie_word_embeddings && self.options.outputs.logits() && self.options.head == WeightFormat::F32
+        self.spec.tie_word_embeddings && self.options.outputs.logits() && self.options.head.bits().is_none()
     }
 }

@@ -3,10 +3,10 @@
 use super::network::Network;
 use super::quantize::{self, BLOCK_SIZE};
 use super::spec::{BuildOptions, DecoderSpec};
-use super::weights::{self, WeightType};
+use super::weights::{self, FloatType, WeightType};
 use super::{WeightSource, sink::Sink};
 use crate::encode::{self, Data};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{DataType, ExternalData};
 use crate::schema::{graph, model};
 use crate::wire::{put_bytes, put_int};
@@ -72,14 +72,15 @@ pub(super) fn run(
     source: &mut WeightSource<'_, '_>,
     sink: &mut dyn Sink,
 ) -> Result<Vec<u8>> {
-    spec.check()?;
+    spec.check(options)?;
     let stored = embedding_type(spec, source)?;
     let network = Network::new(spec, options, stored);
     let mut body = Vec::new();
     network.nodes.iter().for_each(|node| put_bytes(&mut body, graph::NODE, encode::node(node)));
     put_bytes(&mut body, graph::NAME, "decoder");
     for step in &network.steps {
-        let places: Vec<_> = make(spec, step, source)?.into_iter().map(|bytes| sink.put(bytes)).collect::<Result<_>>()?;
+        let places: Vec<_> =
+            make(spec, options.float(), step, source)?.into_iter().map(|bytes| sink.put(bytes)).collect::<Result<_>>()?;
         let named = step.constants.iter().zip(&places);
         let views = step.views.iter().map(|(index, constant)| (constant, &places[*index]));
         for (constant, place) in named.chain(views) {
@@ -103,7 +104,9 @@ fn model_proto(options: &BuildOptions, body: &[u8]) -> Vec<u8> {
     put_bytes(&mut out, model::GRAPH, body);
     put_bytes(&mut out, model::OPSET_IMPORT, encode::opset_import("", OPSET));
     put_bytes(&mut out, model::OPSET_IMPORT, encode::opset_import("com.microsoft", 1));
-    for (key, value) in &options.metadata {
+    let given = options.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let own = [("tandem.weights", options.weights.name()), ("tandem.head", options.head.name())];
+    for (key, value) in given.chain(own) {
         put_bytes(&mut out, model::METADATA_PROPS, encode::string_entry(key, value));
     }
     out
@@ -115,19 +118,22 @@ fn embedding_type(spec: &DecoderSpec, source: &mut WeightSource<'_, '_>) -> Resu
 }
 
 /// The bytes of a step's constants.
-fn make(spec: &DecoderSpec, step: &Step, source: &mut WeightSource<'_, '_>) -> Result<Vec<Vec<u8>>> {
+fn make(spec: &DecoderSpec, float: FloatType, step: &Step, source: &mut WeightSource<'_, '_>) -> Result<Vec<Vec<u8>>> {
     let mut read = |parts: &[Part]| -> Result<Vec<_>> {
         parts.iter().map(|part| weights::read(&spec.name, source, &part.name, &part.shape)).collect()
     };
     Ok(match &step.recipe {
         Recipe::Fixed(bytes) => vec![bytes.clone()],
-        Recipe::Rope(function) => vec![weights::to_bytes(&rope(spec, *function))],
+        Recipe::Rope(function) => vec![float.to_bytes(&rope(spec, *function))],
         Recipe::AsStored(part) => read(std::slice::from_ref(part))?.into_iter().map(|weight| weight.bytes.into_owned()).collect(),
-        Recipe::Floats(parts) => vec![weights::to_bytes(&weights::concatenate(&read(parts)?))],
-        Recipe::Transposed(parts) => vec![weights::to_bytes(&weights::transpose(&read(parts)?, parts[0].shape[1]))],
+        Recipe::Floats(parts) => vec![weights::concatenate(&read(parts)?, float)],
+        Recipe::Transposed(parts) => vec![weights::transpose(&read(parts)?, parts[0].shape[1], float)],
         Recipe::Quantized(parts, bits) => {
-            let quantized = quantize::quantize(&read(parts)?, parts[0].shape[1], *bits);
-            vec![quantized.codes, weights::to_bytes(&quantized.scales)]
+            let quantized = quantize::quantize(&read(parts)?, parts[0].shape[1], *bits).ok_or_else(|| {
+                Error::bad_field(&spec.name, &parts[0].name, "a weight in it is not finite, and none can be quantised beside it")
+                    .with_hint("the weights are damaged: download them again")
+            })?;
+            vec![quantized.codes, float.to_bytes(&quantized.scales)]
         }
     })
 }

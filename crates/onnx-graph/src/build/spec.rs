@@ -1,6 +1,13 @@
 //! What to build: a decoder's shape, and the form of the graph.
 
+use super::weights::FloatType;
 use crate::error::{Error, Result};
+
+/// Bounds that no model comes near, within which a mistaken or hostile config costs neither overflow nor memory: products of
+/// three sizes stay within 64 bits, and a table of rope within 1 GiB.
+const MAX_LAYERS: usize = 4096;
+const MAX_SIZE: usize = (1 << 21) - 1;
+const MAX_ROPE: usize = 1 << 28;
 
 /// The shape of a decoder of the Llama family: RMS norms, grouped-query attention with rotary positions, a gated
 /// feed-forward block with SiLU.
@@ -81,8 +88,11 @@ pub enum Outputs {
 /// How a weight is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightFormat {
-    /// 32-bit floats, whatever the checkpoint has.
+    /// Floats of the graph's own type, whatever the checkpoint has: 32 bits, or 16 where the layers have 16.
     F32,
+    /// 16-bit floats. The whole graph computes in them and keeps its KV cache in them, which accelerators want; logits and
+    /// hidden states come out with 32. It is the layers' format, and the head's then as well.
+    F16,
     /// 8-bit integers with a float scale for each 32.
     Int8,
     /// 4-bit integers with a float scale for each 32.
@@ -100,10 +110,15 @@ impl DecoderSpec {
         self.n_kv_heads * self.head_dim
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    pub(super) fn check(&self, options: &BuildOptions) -> Result<()> {
         let refuse = |field: &str, problem: String| Err(Error::bad_field(&self.name, field, problem));
+        if options.head == WeightFormat::F16 && options.weights != WeightFormat::F16 {
+            return refuse("head", "a head of 16-bit floats goes with layers of 16-bit floats only".into());
+        }
+        if !(1..=MAX_LAYERS).contains(&self.n_layers) {
+            return refuse("n_layers", format!("`{}` is not between 1 and {MAX_LAYERS}", self.n_layers));
+        }
         for (field, value) in [
-            ("n_layers", self.n_layers),
             ("vocab_size", self.vocab_size),
             ("hidden_size", self.hidden_size),
             ("intermediate_size", self.intermediate_size),
@@ -112,10 +127,14 @@ impl DecoderSpec {
             ("head_dim", self.head_dim),
             ("rope.n_positions", self.rope.n_positions),
         ] {
-            // Products of three such sizes stay within 64 bits.
-            if !(1..1 << 21).contains(&value) {
-                return refuse(field, format!("`{value}` is not between 1 and {}", (1 << 21) - 1));
+            if !(1..=MAX_SIZE).contains(&value) {
+                return refuse(field, format!("`{value}` is not between 1 and {MAX_SIZE}"));
             }
+        }
+        if self.rope.n_positions * self.head_dim > MAX_ROPE {
+            let problem =
+                format!("`{}` positions for heads of {} are more than a table can hold", self.rope.n_positions, self.head_dim);
+            return refuse("rope.n_positions", problem);
         }
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
             return refuse("n_kv_heads", format!("`{}` does not divide `{}` heads", self.n_kv_heads, self.n_heads));
@@ -144,11 +163,31 @@ impl Outputs {
     }
 }
 
+impl BuildOptions {
+    /// In what the graph computes.
+    pub(super) fn float(&self) -> FloatType {
+        match self.weights {
+            WeightFormat::F16 => FloatType::F16,
+            _ => FloatType::F32,
+        }
+    }
+}
+
 impl WeightFormat {
+    /// Its name in the file's metadata.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
+        }
+    }
+
     /// Bits of a quantised weight.
     pub(super) fn bits(self) -> Option<usize> {
         match self {
-            Self::F32 => None,
+            Self::F32 | Self::F16 => None,
             Self::Int8 => Some(8),
             Self::Int4 => Some(4),
         }

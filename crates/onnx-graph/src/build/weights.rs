@@ -31,6 +31,13 @@ pub enum WeightType {
     Bf16,
 }
 
+/// The type of the floats that a graph computes with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FloatType {
+    F32,
+    F16,
+}
+
 impl WeightType {
     pub(super) fn data_type(self) -> DataType {
         match self {
@@ -87,11 +94,12 @@ pub(super) fn read<'w>(model: &str, source: &mut WeightSource<'_, 'w>, name: &st
 }
 
 /// `[outputs, inputs]` weights, one after the other, as one `[inputs, outputs of all]` of floats: what `MatMul` multiplies by.
-pub(super) fn transpose(weights: &[Weight<'_>], n_inputs: usize) -> Vec<f32> {
+pub(super) fn transpose(weights: &[Weight<'_>], n_inputs: usize, float: FloatType) -> Vec<u8> {
     /// Rows that are read before their columns are written: a cache line of the output.
     const TILE: usize = 16;
+    let width = float.n_bytes();
     let n_outputs: usize = weights.iter().map(|weight| weight.shape[0]).sum();
-    let mut out = vec![0.0; n_inputs * n_outputs];
+    let mut out = vec![0; n_inputs * n_outputs * width];
     let mut rows = vec![0.0; TILE * n_inputs];
     let mut column = 0;
     for weight in weights {
@@ -99,10 +107,9 @@ pub(super) fn transpose(weights: &[Weight<'_>], n_inputs: usize) -> Vec<f32> {
             let n_rows = TILE.min(weight.shape[0] - first);
             let rows = &mut rows[..n_rows * n_inputs];
             weight.widen(first * n_inputs, rows);
-            for (input, line) in out.chunks_exact_mut(n_outputs).enumerate() {
-                for (row, value) in line[column..column + n_rows].iter_mut().enumerate() {
-                    *value = rows[row * n_inputs + input];
-                }
+            for (input, line) in out.chunks_exact_mut(n_outputs * width).enumerate() {
+                let columns = line[column * width..(column + n_rows) * width].chunks_exact_mut(width);
+                columns.enumerate().for_each(|(row, bytes)| float.write(rows[row * n_inputs + input], bytes));
             }
             column += n_rows;
         }
@@ -111,18 +118,49 @@ pub(super) fn transpose(weights: &[Weight<'_>], n_inputs: usize) -> Vec<f32> {
 }
 
 /// All elements of the weights, one after the other.
-pub(super) fn concatenate(weights: &[Weight<'_>]) -> Vec<f32> {
-    let mut out = vec![0.0; weights.iter().map(|weight| weight.shape.iter().product::<usize>()).sum()];
-    let mut rest = out.as_mut_slice();
+pub(super) fn concatenate(weights: &[Weight<'_>], float: FloatType) -> Vec<u8> {
+    /// Elements that are widened at a time.
+    const PART: usize = 4096;
+    let n_elements = |weight: &Weight<'_>| weight.shape.iter().product::<usize>();
+    let mut out = Vec::with_capacity(weights.iter().map(n_elements).sum::<usize>() * float.n_bytes());
+    let mut part = [0.0; PART];
     for weight in weights {
-        let (part, after) = rest.split_at_mut(weight.shape.iter().product());
-        weight.widen(0, part);
-        rest = after;
+        let n_elements = n_elements(weight);
+        for first in (0..n_elements).step_by(PART) {
+            let part = &mut part[..PART.min(n_elements - first)];
+            weight.widen(first, part);
+            out.extend_from_slice(&float.to_bytes(part));
+        }
     }
     out
 }
 
-/// Little-endian bytes.
-pub(super) fn to_bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+impl FloatType {
+    pub(super) fn data_type(self) -> DataType {
+        match self {
+            Self::F32 => DataType::FLOAT,
+            Self::F16 => DataType::FLOAT16,
+        }
+    }
+
+    /// Little-endian bytes.
+    pub(super) fn to_bytes(self, values: &[f32]) -> Vec<u8> {
+        let mut out = vec![0; values.len() * self.n_bytes()];
+        out.chunks_exact_mut(self.n_bytes()).zip(values).for_each(|(bytes, value)| self.write(*value, bytes));
+        out
+    }
+
+    fn n_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
+
+    fn write(self, value: f32, bytes: &mut [u8]) {
+        match self {
+            Self::F32 => bytes.copy_from_slice(&value.to_le_bytes()),
+            Self::F16 => bytes.copy_from_slice(&f16::from_f32(value).to_le_bytes()),
+        }
+    }
 }

@@ -23,7 +23,7 @@ impl Network<'_> {
     pub(super) fn rope(&mut self) {
         let dims = [self.spec.rope.n_positions, self.spec.head_dim / 2];
         for (name, function) in [("cos_cache", f64::cos as fn(f64) -> f64), ("sin_cache", f64::sin)] {
-            let constants = vec![constant(name, DataType::FLOAT, &dims)];
+            let constants = vec![constant(name, self.float.data_type(), &dims)];
             self.steps.push(Step { constants, views: vec![], recipe: Recipe::Rope(function) });
         }
     }

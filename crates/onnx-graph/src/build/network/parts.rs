@@ -48,7 +48,7 @@ impl Network<'_> {
             self.quantized_product(input, name, bias.as_deref(), [n_inputs, n_outputs], bits, output);
             return;
         }
-        let constant = constant(name, DataType::FLOAT, &[n_inputs, n_outputs]);
+        let constant = constant(name, self.float.data_type(), &[n_inputs, n_outputs]);
         self.steps.push(Step { constants: vec![constant], views: vec![], recipe: Recipe::Transposed(weights) });
         let Some(bias) = bias else {
             self.add("", "MatMul", &[input, name], output);
@@ -59,7 +59,7 @@ impl Network<'_> {
         self.add("", "Add", &[&product, &bias], output);
     }
 
-    /// The product with a matrix that [`quantized_steps`](Self::quantized_steps) has made.
+    /// The product with a matrix that [`quantized_steps`](Self::quantized_steps) has made, of activations rounded to 8 bits.
     pub(super) fn quantized_product(
         &mut self,
         input: &str,
@@ -87,12 +87,12 @@ impl Network<'_> {
         let block_bytes = BLOCK_SIZE * bits / 8;
         let constants = vec![
             constant(&format!("{name}.codes"), DataType::UINT8, &[n_outputs, n_blocks, block_bytes]),
-            constant(&format!("{name}.scales"), DataType::FLOAT, &[n_outputs, n_blocks]),
+            constant(&format!("{name}.scales"), self.float.data_type(), &[n_outputs, n_blocks]),
         ];
         let mut views = Vec::new();
         if lookup {
             views.push((0, constant(&format!("{name}.lookup"), DataType::UINT8, &[n_outputs, n_blocks * block_bytes])));
-            views.push((1, constant(&format!("{name}.lookup_scales"), DataType::FLOAT, &[n_outputs, n_blocks])));
+            views.push((1, constant(&format!("{name}.lookup_scales"), self.float.data_type(), &[n_outputs, n_blocks])));
         }
         self.steps.push(Step { constants, views, recipe: Recipe::Quantized(weights, bits) });
     }
@@ -103,7 +103,7 @@ impl Network<'_> {
             [part] => part.shape.clone(),
             parts => vec![parts.iter().map(|part| part.shape.iter().product::<usize>()).sum()],
         };
-        let constants = vec![constant(name, DataType::FLOAT, &dims)];
+        let constants = vec![constant(name, self.float.data_type(), &dims)];
         self.steps.push(Step { constants, views: vec![], recipe: Recipe::Floats(parts) });
     }
 

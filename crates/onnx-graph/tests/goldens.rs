@@ -1,0 +1,88 @@
+//! Graphs as onnxruntime-genai, optimum and onnx-community write them: read, checked, edited and damaged.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a failed test is a panic, and a skipped one says so"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use tandem_onnx_graph::{Activations, Graph, LogitsControl};
+
+/// Every `goldens/*/onnx/**/*.onnx`.
+fn graphs() -> Vec<PathBuf> {
+    fn find(directory: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            match entry.path() {
+                path if path.is_dir() => find(&path, found),
+                path if path.extension().is_some_and(|extension| extension == "onnx") => found.push(path),
+                _ => {}
+            }
+        }
+    }
+    let mut found = Vec::new();
+    find(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens"), &mut found);
+    found.sort();
+    if found.is_empty() {
+        eprintln!("skipped: there are no graphs in goldens/");
+    }
+    found
+}
+
+#[test]
+fn they_are_sound_and_the_number_of_logits_can_be_controlled() {
+    for path in graphs() {
+        let directory = path.parent().unwrap();
+        let graph = Graph::open(&path).unwrap();
+        graph.check(directory).unwrap_or_else(|error| panic!("{error}"));
+        let mut edit = graph.edit();
+        assert_eq!(edit.control_logits("logits").unwrap_or_else(|error| panic!("{error}")), LogitsControl::Input);
+        edit.set_activations(Activations::Int8WhereOpen);
+        assert_eq!(edit.relocate(directory).unwrap(), directory.canonicalize().unwrap());
+        let edited = Graph::parse(edit.to_bytes().unwrap(), "edited.onnx").unwrap();
+        edited.check(directory).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let n_added = if graph.inputs().any(|input| input.name == "num_logits_to_keep") { 0 } else { 3 };
+        assert_eq!(edited.nodes().len(), graph.nodes().len() + n_added, "{}", path.display());
+        assert_eq!(edited.external_files(), graph.external_files());
+        let quantized = edited.nodes().iter().filter(|node| node.op_type == "MatMulNBits");
+        assert!(quantized.into_iter().all(|node| node.int("accuracy_level") == Some(4)));
+    }
+}
+
+#[test]
+fn an_edit_that_changes_nothing_changes_no_byte() {
+    for path in graphs() {
+        let graph = Graph::open(&path).unwrap();
+        assert_eq!(graph.edit().to_bytes().unwrap(), graph.bytes(), "{}", path.display());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Damaged in a few places, a graph is still one or an error, and an edit of it is one too.
+    #[test]
+    fn damage_makes_nothing_panic(
+        graph in any::<prop::sample::Index>(), damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4), end in any::<Option<prop::sample::Index>>(),
+    ) {
+        let paths = graphs();
+        if !paths.is_empty() {
+            let path = graph.get(&paths);
+            let mut bytes = fs::read(path).unwrap();
+            damage.iter().for_each(|(at, byte)| *at.get_mut(&mut bytes) = *byte);
+            if let Some(end) = end {
+                bytes.truncate(end.index(bytes.len()));
+            }
+            if let Ok(graph) = Graph::parse(bytes, "damaged.onnx") {
+                let _ = graph.check(path.parent().unwrap());
+                let mut edit = graph.edit();
+                edit.set_activations(Activations::Float);
+                let _ = edit.control_logits("logits");
+                prop_assert!(Graph::parse(edit.to_bytes().unwrap(), "edited.onnx").is_ok());
+            }
+        }
+    }
+}
