@@ -112,7 +112,11 @@ fn reuse(path: &Path, environment: &Environment, explicit: Option<&Path>) -> Res
     }
 }
 
-fn switch_telemetry_off() {
+/// Sets the variable by which ONNX Runtime's telemetry is switched off, unless it is set.
+///
+/// It is done before the library is loaded in any case; a program that starts threads before that calls it first thing in
+/// `main`, while there is one thread, because no other may read the process's variables at that moment.
+pub fn switch_telemetry_off() {
     if std::env::var_os(TELEMETRY_SWITCH).is_some_and(|value| value == "1") {
         return;
     }

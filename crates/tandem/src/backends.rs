@@ -1,15 +1,31 @@
 //! The backends of this build. This file is the only one that asks which they are.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tandem_core::{Backend, BackendKind, Error, Result};
 
-#[cfg(feature = "onnx")]
-pub use tandem_backend_onnx::setup;
+/// Every backend that there is, in this build or in another, the default first.
+pub const KNOWN_BACKENDS: [BackendKind; 2] = [BackendKind::Onnx, BackendKind::Candle];
 
-/// Obtaining ONNX Runtime's library, in a build without that backend.
-#[cfg(not(feature = "onnx"))]
-pub mod setup {}
+/// What [`setup`] is to do.
+#[derive(Clone, Debug, Default)]
+pub struct SetupOptions {
+    /// A wheel to take ONNX Runtime's library from, instead of a download.
+    pub wheel: Option<PathBuf>,
+    /// Obtain it even when it is there.
+    pub force: bool,
+}
+
+/// What [`setup`] did.
+#[derive(Clone, Debug)]
+pub struct SetupReport {
+    /// The library, absolute.
+    pub library: PathBuf,
+    /// The release of ONNX Runtime.
+    pub version: String,
+    /// Whether the right library was there before, and nothing was done.
+    pub already_there: bool,
+}
 
 /// The backends that this build has, the default first.
 pub fn compiled() -> Vec<BackendKind> {
@@ -33,6 +49,51 @@ pub fn backend(kind: Option<BackendKind>, ort_library: Option<PathBuf>) -> Resul
             Err(not_compiled(other))
         }
     }
+}
+
+/// Does what must be done while the process has one thread: ONNX Runtime's telemetry is switched off by a variable of the process.
+///
+/// Loading does it too, so a program without threads of its own need not call it; another one calls it first thing in `main`.
+pub fn prepare_process() {
+    #[cfg(feature = "onnx")]
+    tandem_backend_onnx::library::switch_telemetry_off();
+}
+
+/// The library of ONNX Runtime that is used: `explicit`, or the one that is found.
+///
+/// # Errors
+/// [`Error::BackendNotCompiled`] in a build without ONNX Runtime, [`Error::EngineLibrary`] when there is none that can be used.
+pub fn ort_library(explicit: Option<&Path>) -> Result<PathBuf> {
+    #[cfg(feature = "onnx")]
+    return tandem_backend_onnx::library::find(explicit);
+    #[cfg(not(feature = "onnx"))]
+    {
+        let _ = explicit;
+        Err(not_compiled(BackendKind::Onnx))
+    }
+}
+
+/// Makes ONNX Runtime's library available to this user; `progress` is told every step as a line for people.
+///
+/// # Errors
+/// [`Error::BackendNotCompiled`] in a build without ONNX Runtime; [`Error::EngineLibrary`] and [`Error::Unsupported`] say why it
+/// cannot be had, and what else can be done.
+#[cfg(feature = "onnx")]
+pub fn setup(options: &SetupOptions, progress: &mut dyn FnMut(&str)) -> Result<SetupReport> {
+    use tandem_backend_onnx::setup;
+    let SetupOptions { wheel, force } = options.clone();
+    let options = setup::SetupOptions { wheel, force, ..setup::SetupOptions::default() };
+    let report = setup::run(&options, &mut |event| progress(&event.to_string()))?;
+    Ok(SetupReport { library: report.library, version: report.version.into(), already_there: report.already_there })
+}
+
+/// Says that this build has no use for ONNX Runtime's library.
+///
+/// # Errors
+/// [`Error::BackendNotCompiled`].
+#[cfg(not(feature = "onnx"))]
+pub fn setup(_options: &SetupOptions, _progress: &mut dyn FnMut(&str)) -> Result<SetupReport> {
+    Err(not_compiled(BackendKind::Onnx))
 }
 
 fn not_compiled(backend: BackendKind) -> Error {

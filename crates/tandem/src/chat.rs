@@ -76,8 +76,15 @@ impl<'m> Chat<'m> {
                 return Err(error);
             }
         };
-        let generation = self.model.generate(&mut self.sequence, &prompt, self.options.clone())?;
-        Ok(Reply { generation, messages: &mut self.messages, n_prompt: prompt.len(), text: String::new(), reason: None })
+        match self.model.generate(&mut self.sequence, &prompt, self.options.clone()) {
+            Ok(generation) => {
+                Ok(Reply { generation, messages: &mut self.messages, n_prompt: prompt.len(), text: String::new(), reason: None })
+            }
+            Err(error) => {
+                self.messages.pop();
+                Err(error)
+            }
+        }
     }
 
     fn prompt(&self) -> Result<Vec<TokenId>> {

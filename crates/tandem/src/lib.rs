@@ -28,7 +28,7 @@ mod demo;
 mod model;
 mod reference;
 
-pub use backends::{backend, compiled, setup};
+pub use backends::{KNOWN_BACKENDS, SetupOptions, SetupReport, backend, compiled, ort_library, prepare_process, setup};
 pub use chat::{Chat, Reply};
 pub use model::{Settings, TextModel, load};
 pub use reference::find;

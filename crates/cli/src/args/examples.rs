@@ -1,0 +1,81 @@
+//! What stands below the options in `--help`.
+
+pub(super) const TANDEM: &str = "\
+Examples:
+  tandem setup                                   obtain ONNX Runtime, once
+  tandem run demo 'Tell me a story about a fox'  generate text with the built-in model
+  tandem chat ./my-model                         talk with a model in a directory
+  tandem devices                                 see what can run here
+
+`tandem COMMAND --help` says more about a command.";
+
+macro_rules! run_examples {
+    () => {
+        "\
+Examples:
+  tandem run demo 'Tell me a story about a fox who finds a lantern.'
+  tandem run demo --temperature 0 --raw 'Once upon a time'
+  cat notes.txt | tandem run ./my-model --system 'Summarise what you are given.'
+  tandem run ./my-model 'Name three rivers.' --json | jq -r .text"
+    };
+}
+
+pub(super) const RUN: &str = run_examples!();
+
+pub(super) const RUN_LONG: &str = concat!(
+    run_examples!(),
+    "
+
+Configuration:
+  `tandem.toml` in the working directory, or in the user's configuration directory
+  (`~/.config/tandem/tandem.toml`), sets the same options:
+
+    execution_target = \"cpu\"     # auto, cpu, cuda, cuda:N or coreml: what --device sets
+    threads = 4
+    temperature = 0.7
+    stop = [\"\\n\\n\"]
+    logit_bias = [\"42=-inf\"]
+
+  Flags win over the file in the working directory, which wins over the user's. `ort_library` and
+  `coreml_cache` can be set in the user's file only.
+
+Exit codes:
+  0 done, 1 failed or cancelled, 2 wrong usage"
+);
+
+pub(super) const CHAT: &str = "\
+Examples:
+  tandem chat demo
+  tandem chat ./my-model --system 'You answer in one sentence.' --temperature 0.7
+  tandem chat ./my-model --load talk.json
+  printf 'Hello!\\nTell me a story.\\n' | tandem chat demo
+
+A line that ends in `\\` goes on in the next one, and lines between two lines of `\"\"\"` are one message.";
+
+pub(super) const SCORE: &str = "\
+Examples:
+  tandem score demo 'Once upon a time there was a fox.'
+  tandem score ./my-model --top 10 - < text.txt
+  tandem score demo 'Once upon a time' --json | jq .perplexity";
+
+pub(super) const SHOW: &str = "\
+Examples:
+  tandem show demo
+  tandem show ./my-model --no-load --hashes
+  tandem show ./my-model --dtype int4 --json | jq .loaded.placement";
+
+pub(super) const DEVICES: &str = "\
+Examples:
+  tandem devices
+  tandem devices --json | jq '.backends[].devices[] | select(.usable) | .device'";
+
+pub(super) const SETUP: &str = "\
+Examples:
+  tandem setup
+  tandem setup --wheel onnxruntime-1.31.1-cp311-cp311-manylinux_2_28_x86_64.whl";
+
+pub(super) const COMPLETIONS: &str = "\
+Examples:
+  tandem completions bash > ~/.local/share/bash-completion/completions/tandem
+  tandem completions zsh > ~/.zfunc/_tandem
+  tandem completions fish > ~/.config/fish/completions/tandem.fish";

@@ -1,0 +1,28 @@
+//! One module for each command.
+
+mod chat;
+mod completions;
+mod devices;
+mod run;
+mod score;
+mod setup;
+mod show;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::args::Command;
+use crate::output::Output;
+
+pub(crate) fn run(command: Command, output: &Output) -> Result<ExitCode> {
+    match command {
+        Command::Run(args) => run::run(args, output),
+        Command::Chat(args) => chat::chat(args, output),
+        Command::Score(args) => score::score(args, output),
+        Command::Show(args) => show::show(args, output),
+        Command::Devices(args) => devices::devices(args, output),
+        Command::Setup(args) => setup::setup(args, output),
+        Command::Completions(args) => completions::completions(&args, output),
+    }
+}

@@ -1,0 +1,64 @@
+//! `/save` and `/load`: a conversation as a JSON file.
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use tandem::{ChatMessage, Error, ModelFile};
+
+use super::Talk;
+use crate::failure::Usage;
+
+/// The largest file that is read, in bytes.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// What the file holds.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    /// The model that it was held with, for people.
+    #[serde(default)]
+    model: String,
+    messages: Vec<ChatMessage>,
+}
+
+impl Talk<'_> {
+    /// Writes the conversation; the file gets its name only when it is whole.
+    pub(super) fn save(&self, file: &Path, replace: bool) -> Result<()> {
+        let saved = Saved { model: self.model.info().name.clone(), messages: self.chat.messages().to_vec() };
+        let mut json = serde_json::to_vec_pretty(&saved).context("the conversation cannot be written as JSON")?;
+        json.push(b'\n');
+        let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let failed = || format!("`{}` cannot be written", file.display());
+        let mut draft = tempfile::NamedTempFile::new_in(dir).with_context(failed)?;
+        draft.write_all(&json).and_then(|()| draft.as_file().sync_all()).with_context(failed)?;
+        if replace {
+            draft.persist(file).map_err(|error| error.error).with_context(failed)?;
+        } else if let Err(error) = draft.persist_noclobber(file) {
+            if error.error.kind() == std::io::ErrorKind::AlreadyExists {
+                let hint = format!("`/save! {}` replaces it", file.display());
+                return Err(Usage::new(format!("`{}` is there already", file.display()), hint).into());
+            }
+            return Err(error.error).with_context(failed);
+        }
+        self.output.note(&format!("saved {} messages to `{}`", saved.messages.len(), file.display()));
+        Ok(())
+    }
+
+    /// Puts the conversation of `file` in the place of this one; when anything is wrong with it, this one stays.
+    pub(super) fn load(&mut self, file: &Path) -> Result<()> {
+        let name = file.display().to_string();
+        let source = ModelFile::Path(file.to_path_buf());
+        let bytes = source.read(MAX_BYTES)?;
+        let saved: Saved = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::bad_file(&name, "is no conversation that `/save` wrote", error))?;
+        // The template decides which messages there can be.
+        let next = [saved.messages.as_slice(), &[ChatMessage::user("?")]].concat();
+        self.model.chat_prompt(&next).with_context(|| format!("the model cannot go on with the conversation of `{name}`"))?;
+        let n = saved.messages.len();
+        self.chat.set_messages(saved.messages);
+        self.last = None;
+        self.output.note(&format!("loaded {n} messages from `{name}`"));
+        Ok(())
+    }
+}

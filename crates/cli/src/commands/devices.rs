@@ -1,0 +1,102 @@
+//! `tandem devices`: what can run here, and why the rest cannot.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde::Serialize;
+use tandem::{BackendKind, DeviceReport};
+
+use crate::args::DevicesArgs;
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::output::{BAD, BOLD, DIM, GOOD, Output};
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report {
+    backends: Vec<BackendReport>,
+}
+
+#[derive(Serialize)]
+struct BackendReport {
+    backend: String,
+    /// Whether this build has it.
+    compiled: bool,
+    hint: Option<String>,
+    /// The engine's library, where it is a file of its own that can be used.
+    library: Option<PathBuf>,
+    devices: Vec<Row>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    device: String,
+    description: String,
+    usable: bool,
+    /// Why it cannot be used.
+    reason: Option<String>,
+    hint: Option<String>,
+}
+
+pub(crate) fn devices(args: DevicesArgs, output: &Output) -> Result<ExitCode> {
+    let ort_library = args.ort_library.or(Config::load()?.engine.ort_library);
+    let progress = output.progress("looking at devices");
+    let backends: Vec<_> = tandem::KNOWN_BACKENDS.into_iter().map(|kind| report(kind, ort_library.clone())).collect();
+    drop(progress);
+    if output.is_json() {
+        output.document(&Report { backends })?;
+    } else {
+        backends.iter().try_for_each(|backend| show(backend, output))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn report(kind: BackendKind, ort_library: Option<PathBuf>) -> BackendReport {
+    let backend = kind.to_string();
+    let library = (kind == BackendKind::Onnx).then(|| tandem::ort_library(ort_library.as_deref()).ok()).flatten();
+    match tandem::backend(Some(kind), ort_library) {
+        Ok(engine) => BackendReport {
+            backend,
+            compiled: true,
+            hint: None,
+            library,
+            devices: engine.devices().into_iter().map(row).collect(),
+        },
+        Err(error) => {
+            BackendReport { backend, compiled: false, hint: Failure::new(&error.into()).hint, library, devices: Vec::new() }
+        }
+    }
+}
+
+fn row(report: DeviceReport) -> Row {
+    Row {
+        device: report.device.to_string(),
+        description: report.description,
+        usable: report.unusable.is_none(),
+        reason: report.unusable,
+        hint: report.hint,
+    }
+}
+
+fn show(backend: &BackendReport, output: &Output) -> Result<()> {
+    let remark = if backend.compiled { "" } else { "  not part of this build" };
+    output.line(&format!("{}{}", output.paint(BOLD, &backend.backend), output.paint(DIM, remark)))?;
+    if let Some(library) = &backend.library {
+        output.line(&format!("  {}", output.paint(DIM, &format!("library {}", library.display()))))?;
+    }
+    if let Some(hint) = &backend.hint {
+        output.line(&format!("  {}", output.paint(DIM, &format!("hint: {hint}"))))?;
+    }
+    for row in &backend.devices {
+        let state = if row.usable { output.paint(GOOD, "usable  ") } else { output.paint(BAD, "unusable") };
+        output.line(&format!("  {:<8} {state}  {}", row.device, output.for_stdout(&row.description)))?;
+        if let Some(reason) = &row.reason {
+            output.line(&format!("           {}", output.for_stdout(reason)))?;
+        }
+        if let Some(hint) = &row.hint {
+            output.line(&format!("           {}", output.paint(DIM, &format!("hint: {hint}"))))?;
+        }
+    }
+    Ok(())
+}

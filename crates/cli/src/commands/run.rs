@@ -1,0 +1,140 @@
+//! `tandem run`: text from a prompt.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use tandem::{ChatMessage, Event, FinishReason, Generation, TextModel, Timings, TokenId};
+
+use crate::args::{GenerationOptions, RunArgs};
+use crate::config::Config;
+use crate::engine::{load, session_options};
+use crate::failure::{FAILED, Usage};
+use crate::figures::{self, TimingsReport};
+use crate::generation::reported_seed;
+use crate::interrupt::Interrupts;
+use crate::memory::peak_rss_bytes;
+use crate::output::{Output, Progress};
+use crate::prompt;
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct RunReport<'r> {
+    model: &'r str,
+    backend: String,
+    engine_version: &'r str,
+    device: String,
+    dtype: String,
+    /// Null when the run was greedy: chance played no part.
+    seed: Option<u64>,
+    prompt_tokens: &'r [TokenId],
+    /// An end token included.
+    tokens: &'r [TokenId],
+    text: &'r str,
+    finish_reason: String,
+    timings: TimingsReport,
+    peak_rss_bytes: Option<u64>,
+}
+
+/// What came of a generation.
+struct Outcome {
+    tokens: Vec<TokenId>,
+    text: String,
+    reason: FinishReason,
+    timings: Timings,
+}
+
+pub(crate) fn run(args: RunArgs, output: &Output) -> Result<ExitCode> {
+    if args.generation.raw == Some(true) && args.generation.system.is_some() {
+        return Err(Usage::new("`--system` has no place with `--raw`", "leave one of them out").into());
+    }
+    let config = Config::load()?;
+    let generation = args.generation.or(config.generation);
+    let engine = args.engine.or(config.engine);
+    generation.validate()?;
+    // Before the model, so that a bad prompt is no reason to wait.
+    let prompt = prompt::read(args.prompt, "prompt")?;
+
+    let model = load(&args.model.reference, &engine, output)?;
+    let options = generation.resolve(&model)?;
+    generation.remark_on(&options, output);
+    let seed = reported_seed(&options);
+    if let Some(seed) = seed {
+        output.detail(&format!("seed {seed}"));
+    }
+    let prompt_tokens = prompt_tokens(&model, &generation, prompt)?;
+    let session = session_options(&engine);
+    let interrupts = Interrupts::install(session.cancel.clone()).context("Ctrl-C cannot be listened to")?;
+    let mut sequence = model.new_sequence(&session)?;
+    interrupts.arm();
+    let outcome = generate(model.generate(&mut sequence, &prompt_tokens, options)?, output)?;
+
+    let info = model.info();
+    if output.is_json() {
+        output.document(&RunReport {
+            model: &info.name,
+            backend: info.backend.to_string(),
+            engine_version: &info.engine_version,
+            device: info.device.to_string(),
+            dtype: info.dtype.to_string(),
+            seed,
+            prompt_tokens: &prompt_tokens,
+            tokens: &outcome.tokens,
+            text: &outcome.text,
+            finish_reason: outcome.reason.to_string(),
+            timings: TimingsReport::new(model.load_time(), &outcome.timings),
+            peak_rss_bytes: peak_rss_bytes(),
+        })?;
+    } else {
+        output.note(&figures::line(info, &outcome.timings, outcome.tokens.len(), Some(outcome.reason)));
+    }
+    Ok(if outcome.reason == FinishReason::Cancelled { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
+}
+
+/// The prompt as the model is to see it.
+fn prompt_tokens(model: &TextModel, generation: &GenerationOptions, prompt: String) -> tandem::Result<Vec<TokenId>> {
+    if generation.raw == Some(true) {
+        return model.raw_prompt(&prompt);
+    }
+    let system = generation.system.as_ref().map(ChatMessage::system);
+    model.chat_prompt(&system.into_iter().chain([ChatMessage::user(prompt)]).collect::<Vec<_>>())
+}
+
+/// Runs `generation` to its end; unless the result is one document, its text is shown as it comes.
+fn generate(mut generation: Generation<'_>, output: &Output) -> Result<Outcome> {
+    let mut text = String::new();
+    let mut reason = FinishReason::Cancelled;
+    let mut progress = Some(output.progress("reading the prompt"));
+    let mut show = |piece: &str, progress: &mut Option<Progress>| -> Result<()> {
+        text += piece;
+        if output.is_json() || piece.is_empty() {
+            return Ok(());
+        }
+        progress.take();
+        output.model_text(piece)
+    };
+    let mut failure = None;
+    for event in generation.by_ref() {
+        match event {
+            Ok(Event::Prefilled { n_tokens, n_prompt }) => {
+                if let Some(progress) = &progress {
+                    progress.say(format!("reading the prompt: {n_tokens} of {n_prompt} tokens"));
+                }
+            }
+            Ok(Event::Token { text, .. }) => show(&text, &mut progress)?,
+            Ok(Event::Finished { reason: why, text }) => {
+                show(&text, &mut progress)?;
+                reason = why;
+            }
+            Err(error) => failure = Some(error),
+        }
+    }
+    drop(progress);
+    if !output.is_json() && !text.is_empty() && !text.ends_with('\n') {
+        output.line("")?;
+    }
+    match failure {
+        Some(error) => Err(error.into()),
+        None => Ok(Outcome { tokens: generation.tokens().to_vec(), text, reason, timings: generation.timings() }),
+    }
+}

@@ -1,0 +1,172 @@
+//! `tandem show`: what a model is, which files it has, where it runs.
+
+mod files;
+mod text;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde::Serialize;
+use tandem::{GenerationConfig, ModelConfig, ModelFiles, ModelInfo, TextModel, TokenId};
+
+use self::files::{FileRow, GraphRow, SkippedRow};
+use crate::args::ShowArgs;
+use crate::config::Config;
+use crate::engine::settings;
+use crate::output::Output;
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    #[serde(flatten)]
+    published: Published,
+    graphs: Vec<GraphRow>,
+    files: Vec<FileRow>,
+    /// ONNX files that are there and not used.
+    skipped: Vec<SkippedRow>,
+    /// Null with `--no-load`.
+    loaded: Option<Loaded>,
+}
+
+/// What the model's files say of it.
+#[derive(Serialize)]
+struct Published {
+    architecture: String,
+    /// Weights and biases.
+    parameters: u64,
+    n_layers: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    n_heads: usize,
+    n_kv_heads: usize,
+    head_dim: usize,
+    vocab_size: usize,
+    max_context: usize,
+    chat_template: bool,
+    end_tokens: Vec<TokenId>,
+    licence: Option<String>,
+}
+
+/// How it runs.
+#[derive(Serialize)]
+struct Loaded {
+    backend: String,
+    engine_version: String,
+    device: String,
+    dtype: String,
+    threads: usize,
+    load_ms: u64,
+    kv_bytes_per_token: usize,
+    capabilities: Vec<&'static str>,
+    /// The share of the graph, 0 to 1, that runs on the device.
+    device_share: f64,
+    placement: Vec<PlacementRow>,
+}
+
+/// What one execution provider runs.
+#[derive(Serialize)]
+struct PlacementRow {
+    provider: String,
+    n_nodes: usize,
+    operators: Vec<OperatorRow>,
+}
+
+#[derive(Serialize)]
+struct OperatorRow {
+    operator: String,
+    n_nodes: usize,
+}
+
+pub(crate) fn show(args: ShowArgs, output: &Output) -> Result<ExitCode> {
+    let engine = args.engine.or(Config::load()?.engine);
+    let reference = args.model.reference;
+    let files = tandem::find(&reference)?;
+    let mut report = Report {
+        published: published(&files)?,
+        graphs: files::graphs(&files)?,
+        files: files::all(&files, args.hashes, output)?,
+        skipped: files::skipped(&files),
+        model: reference,
+        loaded: None,
+    };
+    if !args.no_load {
+        let settings = settings(&engine, output)?;
+        let progress = output.progress(format!("loading {}", report.model));
+        let model = TextModel::load(files, &settings);
+        drop(progress);
+        let model = model?;
+        report.published.end_tokens = model.end_tokens().to_vec();
+        report.loaded = Some(loaded(&model));
+    }
+    if output.is_json() {
+        output.document(&report)?;
+    } else {
+        text::show(&report, output)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn published(files: &ModelFiles) -> tandem::Result<Published> {
+    let config = ModelConfig::from_file(&files.config)?;
+    let generation = files.generation_config.as_ref().map(GenerationConfig::from_file).transpose()?.unwrap_or_default();
+    let mut end_tokens = [generation.eos_token_ids, config.eos_token_ids.clone()].concat();
+    end_tokens.sort_unstable();
+    end_tokens.dedup();
+    Ok(Published {
+        architecture: config.architecture.to_string(),
+        parameters: config.n_parameters(),
+        n_layers: config.n_layers,
+        hidden_size: config.hidden_size,
+        intermediate_size: config.intermediate_size,
+        n_heads: config.n_heads,
+        n_kv_heads: config.n_kv_heads,
+        head_dim: config.head_dim(),
+        vocab_size: config.vocab_size,
+        max_context: config.max_context,
+        chat_template: files::has_chat_template(files)?,
+        end_tokens,
+        licence: files::licence(files),
+    })
+}
+
+fn loaded(model: &TextModel) -> Loaded {
+    let info = model.info();
+    Loaded {
+        backend: info.backend.to_string(),
+        engine_version: info.engine_version.clone(),
+        device: info.device.to_string(),
+        dtype: info.dtype.to_string(),
+        threads: info.threads,
+        load_ms: u64::try_from(model.load_time().as_millis()).unwrap_or(u64::MAX),
+        kv_bytes_per_token: info.kv_bytes_per_token,
+        capabilities: capabilities(info),
+        device_share: info.device_share,
+        placement: placement(info),
+    }
+}
+
+fn capabilities(info: &ModelInfo) -> Vec<&'static str> {
+    let abilities = info.capabilities;
+    [
+        ("all_logits", abilities.all_logits),
+        ("rewind", abilities.rewind),
+        ("hidden_states", abilities.hidden_states),
+        ("adapters", abilities.adapters),
+    ]
+    .into_iter()
+    .filter_map(|(name, has)| has.then_some(name))
+    .collect()
+}
+
+fn placement(info: &ModelInfo) -> Vec<PlacementRow> {
+    let operator = |(operator, n_nodes): &(String, usize)| OperatorRow { operator: operator.clone(), n_nodes: *n_nodes };
+    info.placement
+        .iter()
+        .map(|placed| PlacementRow {
+            provider: placed.provider.clone(),
+            n_nodes: placed.n_nodes,
+            operators: placed.operators.iter().map(operator).collect(),
+        })
+        .collect()
+}

@@ -1,0 +1,92 @@
+//! The report for people.
+
+use anyhow::Result;
+
+use super::{Loaded, Report};
+use crate::figures::{bytes, many};
+use crate::output::{BOLD, DIM, Output};
+
+/// Operators that are listed for a provider.
+const MAX_OPERATORS: usize = 8;
+
+pub(super) fn show(report: &Report, output: &Output) -> Result<()> {
+    let published = &report.published;
+    output.line(&output.paint(BOLD, &report.model))?;
+    row(output, "architecture", &published.architecture)?;
+    row(output, "parameters", &many(published.parameters))?;
+    row(
+        output,
+        "sizes",
+        &format!(
+            "{} layers, hidden {}, feed-forward {}, {} heads of {} ({} for keys and values)",
+            published.n_layers,
+            published.hidden_size,
+            published.intermediate_size,
+            published.n_heads,
+            published.head_dim,
+            published.n_kv_heads
+        ),
+    )?;
+    row(output, "vocabulary", &format!("{} tokens", published.vocab_size))?;
+    row(output, "context", &format!("{} tokens", published.max_context))?;
+    row(output, "chat template", if published.chat_template { "yes" } else { "none: use `--raw`" })?;
+    let ends: Vec<String> = published.end_tokens.iter().map(ToString::to_string).collect();
+    row(output, "end tokens", if ends.is_empty() { "none".into() } else { ends.join(", ") }.as_str())?;
+    row(output, "licence", published.licence.as_deref().unwrap_or("its files name none"))?;
+
+    files(report, output)?;
+    match &report.loaded {
+        Some(loaded) => running(loaded, output),
+        None => Ok(()),
+    }
+}
+
+fn files(report: &Report, output: &Output) -> Result<()> {
+    if !report.graphs.is_empty() {
+        heading(output, "graphs")?;
+    }
+    for graph in &report.graphs {
+        let dtype = graph.dtype.as_deref().unwrap_or("dtype not in its name");
+        output.line(&format!("  {:>10}  {dtype:<6} {}", bytes(graph.bytes), output.for_stdout(&graph.name)))?;
+    }
+    for skipped in &report.skipped {
+        let line = format!("  not used    {}: {}", skipped.name, skipped.reason);
+        output.line(&output.paint(DIM, &line))?;
+    }
+    heading(output, "files")?;
+    for file in &report.files {
+        output.line(&format!("  {:>10}  {}", bytes(file.bytes), output.for_stdout(&file.name)))?;
+        if let Some(sha256) = &file.sha256 {
+            output.line(&output.paint(DIM, &format!("              sha256 {sha256}")))?;
+        }
+    }
+    Ok(())
+}
+
+fn running(loaded: &Loaded, output: &Output) -> Result<()> {
+    heading(output, "loaded")?;
+    row(output, "backend", &format!("{} {}", loaded.backend, loaded.engine_version))?;
+    row(output, "device", &format!("{} ({:.0} % of the graph)", loaded.device, 100.0 * loaded.device_share))?;
+    row(output, "dtype", &loaded.dtype)?;
+    row(output, "threads", &loaded.threads.to_string())?;
+    row(output, "loaded in", &format!("{} ms", loaded.load_ms))?;
+    row(output, "KV cache", &format!("{} for each token", bytes(loaded.kv_bytes_per_token as u64)))?;
+    row(output, "capabilities", &loaded.capabilities.join(", "))?;
+    for placed in &loaded.placement {
+        let named = |row: &super::OperatorRow| format!("{} {}", row.n_nodes, row.operator);
+        let mut operators: Vec<String> = placed.operators.iter().take(MAX_OPERATORS).map(named).collect();
+        if placed.operators.len() > MAX_OPERATORS {
+            operators.push("…".into());
+        }
+        row(output, "placement", &format!("{}: {} nodes: {}", placed.provider, placed.n_nodes, operators.join(", ")))?;
+    }
+    Ok(())
+}
+
+fn heading(output: &Output, text: &str) -> Result<()> {
+    output.line(&format!("\n{}", output.paint(BOLD, text)))
+}
+
+fn row(output: &Output, name: &str, value: &str) -> Result<()> {
+    output.line(&format!("  {:<14} {}", name, output.for_stdout(value)))
+}

@@ -1,0 +1,70 @@
+//! From options to a loaded model.
+
+use anyhow::Result;
+use tandem::{CoreMlOptions, Device, LoadOptions, SessionOptions, Settings, TextModel, ThreadOptions};
+
+use crate::args::{CoreMlFormat, DeviceChoice, EngineOptions};
+use crate::output::Output;
+
+/// Loads the model that `reference` names, exactly as `options` say.
+pub(crate) fn load(reference: &str, options: &EngineOptions, output: &Output) -> Result<TextModel> {
+    let settings = settings(options, output)?;
+    let progress = output.progress(format!("loading {reference}"));
+    let model = tandem::load(reference, &settings);
+    drop(progress);
+    let model = model?;
+    let info = model.info();
+    output.detail(&format!(
+        "{reference}: {} {} on {}, {}, {} threads, loaded in {} ms",
+        info.backend,
+        info.engine_version,
+        info.device,
+        info.dtype,
+        info.threads,
+        model.load_time().as_millis()
+    ));
+    Ok(model)
+}
+
+/// What `options` ask for; what they leave out is the library's default.
+pub(crate) fn settings(options: &EngineOptions, output: &Output) -> Result<Settings> {
+    let coreml = CoreMlOptions {
+        compute_units: options.coreml_units.unwrap_or_default(),
+        neural_network_format: options.coreml_format == Some(CoreMlFormat::NeuralNetwork),
+        static_shapes: options.coreml_static_shapes.unwrap_or_default(),
+        subgraphs: options.coreml_subgraphs.unwrap_or_default(),
+        cache_dir: options.coreml_cache.clone(),
+    };
+    let load = LoadOptions {
+        device: match options.device {
+            Some(DeviceChoice::Exactly(device)) => device,
+            Some(DeviceChoice::Auto) => best_device(options, output)?,
+            None => Device::default(),
+        },
+        dtype: options.dtype,
+        graph: options.graph.clone(),
+        threads: ThreadOptions { count: options.threads, spin: options.spin.unwrap_or_default() },
+        require_device: options.require_device,
+        coreml,
+    };
+    Ok(Settings { backend: options.backend, ort_library: options.ort_library.clone(), load })
+}
+
+/// How to open a session under `options`.
+pub(crate) fn session_options(options: &EngineOptions) -> SessionOptions {
+    SessionOptions { max_tokens: options.context.map(usize::from), ..SessionOptions::default() }
+}
+
+/// The best device that can be used: CUDA before CoreML before the processor. Where none can, the processor's error says why.
+fn best_device(options: &EngineOptions, output: &Output) -> Result<Device> {
+    let backend = tandem::backend(options.backend, options.ort_library.clone())?;
+    let rank = |device: &Device| match device {
+        Device::Cuda(_) => 0,
+        Device::CoreMl => 1,
+        _ => 2,
+    };
+    let usable = backend.devices().into_iter().filter(|report| report.unusable.is_none()).map(|report| report.device);
+    let device = usable.min_by_key(rank).unwrap_or_default();
+    output.detail(&format!("`auto` is `{device}`: the best device that backend `{}` can use here", backend.kind()));
+    Ok(device)
+}

@@ -1,0 +1,67 @@
+//! A spinner on standard error for work that takes long enough to be noticed.
+
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// What is done sooner is not announced.
+const DELAY: Duration = Duration::from_millis(500);
+
+const FRAME: Duration = Duration::from_millis(100);
+
+/// Work that goes on; dropped, it is done and leaves no trace on the terminal.
+pub(crate) struct Progress {
+    shown: Option<Shown>,
+}
+
+struct Shown {
+    bar: ProgressBar,
+    done: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Progress {
+    pub(super) fn start(message: String, is_wanted: bool) -> Self {
+        Self { shown: is_wanted.then(|| Shown::start(message)) }
+    }
+
+    /// Says how far it is.
+    pub(crate) fn say(&self, message: impl Into<String>) {
+        if let Some(shown) = &self.shown {
+            shown.bar.set_message(message.into());
+        }
+    }
+}
+
+impl Shown {
+    fn start(message: String) -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+            bar.set_style(style);
+        }
+        bar.set_message(message);
+        let (done, is_done) = mpsc::channel::<()>();
+        let drawn = bar.clone();
+        let thread = std::thread::spawn(move || {
+            if is_done.recv_timeout(DELAY) == Err(RecvTimeoutError::Timeout) {
+                drawn.set_draw_target(ProgressDrawTarget::stderr());
+                drawn.enable_steady_tick(FRAME);
+                // The sender is dropped when the work is done.
+                let _ = is_done.recv();
+            }
+            drawn.finish_and_clear();
+        });
+        Self { bar, done: Some(done), thread: Some(thread) }
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        drop(self.done.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
