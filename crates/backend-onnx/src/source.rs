@@ -83,7 +83,7 @@ impl Source {
                 .unwrap_or_else(|| Place::Memory { bytes: Cow::Owned(graph.bytes().to_vec()), weights: None }),
             dtype,
             in_place: appends_in_place(&graph),
-            weight_files: files.weights.iter().map(|file| weight_file(file)).collect::<Result<_>>()?,
+            weight_files: files.weights.iter().map(weight_file).collect::<Result<_>>()?,
         })
     }
 }

@@ -67,9 +67,13 @@ fn optimum_int8() {
 
 #[test]
 fn published_variants() {
-    for (export, dtype) in
-        [("model", DType::F32), ("model_fp16", DType::F16), ("model_q4", DType::Int4), ("model_q4f16", DType::Int4), ("model_int8", DType::Int8)]
-    {
+    for (export, dtype) in [
+        ("model", DType::F32),
+        ("model_fp16", DType::F16),
+        ("model_q4", DType::Int4),
+        ("model_q4f16", DType::Int4),
+        ("model_int8", DType::Int8),
+    ] {
         check("onnx-community", export, &format!("{export}.onnx"), Numerics::Exact, dtype);
         check("onnx-community", export, &format!("{export}.onnx"), Numerics::Fast, dtype);
     }
