@@ -55,7 +55,7 @@ pub struct Built {
 /// # Errors
 /// When the specification contradicts itself, or a weight is missing or has another shape than the specification says.
 pub fn build(spec: &DecoderSpec, options: &BuildOptions, weights: &mut WeightSource<'_, '_>) -> Result<Built> {
-    let mut sink = sink::External::new(Vec::new());
+    let mut sink = sink::External::new(DATA_FILE.into(), Vec::new());
     let graph = plan::run(spec, options, weights, &mut sink)?;
     Ok(Built { graph, data: sink.into_inner() })
 }
@@ -85,7 +85,7 @@ pub fn export(
     directory: &Path,
 ) -> Result<PathBuf> {
     sink::write_directory(directory, |data| {
-        let mut sink = sink::External::new(data);
+        let mut sink = sink::External::new(directory.join(DATA_FILE).display().to_string(), data);
         plan::run(spec, options, weights, &mut sink)
     })?;
     Ok(directory.join(GRAPH_FILE))

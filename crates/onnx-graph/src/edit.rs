@@ -2,12 +2,14 @@
 
 mod head;
 mod logits;
+mod low_rank;
 mod patches;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use self::logits::LogitsControl;
+pub use self::low_rank::LowRank;
 use self::patches::Patches;
 use crate::check::resolve;
 use crate::encode;
@@ -25,6 +27,8 @@ use crate::wire::{Fields, Payload, Slice};
 pub struct Edit<'g> {
     graph: &'g Graph,
     patches: Patches,
+    /// Low-rank updates have been added: their names are taken.
+    has_updates: bool,
 }
 
 /// In what the products of `MatMulNBits` are computed.
@@ -40,7 +44,7 @@ pub enum Activations {
 impl Graph {
     /// Begins to change the graph.
     pub fn edit(&self) -> Edit<'_> {
-        Edit { graph: self, patches: Patches::default() }
+        Edit { graph: self, patches: Patches::default(), has_updates: false }
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Inline;
 
 /// Everything but the smallest constants into a file of its own.
 pub(super) struct External<W> {
+    /// What messages call the file.
+    name: String,
     data: W,
     length: u64,
 }
@@ -36,8 +38,8 @@ impl Sink for Inline {
 }
 
 impl<W: Write> External<W> {
-    pub(super) fn new(data: W) -> Self {
-        Self { data, length: 0 }
+    pub(super) fn new(name: String, data: W) -> Self {
+        Self { name, data, length: 0 }
     }
 
     pub(super) fn into_inner(self) -> W {
@@ -45,7 +47,7 @@ impl<W: Write> External<W> {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.data.write_all(bytes).map_err(|source| Error::io(DATA_FILE, "written", source))?;
+        self.data.write_all(bytes).map_err(|source| Error::io(&self.name, "written", source))?;
         self.length += bytes.len() as u64;
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::{Error, Graph, TensorData};
 /// A field that no version of ONNX has.
 const UNKNOWN: (u32, &str) = (777, "kept as it is");
 
-fn node(op_type: &str, inputs: &[&str], outputs: &[&str]) -> Node {
+pub(super) fn node(op_type: &str, inputs: &[&str], outputs: &[&str]) -> Node {
     let names = |names: &[&str]| names.iter().map(|&name| name.into()).collect();
     Node { op_type: op_type.into(), inputs: names(inputs), outputs: names(outputs), ..Node::default() }
 }
@@ -28,11 +28,6 @@ fn symbolic(name: &str) -> Dim {
 /// A graph of these nodes with the weights `w` and `scale`, whose logits have the shape `[batch, tokens, 5]`.
 fn graph(nodes: &[Node], tokens: &Dim) -> Graph {
     let mut body = Vec::new();
-    for node in nodes {
-        let mut bytes = encode::node(node);
-        put_bytes(&mut bytes, UNKNOWN.0, UNKNOWN.1);
-        put_bytes(&mut body, graph::NODE, bytes);
-    }
     for (name, offset) in [("w", 0), ("scale", 64)] {
         let external = ExternalData { location: "model.onnx_data".into(), offset, length: Some(16) };
         put_bytes(&mut body, graph::INITIALIZER, encode::tensor(name, DataType::FLOAT, &[4], Data::External(&external)));
@@ -42,11 +37,33 @@ fn graph(nodes: &[Node], tokens: &Dim) -> Graph {
     for name in ["hidden", "product"] {
         put_bytes(&mut body, graph::VALUE_INFO, value(name, &[symbolic("batch"), symbolic("tokens")]));
     }
+    graph_of(nodes, &body)
+}
+
+/// A graph of these nodes and these other fields of a `GraphProto`; every node has an unknown field too.
+pub(super) fn graph_of(nodes: &[Node], fields: &[u8]) -> Graph {
+    let mut body = Vec::new();
+    for node in nodes {
+        let mut bytes = encode::node(node);
+        put_bytes(&mut bytes, UNKNOWN.0, UNKNOWN.1);
+        put_bytes(&mut body, graph::NODE, bytes);
+    }
+    body.extend_from_slice(fields);
     let mut out = Vec::new();
     put_int(&mut out, model::IR_VERSION, 10);
     put_bytes(&mut out, model::GRAPH, body);
     put_bytes(&mut out, UNKNOWN.0, UNKNOWN.1);
     Graph::parse(out, "model.onnx").unwrap()
+}
+
+/// Initializers of zeros.
+pub(super) fn float_constants(constants: &[(&str, &[i64])]) -> Vec<u8> {
+    let mut fields = Vec::new();
+    for (name, dims) in constants {
+        let bytes = vec![0; 4 * dims.iter().product::<i64>() as usize];
+        put_bytes(&mut fields, graph::INITIALIZER, encode::tensor(name, DataType::FLOAT, dims, Data::Raw(&bytes)));
+    }
+    fields
 }
 
 fn edited(graph: &Graph) -> Result<(LogitsControl, Graph), Error> {

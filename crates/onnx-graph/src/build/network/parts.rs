@@ -1,4 +1,4 @@
-//! Nodes and constants, one at a time. A node has the name of its output.
+//! Nodes and constants, one at a time. A node has the name of its output, or of its weight.
 
 use super::super::plan::{Constant, Part, Recipe, Step};
 use super::super::quantize::BLOCK_SIZE;
@@ -51,11 +51,11 @@ impl Network<'_> {
         let constant = constant(name, self.float.data_type(), &[n_inputs, n_outputs]);
         self.steps.push(Step { constants: vec![constant], views: vec![], recipe: Recipe::Transposed(weights) });
         let Some(bias) = bias else {
-            self.add("", "MatMul", &[input, name], output);
+            self.add("", "MatMul", &[input, name], output).name = node_name(name);
             return;
         };
         let product = format!("{output}.product");
-        self.add("", "MatMul", &[input, name], &product);
+        self.add("", "MatMul", &[input, name], &product).name = node_name(name);
         self.add("", "Add", &[&product, &bias], output);
     }
 
@@ -73,6 +73,7 @@ impl Network<'_> {
         let mut inputs = vec![input, &codes, &scales];
         inputs.extend(bias.iter().flat_map(|bias| ["", "", bias]));
         let node = self.add("com.microsoft", "MatMulNBits", &inputs, output);
+        node.name = node_name(name);
         node.with_int("K", n_inputs as i64);
         node.with_int("N", n_outputs as i64);
         node.with_int("bits", bits as i64);
@@ -146,6 +147,11 @@ impl Node {
     pub(super) fn with_int(&mut self, name: &str, value: i64) {
         self.with(name, AttributeValue::Int(value));
     }
+}
+
+/// A product is called after its weight, by which an adapter finds it.
+fn node_name(weight: &str) -> String {
+    format!("/{}", weight.strip_suffix(".weight").unwrap_or(weight))
 }
 
 pub(super) fn constant(name: &str, data_type: DataType, dims: &[usize]) -> Constant {

@@ -1,0 +1,107 @@
+//! Updates of packed, plain and dynamically quantised products, as their factors multiply out.
+
+use super::super::tests::{float_constants, graph_of, node};
+use super::*;
+use crate::graph::{Attribute, AttributeValue};
+use crate::{Graph, TensorData};
+
+/// The products of one layer: queries, keys and values in one (4 and 2 heads of 2), a plain one and one of integers.
+fn graph() -> Graph {
+    let named = |name: &str, node: Node| Node { name: format!("/model/layers.7/{name}/MatMul"), ..node };
+    let int = |name: &str, value| Attribute { name: name.into(), value: AttributeValue::Int(value) };
+    let attention = Node {
+        attributes: vec![int("num_heads", 4), int("kv_num_heads", 2)],
+        ..node("GroupQueryAttention", &["qkv"], &["context"])
+    };
+    let nodes = [
+        named("attn/qkv_proj", node("MatMul", &["hidden", "w_qkv"], &["qkv"])),
+        attention,
+        named("attn/o_proj", node("MatMul", &["context", "w_o"], &["o"])),
+        node("DynamicQuantizeLinear", &["o"], &["o_q", "o_scale", "o_zero"]),
+        named("mlp/up_proj", node("MatMulInteger", &["o_q", "w_up", "o_zero"], &["up_int"])),
+        node("Cast", &["up_int"], &["up_float"]),
+        node("Mul", &["up_float", "o_scale"], &["up"]),
+    ];
+    let weights = float_constants(&[("w_qkv", &[3, 16]), ("w_o", &[8, 3]), ("w_up", &[3, 5])]);
+    graph_of(&nodes, &weights)
+}
+
+fn update<'a>(module: &'a str, a: &'a [f32], b: &'a [f32]) -> LowRank<'a> {
+    LowRank { module, rank: 1, a, b, scale: 0.5 }
+}
+
+fn edited(updates: &[LowRank<'_>]) -> Graph {
+    let graph = graph();
+    let mut edit = graph.edit();
+    edit.add_low_rank(updates).unwrap();
+    Graph::parse(edit.to_bytes().unwrap(), "adapted.onnx").unwrap()
+}
+
+fn floats(graph: &Graph, name: &str) -> (Vec<i64>, Vec<f32>) {
+    let tensor = graph.main().initializer(name).unwrap();
+    let TensorData::Inline(range) = &tensor.data else { panic!("{name} is elsewhere") };
+    let values = graph.slice(range).as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+    (tensor.dims.clone(), values.collect())
+}
+
+#[test]
+fn modules_that_are_packed_share_one_update() {
+    let query: Vec<f32> = (0..8).map(|value| value as f32).collect();
+    let graph = edited(&[
+        update("base_model.model.model.layers.7.self_attn.v_proj", &[1.0, 2.0, 3.0], &[10.0, 20.0, 30.0, 40.0]),
+        update("base_model.model.model.layers.7.self_attn.q_proj", &[4.0, 5.0, 6.0], &query),
+    ]);
+    assert_eq!(floats(&graph, "low_rank/qkv/a"), (vec![3, 2], vec![1.0, 4.0, 2.0, 5.0, 3.0, 6.0]));
+    let (dims, b) = floats(&graph, "low_rank/qkv/b");
+    assert_eq!(dims, [2, 16]);
+    assert_eq!(b[..16], [[0.0; 12].as_slice(), &[5.0, 10.0, 15.0, 20.0]].concat());
+    assert_eq!(b[16..], [query.iter().map(|value| value * 0.5).collect(), vec![0.0; 8]].concat());
+    let names: Vec<_> = graph.nodes()[..4].iter().map(|node| (node.op_type.as_str(), node.outputs[0].as_str())).collect();
+    let expected =
+        [("MatMul", "low_rank/qkv/base"), ("MatMul", "low_rank/qkv/small"), ("MatMul", "low_rank/qkv/update"), ("Add", "qkv")];
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn a_product_of_integers_is_updated_with_floats_where_it_becomes_floats() {
+    let graph = edited(&[update("layers.7.mlp.up_proj", &[1.0; 3], &[1.0; 5])]);
+    let small = graph.main().producer("low_rank/up/small").unwrap();
+    assert_eq!(small.inputs[0], "o");
+    assert_eq!(graph.main().producer("low_rank/up/base").unwrap().op_type, "Mul");
+    assert_eq!(graph.nodes().last().unwrap().outputs, ["up"], "after the last node as well");
+}
+
+#[test]
+fn what_does_not_fit_is_refused_by_module() {
+    let check = |updates: &[LowRank<'_>], problem: &str| {
+        let graph = graph();
+        let error = graph.edit().add_low_rank(updates).unwrap_err();
+        assert_eq!(error.field(), Some(updates[updates.len() - 1].module));
+        assert!(error.to_string().contains(problem), "{error}");
+    };
+    let o_proj = update("model.layers.7.self_attn.o_proj", &[1.0; 8], &[1.0; 3]);
+    check(&[update("model.layers.8.self_attn.o_proj", &[], &[])], "no product of the graph belongs to this module");
+    check(&[update("model.layers.7.self_attn.qkv_proj", &[], &[])], "no product of the graph belongs to this module");
+    check(&[update("lm_head", &[], &[])], "no product of the graph belongs to this module");
+    check(&[o_proj, LowRank { module: "layers.7.self_attn.o_proj", ..o_proj }], "is updated twice");
+    check(&[LowRank { a: o_proj.b, b: o_proj.a, ..o_proj }], "has 3 and 8 elements and rank 1, and the graph has 8 inputs and 3");
+    check(&[LowRank { rank: usize::MAX, ..o_proj }], "rank 18446744073709551615");
+    check(&[LowRank { rank: 0, a: &[], b: &[], ..o_proj }], "rank 0");
+
+    let graph = graph();
+    let mut edit = graph.edit();
+    edit.add_low_rank(&[o_proj]).unwrap();
+    assert!(edit.add_low_rank(&[]).unwrap_err().to_string().ends_with("have been added already"));
+}
+
+#[test]
+fn names_of_exporters_speak_of_modules() {
+    let check = |name, expected| assert_eq!(target::module(name), expected, "{name}");
+    check("/model/layers.12/attn/qkv_proj/MatMul_Q4", Some((12, "qkv_proj")));
+    check("/model/layers.0/self_attn/q_proj/MatMul_quant", Some((0, "q_proj")));
+    check("/model.layers.3.mlp.down_proj", Some((3, "down_proj")));
+    check("base_model.model.model.layers.1.self_attn.k_proj", Some((1, "k_proj")));
+    check("/model/layers.0/self_attn/MatMul_1", None);
+    check("lm_head", None);
+    check("layers.x.q_proj", None);
+}
