@@ -92,6 +92,10 @@ fn every_input_is_computed_before(graph: &Graph) {
     for output in graph.outputs() {
         assert!(known.contains(&output.name.as_str()), "nothing computes `{}`", output.name);
     }
+    for value in graph.nodes().iter().flat_map(|node| &node.outputs).filter(|value| !value.is_empty()) {
+        let taken = graph.nodes().iter().any(|node| node.inputs.contains(value));
+        assert!(taken || graph.outputs().iter().any(|output| output.name == *value), "nobody takes `{value}`");
+    }
     let used = |name: &str| graph.nodes().iter().any(|node| node.inputs.iter().any(|input| input == name));
     for tensor in graph.initializers() {
         assert!(used(&tensor.name), "nothing takes `{}`", tensor.name);
@@ -130,6 +134,13 @@ fn inputs_and_outputs_are_those_of_the_documentation() {
     assert_eq!(outputs, ["logits", "hidden_states", "present.0.key", "present.0.value", "present.1.key", "present.1.value"]);
     assert_eq!(graph.outputs()[0].dims.as_ref().unwrap()[2], Dim::Fixed(40));
     assert_eq!((graph.producer().0, graph.metadata()[0].1.as_str()), ("tandem", "a test"));
+}
+
+#[test]
+fn a_checkpoint_without_prefix_is_read_by_its_names() {
+    let spec = DecoderSpec { prefix: String::new(), qk_norm: true, ..spec() };
+    let (graph, _) = built(&spec, &options(Outputs::HiddenStates, WeightFormat::F32));
+    assert!(graph.main().initializer("norm.weight").is_some());
 }
 
 #[test]

@@ -44,6 +44,10 @@ impl<'s> Network<'s> {
         let hidden = network.computed("hidden_states");
         let name = network.norm_weight("norm.weight", spec.hidden_size);
         network.add_norm(stream, &name, &hidden);
+        if let Some(last) = network.nodes.last_mut() {
+            // Nobody takes the sum any more.
+            last.outputs.truncate(1);
+        }
         if options.outputs.hidden_states() {
             network.widen(&hidden, "hidden_states");
         }
