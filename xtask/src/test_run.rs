@@ -6,10 +6,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::process::{self, Profile};
 
-/// Builds the tests, sets up with the `tandem` that is built along with them, and runs them.
+/// Builds the tests, sets up with the `tandem` that cargo builds for the program's own tests, and runs them.
 pub(crate) fn run() -> Result<()> {
     process::run(process::cargo(&["test", "--workspace", "--no-run"]))?;
-    process::build_tandem(Profile::Dev)?;
     process::setup(Profile::Dev)?;
 
     let mut counts = Counts::default();
