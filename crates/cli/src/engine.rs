@@ -46,6 +46,7 @@ pub(crate) fn settings(options: &EngineOptions, output: &Output) -> Result<Setti
         threads: ThreadOptions { count: options.threads, spin: options.spin.unwrap_or_default() },
         require_device: options.require_device,
         coreml,
+        ..LoadOptions::default()
     };
     Ok(Settings { backend: options.backend, ort_library: options.ort_library.clone(), load })
 }
