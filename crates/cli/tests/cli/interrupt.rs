@@ -1,0 +1,92 @@
+//! Ctrl-C.
+
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::{ENDLESS, Place, place_with_engine};
+
+/// More than any test waits for.
+const SOON: Duration = Duration::from_secs(20);
+
+fn interrupt(child: &Child) {
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+}
+
+fn start(place: &Place, more: &[&str]) -> Child {
+    let args = [&["run", "model", "The fox", "--max-tokens", "1000000"], &ENDLESS[..], more].concat();
+    place.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Waits for the child, and fails when that takes too long.
+fn ends(child: &mut Child) -> std::process::ExitStatus {
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if started.elapsed() > SOON {
+            child.kill().unwrap();
+            panic!("it did not end within {SOON:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn the_first_ends_the_generation() {
+    let Some(place) = place_with_engine().map(Place::with_long_context) else { return };
+    let mut child = start(&place, &[]);
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 100]).unwrap();
+    let rest = std::thread::spawn(move || stdout.read_to_end(&mut Vec::new()).unwrap());
+    interrupt(&child);
+    let status = ends(&mut child);
+    rest.join().unwrap();
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    assert!(stderr.trim_end().ends_with(" · cancelled"), "{stderr}");
+}
+
+#[test]
+fn a_document_says_that_it_was_cancelled() {
+    let Some(place) = place_with_engine().map(Place::with_long_context) else { return };
+    let mut child = start(&place, &["--json", "-v"]);
+    // With `-v` it says when the model is loaded; the generation starts at once then.
+    let mut stderr = child.stderr.take().unwrap();
+    stderr.read_exact(&mut [0; 10]).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    interrupt(&child);
+    let mut stdout = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+    assert_eq!(ends(&mut child).code(), Some(1));
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(report["finish_reason"], "cancelled");
+    assert!(!report["tokens"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn the_second_ends_the_process() {
+    let Some(place) = place_with_engine().map(Place::with_long_context) else { return };
+    // A token of 4096 letters, and nobody who reads them: the pipe is soon full, and the process waits for it.
+    let long = "a".repeat(4096);
+    place.edit_json("model/tokenizer.json", |tokenizer| {
+        let vocabulary = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+        let token = vocabulary.iter().find(|(_, id)| **id == json!(144)).map(|(token, _)| token.clone()).unwrap();
+        vocabulary.remove(&token);
+        vocabulary.insert(long, json!(144));
+    });
+    let mut child = start(&place, &["--logit-bias=144=1000"]);
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 100]).unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    interrupt(&child);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none(), "the first one ended it");
+    interrupt(&child);
+    assert_eq!(ends(&mut child).signal(), Some(2));
+}
