@@ -1,5 +1,11 @@
 //! The `tandem` binary as its users meet it: exit code, standard output, standard error.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, missing_docs, reason = "a failed test is a panic, a skipped one says so")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "a failed test is a panic, a skipped one says so"
+)]
 
 mod bad_input;
 mod chat;
