@@ -149,7 +149,7 @@ fn load_only(which: &str, directory: &Path, threads: usize) -> Result<()> {
         generate(&model, &mut sequence, &prompt)?;
         seconds
     };
-    println!("{seconds} {}", peak_rss_bytes());
+    println!("{seconds} {}", peak_rss_bytes().context("the system tells no peak")?);
     Ok(())
 }
 
