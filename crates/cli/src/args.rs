@@ -22,26 +22,19 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Generate text from a prompt
     Run(RunArgs),
-    /// Talk with a model
     Chat(ChatArgs),
-    /// Say how probable a model finds a text: log-probabilities and perplexity
     Score(ScoreArgs),
-    /// Show what a model is, which files it has and where it runs
     Show(ShowArgs),
-    /// List the devices that can be used, and why others cannot
     Devices(DevicesArgs),
-    /// Obtain ONNX Runtime's library for this user
     Setup(SetupArgs),
-    /// Write a script that completes this command line in a shell
     Completions(CompletionsArgs),
 }
 
 /// Generate text from a prompt.
 ///
-/// The text goes to standard output as it comes, one line of figures to standard error. A model with a chat template is asked the
-/// prompt as a question; with `--raw`, or to a model without one, the prompt is a text to continue.
+/// The text goes to standard output as it comes, one line of figures to standard error. The prompt is what a person says to the
+/// model, in the model's chat template; with `--raw` it is a text to continue.
 ///
 /// Ctrl-C ends the generation: what was generated stays, and the exit code is 1. A second Ctrl-C ends the program at once.
 #[derive(Args, Debug)]
@@ -84,7 +77,7 @@ pub(crate) struct ChatArgs {
     pub(crate) output: OutputArgs,
 }
 
-/// Say how probable a model finds a text.
+/// Say how probable a model finds a text: log-probabilities and perplexity.
 ///
 /// Each token is scored given all tokens before it; the first has none before it and no score. Log-probabilities are natural
 /// logarithms, the rank counts the tokens that are more probable, and the perplexity is the exponential of the mean negative

@@ -142,6 +142,7 @@ mod tests {
             dtype = "f16"
             threads = 3
             spin = true
+            numerics = "exact"
             graph = "model.onnx"
             context = 1000
             require_device = 0.9

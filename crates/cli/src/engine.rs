@@ -46,7 +46,7 @@ pub(crate) fn settings(options: &EngineOptions, output: &Output) -> Result<Setti
         threads: ThreadOptions { count: options.threads, spin: options.spin.unwrap_or_default() },
         require_device: options.require_device,
         coreml,
-        ..LoadOptions::default()
+        numerics: options.numerics.unwrap_or_default(),
     };
     Ok(Settings { backend: options.backend, ort_library: options.ort_library.clone(), load })
 }

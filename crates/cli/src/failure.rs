@@ -63,9 +63,10 @@ impl Failure {
     pub(crate) fn new(error: &anyhow::Error) -> Self {
         let mut parts: Vec<String> = Vec::new();
         for part in error.chain().map(|part| part.to_string()) {
+            let part = part.trim().trim_end_matches('.');
             // Some engines' errors repeat what they were caused by.
-            if !part.trim().is_empty() && !parts.iter().any(|earlier| earlier.contains(part.trim())) {
-                parts.push(part.trim_end_matches('.').to_owned());
+            if !part.is_empty() && !parts.iter().any(|earlier| earlier.contains(part)) {
+                parts.push(part.to_owned());
             }
         }
         let mut parts = parts.into_iter();

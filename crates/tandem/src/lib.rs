@@ -33,7 +33,7 @@ pub use chat::{Chat, Reply};
 pub use model::{Settings, TextModel, load};
 pub use reference::find;
 
-pub use tandem_core::backend::{ComputeUnits, CoreMlOptions, Placement, ThreadOptions, WeightFile};
+pub use tandem_core::backend::{ComputeUnits, CoreMlOptions, Numerics, Placement, ThreadOptions, WeightFile};
 pub use tandem_core::config::{GenerationConfig, ModelConfig};
 pub use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
 pub use tandem_core::generate::{Event, FinishReason, GenerateOptions, Generation, Timings};

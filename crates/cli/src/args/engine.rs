@@ -8,7 +8,7 @@ use std::str::FromStr;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Deserialize;
-use tandem::{BackendKind, ComputeUnits, DType, Device};
+use tandem::{BackendKind, ComputeUnits, DType, Device, Numerics};
 
 use super::generation::from_text;
 
@@ -37,6 +37,10 @@ pub(crate) struct EngineOptions {
     /// Let idle threads spin: a little faster, at the price of busy processors between tokens
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub(crate) spin: Option<bool>,
+    /// In what the products with quantised weights are computed: `fast` may round activations to 8 bits [default: fast]
+    #[arg(long, value_name = "NUMERICS", value_parser = PossibleValuesParser::new(["fast", "exact"]).try_map(|text| numerics(&text)))]
+    #[serde(deserialize_with = "numerics_from_text")]
+    pub(crate) numerics: Option<Numerics>,
     /// Load this graph of the model's in the place of the one chosen by dtype
     #[arg(long, value_name = "FILE")]
     pub(crate) graph: Option<PathBuf>,
@@ -96,6 +100,7 @@ impl EngineOptions {
             dtype: self.dtype.or(other.dtype),
             threads: self.threads.or(other.threads),
             spin: self.spin.or(other.spin),
+            numerics: self.numerics.or(other.numerics),
             graph: self.graph.or(other.graph),
             context: self.context.or(other.context),
             require_device: self.require_device.or(other.require_device),
@@ -149,6 +154,18 @@ fn units(text: &str) -> Result<ComputeUnits, String> {
 
 fn units_from_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<ComputeUnits>, D::Error> {
     units(&String::deserialize(deserializer)?).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn numerics(text: &str) -> Result<Numerics, String> {
+    match text {
+        "fast" => Ok(Numerics::Fast),
+        "exact" => Ok(Numerics::Exact),
+        _ => Err(format!("`{text}` is none of `fast`, `exact`")),
+    }
+}
+
+fn numerics_from_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Numerics>, D::Error> {
+    numerics(&String::deserialize(deserializer)?).map(Some).map_err(serde::de::Error::custom)
 }
 
 /// A parser that lists what it takes, for messages and completions.

@@ -113,6 +113,7 @@ fn generate(mut generation: Generation<'_>, output: &Output) -> Result<Outcome> 
         progress.take();
         output.model_text(piece)
     };
+    let mut n_tokens = 0;
     let mut failure = None;
     for event in generation.by_ref() {
         match event {
@@ -121,7 +122,13 @@ fn generate(mut generation: Generation<'_>, output: &Output) -> Result<Outcome> 
                     progress.say(format!("reading the prompt: {n_tokens} of {n_prompt} tokens"));
                 }
             }
-            Ok(Event::Token { text, .. }) => show(&text, &mut progress)?,
+            Ok(Event::Token { text, .. }) => {
+                n_tokens += 1;
+                show(&text, &mut progress)?;
+                if let Some(progress) = &progress {
+                    progress.say(format!("generating: {n_tokens} tokens"));
+                }
+            }
             Ok(Event::Finished { reason: why, text }) => {
                 show(&text, &mut progress)?;
                 reason = why;

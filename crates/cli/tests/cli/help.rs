@@ -27,5 +27,6 @@ fn every_command_explains_itself() {
 #[test]
 fn the_version_names_the_backends() {
     let outcome = Place::new().tandem(&["--version"]);
-    assert_eq!(outcome.stdout, format!("tandem {} (backends: onnx)\n", env!("CARGO_PKG_VERSION")));
+    let backends = if cfg!(feature = "onnx") { "onnx" } else { "none" };
+    assert_eq!(outcome.stdout, format!("tandem {} (backends: {backends})\n", env!("CARGO_PKG_VERSION")));
 }

@@ -138,9 +138,20 @@ fn an_option_without_effect_is_remarked_on() {
 }
 
 #[test]
+fn the_built_in_model_tells_a_story() {
+    let Some(place) = place_with_engine() else { return };
+    let report = place.json(&["run", "demo", "Tell me a story about a fox.", "--json", "--temperature", "0"]);
+    assert_eq!((&report["model"], &report["backend"]), (&Value::from("demo"), &Value::from("onnx")));
+    assert!(report["text"].as_str().unwrap().split_whitespace().count() > 20, "{report}");
+    let shown = place.json(&["show", "demo", "--no-load", "--json"]);
+    assert_eq!(shown["chat_template"], true);
+}
+
+#[test]
 fn nothing_is_written_at_home() {
     let Some(place) = place_with_engine() else { return };
     run(&place, &[]);
+    place.json(&["run", "demo", "Hello", "--json", "--max-tokens", "2"]);
     place.json(&["score", "model", "The fox", "--json"]);
     assert_eq!(place.tandem_with_input(&["chat", "model", "--max-tokens", "2"], "The fox\n").code, Some(0));
     assert_eq!(place.files_at_home(), Vec::<std::path::PathBuf>::new());

@@ -95,7 +95,7 @@ impl Talk<'_> {
         self.output
             .line(&format!("last prompt: {n_prompt} tokens: {} reused from the cache, computed {speed}", timings.n_reused))?;
         let speed = counted(turn.n_tokens, "token", per_second(timings.n_decoded, timings.decode));
-        let reason = turn.reason.map_or_else(String::new, |reason| format!(", ended by {reason}"));
+        let reason = turn.reason.map_or_else(String::new, |reason| format!(" ({reason})"));
         self.output.line(&format!("last answer: {speed}, the first after {} ms{reason}", timings.first_token.as_millis()))?;
         match turn.seed {
             Some(seed) => self.output.line(&format!("seed: {seed}")),

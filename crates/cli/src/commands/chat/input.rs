@@ -48,6 +48,8 @@ impl<'o> Input<'o> {
         }
         let config = Config::builder().max_history_size(MAX_HISTORY)?.auto_add_history(false).build();
         let mut editor = Editor::with_config(config).context("the terminal cannot be set up")?;
+        // Without a helper the prompt has no colour.
+        editor.set_helper(Some(()));
         let history = with_history.then(|| history_file(output)).flatten();
         if let Some(file) = &history {
             // The first time there is none.
