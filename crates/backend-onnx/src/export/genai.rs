@@ -1,0 +1,89 @@
+//! `genai_config.json`, with which onnxruntime-genai runs an exported directory.
+//!
+//! Fields as its builder writes them: `make_genai_config` in `onnxruntime_genai/models/builders/base.py`, release 0.18.
+
+use serde_json::{Value, json};
+use tandem_core::TokenId;
+use tandem_core::config::{GenerationConfig, ModelConfig};
+use tandem_onnx_graph::GRAPH_FILE;
+
+/// Its name.
+pub(super) const FILE: &str = "genai_config.json";
+
+/// The file's content for a model of this configuration.
+pub(super) fn config(config: &ModelConfig, generation: &GenerationConfig) -> String {
+    let end_tokens = end_tokens(config, generation);
+    let mut model = json!({
+        "bos_token_id": config.bos_token_id.or(end_tokens.first().copied()),
+        "context_length": config.max_context,
+        "decoder": decoder(config),
+        "eos_token_id": match end_tokens.as_slice() {
+            [one] => json!(one),
+            several => json!(several),
+        },
+        "pad_token_id": config.raw().get("pad_token_id").and_then(Value::as_u64).or(end_tokens.first().map(|&token| token.into())),
+        "type": config.architecture.to_string(),
+        "vocab_size": config.vocab_size,
+    });
+    // Tokens that the checkpoint does not name.
+    if let Some(fields) = model.as_object_mut() {
+        fields.retain(|_, value| !value.is_null() && value.as_array().is_none_or(|tokens| !tokens.is_empty()));
+    }
+    let root = json!({ "model": model, "search": search(config, generation) });
+    format!("{root:#}\n")
+}
+
+fn decoder(config: &ModelConfig) -> Value {
+    json!({
+        "session_options": { "log_id": "onnxruntime-genai", "provider_options": [] },
+        "filename": GRAPH_FILE,
+        "head_size": config.head_dim(),
+        "hidden_size": config.hidden_size,
+        "inputs": {
+            "input_ids": "input_ids",
+            "attention_mask": "attention_mask",
+            "past_key_names": "past_key_values.%d.key",
+            "past_value_names": "past_key_values.%d.value",
+        },
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
+        "num_attention_heads": config.n_heads,
+        "num_hidden_layers": config.n_layers,
+        "num_key_value_heads": config.n_kv_heads,
+    })
+}
+
+/// How the publisher would have it sampled, greedy where nothing is said.
+fn search(config: &ModelConfig, generation: &GenerationConfig) -> Value {
+    json!({
+        "diversity_penalty": 0.0,
+        "do_sample": generation.do_sample.unwrap_or(false),
+        "early_stopping": true,
+        "length_penalty": 1.0,
+        "max_length": config.max_context,
+        "min_length": 0,
+        "no_repeat_ngram_size": 0,
+        "num_beams": 1,
+        "num_return_sequences": 1,
+        // The cache is appended to in place.
+        "past_present_share_buffer": true,
+        "repetition_penalty": generation.repetition_penalty.unwrap_or(1.0),
+        "temperature": generation.temperature.unwrap_or(1.0),
+        "top_k": generation.top_k.unwrap_or(50),
+        "top_p": generation.top_p.unwrap_or(1.0),
+    })
+}
+
+/// Those of `generation_config.json` and then those of `config.json`, each once.
+fn end_tokens(config: &ModelConfig, generation: &GenerationConfig) -> Vec<TokenId> {
+    let mut tokens: Vec<TokenId> = Vec::new();
+    for &token in generation.eos_token_ids.iter().chain(&config.eos_token_ids) {
+        if !tokens.contains(&token) {
+            tokens.push(token);
+        }
+    }
+    tokens
+}
