@@ -49,8 +49,10 @@ impl Source {
             return Self::read(&GraphFile { file: ModelFile::Path(path.clone()), dtype: None }, options);
         }
         match files.graph_for(options.dtype) {
+            Ok(found) => Self::read(found, options),
             Err(_) if can_be_made(files, options.dtype) => Self::make(files, config, options),
-            found => Self::read(found?, options),
+            // Whether it is what was asked for is seen when it is read.
+            Err(none) => Self::read(files.graphs.iter().find(|graph| files.dtype_of(graph).is_none()).ok_or(none)?, options),
         }
     }
 
