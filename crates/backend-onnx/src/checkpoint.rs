@@ -182,12 +182,13 @@ fn weight<'c>(checkpoint: &'c Checkpoint, name: &str) -> std::result::Result<Wei
 fn weight_format(dtype: DType, model: &str) -> Result<WeightFormat> {
     match dtype {
         DType::F32 => Ok(WeightFormat::F32),
+        DType::F16 => Ok(WeightFormat::F16),
         DType::Int8 => Ok(WeightFormat::Int8),
         DType::Int4 => Ok(WeightFormat::Int4),
         other => Err(Error::Unsupported {
             what: format!("dtype `{other}`"),
-            reason: format!("ONNX Runtime computes with it slowly or not at all on a processor (`{model}`)"),
-            hint: Some("use `--dtype f32`, `int8` or `int4`".into()),
+            reason: format!("no graph of it is made, because ONNX Runtime has few operators for it (`{model}`)"),
+            hint: Some("use `--dtype f32`, `f16`, `int8` or `int4`".into()),
         }),
     }
 }

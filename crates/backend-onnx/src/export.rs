@@ -16,7 +16,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tandem_core::config::{GenerationConfig, ModelConfig};
+use tandem_core::config::ModelConfig;
 use tandem_core::files::{ModelFile, ModelFiles};
 use tandem_core::{CancelToken, DType, Error, Progress, ProgressEvent, Result};
 
@@ -73,7 +73,7 @@ pub fn export(files: &ModelFiles, options: &ExportOptions) -> Result<Exported> {
 fn export_where(files: &ModelFiles, options: &ExportOptions, available: &dyn Fn(&Path) -> io::Result<u64>) -> Result<Exported> {
     refuse_without_weights(files)?;
     let config = ModelConfig::from_file(&files.config)?;
-    let generation_config = files.generation_config.as_ref().map(GenerationConfig::from_file).transpose()?.unwrap_or_default();
+    let genai_config = genai::config(files, &config)?;
     let form = Form { dtype: options.dtype, head: options.head_dtype.unwrap_or(options.dtype) };
     let plan = GraphPlan::open(files, &config, form)?;
     staging::check_target(&options.directory, options.replace)?;
@@ -84,11 +84,10 @@ fn export_where(files: &ModelFiles, options: &ExportOptions, available: &dyn Fn(
     let hashes = hash_all(files, options)?;
     let staging = Staging::new(&options.directory)?;
     let directory = staging.directory();
-    plan.write(&directory, provenance::metadata(files, form, &hashes), &options.progress, &options.cancel)?;
+    plan.write(&directory, provenance::metadata(files, &hashes), &options.progress, &options.cancel)?;
     for file in companions {
         copy(file, &directory)?;
     }
-    let genai_config = genai::config(&config, &generation_config);
     let path = directory.join(genai::FILE);
     fs::write(&path, genai_config).map_err(|error| cannot("written", &path, error))?;
     if options.cancel.is_cancelled() {

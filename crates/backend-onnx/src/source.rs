@@ -103,7 +103,7 @@ impl Source {
 
 /// Whether a graph of `dtype` can be made of the weights. For a model with graphs that is done only at a dtype that was asked for.
 fn can_be_made(files: &ModelFiles, dtype: Option<DType>) -> bool {
-    let is_made = matches!(dtype, None | Some(DType::F32 | DType::Int8 | DType::Int4));
+    let is_made = matches!(dtype, None | Some(DType::F32 | DType::F16 | DType::Int8 | DType::Int4));
     !files.weights.is_empty() && (files.graphs.is_empty() || (dtype.is_some() && is_made))
 }
 

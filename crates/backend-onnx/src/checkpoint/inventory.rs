@@ -59,22 +59,24 @@ pub(super) fn stored_bytes(spec: &DecoderSpec, checkpoint: &Checkpoint) -> u64 {
 
 /// Bytes of the graph with its weights, or somewhat more.
 pub(super) fn graph_bytes(spec: &DecoderSpec, checkpoint: &Checkpoint, weights: WeightFormat, head: WeightFormat) -> u64 {
-    let tables = 4 * (spec.rope.n_positions * spec.head_dim) as u64 + 2 * PAGE;
+    // What is not quantised is of the type that the graph computes in.
+    let float = if weights == WeightFormat::F16 { 2 } else { 4 };
+    let tables = float * (spec.rope.n_positions * spec.head_dim) as u64 + 2 * PAGE;
     let constants = expected(spec).into_iter().map(|weight| {
-        let floats = 4 * weight.shape.iter().product::<usize>() as u64;
         let n_bytes = match weight.kind {
-            Kind::Vector => floats,
-            Kind::Projection => matrix_bytes(&weight.shape, weights),
-            Kind::Head => matrix_bytes(&weight.shape, head),
-            // It is kept as floats, or is the head as well; where rows do not fill their blocks, it is both.
+            Kind::Vector => float * weight.shape[0] as u64,
+            Kind::Projection => matrix_bytes(&weight.shape, weights, float),
+            Kind::Head => matrix_bytes(&weight.shape, head, float),
             Kind::Embedding => {
                 let is_f32 = checkpoint.tensor(&weight.name).is_ok_and(|stored| stored.dtype == DType::F32);
-                let kept = if is_f32 || weights == WeightFormat::F32 { floats } else { floats / 2 };
-                match (spec.tie_word_embeddings, head) {
+                let is_kept = bits(weights).is_some() && !is_f32;
+                let kept = matrix_bytes(&weight.shape, WeightFormat::F32, if is_kept { 2 } else { float });
+                let as_head = matrix_bytes(&weight.shape, head, float);
+                match (spec.tie_word_embeddings, bits(head)) {
                     (false, _) => kept,
-                    (true, WeightFormat::F32) => floats,
-                    (true, _) if (spec.hidden_size as u64).is_multiple_of(BLOCK_SIZE) => matrix_bytes(&weight.shape, head),
-                    (true, _) => kept + matrix_bytes(&weight.shape, head),
+                    // Rows that do not fill their blocks cannot be looked up.
+                    (true, Some(_)) if !(spec.hidden_size as u64).is_multiple_of(BLOCK_SIZE) => kept + as_head,
+                    (true, _) => as_head,
                 }
             }
         };
@@ -84,13 +86,19 @@ pub(super) fn graph_bytes(spec: &DecoderSpec, checkpoint: &Checkpoint, weights: 
     constants.sum::<u64>() + tables + LAYER_BYTES * spec.n_layers as u64 + GRAPH_BYTES
 }
 
-fn matrix_bytes(shape: &[usize], format: WeightFormat) -> u64 {
+fn matrix_bytes(shape: &[usize], format: WeightFormat, float: u64) -> u64 {
     let (n_outputs, n_inputs) = (shape[0] as u64, shape[1] as u64);
-    let quantized = |bits: u64| n_outputs * n_inputs.div_ceil(BLOCK_SIZE) * (BLOCK_SIZE * bits / 8 + 4);
+    match bits(format) {
+        Some(bits) => n_outputs * n_inputs.div_ceil(BLOCK_SIZE) * (BLOCK_SIZE * bits / 8 + 4),
+        None => n_outputs * n_inputs * float,
+    }
+}
+
+fn bits(format: WeightFormat) -> Option<u64> {
     match format {
-        WeightFormat::F32 => 4 * n_outputs * n_inputs,
-        WeightFormat::Int8 => quantized(8),
-        WeightFormat::Int4 => quantized(4),
+        WeightFormat::F32 | WeightFormat::F16 => None,
+        WeightFormat::Int8 => Some(8),
+        WeightFormat::Int4 => Some(4),
     }
 }
 

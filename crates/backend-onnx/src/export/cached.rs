@@ -52,7 +52,7 @@ pub fn cached_graph(files: &ModelFiles, dtype: DType, options: &LoadOptions) -> 
     }
     space::check(&directory, plan.n_bytes(), &space::available)?;
     let staging = Staging::new(&directory)?;
-    let metadata = provenance::metadata(files, form, &hashes);
+    let metadata = provenance::metadata(files, &hashes);
     plan.write(&staging.directory(), metadata, &options.progress, &options.cancel)?;
     match staging.publish(false) {
         // Where there are no locks, another process was faster; its graph is the same.

@@ -1,26 +1,23 @@
-//! What a graph says of where it came from: the checkpoint, the hashes of its files, and the options.
+//! What a graph says of where it came from: the checkpoint, the hashes of its files, and who made it.
 
 use std::path::{Component, Path};
 
 use tandem_core::files::{ModelFile, ModelFiles};
 
 use super::EXPORTER_VERSION;
-use crate::checkpoint::Form;
 
 /// The files that decide what a graph is: the configuration, and the weights in their order.
 pub(super) fn sources(files: &ModelFiles) -> impl Iterator<Item = &ModelFile> {
     std::iter::once(&files.config).chain(&files.weights)
 }
 
-/// Names and values for the graph's `metadata_props`; `hashes` are those of [`sources`], in their order. There is no date and no path
+/// Names and values for the graph's `metadata_props`, to which the builder adds the dtypes; `hashes` are those of [`sources`], in their order. There is no date and no path
 /// among them: the same export gives the same bytes.
-pub(super) fn metadata(files: &ModelFiles, form: Form, hashes: &[String]) -> Vec<(String, String)> {
+pub(super) fn metadata(files: &ModelFiles, hashes: &[String]) -> Vec<(String, String)> {
     let (source, revision) = origin(files);
     let mut all = vec![("source".to_owned(), source)];
     all.extend(revision.map(|revision| ("revision".into(), revision)));
     all.push(("exporter".into(), format!("tandem {EXPORTER_VERSION}")));
-    all.push(("dtype".into(), form.dtype.to_string()));
-    all.push(("head_dtype".into(), form.head.to_string()));
     let hashed = sources(files).zip(hashes).map(|(file, hash)| (format!("sha256.{}", file.file_name()), hash.clone()));
     all.extend(hashed);
     all.into_iter().map(|(name, value)| (format!("tandem.{name}"), value)).collect()

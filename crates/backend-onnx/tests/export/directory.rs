@@ -64,8 +64,8 @@ fn the_graph_says_what_it_was_made_of() {
     for (name, value) in [
         ("tandem.source", "mistral".to_owned()),
         ("tandem.exporter", format!("tandem {EXPORTER_VERSION}")),
-        ("tandem.dtype", "int8".into()),
-        ("tandem.head_dtype", "int8".into()),
+        ("tandem.weights", "int8".into()),
+        ("tandem.head", "int8".into()),
         ("tandem.sha256.config.json", hash("config.json")),
         ("tandem.sha256.model.safetensors", hash("model.safetensors")),
     ] {

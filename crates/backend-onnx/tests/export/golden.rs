@@ -19,47 +19,44 @@ conformance!(qwen3, || fixture("qwen3", DType::F32, Numerics::Fast, 1e-4));
 conformance!(llama3_rope, || fixture("llama3-rope", DType::F32, Numerics::Fast, 1e-4));
 conformance!(mistral, || fixture("mistral", DType::F32, Numerics::Fast, 1e-4));
 
-/// The goldens' weights lie on a grid that 4 bits hold: with activations in floats nothing is lost.
+/// The goldens' weights lie on a grid that 4 bits hold, and 8: with activations in floats nothing is lost.
 #[test]
-fn int4_holds_weights_of_4_bits_exactly() {
+fn quantised_weights_are_exact_where_they_can_be() {
     for name in crate::checkpoints::GOLDENS {
-        conformance::with_fixture(|| fixture(name, DType::Int4, Numerics::Exact, 1e-4), |fixture| {
-            conformance::logits_match_golden(fixture);
-            conformance::greedy_tokens_match_golden(fixture);
-        });
+        for dtype in [DType::Int4, DType::Int8] {
+            let check = |fixture: &Fixture| {
+                conformance::logits_match_golden(fixture);
+                conformance::greedy_tokens_match_golden(fixture);
+            };
+            conformance::with_fixture(|| fixture(name, dtype, Numerics::Exact, 1e-4), check);
+        }
     }
 }
 
-/// How far activations of 8 bits, and with int8 weights on a grid of another step, take the logits: about 1.5 times what was measured.
-#[test]
-fn quantised_exports_are_within_their_tolerance() {
-    for (name, dtype, numerics, tolerance) in TOLERANCES {
-        conformance::with_fixture(|| fixture(name, dtype, numerics, tolerance), |fixture| {
-            let golden = fixture.golden.as_ref().map(|golden| golden.tolerance);
-            assert_eq!(golden, Some(tolerance));
-            conformance::loaded_as_asked(fixture);
-            conformance::logits_match_golden(fixture);
-        });
-    }
-}
-
-const TOLERANCES: [(&str, DType, Numerics, f32); 15] = [
-    ("qwen2-tied", DType::Int4, Numerics::Fast, 0.0),
-    ("qwen2-untied", DType::Int4, Numerics::Fast, 0.0),
-    ("qwen3", DType::Int4, Numerics::Fast, 0.0),
-    ("llama3-rope", DType::Int4, Numerics::Fast, 0.0),
-    ("mistral", DType::Int4, Numerics::Fast, 0.0),
-    ("qwen2-tied", DType::Int8, Numerics::Fast, 0.0),
-    ("qwen2-untied", DType::Int8, Numerics::Fast, 0.0),
-    ("qwen3", DType::Int8, Numerics::Fast, 0.0),
-    ("llama3-rope", DType::Int8, Numerics::Fast, 0.0),
-    ("mistral", DType::Int8, Numerics::Fast, 0.0),
-    ("qwen2-tied", DType::Int8, Numerics::Exact, 0.0),
-    ("qwen2-untied", DType::Int8, Numerics::Exact, 0.0),
-    ("qwen3", DType::Int8, Numerics::Exact, 0.0),
-    ("llama3-rope", DType::Int8, Numerics::Exact, 0.0),
-    ("mistral", DType::Int8, Numerics::Exact, 0.0),
+/// How far logits are when activations are rounded to 8 bits, and in a graph of 16-bit floats: about 1.5 times what was measured. With
+/// the weights exact, int4 and int8 round the same activations and come out alike.
+const ROUNDED: [(&str, f32, f32); 5] = [
+    ("qwen2-tied", 0.125, 0.016),
+    ("qwen2-untied", 0.19, 0.0075),
+    ("qwen3", 0.1, 0.0075),
+    ("llama3-rope", 0.16, 0.0045),
+    ("mistral", 0.27, 0.018),
 ];
+
+#[test]
+fn rounded_activations_stay_within_their_tolerance() {
+    for (name, quantised, halves) in ROUNDED {
+        for (dtype, tolerance) in [(DType::Int4, quantised), (DType::Int8, quantised), (DType::F16, halves)] {
+            let check = |fixture: &Fixture| {
+                conformance::loaded_as_asked(fixture);
+                conformance::logits_match_golden(fixture);
+                conformance::all_logits_equal_those_of_each_prefix(fixture);
+                conformance::rewind_equals_fresh(fixture);
+            };
+            conformance::with_fixture(|| fixture(name, dtype, Numerics::Fast, tolerance), check);
+        }
+    }
+}
 
 /// An export of the golden checkpoint `name`, which lives as long as the backend.
 fn fixture(name: &str, dtype: DType, numerics: Numerics, tolerance: f32) -> std::result::Result<Fixture, String> {
@@ -71,8 +68,8 @@ fn fixture(name: &str, dtype: DType, numerics: Numerics, tolerance: f32) -> std:
         files: ModelFiles::discover(&exported.directory, name).unwrap(),
         backend: Box::new(WithDirectory { backend: OnnxBackend::new(None), _directory: directory }),
         options: LoadOptions { dtype: (dtype != DType::F32).then_some(dtype), numerics, ..LoadOptions::default() },
-        // Chunks of other lengths sum in another order.
-        tolerance: 2e-5,
+        // Chunks of other lengths sum in another order, and round other activations.
+        tolerance: if tolerance > 1e-4 { 2.0 * tolerance } else { 2e-5 },
         golden: Some(Golden { tolerance, ..record }),
     })
 }
