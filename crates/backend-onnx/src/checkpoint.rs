@@ -1,27 +1,146 @@
-//! From a checkpoint to a graph: how `tandem-onnx-graph` is told what to build.
+//! From a checkpoint to a graph: what `tandem-onnx-graph` is told to build, after configuration and weights were compared.
+
+mod inventory;
 
 use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
-use tandem_core::{DType, Error, Result};
+use tandem_core::{CancelToken, DType, Error, Progress, ProgressEvent, Result};
 use tandem_onnx_graph::{
-    BuildOptions, DecoderSpec, Outputs, RopeTable, SourceError, Weight, WeightFormat, WeightType, build_inline,
+    BuildOptions, DecoderSpec, Outputs, RopeTable, SourceError, Weight, WeightFormat, WeightType, build_inline, export,
 };
 
 use crate::source::bad_graph;
 
-/// Builds the graph of a checkpoint in memory, weights included: for a model that is small.
-pub(crate) fn build(files: &ModelFiles, config: &ModelConfig, dtype: DType) -> Result<Vec<u8>> {
-    let checkpoint = Checkpoint::open(files)?;
-    let format = weight_format(dtype, &files.name)?;
-    let options = BuildOptions { outputs: Outputs::Logits, weights: format, head: format, metadata: Vec::new() };
-    build_inline(&spec(files, config, &checkpoint), &options, &mut |name| weight(&checkpoint, name)).map_err(bad_graph)
+/// In which form a graph holds its weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Form {
+    /// The dtype of the layers' projections.
+    pub(crate) dtype: DType,
+    /// That of the head, and of the embedding where they are one.
+    pub(crate) head: DType,
+}
+
+impl Form {
+    /// Everything in `dtype`.
+    pub(crate) fn of(dtype: DType) -> Self {
+        Self { dtype, head: dtype }
+    }
+}
+
+/// A graph that can be made: the weights are there, and have the shapes that the configuration says.
+pub(crate) struct GraphPlan {
+    checkpoint: Checkpoint,
+    spec: DecoderSpec,
+    weights: WeightFormat,
+    head: WeightFormat,
+    dtype: DType,
+}
+
+impl GraphPlan {
+    /// Opens the checkpoint of `files`, which `config` describes.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a dtype that is not made, or weights that are quantised already; [`Error::BadFile`] and
+    /// [`Error::BadField`] when a file is damaged, or configuration and weights do not belong together.
+    pub(crate) fn open(files: &ModelFiles, config: &ModelConfig, form: Form) -> Result<Self> {
+        let (weights, head) = (weight_format(form.dtype, &files.name)?, weight_format(form.head, &files.name)?);
+        if let Some(method) = config.quantization_method() {
+            return Err(Error::Unsupported {
+                what: format!("the checkpoint `{}`, whose weights are quantised by `{method}`,", files.name),
+                reason: "a graph is made from weights in f32, f16 or bf16".into(),
+                hint: Some("use the checkpoint that it was made from, with `--dtype int8` or `int4`".into()),
+            });
+        }
+        let checkpoint = Checkpoint::open(files)?;
+        let spec = spec(files, config, &checkpoint);
+        inventory::check(&spec, &checkpoint, &files.config.name())?;
+        Ok(Self { checkpoint, spec, weights, head, dtype: form.dtype })
+    }
+
+    /// Bytes that the graph and its weights have at most.
+    pub(crate) fn n_bytes(&self) -> u64 {
+        inventory::graph_bytes(&self.spec, &self.checkpoint, self.weights, self.head)
+    }
+
+    /// Builds the graph in memory, weights included: for a model that is small.
+    pub(crate) fn build(&self) -> Result<Vec<u8>> {
+        build_inline(&self.spec, &self.options(Vec::new()), &mut |name| weight(&self.checkpoint, name))
+            .map_err(Self::failed)
+    }
+
+    /// Writes the graph into `directory`, which is made for it, and gives its path. Memory holds a few of the largest weights.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], [`Error::BadFile`] when it cannot be written; then there is no `directory`.
+    pub(crate) fn write(
+        &self,
+        directory: &Path,
+        metadata: Vec<(String, String)>,
+        progress: &Progress,
+        cancel: &CancelToken,
+    ) -> Result<PathBuf> {
+        let mut meter = Meter::new(progress, self.dtype, inventory::stored_bytes(&self.spec, &self.checkpoint));
+        let mut source = |name: &str| {
+            if cancel.is_cancelled() {
+                return Err(Error::Cancelled.into());
+            }
+            // What was read so far has been written.
+            self.checkpoint.release();
+            let weight = weight(&self.checkpoint, name)?;
+            meter.begin(name, weight.bytes.len() as u64);
+            Ok(weight)
+        };
+        let graph = export(&self.spec, &self.options(metadata), &mut source, directory).map_err(Self::failed)?;
+        meter.begin("", 0);
+        Ok(graph)
+    }
+
+    fn options(&self, metadata: Vec<(String, String)>) -> BuildOptions {
+        BuildOptions { outputs: Outputs::Logits, weights: self.weights, head: self.head, metadata }
+    }
+
+    /// The builder's error as the one that users see: a weight's own when it could not be had.
+    fn failed(error: tandem_onnx_graph::Error) -> Error {
+        match error {
+            tandem_onnx_graph::Error::Weight { source, model, name } => match source.downcast::<Error>() {
+                Ok(error) => *error,
+                Err(source) => bad_graph(tandem_onnx_graph::Error::Weight { model, name, source }),
+            },
+            error => bad_graph(error),
+        }
+    }
+}
+
+/// Tells how many bytes of weights are done. One is done when the next is asked for.
+struct Meter<'p> {
+    progress: &'p Progress,
+    dtype: DType,
+    total: u64,
+    done: u64,
+    current: (String, u64),
+}
+
+impl<'p> Meter<'p> {
+    fn new(progress: &'p Progress, dtype: DType, total: u64) -> Self {
+        Self { progress, dtype, total, done: 0, current: (String::new(), 0) }
+    }
+
+    fn begin(&mut self, name: &str, n_bytes: u64) {
+        if self.current.0 == name {
+            return;
+        }
+        self.done += self.current.1;
+        self.current = (name.into(), n_bytes);
+        self.progress.tell(&ProgressEvent::Exporting { dtype: self.dtype, done: self.done.min(self.total), total: self.total });
+    }
 }
 
 /// What the graph's builder calls a decoder.
-pub(crate) fn spec(files: &ModelFiles, config: &ModelConfig, checkpoint: &Checkpoint) -> DecoderSpec {
+fn spec(files: &ModelFiles, config: &ModelConfig, checkpoint: &Checkpoint) -> DecoderSpec {
     DecoderSpec {
         name: files.name.clone(),
         // Checkpoints of embedding models are published without it.
@@ -49,7 +168,7 @@ pub(crate) fn spec(files: &ModelFiles, config: &ModelConfig, checkpoint: &Checkp
 }
 
 /// The weight called `name`, as the graph's builder takes it.
-pub(crate) fn weight<'c>(checkpoint: &'c Checkpoint, name: &str) -> std::result::Result<Weight<'c>, SourceError> {
+fn weight<'c>(checkpoint: &'c Checkpoint, name: &str) -> std::result::Result<Weight<'c>, SourceError> {
     let stored = checkpoint.tensor(name)?;
     let kind = match stored.dtype {
         DType::F16 => WeightType::F16,
@@ -60,15 +179,16 @@ pub(crate) fn weight<'c>(checkpoint: &'c Checkpoint, name: &str) -> std::result:
 }
 
 /// How weights of `dtype` are stored in a graph.
-pub(crate) fn weight_format(dtype: DType, model: &str) -> Result<WeightFormat> {
+fn weight_format(dtype: DType, model: &str) -> Result<WeightFormat> {
     match dtype {
         DType::F32 => Ok(WeightFormat::F32),
+        DType::F16 => Ok(WeightFormat::F16),
         DType::Int8 => Ok(WeightFormat::Int8),
         DType::Int4 => Ok(WeightFormat::Int4),
         other => Err(Error::Unsupported {
             what: format!("dtype `{other}`"),
-            reason: format!("ONNX Runtime computes with it slowly or not at all on a processor (`{model}`)"),
-            hint: Some("use `--dtype f32`, `int8` or `int4`".into()),
+            reason: format!("no graph of it is made, because ONNX Runtime has few operators for it (`{model}`)"),
+            hint: Some("use `--dtype f32`, `f16`, `int8` or `int4`".into()),
         }),
     }
 }

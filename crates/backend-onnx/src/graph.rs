@@ -13,6 +13,9 @@ use tandem_core::{Error, Result};
 
 use crate::error::not_a_decoder;
 
+/// The input that says how many of the last positions get logits.
+const LOGITS_TO_KEEP: &str = "num_logits_to_keep";
+
 /// A decoder graph: which input and which output is which.
 #[derive(Debug)]
 pub(crate) struct DecoderGraph {
@@ -76,7 +79,12 @@ impl DecoderGraph {
             .ok_or_else(|| not_a_decoder(file, format!("it has no input `input_ids`, only {}", names(inputs))))?;
         let mask = port("attention_mask")?;
         let positions = port("position_ids")?;
-        let logits_to_keep = port("num_logits_to_keep")?;
+        // Graphs of our own give it a default, which other programs leave as it is.
+        let optional = session.overridable_initializers().into_iter().find(|value| value.name() == LOGITS_TO_KEEP);
+        let logits_to_keep = match &optional {
+            Some(value) => Some(Port::of(file, inputs.len(), value.name(), value.dtype())?),
+            None => port(LOGITS_TO_KEEP)?,
+        };
         let logits = LogitsPort::read(file, outputs, config.vocab_size)?;
 
         let known = [Some(ids), mask, positions, logits_to_keep];
@@ -94,7 +102,8 @@ impl DecoderGraph {
         if caches.is_empty() {
             return Err(not_a_decoder(file, format!("it has no KV cache among its inputs {}", names(inputs))));
         }
-        let input_names = inputs.iter().map(|input| name_for_engine(file, input.name())).collect::<Result<_>>()?;
+        let named = inputs.iter().map(Outlet::name).chain(optional.iter().map(|value| value.name()));
+        let input_names = named.map(|name| name_for_engine(file, name)).collect::<Result<_>>()?;
         Ok(Self { ids, mask, positions, logits_to_keep, caches, logits, input_names, output_names })
     }
 
@@ -111,13 +120,13 @@ impl DecoderGraph {
 
 impl Port {
     fn read(file: &str, index: usize, outlet: &Outlet) -> Result<Self> {
-        let (dtype, shape) = tensor_type(file, outlet)?;
+        Self::of(file, index, outlet.name(), outlet.dtype())
+    }
+
+    fn of(file: &str, index: usize, name: &str, value: &ValueType) -> Result<Self> {
+        let (dtype, shape) = tensor_type(file, name, value)?;
         if !matches!(dtype, TensorElementType::Int64 | TensorElementType::Int32) {
-            return Err(Error::bad_field(
-                file,
-                outlet.name(),
-                format!("the input is `{dtype}`; int64 or int32 is what it can be"),
-            ));
+            return Err(Error::bad_field(file, name, format!("the input is `{dtype}`; int64 or int32 is what it can be")));
         }
         Ok(Self { index, dtype, rank: shape.len() })
     }
@@ -125,7 +134,7 @@ impl Port {
 
 impl CachePort {
     fn read(file: &str, input: usize, output: usize, outlet: &Outlet, config: &ModelConfig) -> Result<Self> {
-        let (dtype, shape) = tensor_type(file, outlet)?;
+        let (dtype, shape) = tensor_type(file, outlet.name(), outlet.dtype())?;
         if !matches!(dtype, TensorElementType::Float32 | TensorElementType::Float16) {
             return Err(Error::bad_field(
                 file,
@@ -154,7 +163,7 @@ impl LogitsPort {
             .iter()
             .find(|output| output.name() == "logits")
             .ok_or_else(|| not_a_decoder(file, format!("it has no output `logits`, only {}", names(outputs))))?;
-        let (dtype, shape) = tensor_type(file, outlet)?;
+        let (dtype, shape) = tensor_type(file, outlet.name(), outlet.dtype())?;
         if !matches!(dtype, TensorElementType::Float32 | TensorElementType::Float16) {
             return Err(Error::bad_field(file, "logits", format!("the output is `{dtype}`; f32 or f16 is what it can be")));
         }
@@ -179,10 +188,10 @@ fn present_name<'o>(past: &str, outputs: &'o [Outlet]) -> Option<&'o str> {
     outputs.iter().map(Outlet::name).find(|name| candidates.iter().any(|candidate| candidate == name))
 }
 
-fn tensor_type<'o>(file: &str, outlet: &'o Outlet) -> Result<(TensorElementType, &'o [i64])> {
-    match outlet.dtype() {
+fn tensor_type<'v>(file: &str, name: &str, value: &'v ValueType) -> Result<(TensorElementType, &'v [i64])> {
+    match value {
         ValueType::Tensor { ty, shape, .. } => Ok((*ty, shape)),
-        other => Err(Error::bad_field(file, outlet.name(), format!("it is `{other}` and no tensor"))),
+        other => Err(Error::bad_field(file, name, format!("it is `{other}` and no tensor"))),
     }
 }
 

@@ -10,10 +10,15 @@ use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
 use tandem_core::{DType, Error, Result};
 use tandem_onnx_graph::{Activations, DataType, Edit, Graph, LogitsControl, Node};
 
-use crate::checkpoint;
+use crate::checkpoint::{Form, GraphPlan};
+use crate::export::cached_graph;
 
 /// A graph larger than this, weights within it, is changed only where it must be: the change is made on a copy in memory.
 const CHEAP_TO_COPY: usize = 64 << 20;
+
+/// The graph of a checkpoint with fewer bytes of weights is built anew in memory at each load, which takes less time than to look for
+/// it: nothing is written for a tiny model.
+const BUILT_IN_MEMORY: u64 = 32 << 20;
 
 /// A graph for the engine, and what is known of it.
 pub(crate) struct Source {
@@ -43,10 +48,12 @@ impl Source {
         if let Some(path) = &options.graph {
             return Self::read(&GraphFile { file: ModelFile::Path(path.clone()), dtype: None }, options);
         }
-        if files.graphs.is_empty() && !files.weights.is_empty() {
-            return Self::build(files, config, options);
+        match files.graph_for(options.dtype) {
+            Ok(found) => Self::read(found, options),
+            Err(_) if can_be_made(files, options.dtype) => Self::make(files, config, options),
+            // Whether it is what was asked for is seen when it is read.
+            Err(none) => Self::read(files.graphs.iter().find(|graph| files.dtype_of(graph).is_none()).ok_or(none)?, options),
         }
-        Self::read(files.graph_for(options.dtype)?, options)
     }
 
     fn read(graph_file: &GraphFile, options: &LoadOptions) -> Result<Self> {
@@ -73,9 +80,15 @@ impl Source {
         })
     }
 
-    fn build(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<Self> {
+    /// A graph of the checkpoint: in memory when that is small or part of the program, otherwise from the cache.
+    fn make(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<Self> {
         let dtype = options.dtype.unwrap_or(DType::F32);
-        let bytes = checkpoint::build(files, config, dtype)?;
+        let n_bytes = files.weights.iter().map(ModelFile::len).sum::<Result<u64>>()?;
+        if n_bytes >= BUILT_IN_MEMORY && files.weights.iter().all(|file| file.path().is_some()) {
+            let file = ModelFile::Path(cached_graph(files, dtype, options)?);
+            return Self::read(&GraphFile { file, dtype: Some(dtype) }, options);
+        }
+        let bytes = GraphPlan::open(files, config, Form::of(dtype))?.build()?;
         let graph = Graph::parse(bytes, &files.name).map_err(bad_graph)?;
         Ok(Self {
             name: files.name.clone(),
@@ -86,6 +99,12 @@ impl Source {
             weight_files: files.weights.iter().map(weight_file).collect::<Result<_>>()?,
         })
     }
+}
+
+/// Whether a graph of `dtype` can be made of the weights. For a model with graphs that is done only at a dtype that was asked for.
+fn can_be_made(files: &ModelFiles, dtype: Option<DType>) -> bool {
+    let is_made = matches!(dtype, None | Some(DType::F32 | DType::F16 | DType::Int8 | DType::Int4));
+    !files.weights.is_empty() && (files.graphs.is_empty() || (dtype.is_some() && is_made))
 }
 
 fn open(file: &ModelFile) -> Result<(Graph, Option<&Path>)> {

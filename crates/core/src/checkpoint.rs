@@ -102,6 +102,17 @@ impl Checkpoint {
         self.tensors.keys().map(String::as_str)
     }
 
+    /// The file that the weight called `name` is in.
+    pub fn file_of(&self, name: &str) -> Option<&str> {
+        self.tensors.get(name).map(|entry| self.shards[entry.shard].name.as_str())
+    }
+
+    /// Gives back the memory in which weights were read, which keep their value and are read again when touched. Who goes through
+    /// weights larger than memory, one after the other, calls it in between.
+    pub fn release(&self) {
+        self.shards.iter().for_each(|shard| shard.content.release());
+    }
+
     fn add(&mut self, name: String, content: FileBytes) -> Result<()> {
         let shard = self.shards.len();
         let tensors = SafeTensors::deserialize(&content).map_err(|error| Error::BadFile {

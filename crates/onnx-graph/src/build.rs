@@ -8,7 +8,7 @@
 //! | `input_ids` | int64 `[batch, tokens]` |
 //! | `attention_mask` | int64 `[batch, past + tokens]`, ones, and zeros after the end of a shorter row |
 //! | `past_key_values.N.key`, `.value` | float `[batch, kv_heads, past or capacity, head_dim]` |
-//! | `num_logits_to_keep` | int64 `[]`, 0 for all tokens, `n` for the last `n`; only with logits |
+//! | `num_logits_to_keep` | int64 `[]`, 0 for all tokens, `n` for the last `n`; only with logits; 0 when it is not given |
 //!
 //! | output | type and shape |
 //! |---|---|

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use tandem_core::files::ModelFiles;
 use tandem_core::{Backend, BackendKind, Error, Result};
+
+use crate::export::{ExportOptions, Exported};
 
 /// Every backend that there is, in this build or in another, the default first.
 pub const KNOWN_BACKENDS: [BackendKind; 2] = [BackendKind::Onnx, BackendKind::Candle];
@@ -93,6 +96,42 @@ pub fn setup(options: &SetupOptions, progress: &mut dyn FnMut(&str)) -> Result<S
 /// [`Error::BackendNotCompiled`].
 #[cfg(not(feature = "onnx"))]
 pub fn setup(_options: &SetupOptions, _progress: &mut dyn FnMut(&str)) -> Result<SetupReport> {
+    Err(not_compiled(BackendKind::Onnx))
+}
+
+/// Exports the checkpoint of `files` to a directory that ONNX Runtime, onnxruntime-genai and [`load`](crate::load) take as it is: graph,
+/// weights, a `genai_config.json`, and copies of configuration and tokenizer. The directory appears whole or not at all; memory
+/// holds a few of the largest weights.
+///
+/// ```no_run
+/// use tandem::{DType, ExportOptions, export, find};
+///
+/// # fn main() -> tandem::Result<()> {
+/// let exported = export(&find("./qwen3-0.6b")?, &ExportOptions::new("./qwen3-0.6b-int4", DType::Int4))?;
+/// println!("{} files", exported.files.len());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// [`Error::BackendNotCompiled`] in a build without ONNX Runtime. [`Error::BadFile`] and [`Error::BadField`] name what is wrong with
+/// the checkpoint, the directory or the room on the disk, [`Error::Unsupported`] a model or dtype that no graph can be made of, and
+/// [`Error::Cancelled`] says that the token was set.
+#[cfg(feature = "onnx")]
+pub fn export(files: &ModelFiles, options: &ExportOptions) -> Result<Exported> {
+    use tandem_backend_onnx::export;
+    let ExportOptions { directory, dtype, head_dtype, replace, progress, cancel } = options.clone();
+    let options = export::ExportOptions { directory, dtype, head_dtype, replace, progress, cancel };
+    let export::Exported { directory, graph, files } = export::export(files, &options)?;
+    Ok(Exported { directory, graph, files })
+}
+
+/// Says that this build makes no graphs.
+///
+/// # Errors
+/// [`Error::BackendNotCompiled`].
+#[cfg(not(feature = "onnx"))]
+pub fn export(_files: &ModelFiles, _options: &ExportOptions) -> Result<Exported> {
     Err(not_compiled(BackendKind::Onnx))
 }
 

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use crate::cancel::CancelToken;
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 
 /// An engine. Every kind is known in every build; one that is not compiled in is an error that names its feature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -185,7 +186,7 @@ pub enum Numerics {
 }
 
 /// How to load a model.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
     /// Exactly this device, or an error.
     pub device: Device,
@@ -201,6 +202,12 @@ pub struct LoadOptions {
     pub require_device: Option<f64>,
     /// Settings of CoreML, used with [`Device::CoreMl`].
     pub coreml: CoreMlOptions,
+    /// Where a backend keeps what it makes of a checkpoint, in the place of the user's cache.
+    pub cache: Option<PathBuf>,
+    /// Who is told how far the work is when a backend must make something of a checkpoint first.
+    pub progress: Progress,
+    /// Ends such work from another thread; nothing half made is left.
+    pub cancel: CancelToken,
 }
 
 /// How to open a session.

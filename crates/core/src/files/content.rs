@@ -41,6 +41,19 @@ impl Deref for FileBytes {
     }
 }
 
+impl FileBytes {
+    /// Gives back the memory that a mapping's pages take. They are read again when they are touched.
+    #[cfg_attr(unix, expect(unsafe_code, reason = "advice that drops pages is unsafe by nature: it loses what was written to them"))]
+    pub fn release(&self) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(mapped) = &self.0 {
+            // SAFETY: nothing was written to the pages, since the mapping is read-only; they come again from the file as they were.
+            // The system may refuse, and then they stay.
+            let _ = unsafe { mapped.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
+    }
+}
+
 impl AsRef<[u8]> for FileBytes {
     fn as_ref(&self) -> &[u8] {
         self
@@ -129,12 +142,23 @@ impl ModelFile {
     /// # Errors
     /// [`Error::BadFile`] when it cannot be read.
     pub fn sha256(&self, progress: &mut dyn FnMut(u64)) -> Result<String> {
+        self.sha256_while(&mut |n_bytes| {
+            progress(n_bytes);
+            Ok(())
+        })
+    }
+
+    /// As [`sha256`](Self::sha256), for as long as `progress` lets it go on.
+    ///
+    /// # Errors
+    /// As [`sha256`](Self::sha256), and what `progress` gives.
+    pub fn sha256_while(&self, progress: &mut dyn FnMut(u64) -> Result<()>) -> Result<String> {
         let mut hasher = Sha256::new();
         let mut n_bytes = 0;
         match self {
             Self::Embedded { bytes, .. } => {
                 hasher.update(bytes);
-                progress(bytes.len() as u64);
+                progress(bytes.len() as u64)?;
             }
             Self::Path(path) => {
                 size(path)?;
@@ -149,7 +173,7 @@ impl ModelFile {
                     };
                     hasher.update(&block[..n]);
                     n_bytes += n as u64;
-                    progress(n_bytes);
+                    progress(n_bytes)?;
                 }
             }
         }

@@ -73,6 +73,8 @@ impl<'s> Network<'s> {
         self.inputs.push(int("input_ids", &[batch.clone(), tokens.clone()]));
         self.inputs.push(int("attention_mask", &[batch.clone(), symbol("total_sequence_length")]));
         if self.options.outputs.logits() {
+            // Programs that do not know the input leave it out: an initializer of its name is its default.
+            self.ints("num_logits_to_keep", &[], &[0]);
             self.inputs.push(int("num_logits_to_keep", &[]));
             self.outputs.push(float("logits", &[batch.clone(), symbol("num_logits"), size(spec.vocab_size)]));
         }

@@ -1,0 +1,160 @@
+//! The weights that a decoder has: compared with a checkpoint before work begins, and counted for the space that a graph takes.
+
+use std::collections::HashSet;
+
+use tandem_core::checkpoint::Checkpoint;
+use tandem_core::{DType, Error, Result};
+use tandem_onnx_graph::{DecoderSpec, WeightFormat};
+
+/// Inputs that share a scale in a quantised matrix.
+const BLOCK_SIZE: u64 = 32;
+
+/// Bytes that a graph's file takes for a layer's nodes and names, and for all else; generous.
+const LAYER_BYTES: u64 = 16 << 10;
+const GRAPH_BYTES: u64 = 64 << 10;
+
+/// Where data of its own begins in the file of weights.
+const PAGE: u64 = 4096;
+
+/// A weight by its name in transformers.
+struct Expected {
+    name: String,
+    shape: Vec<usize>,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Embedding,
+    Head,
+    Projection,
+    /// A bias or the weight of a norm.
+    Vector,
+}
+
+/// Compares what `config` describes with what `checkpoint` has.
+///
+/// # Errors
+/// [`Error::BadField`] with the weight as the field: one that is missing, has another shape, is of a type that is not read, or has no
+/// place in the model, which would otherwise be left out without a word.
+pub(super) fn check(spec: &DecoderSpec, checkpoint: &Checkpoint, config: &str) -> Result<()> {
+    let expected = expected(spec);
+    for weight in &expected {
+        let stored = checkpoint.tensor(&weight.name)?;
+        if stored.shape != weight.shape {
+            let problem = format!("has the shape {:?}, and by `{config}` it is {:?}", stored.shape, weight.shape);
+            return Err(disagree(checkpoint, &weight.name, problem));
+        }
+    }
+    let known: HashSet<&str> = expected.iter().map(|weight| weight.name.as_str()).collect();
+    let stray = checkpoint.names().filter(|name| !known.contains(name) && !is_ignored(name, spec)).min();
+    stray.map_or(Ok(()), |name| Err(disagree(checkpoint, name, format!("has no place in the model that `{config}` describes"))))
+}
+
+/// Bytes of the weights as the checkpoint has them.
+pub(super) fn stored_bytes(spec: &DecoderSpec, checkpoint: &Checkpoint) -> u64 {
+    let n_bytes = |weight: &Expected| checkpoint.tensor(&weight.name).map_or(0, |stored| stored.bytes.len() as u64);
+    expected(spec).iter().map(n_bytes).sum()
+}
+
+/// Bytes of the graph with its weights, or somewhat more.
+pub(super) fn graph_bytes(spec: &DecoderSpec, checkpoint: &Checkpoint, weights: WeightFormat, head: WeightFormat) -> u64 {
+    // What is not quantised is of the type that the graph computes in.
+    let float = if weights == WeightFormat::F16 { 2 } else { 4 };
+    let tables = float * (spec.rope.n_positions * spec.head_dim) as u64 + 2 * PAGE;
+    let constants = expected(spec).into_iter().map(|weight| {
+        let n_bytes = match weight.kind {
+            Kind::Vector => float * weight.shape[0] as u64,
+            Kind::Projection => matrix_bytes(&weight.shape, weights, float),
+            Kind::Head => matrix_bytes(&weight.shape, head, float),
+            Kind::Embedding => {
+                let is_f32 = checkpoint.tensor(&weight.name).is_ok_and(|stored| stored.dtype == DType::F32);
+                let is_kept = bits(weights).is_some() && !is_f32;
+                let kept = matrix_bytes(&weight.shape, WeightFormat::F32, if is_kept { 2 } else { float });
+                let as_head = matrix_bytes(&weight.shape, head, float);
+                match (spec.tie_word_embeddings, bits(head)) {
+                    (false, _) => kept,
+                    // Rows that do not fill their blocks cannot be looked up.
+                    (true, Some(_)) if !(spec.hidden_size as u64).is_multiple_of(BLOCK_SIZE) => kept + as_head,
+                    (true, _) => as_head,
+                }
+            }
+        };
+        // Codes and scales begin on pages of their own.
+        n_bytes + 2 * PAGE
+    });
+    constants.sum::<u64>() + tables + LAYER_BYTES * spec.n_layers as u64 + GRAPH_BYTES
+}
+
+fn matrix_bytes(shape: &[usize], format: WeightFormat, float: u64) -> u64 {
+    let (n_outputs, n_inputs) = (shape[0] as u64, shape[1] as u64);
+    match bits(format) {
+        Some(bits) => n_outputs * n_inputs.div_ceil(BLOCK_SIZE) * (BLOCK_SIZE * bits / 8 + 4),
+        None => n_outputs * n_inputs * float,
+    }
+}
+
+fn bits(format: WeightFormat) -> Option<u64> {
+    match format {
+        WeightFormat::F32 | WeightFormat::F16 => None,
+        WeightFormat::Int8 => Some(8),
+        WeightFormat::Int4 => Some(4),
+    }
+}
+
+/// Names and shapes as in `modeling_{llama,mistral,qwen2,qwen3}.py` of transformers.
+fn expected(spec: &DecoderSpec) -> Vec<Expected> {
+    let hidden = spec.hidden_size;
+    let mut all = vec![
+        Expected::of(spec, Kind::Embedding, "embed_tokens.weight", &[spec.vocab_size, hidden]),
+        Expected::of(spec, Kind::Vector, "norm.weight", &[hidden]),
+    ];
+    if !spec.tie_word_embeddings {
+        all.push(Expected { name: "lm_head.weight".into(), shape: vec![spec.vocab_size, hidden], kind: Kind::Head });
+    }
+    for layer in 0..spec.n_layers {
+        let vector = |name: &str, size: usize| Expected::of(spec, Kind::Vector, &format!("layers.{layer}.{name}.weight"), &[size]);
+        all.extend([vector("input_layernorm", hidden), vector("post_attention_layernorm", hidden)]);
+        if spec.qk_norm {
+            all.extend([vector("self_attn.q_norm", spec.head_dim), vector("self_attn.k_norm", spec.head_dim)]);
+        }
+        let (queries, keys) = (spec.n_heads * spec.head_dim, spec.n_kv_heads * spec.head_dim);
+        let inner = spec.intermediate_size;
+        for (name, n_outputs, n_inputs, has_bias) in [
+            ("self_attn.q_proj", queries, hidden, spec.qkv_bias),
+            ("self_attn.k_proj", keys, hidden, spec.qkv_bias),
+            ("self_attn.v_proj", keys, hidden, spec.qkv_bias),
+            ("self_attn.o_proj", hidden, queries, spec.attention_output_bias),
+            ("mlp.gate_proj", inner, hidden, spec.mlp_bias),
+            ("mlp.up_proj", inner, hidden, spec.mlp_bias),
+            ("mlp.down_proj", hidden, inner, spec.mlp_bias),
+        ] {
+            let name = |part: &str| format!("layers.{layer}.{name}.{part}");
+            all.push(Expected::of(spec, Kind::Projection, &name("weight"), &[n_outputs, n_inputs]));
+            if has_bias {
+                all.push(Expected::of(spec, Kind::Vector, &name("bias"), &[n_outputs]));
+            }
+        }
+    }
+    all
+}
+
+impl Expected {
+    fn of(spec: &DecoderSpec, kind: Kind, name: &str, shape: &[usize]) -> Self {
+        Self { name: format!("{}{name}", spec.prefix), shape: shape.into(), kind }
+    }
+}
+
+/// What published checkpoints have beside the weights: a copy of a tied head, and the frequencies of rope, which are computed.
+fn is_ignored(name: &str, spec: &DecoderSpec) -> bool {
+    (spec.tie_word_embeddings && name == "lm_head.weight") || name.ends_with("rotary_emb.inv_freq")
+}
+
+fn disagree(checkpoint: &Checkpoint, weight: &str, problem: String) -> Error {
+    Error::BadField {
+        file: checkpoint.file_of(weight).unwrap_or_default().into(),
+        field: weight.into(),
+        problem,
+        hint: Some("config.json and the weights do not belong together: obtain both from one place".into()),
+    }
+}

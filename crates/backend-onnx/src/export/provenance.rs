@@ -1,0 +1,67 @@
+//! What a graph says of where it came from: the checkpoint, the hashes of its files, and who made it.
+
+use std::path::{Component, Path};
+
+use tandem_core::files::{ModelFile, ModelFiles};
+
+use super::EXPORTER_VERSION;
+
+/// The files that decide what a graph is: the configuration, and the weights in their order.
+pub(super) fn sources(files: &ModelFiles) -> impl Iterator<Item = &ModelFile> {
+    std::iter::once(&files.config).chain(&files.weights)
+}
+
+/// Names and values for the graph's `metadata_props`, to which the builder adds the dtypes; `hashes` are those of [`sources`], in their order. There is no date and no path
+/// among them: the same export gives the same bytes.
+pub(super) fn metadata(files: &ModelFiles, hashes: &[String]) -> Vec<(String, String)> {
+    let (source, revision) = origin(files);
+    let mut all = vec![("source".to_owned(), source)];
+    all.extend(revision.map(|revision| ("revision".into(), revision)));
+    all.push(("exporter".into(), format!("tandem {EXPORTER_VERSION}")));
+    let hashed = sources(files).zip(hashes).map(|(file, hash)| (format!("sha256.{}", file.file_name()), hash.clone()));
+    all.extend(hashed);
+    all.into_iter().map(|(name, value)| (format!("tandem.{name}"), value)).collect()
+}
+
+/// What the checkpoint is called, and its revision: in a hub cache `owner/name` and the commit, elsewhere the directory's name.
+fn origin(files: &ModelFiles) -> (String, Option<String>) {
+    let Some(path) = files.config.path() else { return (files.name.clone(), None) };
+    let directory = path.parent().and_then(|directory| std::path::absolute(directory).ok()).unwrap_or_default();
+    if let Some((name, revision)) = in_hub_cache(&directory) {
+        return (name, Some(revision));
+    }
+    let name = directory.components().rev().find_map(|component| match component {
+        Component::Normal(name) => name.to_str(),
+        _ => None,
+    });
+    (name.unwrap_or("checkpoint").into(), None)
+}
+
+/// `…/models--owner--name/snapshots/<revision>`; the layout is that of `huggingface_hub`.
+fn in_hub_cache(directory: &Path) -> Option<(String, String)> {
+    let revision = directory.file_name()?.to_str()?;
+    let snapshots = directory.parent().filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"))?;
+    let name = snapshots.parent()?.file_name()?.to_str()?.strip_prefix("models--")?;
+    Some((name.replacen("--", "/", 1), revision.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_is_called_after_its_repository_or_its_directory() {
+        let check = |config: &str, expected: &str, revision: Option<&str>| {
+            let mut files = ModelFiles::embedded("demo", &[("demo/config.json", b"{}")]).unwrap();
+            files.config = ModelFile::Path(config.into());
+            assert_eq!(origin(&files), (expected.to_owned(), revision.map(Into::into)), "{config}");
+        };
+        check("/cache/models--Qwen--Qwen3-0.6B/snapshots/c1899de/config.json", "Qwen/Qwen3-0.6B", Some("c1899de"));
+        check("/cache/models--gpt2/snapshots/1/config.json", "gpt2", Some("1"));
+        check("/home/me/qwen/config.json", "qwen", None);
+        check("/home/me/snapshots/1/config.json", "1", None);
+        check("/config.json", "checkpoint", None);
+        let embedded = ModelFiles::embedded("demo", &[("demo/config.json", b"{}")]).unwrap();
+        assert_eq!(origin(&embedded), ("demo".into(), None));
+    }
+}

@@ -1,0 +1,153 @@
+//! Checkpoints that are damaged or contradict themselves: the error names the file and the field, and nothing is left.
+
+use std::fs;
+use std::path::Path;
+
+use safetensors::Dtype;
+use tandem_core::{DType, Error};
+
+use crate::checkpoints::{Checkpoint, Weight};
+use crate::{export_to, names};
+
+const LAYER_WEIGHT: &str = "model.layers.1.mlp.up_proj.weight";
+
+/// What the export of a golden checkpoint says after `damage` was done to it.
+fn error_after(damage: impl FnOnce(&mut Checkpoint), then: impl FnOnce(&Path)) -> Error {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = dir.path().join("checkpoint");
+    let mut checkpoint = Checkpoint::of_golden("qwen2-untied");
+    damage(&mut checkpoint);
+    checkpoint.write(&directory);
+    then(&directory);
+    let error = export_to(&directory, &dir.path().join("graph"), DType::Int4).unwrap_err();
+    assert_eq!(names(dir.path()), ["checkpoint"], "nothing is left after: {error}");
+    error
+}
+
+#[track_caller]
+fn says(error: &Error, file: &str, field: &str, problem: &str) {
+    let Error::BadField { file: found_file, field: found_field, problem: found, hint } = error else { panic!("{error}") };
+    assert!(found_file.ends_with(file) && found_field == field && found.contains(problem), "{error}");
+    assert!(hint.is_some() || problem.contains("F32"), "{error} has a hint");
+}
+
+#[test]
+fn a_missing_weight_is_named() {
+    let error = error_after(|checkpoint| drop(checkpoint.weights.remove(LAYER_WEIGHT)), |_| {});
+    says(&error, "model.safetensors", LAYER_WEIGHT, "there is no such weight");
+    let error = error_after(|checkpoint| drop(checkpoint.weights.remove("lm_head.weight")), |_| {});
+    says(&error, "model.safetensors", "lm_head.weight", "there is no such weight");
+}
+
+#[test]
+fn a_weight_of_another_shape_is_named_with_both() {
+    let name = "model.embed_tokens.weight";
+    let error = error_after(|checkpoint| checkpoint.weights.get_mut(name).unwrap().shape.reverse(), |_| {});
+    says(&error, "model.safetensors", name, "has the shape [32, 288], and by `");
+    assert!(error.to_string().ends_with("config.json` it is [288, 32]"), "{error}");
+}
+
+#[test]
+fn a_configuration_of_another_model_is_told_by_its_weights() {
+    let error = error_after(|checkpoint| checkpoint.config["intermediate_size"] = 96.into(), |_| {});
+    says(&error, "model.safetensors", "model.layers.0.mlp.gate_proj.weight", "has the shape [");
+    let error = error_after(|checkpoint| checkpoint.config["num_hidden_layers"] = 3.into(), |_| {});
+    says(&error, "model.safetensors", "model.layers.2.input_layernorm.weight", "there is no such weight");
+    let error = error_after(|checkpoint| checkpoint.config["num_hidden_layers"] = 1.into(), |_| {});
+    says(&error, "model.safetensors", "model.layers.1.input_layernorm.weight", "has no place in the model");
+}
+
+#[test]
+fn a_weight_without_a_place_is_not_left_out_in_silence() {
+    let stray = |name: &'static str| {
+        move |checkpoint: &mut Checkpoint| {
+            let weight = Weight { dtype: Dtype::F32, shape: vec![1], bytes: vec![0; 4] };
+            checkpoint.weights.insert(name.into(), weight);
+        }
+    };
+    let name = "model.layers.0.mlp.experts.3.weight";
+    says(&error_after(stray(name), |_| {}), "model.safetensors", name, "has no place in the model");
+    // What old checkpoints keep beside the weights is computed.
+    let dir = tempfile::tempdir().unwrap();
+    let mut checkpoint = Checkpoint::of_golden("qwen2-untied");
+    stray("model.layers.0.self_attn.rotary_emb.inv_freq")(&mut checkpoint);
+    checkpoint.write(&dir.path().join("checkpoint"));
+    export_to(&dir.path().join("checkpoint"), &dir.path().join("graph"), DType::F32).unwrap();
+}
+
+#[test]
+fn a_type_that_is_not_read_is_named() {
+    let to_f64 = |checkpoint: &mut Checkpoint| {
+        let weight = checkpoint.weights.get_mut(LAYER_WEIGHT).unwrap();
+        let n_values: usize = weight.shape.iter().product();
+        (weight.dtype, weight.bytes) = (Dtype::F64, vec![0; 8 * n_values]);
+    };
+    says(&error_after(to_f64, |_| {}), "model.safetensors", LAYER_WEIGHT, "F64; F32, F16 or BF16");
+}
+
+#[test]
+fn quantised_checkpoints_are_refused_as_such() {
+    let error = error_after(
+        |checkpoint| checkpoint.config["quantization_config"] = serde_json::json!({ "quant_method": "gptq", "bits": 4 }),
+        |_| {},
+    );
+    assert!(matches!(error, Error::Unsupported { .. }) && error.to_string().contains("quantised by `gptq`"), "{error}");
+}
+
+#[test]
+fn a_truncated_file_is_named_wherever_it_is_cut() {
+    for percent in [0, 1, 50, 99] {
+        let error = error_after(
+            |_| {},
+            |directory| {
+                let path = directory.join("model.safetensors");
+                let length = fs::metadata(&path).unwrap().len();
+                fs::File::options().write(true).open(path).unwrap().set_len(length * percent / 100).unwrap();
+            },
+        );
+        let Error::BadFile { file, problem, .. } = &error else { panic!("{error}") };
+        assert!(file.ends_with("model.safetensors") && problem == "is no whole safetensors file", "{error}");
+    }
+}
+
+#[test]
+fn shards_that_are_not_there_or_elsewhere_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let directory = dir.path().join("checkpoint");
+    Checkpoint::of_golden("qwen3").write_sharded(&directory, 2);
+    let export = || export_to(&directory, &dir.path().join("graph"), DType::Int4).unwrap_err();
+    let index = directory.join("model.safetensors.index.json");
+    let text = fs::read_to_string(&index).unwrap();
+
+    fs::rename(directory.join("model-00002-of-00002.safetensors"), dir.path().join("aside")).unwrap();
+    let error = export().to_string();
+    assert!(error.contains("model-00002-of-00002.safetensors`: this shard, named by `"), "{error}");
+
+    fs::write(&index, text.replacen("model-00001-of-00002", "../x", 1)).unwrap();
+    let error = export();
+    let Error::BadField { file, field, problem, .. } = &error else { panic!("{error}") };
+    assert!(file.ends_with("model.safetensors.index.json") && field.starts_with("weight_map."), "{error}");
+    assert!(problem.contains("names `../x.safetensors`"), "{error}");
+
+    // A shard that lacks what the index says it has.
+    fs::write(&index, text.replace("model-00002", "model-00001")).unwrap();
+    let error = export();
+    assert!(matches!(&error, Error::BadField { problem, .. } if problem == "there is no such weight"), "{error}");
+}
+
+#[test]
+fn dtypes_that_are_not_made_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let golden = crate::checkpoints::golden("qwen3");
+    let error = export_to(&golden, &dir.path().join("graph"), DType::Bf16).unwrap_err();
+    assert!(matches!(error, Error::Unsupported { .. }) && error.hint().unwrap().contains("int4"), "{error}");
+    assert_eq!(names(dir.path()), Vec::<String>::new());
+}
+
+#[test]
+fn a_model_without_weights_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let exported = export_to(&crate::checkpoints::golden("qwen3"), &dir.path().join("one"), DType::Int4).unwrap();
+    let error = export_to(&exported.directory, &dir.path().join("two"), DType::Int4).unwrap_err();
+    assert!(error.to_string().contains("it has graphs and no weights as published"), "{error}");
+}

@@ -1,0 +1,38 @@
+//! Graphs from checkpoints: they compute what transformers does, are the same each time, and appear whole or not at all.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
+
+mod bad;
+mod cache;
+mod checkpoints;
+mod directory;
+mod golden;
+
+use std::path::Path;
+
+use tandem_backend_onnx::export::{ExportOptions, Exported, export};
+use tandem_core::files::ModelFiles;
+use tandem_core::{CancelToken, DType, Progress, Result};
+
+/// Exports the checkpoint at `checkpoint` to `directory`.
+fn export_to(checkpoint: &Path, directory: &Path, dtype: DType) -> Result<Exported> {
+    export(&ModelFiles::discover(checkpoint, "a checkpoint")?, &options(directory, dtype))
+}
+
+fn options(directory: &Path, dtype: DType) -> ExportOptions {
+    ExportOptions {
+        directory: directory.into(),
+        dtype,
+        head_dtype: None,
+        replace: false,
+        progress: Progress::default(),
+        cancel: CancelToken::new(),
+    }
+}
+
+/// The names in `directory`, sorted.
+fn names(directory: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
