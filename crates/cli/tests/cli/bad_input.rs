@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{ENDLESS, Place, place_with_engine};
+use crate::support::{ENDLESS, Place, place_with_engine, place_with_onnx};
 
 const RUN: [&str; 5] = ["run", "model", "The fox", "--max-tokens", "3"];
 
@@ -199,6 +199,7 @@ fn what_this_build_or_machine_lacks_is_said() {
     place
         .tandem(&["run", "model", "x", "--backend", "candle"])
         .fails(1, &["backend `candle` is not part of this build", "hint: "]);
+    let Some(place) = place_with_onnx() else { return };
     place
         .tandem(&["run", "model", "x", "--ort-library", "/no/such.so"])
         .fails(1, &["`--ort-library` names `/no/such.so`", "hint: "]);

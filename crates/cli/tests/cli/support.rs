@@ -27,6 +27,7 @@ pub(crate) struct Outcome {
 /// A [`Place`], or nothing with a printed reason when there is no engine to run models on; where `TANDEM_REQUIRE_ENGINES` is set,
 /// that is a failure.
 pub(crate) fn place_with_engine() -> Option<Place> {
+    place_with_onnx()?;
     if engine().is_none() {
         let reason = "skipped: ONNX Runtime's library was not found (`tandem setup` obtains it)";
         assert!(std::env::var_os("TANDEM_REQUIRE_ENGINES").is_none(), "{reason}");
@@ -34,6 +35,15 @@ pub(crate) fn place_with_engine() -> Option<Place> {
         return None;
     }
     Some(Place::new())
+}
+
+/// A [`Place`], or nothing with a printed reason when this build has no ONNX Runtime.
+pub(crate) fn place_with_onnx() -> Option<Place> {
+    if tandem::compiled().contains(&tandem::BackendKind::Onnx) {
+        return Some(Place::new());
+    }
+    eprintln!("skipped: this build has no backend `onnx`");
+    None
 }
 
 /// The library that the binary finds in the surroundings of the test run.
