@@ -68,8 +68,7 @@ impl GraphPlan {
 
     /// Builds the graph in memory, weights included: for a model that is small.
     pub(crate) fn build(&self) -> Result<Vec<u8>> {
-        build_inline(&self.spec, &self.options(Vec::new()), &mut |name| weight(&self.checkpoint, name))
-            .map_err(Self::failed)
+        build_inline(&self.spec, &self.options(Vec::new()), &mut |name| weight(&self.checkpoint, name)).map_err(Self::failed)
     }
 
     /// Writes the graph into `directory`, which is made for it, and gives its path. Memory holds a few of the largest weights.

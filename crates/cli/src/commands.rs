@@ -3,6 +3,7 @@
 mod chat;
 mod completions;
 mod devices;
+mod export;
 mod run;
 mod score;
 mod setup;
@@ -21,6 +22,7 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<ExitCode> {
         Command::Chat(args) => chat::chat(args, output),
         Command::Score(args) => score::score(args, output),
         Command::Show(args) => show::show(args, output),
+        Command::Export(args) => export::export(args, output),
         Command::Devices(args) => devices::devices(args, output),
         Command::Setup(args) => setup::setup(args, output),
         Command::Completions(args) => completions::completions(&args, output),

@@ -1,18 +1,32 @@
 //! From options to a loaded model.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tandem::{CoreMlOptions, Device, LoadOptions, SessionOptions, Settings, TextModel, ThreadOptions};
 
 use crate::args::{CoreMlFormat, DeviceChoice, EngineOptions};
+use crate::interrupt::Interrupts;
 use crate::output::Output;
 
 /// Loads the model that `reference` names, exactly as `options` say.
 pub(crate) fn load(reference: &str, options: &EngineOptions, output: &Output) -> Result<TextModel> {
-    let settings = settings(options, output)?;
+    let mut settings = settings(options, output)?;
     let progress = output.progress(format!("loading {reference}"));
+    let interrupts = Interrupts::install(settings.load.cancel.clone()).context("Ctrl-C cannot be listened to")?;
+    settings.load.progress = tandem::Progress::new({
+        let (shown, interrupts) = (progress.listener(), interrupts.clone());
+        move |event| {
+            // From here on something is left behind when the process ends at once.
+            interrupts.arm();
+            shown.tell(event);
+        }
+    });
     let model = tandem::load(reference, &settings);
+    interrupts.disarm();
     drop(progress);
     let model = model?;
+    if settings.load.cancel.is_cancelled() {
+        return Err(tandem::Error::Cancelled.into());
+    }
     let info = model.info();
     output.detail(&format!(
         "{reference}: {} {} on {}, {}, {} threads, loaded in {} ms",

@@ -95,7 +95,10 @@ mod tests {
     #[test]
     fn events_are_lines_for_people() {
         let check = |event: ProgressEvent<'_>, expected: &str| assert_eq!(event.to_string(), expected);
-        check(ProgressEvent::Waiting { what: "the export of qwen to int4" }, "waiting for another process: the export of qwen to int4");
+        check(
+            ProgressEvent::Waiting { what: "the export of qwen to int4" },
+            "waiting for another process: the export of qwen to int4",
+        );
         check(ProgressEvent::Hashing { file: "model.safetensors", done: 1, total: 3 }, "hashing model.safetensors: 33%");
         check(ProgressEvent::Exporting { dtype: DType::Int4, done: 9, total: 9 }, "exporting to int4: 100%");
         check(ProgressEvent::Exporting { dtype: DType::F32, done: 7, total: 0 }, "exporting to f32: 0%");

@@ -20,16 +20,19 @@
 //! - [`load`] finds a model by reference and loads it onto exactly the backend, device and dtype that [`Settings`] name.
 //! - [`TextModel`] turns text and messages into tokens, and tokens into [`Generation`]s.
 //! - [`Chat`] keeps a conversation and its KV cache.
+//! - [`export()`] makes a directory with a graph of a checkpoint.
 //! - [`score()`] gives the log-probability of every token of a text.
 
 mod backends;
 mod chat;
 mod demo;
+mod export;
 mod model;
 mod reference;
 
-pub use backends::{KNOWN_BACKENDS, SetupOptions, SetupReport, backend, compiled, ort_library, prepare_process, setup};
+pub use backends::{KNOWN_BACKENDS, SetupOptions, SetupReport, backend, compiled, export, ort_library, prepare_process, setup};
 pub use chat::{Chat, Reply};
+pub use export::{ExportOptions, Exported};
 pub use model::{Settings, TextModel, load};
 pub use reference::find;
 
@@ -44,6 +47,6 @@ pub use tandem_core::stop::StopOptions;
 pub use tandem_core::template::{ChatMessage, ChatTemplate, RenderOptions};
 pub use tandem_core::tokenizer::{SpecialTokens, Tokenizer};
 pub use tandem_core::{
-    Backend, BackendKind, CancelToken, Capabilities, DType, Device, DeviceReport, Error, LoadOptions, Model, ModelInfo, Result,
-    SessionOptions, TokenId,
+    Backend, BackendKind, CancelToken, Capabilities, DType, Device, DeviceReport, Error, LoadOptions, Model, ModelInfo, Progress,
+    ProgressEvent, Result, SessionOptions, TokenId,
 };

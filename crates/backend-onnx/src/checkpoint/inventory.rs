@@ -113,7 +113,8 @@ fn expected(spec: &DecoderSpec) -> Vec<Expected> {
         all.push(Expected { name: "lm_head.weight".into(), shape: vec![spec.vocab_size, hidden], kind: Kind::Head });
     }
     for layer in 0..spec.n_layers {
-        let vector = |name: &str, size: usize| Expected::of(spec, Kind::Vector, &format!("layers.{layer}.{name}.weight"), &[size]);
+        let vector =
+            |name: &str, size: usize| Expected::of(spec, Kind::Vector, &format!("layers.{layer}.{name}.weight"), &[size]);
         all.extend([vector("input_layernorm", hidden), vector("post_attention_layernorm", hidden)]);
         if spec.qk_norm {
             all.extend([vector("self_attn.q_norm", spec.head_dim), vector("self_attn.k_norm", spec.head_dim)]);

@@ -37,10 +37,10 @@ impl Hashes {
             return Ok(hash.into());
         }
         let (key, stamp) = (path.to_string_lossy().into_owned(), stamp(&path));
-        if let Some(known) = self.known.get(&key).filter(|known| stamp.is_some() && known.get("stamp") == stamp.as_ref()) {
-            if let Some(hash) = known.get("sha256").and_then(Value::as_str).filter(|hash| is_sha256(hash)) {
-                return Ok(hash.into());
-            }
+        let known = self.known.get(&key).filter(|known| stamp.is_some() && known.get("stamp") == stamp.as_ref());
+        let known = known.and_then(|known| known.get("sha256")?.as_str()).filter(|hash| is_sha256(hash));
+        if let Some(hash) = known {
+            return Ok(hash.into());
         }
         let hash = super::hash(of, progress, cancel)?;
         // A file that changed meanwhile is not remembered.

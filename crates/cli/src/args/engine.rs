@@ -169,7 +169,7 @@ fn numerics_from_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Resu
 }
 
 /// A parser that lists what it takes, for messages and completions.
-fn one_of<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+pub(super) fn one_of<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
 where
     T: FromStr + Clone + Send + Sync + 'static,
     T::Err: fmt::Display + Into<Box<dyn std::error::Error + Send + Sync>> + Send + Sync + 'static,

@@ -5,6 +5,7 @@ Examples:
   tandem setup                                   obtain ONNX Runtime, once
   tandem run demo 'Tell me a story about a fox'  generate text with the built-in model
   tandem chat ./my-model                         talk with a model in a directory
+  tandem export ./my-model --dtype int4          make a smaller and faster copy of it
   tandem devices                                 see what can run here
 
 `tandem COMMAND --help` says more about a command.";
@@ -63,6 +64,12 @@ Examples:
   tandem show demo
   tandem show ./my-model --no-load --hashes
   tandem show ./my-model --dtype int4 --json | jq .loaded.placement";
+
+pub(super) const EXPORT: &str = "\
+Examples:
+  tandem export ./my-model --dtype int4
+  tandem export ./my-model --dtype int8 -o ./my-model-int8
+  tandem export demo -o ./demo-graph --json | jq .bytes";
 
 pub(super) const DEVICES: &str = "\
 Examples:

@@ -9,6 +9,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 /// What is done sooner is not announced.
 const DELAY: Duration = Duration::from_millis(500);
 
+/// Of work whose end is known.
+const MEASURED: &str = "{spinner} {msg} [{wide_bar}] {decimal_bytes} of {decimal_total_bytes} ({elapsed})";
+
 const FRAME: Duration = Duration::from_millis(100);
 
 /// Work that goes on; dropped, it is done and leaves no trace on the terminal.
@@ -25,6 +28,20 @@ struct Shown {
 impl Progress {
     pub(super) fn start(message: String, is_wanted: bool) -> Self {
         Self { shown: is_wanted.then(|| Shown::start(message)) }
+    }
+
+    /// What shows the library's own work here.
+    pub(crate) fn listener(&self) -> tandem::Progress {
+        let Some(shown) = &self.shown else { return tandem::Progress::default() };
+        let bar = shown.bar.clone();
+        tandem::Progress::new(move |event| {
+            if let (Some((done, total)), Ok(style)) = (event.bytes(), ProgressStyle::with_template(MEASURED)) {
+                bar.set_style(style);
+                bar.set_length(total);
+                bar.set_position(done);
+            }
+            bar.set_message(event.to_string());
+        })
     }
 
     /// Says how far it is.

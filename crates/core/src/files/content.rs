@@ -43,7 +43,10 @@ impl Deref for FileBytes {
 
 impl FileBytes {
     /// Gives back the memory that a mapping's pages take. They are read again when they are touched.
-    #[cfg_attr(unix, expect(unsafe_code, reason = "advice that drops pages is unsafe by nature: it loses what was written to them"))]
+    #[cfg_attr(
+        unix,
+        expect(unsafe_code, reason = "advice that drops pages is unsafe by nature: it loses what was written to them")
+    )]
     pub fn release(&self) {
         #[cfg(unix)]
         if let Bytes::Mapped(mapped) = &self.0 {
