@@ -10,7 +10,7 @@ use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
 use tandem_core::{CancelToken, DType, Error, Progress, ProgressEvent, Result};
 use tandem_onnx_graph::{
-    BuildOptions, DecoderSpec, Outputs, RopeTable, SourceError, Weight, WeightFormat, WeightType, build_inline, export,
+    Blocks, BuildOptions, DecoderSpec, Outputs, RopeTable, SourceError, Weight, WeightFormat, WeightType, build_inline, export,
 };
 
 use crate::source::bad_graph;
@@ -68,8 +68,7 @@ impl GraphPlan {
 
     /// Builds the graph in memory, weights included: for a model that is small.
     pub(crate) fn build(&self) -> Result<Vec<u8>> {
-        build_inline(&self.spec, &self.options(Vec::new()), &mut |name| weight(&self.checkpoint, name))
-            .map_err(Self::failed)
+        build_inline(&self.spec, &self.options(Vec::new()), &mut |name| weight(&self.checkpoint, name)).map_err(Self::failed)
     }
 
     /// Writes the graph into `directory`, which is made for it, and gives its path. Memory holds a few of the largest weights.
@@ -100,7 +99,8 @@ impl GraphPlan {
     }
 
     fn options(&self, metadata: Vec<(String, String)>) -> BuildOptions {
-        BuildOptions { outputs: Outputs::Logits, weights: self.weights, head: self.head, metadata }
+        let blocks = Blocks::default();
+        BuildOptions { outputs: Outputs::Logits, weights: self.weights, head: self.head, blocks, metadata }
     }
 
     /// The builder's error as the one that users see: a weight's own when it could not be had.

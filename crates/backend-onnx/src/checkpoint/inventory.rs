@@ -70,13 +70,9 @@ pub(super) fn graph_bytes(spec: &DecoderSpec, checkpoint: &Checkpoint, weights: 
             Kind::Embedding => {
                 let is_f32 = checkpoint.tensor(&weight.name).is_ok_and(|stored| stored.dtype == DType::F32);
                 let is_kept = bits(weights).is_some() && !is_f32;
-                let kept = matrix_bytes(&weight.shape, WeightFormat::F32, if is_kept { 2 } else { float });
-                let as_head = matrix_bytes(&weight.shape, head, float);
-                match (spec.tie_word_embeddings, bits(head)) {
-                    (false, _) => kept,
-                    // Rows that do not fill their blocks cannot be looked up.
-                    (true, Some(_)) if !(spec.hidden_size as u64).is_multiple_of(BLOCK_SIZE) => kept + as_head,
-                    (true, _) => as_head,
+                match spec.tie_word_embeddings {
+                    true => matrix_bytes(&weight.shape, head, float),
+                    false => matrix_bytes(&weight.shape, WeightFormat::F32, if is_kept { 2 } else { float }),
                 }
             }
         };
@@ -113,7 +109,8 @@ fn expected(spec: &DecoderSpec) -> Vec<Expected> {
         all.push(Expected { name: "lm_head.weight".into(), shape: vec![spec.vocab_size, hidden], kind: Kind::Head });
     }
     for layer in 0..spec.n_layers {
-        let vector = |name: &str, size: usize| Expected::of(spec, Kind::Vector, &format!("layers.{layer}.{name}.weight"), &[size]);
+        let vector =
+            |name: &str, size: usize| Expected::of(spec, Kind::Vector, &format!("layers.{layer}.{name}.weight"), &[size]);
         all.extend([vector("input_layernorm", hidden), vector("post_attention_layernorm", hidden)]);
         if spec.qk_norm {
             all.extend([vector("self_attn.q_norm", spec.head_dim), vector("self_attn.k_norm", spec.head_dim)]);

@@ -63,7 +63,8 @@ pub fn cached_graph(files: &ModelFiles, dtype: DType, options: &LoadOptions) -> 
 
 fn key(form: Form, hashes: &[String]) -> String {
     let mut hasher = Sha256::new();
-    for part in [EXPORTER_VERSION, &form.dtype.to_string(), &form.head.to_string()].into_iter().chain(hashes.iter().map(String::as_str))
+    for part in
+        [EXPORTER_VERSION, &form.dtype.to_string(), &form.head.to_string()].into_iter().chain(hashes.iter().map(String::as_str))
     {
         hasher.update(part);
         hasher.update([0]);
@@ -99,7 +100,8 @@ fn lock(path: &Path, what: &str, options: &LoadOptions) -> Result<File> {
 fn unusable(done: &str, path: &Path, error: io::Error) -> Error {
     match cannot(done, path, error) {
         Error::BadFile { file, problem, source, .. } => {
-            let hint = "make the cache writable, set `TANDEM_CACHE` to a directory that is, or export the model with `tandem export`";
+            let hint =
+                "make the cache writable, set `TANDEM_CACHE` to a directory that is, or export the model with `tandem export`";
             Error::BadFile { file, problem, hint: Some(hint.into()), source }
         }
         other => other,

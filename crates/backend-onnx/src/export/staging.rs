@@ -61,7 +61,10 @@ pub(super) fn check_target(target: &Path, replace: bool) -> Result<()> {
         return Ok(());
     }
     if !replace {
-        return refuse("is there and is not empty".into(), "choose another directory, or replace an earlier export with `--force`");
+        return refuse(
+            "is there and is not empty".into(),
+            "choose another directory, or replace an earlier export with `--force`",
+        );
     }
     match names.iter().filter(|name| !WRITTEN.contains(&name.as_str())).min() {
         None => Ok(()),

@@ -187,9 +187,7 @@ fn a_load_exports_what_is_large_and_writes_nothing_for_what_is_small() {
     large(&dir.path().join("large"));
     let (options, n_exports) = counting(&dir.path().join("cache"));
     let options = LoadOptions { dtype: Some(DType::Int8), ..options };
-    let load = |path: &Path| {
-        OnnxBackend::new(None).load(&ModelFiles::discover(path, "model").unwrap(), &options).unwrap()
-    };
+    let load = |path: &Path| OnnxBackend::new(None).load(&ModelFiles::discover(path, "model").unwrap(), &options).unwrap();
     let small = load(&golden("qwen3"));
     assert_eq!((small.info().dtype, n_exports.load(Ordering::SeqCst)), (DType::Int8, 0));
     assert!(!dir.path().join("cache").exists());

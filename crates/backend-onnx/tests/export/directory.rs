@@ -125,7 +125,8 @@ fn sixteen_bit_weights_give_the_graph_of_the_same_values() {
     let wide = checkpoint.map(|values| (Dtype::F32, little(&f16(values).iter().map(|value| value.to_f32()).collect::<Vec<_>>())));
     check("f16", narrow, wide);
     let narrow = checkpoint.map(|values| (Dtype::BF16, bf16(values).iter().flat_map(|value| value.to_le_bytes()).collect()));
-    let wide = checkpoint.map(|values| (Dtype::F32, little(&bf16(values).iter().map(|value| value.to_f32()).collect::<Vec<_>>())));
+    let wide =
+        checkpoint.map(|values| (Dtype::F32, little(&bf16(values).iter().map(|value| value.to_f32()).collect::<Vec<_>>())));
     check("bf16", narrow, wide);
 }
 
@@ -168,7 +169,8 @@ fn progress_goes_from_nothing_to_all() {
     });
     export(&ModelFiles::discover(&golden("llama3-rope"), "llama3-rope").unwrap(), &options).unwrap();
     let seen = seen.lock().unwrap();
-    let exporting: Vec<_> = seen.iter().filter(|(text, _)| text.starts_with("exporting to int8")).map(|(_, bytes)| *bytes).collect();
+    let exporting: Vec<_> =
+        seen.iter().filter(|(text, _)| text.starts_with("exporting to int8")).map(|(_, bytes)| *bytes).collect();
     assert!(exporting.is_sorted(), "{exporting:?}");
     assert_eq!(exporting[0].0, 0);
     let (done, total) = exporting.last().unwrap();
@@ -194,7 +196,9 @@ fn only_an_earlier_export_is_replaced_and_only_when_asked() {
     let dir = tempfile::tempdir().unwrap();
     let directory = dir.path().join("graph");
     let files = ModelFiles::discover(&golden("qwen3"), "qwen3").unwrap();
-    let attempt = |replace: bool, dtype| export(&files, &tandem_backend_onnx::export::ExportOptions { replace, ..options(&directory, dtype) });
+    let attempt = |replace: bool, dtype| {
+        export(&files, &tandem_backend_onnx::export::ExportOptions { replace, ..options(&directory, dtype) })
+    };
     fs::create_dir(&directory).unwrap();
     attempt(false, DType::F32).expect("an empty directory is no obstacle");
     let before = fs::read(directory.join("model.onnx")).unwrap();
