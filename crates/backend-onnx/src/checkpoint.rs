@@ -10,7 +10,7 @@ use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
 use tandem_core::{CancelToken, DType, Error, Progress, ProgressEvent, Result};
 use tandem_onnx_graph::{
-    BuildOptions, DecoderSpec, Outputs, RopeTable, SourceError, Weight, WeightFormat, WeightType, build_inline, export,
+    Blocks, BuildOptions, DecoderSpec, Outputs, RopeTable, SourceError, Weight, WeightFormat, WeightType, build_inline, export,
 };
 
 use crate::source::bad_graph;
@@ -99,7 +99,8 @@ impl GraphPlan {
     }
 
     fn options(&self, metadata: Vec<(String, String)>) -> BuildOptions {
-        BuildOptions { outputs: Outputs::Logits, weights: self.weights, head: self.head, metadata }
+        let blocks = Blocks::default();
+        BuildOptions { outputs: Outputs::Logits, weights: self.weights, head: self.head, blocks, metadata }
     }
 
     /// The builder's error as the one that users see: a weight's own when it could not be had.

@@ -1,36 +1,35 @@
 //! Exports a checkpoint directory (`config.json` and one `model.safetensors`) to a directory with an ONNX graph:
-//! `cargo run -p tandem-onnx-graph --example build -- CHECKPOINT DIRECTORY [f32|f16|int8|int4] [logits|hidden|both] [HEAD FORMAT] [int8|float]`.
+//! `cargo run -p tandem-onnx-graph --example build -- CHECKPOINT DIRECTORY [NAME=VALUE]...`, with any of
+//! `weights=f32|f16|int8|int4`, `head=` the same, `block=16|32|64|128`, `zero=middle|free`, `outputs=logits|hidden|both` and
+//! `activations=int8|float`.
 //!
 //! It reads what the goldens need of a config; the backend reads every config, by way of `tandem-core`.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::error::Error;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
+use safetensors::tensor::Metadata;
 use serde_json::Value;
 use tandem_onnx_graph::{
-    Activations, BuildOptions, DecoderSpec, Graph, Outputs, RopeTable, SourceError, Weight, WeightFormat, WeightType, export,
+    Activations, Blocks, BuildOptions, DecoderSpec, Graph, Outputs, RopeTable, SourceError, Weight, WeightFormat, WeightType,
+    export,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [checkpoint, directory, rest @ ..] = arguments.as_slice() else { return Err("two paths are needed".into()) };
+    let asked: HashMap<&str, &str> =
+        rest.iter().map(|pair| pair.split_once('=').ok_or("NAME=VALUE")).collect::<Result<_, _>>()?;
     let config: Value = serde_json::from_slice(&std::fs::read(Path::new(checkpoint).join("config.json"))?)?;
-    let bytes = std::fs::read(Path::new(checkpoint).join("model.safetensors"))?;
-    let tensors = SafeTensors::deserialize(&bytes)?;
-    let weights = format(rest.first())?;
-    let outputs = match rest.get(1).map_or("logits", String::as_str) {
-        "hidden" => Outputs::HiddenStates,
-        "both" => Outputs::LogitsAndHiddenStates,
-        _ => Outputs::Logits,
-    };
-    let head = rest.get(2).map_or(Ok(weights), |name| format(Some(name)))?;
-    let metadata = vec![("source".to_owned(), checkpoint.clone())];
-    let options = BuildOptions { outputs, weights, head, metadata };
-    let spec = spec(checkpoint, &config, &tensors);
-    let path = export(&spec, &options, &mut |name| read(&tensors, name), Path::new(directory))?;
-    if rest.get(3).is_some_and(|name| name == "float") {
+    let mut stored = Stored::open(&Path::new(checkpoint).join("model.safetensors"))?;
+    let spec = spec(checkpoint, &config, &stored.metadata);
+    let path = export(&spec, &options(checkpoint, &asked)?, &mut |name| stored.read(name), Path::new(directory))?;
+    if asked.get("activations") == Some(&"float") {
         let graph = Graph::open(&path)?;
         let mut edit = graph.edit();
         edit.set_activations(Activations::Float);
@@ -41,8 +40,26 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn format(name: Option<&String>) -> Result<WeightFormat, Box<dyn Error>> {
-    match name.map_or("f32", String::as_str) {
+fn options(checkpoint: &str, asked: &HashMap<&str, &str>) -> Result<BuildOptions, Box<dyn Error>> {
+    let weights = format(asked.get("weights").copied().unwrap_or("f32"))?;
+    Ok(BuildOptions {
+        outputs: match asked.get("outputs").copied().unwrap_or("logits") {
+            "hidden" => Outputs::HiddenStates,
+            "both" => Outputs::LogitsAndHiddenStates,
+            _ => Outputs::Logits,
+        },
+        weights,
+        head: asked.get("head").map_or(Ok(weights), |name| format(name))?,
+        blocks: Blocks {
+            size: asked.get("block").map_or(Ok(32), |size| size.parse())?,
+            symmetric: asked.get("zero") != Some(&"free"),
+        },
+        metadata: vec![("source".to_owned(), checkpoint.to_owned())],
+    })
+}
+
+fn format(name: &str) -> Result<WeightFormat, Box<dyn Error>> {
+    match name {
         "f32" => Ok(WeightFormat::F32),
         "f16" => Ok(WeightFormat::F16),
         "int8" => Ok(WeightFormat::Int8),
@@ -51,20 +68,43 @@ fn format(name: Option<&String>) -> Result<WeightFormat, Box<dyn Error>> {
     }
 }
 
-fn read<'t>(tensors: &SafeTensors<'t>, name: &str) -> Result<Weight<'t>, SourceError> {
-    let tensor = tensors.tensor(name)?;
-    let kind = match tensor.dtype() {
-        Dtype::F32 => WeightType::F32,
-        Dtype::F16 => WeightType::F16,
-        Dtype::BF16 => WeightType::Bf16,
-        other => return Err(format!("its type is {other:?}").into()),
-    };
-    Ok(Weight { kind, shape: tensor.shape().to_vec(), bytes: Cow::Borrowed(tensor.data()) })
+/// A file of weights that are read one at a time, so that memory holds no more.
+struct Stored {
+    file: File,
+    metadata: Metadata,
+    /// Where the first weight begins.
+    start: u64,
 }
 
-fn spec(name: &str, config: &Value, tensors: &SafeTensors<'_>) -> DecoderSpec {
+impl Stored {
+    fn open(path: &Path) -> Result<Self, Box<dyn Error>> {
+        let mut file = File::open(path)?;
+        let mut length = [0; 8];
+        file.read_exact(&mut length)?;
+        let mut header = vec![0; usize::try_from(u64::from_le_bytes(length))?];
+        file.read_exact(&mut header)?;
+        Ok(Self { metadata: serde_json::from_slice(&header)?, start: 8 + header.len() as u64, file })
+    }
+
+    fn read(&mut self, name: &str) -> Result<Weight<'static>, SourceError> {
+        let info = self.metadata.info(name).ok_or("it is not there")?;
+        let kind = match info.dtype {
+            Dtype::F32 => WeightType::F32,
+            Dtype::F16 => WeightType::F16,
+            Dtype::BF16 => WeightType::Bf16,
+            other => return Err(format!("its type is {other:?}").into()),
+        };
+        let (from, to) = info.data_offsets;
+        let mut bytes = vec![0; to - from];
+        self.file.seek(SeekFrom::Start(self.start + from as u64))?;
+        self.file.read_exact(&mut bytes)?;
+        Ok(Weight { kind, shape: info.shape.clone(), bytes: Cow::Owned(bytes) })
+    }
+}
+
+fn spec(name: &str, config: &Value, tensors: &Metadata) -> DecoderSpec {
     let size = |field: &str| config[field].as_u64().map(|value| value as usize);
-    let has = |name: &str| tensors.tensor(name).is_ok();
+    let has = |name: &str| tensors.info(name).is_some();
     let (n_heads, hidden_size) = (size("num_attention_heads").unwrap_or(1), size("hidden_size").unwrap_or(1));
     let head_dim = size("head_dim").unwrap_or(hidden_size / n_heads);
     let n_layers = size("num_hidden_layers").unwrap_or(0);

@@ -25,7 +25,7 @@ mod weights;
 
 use std::path::{Path, PathBuf};
 
-pub use self::spec::{BuildOptions, DecoderSpec, Outputs, RopeTable, WeightFormat};
+pub use self::spec::{Blocks, BuildOptions, DecoderSpec, Outputs, RopeTable, WeightFormat};
 pub use self::weights::{Weight, WeightType};
 use crate::error::{Error, Result};
 

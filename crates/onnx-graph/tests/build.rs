@@ -7,8 +7,8 @@ use std::fs;
 use std::path::Path;
 
 use tandem_onnx_graph::{
-    BuildOptions, Built, DATA_FILE, DataType, DecoderSpec, Dim, Error, Graph, Outputs, RopeTable, SourceError, TensorData,
-    Weight, WeightFormat, WeightType, build, build_inline, export,
+    Blocks, BuildOptions, Built, DATA_FILE, DataType, DecoderSpec, Dim, Error, Graph, Outputs, RopeTable, SourceError,
+    TensorData, Weight, WeightFormat, WeightType, build, build_inline, export,
 };
 
 const LAYERS: usize = 2;
@@ -37,7 +37,7 @@ fn spec() -> DecoderSpec {
 
 fn options(outputs: Outputs, weights: WeightFormat) -> BuildOptions {
     let metadata = vec![("source".to_owned(), "a test".to_owned())];
-    BuildOptions { outputs, weights, head: weights, metadata }
+    BuildOptions { outputs, weights, head: weights, blocks: Blocks::default(), metadata }
 }
 
 /// Every weight of the specification, bf16, its elements made from its name.
@@ -217,19 +217,47 @@ fn a_graph_of_halves_computes_in_them_and_gives_floats() {
 fn a_tied_quantised_embedding_is_stored_once() {
     let (graph, _) = built(&spec(), &options(Outputs::Logits, WeightFormat::Int4));
     let place = |name: &str| graph.main().initializer(name).unwrap().data.clone();
-    assert_eq!(place("model.embed_tokens.weight.codes"), place("model.embed_tokens.weight.lookup"));
+    assert_eq!(place("model.embed_tokens.weight.codes"), place("model.embed_tokens.weight.lookup_codes"));
     assert_eq!(place("model.embed_tokens.weight.scales"), place("model.embed_tokens.weight.lookup_scales"));
     assert_eq!(graph.operator_counts()["com.microsoft.GatherBlockQuantized"], 1);
 
-    // A row of 48 does not fill its blocks: the embedding stays what it was.
+    // A row of 48 does not fill its blocks: what fills them is cut off after the lookup.
     let odd = DecoderSpec { hidden_size: 48, ..spec() };
     let (graph, _) = built(&odd, &options(Outputs::Logits, WeightFormat::Int4));
-    assert_eq!(graph.main().initializer("model.embed_tokens.weight").unwrap().data_type, DataType::BFLOAT16);
-    assert!(graph.main().initializer("head.weight.codes").is_some());
+    assert_eq!(graph.main().initializer("model.embed_tokens.weight.lookup_codes").unwrap().dims, [40, 32]);
+    assert_eq!(graph.nodes().iter().find(|node| node.outputs[0] == "embed").unwrap().op_type, "Slice");
 
     let untied = DecoderSpec { tie_word_embeddings: false, ..spec() };
     let (graph, _) = built(&untied, &options(Outputs::Logits, WeightFormat::Int8));
     assert_eq!(graph.main().initializer("head.weight.codes").unwrap().dims, [40, 1, 32]);
+}
+
+#[test]
+fn blocks_have_the_size_and_zero_points_that_were_asked_for() {
+    let with = |size, symmetric, weights, head| {
+        let blocks = Blocks { size, symmetric };
+        built(&spec(), &BuildOptions { blocks, head, ..options(Outputs::Logits, weights) }).0
+    };
+    let dims = |graph: &Graph, name: &str| graph.main().initializer(name).map(|tensor| tensor.dims.clone());
+    let down = "model.layers.0.mlp.down_proj.weight";
+    // 48 inputs in blocks of 16, 32, 64 and 128, the last of which is not filled.
+    for (size, n_blocks) in [(16, 3), (32, 2), (64, 1), (128, 1)] {
+        let graph = with(size, true, WeightFormat::Int4, WeightFormat::Int4);
+        assert_eq!(dims(&graph, &format!("{down}.codes")), Some(vec![32, n_blocks, size as i64 / 2]));
+        assert_eq!(dims(&graph, &format!("{down}.scales")), Some(vec![32, n_blocks]));
+        assert_eq!(dims(&graph, &format!("{down}.zeros")), None);
+        let product = graph.nodes().iter().find(|node| node.inputs.contains(&format!("{down}.codes"))).unwrap();
+        assert_eq!((product.int("block_size"), product.int("bits"), product.inputs.len()), (Some(size as i64), Some(4), 3));
+    }
+    let graph = with(16, false, WeightFormat::Int4, WeightFormat::Int8);
+    assert_eq!(dims(&graph, &format!("{down}.zeros")), Some(vec![32, 2]));
+    assert_eq!(dims(&graph, "model.embed_tokens.weight.lookup_zeros"), Some(vec![40, 2]));
+    let lookup = graph.nodes().iter().find(|node| node.op_type == "GatherBlockQuantized").unwrap();
+    assert_eq!((lookup.int("block_size"), lookup.int("bits"), lookup.inputs.len()), (Some(16), Some(8), 4));
+
+    let blocks = Blocks { size: 48, symmetric: true };
+    let error = build(&spec(), &BuildOptions { blocks, ..options(Outputs::Logits, WeightFormat::Int4) }, &mut source(&spec()));
+    assert_eq!(error.unwrap_err().field(), Some("blocks.size"));
 }
 
 #[test]

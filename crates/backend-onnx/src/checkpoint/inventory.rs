@@ -70,13 +70,9 @@ pub(super) fn graph_bytes(spec: &DecoderSpec, checkpoint: &Checkpoint, weights: 
             Kind::Embedding => {
                 let is_f32 = checkpoint.tensor(&weight.name).is_ok_and(|stored| stored.dtype == DType::F32);
                 let is_kept = bits(weights).is_some() && !is_f32;
-                let kept = matrix_bytes(&weight.shape, WeightFormat::F32, if is_kept { 2 } else { float });
-                let as_head = matrix_bytes(&weight.shape, head, float);
-                match (spec.tie_word_embeddings, bits(head)) {
-                    (false, _) => kept,
-                    // Rows that do not fill their blocks cannot be looked up.
-                    (true, Some(_)) if !(spec.hidden_size as u64).is_multiple_of(BLOCK_SIZE) => kept + as_head,
-                    (true, _) => as_head,
+                match spec.tie_word_embeddings {
+                    true => matrix_bytes(&weight.shape, head, float),
+                    false => matrix_bytes(&weight.shape, WeightFormat::F32, if is_kept { 2 } else { float }),
                 }
             }
         };

@@ -4,7 +4,9 @@ mod attention;
 mod layer;
 mod parts;
 
+use self::parts::Matrix;
 use super::plan::{Part, Step};
+use super::quantize::Form;
 use super::spec::{BuildOptions, DecoderSpec};
 use super::weights::{FloatType, WeightType};
 use crate::graph::{DataType, Dim, Node, ValueInfo};
@@ -95,15 +97,9 @@ impl<'s> Network<'s> {
         let spec = self.spec;
         let part = self.part("embed_tokens.weight", &[spec.vocab_size, spec.hidden_size]);
         let name = part.name.clone();
-        let bits = self.shared_bits();
-        if let Some(bits) = bits {
-            self.quantized_steps(&name, vec![part], bits, true);
-            let inputs = [&format!("{name}.lookup"), "input_ids", &format!("{name}.lookup_scales")];
-            let node = self.add("com.microsoft", "GatherBlockQuantized", &inputs, "embed");
-            node.with_int("bits", bits as i64);
-            node.with_int("block_size", super::quantize::BLOCK_SIZE as i64);
-            node.with_int("gather_axis", 0);
-            node.with_int("quantize_axis", 1);
+        if let Some(form) = self.shared_form() {
+            self.quantized_steps(&name, vec![part], form, true);
+            self.lookup(&name, form);
             return "embed".into();
         }
         let is_quantized = self.options.weights.bits().is_some();
@@ -118,6 +114,25 @@ impl<'s> Network<'s> {
         "embed".into()
     }
 
+    /// Rows of the quantised embedding, without what fills their last blocks.
+    fn lookup(&mut self, name: &str, form: Form) {
+        let fills = self.spec.hidden_size.is_multiple_of(form.blocks.size);
+        let [codes, scales, zeros] = ["codes", "scales", "zeros"].map(|part| format!("{name}.lookup_{part}"));
+        let inputs = [codes.as_str(), "input_ids", &scales, &zeros];
+        let inputs = &inputs[..if form.blocks.symmetric { 3 } else { 4 }];
+        let node = self.add("com.microsoft", "GatherBlockQuantized", inputs, if fills { "embed" } else { "embed_blocks" });
+        node.with_int("bits", form.bits as i64);
+        node.with_int("block_size", form.blocks.size as i64);
+        node.with_int("gather_axis", 0);
+        node.with_int("quantize_axis", 1);
+        if !fills {
+            self.ints("embed_from", &[1], &[0]);
+            self.ints("embed_to", &[1], &[self.spec.hidden_size as i64]);
+            self.ints("embed_axis", &[1], &[2]);
+            self.add("", "Slice", &["embed_blocks", "embed_from", "embed_to", "embed_axis"], "embed");
+        }
+    }
+
     /// From hidden states to logits, of the last `num_logits_to_keep` tokens: a slice from `-n` on, and `-0` is the first.
     fn head(&mut self, hidden: &str, logits: &str) {
         let spec = self.spec;
@@ -127,14 +142,15 @@ impl<'s> Network<'s> {
         self.add("", "Reshape", &["kept", "one_in_list"], "kept_from");
         self.add("", "Slice", &[hidden, "kept_from", "end", "one_in_list"], "kept_hidden");
         let embedding = format!("{}embed_tokens.weight", spec.prefix);
-        if let Some(bits) = self.shared_bits() {
-            self.quantized_product("kept_hidden", &embedding, None, [spec.hidden_size, spec.vocab_size], bits, logits);
+        if let Some(form) = self.shared_form() {
+            self.quantized_product("kept_hidden", &embedding, None, [spec.hidden_size, spec.vocab_size], form, logits);
         } else if self.shares_floats() {
             self.add("com.microsoft", "FusedMatMul", &["kept_hidden", &embedding], logits).with_int("transB", 1);
         } else {
             let name = if spec.tie_word_embeddings { embedding } else { "lm_head.weight".into() };
             let part = Part { name, shape: vec![spec.vocab_size, spec.hidden_size] };
-            self.product("kept_hidden", "head.weight", vec![part], None, self.options.head, logits);
+            let matrix = Matrix { weights: vec![part], bias: None, format: self.options.head };
+            self.product("kept_hidden", "head.weight", matrix, logits);
         }
     }
 
@@ -152,13 +168,10 @@ impl<'s> Network<'s> {
         }
     }
 
-    /// The bits of one quantised matrix for embedding and head. Rows must fill their blocks: a head's are padded, and the
-    /// embedding's are not.
-    fn shared_bits(&self) -> Option<usize> {
-        let spec = self.spec;
-        let shares = spec.tie_word_embeddings && self.options.outputs.logits();
-        let fills = spec.hidden_size.is_multiple_of(super::quantize::BLOCK_SIZE);
-        self.options.head.bits().filter(|_| shares && fills)
+    /// The form of one quantised matrix for embedding and head.
+    fn shared_form(&self) -> Option<Form> {
+        let shares = self.spec.tie_word_embeddings && self.options.outputs.logits();
+        self.form(self.options.head).filter(|_| shares)
     }
 
     /// Do embedding and head read the same floats?

@@ -1,7 +1,7 @@
 //! The order of work: constants are made one after the other from the weights that they need, and go to a sink.
 
 use super::network::Network;
-use super::quantize::{self, BLOCK_SIZE};
+use super::quantize::{self, Form};
 use super::spec::{BuildOptions, DecoderSpec};
 use super::weights::{self, FloatType, WeightType};
 use super::{WeightSource, sink::Sink};
@@ -45,8 +45,8 @@ pub(super) enum Recipe {
     Floats(Vec<Part>),
     /// Weights one above the other, transposed, as floats.
     Transposed(Vec<Part>),
-    /// Weights one above the other, quantised to so many bits: two constants, codes and scales.
-    Quantized(Vec<Part>, usize),
+    /// Weights one above the other, quantised: codes, scales, and zero points where the form has them.
+    Quantized(Vec<Part>, Form),
 }
 
 /// One weight that a constant is made from.
@@ -128,12 +128,14 @@ fn make(spec: &DecoderSpec, float: FloatType, step: &Step, source: &mut WeightSo
         Recipe::AsStored(part) => read(std::slice::from_ref(part))?.into_iter().map(|weight| weight.bytes.into_owned()).collect(),
         Recipe::Floats(parts) => vec![weights::concatenate(&read(parts)?, float)],
         Recipe::Transposed(parts) => vec![weights::transpose(&read(parts)?, parts[0].shape[1], float)],
-        Recipe::Quantized(parts, bits) => {
-            let quantized = quantize::quantize(&read(parts)?, parts[0].shape[1], *bits).ok_or_else(|| {
+        Recipe::Quantized(parts, form) => {
+            let quantized = quantize::quantize(&read(parts)?, parts[0].shape[1], *form).ok_or_else(|| {
                 Error::bad_field(&spec.name, &parts[0].name, "a weight in it is not finite, and none can be quantised beside it")
                     .with_hint("the weights are damaged: download them again")
             })?;
-            vec![quantized.codes, float.to_bytes(&quantized.scales)]
+            let mut made = vec![quantized.codes, float.to_bytes(&quantized.scales)];
+            made.extend((!form.blocks.symmetric).then_some(quantized.zeros));
+            made
         }
     })
 }
@@ -145,11 +147,4 @@ fn rope(spec: &DecoderSpec, function: fn(f64) -> f64) -> Vec<f32> {
     let positions = (0..table.n_positions).map(|position| position as f32);
     let angles = positions.flat_map(|position| table.inverse_frequencies.iter().map(move |frequency| position * frequency));
     angles.map(|angle| function(f64::from(angle)) as f32 * table.attention_scaling).collect()
-}
-
-impl Part {
-    /// Blocks of a row when it is quantised.
-    pub(super) fn n_blocks(&self) -> usize {
-        self.shape[1].div_ceil(BLOCK_SIZE)
-    }
 }

@@ -70,6 +70,8 @@ pub struct BuildOptions {
     pub weights: WeightFormat,
     /// How the head is stored, and the embedding with it where they are one.
     pub head: WeightFormat,
+    /// The blocks of what is quantised.
+    pub blocks: Blocks,
     /// Named texts for the file, such as where the weights came from.
     pub metadata: Vec<(String, String)>,
 }
@@ -93,10 +95,20 @@ pub enum WeightFormat {
     /// 16-bit floats. The whole graph computes in them and keeps its KV cache in them, which accelerators want; logits and
     /// hidden states come out with 32. It is the layers' format, and the head's then as well.
     F16,
-    /// 8-bit integers with a float scale for each 32.
+    /// 8-bit integers with a float scale for each block.
     Int8,
-    /// 4-bit integers with a float scale for each 32.
+    /// 4-bit integers with a float scale for each block.
     Int4,
+}
+
+/// How the rows of quantised weights are cut into blocks. The default is 32 and symmetric, which is the finest that is fast
+/// everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocks {
+    /// Inputs that share a scale: 16, 32, 64 or 128.
+    pub size: usize,
+    /// The middle code is zero. Otherwise each block has a zero point besides its scale, which costs one code's bits.
+    pub symmetric: bool,
 }
 
 impl DecoderSpec {
@@ -114,6 +126,9 @@ impl DecoderSpec {
         let refuse = |field: &str, problem: String| Err(Error::bad_field(&self.name, field, problem));
         if options.head == WeightFormat::F16 && options.weights != WeightFormat::F16 {
             return refuse("head", "a head of 16-bit floats goes with layers of 16-bit floats only".into());
+        }
+        if ![16, 32, 64, 128].contains(&options.blocks.size) {
+            return refuse("blocks.size", format!("`{}` is not 16, 32, 64 or 128", options.blocks.size));
         }
         if !(1..=MAX_LAYERS).contains(&self.n_layers) {
             return refuse("n_layers", format!("`{}` is not between 1 and {MAX_LAYERS}", self.n_layers));
@@ -170,6 +185,12 @@ impl BuildOptions {
             WeightFormat::F16 => FloatType::F16,
             _ => FloatType::F32,
         }
+    }
+}
+
+impl Default for Blocks {
+    fn default() -> Self {
+        Self { size: 32, symmetric: true }
     }
 }
 

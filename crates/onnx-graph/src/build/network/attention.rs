@@ -2,7 +2,7 @@
 
 use super::super::plan::{Recipe, Step};
 use super::Network;
-use super::parts::constant;
+use super::parts::{Matrix, constant};
 use crate::graph::{AttributeValue, DataType};
 
 impl Network<'_> {
@@ -49,7 +49,8 @@ impl Network<'_> {
         let weight = self.part(&format!("{block}.weight"), &[spec.hidden_size, spec.query_size()]);
         let bias = spec.attention_output_bias.then(|| vec![self.part(&format!("{block}.bias"), &[spec.hidden_size])]);
         let name = weight.name.clone();
-        self.product(&context, &name, vec![weight], bias, self.options.weights, &value("attention"));
+        let matrix = Matrix { weights: vec![weight], bias, format: self.options.weights };
+        self.product(&context, &name, matrix, &value("attention"));
         value("attention")
     }
 
@@ -64,7 +65,8 @@ impl Network<'_> {
             spec.qkv_bias.then(|| sizes.map(|(part, size)| self.part(&format!("{block}.{part}_proj.bias"), &[size])).into());
         let packed = format!("layers.{layer}.qkv");
         let name = format!("{}{block}.qkv_proj.weight", spec.prefix);
-        self.product(input, &name, weights.into(), bias, self.options.weights, &packed);
+        let matrix = Matrix { weights: weights.into(), bias, format: self.options.weights };
+        self.product(input, &name, matrix, &packed);
         if !spec.qk_norm {
             return [packed, String::new(), String::new()];
         }

@@ -1,6 +1,6 @@
 //! One decoder layer: attention and feed-forward block, each after a norm and added to what came before.
 
-use super::super::plan::Part;
+use super::parts::Matrix;
 use super::{Network, Stream};
 use crate::graph::AttributeValue;
 
@@ -38,21 +38,22 @@ impl Network<'_> {
     fn mlp(&mut self, prefix: &str, input: &str) -> String {
         let (hidden, inner) = (self.spec.hidden_size, self.spec.intermediate_size);
         let value = |name: &str| format!("{prefix}.{name}");
-        self.projection(input, &format!("{prefix}.mlp"), "gate_proj", [inner, hidden], &value("gate"));
-        self.projection(input, &format!("{prefix}.mlp"), "up_proj", [inner, hidden], &value("up"));
+        self.projection(input, prefix, "gate", [inner, hidden]);
+        self.projection(input, prefix, "up", [inner, hidden]);
         // x * sigmoid(x)
         let node = self.add("com.microsoft", "QuickGelu", &[&value("gate")], &value("silu"));
         node.with("alpha", AttributeValue::Float(1.0));
         self.add("", "Mul", &[&value("silu"), &value("up")], &value("gated"));
-        self.projection(&value("gated"), &format!("{prefix}.mlp"), "down_proj", [hidden, inner], &value("mlp"));
-        value("mlp")
+        self.projection(&value("gated"), prefix, "down", [hidden, inner]);
+        value("down")
     }
 
-    fn projection(&mut self, input: &str, block: &str, name: &str, shape: [usize; 2], output: &str) {
-        let weight = self.part(&format!("{block}.{name}.weight"), &shape);
-        let bias = self.spec.mlp_bias.then(|| vec![self.part(&format!("{block}.{name}.bias"), &shape[..1])]);
-        let constant: String = weight.name.clone();
-        let weights: Vec<Part> = vec![weight];
-        self.product(input, &constant, weights, bias, self.options.weights, output);
+    fn projection(&mut self, input: &str, prefix: &str, name: &str, shape: [usize; 2]) {
+        let module = format!("{prefix}.mlp.{name}_proj");
+        let weight = self.part(&format!("{module}.weight"), &shape);
+        let bias = self.spec.mlp_bias.then(|| vec![self.part(&format!("{module}.bias"), &shape[..1])]);
+        let constant = weight.name.clone();
+        let matrix = Matrix { weights: vec![weight], bias, format: self.options.weights };
+        self.product(input, &constant, matrix, &format!("{prefix}.{name}"));
     }
 }

@@ -1,11 +1,20 @@
 //! Nodes and constants, one at a time. A node has the name of its output, or of its weight.
 
 use super::super::plan::{Constant, Part, Recipe, Step};
-use super::super::quantize::BLOCK_SIZE;
+use super::super::quantize::Form;
 use super::super::spec::WeightFormat;
 use super::super::weights::WeightType;
 use super::Network;
 use crate::graph::{Attribute, AttributeValue, DataType, Node};
+
+/// A matrix that something is multiplied by.
+pub(super) struct Matrix {
+    /// `[outputs, inputs]`, one above the other.
+    pub(super) weights: Vec<Part>,
+    /// A bias for each of them.
+    pub(super) bias: Option<Vec<Part>>,
+    pub(super) format: WeightFormat,
+}
 
 impl Network<'_> {
     /// Adds a node with one output.
@@ -26,16 +35,9 @@ impl Network<'_> {
         Part { name: format!("{}{name}", self.spec.prefix), shape: shape.into() }
     }
 
-    /// The product of `input` with weights `[outputs, inputs]`, one above the other, plus a bias of which the same holds.
-    pub(super) fn product(
-        &mut self,
-        input: &str,
-        name: &str,
-        weights: Vec<Part>,
-        bias: Option<Vec<Part>>,
-        format: WeightFormat,
-        output: &str,
-    ) {
+    /// The product of `input` with a matrix that is called `name`.
+    pub(super) fn product(&mut self, input: &str, name: &str, matrix: Matrix, output: &str) {
+        let Matrix { weights, bias, format } = matrix;
         let n_inputs = weights[0].shape[1];
         let n_outputs = weights.iter().map(|weight| weight.shape[0]).sum();
         let bias = bias.map(|parts| {
@@ -43,9 +45,9 @@ impl Network<'_> {
             self.floats(&name, parts);
             name
         });
-        if let Some(bits) = format.bits() {
-            self.quantized_steps(name, weights, bits, false);
-            self.quantized_product(input, name, bias.as_deref(), [n_inputs, n_outputs], bits, output);
+        if let Some(form) = self.form(format) {
+            self.quantized_steps(name, weights, form, false);
+            self.quantized_product(input, name, bias.as_deref(), [n_inputs, n_outputs], form, output);
             return;
         }
         let constant = constant(name, self.float.data_type(), &[n_inputs, n_outputs]);
@@ -66,36 +68,46 @@ impl Network<'_> {
         name: &str,
         bias: Option<&str>,
         [n_inputs, n_outputs]: [usize; 2],
-        bits: usize,
+        form: Form,
         output: &str,
     ) {
-        let (codes, scales) = (format!("{name}.codes"), format!("{name}.scales"));
-        let mut inputs = vec![input, &codes, &scales];
-        inputs.extend(bias.iter().flat_map(|bias| ["", "", bias]));
+        let [codes, scales, zeros] = ["codes", "scales", "zeros"].map(|part| format!("{name}.{part}"));
+        let zeros = if form.blocks.symmetric { "" } else { &zeros };
+        let mut inputs = vec![input, &codes, &scales, zeros, "", bias.unwrap_or_default()];
+        inputs.truncate(inputs.iter().rposition(|input| !input.is_empty()).map_or(0, |last| last + 1));
         let node = self.add("com.microsoft", "MatMulNBits", &inputs, output);
         node.name = node_name(name);
         node.with_int("K", n_inputs as i64);
         node.with_int("N", n_outputs as i64);
-        node.with_int("bits", bits as i64);
-        node.with_int("block_size", BLOCK_SIZE as i64);
+        node.with_int("bits", form.bits as i64);
+        node.with_int("block_size", form.blocks.size as i64);
         node.with_int("accuracy_level", 4);
     }
 
-    /// Codes and scales of a matrix, and with `lookup` a second view of them as an embedding.
-    pub(super) fn quantized_steps(&mut self, name: &str, weights: Vec<Part>, bits: usize, lookup: bool) {
+    /// Codes, scales and zero points of a matrix, and with `lookup` a second view of them as an embedding.
+    pub(super) fn quantized_steps(&mut self, name: &str, weights: Vec<Part>, form: Form, lookup: bool) {
         let n_outputs = weights.iter().map(|weight| weight.shape[0]).sum();
-        let n_blocks = weights[0].n_blocks();
-        let block_bytes = BLOCK_SIZE * bits / 8;
-        let constants = vec![
-            constant(&format!("{name}.codes"), DataType::UINT8, &[n_outputs, n_blocks, block_bytes]),
-            constant(&format!("{name}.scales"), self.float.data_type(), &[n_outputs, n_blocks]),
-        ];
-        let mut views = Vec::new();
-        if lookup {
-            views.push((0, constant(&format!("{name}.lookup"), DataType::UINT8, &[n_outputs, n_blocks * block_bytes])));
-            views.push((1, constant(&format!("{name}.lookup_scales"), self.float.data_type(), &[n_outputs, n_blocks])));
+        let n_inputs = weights[0].shape[1];
+        let (n_blocks, block_bytes) = (form.n_blocks(n_inputs), form.block_bytes());
+        let float = self.float.data_type();
+        let mut parts = vec![("codes", DataType::UINT8, vec![n_blocks, block_bytes]), ("scales", float, vec![n_blocks])];
+        if !form.blocks.symmetric {
+            parts.push(("zeros", DataType::UINT8, vec![form.zero_bytes(n_inputs)]));
         }
-        self.steps.push(Step { constants, views, recipe: Recipe::Quantized(weights, bits) });
+        let shaped = |part: &str, data_type, dims: &[usize]| {
+            constant(&format!("{name}.{part}"), data_type, &[&[n_outputs], dims].concat())
+        };
+        let constants = parts.iter().map(|(part, data_type, dims)| shaped(part, *data_type, dims)).collect();
+        // The lookup wants matrices.
+        let views =
+            parts.iter().map(|(part, data_type, dims)| shaped(&format!("lookup_{part}"), *data_type, &[dims.iter().product()]));
+        let views = if lookup { views.enumerate().collect() } else { Vec::new() };
+        self.steps.push(Step { constants, views, recipe: Recipe::Quantized(weights, form) });
+    }
+
+    /// How a format is quantised, if it is.
+    pub(super) fn form(&self, format: WeightFormat) -> Option<Form> {
+        format.bits().map(|bits| Form { bits, blocks: self.options.blocks })
     }
 
     /// Weights one after the other as floats: the shape of the only one, or one dim for several.

@@ -7,8 +7,11 @@ use proptest::prelude::*;
 use super::super::weights::{FloatType, WeightType};
 use super::*;
 
-fn quantize(weights: &[Weight<'_>], n_inputs: usize, bits: usize) -> Quantized {
-    super::quantize(weights, n_inputs, bits).unwrap()
+const INT4: Form = Form { bits: 4, blocks: Blocks { size: 32, symmetric: true } };
+const INT8: Form = Form { bits: 8, ..INT4 };
+
+fn quantize(weights: &[Weight<'_>], n_inputs: usize, form: Form) -> Quantized {
+    super::quantize(weights, n_inputs, form).unwrap()
 }
 
 fn weight(values: &[f32], n_inputs: usize) -> Weight<'static> {
@@ -19,19 +22,30 @@ fn weight(values: &[f32], n_inputs: usize) -> Weight<'static> {
     }
 }
 
-/// What the operators compute from codes and scales: `(code - zero) * scale`.
-fn restore(quantized: &Quantized, n_inputs: usize, bits: usize) -> Vec<f32> {
-    let zero = (1 << (bits - 1)) as f32;
-    let codes: Vec<f32> = match bits {
-        4 => quantized.codes.iter().flat_map(|byte| [byte & 15, byte >> 4]).map(f32::from).collect(),
-        _ => quantized.codes.iter().copied().map(f32::from).collect(),
+fn unpack(bytes: &[u8], bits: usize) -> Vec<f32> {
+    match bits {
+        4 => bytes.iter().flat_map(|byte| [byte & 15, byte >> 4]).map(f32::from).collect(),
+        _ => bytes.iter().copied().map(f32::from).collect(),
+    }
+}
+
+/// What the operators compute from codes, scales and zero points: `(code - zero) * scale`.
+fn restore(quantized: &Quantized, n_inputs: usize, form: Form) -> Vec<f32> {
+    let (n_blocks, size) = (form.n_blocks(n_inputs), form.blocks.size);
+    let n_rows = quantized.scales.len() / n_blocks;
+    let codes = unpack(&quantized.codes, form.bits);
+    let zeros: Vec<f32> = match form.blocks.symmetric {
+        true => vec![(1 << (form.bits - 1)) as f32; n_rows * n_blocks],
+        false => {
+            let rows = quantized.zeros.chunks(form.zero_bytes(n_inputs));
+            rows.flat_map(|row| unpack(row, form.bits)[..n_blocks].to_vec()).collect()
+        }
     };
-    let scaled = codes
-        .chunks(BLOCK_SIZE)
-        .zip(&quantized.scales)
-        .flat_map(|(block, scale)| block.iter().map(move |code| (code - zero) * scale));
-    let padded: Vec<f32> = scaled.collect();
-    padded.chunks(n_inputs.next_multiple_of(BLOCK_SIZE)).flat_map(|row| row[..n_inputs].to_vec()).collect()
+    let at = |row: usize, input: usize| {
+        let block = row * n_blocks + input / size;
+        (codes[block * size + input % size] - zeros[block]) * quantized.scales[block]
+    };
+    (0..n_rows).flat_map(|row| (0..n_inputs).map(move |input| (row, input))).map(|(row, input)| at(row, input)).collect()
 }
 
 fn squared_error(left: &[f32], right: &[f32]) -> f64 {
@@ -50,21 +64,37 @@ fn normal() -> impl Strategy<Value = f32> {
     prop::array::uniform8(-0.1_f32..0.1).prop_map(|parts| parts.iter().sum())
 }
 
+fn form() -> impl Strategy<Value = Form> {
+    let sizes = prop::sample::select(&[16_usize, 32, 64, 128][..]);
+    (prop::sample::select(&[4_usize, 8][..]), sizes, any::<bool>())
+        .prop_map(|(bits, size, symmetric)| Form { bits, blocks: Blocks { size, symmetric } })
+}
+
 proptest! {
     #[test]
-    fn no_block_is_worse_than_rounded_to_nearest(block in prop::collection::vec(normal(), BLOCK_SIZE), bits in prop::sample::select(&[4_usize, 8][..])) {
-        let restored = restore(&quantize(&[weight(&block, BLOCK_SIZE)], BLOCK_SIZE, bits), BLOCK_SIZE, bits);
-        let plain = squared_error(&round_to_nearest(&block, bits), &block);
-        prop_assert!(squared_error(&restored, &block) <= plain * (1.0 + 1e-3) + 1e-12);
+    fn no_block_is_worse_than_rounded_to_nearest(row in prop::collection::vec(normal(), 128), form in form()) {
+        let plain: Vec<f32> = row.chunks(form.blocks.size).flat_map(|block| round_to_nearest(block, form.bits)).collect();
+        let restored = restore(&quantize(&[weight(&row, 128)], 128, form), 128, form);
+        prop_assert!(squared_error(&restored, &row) <= squared_error(&plain, &row) * (1.0 + 1e-3) + 1e-12);
     }
 
     #[test]
-    fn weights_on_a_grid_are_exact(codes in prop::collection::vec(-8_i8..8, 2 * BLOCK_SIZE), exponent in -8_i32..8) {
+    fn a_zero_point_makes_no_block_worse(row in prop::collection::vec(normal(), 128), shift in -0.5_f32..0.5, form in form()) {
+        let row: Vec<f32> = row.iter().map(|weight| weight + shift).collect();
+        let [with, without] = [false, true].map(|symmetric| {
+            let form = Form { blocks: Blocks { symmetric, ..form.blocks }, ..form };
+            squared_error(&restore(&quantize(&[weight(&row, 128)], 128, form), 128, form), &row)
+        });
+        prop_assert!(with <= without * (1.0 + 1e-3) + 1e-12);
+    }
+
+    #[test]
+    fn weights_on_a_grid_are_exact(codes in prop::collection::vec(-8_i8..8, 2 * INT4.blocks.size), exponent in -8_i32..8) {
         let scale = 2.0_f32.powi(exponent);
         let mut values: Vec<f32> = codes.iter().map(|&code| f32::from(code) * scale).collect();
         values[3] = -8.0 * scale;
-        values[BLOCK_SIZE + 5] = -8.0 * scale;
-        prop_assert_eq!(restore(&quantize(&[weight(&values, BLOCK_SIZE)], BLOCK_SIZE, 4), BLOCK_SIZE, 4), values);
+        values[INT4.blocks.size + 5] = -8.0 * scale;
+        prop_assert_eq!(restore(&quantize(&[weight(&values, INT4.blocks.size)], INT4.blocks.size, INT4), INT4.blocks.size, INT4), values);
     }
 }
 
@@ -76,8 +106,8 @@ fn the_search_takes_a_tenth_off_the_error() {
         (state >> 40) as f32 / (1 << 24) as f32 - 0.5
     };
     let values: Vec<f32> = (0..64 * 1024).map(|_| (0..8).map(|_| uniform()).sum()).collect();
-    let restored = restore(&quantize(&[weight(&values, 256)], 256, 4), 256, 4);
-    let plain: Vec<f32> = values.chunks(BLOCK_SIZE).flat_map(|block| round_to_nearest(block, 4)).collect();
+    let restored = restore(&quantize(&[weight(&values, 256)], 256, INT4), 256, INT4);
+    let plain: Vec<f32> = values.chunks(INT4.blocks.size).flat_map(|block| round_to_nearest(block, 4)).collect();
     let (searched, plain) = (squared_error(&restored, &values), squared_error(&plain, &values));
     assert!(searched < 0.8 * plain, "{searched} of {plain}");
 }
@@ -85,13 +115,14 @@ fn the_search_takes_a_tenth_off_the_error() {
 #[test]
 fn rows_that_do_not_fill_their_blocks_are_padded_with_zeros() {
     let values: Vec<f32> = (0..2 * 48).map(|index| (index % 13) as f32 - 6.0).collect();
-    for (bits, n_bytes) in [(4, 2 * 2 * 16), (8, 2 * 2 * 32)] {
-        let quantized = quantize(&[weight(&values, 48)], 48, bits);
+    for (form, n_bytes) in [(INT4, 2 * 2 * 16), (INT8, 2 * 2 * 32)] {
+        let bits = form.bits;
+        let quantized = quantize(&[weight(&values, 48)], 48, form);
         assert_eq!((quantized.codes.len(), quantized.scales.len()), (n_bytes, 4));
         let zero = if bits == 4 { 0x88 } else { 0x80 };
         let row = n_bytes / 2;
         assert!(quantized.codes[row * 3 / 4..row].iter().all(|&code| code == zero));
-        let restored = restore(&quantized, 48, bits);
+        let restored = restore(&quantized, 48, form);
         let greatest = restored.iter().zip(&values).map(|(left, right)| (left - right).abs()).fold(0.0, f32::max);
         assert!(greatest < if bits == 4 { 0.5 } else { 0.05 }, "{greatest}");
     }
@@ -101,21 +132,35 @@ fn rows_that_do_not_fill_their_blocks_are_padded_with_zeros() {
 fn matrices_one_above_the_other_are_those_of_each_alone() {
     let values: Vec<f32> = (0..7 * 64).map(|index| ((index * 37) % 101) as f32 / 50.0 - 1.0).collect();
     let (above, below) = values.split_at(3 * 64);
-    let both = quantize(&[weight(above, 64), weight(below, 64)], 64, 4);
-    let apart = [above, below].map(|values| quantize(&[weight(values, 64)], 64, 4));
+    let both = quantize(&[weight(above, 64), weight(below, 64)], 64, INT4);
+    let apart = [above, below].map(|values| quantize(&[weight(values, 64)], 64, INT4));
     assert_eq!(both.codes, [apart[0].codes.as_slice(), &apart[1].codes].concat());
     assert_eq!(both.scales, [apart[0].scales.as_slice(), &apart[1].scales].concat());
 }
 
 #[test]
+fn zero_points_serve_weights_that_are_all_above_zero() {
+    let form = Form { blocks: Blocks { size: 16, symmetric: false }, ..INT4 };
+    // Three blocks: the second half of the zero points' last byte is empty.
+    let values: Vec<f32> = (0..2 * 48).map(|index| 0.25 + (index % 16) as f32 / 32.0).collect();
+    let quantized = quantize(&[weight(&values, 48)], 48, form);
+    assert_eq!((quantized.zeros.len(), quantized.zeros[1] >> 4, quantized.zeros[3] >> 4), (4, 0, 0));
+    let symmetric = Form { blocks: Blocks { symmetric: true, ..form.blocks }, ..form };
+    let without = quantize(&[weight(&values, 48)], 48, symmetric);
+    assert!(without.zeros.is_empty());
+    let error = |quantized, form| squared_error(&restore(quantized, 48, form), &values);
+    assert!(error(&quantized, form) < 0.4 * error(&without, symmetric));
+}
+
+#[test]
 fn a_block_of_zeros_stays_zero() {
-    let quantized = quantize(&[weight(&[0.0; BLOCK_SIZE], BLOCK_SIZE)], BLOCK_SIZE, 4);
-    assert_eq!((restore(&quantized, BLOCK_SIZE, 4), quantized.scales), (vec![0.0; BLOCK_SIZE], vec![0.0]));
+    let quantized = quantize(&[weight(&[0.0; INT4.blocks.size], INT4.blocks.size)], INT4.blocks.size, INT4);
+    assert_eq!((restore(&quantized, INT4.blocks.size, INT4), quantized.scales), (vec![0.0; INT4.blocks.size], vec![0.0]));
 }
 
 #[test]
 fn weights_that_are_no_numbers_have_no_codes() {
     for damaged in [f32::NAN, f32::INFINITY] {
-        assert!(super::quantize(&[weight(&[&[1.0; 40][..], &[damaged; 24]].concat(), 32)], 32, 4).is_none());
+        assert!(super::quantize(&[weight(&[&[1.0; 40][..], &[damaged; 24]].concat(), 32)], 32, INT4).is_none());
     }
 }
