@@ -61,6 +61,7 @@ pub(crate) fn settings(options: &EngineOptions, output: &Output) -> Result<Setti
         require_device: options.require_device,
         coreml,
         numerics: options.numerics.unwrap_or_default(),
+        ..LoadOptions::default()
     };
     Ok(Settings { backend: options.backend, ort_library: options.ort_library.clone(), load })
 }
