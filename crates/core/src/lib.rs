@@ -13,6 +13,7 @@ pub mod checkpoint;
 pub mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod divergence;
 pub mod error;
 pub mod files;
 pub mod generate;

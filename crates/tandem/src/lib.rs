@@ -28,12 +28,14 @@ mod chat;
 mod demo;
 mod export;
 mod model;
+mod numerics;
 mod reference;
 
 pub use backends::{KNOWN_BACKENDS, SetupOptions, SetupReport, backend, compiled, export, ort_library, prepare_process, setup};
 pub use chat::{Chat, Reply};
 pub use export::{ExportOptions, Exported};
 pub use model::{Settings, TextModel, load};
+pub use numerics::{NumericsCost, numerics_cost};
 pub use reference::find;
 
 pub use tandem_core::backend::{ComputeUnits, CoreMlOptions, Numerics, Placement, ThreadOptions, WeightFile};

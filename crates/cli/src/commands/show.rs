@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde::Serialize;
-use tandem::{GenerationConfig, ModelConfig, ModelFiles, ModelInfo, TextModel, TokenId};
+use tandem::{GenerationConfig, ModelConfig, ModelFiles, ModelInfo, NumericsCost, TextModel, TokenId};
 
 use self::files::{FileRow, GraphRow, SkippedRow};
 use crate::args::ShowArgs;
@@ -58,10 +58,20 @@ struct Loaded {
     threads: usize,
     load_ms: u64,
     kv_bytes_per_token: usize,
+    /// What fast numerics cost; null where they cost nothing: for weights that are not quantised, and with `--numerics exact`.
+    fast_numerics: Option<FastNumerics>,
     capabilities: Vec<&'static str>,
     /// The share of the graph, 0 to 1, that runs on the device.
     device_share: f64,
     placement: Vec<PlacementRow>,
+}
+
+/// How far fast numerics are from exact ones.
+#[derive(Serialize)]
+struct FastNumerics {
+    /// In nats, for a distribution of next tokens.
+    mean_kl: f64,
+    n_positions: usize,
 }
 
 /// What one execution provider runs.
@@ -94,10 +104,14 @@ pub(crate) fn show(args: ShowArgs, output: &Output) -> Result<ExitCode> {
         let settings = settings(&engine, output)?;
         let progress = output.progress(format!("loading {}", report.model));
         let model = TextModel::load(files, &settings);
+        let cost = model.as_ref().ok().map(|model| {
+            progress.say("measuring what fast numerics cost");
+            tandem::numerics_cost(model, &settings)
+        });
         drop(progress);
         let model = model?;
         report.published.end_tokens = model.end_tokens().to_vec();
-        report.loaded = Some(loaded(&model));
+        report.loaded = Some(loaded(&model, cost.transpose()?.flatten()));
     }
     if output.is_json() {
         output.document(&report)?;
@@ -130,7 +144,7 @@ fn published(files: &ModelFiles) -> tandem::Result<Published> {
     })
 }
 
-fn loaded(model: &TextModel) -> Loaded {
+fn loaded(model: &TextModel, cost: Option<NumericsCost>) -> Loaded {
     let info = model.info();
     Loaded {
         backend: info.backend.to_string(),
@@ -140,6 +154,7 @@ fn loaded(model: &TextModel) -> Loaded {
         threads: info.threads,
         load_ms: u64::try_from(model.load_time().as_millis()).unwrap_or(u64::MAX),
         kv_bytes_per_token: info.kv_bytes_per_token,
+        fast_numerics: cost.map(|cost| FastNumerics { mean_kl: cost.mean_kl, n_positions: cost.n_positions }),
         capabilities: capabilities(info),
         device_share: info.device_share,
         placement: placement(info),

@@ -71,6 +71,10 @@ fn running(loaded: &Loaded, output: &Output) -> Result<()> {
     row(output, "threads", &loaded.threads.to_string())?;
     row(output, "loaded in", &format!("{} ms", loaded.load_ms))?;
     row(output, "KV cache", &format!("{} for each token", bytes(loaded.kv_bytes_per_token as u64)))?;
+    if let Some(cost) = &loaded.fast_numerics {
+        let cost = format!("fast: mean KL {:.2e} nats from exact, over {} positions", cost.mean_kl, cost.n_positions);
+        row(output, "numerics", &cost)?;
+    }
     row(output, "capabilities", &loaded.capabilities.join(", "))?;
     for placed in &loaded.placement {
         let named = |row: &super::OperatorRow| format!("{} {}", row.n_nodes, row.operator);
