@@ -10,6 +10,7 @@
 mod bad_input;
 mod chat;
 mod config;
+mod export;
 mod help;
 mod interrupt;
 mod reports;

@@ -189,7 +189,7 @@ impl Outcome {
 
 impl Place {
     /// Copies a file of the golden checkpoint.
-    fn copy(&self, from: &str, to: &str) {
+    pub(crate) fn copy(&self, from: &str, to: &str) {
         let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/qwen2-untied");
         self.write(to, std::fs::read(goldens.join(from)).unwrap());
     }

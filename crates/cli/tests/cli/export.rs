@@ -1,0 +1,138 @@
+//! `tandem export`, and checkpoints that are exported when they are loaded.
+
+use std::io::Read;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::{Place, place_with_engine};
+
+/// A checkpoint without a graph.
+fn checkpoint(place: &Place) {
+    for file in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"] {
+        place.copy(file, &format!("checkpoint/{file}"));
+    }
+}
+
+fn names(place: &Place, directory: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(place.path(directory)).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn what_is_exported_runs_and_says_the_same() {
+    let Some(place) = place_with_engine() else { return };
+    checkpoint(&place);
+    let report = place.json(&["export", "checkpoint", "--json"]);
+    assert_eq!((&report["directory"], &report["dtype"]), (&"checkpoint-f32".into(), &"f32".into()));
+    assert_eq!(report["graph"], "checkpoint-f32/model.onnx");
+    let files = report["files"].as_array().unwrap();
+    let on_disk: Vec<Value> = names(&place, "checkpoint-f32").into_iter().map(Value::from).collect();
+    assert_eq!(files.iter().map(|file| file["name"].clone()).collect::<Vec<_>>(), on_disk);
+    assert_eq!(report["bytes"].as_u64().unwrap(), files.iter().map(|file| file["bytes"].as_u64().unwrap()).sum::<u64>());
+
+    let tokens = |model: &str, more: &[&str]| {
+        let args = ["run", model, "The fox", "--raw", "--temperature", "0", "--max-tokens", "20", "--json"];
+        place.json(&[&args[..], more].concat())["tokens"].clone()
+    };
+    assert_eq!(tokens("checkpoint-f32", &[]), tokens("checkpoint", &[]));
+
+    let outcome = place.tandem(&["export", "checkpoint", "--dtype", "int4", "-o", "made/small"]);
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(0), "made/small\n"));
+    assert!(outcome.stderr.starts_with("int4: ") && outcome.stderr.contains(" in 7 files, "), "{}", outcome.stderr);
+    assert_eq!(tokens("made/small", &["--dtype", "int4"]), tokens("checkpoint", &["--dtype", "int4"]));
+    place.tandem(&["run", "made/small", "The fox", "--dtype", "int8"]).fails(1, &["`int8` was asked for", "are int4"]);
+    assert!(place.files_at_home().is_empty(), "nothing is kept of a small model");
+}
+
+#[test]
+fn the_built_in_model_is_exported_too() {
+    let place = Place::new();
+    let report = place.json(&["export", "demo", "--dtype", "int8", "--json", "-q"]);
+    assert_eq!(report["directory"], "demo-int8");
+    assert!(names(&place, "demo-int8").contains(&"genai_config.json".to_owned()));
+}
+
+#[test]
+fn what_is_there_is_not_lost() {
+    let place = Place::new();
+    checkpoint(&place);
+    let export = |more: &[&str]| place.tandem(&[&["export", "checkpoint", "-o", "out"], more].concat());
+    assert_eq!(export(&[]).code, Some(0));
+    export(&[]).fails(1, &["`out`: is there and is not empty", "--force"]);
+    assert_eq!(export(&["--force", "--dtype", "int4"]).code, Some(0));
+    place.write("out/diary.txt", "dear diary");
+    export(&["--force"]).fails(1, &["holds `diary.txt`, which no export wrote"]);
+    place.tandem(&["export", "checkpoint", "--dtype", "bf16"]).fails(2, &["bf16"]);
+    place.tandem(&["export", "model", "-o", "other"]).fails(1, &["no weights as published"]);
+    assert_eq!(names(&place, "."), ["checkpoint", "home", "model", "out"]);
+}
+
+/// A checkpoint that takes seconds to export: the golden one with a million rows of the embedding.
+#[cfg(unix)]
+fn large(place: &Place) {
+    checkpoint(place);
+    place.edit_json("checkpoint/config.json", |config| {
+        config["vocab_size"] = 1_000_000.into();
+    });
+    let bytes = std::fs::read(place.path("checkpoint/model.safetensors")).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Map<String, Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let (mut grown, mut data) = (serde_json::Map::new(), Vec::new());
+    for (name, tensor) in header.iter().filter(|(name, _)| *name != "__metadata__") {
+        let [start, end] = [0, 1].map(|i| tensor["data_offsets"][i].as_u64().unwrap() as usize + 8 + length);
+        let mut tensor = tensor.clone();
+        let offset = data.len();
+        match name.contains("embed_tokens") || name.contains("lm_head") {
+            true => {
+                let row_bytes = (end - start) / tensor["shape"][0].as_u64().unwrap() as usize;
+                tensor["shape"][0] = 1_000_000.into();
+                data.extend(bytes[start..end].iter().cycle().take(row_bytes * 1_000_000));
+            }
+            false => data.extend_from_slice(&bytes[start..end]),
+        }
+        tensor["data_offsets"] = serde_json::json!([offset, data.len()]);
+        grown.insert(name.clone(), tensor);
+    }
+    let header = serde_json::to_vec(&grown).unwrap();
+    place.write("checkpoint/model.safetensors", [&(header.len() as u64).to_le_bytes(), &header[..], &data].concat());
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_leaves_nothing() {
+    let place = Place::new();
+    large(&place);
+    let mut child =
+        place.command(&["export", "checkpoint", "--dtype", "int4", "-o", "out"]).stderr(Stdio::piped()).spawn().unwrap();
+    // Until something is written, which the interrupt is to take away.
+    let begun = std::time::Instant::now();
+    while names(&place, ".").len() < 4 && begun.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(names(&place, ".").len(), 4, "the export has begun");
+    assert!(std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert_eq!(stderr.trim_end(), "error: cancelled");
+    assert_eq!(names(&place, "."), ["checkpoint", "home", "model"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_large_checkpoint_is_exported_into_the_cache_when_it_is_run() {
+    let Some(place) = place_with_engine() else { return };
+    large(&place);
+    let run = || place.json(&["run", "checkpoint", "The", "--raw", "--max-tokens", "1", "--dtype", "int8", "--json"]);
+    let first = run();
+    let made = place.files_at_home();
+    assert!(made.iter().any(|path| path.ends_with("model.onnx.data")), "{made:?}");
+    let second = run();
+    assert_eq!(first["tokens"], second["tokens"]);
+    let n_graphs = |paths: &[std::path::PathBuf]| paths.iter().filter(|path| path.ends_with("model.onnx")).count();
+    assert_eq!((n_graphs(&made), n_graphs(&place.files_at_home())), (1, 1));
+}
