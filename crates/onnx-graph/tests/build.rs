@@ -127,6 +127,11 @@ fn inputs_and_outputs_are_those_of_the_documentation() {
     let inputs: BTreeMap<_, _> = graph.inputs().map(|input| (input.name.as_str(), input)).collect();
     assert_eq!(inputs.len(), 3 + 2 * LAYERS);
     assert_eq!(inputs["num_logits_to_keep"].dims, Some(vec![]));
+    let default = graph.main().initializer("num_logits_to_keep").unwrap();
+    assert!(
+        matches!(&default.data, TensorData::Inline(range) if graph.bytes()[range.clone()] == [0; 8]),
+        "all, unless it is given"
+    );
     assert_eq!(inputs["input_ids"].data_type, Some(DataType::INT64));
     let cache = vec![symbol("batch_size"), Dim::Fixed(2), symbol("past_sequence_length"), Dim::Fixed(16)];
     assert_eq!(inputs["past_key_values.1.value"].dims, Some(cache));
@@ -167,7 +172,7 @@ fn attention_has_the_windows_biases_and_norms_of_the_specification() {
         let (graph, built) = built(&spec, &options(Outputs::Logits, format));
         let counts = graph.operator_counts();
         assert_eq!(counts.get("Add").copied().unwrap_or(0), n_adds, "a quantised product takes its bias itself");
-        assert_eq!((counts["SimplifiedLayerNormalization"], counts["Split"]), (1 + 2 * LAYERS, LAYERS));
+        assert_eq!((counts["RMSNormalization"], counts["Split"]), (1 + 2 * LAYERS, LAYERS));
         let bias = floats(&graph, &built, "layers.1.qkv.bias");
         let parts = ["q", "k", "v"].map(|part| widened(&spec, &format!("model.layers.1.self_attn.{part}_proj.bias")));
         assert_eq!(bias, parts.concat());

@@ -11,9 +11,11 @@ use crate::graph::{DataType, ExternalData};
 use crate::schema::{graph, model};
 use crate::wire::{put_bytes, put_int};
 
-/// ONNX's own operators as of ONNX 1.16, which ONNX Runtime has from 1.18 on, and the format that goes with them.
-const OPSET: i64 = 21;
-const IR_VERSION: i64 = 10;
+/// ONNX's own operators as of ONNX 1.18, the first with `RMSNormalization`, and the format that goes with them. ONNX Runtime has
+/// them from 1.23 on. Its own `SimplifiedLayerNormalization`, which is the same, pretends to be one of ONNX's, and
+/// `onnx.checker` refuses it.
+const OPSET: i64 = 23;
+const IR_VERSION: i64 = 11;
 
 /// One constant of the graph.
 #[derive(Clone, Debug)]

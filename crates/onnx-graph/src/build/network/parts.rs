@@ -144,7 +144,7 @@ impl Network<'_> {
     /// An RMS norm over the last dim.
     pub(super) fn norm(&mut self, input: &str, weight: &str, output: &str) {
         let epsilon = self.spec.rms_norm_eps;
-        let node = self.add("", "SimplifiedLayerNormalization", &[input, weight], output);
+        let node = self.add("", "RMSNormalization", &[input, weight], output);
         node.with_int("axis", -1);
         node.with("epsilon", AttributeValue::Float(epsilon));
         node.with_int("stash_type", 1);
