@@ -26,7 +26,7 @@ use crate::checkpoint::{Form, GraphPlan};
 
 /// What made a graph: the release, and a number that grows when the same release of Tandem would make another graph than before.
 /// Graphs of other versions are not found in the cache.
-pub const EXPORTER_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-1");
+pub const EXPORTER_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-2");
 
 /// What an export is to make.
 #[derive(Clone, Debug)]
