@@ -124,7 +124,7 @@ fn inputs_and_outputs_are_those_of_the_documentation() {
     let spec = spec();
     let (graph, _) = built(&spec, &options(Outputs::LogitsAndHiddenStates, WeightFormat::F32));
     let symbol = |name: &str| Dim::Symbolic(name.into());
-    let inputs: BTreeMap<_, _> = graph.inputs().map(|input| (input.name.as_str(), input)).collect();
+    let inputs: BTreeMap<_, _> = graph.main().inputs.iter().map(|input| (input.name.as_str(), input)).collect();
     assert_eq!(inputs.len(), 3 + 2 * LAYERS);
     assert_eq!(inputs["num_logits_to_keep"].dims, Some(vec![]));
     let default = graph.main().initializer("num_logits_to_keep").unwrap();
@@ -151,7 +151,7 @@ fn a_checkpoint_without_prefix_is_read_by_its_names() {
 #[test]
 fn a_graph_for_embeddings_has_no_head() {
     let (graph, built) = built(&spec(), &options(Outputs::HiddenStates, WeightFormat::Int8));
-    assert!(graph.inputs().all(|input| input.name != "num_logits_to_keep"));
+    assert!(graph.main().inputs.iter().all(|input| input.name != "num_logits_to_keep"));
     assert!(graph.outputs().iter().all(|output| output.name != "logits"));
     assert_eq!(graph.operator_counts()["com.microsoft.MatMulNBits"], 5 * LAYERS);
     // The embedding is kept as it was.
