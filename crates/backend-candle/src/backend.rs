@@ -11,6 +11,7 @@ use tandem_core::{Backend, BackendKind, DType, DeviceReport, Error, Model, Model
 
 use crate::device;
 use crate::model::{CandleModel, Loaded};
+use crate::quantize::Bits;
 use crate::weights;
 
 /// The release of candle that this crate is built with; candle does not say it of itself.
@@ -40,11 +41,11 @@ impl Backend for CandleBackend {
         options.validate()?;
         let config = ModelConfig::from_file(&files.config)?;
         device::check(options.device)?;
-        let dtype = dtype(options)?;
+        let (dtype, bits) = dtype(options)?;
         refuse_what_is_no_checkpoint(files, &config, options)?;
         let threads = device::threads(&options.threads)?;
         let checkpoint = Checkpoint::open(files)?;
-        let decoder = threads.install(|| weights::decoder(&checkpoint, &config, &files.name))?;
+        let decoder = threads.install(|| weights::decoder(&checkpoint, &config, &files.name, bits))?;
         let info = ModelInfo {
             name: files.name.clone(),
             backend: BackendKind::Candle,
@@ -68,19 +69,18 @@ impl Backend for CandleBackend {
     }
 }
 
-/// The dtype that the weights are to have in memory.
-fn dtype(options: &LoadOptions) -> Result<DType> {
-    match options.dtype {
-        None | Some(DType::F32) => Ok(DType::F32),
-        Some(other) => Err(Error::Unsupported {
-            what: format!("dtype `{other}`"),
-            reason: match other {
-                DType::F16 | DType::Bf16 => {
-                    "a processor computes with it more slowly than with f32, and less precisely".to_owned()
-                }
-                _ => "this backend has no weights of it yet".to_owned(),
-            },
-            hint: Some("use `--dtype f32`: weights published in f16 or bf16 are widened when they are loaded".into()),
+/// The dtype that the weights are to have in memory, and how they become so.
+fn dtype(options: &LoadOptions) -> Result<(DType, Option<Bits>)> {
+    match options.dtype.unwrap_or(DType::F32) {
+        DType::F32 => Ok((DType::F32, None)),
+        DType::Int8 => Ok((DType::Int8, Some(Bits::Eight))),
+        DType::Int4 => Ok((DType::Int4, Some(Bits::Four))),
+        half @ (DType::F16 | DType::Bf16) => Err(Error::Unsupported {
+            what: format!("dtype `{half}`"),
+            reason: "a processor computes with it more slowly than with f32, and less precisely".into(),
+            hint: Some(
+                "use `--dtype f32`, which widens weights published in f16 or bf16, or `int8` or `int4` for less memory".into(),
+            ),
         }),
     }
 }

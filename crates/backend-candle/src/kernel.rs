@@ -7,6 +7,8 @@ mod plain;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use crate::quantize::{BLOCK, Blocks};
+
 /// The most rows of inputs that are multiplied while a weight is in a register.
 pub(crate) const MAX_ROWS: usize = 8;
 
@@ -69,11 +71,32 @@ impl Level {
             Self::Avx512 => unsafe { x86::avx512::products(weights, inputs, columns, out) },
         }
     }
+
+    /// As [`products`](Self::products), of quantised weights; `columns` are whole blocks. Inputs are not rounded.
+    pub(crate) fn block_products(self, weights: Blocks<'_>, inputs: &[f32], columns: usize, out: &mut [f32]) {
+        let n = inputs.len() / columns;
+        assert!((1..=MAX_ROWS).contains(&n) && inputs.len() == n * columns, "the inputs are whole rows, and few");
+        assert!(columns.is_multiple_of(BLOCK), "a row is whole blocks");
+        assert_eq!(weights.scales.len() * BLOCK * n, out.len() * columns, "there is a product for each pair of rows");
+        assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
+        match self {
+            Self::Plain => plain::block_products(weights, inputs, columns, out),
+            // SAFETY: a `Level` of this name is only made where the processor has these instructions.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "instructions that not every processor has")]
+            Self::Avx2 => unsafe { x86::avx2::block_products(weights, inputs, columns, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "instructions that not every processor has")]
+            Self::Avx512 => unsafe { x86::avx512::block_products(weights, inputs, columns, out) },
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quantize::Bits;
 
     /// `n` numbers between -1 and 1 of a linear congruential sequence (Numerical Recipes' constants).
     pub(super) fn numbers(n: usize, seed: u32) -> Vec<f32> {
@@ -102,6 +125,31 @@ mod tests {
                     level.products(&weights, &inputs, columns, &mut out);
                     for (out, expected) in out.iter().zip(&expected) {
                         assert!((out - expected).abs() <= 2e-5, "{level:?} {rows}x{columns} {n}: {out} {expected}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_level_gives_the_products_of_blocks() {
+        for bits in [Bits::Eight, Bits::Four] {
+            for (rows, columns) in [(1, 32), (3, 64), (5, 96), (8, 896), (6, 160)] {
+                let blocks = rows * columns / BLOCK;
+                let (mut codes, mut scales) = (vec![0; blocks * bits.block_bytes()], vec![0.0; blocks]);
+                bits.quantize(&numbers(rows * columns, 3), &mut codes, &mut scales);
+                let weights = Blocks { bits, codes: &codes, scales: &scales };
+                let mut floats = vec![0.0; rows * columns];
+                weights.dequantize(&mut floats);
+                for n in 1..=MAX_ROWS {
+                    let inputs = numbers(n * columns, 4);
+                    let expected = in_f64(&floats, &inputs, columns);
+                    for level in Level::all() {
+                        let mut out = vec![f32::NAN; rows * n];
+                        level.block_products(weights, &inputs, columns, &mut out);
+                        for (out, expected) in out.iter().zip(&expected) {
+                            assert!((out - expected).abs() <= 2e-5, "{level:?} {bits:?} {rows}x{columns} {n}: {out} {expected}");
+                        }
                     }
                 }
             }

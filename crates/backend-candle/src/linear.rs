@@ -4,6 +4,7 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use crate::kernel::{Level, MAX_ROWS};
+use crate::quantize::{Bits, Blocks};
 use crate::values::{Values, tensor};
 
 /// Rows of inputs up to which weights are read once for every eight of them, rather than packed for a product of matrices.
@@ -11,6 +12,9 @@ const FEW_ROWS: usize = 16;
 
 /// The least number of weights that is worth a thread's attention.
 const WORTH_A_THREAD: usize = 1 << 15;
+
+/// Quantised weights that become floats at a time: 8 MB of them.
+const DEQUANTIZED_TOGETHER: usize = 1 << 21;
 
 /// A projection: `x Wᵀ + b`.
 pub(crate) struct Linear {
@@ -29,24 +33,46 @@ impl Linear {
 
 /// Weights, `[rows, columns]`, each row those of one output.
 pub(crate) struct Matrix {
-    values: Tensor,
+    stored: Stored,
     rows: usize,
     columns: usize,
     level: Level,
 }
 
+enum Stored {
+    /// `[rows, columns]`
+    Floats(Tensor),
+    /// See [`Blocks`].
+    Blocks { bits: Bits, codes: Vec<u8>, scales: Vec<f32> },
+}
+
+/// The weights of a [`Matrix`] as slices.
+enum Weights<'m> {
+    Floats(Values<'m>),
+    Blocks(Blocks<'m>),
+}
+
 impl Matrix {
     /// Takes `values`, row-major.
-    pub(crate) fn new(values: Vec<f32>, rows: usize, columns: usize) -> Result<Self> {
-        Ok(Self { values: tensor(values, (rows, columns))?, rows, columns, level: Level::detect() })
+    pub(crate) fn floats(values: Vec<f32>, rows: usize, columns: usize) -> Result<Self> {
+        Ok(Self { stored: Stored::Floats(tensor(values, (rows, columns))?), rows, columns, level: Level::detect() })
+    }
+
+    /// Takes the codes and scales of quantised values, row-major; `columns` are whole blocks.
+    pub(crate) fn blocks(bits: Bits, codes: Vec<u8>, scales: Vec<f32>, rows: usize, columns: usize) -> Self {
+        Self { stored: Stored::Blocks { bits, codes, scales }, rows, columns, level: Level::detect() }
     }
 
     /// The rows numbered `ids`: `[ids.len(), columns]`.
     pub(crate) fn select(&self, ids: &[u32]) -> Result<Tensor> {
-        let values = Values::of(&self.values)?;
-        let mut out = Vec::with_capacity(ids.len() * self.columns);
-        for &id in ids {
-            out.extend_from_slice(&values[id as usize * self.columns..][..self.columns]);
+        let weights = self.weights()?;
+        let mut out = vec![0.0; ids.len() * self.columns];
+        for (&id, out) in ids.iter().zip(out.chunks_exact_mut(self.columns)) {
+            let id = id as usize;
+            match &weights {
+                Weights::Floats(values) => out.copy_from_slice(&values[id * self.columns..(id + 1) * self.columns]),
+                Weights::Blocks(blocks) => blocks.rows(id..id + 1, self.columns).dequantize(out),
+            }
         }
         tensor(out, (ids.len(), self.columns))
     }
@@ -57,20 +83,14 @@ impl Matrix {
         if columns != self.columns {
             candle_core::bail!("{columns} inputs for {} weights in a row", self.columns);
         }
-        let (weights, x) = (Values::of(&self.values)?, Values::of(x)?);
+        let (weights, x) = (self.weights()?, Values::of(x)?);
         let mut out = vec![0.0; n * self.rows];
         if n <= FEW_ROWS {
             for (x, out) in x.chunks(MAX_ROWS * columns).zip(out.chunks_mut(MAX_ROWS * self.rows)) {
                 self.product_of_few(&weights, x, out);
             }
         } else {
-            product_into(
-                (n, columns, self.rows),
-                Strided { values: &x, row: columns, column: 1 },
-                Strided { values: &weights, row: 1, column: columns },
-                StridedMut { values: &mut out, row: self.rows },
-                rayon::current_num_threads(),
-            );
+            self.product_of_many(&weights, &x, &mut out);
         }
         if let Some(bias) = bias {
             for row in out.chunks_exact_mut(self.rows) {
@@ -80,14 +100,28 @@ impl Matrix {
         tensor(out, (n, self.rows))
     }
 
+    fn weights(&self) -> Result<Weights<'_>> {
+        Ok(match &self.stored {
+            Stored::Floats(values) => Weights::Floats(Values::of(values)?),
+            Stored::Blocks { bits, codes, scales } => Weights::Blocks(Blocks { bits: *bits, codes, scales }),
+        })
+    }
+
     /// Of up to [`MAX_ROWS`] rows; every thread takes rows of weights.
-    fn product_of_few(&self, weights: &[f32], x: &[f32], out: &mut [f32]) {
+    fn product_of_few(&self, weights: &Weights<'_>, x: &[f32], out: &mut [f32]) {
         let (columns, n) = (self.columns, x.len() / self.columns);
         let share = self.rows.div_ceil(4 * rayon::current_num_threads()).next_multiple_of(4);
         let share = share.max(WORTH_A_THREAD.div_ceil(columns));
+        let floats: Option<&[f32]> = if let Weights::Floats(values) = weights { Some(values) } else { None };
+        let blocks = if let Weights::Blocks(blocks) = weights { Some(*blocks) } else { None };
         let by_weight = |out: &mut [f32]| {
-            out.par_chunks_mut(share * n).zip(weights.par_chunks(share * columns)).for_each(|(out, weights)| {
-                self.level.products(weights, x, columns, out);
+            out.par_chunks_mut(share * n).enumerate().for_each(|(i, out)| {
+                let rows = i * share..i * share + out.len() / n;
+                if let Some(floats) = floats {
+                    self.level.products(&floats[rows.start * columns..rows.end * columns], x, columns, out);
+                } else if let Some(blocks) = blocks {
+                    self.level.block_products(blocks.rows(rows, columns), x, columns, out);
+                }
             });
         };
         if n == 1 {
@@ -98,6 +132,37 @@ impl Matrix {
         for (i, out) in out.chunks_exact_mut(self.rows).enumerate() {
             out.iter_mut().zip(turned[i..].iter().step_by(n)).for_each(|(out, value)| *out = *value);
         }
+    }
+
+    /// Of any number of rows, as a product of matrices. Blocks become floats a part at a time.
+    fn product_of_many(&self, weights: &Weights<'_>, x: &[f32], out: &mut [f32]) {
+        match weights {
+            Weights::Floats(values) => self.product_of_part(values, x, out),
+            Weights::Blocks(blocks) => {
+                let together = (DEQUANTIZED_TOGETHER / self.columns).clamp(1, self.rows);
+                let mut floats = vec![0.0; together * self.columns];
+                for first in (0..self.rows).step_by(together) {
+                    let n = together.min(self.rows - first);
+                    let floats = &mut floats[..n * self.columns];
+                    floats.par_chunks_mut(self.columns).enumerate().for_each(|(row, floats)| {
+                        blocks.rows(first + row..first + row + 1, self.columns).dequantize(floats);
+                    });
+                    self.product_of_part(floats, x, &mut out[first..]);
+                }
+            }
+        }
+    }
+
+    /// With the rows of `floats` alone; `out` begins at the output of the first.
+    fn product_of_part(&self, floats: &[f32], x: &[f32], out: &mut [f32]) {
+        let columns = self.columns;
+        product_into(
+            (x.len() / columns, columns, floats.len() / columns),
+            Strided { values: x, row: columns, column: 1 },
+            Strided { values: floats, row: 1, column: columns },
+            StridedMut { values: out, row: self.rows },
+            rayon::current_num_threads(),
+        );
     }
 }
 
