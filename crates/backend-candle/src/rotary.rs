@@ -113,3 +113,47 @@ impl Table {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD_DIM: usize = 8;
+    const THETA: f64 = 1e6;
+
+    fn rotary() -> Rotary {
+        let config = format!(
+            r#"{{"model_type": "qwen2", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "num_key_value_heads": 2, "vocab_size": 8, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_theta": {THETA}}}"#
+        );
+        Rotary::new(&ModelConfig::from_json("config.json", config.as_bytes()).unwrap())
+    }
+
+    #[test]
+    fn far_positions_turn_by_the_right_angle() {
+        // In half precision, where others compute it, the angle of position 8000 is off by whole turns.
+        let rotary = rotary();
+        for position in [0, 1, 255, 256, 2049, 8000, 32_767] {
+            let mut head = [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0];
+            rotary.table(position + 1).turn(&mut head, position);
+            for i in 0..HEAD_DIM / 2 {
+                let angle = position as f64 / THETA.powf(2.0 * i as f64 / HEAD_DIM as f64);
+                // An angle in f32 is off by half a unit in its last place, and so is the frequency.
+                let allowed = 1e-6 + angle * 1.2e-7;
+                let off = [f64::from(head[i]) - angle.cos(), f64::from(head[i + HEAD_DIM / 2]) - angle.sin()];
+                assert!(off.iter().all(|off| off.abs() <= allowed), "position {position}, pair {i}: {off:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_that_grows_keeps_its_beginning() {
+        let rotary = rotary();
+        let first = rotary.table(3);
+        let grown = rotary.table(first.n_positions + 1);
+        assert!(grown.n_positions > first.n_positions);
+        assert_eq!(grown.cosines[..first.cosines.len()], first.cosines);
+        assert_eq!(grown.sines[..first.sines.len()], first.sines);
+        assert!(Arc::ptr_eq(&rotary.table(5), &grown), "a table that is long enough is not made again");
+    }
+}
