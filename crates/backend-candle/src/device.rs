@@ -41,7 +41,8 @@ pub(crate) fn check(device: Device) -> Result<()> {
 
 /// The threads that a model computes with: as many as asked for, or as the process may use by affinity and control group.
 ///
-/// They are the model's own: candle's pools take their number from `/proc/cpuinfo`, which knows neither.
+/// They are the model's own: candle's pools take their number from `/proc/cpuinfo`, which knows neither. Idle ones look for work a moment
+/// and then sleep, whatever [`ThreadOptions::spin`] says.
 pub(crate) fn threads(options: &ThreadOptions) -> Result<Arc<ThreadPool>> {
     let n = options.count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
     let pool = ThreadPoolBuilder::new().num_threads(n).thread_name(|i| format!("candle-{i}")).build();

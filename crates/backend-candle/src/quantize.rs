@@ -114,8 +114,8 @@ fn nearest(block: &[f32; BLOCK], span: f32) -> (f32, [f32; BLOCK]) {
         return (0.0, [0.0; BLOCK]);
     }
     let mut best = (f32::INFINITY, f32::NAN, [1.0; BLOCK]);
-    // Eight bits are so near already that one step is as good as twenty.
-    for step in if span > ZERO_OF_FOUR { -10..=-10 } else { -10..=9 } {
+    // At -10 the greatest is on the lowest number but one: plain rounding. Eight bits are so near already that two steps will do.
+    for step in (-10..=9).step_by(if span > ZERO_OF_FOUR { 10 } else { 1 }) {
         let inverse = -(span + 0.1 * step as f32) / extreme;
         let numbers = block.map(|weight| rounded(weight * inverse).clamp(-span, span - 1.0));
         let pairs = || block.iter().zip(&numbers);
