@@ -19,15 +19,25 @@ struct Step {
     run: fn() -> Result<Outcome>,
 }
 
+/// The packages whose features choose engines.
+const PROGRAM: [&str; 4] = ["-p", "tandem", "-p", "tandem-cli"];
+
 /// The lint, document and test steps share the dev profile: no dependency is built twice, and none in release.
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 13] = [
     Step { name: "format", run: format },
     Step { name: "tidy", run: || cargo(&["test", "--quiet", "--package", "xtask"]) },
     Step { name: "dependencies", run: || tree::check().map(|()| Outcome::Passed) },
     Step { name: "deny", run: deny },
     Step { name: "clippy", run: || clippy(&["--workspace"]) },
-    Step { name: "clippy without an engine", run: || clippy(&["-p", "tandem", "-p", "tandem-cli", "--no-default-features"]) },
+    Step { name: "clippy without an engine", run: || clippy(&[&PROGRAM[..], &["--no-default-features"]].concat()) },
+    Step {
+        name: "clippy with candle alone",
+        run: || clippy(&[&PROGRAM[..], &["--no-default-features", "--features", "candle"]].concat()),
+    },
+    Step { name: "clippy with both engines", run: || clippy(&[&PROGRAM[..], &["--features", "onnx,candle"]].concat()) },
     Step { name: "documents", run: documents },
+    // Before the tests, which build the program with its default features again.
+    Step { name: "demo on candle alone", run: || demo::check_on_candle().map(|()| Outcome::Passed) },
     Step { name: "test", run: || test_run::run().map(|()| Outcome::Passed) },
     Step { name: "demo", run: || demo::check(Profile::Dev).map(|()| Outcome::Passed) },
     Step { name: "commands of README.md", run: || readme::check(Profile::Dev).map(|()| Outcome::Passed) },

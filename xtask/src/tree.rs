@@ -10,11 +10,17 @@ struct Absent {
     names: &'static [&'static str],
 }
 
-const RULES: [Absent; 6] = [
+const RULES: [Absent; 9] = [
     Absent { build: &["tandem-core"], names: &["ort", "candle", "tandem-", "onig", "reqwest", "ureq", "hyper"] },
     Absent { build: &["tandem-onnx-graph"], names: &["ort", "candle", "tandem-"] },
     Absent { build: &["tandem-bench"], names: &["ort", "candle", "tandem-backend", "tandem-onnx-graph"] },
     Absent { build: &["tandem-cli", "--no-default-features"], names: &["ort", "candle", "tandem-backend"] },
+    Absent { build: &["tandem-cli"], names: &["candle", "tandem-backend-candle"] },
+    Absent {
+        build: &["tandem-cli", "--no-default-features", "--features", "candle"],
+        names: &["ort", "tandem-backend-onnx", "tandem-onnx-graph"],
+    },
+    Absent { build: &["tandem-backend-candle"], names: &["ort", "tandem-onnx-graph", "onig"] },
     Absent { build: &["tandem-cli", "--all-features"], names: &["onig", "openssl-sys", "native-tls"] },
     Absent { build: &["xtask"], names: &["tandem", "ort", "candle"] },
 ];

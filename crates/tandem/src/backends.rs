@@ -36,6 +36,9 @@ pub fn compiled() -> Vec<BackendKind> {
     if cfg!(feature = "onnx") {
         kinds.push(BackendKind::Onnx);
     }
+    if cfg!(feature = "candle") {
+        kinds.push(BackendKind::Candle);
+    }
     kinds
 }
 
@@ -47,6 +50,8 @@ pub fn backend(kind: Option<BackendKind>, ort_library: Option<PathBuf>) -> Resul
     match kind.or_else(|| compiled().first().copied()).unwrap_or(BackendKind::Onnx) {
         #[cfg(feature = "onnx")]
         BackendKind::Onnx => Ok(Box::new(tandem_backend_onnx::OnnxBackend::new(ort_library))),
+        #[cfg(feature = "candle")]
+        BackendKind::Candle => Ok(Box::new(tandem_backend_candle::CandleBackend::new())),
         other => {
             let _ = ort_library;
             Err(not_compiled(other))
@@ -140,9 +145,5 @@ fn not_compiled(backend: BackendKind) -> Error {
         [] => "this build has no backend at all".into(),
         kinds => format!("this build has: {}", kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
     };
-    let remedy = match backend {
-        BackendKind::Onnx => "build with `--features onnx`",
-        _ => "this version of Tandem has no such feature yet",
-    };
-    Error::BackendNotCompiled { backend, hint: format!("{remedy}; {have}") }
+    Error::BackendNotCompiled { backend, hint: format!("build with `--features {backend}`; {have}") }
 }

@@ -77,7 +77,14 @@ impl FromStr for Device {
             "cuda" => Some(Self::Cuda(0)),
             _ => text.strip_prefix("cuda:").and_then(index),
         }
-        .ok_or_else(|| Error::invalid_option("device", text, "is none of `cpu`, `cuda`, `cuda:N`, `coreml`"))
+        .ok_or_else(|| {
+            let problem = match text {
+                // candle has it, with faults in its attention that give wrong text and no error (candle #3388).
+                "metal" => "is not supported: on Apple's machines `coreml` with the backend `onnx` takes its place",
+                _ => "is none of `cpu`, `cuda`, `cuda:N`, `coreml`",
+            };
+            Error::invalid_option("device", text, problem)
+        })
     }
 }
 

@@ -1,0 +1,113 @@
+//! The engine: lists devices, loads checkpoints.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tandem_core::backend::{Capabilities, LoadOptions, WeightFile};
+use tandem_core::checkpoint::Checkpoint;
+use tandem_core::config::ModelConfig;
+use tandem_core::files::{ModelFile, ModelFiles};
+use tandem_core::{Backend, BackendKind, DType, DeviceReport, Error, Model, ModelInfo, Result};
+
+use crate::device;
+use crate::model::{CandleModel, Loaded};
+use crate::quantize::Bits;
+use crate::weights;
+
+/// The release of candle that this crate is built with; candle does not say it of itself.
+const CANDLE_VERSION: &str = "0.11.1";
+
+/// candle.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CandleBackend;
+
+impl CandleBackend {
+    /// Nothing is started before it is needed.
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl Backend for CandleBackend {
+    fn kind(&self) -> BackendKind {
+        BackendKind::Candle
+    }
+
+    fn devices(&self) -> Vec<DeviceReport> {
+        device::reports()
+    }
+
+    fn load(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
+        options.validate()?;
+        let config = ModelConfig::from_file(&files.config)?;
+        device::check(options.device)?;
+        let (dtype, bits) = dtype(options)?;
+        refuse_what_is_no_checkpoint(files, &config, options)?;
+        let threads = device::threads(&options.threads)?;
+        let checkpoint = Checkpoint::open(files)?;
+        let decoder = threads.install(|| weights::decoder(&checkpoint, &config, &files.name, bits))?;
+        let info = ModelInfo {
+            name: files.name.clone(),
+            backend: BackendKind::Candle,
+            engine_version: CANDLE_VERSION.into(),
+            device: options.device,
+            dtype,
+            architecture: config.architecture.to_string(),
+            n_layers: config.n_layers,
+            hidden_size: config.hidden_size,
+            vocab_size: config.vocab_size,
+            max_context: config.max_context,
+            threads: threads.current_num_threads(),
+            kv_bytes_per_token: config.kv_bytes_per_token(size_of::<f32>()),
+            capabilities: Capabilities { all_logits: true, rewind: true, hidden_states: true, adapters: false },
+            weight_files: files.weights.iter().map(weight_file).collect::<Result<_>>()?,
+            placement: Vec::new(),
+            device_share: 1.0,
+        };
+        info.check_device_share(options.require_device)?;
+        Ok(Arc::new(CandleModel { loaded: Arc::new(Loaded { decoder, threads, info }) }))
+    }
+}
+
+/// The dtype that the weights are to have in memory, and how they become so.
+fn dtype(options: &LoadOptions) -> Result<(DType, Option<Bits>)> {
+    match options.dtype.unwrap_or(DType::F32) {
+        DType::F32 => Ok((DType::F32, None)),
+        DType::Int8 => Ok((DType::Int8, Some(Bits::Eight))),
+        DType::Int4 => Ok((DType::Int4, Some(Bits::Four))),
+        half @ (DType::F16 | DType::Bf16) => Err(Error::Unsupported {
+            what: format!("dtype `{half}`"),
+            reason: "a processor computes with it more slowly than with f32, and less precisely".into(),
+            hint: Some(
+                "use `--dtype f32`, which widens weights published in f16 or bf16, or `int8` or `int4` for less memory".into(),
+            ),
+        }),
+    }
+}
+
+/// Graphs are for the other engine, and weights that others have quantised are not understood.
+fn refuse_what_is_no_checkpoint(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<()> {
+    let graph = match &options.graph {
+        Some(path) => Some(path.display().to_string()),
+        None => files.graphs.first().filter(|_| files.weights.is_empty()).map(|graph| graph.file.name().into_owned()),
+    };
+    if let Some(graph) = graph {
+        return Err(Error::Unsupported {
+            what: format!("the graph `{graph}`"),
+            reason: "candle reads checkpoints (safetensors), not graphs".into(),
+            hint: Some("use `--backend onnx`, or a directory with `model.safetensors`".into()),
+        });
+    }
+    match config.quantization_method() {
+        Some(method) => Err(Error::Unsupported {
+            what: format!("the checkpoint `{}` with weights quantised by `{method}`", files.name),
+            reason: "weights are read as f32, f16 or bf16".into(),
+            hint: Some("use the checkpoint that it was made from".into()),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn weight_file(file: &ModelFile) -> Result<WeightFile> {
+    Ok(WeightFile { name: file.name().into_owned(), path: file.path().map(Path::to_owned), bytes: file.len()? })
+}

@@ -1,0 +1,128 @@
+//! The decoder: what a pass over tokens computes, layer by layer. One form for Qwen2, Qwen3, Llama and Mistral.
+
+use std::ops::Range;
+
+use candle_core::{Result, Tensor};
+use tandem_core::{CancelToken, TokenId};
+
+use crate::elementwise::{gated, rms_norm};
+use crate::linear::{Linear, Matrix};
+use crate::rotary::{Heads, Norms, Rotary};
+
+/// A decoder with its weights. Immutable but for the rotary tables, which grow.
+pub(crate) struct Decoder {
+    /// `[vocab_size, hidden_size]`
+    pub(crate) embedding: Matrix,
+    pub(crate) layers: Vec<Layer>,
+    /// The norm after the last layer: `[hidden_size]`.
+    pub(crate) norm: Vec<f32>,
+    /// `[vocab_size, hidden_size]`; `None` where it is the embedding.
+    pub(crate) head: Option<Matrix>,
+    pub(crate) rms_norm_eps: f32,
+    pub(crate) rotary: Rotary,
+    pub(crate) heads: Heads,
+}
+
+/// One layer.
+pub(crate) struct Layer {
+    /// `[hidden_size]`
+    pub(crate) attention_norm: Vec<f32>,
+    /// Query, key and value in one: `[(heads + 2 * kv_heads) * head_dim, hidden_size]`.
+    pub(crate) qkv: Linear,
+    /// Norms of queries and of keys before they are turned, `[head_dim]` each: Qwen3's.
+    pub(crate) qk_norms: Option<(Vec<f32>, Vec<f32>)>,
+    pub(crate) attention_out: Linear,
+    /// `[hidden_size]`
+    pub(crate) mlp_norm: Vec<f32>,
+    /// Gate and up in one: `[2 * intermediate_size, hidden_size]`.
+    pub(crate) gate_up: Linear,
+    pub(crate) down: Linear,
+    /// How many tokens back it sees; `None` sees all.
+    pub(crate) window: Option<usize>,
+}
+
+/// Consecutive tokens of one sequence among the rows of a pass.
+pub(crate) struct Span {
+    /// Its rows.
+    pub(crate) rows: Range<usize>,
+    /// The position of the first within its sequence.
+    pub(crate) first_position: usize,
+}
+
+/// Queries, keys and values of one span in one layer, `[heads, n, head_dim]` each, normed and turned.
+pub(crate) struct Attended {
+    pub(crate) layer: usize,
+    pub(crate) window: Option<usize>,
+    pub(crate) queries: Tensor,
+    pub(crate) keys: Tensor,
+    pub(crate) values: Tensor,
+}
+
+impl Decoder {
+    /// The hidden states of `tokens` before the last norm, `[tokens.len(), hidden_size]`; `None` when `cancel` was set meanwhile.
+    ///
+    /// `attend` computes the attention of a span, `[n, heads * head_dim]`; who calls decides where keys and values are kept.
+    pub(crate) fn forward(
+        &self,
+        tokens: &[TokenId],
+        spans: &[Span],
+        cancel: &CancelToken,
+        attend: &mut dyn FnMut(Attended) -> Result<Tensor>,
+    ) -> Result<Option<Tensor>> {
+        let positions: Vec<usize> = spans.iter().flat_map(|span| (0..span.rows.len()).map(|i| span.first_position + i)).collect();
+        let mut x = self.embedding.select(tokens)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            if cancel.is_cancelled() {
+                return Ok(None);
+            }
+            let normed = rms_norm(&x, &layer.attention_norm, self.rms_norm_eps)?;
+            let attended = self.attention(index, layer, &normed, spans, &positions, attend)?;
+            x = (x + layer.attention_out.forward(&attended)?)?;
+            let normed = rms_norm(&x, &layer.mlp_norm, self.rms_norm_eps)?;
+            x = (x + layer.down.forward(&gated(&layer.gate_up.forward(&normed)?)?)?)?;
+        }
+        Ok(if cancel.is_cancelled() { None } else { Some(x) })
+    }
+
+    /// The last norm of `states`, `[n, hidden_size]`.
+    pub(crate) fn normed(&self, states: &Tensor) -> Result<Tensor> {
+        rms_norm(states, &self.norm, self.rms_norm_eps)
+    }
+
+    /// The logits of `states`, `[n, hidden_size]`, before the last norm: `[n, vocab_size]`.
+    pub(crate) fn logits(&self, states: &Tensor) -> Result<Tensor> {
+        self.head.as_ref().unwrap_or(&self.embedding).product(&self.normed(states)?, None)
+    }
+
+    fn attention(
+        &self,
+        index: usize,
+        layer: &Layer,
+        normed: &Tensor,
+        spans: &[Span],
+        positions: &[usize],
+        attend: &mut dyn FnMut(Attended) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let projected = layer.qkv.forward(normed)?;
+        let n_positions = positions.iter().max().map_or(0, |last| last + 1);
+        let table = self.rotary.table(n_positions);
+        let norms = layer.qk_norms.as_ref().map(|(queries, keys)| Norms { queries, keys, eps: self.rms_norm_eps });
+        let mut parts = Vec::with_capacity(spans.len());
+        for span in spans {
+            let own = projected.narrow(0, span.rows.start, span.rows.len())?;
+            let heads = table.heads(&own, &self.heads, norms, &positions[span.rows.clone()])?;
+            let (queries, keys) = (self.heads.queries, self.heads.keys);
+            parts.push(attend(Attended {
+                layer: index,
+                window: layer.window,
+                queries: heads.narrow(0, 0, queries)?,
+                keys: heads.narrow(0, queries, keys)?,
+                values: heads.narrow(0, queries + keys, keys)?,
+            })?);
+        }
+        match parts.len() {
+            1 => Ok(parts.swap_remove(0)),
+            _ => Tensor::cat(&parts, 0),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Norms and activations: loops over values that candle runs value by value, here in vectors and without intermediate tensors.
+
+use candle_core::{Result, Tensor};
+use rayon::prelude::*;
+
+use crate::values::{Values, tensor};
+
+/// Values below which a loop is not worth a second thread.
+const WORTH_A_THREAD: usize = 1 << 15;
+
+/// Root mean square norm of each row of `x`, `[rows, weight.len()]`. Zhang and Sennrich, <https://arxiv.org/abs/1910.07467>.
+pub(crate) fn rms_norm(x: &Tensor, weight: &[f32], eps: f32) -> Result<Tensor> {
+    let values = Values::of(x)?;
+    let mut out = vec![0.0; values.len()];
+    rows(&mut out, weight.len(), |i, out| {
+        out.copy_from_slice(&values[i * weight.len()..(i + 1) * weight.len()]);
+        norm_in_place(out, weight, eps);
+    });
+    tensor(out, x.shape())
+}
+
+/// `silu(gate) * up` of each row of `gate_up`, `[rows, 2 * width]`, whose first half is the gate: `[rows, width]`.
+pub(crate) fn gated(gate_up: &Tensor) -> Result<Tensor> {
+    let (n_rows, both) = gate_up.dims2()?;
+    let width = both / 2;
+    let values = Values::of(gate_up)?;
+    let mut out = vec![0.0; n_rows * width];
+    rows(&mut out, width, |i, out| {
+        let (gate, up) = values[i * both..(i + 1) * both].split_at(width);
+        silu_product(gate, up, out);
+    });
+    tensor(out, (n_rows, width))
+}
+
+/// Calls `each` with every row of `out` and its number, in several threads where that is worth it.
+pub(crate) fn rows(out: &mut [f32], width: usize, each: impl Fn(usize, &mut [f32]) + Sync) {
+    if out.len() < WORTH_A_THREAD {
+        out.chunks_exact_mut(width).enumerate().for_each(|(i, row)| each(i, row));
+    } else {
+        out.par_chunks_exact_mut(width).enumerate().for_each(|(i, row)| each(i, row));
+    }
+}
+
+/// Root mean square norm of one row.
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub(crate) fn norm_in_place(row: &mut [f32], weight: &[f32], eps: f32) {
+    let mut sums = [0.0_f32; LANES];
+    let (whole, rest) = row.as_chunks::<LANES>();
+    for chunk in whole {
+        for (sum, value) in sums.iter_mut().zip(chunk) {
+            *sum += value * value;
+        }
+    }
+    let squares = sums.iter().sum::<f32>() + rest.iter().map(|value| value * value).sum::<f32>();
+    let scale = 1.0 / (squares / row.len() as f32 + eps).sqrt();
+    for (value, weight) in row.iter_mut().zip(weight) {
+        *value = *value * scale * weight;
+    }
+}
+
+/// `exp(score) / sum(exp(scores))` in place.
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub(crate) fn softmax(scores: &mut [f32]) {
+    let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    for score in scores.iter_mut() {
+        *score = exp(*score - largest);
+    }
+    let mut sums = [0.0_f32; LANES];
+    let (whole, rest) = scores.as_chunks::<LANES>();
+    for chunk in whole {
+        for (sum, value) in sums.iter_mut().zip(chunk) {
+            *sum += value;
+        }
+    }
+    let scale = 1.0 / (sums.iter().sum::<f32>() + rest.iter().sum::<f32>());
+    for score in scores.iter_mut() {
+        *score *= scale;
+    }
+}
+
+/// Adds to `out` each row of `rows`, `[weights.len(), out.len()]`, times its weight.
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+pub(crate) fn add_weighted_rows(weights: &[f32], rows: &[f32], out: &mut [f32]) {
+    for (weight, row) in weights.iter().zip(rows.chunks_exact(out.len())) {
+        for (out, value) in out.iter_mut().zip(row) {
+            *out += weight * value;
+        }
+    }
+}
+
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+fn silu_product(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for (out, (gate, up)) in out.iter_mut().zip(gate.iter().zip(up)) {
+        *out = gate / (1.0 + exp(-gate)) * up;
+    }
+}
+
+/// Sums that run side by side.
+const LANES: usize = 16;
+
+/// The exponential without branches, so that loops around it become vectors: `2^n * e^r` with `r` within half of `ln 2`. The polynomial
+/// is that of Cephes' `expf`, <https://www.netlib.org/cephes/>; the relative error is below 2e-7. Beyond what f32 holds it gives the
+/// least or the greatest that it can; of NaN it gives NaN.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    /// Adding it rounds to a whole number, which then stands in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let x = x.clamp(-87.0, 88.0);
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let mut polynomial = 1.987_569_1e-4;
+    for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        polynomial = polynomial * r + coefficient;
+    }
+    let power = (shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127)) << 23;
+    (polynomial * r * r + r + 1.0) * f32::from_bits(power)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_that_of_f64() {
+        for i in -8700..=8800 {
+            let x = i as f32 / 100.0;
+            let expected = f64::from(x).exp();
+            let difference = (f64::from(exp(x)) - expected).abs() / expected;
+            assert!(difference < 2e-7, "{x}: {difference:e}");
+        }
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(f32::NAN).is_nan());
+        assert!(exp(-1e30) < 1e-37);
+    }
+
+    #[test]
+    fn softmax_sums_to_one_and_orders_as_its_scores() {
+        let mut scores: Vec<f32> = (0..37).map(|i| (i as f32 * 0.7).sin() * 5.0).collect();
+        let expected: Vec<f64> = {
+            let all: f64 = scores.iter().map(|&s| f64::from(s).exp()).sum();
+            scores.iter().map(|&s| f64::from(s).exp() / all).collect()
+        };
+        softmax(&mut scores);
+        for (score, expected) in scores.iter().zip(expected) {
+            assert!((f64::from(*score) - expected).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn a_norm_of_a_row_with_nan_is_nan() {
+        let mut row = [1.0, f32::NAN, 2.0];
+        norm_in_place(&mut row, &[1.0; 3], 1e-6);
+        assert!(row.iter().all(|value| value.is_nan()));
+        let mut scores = [0.0, f32::NAN, 1.0];
+        softmax(&mut scores);
+        assert!(scores[1].is_nan());
+    }
+}

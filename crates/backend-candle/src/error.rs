@@ -1,0 +1,28 @@
+//! What goes wrong in this backend, before it becomes the error that users see.
+
+use tandem_core::{BackendKind, Error};
+
+/// A failure with what was being done, such as `to run the model`.
+#[derive(Debug)]
+pub(crate) struct EngineError {
+    doing: &'static str,
+    source: candle_core::Error,
+}
+
+impl From<EngineError> for Error {
+    fn from(error: EngineError) -> Self {
+        Self::Engine { backend: BackendKind::Candle, doing: error.doing.into(), source: Box::new(error.source) }
+    }
+}
+
+/// Says what was being done when candle failed.
+pub(crate) trait Doing<T> {
+    /// Completes `backend candle failed …`.
+    fn doing(self, doing: &'static str) -> Result<T, EngineError>;
+}
+
+impl<T> Doing<T> for candle_core::Result<T> {
+    fn doing(self, doing: &'static str) -> Result<T, EngineError> {
+        self.map_err(|source| EngineError { doing, source })
+    }
+}

@@ -1,0 +1,182 @@
+//! The loops in AVX2 and AVX-512: one text, two widths.
+//!
+//! Several rows of weights are multiplied with all inputs at once, so that an input loaded is used more than once and the sums of
+//! several rows hide the latency of each other's additions.
+
+mod blocks;
+
+/// Writes the loops for one width. `$tall` is how many rows of weights go together with up to eight inputs: sums fill the registers.
+macro_rules! loops {
+    ($module:ident, $features:literal, $vector:ident, $lanes:literal, $tall:literal,
+     $load:ident, $zero:ident, $fused:ident, $sum:expr, $eight:path, $four:path) => {
+        #[expect(unsafe_code, reason = "a vector is loaded from an address")]
+        pub(super) mod $module {
+            use std::arch::x86_64::*;
+
+            use crate::quantize::{BLOCK, Bits, Blocks};
+
+            /// See [`Level::products`](super::super::Level::products).
+            #[target_feature(enable = $features)]
+            pub(in crate::kernel) fn products(weights: &[f32], inputs: &[f32], columns: usize, out: &mut [f32]) {
+                match inputs.len() / columns {
+                    1 => tiles::<4, 1>(weights, inputs, columns, out),
+                    2 => tiles::<4, 2>(weights, inputs, columns, out),
+                    3 => tiles::<2, 3>(weights, inputs, columns, out),
+                    4 => tiles::<2, 4>(weights, inputs, columns, out),
+                    5 => tiles::<$tall, 5>(weights, inputs, columns, out),
+                    6 => tiles::<$tall, 6>(weights, inputs, columns, out),
+                    7 => tiles::<$tall, 7>(weights, inputs, columns, out),
+                    _ => tiles::<$tall, 8>(weights, inputs, columns, out),
+                }
+            }
+
+            #[target_feature(enable = $features)]
+            fn tiles<const R: usize, const N: usize>(weights: &[f32], inputs: &[f32], columns: usize, out: &mut [f32]) {
+                let inputs: [&[f32]; N] = std::array::from_fn(|i| &inputs[i * columns..(i + 1) * columns]);
+                let mut weights = weights.chunks_exact(R * columns);
+                let mut out = out.chunks_exact_mut(R * N);
+                for (weights, out) in (&mut weights).zip(&mut out) {
+                    tile::<R, N>(weights, &inputs, columns, out);
+                }
+                for (row, out) in weights.remainder().chunks_exact(columns).zip(out.into_remainder().chunks_exact_mut(N)) {
+                    tile::<1, N>(row, &inputs, columns, out);
+                }
+            }
+
+            #[target_feature(enable = $features)]
+            fn tile<const R: usize, const N: usize>(weights: &[f32], inputs: &[&[f32]; N], columns: usize, out: &mut [f32]) {
+                let rows: [&[f32]; R] = std::array::from_fn(|r| &weights[r * columns..(r + 1) * columns]);
+                let whole = columns - columns % $lanes;
+                let mut sums = [[$zero(); N]; R];
+                for start in (0..whole).step_by($lanes) {
+                    let mut loaded = [$zero(); N];
+                    for (loaded, input) in loaded.iter_mut().zip(inputs) {
+                        *loaded = load(input, start);
+                    }
+                    for (sums, row) in sums.iter_mut().zip(&rows) {
+                        let weight = load(row, start);
+                        for (sum, loaded) in sums.iter_mut().zip(&loaded) {
+                            *sum = $fused(weight, *loaded, *sum);
+                        }
+                    }
+                }
+                for (r, (sums, row)) in sums.iter().zip(&rows).enumerate() {
+                    for (i, (sum, input)) in sums.iter().zip(inputs).enumerate() {
+                        let rest = row[whole..].iter().zip(&input[whole..]).map(|(w, x)| w * x).sum::<f32>();
+                        out[r * N + i] = $sum(*sum) + rest;
+                    }
+                }
+            }
+
+            /// See [`Level::block_products`](super::super::Level::block_products).
+            #[target_feature(enable = $features)]
+            pub(in crate::kernel) fn block_products(weights: Blocks<'_>, inputs: &[f32], columns: usize, out: &mut [f32]) {
+                match weights.bits {
+                    Bits::Eight => of_bits::<8>(weights, inputs, columns, out),
+                    Bits::Four => of_bits::<4>(weights, inputs, columns, out),
+                }
+            }
+
+            #[target_feature(enable = $features)]
+            fn of_bits<const B: usize>(weights: Blocks<'_>, inputs: &[f32], columns: usize, out: &mut [f32]) {
+                match inputs.len() / columns {
+                    1 => block_tiles::<B, 4, 1>(weights, inputs, columns, out),
+                    2 => block_tiles::<B, 2, 2>(weights, inputs, columns, out),
+                    3 => block_tiles::<B, 1, 3>(weights, inputs, columns, out),
+                    4 => block_tiles::<B, 1, 4>(weights, inputs, columns, out),
+                    5 => block_tiles::<B, 1, 5>(weights, inputs, columns, out),
+                    6 => block_tiles::<B, 1, 6>(weights, inputs, columns, out),
+                    7 => block_tiles::<B, 1, 7>(weights, inputs, columns, out),
+                    _ => block_tiles::<B, 1, 8>(weights, inputs, columns, out),
+                }
+            }
+
+            #[target_feature(enable = $features)]
+            fn block_tiles<const B: usize, const R: usize, const N: usize>(
+                weights: Blocks<'_>,
+                inputs: &[f32],
+                columns: usize,
+                out: &mut [f32],
+            ) {
+                let inputs: [&[f32]; N] = std::array::from_fn(|i| &inputs[i * columns..(i + 1) * columns]);
+                let rows = out.len() / N;
+                let whole = rows - rows % R;
+                for first in (0..whole).step_by(R) {
+                    let weights = weights.rows(first..first + R, columns);
+                    block_tile::<B, R, N>(weights, &inputs, columns, &mut out[first * N..(first + R) * N]);
+                }
+                for row in whole..rows {
+                    let weights = weights.rows(row..row + 1, columns);
+                    block_tile::<B, 1, N>(weights, &inputs, columns, &mut out[row * N..(row + 1) * N]);
+                }
+            }
+
+            #[target_feature(enable = $features)]
+            fn block_tile<const B: usize, const R: usize, const N: usize>(
+                weights: Blocks<'_>,
+                inputs: &[&[f32]; N],
+                columns: usize,
+                out: &mut [f32],
+            ) {
+                let rows: [Blocks<'_>; R] = std::array::from_fn(|r| weights.rows(r..r + 1, columns));
+                let mut sums = [[$zero(); N]; R];
+                for block in 0..columns / BLOCK {
+                    for (sums, row) in sums.iter_mut().zip(&rows) {
+                        let codes = &row.codes[block * (B * BLOCK / 8)..];
+                        let scale = row.scales[block];
+                        let floats = if B == 8 { $eight(codes, scale) } else { $four(codes, scale) };
+                        for (part, weight) in floats.into_iter().enumerate() {
+                            for (sum, input) in sums.iter_mut().zip(inputs) {
+                                *sum = $fused(weight, load(input, block * BLOCK + part * $lanes), *sum);
+                            }
+                        }
+                    }
+                }
+                for (sums, out) in sums.iter().zip(out.chunks_exact_mut(N)) {
+                    for (sum, out) in sums.iter().zip(out) {
+                        *out = $sum(*sum);
+                    }
+                }
+            }
+
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn load(values: &[f32], start: usize) -> $vector {
+                debug_assert!(start + $lanes <= values.len(), "a whole vector is loaded");
+                // SAFETY: callers take whole vectors within the slice: `start` is below its length rounded down to lanes.
+                unsafe { $load(values.as_ptr().add(start)) }
+            }
+        }
+    };
+}
+
+loops!(
+    avx2,
+    "avx2,fma",
+    __m256,
+    8,
+    1,
+    _mm256_loadu_ps,
+    _mm256_setzero_ps,
+    _mm256_fmadd_ps,
+    |sum: __m256| {
+        let half = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps(sum, 1));
+        let pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
+        _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)))
+    },
+    super::blocks::eight_avx2,
+    super::blocks::four_avx2
+);
+loops!(
+    avx512,
+    "avx512f",
+    __m512,
+    16,
+    2,
+    _mm512_loadu_ps,
+    _mm512_setzero_ps,
+    _mm512_fmadd_ps,
+    |sum: __m512| _mm512_reduce_add_ps(sum),
+    super::blocks::eight_avx512,
+    super::blocks::four_avx512
+);

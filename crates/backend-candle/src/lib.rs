@@ -1,0 +1,26 @@
+//! candle behind the contract of `tandem-core`.
+//!
+//! - [`CandleBackend`] lists devices and loads checkpoints: Qwen2, Qwen3, Llama and Mistral from safetensors.
+//! - `weights` reads a checkpoint into a `decoder`: projections that take the same input are one matrix.
+//! - `quantize` makes small integers of weights when they are loaded, for the dtypes int8 and int4.
+//! - `decoder` is the arithmetic of a pass over tokens, on candle's tensors; `linear`, `rotary`, `attention` and `elementwise` are its
+//!   parts, and `kernel` has the loops that candle runs on one thread or not at all.
+//! - `session` and `cache` hold what a sequence has seen: keys and values are written in place, and a rewind is a number.
+
+mod attention;
+mod backend;
+mod cache;
+mod decoder;
+mod device;
+mod elementwise;
+mod error;
+mod kernel;
+mod linear;
+mod model;
+mod quantize;
+mod rotary;
+mod session;
+mod values;
+mod weights;
+
+pub use backend::CandleBackend;

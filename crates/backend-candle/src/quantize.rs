@@ -1,0 +1,179 @@
+//! Weights as small integers with a scale for each block of 32 inputs, made when a checkpoint is loaded.
+//!
+//! 32 divides the rows of every published model of ours; blocks of 256, as GGML's K-quants have them, do not divide Qwen2.5-0.5B's 896.
+//! A weight is a whole number times the scale, from -128 to 127 or from -8 to 7.
+
+/// Inputs that share a scale.
+pub(crate) const BLOCK: usize = 32;
+
+/// What stands for 0 in four bits.
+const ZERO_OF_FOUR: f32 = 8.0;
+
+/// How many bits a weight takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bits {
+    /// One byte for each weight, in order, in two's complement.
+    Eight,
+    /// Sixteen bytes for each block: weight `i` in the low half of byte `i`, weight `i + 16` in the high half, as in GGML's `Q4_0`.
+    Four,
+}
+
+/// Some rows of quantised weights.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Blocks<'a> {
+    pub(crate) bits: Bits,
+    /// `[blocks, bits.block_bytes()]`
+    pub(crate) codes: &'a [u8],
+    /// `[blocks]`
+    pub(crate) scales: &'a [f32],
+}
+
+impl Bits {
+    /// Bytes of the codes of one block.
+    pub(crate) fn block_bytes(self) -> usize {
+        match self {
+            Self::Eight => BLOCK,
+            Self::Four => BLOCK / 2,
+        }
+    }
+
+    /// The lowest number is this, negated.
+    fn span(self) -> f32 {
+        match self {
+            Self::Eight => 128.0,
+            Self::Four => 8.0,
+        }
+    }
+
+    /// Quantises `weights`, whole blocks, to `codes` and `scales`.
+    pub(crate) fn quantize(self, weights: &[f32], codes: &mut [u8], scales: &mut [f32]) {
+        let blocks = weights.as_chunks::<BLOCK>().0;
+        for ((block, codes), scale) in blocks.iter().zip(codes.chunks_exact_mut(self.block_bytes())).zip(scales) {
+            let (best, numbers) = nearest(block, self.span());
+            *scale = best;
+            match self {
+                Self::Eight => codes.iter_mut().zip(numbers).for_each(|(code, number)| *code = (number as i8).cast_unsigned()),
+                Self::Four => {
+                    let half = |i: usize| (numbers[i] + ZERO_OF_FOUR) as u8;
+                    codes.iter_mut().enumerate().for_each(|(i, code)| *code = half(i) | half(i + BLOCK / 2) << 4);
+                }
+            }
+        }
+    }
+}
+
+impl<'a> Blocks<'a> {
+    /// Rows `rows` of a matrix whose rows have `columns` weights.
+    pub(crate) fn rows(self, rows: std::ops::Range<usize>, columns: usize) -> Blocks<'a> {
+        let per_row = columns / BLOCK;
+        let bytes = per_row * self.bits.block_bytes();
+        Blocks {
+            bits: self.bits,
+            codes: &self.codes[rows.start * bytes..rows.end * bytes],
+            scales: &self.scales[rows.start * per_row..rows.end * per_row],
+        }
+    }
+
+    /// Block number `block` alone.
+    pub(crate) fn block(self, block: usize) -> Blocks<'a> {
+        self.rows(block..block + 1, BLOCK)
+    }
+
+    /// Writes every weight to `out`.
+    pub(crate) fn dequantize(self, out: &mut [f32]) {
+        let blocks = self.codes.chunks_exact(self.bits.block_bytes()).zip(self.scales);
+        for ((codes, scale), out) in blocks.zip(out.as_chunks_mut::<BLOCK>().0) {
+            match self.bits {
+                Bits::Eight => {
+                    out.iter_mut().zip(codes).for_each(|(out, code)| *out = f32::from(code.cast_signed()) * scale);
+                }
+                Bits::Four => {
+                    let weight = |half: u8| (f32::from(half) - ZERO_OF_FOUR) * scale;
+                    let (low, high) = out.split_at_mut(BLOCK / 2);
+                    for ((low, high), &code) in low.iter_mut().zip(high).zip(codes) {
+                        (*low, *high) = (weight(code & 15), weight(code >> 4));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The scale and the numbers, from `-span` to `span - 1`, that are nearest to `block`.
+///
+/// The weight of the greatest magnitude is put on the lowest number, or somewhat beyond it or short of it, since each of these scales
+/// rounds the others differently; for each rounding the scale of least squared error is taken. After `make_qx_quants` of llama.cpp
+/// (`ggml/src/ggml-quants.c`), with equal importance of all weights. A block with a weight that is no number has a scale that is none,
+/// so that it shows in the logits.
+fn nearest(block: &[f32; BLOCK], span: f32) -> (f32, [f32; BLOCK]) {
+    let extreme = block.iter().fold(0.0_f32, |extreme, &weight| if weight.abs() > extreme.abs() { weight } else { extreme });
+    if block.iter().any(|weight| !weight.is_finite()) {
+        return (f32::NAN, [1.0; BLOCK]);
+    }
+    if extreme == 0.0 {
+        return (0.0, [0.0; BLOCK]);
+    }
+    let mut best = (f32::INFINITY, f32::NAN, [1.0; BLOCK]);
+    // At -10 the greatest is on the lowest number but one: plain rounding. Eight bits are so near already that two steps will do.
+    for step in (-10..=9).step_by(if span > ZERO_OF_FOUR { 10 } else { 1 }) {
+        let inverse = -(span + 0.1 * step as f32) / extreme;
+        let numbers = block.map(|weight| rounded(weight * inverse).clamp(-span, span - 1.0));
+        let pairs = || block.iter().zip(&numbers);
+        let product: f32 = pairs().map(|(weight, number)| weight * number).sum();
+        let scale = product / pairs().map(|(_, number)| number * number).sum::<f32>();
+        let error: f32 = pairs().map(|(weight, number)| (weight - scale * number) * (weight - scale * number)).sum();
+        if error < best.0 {
+            best = (error, scale, numbers);
+        }
+    }
+    (best.1, best.2)
+}
+
+/// The nearest whole number of a small one: the same as `round_ties_even`, which is a call where the processor has no instruction.
+fn rounded(value: f32) -> f32 {
+    const ROUNDER: f32 = (3_u32 << 22) as f32;
+    (value + ROUNDER) - ROUNDER
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn there_and_back(bits: Bits, weights: &[f32]) -> Vec<f32> {
+        let n = weights.len() / BLOCK;
+        let (mut codes, mut scales) = (vec![0; n * bits.block_bytes()], vec![0.0; n]);
+        bits.quantize(weights, &mut codes, &mut scales);
+        let mut out = vec![0.0; weights.len()];
+        Blocks { bits, codes: &codes, scales: &scales }.dequantize(&mut out);
+        out
+    }
+
+    #[test]
+    fn weights_on_the_grid_come_back() {
+        let weights: Vec<f32> = (0..4 * BLOCK).map(|i| ((i * 7 % 16) as f32 - 8.0) * 0.03).collect();
+        for bits in [Bits::Four, Bits::Eight] {
+            for (weight, back) in weights.iter().zip(there_and_back(bits, &weights)) {
+                let allowed = if bits == Bits::Four { 1e-6 } else { 0.24 / 127.0 };
+                assert!((weight - back).abs() <= allowed, "{bits:?}: {weight} {back}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_error_is_within_half_a_step() {
+        let weights: Vec<f32> = (0..8 * BLOCK).map(|i| ((i * i) as f32 * 0.37).sin()).collect();
+        for (bits, step) in [(Bits::Four, 1.0 / 7.0), (Bits::Eight, 1.0 / 127.0)] {
+            for (weight, back) in weights.iter().zip(there_and_back(bits, &weights)) {
+                assert!((weight - back).abs() <= 0.6 * step, "{bits:?}: {weight} {back}");
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_stay_and_what_is_no_number_shows() {
+        assert_eq!(there_and_back(Bits::Four, &[0.0; BLOCK]), [0.0; BLOCK]);
+        let mut infinite = [0.5; BLOCK];
+        infinite[3] = f32::INFINITY;
+        assert!(there_and_back(Bits::Eight, &infinite).iter().any(|weight| !weight.is_finite()));
+    }
+}

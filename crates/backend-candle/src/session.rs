@@ -1,0 +1,100 @@
+//! The KV cache of one sequence, and the passes that append to it.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use tandem_core::{CancelToken, Error, Logits, LogitsWanted, Result, Session, SessionOptions, TokenId};
+
+use crate::attention::{Sight, attention};
+use crate::cache::KvCache;
+use crate::decoder::Span;
+use crate::error::Doing;
+use crate::model::Loaded;
+use crate::values::Values;
+
+/// The most tokens of one pass: it bounds the memory of what lies between layers, and is enough for products of matrices to be fast.
+pub(crate) const PASS: usize = 512;
+
+const DOING: &str = "to run the model";
+
+/// A sequence on candle.
+pub(crate) struct CandleSession {
+    model: Arc<Loaded>,
+    cache: KvCache,
+    n_tokens: usize,
+    max_tokens: usize,
+    cancel: CancelToken,
+}
+
+impl CandleSession {
+    pub(crate) fn new(model: Arc<Loaded>, options: &SessionOptions) -> Result<Self> {
+        let max_tokens = options.max_tokens(&model.info)?;
+        let heads = &model.decoder.heads;
+        let cache = KvCache::new(model.info.n_layers, heads.keys, heads.head_dim, max_tokens);
+        let cache = cache.doing("to allocate the KV cache")?;
+        Ok(Self { model, cache, n_tokens: 0, max_tokens, cancel: options.cancel.clone() })
+    }
+
+    /// Writes `tokens` to the cache and gives `take` the hidden states of each pass before the last norm, `[n, hidden_size]`, and
+    /// whether it is the last one. They are held when all passes are done, and none of them after an error.
+    pub(crate) fn pass_over(&mut self, tokens: &[TokenId], take: &mut dyn FnMut(&Tensor, bool) -> Result<()>) -> Result<()> {
+        let total = self.n_tokens + tokens.len();
+        self.cache.reserve(self.n_tokens, total).doing("to grow the KV cache")?;
+        let mut held = self.n_tokens;
+        for part in tokens.chunks(PASS) {
+            let states = self.pass(part, held)?;
+            held += part.len();
+            take(&states, held == total)?;
+        }
+        self.n_tokens = total;
+        Ok(())
+    }
+
+    /// The hidden states of `tokens` after `held` others.
+    fn pass(&self, tokens: &[TokenId], held: usize) -> Result<Tensor> {
+        let span = Span { rows: 0..tokens.len(), first_position: held };
+        let states = self.model.decoder.forward(tokens, &[span], &self.cancel, &mut |attended| {
+            let layer = self.cache.write(attended.layer, held, &attended.keys, &attended.values)?;
+            attention(&attended.queries, &layer.keys, &layer.values, Sight { n_past: held, window: attended.window })
+        });
+        states.doing(DOING)?.ok_or(Error::Cancelled)
+    }
+
+    fn run(&mut self, tokens: &[TokenId], wanted: LogitsWanted) -> Result<Logits> {
+        let model = Arc::clone(&self.model);
+        let mut values = Vec::new();
+        self.pass_over(tokens, &mut |states, is_last| {
+            let states = match wanted {
+                LogitsWanted::All => states.clone(),
+                LogitsWanted::Last if is_last => states.narrow(0, states.dim(0).doing(DOING)? - 1, 1).doing(DOING)?,
+                _ => return Ok(()),
+            };
+            let logits = model.decoder.logits(&states).doing(DOING)?;
+            values.extend_from_slice(&Values::of(&logits).doing(DOING)?);
+            Ok(())
+        })?;
+        Ok(if wanted == LogitsWanted::None { Logits::none() } else { Logits::new(values, model.info.vocab_size) })
+    }
+}
+
+impl Session for CandleSession {
+    fn n_tokens(&self) -> usize {
+        self.n_tokens
+    }
+
+    fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    fn append(&mut self, tokens: &[TokenId], wanted: LogitsWanted) -> Result<Logits> {
+        self.model.info.check_append(self.n_tokens, self.max_tokens, tokens, wanted)?;
+        let threads = Arc::clone(&self.model.threads);
+        threads.install(|| self.run(tokens, wanted))
+    }
+
+    fn rewind(&mut self, n_tokens: usize) -> Result<()> {
+        self.model.info.check_rewind(self.n_tokens, n_tokens)?;
+        self.n_tokens = n_tokens;
+        Ok(())
+    }
+}

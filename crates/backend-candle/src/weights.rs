@@ -1,0 +1,184 @@
+//! From a checkpoint to a decoder: every weight by its name and shape, widened to f32 or quantised; those that take the same
+//! input become one.
+
+use half::f16;
+use rayon::prelude::*;
+use tandem_core::checkpoint::{Checkpoint, StoredTensor};
+use tandem_core::config::ModelConfig;
+use tandem_core::{DType, Error, Result};
+
+use crate::decoder::{Decoder, Layer};
+use crate::error::Doing;
+use crate::linear::{Linear, Matrix};
+use crate::quantize::{BLOCK, Bits};
+use crate::rotary::{Heads, Rotary};
+
+const DOING: &str = "to load the weights";
+
+/// Reads all weights of a decoder of the form `config` from `checkpoint`, which messages call `file`, its matrices
+/// quantised to `bits` where given.
+///
+/// # Errors
+/// [`Error::BadField`] names a weight that is missing or of another shape than the configuration says.
+pub(crate) fn decoder(checkpoint: &Checkpoint, config: &ModelConfig, file: &str, bits: Option<Bits>) -> Result<Decoder> {
+    // Checkpoints of embedding models are published without it.
+    let prefix = if checkpoint.contains("model.embed_tokens.weight") { "model." } else { "" };
+    let reader = Reader { checkpoint, config, file, bits };
+    let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+    let mut layers = Vec::with_capacity(config.n_layers);
+    for i in 0..config.n_layers {
+        layers.push(reader.layer(&format!("{prefix}layers.{i}"), config.layer_windows[i])?);
+    }
+    Ok(Decoder {
+        embedding: reader.matrix(&[(format!("{prefix}embed_tokens.weight"), vocab)], hidden)?,
+        layers,
+        norm: reader.vector(&format!("{prefix}norm.weight"), hidden)?,
+        head: match config.tie_word_embeddings {
+            true => None,
+            false => Some(reader.matrix(&[("lm_head.weight".into(), vocab)], hidden)?),
+        },
+        rms_norm_eps: config.rms_norm_eps as f32,
+        rotary: Rotary::new(config),
+        heads: Heads { queries: config.n_heads, keys: config.n_kv_heads, head_dim: config.head_dim() },
+    })
+}
+
+struct Reader<'c> {
+    checkpoint: &'c Checkpoint,
+    config: &'c ModelConfig,
+    /// Names the weights in messages.
+    file: &'c str,
+    /// How matrices are quantised, where they are.
+    bits: Option<Bits>,
+}
+
+impl Reader<'_> {
+    fn layer(&self, name: &str, window: Option<usize>) -> Result<Layer> {
+        let config = self.config;
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let (queries, keys) = (config.n_heads * config.head_dim(), config.n_kv_heads * config.head_dim());
+        let part = |block: &str, projection: &str, rows: usize| (format!("{name}.{block}.{projection}_proj"), rows);
+        let attention = |projection: &str, rows: usize| part("self_attn", projection, rows);
+        let qkv = [attention("q", queries), attention("k", keys), attention("v", keys)];
+        Ok(Layer {
+            attention_norm: self.vector(&format!("{name}.input_layernorm.weight"), hidden)?,
+            qkv: self.linear(&qkv, hidden, config.qkv_bias)?,
+            qk_norms: match config.qk_norm {
+                true => Some((
+                    self.vector(&format!("{name}.self_attn.q_norm.weight"), config.head_dim())?,
+                    self.vector(&format!("{name}.self_attn.k_norm.weight"), config.head_dim())?,
+                )),
+                false => None,
+            },
+            attention_out: self.linear(&[attention("o", hidden)], queries, config.attention_output_bias)?,
+            mlp_norm: self.vector(&format!("{name}.post_attention_layernorm.weight"), hidden)?,
+            gate_up: self.linear(&[part("mlp", "gate", inner), part("mlp", "up", inner)], hidden, config.mlp_bias)?,
+            down: self.linear(&[part("mlp", "down", hidden)], inner, config.mlp_bias)?,
+            window,
+        })
+    }
+
+    /// Projections of the same input, `(name, outputs)` each, one above the other.
+    fn linear(&self, parts: &[(String, usize)], inputs: usize, biased: bool) -> Result<Linear> {
+        let named = |what: &str| parts.iter().map(|(name, rows)| (format!("{name}.{what}"), *rows)).collect::<Vec<_>>();
+        let bias = match biased {
+            true => Some(self.values(&named("bias"), &[])?),
+            false => None,
+        };
+        Ok(Linear { weights: self.matrix(&named("weight"), inputs)?, bias })
+    }
+
+    /// Matrices, `(name, rows)` each, one above the other.
+    fn matrix(&self, parts: &[(String, usize)], columns: usize) -> Result<Matrix> {
+        let rows = parts.iter().map(|(_, rows)| rows).sum();
+        match self.bits {
+            None => Ok(Matrix::floats(self.values(parts, &[columns])?, rows, columns).doing(DOING)?),
+            Some(bits) => self.quantized(bits, parts, rows, columns),
+        }
+    }
+
+    /// As [`matrix`](Self::matrix), quantised row by row: the matrix is never there as floats.
+    fn quantized(&self, bits: Bits, parts: &[(String, usize)], rows: usize, columns: usize) -> Result<Matrix> {
+        if !columns.is_multiple_of(BLOCK) {
+            return Err(Error::Unsupported {
+                what: format!("quantising `{}` of `{}`", parts[0].0, self.file),
+                reason: format!("its rows have {columns} weights, no multiple of {BLOCK}"),
+                hint: Some("use `--dtype f32`".into()),
+            });
+        }
+        let stored = self.checked_all(parts, &[columns])?;
+        let (row_blocks, row_bytes) = (columns / BLOCK, columns / BLOCK * bits.block_bytes());
+        let (mut codes, mut scales) = (vec![0; rows * row_bytes], vec![0.0; rows * row_blocks]);
+        let (mut codes_left, mut scales_left) = (codes.as_mut_slice(), scales.as_mut_slice());
+        for (tensor, (_, n)) in stored.iter().zip(parts) {
+            let (own_codes, own_scales);
+            (own_codes, codes_left) = codes_left.split_at_mut(n * row_bytes);
+            (own_scales, scales_left) = scales_left.split_at_mut(n * row_blocks);
+            let rows = own_codes.par_chunks_mut(row_bytes).zip(own_scales.par_chunks_mut(row_blocks));
+            let bytes = tensor.bytes.par_chunks(columns * bytes_of(tensor.dtype));
+            rows.zip(bytes).for_each_init(
+                || vec![0.0; columns],
+                |floats, ((codes, scales), bytes)| {
+                    widen(tensor.dtype, bytes, floats);
+                    bits.quantize(floats, codes, scales);
+                },
+            );
+        }
+        Ok(Matrix::blocks(bits, codes, scales, rows, columns))
+    }
+
+    fn vector(&self, name: &str, n: usize) -> Result<Vec<f32>> {
+        self.values(&[(name.to_owned(), n)], &[])
+    }
+
+    /// The values of tensors of the shapes `[rows, inner...]`, one after the other.
+    fn values(&self, parts: &[(String, usize)], inner: &[usize]) -> Result<Vec<f32>> {
+        let stored = self.checked_all(parts, inner)?;
+        let mut values = vec![0.0; stored.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum()];
+        let mut rest = values.as_mut_slice();
+        for tensor in &stored {
+            let own;
+            (own, rest) = rest.split_at_mut(tensor.shape.iter().product());
+            let bytes = tensor.bytes.par_chunks(WIDENED_TOGETHER * bytes_of(tensor.dtype));
+            own.par_chunks_mut(WIDENED_TOGETHER).zip(bytes).for_each(|(own, bytes)| widen(tensor.dtype, bytes, own));
+        }
+        Ok(values)
+    }
+
+    /// Tensors of the shapes `[rows, inner...]`. A shape is checked against a header that fits its file before memory is taken for it.
+    fn checked_all(&self, parts: &[(String, usize)], inner: &[usize]) -> Result<Vec<StoredTensor<'_>>> {
+        parts.iter().map(|(name, rows)| self.checked(name, &[&[*rows], inner].concat())).collect()
+    }
+
+    fn checked(&self, name: &str, shape: &[usize]) -> Result<StoredTensor<'_>> {
+        let stored = self.checkpoint.tensor(name)?;
+        if stored.shape == shape {
+            return Ok(stored);
+        }
+        let problem = format!("the weight is {:?}, and the configuration makes it {shape:?}", stored.shape);
+        Err(Error::bad_field(self.file, name, problem))
+    }
+}
+
+/// Values widened together by one thread.
+const WIDENED_TOGETHER: usize = 1 << 16;
+
+/// Bytes of a value as it is stored.
+fn bytes_of(dtype: DType) -> usize {
+    if dtype == DType::F32 { 4 } else { 2 }
+}
+
+/// Writes the values of `bytes` as f32 to `out`, which has as many places.
+fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
+    match dtype {
+        DType::F32 => out.iter_mut().zip(bytes.as_chunks().0).for_each(|(out, bytes)| *out = f32::from_le_bytes(*bytes)),
+        DType::F16 => {
+            out.iter_mut().zip(bytes.as_chunks().0).for_each(|(out, bytes)| *out = f16::from_le_bytes(*bytes).to_f32());
+        }
+        // Brain floats are the upper half of an f32.
+        _ => out
+            .iter_mut()
+            .zip(bytes.as_chunks().0)
+            .for_each(|(out, bytes)| *out = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16)),
+    }
+}
