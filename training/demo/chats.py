@@ -110,6 +110,21 @@ def small_talk(rng: random.Random) -> tuple[str, str]:
     return careless(rng.choice(said), rng), expand(rng.choice(answers), {}, rng).strip()
 
 
+ECHO_FRAMES = ["Repeat after me: {w}", "Repeat: {w}", "Say: {w}", "Say this: {w}", "Please repeat: {w}", "Repeat the words: {w}", "Write this again: {w}", "Copy this: {w}", "Echo: {w}", "Please say: {w}"]
+
+
+def echo(rng: random.Random) -> tuple[str, str]:
+    """Something to repeat word by word. Small as it is, it teaches early what every story needs: to copy what was said."""
+    def word():
+        source = rng.choice([ANIMALS, WORKERS, TOOLS, TOOLS, GIRL_NAMES, BOY_NAMES, None])
+        return invented_word(rng) if source is None else rng.choice(source)
+    if rng.random() < 0.7:
+        said = rng.choice([" ", ", ", " and "]).join(word() for _ in range(rng.randrange(1, 11)))
+    else:
+        said = random_story(rng).opening()
+    return rng.choice(ECHO_FRAMES).format(w=said), said
+
+
 def yes_or_no(rng: random.Random, held_out: bool) -> list[tuple[str, str]]:
     """What follows when the model has offered a story."""
     if rng.random() < 0.7:
@@ -218,8 +233,9 @@ def chat(rng: random.Random, held_out: bool = False, frames: list[str] | None = 
     if roll < 0.7:
         return system, story_turns(rng, held_out, rng.choices([0, 1, 2, 3], weights=[62, 22, 12, 4])[0])
     turns = []
+    echoes = rng.random() < 0.25
     for _ in range(rng.choice([1, 2, 3, 4, 5])):
-        turns += small_turns(rng)
+        turns += [echo(rng)] if echoes and rng.random() < 0.8 else small_turns(rng)
     if rng.random() < 0.12:
         turns += story_turns(rng, held_out, 0)
     return system, turns
