@@ -148,7 +148,8 @@ fn edited(graph: &Graph, directory: Option<&Path>, options: &LoadOptions) -> Res
 
 /// Gives the graph an input that says how many logits are wanted. A head that is not understood stays as it is.
 fn asks_for_logits(graph: &Graph, edit: &mut Edit<'_>) -> bool {
-    let has = graph.inputs().any(|input| input.name == "num_logits_to_keep");
+    // One with a default is an input too.
+    let has = graph.main().inputs.iter().any(|input| input.name == "num_logits_to_keep");
     !has && matches!(edit.control_logits("logits"), Ok(LogitsControl::Input))
 }
 
