@@ -127,7 +127,9 @@ fn both_forms_of_a_configuration_are_one() {
             config["rope_parameters"] = json!({"rope_type": "default", "rope_theta": config["rope_theta"]});
             config["dtype"] = json!("float32");
             let object = config.as_object_mut().unwrap();
-            ["rope_theta", "rope_scaling", "torch_dtype"].map(|key| object.remove(key));
+            for key in ["rope_theta", "rope_scaling", "torch_dtype"] {
+                object.remove(key);
+            }
         },
         |_| true,
     );
