@@ -160,12 +160,15 @@ mod tests {
     }
 
     #[test]
-    fn the_error_is_within_half_a_step() {
-        let weights: Vec<f32> = (0..8 * BLOCK).map(|i| ((i * i) as f32 * 0.37).sin()).collect();
+    fn the_error_is_that_of_rounding() {
+        let weights: Vec<f32> = (0..64 * BLOCK).map(|i| ((i * i) as f32 * 0.37).sin()).collect();
         for (bits, step) in [(Bits::Four, 1.0 / 7.0), (Bits::Eight, 1.0 / 127.0)] {
-            for (weight, back) in weights.iter().zip(there_and_back(bits, &weights)) {
-                assert!((weight - back).abs() <= 0.6 * step, "{bits:?}: {weight} {back}");
-            }
+            let back = there_and_back(bits, &weights);
+            let errors = || weights.iter().zip(&back).map(|(weight, back)| (weight - back).abs() / step);
+            let mean = errors().map(|error| error * error).sum::<f32>() / weights.len() as f32;
+            // What rounds at random is off by the root of a twelfth, 0.289; the weight opposite to the greatest by a step at most.
+            assert!(mean.sqrt() <= 0.295, "{bits:?}: {}", mean.sqrt());
+            assert!(errors().all(|error| error <= 1.01), "{bits:?}: {}", errors().fold(0.0, f32::max));
         }
     }
 
