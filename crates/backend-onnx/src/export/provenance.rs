@@ -58,8 +58,8 @@ mod tests {
         };
         check("/cache/models--Qwen--Qwen3-0.6B/snapshots/c1899de/config.json", "Qwen/Qwen3-0.6B", Some("c1899de"));
         check("/cache/models--gpt2/snapshots/1/config.json", "gpt2", Some("1"));
-        check("/home/me/qwen/config.json", "qwen", None);
-        check("/home/me/snapshots/1/config.json", "1", None);
+        check("/models/me/qwen/config.json", "qwen", None);
+        check("/models/me/snapshots/1/config.json", "1", None);
         check("/config.json", "checkpoint", None);
         let embedded = ModelFiles::embedded("demo", &[("demo/config.json", b"{}")]).unwrap();
         assert_eq!(origin(&embedded), ("demo".into(), None));
