@@ -193,6 +193,10 @@ def make_checkpoint(name, optimum_python, search):
     seed = search_seed(directory, spec) if search else spec["seed"]
     write_weights(directory, spec, seed)
     record, tensors = reference(directory, spec, seed)
+    if not spec.get("exports", True):
+        record["exports"] = {"made": {"tolerance": F32_TOLERANCE, "greedy_equal": True, "reason": REASONS["f32"]}}
+        finish(directory, record)
+        return
     exports.export_all(directory, spec, optimum_python)
     for family, quantized in (("genai", "int4"), ("optimum", "int8")):
         graphs = [directory / "onnx" / f"{family}_{kind}" / "model.onnx" for kind in ("f32", quantized)]

@@ -12,12 +12,14 @@ use tandem_core::conformance::{Fixture, Golden};
 use tandem_core::files::ModelFiles;
 use tandem_core::{DType, LoadOptions};
 
-const CHECKPOINTS: [&str; 5] = ["qwen2-tied", "qwen2-untied", "qwen3", "llama3-rope", "mistral"];
+const CHECKPOINTS: [&str; 7] = ["qwen2-tied", "qwen2-untied", "qwen3", "llama3-rope", "llama-yarn", "llama-linear", "mistral"];
 
 conformance!(qwen2_tied, || Ok(fixture("qwen2-tied", 2)));
 conformance!(qwen2_untied, || Ok(fixture("qwen2-untied", 2)));
 conformance!(qwen3, || Ok(fixture("qwen3", 2)));
 conformance!(llama3_rope, || Ok(fixture("llama3-rope", 2)));
+conformance!(llama_yarn, || Ok(fixture("llama-yarn", 2)));
+conformance!(llama_linear, || Ok(fixture("llama-linear", 2)));
 conformance!(mistral, || Ok(fixture("mistral", 2)));
 conformance!(qwen2_tied_int8, || Ok(quantized("qwen2-tied", DType::Int8)));
 conformance!(qwen3_int8, || Ok(quantized("qwen3", DType::Int8)));
@@ -87,6 +89,6 @@ fn fixture(name: &str, threads: usize) -> Fixture {
         options: LoadOptions { threads, ..LoadOptions::default() },
         // Chunks of other lengths sum in another order.
         tolerance: 2e-5,
-        golden: Some(Golden::read(&directory(name), "optimum_f32")),
+        golden: Some(Golden::read(&directory(name), Golden::MADE)),
     }
 }

@@ -9,11 +9,16 @@ use tandem_core::conformance;
 use tandem_core::conformance::{Fixture, Golden};
 use tandem_core::files::ModelFiles;
 
+/// Chunks of other lengths sum in another order.
+const TOLERANCE: f32 = 2e-5;
+
 conformance!(qwen2_tied_built, || built("qwen2-tied"));
 conformance!(qwen2_untied_built, || built("qwen2-untied"));
 conformance!(qwen3_built, || built("qwen3"));
 conformance!(llama3_rope_built, || built("llama3-rope"));
 conformance!(mistral_built, || built("mistral"));
+conformance!(llama_yarn_built, || built("llama-yarn"));
+conformance!(llama_linear_built, || built("llama-linear"));
 conformance!(qwen2_tied_genai, || fixture("qwen2-tied", "genai_f32"));
 conformance!(qwen2_tied_optimum, || fixture("qwen2-tied", "optimum_f32"));
 conformance!(qwen2_untied_genai, || fixture("qwen2-untied", "genai_f32"));
@@ -27,8 +32,15 @@ conformance!(mistral_optimum, || fixture("mistral", "optimum_f32"));
 
 /// The checkpoint `name`, whose graph is built from its weights.
 fn built(name: &str) -> Result<Fixture, String> {
-    let fixture = fixture(name, "genai_f32")?;
-    Ok(Fixture { options: LoadOptions::default(), ..fixture })
+    library::find(None).map_err(|error| conformance::describe(&error))?;
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens").join(name);
+    Ok(Fixture {
+        backend: Box::new(OnnxBackend::new(None)),
+        files: ModelFiles::discover(&directory, name).unwrap(),
+        options: LoadOptions::default(),
+        tolerance: TOLERANCE,
+        golden: Some(Golden::read(&directory, Golden::MADE)),
+    })
 }
 
 /// The checkpoint `name` with its export `export`.
@@ -39,8 +51,7 @@ fn fixture(name: &str, export: &str) -> Result<Fixture, String> {
         backend: Box::new(OnnxBackend::new(None)),
         files: ModelFiles::discover(&directory, name).unwrap(),
         options: LoadOptions { graph: Some(directory.join("onnx").join(export).join("model.onnx")), ..LoadOptions::default() },
-        // Chunks of other lengths sum in another order.
-        tolerance: 2e-5,
+        tolerance: TOLERANCE,
         golden: Some(Golden::read(&directory, export)),
     })
 }

@@ -8,7 +8,6 @@ mod failure;
 mod figures;
 mod generation;
 mod interrupt;
-mod memory;
 mod output;
 mod paths;
 mod prompt;

@@ -11,8 +11,8 @@ use tandem::{DType, ExportOptions};
 use crate::args::ExportArgs;
 use crate::figures;
 use crate::interrupt::Interrupts;
-use crate::memory::peak_rss_bytes;
 use crate::output::Output;
+use tandem_bench::peak_rss_bytes;
 
 /// What `--json` prints.
 #[derive(Serialize)]

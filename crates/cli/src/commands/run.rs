@@ -13,9 +13,9 @@ use crate::failure::{FAILED, Usage};
 use crate::figures::{self, TimingsReport};
 use crate::generation::reported_seed;
 use crate::interrupt::Interrupts;
-use crate::memory::peak_rss_bytes;
 use crate::output::{Output, Progress};
 use crate::prompt;
+use tandem_bench::peak_rss_bytes;
 
 /// What `--json` prints.
 #[derive(Serialize)]
