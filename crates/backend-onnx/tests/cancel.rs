@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use safetensors::tensor::{Dtype, TensorView};
 use tandem_backend_onnx::{OnnxBackend, library};
-use tandem_core::conformance::describe;
+use tandem_core::conformance::{describe, with_fixture};
 use tandem_core::files::ModelFiles;
 use tandem_core::{Backend, CancelToken, Error, LoadOptions, LogitsWanted, Model, SessionOptions, TokenId};
 
@@ -21,11 +21,10 @@ const CONTEXT: usize = 4096;
 
 #[test]
 fn a_running_prefill_ends_when_it_is_cancelled() {
-    if let Err(error) = library::find(None) {
-        assert!(std::env::var_os("TANDEM_REQUIRE_ENGINES").is_none(), "{}", describe(&error));
-        eprintln!("skipped: {}", describe(&error));
-        return;
-    }
+    with_fixture(|| library::find(None).map_err(|error| describe(&error)), |_| running_prefill_ends());
+}
+
+fn running_prefill_ends() {
     let directory = tempfile::tempdir().unwrap();
     let model = slow_model(directory.path());
     let cancel = CancelToken::new();

@@ -2,7 +2,7 @@
 //!
 //! A backend's own test names a function that makes a [`Fixture`] and calls the macro once:
 //!
-//! ```ignore
+//! ```text
 //! tandem_core::conformance!(qwen2, || fixture("qwen2-tied"));
 //! ```
 //!
@@ -108,8 +108,8 @@ macro_rules! conformance {
     };
 }
 
-/// Runs `case`, or says why it cannot run here.
-pub fn with_fixture(fixture: impl FnOnce() -> Result<Fixture, String>, case: impl FnOnce(&Fixture)) {
+/// Runs `case` on what `fixture` makes, or says why it cannot run here.
+pub fn with_fixture<F>(fixture: impl FnOnce() -> Result<F, String>, case: impl FnOnce(&F)) {
     match fixture() {
         Ok(fixture) => case(&fixture),
         Err(reason) => {

@@ -8,8 +8,9 @@ pub fn kl_divergence(reference: &[f32], candidate: &[f32]) -> f64 {
         let log_p = p.of(r);
         log_p.exp() * (log_p - q.of(c))
     });
-    // Rounding may leave a sum of equal terms just below 0.
-    terms.sum::<f64>().max(0.0)
+    let sum: f64 = terms.sum();
+    // Rounding may leave a sum of equal terms just below 0; `max` would make a number of what is none.
+    if sum < 0.0 { 0.0 } else { sum }
 }
 
 struct LogSoftmax {
