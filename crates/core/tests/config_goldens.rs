@@ -47,7 +47,7 @@ fn configurations_agree_with_weights() {
 #[test]
 fn every_export_finds_its_checkpoint() {
     let mut n_exports = 0;
-    for path in checkpoints() {
+    for path in checkpoints().into_iter().filter(|path| path.join("onnx").is_dir()) {
         for export in fs::read_dir(path.join("onnx")).unwrap().map(|entry| entry.unwrap().path()) {
             // A directory for each export, or as onnx-community has them, a graph with its external data for each.
             let is_dir = export.is_dir();
