@@ -14,7 +14,7 @@ use tandem_core::template::{ChatMessage, ChatTemplate, RenderOptions, TemplateTo
 use tandem_core::tokenizer::Tokenizer;
 use tandem_core::{BackendKind, Error, LoadOptions, Model, ModelInfo, Result, SessionOptions, TokenId};
 
-use crate::backends::backend;
+use crate::backends::{backend, prepare_process};
 use crate::chat::Chat;
 use crate::reference::find;
 
@@ -58,17 +58,17 @@ impl TextModel {
     /// As [`load`].
     pub fn load(files: ModelFiles, settings: &Settings) -> Result<Self> {
         let started = Instant::now();
-        // What is small is read first: a bad tokenizer is no reason to wait for weights.
         let config = ModelConfig::from_file(&files.config)?;
-        let tokenizer = read_tokenizer(&files)?;
-        tokenizer.check_vocabulary(config.vocab_size, &files.config.name())?;
-        let tokenizer_config = read_tokenizer_config(&files)?;
-        let template = read_template(&files, tokenizer_config.as_ref(), &tokenizer)?;
-        let generation_config =
-            files.generation_config.as_ref().map(GenerationConfig::from_file).transpose()?.unwrap_or_default();
-        let end_tokens = end_tokens(&config, &generation_config, tokenizer_config.as_ref(), &tokenizer);
-        let model = backend(settings.backend, settings.ort_library.clone())?.load(&files, &settings.load)?;
-        Ok(Self { model, files, tokenizer, template, generation_config, end_tokens, load_time: started.elapsed() })
+        let backend = backend(settings.backend, settings.ort_library.clone())?;
+        // A published tokenizer takes half as long as a small model's weights: they are read side by side.
+        prepare_process();
+        let (text, model) = std::thread::scope(|scope| {
+            let text = scope.spawn(|| Text::read(&files, &config));
+            let model = backend.load(&files, &settings.load);
+            (text.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), model)
+        });
+        let Text { tokenizer, template, generation_config, end_tokens } = text?;
+        Ok(Self { model: model?, files, tokenizer, template, generation_config, end_tokens, load_time: started.elapsed() })
     }
 
     /// What was loaded and where it runs.
@@ -176,6 +176,27 @@ impl TextModel {
     /// As [`new_sequence`](Self::new_sequence).
     pub fn chat(&self) -> Result<Chat<'_>> {
         Chat::new(self, &SessionOptions::default())
+    }
+}
+
+/// What a model has beside its weights.
+struct Text {
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    generation_config: GenerationConfig,
+    end_tokens: Vec<TokenId>,
+}
+
+impl Text {
+    fn read(files: &ModelFiles, config: &ModelConfig) -> Result<Self> {
+        let tokenizer = read_tokenizer(files)?;
+        tokenizer.check_vocabulary(config.vocab_size, &files.config.name())?;
+        let tokenizer_config = read_tokenizer_config(files)?;
+        let template = read_template(files, tokenizer_config.as_ref(), &tokenizer)?;
+        let generation_config =
+            files.generation_config.as_ref().map(GenerationConfig::from_file).transpose()?.unwrap_or_default();
+        let end_tokens = end_tokens(config, &generation_config, tokenizer_config.as_ref(), &tokenizer);
+        Ok(Self { tokenizer, template, generation_config, end_tokens })
     }
 }
 
