@@ -20,6 +20,9 @@ use crate::run::{RawValue, take};
 /// Tokens that the first buffer holds.
 const FIRST_CAPACITY: usize = 256;
 
+/// Tokens that a buffer which grows for a prompt has room for after it, so that the first tokens of the answer need not grow it again.
+const ROOM_FOR_AN_ANSWER: usize = 128;
+
 /// Keys and values of the tokens held, one tensor for each port: `[1, kv_heads, tokens, head_dim]`.
 pub(crate) enum KvCache {
     InPlace(InPlace),
@@ -109,7 +112,7 @@ impl InPlace {
         if n_tokens <= self.capacity {
             return Ok(());
         }
-        let capacity = n_tokens.next_power_of_two().min(self.max_tokens);
+        let capacity = (n_tokens + ROOM_FOR_AN_ANSWER).next_power_of_two().min(self.max_tokens);
         // One tensor at a time, so that no more than one is held twice.
         for (port, buffer) in self.ports.iter().zip(&mut self.buffers) {
             let mut larger = new_buffer(port, &self.allocator, capacity)?;
