@@ -8,7 +8,7 @@ use std::str::FromStr;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Deserialize;
-use tandem::{BackendKind, ComputeUnits, DType, Device, Numerics};
+use tandem::{BackendKind, ComputeUnits, DType, Device, Error, Numerics};
 
 use super::generation::from_text;
 
@@ -126,7 +126,11 @@ impl FromStr for DeviceChoice {
         if text == "auto" {
             return Ok(Self::Auto);
         }
-        text.parse().map(Self::Exactly).map_err(|_| format!("`{text}` is none of `auto`, `cpu`, `cuda`, `cuda:N`, `coreml`"))
+        text.parse().map(Self::Exactly).map_err(|error| match (text, error) {
+            // Metal has a reason of its own, and what takes its place.
+            ("metal", Error::InvalidOption { problem, .. }) => format!("`{text}` {problem}"),
+            _ => format!("`{text}` is none of `auto`, `cpu`, `cuda`, `cuda:N`, `coreml`"),
+        })
     }
 }
 
