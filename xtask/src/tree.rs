@@ -10,9 +10,10 @@ struct Absent {
     names: &'static [&'static str],
 }
 
-const RULES: [Absent; 9] = [
+const RULES: [Absent; 10] = [
     Absent { build: &["tandem-core"], names: &["ort", "candle", "tandem-", "onig", "reqwest", "ureq", "hyper"] },
     Absent { build: &["tandem-onnx-graph"], names: &["ort", "candle", "tandem-"] },
+    Absent { build: &["tandem-hub"], names: &["ort", "candle", "tandem-backend", "tandem-onnx-graph", "onig", "openssl-sys"] },
     Absent { build: &["tandem-bench"], names: &["ort", "candle", "tandem-backend", "tandem-onnx-graph"] },
     Absent { build: &["tandem-cli", "--no-default-features"], names: &["ort", "candle", "tandem-backend"] },
     Absent { build: &["tandem-cli"], names: &["candle", "tandem-backend-candle"] },

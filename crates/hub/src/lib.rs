@@ -1,0 +1,1 @@
+//! Models: found, downloaded whole, verified, told apart, and chosen to fit the memory.
