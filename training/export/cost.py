@@ -1,8 +1,7 @@
 """What an export to int4 costs, beside onnxruntime-genai's builder: seconds and peak memory, in turns within one run.
 
-usage: cost.py CHECKPOINT [--rounds N] [--tandem BINARY] [--work DIRECTORY]
+usage: cost.py CHECKPOINT [--rounds N] [--work DIRECTORY]
 
-Without `--tandem` the example `build` of tandem-onnx-graph is measured, else `BINARY export CHECKPOINT --dtype int4 --out ...`.
 Memory is the kernel's maximum resident set of the process.
 """
 
@@ -33,7 +32,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tandem", type=Path)
     parser.add_argument("--work", type=Path)
     arguments = parser.parse_args()
     figures = {"genai": [], "tandem": []}
@@ -44,8 +42,6 @@ def main():
                 name = {"genai": "genai-int4-32", "tandem": "int4-32"}[who]
                 directory = Path(scratch) / "graph"
                 command = variants.command(name, arguments.checkpoint, directory, Path(scratch) / "cache")
-                if who == "tandem" and arguments.tandem:
-                    command = [arguments.tandem, "export", arguments.checkpoint, "--dtype", "int4", "--out", directory]
                 figures[who].append(cost(command))
     medians = {who: [statistics.median(column) for column in zip(*rows)] for who, rows in figures.items()}
     print(f"{arguments.checkpoint.name}, int4, medians of {arguments.rounds} rounds in turns\n")

@@ -11,19 +11,19 @@ ROOT = Path(__file__).resolve().parents[2]
 # Nothing is looked for on a hub, and nothing is sent.
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", ORT_DISABLE_TELEMETRY="1", TQDM_DISABLE="1")
 
-# What the example `build` of tandem-onnx-graph is told. The name says weights, block, and what is not plain.
+# What `tandem export` is told. The name says weights, block, and what is not plain.
 TANDEM = {
-    "f32": ["weights=f32"],
-    "int8-32": ["weights=int8"],
-    "int4-16": ["weights=int4", "block=16"],
-    "int4-32": ["weights=int4"],
-    "int4-64": ["weights=int4", "block=64"],
-    "int4-128": ["weights=int4", "block=128"],
-    "int4-32-asymmetric": ["weights=int4", "zero=free"],
-    "int4-64-asymmetric": ["weights=int4", "block=64", "zero=free"],
-    "int4-128-asymmetric": ["weights=int4", "block=128", "zero=free"],
-    "int4-32-head-int8": ["weights=int4", "head=int8"],
-    "int4-128-head-int8": ["weights=int4", "block=128", "head=int8"],
+    "f32": ["--dtype=f32"],
+    "int8-32": ["--dtype=int8"],
+    "int4-16": ["--dtype=int4", "--block-size=16"],
+    "int4-32": ["--dtype=int4"],
+    "int4-64": ["--dtype=int4", "--block-size=64"],
+    "int4-128": ["--dtype=int4", "--block-size=128"],
+    "int4-32-asymmetric": ["--dtype=int4", "--zero-points"],
+    "int4-64-asymmetric": ["--dtype=int4", "--block-size=64", "--zero-points"],
+    "int4-128-asymmetric": ["--dtype=int4", "--block-size=128", "--zero-points"],
+    "int4-32-head-int8": ["--dtype=int4", "--head-dtype=int8"],
+    "int4-128-head-int8": ["--dtype=int4", "--block-size=128", "--head-dtype=int8"],
 }
 GENAI = {
     "genai-int4-32": ["block_size=32", "accuracy_level=4"],
@@ -35,17 +35,17 @@ NAMES = [*TANDEM, *GENAI]
 
 
 def builder():
-    """The example `build`, compiled with optimisation."""
-    cargo = ["cargo", "build", "--quiet", "--release", "-p", "tandem-onnx-graph", "--example", "build"]
+    """The program, compiled with optimisation."""
+    cargo = ["cargo", "build", "--quiet", "--release", "-p", "tandem-cli"]
     subprocess.run(cargo, cwd=ROOT, check=True)
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    return target / "release" / "examples" / "build"
+    return target / "release" / "tandem"
 
 
 def command(name, checkpoint, directory, scratch):
     """What makes the graph called `name` in `directory`."""
     if name in TANDEM:
-        return [builder(), checkpoint, directory, *TANDEM[name]]
+        return [builder(), "export", checkpoint, "-o", directory, *TANDEM[name]]
     genai = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", checkpoint, "-o", directory]
     return [*genai, "-p", "int4", "-e", "cpu", "-c", scratch, "--extra_options", *GENAI[name]]
 

@@ -8,35 +8,18 @@ use std::path::{Path, PathBuf};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
-use tandem_core::{CancelToken, DType, Error, Progress, ProgressEvent, Result};
+use tandem_core::{CancelToken, DType, Error, GraphForm, GraphOutputs, Progress, ProgressEvent, Result};
 use tandem_onnx_graph::{
     Blocks, BuildOptions, DecoderSpec, Outputs, RopeTable, SourceError, Weight, WeightFormat, WeightType, build_inline, export,
 };
 
 use crate::source::bad_graph;
 
-/// In which form a graph holds its weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Form {
-    /// The dtype of the layers' projections.
-    pub(crate) dtype: DType,
-    /// That of the head, and of the embedding where they are one.
-    pub(crate) head: DType,
-}
-
-impl Form {
-    /// Everything in `dtype`.
-    pub(crate) fn of(dtype: DType) -> Self {
-        Self { dtype, head: dtype }
-    }
-}
-
 /// A graph that can be made: the weights are there, and have the shapes that the configuration says.
 pub(crate) struct GraphPlan {
     checkpoint: Checkpoint,
     spec: DecoderSpec,
-    weights: WeightFormat,
-    head: WeightFormat,
+    options: BuildOptions,
     dtype: DType,
 }
 
@@ -46,8 +29,8 @@ impl GraphPlan {
     /// # Errors
     /// [`Error::Unsupported`] for a dtype that is not made, or weights that are quantised already; [`Error::BadFile`] and
     /// [`Error::BadField`] when a file is damaged, or configuration and weights do not belong together.
-    pub(crate) fn open(files: &ModelFiles, config: &ModelConfig, form: Form) -> Result<Self> {
-        let (weights, head) = (weight_format(form.dtype, &files.name)?, weight_format(form.head, &files.name)?);
+    pub(crate) fn open(files: &ModelFiles, config: &ModelConfig, form: GraphForm) -> Result<Self> {
+        let options = build_options(form, &files.name)?;
         if let Some(method) = config.quantization_method() {
             return Err(Error::Unsupported {
                 what: format!("the checkpoint `{}`, whose weights are quantised by `{method}`,", files.name),
@@ -57,18 +40,18 @@ impl GraphPlan {
         }
         let checkpoint = Checkpoint::open(files)?;
         let spec = spec(files, config, &checkpoint);
-        inventory::check(&spec, &checkpoint, &files.config.name())?;
-        Ok(Self { checkpoint, spec, weights, head, dtype: form.dtype })
+        inventory::check(&spec, options.outputs, &checkpoint, &files.config.name())?;
+        Ok(Self { checkpoint, spec, options, dtype: form.dtype })
     }
 
     /// Bytes that the graph and its weights have at most.
     pub(crate) fn n_bytes(&self) -> u64 {
-        inventory::graph_bytes(&self.spec, &self.checkpoint, self.weights, self.head)
+        inventory::graph_bytes(&self.spec, &self.checkpoint, &self.options)
     }
 
     /// Builds the graph in memory, weights included: for a model that is small.
     pub(crate) fn build(&self) -> Result<Vec<u8>> {
-        build_inline(&self.spec, &self.options(Vec::new()), &mut |name| weight(&self.checkpoint, name)).map_err(Self::failed)
+        build_inline(&self.spec, &self.options, &mut |name| weight(&self.checkpoint, name)).map_err(Self::failed)
     }
 
     /// Writes the graph into `directory`, which is made for it, and gives its path. Memory holds a few of the largest weights.
@@ -82,7 +65,8 @@ impl GraphPlan {
         progress: &Progress,
         cancel: &CancelToken,
     ) -> Result<PathBuf> {
-        let mut meter = Meter::new(progress, self.dtype, inventory::stored_bytes(&self.spec, &self.checkpoint));
+        let mut meter =
+            Meter::new(progress, self.dtype, inventory::stored_bytes(&self.spec, self.options.outputs, &self.checkpoint));
         let mut source = |name: &str| {
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled.into());
@@ -93,14 +77,10 @@ impl GraphPlan {
             meter.begin(name, weight.bytes.len() as u64);
             Ok(weight)
         };
-        let graph = export(&self.spec, &self.options(metadata), &mut source, directory).map_err(Self::failed)?;
+        let options = BuildOptions { metadata, ..self.options.clone() };
+        let graph = export(&self.spec, &options, &mut source, directory).map_err(Self::failed)?;
         meter.begin("", 0);
         Ok(graph)
-    }
-
-    fn options(&self, metadata: Vec<(String, String)>) -> BuildOptions {
-        let blocks = Blocks::default();
-        BuildOptions { outputs: Outputs::Logits, weights: self.weights, head: self.head, blocks, metadata }
     }
 
     /// The builder's error as the one that users see: a weight's own when it could not be had.
@@ -176,6 +156,22 @@ fn weight<'c>(checkpoint: &'c Checkpoint, name: &str) -> std::result::Result<Wei
         _ => WeightType::F32,
     };
     Ok(Weight { kind, shape: stored.shape.to_vec(), bytes: Cow::Borrowed(stored.bytes) })
+}
+
+/// What the graph's builder calls a form.
+fn build_options(form: GraphForm, model: &str) -> Result<BuildOptions> {
+    Ok(BuildOptions {
+        outputs: match form.outputs {
+            GraphOutputs::Logits => Outputs::Logits,
+            GraphOutputs::HiddenStates => Outputs::HiddenStates,
+            GraphOutputs::Both => Outputs::LogitsAndHiddenStates,
+        },
+        weights: weight_format(form.dtype, model)?,
+        head: weight_format(form.head_dtype, model)?,
+        blocks: Blocks { size: form.block_size, symmetric: !form.zero_points },
+        adapter_inputs: form.adapter_inputs,
+        metadata: Vec::new(),
+    })
 }
 
 /// How weights of `dtype` are stored in a graph.

@@ -14,50 +14,22 @@ mod tests;
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{ModelFile, ModelFiles};
-use tandem_core::{CancelToken, DType, Error, Progress, ProgressEvent, Result};
+use tandem_core::{CancelToken, Error, ExportOptions, Exported, Progress, ProgressEvent, Result};
 
 pub use self::cached::cached_graph;
 use self::staging::Staging;
-use crate::checkpoint::{Form, GraphPlan};
+use crate::checkpoint::GraphPlan;
 
 /// What made a graph: the release, and a number that grows when the same release of Tandem would make another graph than before.
 /// Graphs of other versions are not found in the cache.
 pub const EXPORTER_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-2");
 
-/// What an export is to make.
-#[derive(Clone, Debug)]
-pub struct ExportOptions {
-    /// The directory to make.
-    pub directory: PathBuf,
-    /// The dtype of the weights.
-    pub dtype: DType,
-    /// That of the head, and of the embedding where they are one; `None` is the same.
-    pub head_dtype: Option<DType>,
-    /// Put it in the place of an earlier export.
-    pub replace: bool,
-    /// Who is told how far it is.
-    pub progress: Progress,
-    /// Ends it from another thread.
-    pub cancel: CancelToken,
-}
-
-/// What an export made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Exported {
-    /// The directory.
-    pub directory: PathBuf,
-    /// The graph in it.
-    pub graph: PathBuf,
-    /// Every file in it with its size in bytes, by name.
-    pub files: Vec<(String, u64)>,
-}
-
 /// Exports the checkpoint of `files` to a directory that ONNX Runtime, onnxruntime-genai and Tandem itself load as it is: the graph and
-/// its weights, a `genai_config.json`, and copies of configuration and tokenizer.
+/// its weights, a `genai_config.json` where the graph gives logits, and copies of configuration and tokenizer.
 ///
 /// The directory appears whole, by one rename. An export that fails, is cancelled or is killed leaves nothing under that name.
 ///
@@ -73,9 +45,8 @@ pub fn export(files: &ModelFiles, options: &ExportOptions) -> Result<Exported> {
 fn export_where(files: &ModelFiles, options: &ExportOptions, available: &dyn Fn(&Path) -> io::Result<u64>) -> Result<Exported> {
     refuse_without_weights(files)?;
     let config = ModelConfig::from_file(&files.config)?;
-    let genai_config = genai::config(files, &config)?;
-    let form = Form { dtype: options.dtype, head: options.head_dtype.unwrap_or(options.dtype) };
-    let plan = GraphPlan::open(files, &config, form)?;
+    let genai_config = genai::config(files, &config, options.form.outputs)?;
+    let plan = GraphPlan::open(files, &config, options.form)?;
     staging::check_target(&options.directory, options.replace)?;
     let companions = companions(files);
     let copied = companions.iter().map(|file| file.len()).sum::<Result<u64>>()?;
@@ -88,8 +59,10 @@ fn export_where(files: &ModelFiles, options: &ExportOptions, available: &dyn Fn(
     for file in companions {
         copy(file, &directory)?;
     }
-    let path = directory.join(genai::FILE);
-    fs::write(&path, genai_config).map_err(|error| cannot("written", &path, error))?;
+    if let Some(genai_config) = genai_config {
+        let path = directory.join(genai::FILE);
+        fs::write(&path, genai_config).map_err(|error| cannot("written", &path, error))?;
+    }
     if options.cancel.is_cancelled() {
         return Err(Error::Cancelled);
     }

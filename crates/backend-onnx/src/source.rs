@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use tandem_core::backend::{LoadOptions, Numerics, WeightFile};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
-use tandem_core::{DType, Error, Result};
+use tandem_core::{DType, Error, GraphForm, Result};
 use tandem_onnx_graph::{Activations, DataType, Edit, Graph, LogitsControl, Node};
 
-use crate::checkpoint::{Form, GraphPlan};
+use crate::checkpoint::GraphPlan;
 use crate::export::cached_graph;
 
 /// A graph larger than this, weights within it, is changed only where it must be: the change is made on a copy in memory.
@@ -88,7 +88,7 @@ impl Source {
             let file = ModelFile::Path(cached_graph(files, dtype, options)?);
             return Self::read(&GraphFile { file, dtype: Some(dtype) }, options);
         }
-        let bytes = GraphPlan::open(files, config, Form::of(dtype))?.build()?;
+        let bytes = GraphPlan::open(files, config, GraphForm::of(dtype))?.build()?;
         let graph = Graph::parse(bytes, &files.name).map_err(bad_graph)?;
         Ok(Self {
             name: files.name.clone(),

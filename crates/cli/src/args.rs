@@ -2,15 +2,16 @@
 
 mod engine;
 mod examples;
+mod form;
 mod generation;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use tandem::DType;
 
 pub(crate) use self::engine::{CoreMlFormat, DeviceChoice, EngineOptions};
+pub(crate) use self::form::FormOptions;
 pub(crate) use self::generation::GenerationOptions;
 
 /// Local text generation on engines that are held to the same answer.
@@ -130,12 +131,8 @@ pub(crate) struct ShowArgs {
 pub(crate) struct ExportArgs {
     #[command(flatten)]
     pub(crate) model: ModelArg,
-    /// The dtype of the weights
-    ///
-    /// f32 loses nothing, as when a checkpoint is run without a dtype. f16 is for accelerators. int8 takes a quarter of the space and
-    /// int4 an eighth, and both are faster on a processor; int4 is less exact.
-    #[arg(long, value_name = "DTYPE", default_value = "f32", value_parser = engine::one_of::<DType>(&["f32", "f16", "int8", "int4"]))]
-    pub(crate) dtype: DType,
+    #[command(flatten)]
+    pub(crate) form: FormOptions,
     /// The directory to make [default: the model's name and the dtype, here]
     #[arg(short = 'o', long = "output", value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,

@@ -2,7 +2,7 @@
 //!
 //! - [`backend`]: what an engine must do, three small traits.
 //! - [`config`], [`files`]: what a published checkpoint says of itself and which files it has.
-//! - [`checkpoint`]: a checkpoint's weights by name. [`progress`]: how far long work is.
+//! - [`checkpoint`]: a checkpoint's weights by name. [`export`]: what a graph of one is to be. [`progress`]: how far long work is.
 //! - [`tokenizer`], [`template`]: text to tokens and back, chat messages to a prompt.
 //! - [`sequence`], [`sampler`], [`stop`], [`generate`], [`score`]: from logits to text. They exist once, so that engines differ in arithmetic only.
 //! - `conformance` (feature): the cases that every backend passes, and the backend that shows they can be passed.
@@ -15,6 +15,7 @@ pub mod config;
 pub mod conformance;
 pub mod divergence;
 pub mod error;
+pub mod export;
 pub mod files;
 pub mod generate;
 pub mod progress;
@@ -31,4 +32,5 @@ pub use backend::{
 };
 pub use cancel::CancelToken;
 pub use error::{Error, Result};
+pub use export::{ExportOptions, Exported, GraphForm, GraphOutputs};
 pub use progress::{Progress, ProgressEvent};

@@ -9,6 +9,11 @@
 //! | `attention_mask` | int64 `[batch, past + tokens]`, ones, and zeros after the end of a shorter row |
 //! | `past_key_values.N.key`, `.value` | float `[batch, kv_heads, past or capacity, head_dim]` |
 //! | `num_logits_to_keep` | int64 `[]`, 0 for all tokens, `n` for the last `n`; only with logits; 0 when it is not given |
+//! | `MODULE.lora_A.weight` | float `[inputs, rank]`; only with adapter inputs; of rank 0 when it is not given |
+//! | `MODULE.lora_B.weight` | float `[rank, outputs]`, the adapter's scale in it; likewise |
+//!
+//! `MODULE` is what transformers calls it, `model.layers.0.mlp.gate_proj`; queries, keys and values are one module, `qkv_proj`, whose
+//! adapter has their factors side by side in `A` and in blocks of `B`. Each module may have a rank of its own.
 //!
 //! | output | type and shape |
 //! |---|---|

@@ -37,7 +37,7 @@ fn spec() -> DecoderSpec {
 
 fn options(outputs: Outputs, weights: WeightFormat) -> BuildOptions {
     let metadata = vec![("source".to_owned(), "a test".to_owned())];
-    BuildOptions { outputs, weights, head: weights, blocks: Blocks::default(), metadata }
+    BuildOptions { outputs, weights, head: weights, blocks: Blocks::default(), adapter_inputs: false, metadata }
 }
 
 /// Every weight of the specification, bf16, its elements made from its name.
@@ -351,4 +351,22 @@ fn specifications_that_contradict_themselves_are_refused() {
     check(&DecoderSpec { head_dim: 15, ..spec() }, "rope.inverse_frequencies", "8 of them for heads of 15");
     check(&DecoderSpec { layer_windows: vec![], ..spec() }, "layer_windows", "0 of them for 2 layers");
     check(&DecoderSpec { layer_windows: vec![None, Some(0)], ..spec() }, "layer_windows", "`0` is no number of tokens");
+}
+
+#[test]
+fn an_adapter_is_an_input_that_is_empty_by_default() {
+    let options = BuildOptions { adapter_inputs: true, ..options(Outputs::Logits, WeightFormat::Int4) };
+    let (graph, _) = built(&spec(), &options);
+    let adapted: Vec<_> = graph.main().inputs.iter().filter(|input| input.name.contains(".lora_")).collect();
+    // Two factors each of queries, keys and values together, of what follows attention, and of three projections.
+    assert_eq!(adapted.len(), LAYERS * 5 * 2);
+    for input in adapted {
+        let default = graph.main().initializer(&input.name).unwrap();
+        let is_a = input.name.ends_with(".lora_A.weight");
+        assert_eq!(default.dims[usize::from(is_a)], 0, "{}", input.name);
+        let symbols = input.dims.as_ref().unwrap().iter().filter(|dim| matches!(dim, Dim::Symbolic(_)));
+        assert_eq!(symbols.count(), 1, "{}: any rank", input.name);
+    }
+    let base = built(&spec(), &BuildOptions { adapter_inputs: false, ..options }).0;
+    assert!(base.main().inputs.iter().all(|input| !input.name.contains(".lora_")));
 }

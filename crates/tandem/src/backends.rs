@@ -3,9 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tandem_core::files::ModelFiles;
-use tandem_core::{Backend, BackendKind, Error, Result};
-
-use crate::export::{ExportOptions, Exported};
+use tandem_core::{Backend, BackendKind, Error, ExportOptions, Exported, Result};
 
 /// Every backend that there is, in this build or in another, the default first.
 pub const KNOWN_BACKENDS: [BackendKind; 2] = [BackendKind::Onnx, BackendKind::Candle];
@@ -124,11 +122,7 @@ pub fn setup(_options: &SetupOptions, _progress: &mut dyn FnMut(&str)) -> Result
 /// [`Error::Cancelled`] says that the token was set.
 #[cfg(feature = "onnx")]
 pub fn export(files: &ModelFiles, options: &ExportOptions) -> Result<Exported> {
-    use tandem_backend_onnx::export;
-    let ExportOptions { directory, dtype, head_dtype, replace, progress, cancel } = options.clone();
-    let options = export::ExportOptions { directory, dtype, head_dtype, replace, progress, cancel };
-    let export::Exported { directory, graph, files } = export::export(files, &options)?;
-    Ok(Exported { directory, graph, files })
+    tandem_backend_onnx::export::export(files, options)
 }
 
 /// Says that this build makes no graphs.

@@ -26,14 +26,12 @@
 mod backends;
 mod chat;
 mod demo;
-mod export;
 mod model;
 mod numerics;
 mod reference;
 
 pub use backends::{KNOWN_BACKENDS, SetupOptions, SetupReport, backend, compiled, export, ort_library, prepare_process, setup};
 pub use chat::{Chat, Reply};
-pub use export::{ExportOptions, Exported};
 pub use model::{Settings, TextModel, load};
 pub use numerics::{NumericsCost, numerics_cost};
 pub use reference::find;
@@ -49,6 +47,6 @@ pub use tandem_core::stop::StopOptions;
 pub use tandem_core::template::{ChatMessage, ChatTemplate, RenderOptions};
 pub use tandem_core::tokenizer::{SpecialTokens, Tokenizer};
 pub use tandem_core::{
-    Backend, BackendKind, CancelToken, Capabilities, DType, Device, DeviceReport, Error, LoadOptions, Model, ModelInfo, Progress,
-    ProgressEvent, Result, SessionOptions, TokenId,
+    Backend, BackendKind, CancelToken, Capabilities, DType, Device, DeviceReport, Error, ExportOptions, Exported, GraphForm,
+    GraphOutputs, LoadOptions, Model, ModelInfo, Progress, ProgressEvent, Result, SessionOptions, TokenId,
 };

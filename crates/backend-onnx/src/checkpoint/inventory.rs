@@ -4,10 +4,7 @@ use std::collections::HashSet;
 
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::{DType, Error, Result};
-use tandem_onnx_graph::{DecoderSpec, WeightFormat};
-
-/// Inputs that share a scale in a quantised matrix.
-const BLOCK_SIZE: u64 = 32;
+use tandem_onnx_graph::{Blocks, BuildOptions, DecoderSpec, Outputs, WeightFormat};
 
 /// Bytes that a graph's file takes for a layer's nodes and names, and for all else; generous.
 const LAYER_BYTES: u64 = 16 << 10;
@@ -37,8 +34,8 @@ enum Kind {
 /// # Errors
 /// [`Error::BadField`] with the weight as the field: one that is missing, has another shape, is of a type that is not read, or has no
 /// place in the model, which would otherwise be left out without a word.
-pub(super) fn check(spec: &DecoderSpec, checkpoint: &Checkpoint, config: &str) -> Result<()> {
-    let expected = expected(spec);
+pub(super) fn check(spec: &DecoderSpec, outputs: Outputs, checkpoint: &Checkpoint, config: &str) -> Result<()> {
+    let expected = expected(spec, outputs);
     for weight in &expected {
         let stored = checkpoint.tensor(&weight.name)?;
         if stored.shape != weight.shape {
@@ -47,32 +44,33 @@ pub(super) fn check(spec: &DecoderSpec, checkpoint: &Checkpoint, config: &str) -
         }
     }
     let known: HashSet<&str> = expected.iter().map(|weight| weight.name.as_str()).collect();
-    let stray = checkpoint.names().filter(|name| !known.contains(name) && !is_ignored(name, spec)).min();
+    let stray = checkpoint.names().filter(|name| !known.contains(name) && !is_ignored(name, spec, outputs)).min();
     stray.map_or(Ok(()), |name| Err(disagree(checkpoint, name, format!("has no place in the model that `{config}` describes"))))
 }
 
 /// Bytes of the weights as the checkpoint has them.
-pub(super) fn stored_bytes(spec: &DecoderSpec, checkpoint: &Checkpoint) -> u64 {
+pub(super) fn stored_bytes(spec: &DecoderSpec, outputs: Outputs, checkpoint: &Checkpoint) -> u64 {
     let n_bytes = |weight: &Expected| checkpoint.tensor(&weight.name).map_or(0, |stored| stored.bytes.len() as u64);
-    expected(spec).iter().map(n_bytes).sum()
+    expected(spec, outputs).iter().map(n_bytes).sum()
 }
 
 /// Bytes of the graph with its weights, or somewhat more.
-pub(super) fn graph_bytes(spec: &DecoderSpec, checkpoint: &Checkpoint, weights: WeightFormat, head: WeightFormat) -> u64 {
+pub(super) fn graph_bytes(spec: &DecoderSpec, checkpoint: &Checkpoint, options: &BuildOptions) -> u64 {
+    let BuildOptions { weights, head, blocks, outputs, .. } = *options;
     // What is not quantised is of the type that the graph computes in.
     let float = if weights == WeightFormat::F16 { 2 } else { 4 };
     let tables = float * (spec.rope.n_positions * spec.head_dim) as u64 + 2 * PAGE;
-    let constants = expected(spec).into_iter().map(|weight| {
+    let constants = expected(spec, outputs).into_iter().map(|weight| {
         let n_bytes = match weight.kind {
             Kind::Vector => float * weight.shape[0] as u64,
-            Kind::Projection => matrix_bytes(&weight.shape, weights, float),
-            Kind::Head => matrix_bytes(&weight.shape, head, float),
+            Kind::Projection => matrix_bytes(&weight.shape, weights, blocks, float),
+            Kind::Head => matrix_bytes(&weight.shape, head, blocks, float),
             Kind::Embedding => {
                 let is_f32 = checkpoint.tensor(&weight.name).is_ok_and(|stored| stored.dtype == DType::F32);
                 let is_kept = bits(weights).is_some() && !is_f32;
-                match spec.tie_word_embeddings {
-                    true => matrix_bytes(&weight.shape, head, float),
-                    false => matrix_bytes(&weight.shape, WeightFormat::F32, if is_kept { 2 } else { float }),
+                match spec.tie_word_embeddings && outputs != Outputs::HiddenStates {
+                    true => matrix_bytes(&weight.shape, head, blocks, float),
+                    false => matrix_bytes(&weight.shape, WeightFormat::F32, blocks, if is_kept { 2 } else { float }),
                 }
             }
         };
@@ -82,10 +80,13 @@ pub(super) fn graph_bytes(spec: &DecoderSpec, checkpoint: &Checkpoint, weights: 
     constants.sum::<u64>() + tables + LAYER_BYTES * spec.n_layers as u64 + GRAPH_BYTES
 }
 
-fn matrix_bytes(shape: &[usize], format: WeightFormat, float: u64) -> u64 {
+fn matrix_bytes(shape: &[usize], format: WeightFormat, blocks: Blocks, float: u64) -> u64 {
     let (n_outputs, n_inputs) = (shape[0] as u64, shape[1] as u64);
     match bits(format) {
-        Some(bits) => n_outputs * n_inputs.div_ceil(BLOCK_SIZE) * (BLOCK_SIZE * bits / 8 + 4),
+        Some(bits) => {
+            let (size, zero_point) = (blocks.size as u64, u64::from(!blocks.symmetric));
+            n_outputs * n_inputs.div_ceil(size) * (size * bits / 8 + float + zero_point)
+        }
         None => n_outputs * n_inputs * float,
     }
 }
@@ -99,13 +100,13 @@ fn bits(format: WeightFormat) -> Option<u64> {
 }
 
 /// Names and shapes as in `modeling_{llama,mistral,qwen2,qwen3}.py` of transformers.
-fn expected(spec: &DecoderSpec) -> Vec<Expected> {
+fn expected(spec: &DecoderSpec, outputs: Outputs) -> Vec<Expected> {
     let hidden = spec.hidden_size;
     let mut all = vec![
         Expected::of(spec, Kind::Embedding, "embed_tokens.weight", &[spec.vocab_size, hidden]),
         Expected::of(spec, Kind::Vector, "norm.weight", &[hidden]),
     ];
-    if !spec.tie_word_embeddings {
+    if !spec.tie_word_embeddings && outputs != Outputs::HiddenStates {
         all.push(Expected { name: "lm_head.weight".into(), shape: vec![spec.vocab_size, hidden], kind: Kind::Head });
     }
     for layer in 0..spec.n_layers {
@@ -142,9 +143,11 @@ impl Expected {
     }
 }
 
-/// What published checkpoints have beside the weights: a copy of a tied head, and the frequencies of rope, which are computed.
-fn is_ignored(name: &str, spec: &DecoderSpec) -> bool {
-    (spec.tie_word_embeddings && name == "lm_head.weight") || name.ends_with("rotary_emb.inv_freq")
+/// What published checkpoints have beside the weights that are used: a copy of a tied head, a head that nobody wants, and the
+/// frequencies of rope, which are computed.
+fn is_ignored(name: &str, spec: &DecoderSpec, outputs: Outputs) -> bool {
+    ((spec.tie_word_embeddings || outputs == Outputs::HiddenStates) && name == "lm_head.weight")
+        || name.ends_with("rotary_emb.inv_freq")
 }
 
 fn disagree(checkpoint: &Checkpoint, weight: &str, problem: String) -> Error {

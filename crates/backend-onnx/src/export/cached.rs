@@ -10,13 +10,13 @@ use sha2::{Digest, Sha256};
 use tandem_core::backend::LoadOptions;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
-use tandem_core::{DType, Error, ProgressEvent, Result};
+use tandem_core::{DType, Error, GraphForm, ProgressEvent, Result};
 use tandem_onnx_graph::GRAPH_FILE;
 
 use super::hashes::Hashes;
 use super::staging::Staging;
 use super::{EXPORTER_VERSION, cannot, provenance, refuse_without_weights, space};
-use crate::checkpoint::{Form, GraphPlan};
+use crate::checkpoint::GraphPlan;
 use crate::library;
 
 /// How often a process looks whether the other one is done.
@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 pub fn cached_graph(files: &ModelFiles, dtype: DType, options: &LoadOptions) -> Result<PathBuf> {
     refuse_without_weights(files)?;
     let graphs = options.cache.clone().map_or_else(library::cache_dir, Ok)?.join("graphs");
-    let form = Form::of(dtype);
+    let form = GraphForm::of(dtype);
     let mut remembered = Hashes::open(graphs.join("hashes.json"));
     let hashes = provenance::sources(files).map(|file| remembered.sha256(file, &options.progress, &options.cancel));
     let hashes: Vec<String> = hashes.collect::<Result<_>>()?;
@@ -61,10 +61,11 @@ pub fn cached_graph(files: &ModelFiles, dtype: DType, options: &LoadOptions) -> 
     }
 }
 
-fn key(form: Form, hashes: &[String]) -> String {
+fn key(form: GraphForm, hashes: &[String]) -> String {
     let mut hasher = Sha256::new();
-    for part in
-        [EXPORTER_VERSION, &form.dtype.to_string(), &form.head.to_string()].into_iter().chain(hashes.iter().map(String::as_str))
+    for part in [EXPORTER_VERSION, &form.dtype.to_string(), &form.head_dtype.to_string()]
+        .into_iter()
+        .chain(hashes.iter().map(String::as_str))
     {
         hasher.update(part);
         hasher.update([0]);

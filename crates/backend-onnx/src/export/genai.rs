@@ -7,7 +7,7 @@ use tandem_core::config::{GenerationConfig, ModelConfig};
 use tandem_core::files::{MAX_JSON_BYTES, ModelFile, ModelFiles};
 use tandem_core::template::TokenizerConfig;
 use tandem_core::tokenizer::Tokenizer;
-use tandem_core::{Result, TokenId};
+use tandem_core::{GraphOutputs, Result, TokenId};
 use tandem_onnx_graph::GRAPH_FILE;
 
 /// Its name.
@@ -16,11 +16,15 @@ pub(super) const FILE: &str = "genai_config.json";
 /// The largest published tokenizers have some 30 MB.
 const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
 
-/// The file's content for the model of `files`, whose configuration is `config`.
+/// The file's content for the model of `files`, whose configuration is `config`; none where the graph gives no logits, since
+/// onnxruntime-genai does nothing but generate.
 ///
 /// # Errors
 /// Those of a generation configuration or a tokenizer that cannot be read.
-pub(super) fn config(files: &ModelFiles, config: &ModelConfig) -> Result<String> {
+pub(super) fn config(files: &ModelFiles, config: &ModelConfig, outputs: GraphOutputs) -> Result<Option<String>> {
+    if outputs == GraphOutputs::HiddenStates {
+        return Ok(None);
+    }
     let generation = files.generation_config.as_ref().map(GenerationConfig::from_file).transpose()?.unwrap_or_default();
     let named = NamedTokens::read(files)?;
     let end_tokens = end_tokens(config, &generation, named.end);
@@ -42,7 +46,7 @@ pub(super) fn config(files: &ModelFiles, config: &ModelConfig) -> Result<String>
         fields.retain(|_, value| !value.is_null() && value.as_array().is_none_or(|tokens| !tokens.is_empty()));
     }
     let root = json!({ "model": model, "search": search(config, &generation) });
-    Ok(format!("{root:#}\n"))
+    Ok(Some(format!("{root:#}\n")))
 }
 
 /// The tokens that `tokenizer_config.json` names.

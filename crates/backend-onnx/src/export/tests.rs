@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use tandem_core::files::ModelFiles;
+use tandem_core::{DType, GraphForm, GraphOutputs};
 
 use super::*;
 
@@ -11,14 +12,7 @@ fn too_small_a_disk_is_said_before_anything_is_written() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/qwen3");
     let files = ModelFiles::discover(&golden, "qwen3").unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let options = ExportOptions {
-        directory: dir.path().join("made/for/it"),
-        dtype: DType::F32,
-        head_dtype: None,
-        replace: false,
-        progress: Progress::default(),
-        cancel: CancelToken::new(),
-    };
+    let options = ExportOptions::new(dir.path().join("made/for/it"), DType::F32);
     let error = export_where(&files, &options, &|_| Ok(10_000)).unwrap_err();
     let message = error.to_string();
     assert!(message.contains("made/for/it") && message.contains("there is not enough room: "), "{message}");
@@ -27,4 +21,28 @@ fn too_small_a_disk_is_said_before_anything_is_written() {
 
     let exported = export_where(&files, &options, &|_| Ok(10_000_000)).unwrap();
     assert!(exported.graph.is_file());
+}
+
+#[test]
+fn no_form_takes_more_room_than_was_asked_for() {
+    let dtypes = [DType::F32, DType::F16, DType::Int8, DType::Int4];
+    let mut forms: Vec<_> = dtypes.map(GraphForm::of).into();
+    let int4 = GraphForm::of(DType::Int4);
+    forms.extend([16, 64, 128].map(|block_size| GraphForm { block_size, zero_points: true, ..int4 }));
+    forms.extend([GraphOutputs::HiddenStates, GraphOutputs::Both].map(|outputs| GraphForm { outputs, ..int4 }));
+    forms.push(GraphForm { head_dtype: DType::Int8, adapter_inputs: true, ..int4 });
+    for name in ["qwen2-tied", "qwen2-untied"] {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens").join(name);
+        let files = ModelFiles::discover(&golden, name).unwrap();
+        for form in &forms {
+            let dir = tempfile::tempdir().unwrap();
+            let options =
+                ExportOptions { form: *form, replace: true, ..ExportOptions::new(dir.path().join("graph"), form.dtype) };
+            let exported = export(&files, &options).unwrap();
+            let made = exported.files.iter().filter(|(name, _)| name != genai::FILE).map(|(_, n_bytes)| n_bytes).sum::<u64>();
+            assert!(export_where(&files, &options, &|_| Ok(made - 1)).is_err(), "{name} {form:?}: {made} bytes");
+            let has_genai_config = exported.files.iter().any(|(name, _)| name == genai::FILE);
+            assert_eq!(has_genai_config, form.outputs != GraphOutputs::HiddenStates);
+        }
+    }
 }

@@ -7,10 +7,10 @@ use safetensors::Dtype;
 use serde_json::Value;
 use tandem_backend_onnx::export::{EXPORTER_VERSION, export};
 use tandem_core::files::{ModelFile, ModelFiles};
-use tandem_core::{DType, Error, Progress};
+use tandem_core::{DType, Error, ExportOptions, Progress};
 
 use crate::checkpoints::{Checkpoint, GOLDENS, golden};
-use crate::{export_to, names, options};
+use crate::{export_to, names};
 
 #[test]
 fn two_exports_are_the_same_to_the_byte() {
@@ -135,7 +135,7 @@ fn a_cancelled_export_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let files = ModelFiles::discover(&golden("qwen3"), "qwen3").unwrap();
     for at in 0.. {
-        let mut options = options(&dir.path().join("graph"), DType::Int4);
+        let mut options = ExportOptions::new(dir.path().join("graph"), DType::Int4);
         let n_events = Arc::new(Mutex::new(0));
         options.progress = Progress::new({
             let (n_events, cancel) = (Arc::clone(&n_events), options.cancel.clone());
@@ -162,7 +162,7 @@ fn a_cancelled_export_leaves_nothing() {
 fn progress_goes_from_nothing_to_all() {
     let dir = tempfile::tempdir().unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let mut options = options(&dir.path().join("graph"), DType::Int8);
+    let mut options = ExportOptions::new(dir.path().join("graph"), DType::Int8);
     options.progress = Progress::new({
         let seen = Arc::clone(&seen);
         move |event| seen.lock().unwrap().push((event.to_string(), event.bytes().unwrap()))
@@ -196,9 +196,7 @@ fn only_an_earlier_export_is_replaced_and_only_when_asked() {
     let dir = tempfile::tempdir().unwrap();
     let directory = dir.path().join("graph");
     let files = ModelFiles::discover(&golden("qwen3"), "qwen3").unwrap();
-    let attempt = |replace: bool, dtype| {
-        export(&files, &tandem_backend_onnx::export::ExportOptions { replace, ..options(&directory, dtype) })
-    };
+    let attempt = |replace: bool, dtype| export(&files, &ExportOptions { replace, ..ExportOptions::new(&directory, dtype) });
     fs::create_dir(&directory).unwrap();
     attempt(false, DType::F32).expect("an empty directory is no obstacle");
     let before = fs::read(directory.join("model.onnx")).unwrap();

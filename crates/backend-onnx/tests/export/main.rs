@@ -1,6 +1,7 @@
 //! Graphs from checkpoints: they compute what transformers does, are the same each time, and appear whole or not at all.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
 
+mod adapters;
 mod bad;
 mod cache;
 mod checkpoints;
@@ -9,24 +10,13 @@ mod golden;
 
 use std::path::Path;
 
-use tandem_backend_onnx::export::{ExportOptions, Exported, export};
+use tandem_backend_onnx::export::export;
 use tandem_core::files::ModelFiles;
-use tandem_core::{CancelToken, DType, Progress, Result};
+use tandem_core::{DType, ExportOptions, Exported, Result};
 
 /// Exports the checkpoint at `checkpoint` to `directory`.
 fn export_to(checkpoint: &Path, directory: &Path, dtype: DType) -> Result<Exported> {
-    export(&ModelFiles::discover(checkpoint, "a checkpoint")?, &options(directory, dtype))
-}
-
-fn options(directory: &Path, dtype: DType) -> ExportOptions {
-    ExportOptions {
-        directory: directory.into(),
-        dtype,
-        head_dtype: None,
-        replace: false,
-        progress: Progress::default(),
-        cancel: CancelToken::new(),
-    }
+    export(&ModelFiles::discover(checkpoint, "a checkpoint")?, &ExportOptions::new(directory, dtype))
 }
 
 /// The names in `directory`, sorted.

@@ -69,6 +69,7 @@ pub(super) const EXPORT: &str = "\
 Examples:
   tandem export ./my-model --dtype int4
   tandem export ./my-model --dtype int8 -o ./my-model-int8
+  tandem export ./my-model --dtype int4 --block-size 128 --head-dtype int8
   tandem export demo -o ./demo-graph --json | jq .bytes";
 
 pub(super) const DEVICES: &str = "\

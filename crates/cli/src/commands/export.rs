@@ -21,6 +21,11 @@ struct Report {
     directory: String,
     graph: String,
     dtype: String,
+    head_dtype: String,
+    block_size: usize,
+    zero_points: bool,
+    outputs: String,
+    adapter_inputs: bool,
     /// All files together.
     bytes: u64,
     files: Vec<FileRow>,
@@ -37,8 +42,9 @@ struct FileRow {
 pub(crate) fn export(args: ExportArgs, output: &Output) -> Result<ExitCode> {
     let reference = &args.model.reference;
     let files = tandem::find(reference)?;
-    let directory = args.directory.unwrap_or_else(|| default_directory(reference, args.dtype));
-    let mut options = ExportOptions { replace: args.force, ..ExportOptions::new(directory, args.dtype) };
+    let directory = args.directory.unwrap_or_else(|| default_directory(reference, args.form.dtype));
+    let form = args.form.form();
+    let mut options = ExportOptions { form, replace: args.force, ..ExportOptions::new(directory, form.dtype) };
     let interrupts = Interrupts::install(options.cancel.clone()).context("Ctrl-C cannot be listened to")?;
     let started = Instant::now();
     let progress = output.progress(format!("exporting {reference}"));
@@ -57,7 +63,12 @@ pub(crate) fn export(args: ExportArgs, output: &Output) -> Result<ExitCode> {
             model: reference.clone(),
             directory,
             graph: exported.graph.display().to_string(),
-            dtype: args.dtype.to_string(),
+            dtype: form.dtype.to_string(),
+            head_dtype: form.head_dtype.to_string(),
+            block_size: form.block_size,
+            zero_points: form.zero_points,
+            outputs: args.form.outputs,
+            adapter_inputs: form.adapter_inputs,
             bytes,
             files: exported.files.into_iter().map(|(name, bytes)| FileRow { name, bytes }).collect(),
             export_ms: time.as_millis() as u64,
@@ -67,7 +78,7 @@ pub(crate) fn export(args: ExportArgs, output: &Output) -> Result<ExitCode> {
     }
     output.line(&output.for_stdout(&directory))?;
     let n_files = exported.files.len();
-    output.note(&format!("{}: {} in {n_files} files, {:.1} s", args.dtype, figures::bytes(bytes), time.as_secs_f64()));
+    output.note(&format!("{}: {} in {n_files} files, {:.1} s", form.dtype, figures::bytes(bytes), time.as_secs_f64()));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -57,6 +57,24 @@ fn the_built_in_model_is_exported_too() {
 }
 
 #[test]
+fn the_form_of_a_graph_can_be_said() {
+    let place = Place::new();
+    let int4 = place.json(&["export", "demo", "--dtype", "int4", "--json", "-o", "plain"]);
+    let more = ["--block-size", "128", "--zero-points", "--head-dtype", "int8", "--outputs", "both", "--adapter-inputs"];
+    let report = place.json(&[&["export", "demo", "--dtype", "int4", "--json", "-o", "made"][..], &more].concat());
+    assert_eq!((&report["block_size"], &report["zero_points"]), (&128.into(), &true.into()));
+    assert_eq!((&report["head_dtype"], &report["outputs"]), (&"int8".into(), &"both".into()));
+    assert_eq!((&int4["head_dtype"], &int4["outputs"]), (&"int4".into(), &"logits".into()));
+    assert_eq!((&report["adapter_inputs"], &int4["adapter_inputs"]), (&true.into(), &false.into()));
+    assert_ne!(report["bytes"], int4["bytes"]);
+
+    place.json(&["export", "demo", "--outputs", "hidden-states", "--json", "-o", "hidden"]);
+    assert!(!names(&place, "hidden").contains(&"genai_config.json".to_owned()), "nothing to generate with");
+    place.tandem(&["export", "demo", "--block-size", "48"]).fails(2, &["48", "16, 32, 64, 128"]);
+    place.tandem(&["export", "demo", "--head-dtype", "f16"]).fails(1, &["head", "16-bit floats"]);
+}
+
+#[test]
 fn what_is_there_is_not_lost() {
     let place = Place::new();
     checkpoint(&place);

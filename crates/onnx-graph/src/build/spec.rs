@@ -72,6 +72,8 @@ pub struct BuildOptions {
     pub head: WeightFormat,
     /// The blocks of what is quantised.
     pub blocks: Blocks,
+    /// The layers' projections have inputs for a low-rank adapter (LoRA).
+    pub adapter_inputs: bool,
     /// Named texts for the file, such as where the weights came from.
     pub metadata: Vec<(String, String)>,
 }

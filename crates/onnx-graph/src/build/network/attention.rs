@@ -50,7 +50,7 @@ impl Network<'_> {
         let bias = spec.attention_output_bias.then(|| vec![self.part(&format!("{block}.bias"), &[spec.hidden_size])]);
         let name = weight.name.clone();
         let matrix = Matrix { weights: vec![weight], bias, format: self.options.weights };
-        self.product(&context, &name, matrix, &value("attention"));
+        self.projection(&context, &name, matrix, &value("attention"));
         value("attention")
     }
 
@@ -66,7 +66,7 @@ impl Network<'_> {
         let packed = format!("layers.{layer}.qkv");
         let name = format!("{}{block}.qkv_proj.weight", spec.prefix);
         let matrix = Matrix { weights: weights.into(), bias, format: self.options.weights };
-        self.product(input, &name, matrix, &packed);
+        self.projection(input, &name, matrix, &packed);
         if !spec.qk_norm {
             return [packed, String::new(), String::new()];
         }

@@ -38,22 +38,22 @@ impl Network<'_> {
     fn mlp(&mut self, prefix: &str, input: &str) -> String {
         let (hidden, inner) = (self.spec.hidden_size, self.spec.intermediate_size);
         let value = |name: &str| format!("{prefix}.{name}");
-        self.projection(input, prefix, "gate", [inner, hidden]);
-        self.projection(input, prefix, "up", [inner, hidden]);
+        self.linear(input, prefix, "gate", [inner, hidden]);
+        self.linear(input, prefix, "up", [inner, hidden]);
         // x * sigmoid(x)
         let node = self.add("com.microsoft", "QuickGelu", &[&value("gate")], &value("silu"));
         node.with("alpha", AttributeValue::Float(1.0));
         self.add("", "Mul", &[&value("silu"), &value("up")], &value("gated"));
-        self.projection(&value("gated"), prefix, "down", [hidden, inner]);
+        self.linear(&value("gated"), prefix, "down", [hidden, inner]);
         value("down")
     }
 
-    fn projection(&mut self, input: &str, prefix: &str, name: &str, shape: [usize; 2]) {
+    fn linear(&mut self, input: &str, prefix: &str, name: &str, shape: [usize; 2]) {
         let module = format!("{prefix}.mlp.{name}_proj");
         let weight = self.part(&format!("{module}.weight"), &shape);
         let bias = self.spec.mlp_bias.then(|| vec![self.part(&format!("{module}.bias"), &shape[..1])]);
         let constant = weight.name.clone();
         let matrix = Matrix { weights: vec![weight], bias, format: self.options.weights };
-        self.product(input, &constant, matrix, &format!("{prefix}.{name}"));
+        self.projection(input, &constant, matrix, &format!("{prefix}.{name}"));
     }
 }

@@ -5,7 +5,7 @@ use super::super::quantize::Form;
 use super::super::spec::WeightFormat;
 use super::super::weights::WeightType;
 use super::Network;
-use crate::graph::{Attribute, AttributeValue, DataType, Node};
+use crate::graph::{Attribute, AttributeValue, DataType, Dim, Node, ValueInfo};
 
 /// A matrix that something is multiplied by.
 pub(super) struct Matrix {
@@ -59,6 +59,34 @@ impl Network<'_> {
         let product = format!("{output}.product");
         self.add("", "MatMul", &[input, name], &product).name = node_name(name);
         self.add("", "Add", &[&product, &bias], output);
+    }
+
+    /// As [`product`](Self::product), for a projection of a layer: where the options ask for it, an adapter's low-rank update is
+    /// added to the result, `(x A) B`. Both factors are inputs whose defaults have no rank at all, so that the sum is the product.
+    pub(super) fn projection(&mut self, input: &str, name: &str, matrix: Matrix, output: &str) {
+        if !self.options.adapter_inputs {
+            return self.product(input, name, matrix, output);
+        }
+        let n_inputs = matrix.weights[0].shape[1];
+        let n_outputs = matrix.weights.iter().map(|weight| weight.shape[0]).sum();
+        let module = name.strip_suffix(".weight").unwrap_or(name);
+        let value = |part: &str| format!("{output}.{part}");
+        let [a, b] = ["A", "B"].map(|factor| format!("{module}.lora_{factor}.weight"));
+        let rank = Dim::Symbolic(format!("{module}.rank"));
+        self.adapter_input(&a, [Dim::Fixed(n_inputs as i64), rank.clone()], &[n_inputs, 0]);
+        self.adapter_input(&b, [rank, Dim::Fixed(n_outputs as i64)], &[0, n_outputs]);
+        self.product(input, name, matrix, &value("base"));
+        self.add("", "MatMul", &[input, &a], &value("low_rank"));
+        self.add("", "MatMul", &[&value("low_rank"), &b], &value("update"));
+        self.add("", "Add", &[&value("base"), &value("update")], output);
+    }
+
+    /// An input with an empty default.
+    fn adapter_input(&mut self, name: &str, dims: [Dim; 2], empty: &[usize]) {
+        let data_type = self.float.data_type();
+        let constants = vec![constant(name, data_type, empty)];
+        self.steps.push(Step { constants, views: vec![], recipe: Recipe::Fixed(Vec::new()) });
+        self.inputs.push(ValueInfo { name: name.into(), data_type: Some(data_type), dims: Some(dims.into()) });
     }
 
     /// The product with a matrix that [`quantized_steps`](Self::quantized_steps) has made, of activations rounded to 8 bits.

@@ -1,0 +1,50 @@
+//! The form of a graph that is made: how it holds its weights, what it takes and what it gives.
+
+use clap::Args;
+use tandem::{DType, GraphForm, GraphOutputs};
+
+use super::engine::one_of;
+
+#[derive(Args, Debug)]
+pub(crate) struct FormOptions {
+    /// The dtype of the weights
+    ///
+    /// f32 loses nothing, as when a checkpoint is run without a dtype. f16 is for accelerators. int8 takes a quarter of the space and
+    /// int4 an eighth, and both are faster on a processor; int4 is less exact.
+    #[arg(long, value_name = "DTYPE", default_value = "f32", value_parser = one_of::<DType>(&["f32", "f16", "int8", "int4"]))]
+    pub(crate) dtype: DType,
+    /// The dtype of the head, and of the embedding where they are one [default: that of the weights]
+    ///
+    /// int4 with a head of int8 takes a little more space and loses much less.
+    #[arg(long, value_name = "DTYPE", value_parser = one_of::<DType>(&["f32", "f16", "int8", "int4"]))]
+    pub(crate) head_dtype: Option<DType>,
+    /// How many inputs of a quantised matrix share a scale: larger blocks are smaller and faster, and less exact
+    #[arg(long, value_name = "INPUTS", default_value = "32", value_parser = one_of::<usize>(&["16", "32", "64", "128"]))]
+    pub(crate) block_size: usize,
+    /// Give each block a zero point besides its scale: more exact, a little larger
+    #[arg(long)]
+    pub(crate) zero_points: bool,
+    /// What the graph computes: logits for generation, hidden states for embeddings
+    #[arg(long, value_name = "WHICH", default_value = "logits", value_parser = ["logits", "hidden-states", "both"])]
+    pub(crate) outputs: String,
+    /// Give the projections inputs for a low-rank adapter of any rank; without one they cost next to nothing
+    #[arg(long)]
+    pub(crate) adapter_inputs: bool,
+}
+
+impl FormOptions {
+    pub(crate) fn form(&self) -> GraphForm {
+        GraphForm {
+            dtype: self.dtype,
+            head_dtype: self.head_dtype.unwrap_or(self.dtype),
+            block_size: self.block_size,
+            zero_points: self.zero_points,
+            outputs: match self.outputs.as_str() {
+                "hidden-states" => GraphOutputs::HiddenStates,
+                "both" => GraphOutputs::Both,
+                _ => GraphOutputs::Logits,
+            },
+            adapter_inputs: self.adapter_inputs,
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What an export of a checkpoint to a graph is to make, and what it made.
+
+use std::path::PathBuf;
+
+use crate::backend::DType;
+use crate::cancel::CancelToken;
+use crate::progress::Progress;
+
+/// What an export is to make.
+#[derive(Clone, Debug)]
+pub struct ExportOptions {
+    /// The directory to make.
+    pub directory: PathBuf,
+    /// The form of the graph in it.
+    pub form: GraphForm,
+    /// Put it in the place of an earlier export.
+    pub replace: bool,
+    /// Who is told how far it is.
+    pub progress: Progress,
+    /// Ends it from another thread; nothing half made is left.
+    pub cancel: CancelToken,
+}
+
+/// How a graph holds its weights, and what it takes and gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GraphForm {
+    /// The dtype of the layers' projections: f32, f16, int8 or int4.
+    pub dtype: DType,
+    /// That of the head, and of the embedding where they are one.
+    pub head_dtype: DType,
+    /// Inputs of a quantised matrix that share a scale: 16, 32, 64 or 128.
+    pub block_size: usize,
+    /// Each block has a zero point besides its scale.
+    pub zero_points: bool,
+    /// What the graph computes.
+    pub outputs: GraphOutputs,
+    /// The projections have inputs for a low-rank adapter, of any rank; without one they compute what they would without the inputs.
+    pub adapter_inputs: bool,
+}
+
+/// What a graph computes besides the KV cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum GraphOutputs {
+    /// Logits, for generation.
+    #[default]
+    Logits,
+    /// The hidden states after the last norm, for embeddings; the head is left out.
+    HiddenStates,
+    /// Both.
+    Both,
+}
+
+/// What an export made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// The directory.
+    pub directory: PathBuf,
+    /// The graph in it.
+    pub graph: PathBuf,
+    /// Every file in it with its size in bytes, by name.
+    pub files: Vec<(String, u64)>,
+}
+
+impl ExportOptions {
+    /// A new `directory` with weights of `dtype`.
+    pub fn new(directory: impl Into<PathBuf>, dtype: DType) -> Self {
+        Self {
+            directory: directory.into(),
+            form: GraphForm::of(dtype),
+            replace: false,
+            progress: Progress::default(),
+            cancel: CancelToken::new(),
+        }
+    }
+}
+
+impl GraphForm {
+    /// Everything in `dtype`, quantised symmetrically in blocks of 32 inputs, with logits: what is made when nothing else is said.
+    pub fn of(dtype: DType) -> Self {
+        Self {
+            dtype,
+            head_dtype: dtype,
+            block_size: 32,
+            zero_points: false,
+            outputs: GraphOutputs::Logits,
+            adapter_inputs: false,
+        }
+    }
+}
