@@ -1,12 +1,17 @@
 //! Attention of one sequence over its keys and values: grouped heads read what they share where it lies, and no mask is made.
 
+use std::ops::Range;
+
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use crate::elementwise::{add_weighted_rows, softmax};
+use crate::elementwise::{exponentials, softmax};
 use crate::kernel::{Level, MAX_ROWS};
 use crate::linear::{Strided, StridedMut, product_into};
 use crate::values::{Values, tensor};
+
+/// Positions that a query attends to at a time when few queries do.
+const POSITIONS: usize = 256;
 
 /// Queries of one head that go through a product together.
 const BLOCK: usize = 32;
@@ -22,7 +27,7 @@ pub(crate) struct Sight {
 
 impl Sight {
     /// The positions that query `row` sees.
-    fn of(self, row: usize) -> std::ops::Range<usize> {
+    fn of(self, row: usize) -> Range<usize> {
         let end = self.n_past + row + 1;
         self.window.map_or(0, |window| end.saturating_sub(window))..end
     }
@@ -57,6 +62,35 @@ pub(crate) fn attention(queries: &Tensor, keys: &Tensor, values: &Tensor, sight:
     tensor(out, (n, n_heads * head_dim))
 }
 
+/// Heads that share keys, and some of the positions that a query of theirs sees.
+struct Task {
+    row: usize,
+    heads: Range<usize>,
+    seen: Range<usize>,
+}
+
+/// The attention of some heads to some positions.
+struct Part {
+    /// The largest score of each head.
+    largest: Vec<f32>,
+    /// The sum of `exp(score - largest)` of each head.
+    sums: Vec<f32>,
+    /// The values with these as weights: `[heads, head_dim]`.
+    weighted: Vec<f32>,
+}
+
+/// The attention of the head number `head` among those of `parts`, to the positions of all.
+fn together<'p>(parts: impl Iterator<Item = &'p Part> + Clone, head: usize, out: &mut [f32]) {
+    let largest = parts.clone().map(|part| part.largest[head]).fold(f32::NEG_INFINITY, f32::max);
+    let share = |part: &Part| (part.largest[head] - largest).exp();
+    let all: f32 = parts.clone().map(|part| share(part) * part.sums[head]).sum();
+    for part in parts {
+        let share = share(part) / all;
+        let weighted = &part.weighted[head * out.len()..(head + 1) * out.len()];
+        out.iter_mut().zip(weighted).for_each(|(out, value)| *out += share * value);
+    }
+}
+
 struct Shared<'a> {
     queries: &'a [f32],
     keys: &'a [f32],
@@ -81,26 +115,57 @@ impl Shared<'_> {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
-    /// One query of one head at a time: for decoding.
+    /// The queries of one row that share keys, over a part of the positions at a time: for decoding. Each key and value is read once,
+    /// and the parts are put together by their largest scores (Dao et al., <https://arxiv.org/abs/2205.14135>). The parts do not depend
+    /// on the number of threads.
     fn by_vector(&self, out: &mut [f32]) {
         let level = Level::detect();
-        let attend = |i: usize, out: &mut [f32]| {
-            let (row, head) = (i / self.n_heads, i % self.n_heads);
-            let seen = self.sight.of(row);
-            let of_seen = |cache| &self.of_head(cache, head)[seen.start * self.head_dim..seen.end * self.head_dim];
-            let query: Vec<f32> =
-                self.queries[(head * self.n + row) * self.head_dim..][..self.head_dim].iter().map(|q| q * self.scale()).collect();
-            let mut scores = vec![0.0; seen.len()];
-            level.products(of_seen(self.keys), &query, self.head_dim, &mut scores);
-            softmax(&mut scores);
-            add_weighted_rows(&scores, of_seen(self.values), out);
-        };
+        let tasks = self.tasks();
         // The work is in the positions, not in the output.
-        if self.sight.n_past * self.n_heads < 4096 {
-            out.chunks_exact_mut(self.head_dim).enumerate().for_each(|(i, out)| attend(i, out));
+        let parts: Vec<Part> = if self.sight.n_past * self.n_heads < 4096 {
+            tasks.iter().map(|task| self.part(level, task)).collect()
         } else {
-            out.par_chunks_exact_mut(self.head_dim).enumerate().for_each(|(i, out)| attend(i, out));
+            tasks.par_iter().map(|task| self.part(level, task)).collect()
+        };
+        let pairs: Vec<(&Task, &Part)> = tasks.iter().zip(&parts).collect();
+        for parts in pairs.chunk_by(|(a, _), (b, _)| a.row == b.row && a.heads == b.heads) {
+            let Task { row, heads, .. } = parts[0].0;
+            for head in heads.clone() {
+                let out = &mut out[(row * self.n_heads + head) * self.head_dim..][..self.head_dim];
+                together(parts.iter().map(|(_, part)| *part), head - heads.start, out);
+            }
         }
+    }
+
+    fn tasks(&self) -> Vec<Task> {
+        let mut tasks = Vec::new();
+        for row in 0..self.n {
+            let seen = self.sight.of(row);
+            for shared in (0..self.n_heads).step_by(self.group).map(|first| first..first + self.group) {
+                for heads in shared.clone().step_by(MAX_ROWS).map(|first| first..shared.end.min(first + MAX_ROWS)) {
+                    let parts = seen.clone().step_by(POSITIONS).map(|start| start..seen.end.min(start + POSITIONS));
+                    tasks.extend(parts.map(|seen| Task { row, heads: heads.clone(), seen }));
+                }
+            }
+        }
+        tasks
+    }
+
+    fn part(&self, level: Level, task: &Task) -> Part {
+        let (n, head_dim) = (task.heads.len(), self.head_dim);
+        let of_seen = |cache| &self.of_head(cache, task.heads.start)[task.seen.start * head_dim..task.seen.end * head_dim];
+        let queries: Vec<f32> = task
+            .heads
+            .clone()
+            .flat_map(|head| &self.queries[(head * self.n + task.row) * head_dim..][..head_dim])
+            .map(|query| query * self.scale())
+            .collect();
+        let mut scores = vec![0.0; n * task.seen.len()];
+        level.products(of_seen(self.keys), &queries, head_dim, &mut scores);
+        let mut part = Part { largest: vec![0.0; n], sums: vec![0.0; n], weighted: vec![0.0; n * head_dim] };
+        exponentials(&mut scores, &mut part.largest, &mut part.sums);
+        level.weighted_sums(&scores, of_seen(self.values), head_dim, &mut part.weighted);
+        part
     }
 
     /// Many queries of one head at a time, as products of matrices: for a prompt.
@@ -126,7 +191,7 @@ impl Shared<'_> {
     }
 
     /// The weights, `[n, seen.len()]`, that the queries of `head` from `first` on give to what they see.
-    fn scores(&self, head: usize, first: usize, seen: std::ops::Range<usize>, scores: &mut [f32]) {
+    fn scores(&self, head: usize, first: usize, seen: Range<usize>, scores: &mut [f32]) {
         let n = scores.len() / seen.len();
         let queries = &self.queries[(head * self.n + first) * self.head_dim..][..n * self.head_dim];
         let keys = &self.of_head(self.keys, head)[seen.start * self.head_dim..seen.end * self.head_dim];
@@ -146,6 +211,58 @@ impl Shared<'_> {
             after.fill(0.0);
             visible.iter_mut().for_each(|score| *score *= scale);
             softmax(visible);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(n: usize, seed: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * i + seed) as f32 * 0.61).sin() * 2.0).collect()
+    }
+
+    /// One query of one head in f64.
+    fn expected(shared: &Shared<'_>, row: usize, head: usize) -> Vec<f64> {
+        let query = &shared.queries[(head * shared.n + row) * shared.head_dim..][..shared.head_dim];
+        let at = |cache, position: usize| &shared.of_head(cache, head)[position * shared.head_dim..][..shared.head_dim];
+        let score = |position| {
+            let dot: f64 = at(shared.keys, position).iter().zip(query).map(|(k, q)| f64::from(*k) * f64::from(*q)).sum();
+            (dot / (shared.head_dim as f64).sqrt()).exp()
+        };
+        let seen = shared.sight.of(row);
+        let all: f64 = seen.clone().map(score).sum();
+        let of = |i: usize| seen.clone().map(|position| score(position) * f64::from(at(shared.values, position)[i])).sum::<f64>();
+        (0..shared.head_dim).map(|i| of(i) / all).collect()
+    }
+
+    fn check((n_heads, kv_heads, head_dim): (usize, usize, usize), n: usize, sight: Sight) {
+        let capacity = sight.n_past + n + 5;
+        let sizes = [(n_heads, n), (kv_heads, capacity), (kv_heads, capacity)];
+        let all: Vec<Vec<f32>> = sizes.iter().enumerate().map(|(i, (heads, n))| numbers(heads * n * head_dim, i)).collect();
+        let of = |i: usize| tensor(all[i].clone(), (sizes[i].0, sizes[i].1, head_dim)).unwrap();
+        let out = attention(&of(0), &of(1), &of(2), sight).unwrap().to_vec2::<f32>().unwrap();
+        let group = n_heads / kv_heads;
+        let shared = Shared { queries: &all[0], keys: &all[1], values: &all[2], n_heads, group, n, capacity, head_dim, sight };
+        for (row, head) in [(0, 0), (n / 2, n_heads / 2), (n - 1, n_heads - 1)] {
+            let own = &out[row][head * head_dim..(head + 1) * head_dim];
+            for (own, expected) in own.iter().zip(expected(&shared, row, head)) {
+                let what =
+                    format!("{n_heads} heads, {n} after {}, window {:?}, row {row}, head {head}", sight.n_past, sight.window);
+                assert!((f64::from(*own) - expected).abs() < 1e-5, "{what}: {own} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn attention_is_that_of_f64() {
+        for shape in [(14, 2, 16), (4, 4, 8), (20, 2, 24)] {
+            for (n_past, n) in [(0, 1), (255, 1), (256, 1), (700, 1), (300, 3), (0, 9), (40, 70)] {
+                for window in [None, Some(7), Some(400)] {
+                    check(shape, n, Sight { n_past, window });
+                }
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
+use crate::kernel::MAX_ROWS;
 use crate::values::{Values, tensor};
 
 /// Values below which a loop is not worth a second thread.
@@ -78,13 +79,31 @@ pub(crate) fn softmax(scores: &mut [f32]) {
     }
 }
 
-/// Adds to `out` each row of `rows`, `[weights.len(), out.len()]`, times its weight.
+/// Replaces the scores of `largest.len()` columns, `[rows, columns]`, by `exp(score - largest)`, and gives the largest and the sum of each
+/// column: a part of a softmax, to be put together with others.
+///
+/// Sixteen rows at a time are a row of their own, so that columns of any number are worked on in whole vectors.
 #[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
-pub(crate) fn add_weighted_rows(weights: &[f32], rows: &[f32], out: &mut [f32]) {
-    for (weight, row) in weights.iter().zip(rows.chunks_exact(out.len())) {
-        for (out, value) in out.iter_mut().zip(row) {
-            *out += weight * value;
+pub(crate) fn exponentials(scores: &mut [f32], largest: &mut [f32], sums: &mut [f32]) {
+    let (columns, wide) = (largest.len(), largest.len() * LANES);
+    let mut most = [f32::NEG_INFINITY; MAX_ROWS * LANES];
+    let most = &mut most[..wide];
+    for scores in scores.chunks(wide) {
+        most.iter_mut().zip(scores).for_each(|(most, score)| *most = if *score > *most { *score } else { *most });
+    }
+    for (column, largest) in largest.iter_mut().enumerate() {
+        *largest = most.iter().skip(column).step_by(columns).copied().fold(f32::NEG_INFINITY, f32::max);
+    }
+    most.chunks_exact_mut(columns).for_each(|most| most.copy_from_slice(largest));
+    let mut added = [0.0_f32; MAX_ROWS * LANES];
+    for scores in scores.chunks_mut(wide) {
+        for ((score, most), added) in scores.iter_mut().zip(most.iter()).zip(&mut added) {
+            *score = exp(*score - most);
+            *added += *score;
         }
+    }
+    for (column, sum) in sums.iter_mut().enumerate() {
+        *sum = added[..wide].iter().skip(column).step_by(columns).sum();
     }
 }
 
@@ -144,6 +163,26 @@ mod tests {
         softmax(&mut scores);
         for (score, expected) in scores.iter().zip(expected) {
             assert!((f64::from(*score) - expected).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn exponentials_of_columns_are_those_of_each() {
+        for (rows, columns) in [(1, 1), (16, 7), (33, 8), (5, 3), (100, 5)] {
+            let before: Vec<f32> = (0..rows * columns).map(|i| (i as f32 * 0.7).sin() * 9.0).collect();
+            let (mut after, mut largest, mut sums) = (before.clone(), vec![0.0; columns], vec![0.0; columns]);
+            exponentials(&mut after, &mut largest, &mut sums);
+            for column in 0..columns {
+                let of = |scores: &[f32]| scores.iter().skip(column).step_by(columns).copied().collect::<Vec<_>>();
+                let expected = of(&before).into_iter().fold(f32::NEG_INFINITY, f32::max);
+                assert_eq!(largest[column], expected, "{rows}x{columns}");
+                let mut sum = 0.0;
+                for (before, after) in of(&before).into_iter().zip(of(&after)) {
+                    assert!((after - (before - expected).exp()).abs() < 1e-6, "{rows}x{columns}: {before} {after}");
+                    sum += after;
+                }
+                assert!((sum - sums[column]).abs() < 1e-5 * sum, "{rows}x{columns}: {sum} {}", sums[column]);
+            }
         }
     }
 

@@ -72,6 +72,25 @@ impl Level {
         }
     }
 
+    /// For each of the columns of `weights`, `[rows, n]` with `n` up to [`MAX_ROWS`], the sum of the rows of `values`, `[rows, width]`,
+    /// times their weights: `[n, width]`, added to `out`.
+    pub(crate) fn weighted_sums(self, weights: &[f32], values: &[f32], width: usize, out: &mut [f32]) {
+        let n = out.len() / width;
+        assert!((1..=MAX_ROWS).contains(&n) && out.len() == n * width, "the sums are whole rows, and few");
+        assert_eq!(weights.len() * width, values.len() * n, "every row has its weights");
+        match self {
+            Self::Plain => plain::weighted_sums(weights, values, width, out),
+            // SAFETY: a `Level` of this name is only made where the processor has these instructions.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "instructions that not every processor has")]
+            Self::Avx2 => unsafe { x86::avx2::weighted_sums(weights, values, width, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "instructions that not every processor has")]
+            Self::Avx512 => unsafe { x86::avx512::weighted_sums(weights, values, width, out) },
+        }
+    }
+
     /// As [`products`](Self::products), of quantised weights; `columns` are whole blocks. Inputs are not rounded.
     pub(crate) fn block_products(self, weights: Blocks<'_>, inputs: &[f32], columns: usize, out: &mut [f32]) {
         let n = inputs.len() / columns;
@@ -125,6 +144,26 @@ mod tests {
                     level.products(&weights, &inputs, columns, &mut out);
                     for (out, expected) in out.iter().zip(&expected) {
                         assert!((out - expected).abs() <= 2e-5, "{level:?} {rows}x{columns} {n}: {out} {expected}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_level_gives_the_weighted_sums() {
+        for (rows, width) in [(1, 1), (3, 16), (5, 64), (70, 128), (9, 40), (2, 31), (256, 80)] {
+            for n in 1..=MAX_ROWS {
+                let (weights, values) = (numbers(rows * n, 5), numbers(rows * width, 6));
+                for level in Level::all() {
+                    let mut out = vec![1.0; n * width];
+                    level.weighted_sums(&weights, &values, width, &mut out);
+                    for (i, out) in out.iter().enumerate() {
+                        let (column, place) = (i / width, i % width);
+                        let terms =
+                            (0..rows).map(|row| f64::from(weights[row * n + column]) * f64::from(values[row * width + place]));
+                        let expected = 1.0 + terms.sum::<f64>();
+                        assert!((f64::from(*out) - expected).abs() <= 2e-5, "{level:?} {rows}x{width} {n}: {out} {expected}");
                     }
                 }
             }

@@ -37,26 +37,35 @@ impl Bits {
         }
     }
 
-    /// The lowest number is this, negated.
-    fn span(self) -> f32 {
-        match self {
-            Self::Eight => 128.0,
-            Self::Four => 8.0,
-        }
-    }
-
     /// Quantises `weights`, whole blocks, to `codes` and `scales`.
     pub(crate) fn quantize(self, weights: &[f32], codes: &mut [u8], scales: &mut [f32]) {
         let blocks = weights.as_chunks::<BLOCK>().0;
-        for ((block, codes), scale) in blocks.iter().zip(codes.chunks_exact_mut(self.block_bytes())).zip(scales) {
-            let (best, numbers) = nearest(block, self.span());
-            *scale = best;
-            match self {
-                Self::Eight => codes.iter_mut().zip(numbers).for_each(|(code, number)| *code = (number as i8).cast_unsigned()),
-                Self::Four => {
-                    let half = |i: usize| (numbers[i] + ZERO_OF_FOUR) as u8;
-                    codes.iter_mut().enumerate().for_each(|(i, code)| *code = half(i) | half(i + BLOCK / 2) << 4);
-                }
+        let parts = blocks.chunks(LANES).zip(codes.chunks_mut(LANES * self.block_bytes())).zip(scales.chunks_mut(LANES));
+        for ((blocks, codes), scales) in parts {
+            let mut turned = [[0.0; LANES]; BLOCK];
+            for (lane, block) in blocks.iter().enumerate() {
+                turned.iter_mut().zip(block).for_each(|(turned, weight)| turned[lane] = *weight);
+            }
+            let best = match self {
+                Self::Eight => nearest(&mut turned, 128.0, &ROUNDINGS_OF_EIGHT),
+                Self::Four => nearest(&mut turned, 8.0, &ROUNDINGS_OF_FOUR),
+            };
+            scales.copy_from_slice(&best[..scales.len()]);
+            for (lane, codes) in codes.chunks_exact_mut(self.block_bytes()).enumerate() {
+                self.write(lane, &turned, codes);
+            }
+        }
+    }
+
+    /// Writes the numbers of one lane as codes.
+    fn write(self, lane: usize, numbers: &[[f32; LANES]; BLOCK], codes: &mut [u8]) {
+        match self {
+            Self::Eight => {
+                codes.iter_mut().zip(numbers).for_each(|(code, numbers)| *code = (numbers[lane] as i8).cast_unsigned());
+            }
+            Self::Four => {
+                let half = |i: usize| (numbers[i][lane] + ZERO_OF_FOUR) as u8;
+                codes.iter_mut().enumerate().for_each(|(i, code)| *code = half(i) | half(i + BLOCK / 2) << 4);
             }
         }
     }
@@ -99,37 +108,91 @@ impl<'a> Blocks<'a> {
     }
 }
 
-/// The scale and the numbers, from `-span` to `span - 1`, that are nearest to `block`.
+/// Blocks that are quantised side by side. Each is computed as if it were alone, in the same order: the width of the processor's vectors
+/// changes no bit.
+const LANES: usize = 16;
+
+/// Where the weight of the greatest magnitude is put, as steps beyond the lowest number. At -1 it is on the lowest but one: plain
+/// rounding. Eight bits are so near already that two will do.
+const ROUNDINGS_OF_EIGHT: [f32; 2] = [-1.0, 0.0];
+const ROUNDINGS_OF_FOUR: [f32; 20] = {
+    let mut steps = [0.0; 20];
+    let mut i = 0;
+    while i < steps.len() {
+        steps[i] = 0.1 * (i as f32 - 10.0);
+        i += 1;
+    }
+    steps
+};
+
+/// Replaces blocks of weights, one in each lane, by the numbers from `-span` to `span - 1` that are nearest to them, and gives the scales.
 ///
 /// The weight of the greatest magnitude is put on the lowest number, or somewhat beyond it or short of it, since each of these scales
 /// rounds the others differently; for each rounding the scale of least squared error is taken. After `make_qx_quants` of llama.cpp
 /// (`ggml/src/ggml-quants.c`), with equal importance of all weights. A block with a weight that is no number has a scale that is none,
 /// so that it shows in the logits.
-fn nearest(block: &[f32; BLOCK], span: f32) -> (f32, [f32; BLOCK]) {
-    let extreme = block.iter().fold(0.0_f32, |extreme, &weight| if weight.abs() > extreme.abs() { weight } else { extreme });
-    if block.iter().any(|weight| !weight.is_finite()) {
-        return (f32::NAN, [1.0; BLOCK]);
-    }
-    if extreme == 0.0 {
-        return (0.0, [0.0; BLOCK]);
-    }
-    let mut best = (f32::INFINITY, f32::NAN, [1.0; BLOCK]);
-    // At -10 the greatest is on the lowest number but one: plain rounding. Eight bits are so near already that two steps will do.
-    for step in (-10..=9).step_by(if span > ZERO_OF_FOUR { 10 } else { 1 }) {
-        let inverse = -(span + 0.1 * step as f32) / extreme;
-        let numbers = block.map(|weight| rounded(weight * inverse).clamp(-span, span - 1.0));
-        let pairs = || block.iter().zip(&numbers);
-        let product: f32 = pairs().map(|(weight, number)| weight * number).sum();
-        let scale = product / pairs().map(|(_, number)| number * number).sum::<f32>();
-        let error: f32 = pairs().map(|(weight, number)| (weight - scale * number) * (weight - scale * number)).sum();
-        if error < best.0 {
-            best = (error, scale, numbers);
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
+fn nearest(blocks: &mut [[f32; LANES]; BLOCK], span: f32, roundings: &[f32]) -> [f32; LANES] {
+    let mut extremes = [0.0_f32; LANES];
+    let mut sums = [0.0_f32; LANES];
+    for weights in blocks.iter() {
+        for ((extreme, sum), weight) in extremes.iter_mut().zip(&mut sums).zip(weights) {
+            *extreme = if weight.abs() > extreme.abs() { *weight } else { *extreme };
+            // Of what is no finite number this is NaN, and it stays so.
+            *sum += *weight * 0.0;
         }
     }
-    (best.1, best.2)
+    let (mut errors, mut scales, mut inverses) = ([f32::INFINITY; LANES], [f32::NAN; LANES], [0.0; LANES]);
+    for rounding in roundings {
+        let inverse = extremes.map(|extreme| if extreme.abs() < LEAST { 0.0 } else { -(span + rounding) / extreme });
+        let (error, scale) = rounded_error(blocks, span, &inverse);
+        for lane in 0..LANES {
+            let better = error[lane] < errors[lane];
+            errors[lane] = if better { error[lane] } else { errors[lane] };
+            scales[lane] = if better { scale[lane] } else { scales[lane] };
+            inverses[lane] = if better { inverse[lane] } else { inverses[lane] };
+        }
+    }
+    for weights in blocks.iter_mut() {
+        for (weight, inverse) in weights.iter_mut().zip(&inverses) {
+            *weight = number(*weight, *inverse, span);
+        }
+    }
+    std::array::from_fn(|lane| scales[lane] + sums[lane])
 }
 
+/// The squared error of rounding each lane's weights times its `inverse`, and the scale that makes it least.
+#[inline(always)]
+fn rounded_error(blocks: &[[f32; LANES]; BLOCK], span: f32, inverse: &[f32; LANES]) -> ([f32; LANES], [f32; LANES]) {
+    let (mut products, mut squares, mut errors) = ([0.0_f32; LANES], [0.0_f32; LANES], [0.0_f32; LANES]);
+    for weights in blocks {
+        for lane in 0..LANES {
+            let number = number(weights[lane], inverse[lane], span);
+            products[lane] += weights[lane] * number;
+            squares[lane] += number * number;
+        }
+    }
+    let scales = std::array::from_fn(|lane| if squares[lane] > 0.0 { products[lane] / squares[lane] } else { 0.0 });
+    for weights in blocks {
+        for lane in 0..LANES {
+            let error = weights[lane] - scales[lane] * number(weights[lane], inverse[lane], span);
+            errors[lane] += error * error;
+        }
+    }
+    (errors, scales)
+}
+
+/// The number that `weight` becomes.
+#[inline(always)]
+fn number(weight: f32, inverse: f32, span: f32) -> f32 {
+    rounded(weight * inverse).clamp(-span, span - 1.0)
+}
+
+/// A block whose weights are all nearer to zero becomes zeros: the inverse of such a scale is no number.
+const LEAST: f32 = 1e-30;
+
 /// The nearest whole number of a small one: the same as `round_ties_even`, which is a call where the processor has no instruction.
+#[inline(always)]
 fn rounded(value: f32) -> f32 {
     const ROUNDER: f32 = (3_u32 << 22) as f32;
     (value + ROUNDER) - ROUNDER
@@ -170,6 +233,60 @@ mod tests {
             assert!(mean.sqrt() <= 0.295, "{bits:?}: {}", mean.sqrt());
             assert!(errors().all(|error| error <= 1.01), "{bits:?}: {}", errors().fold(0.0, f32::max));
         }
+    }
+
+    /// One block at a time, in plain Rust: what `nearest` must give to the bit.
+    fn nearest_of_one(block: &[f32], span: f32, roundings: &[f32]) -> (f32, Vec<f32>) {
+        let extreme = block.iter().fold(0.0_f32, |extreme, &weight| if weight.abs() > extreme.abs() { weight } else { extreme });
+        if extreme == 0.0 {
+            return (0.0, vec![0.0; BLOCK]);
+        }
+        let mut best = (f32::INFINITY, f32::NAN, Vec::new());
+        for rounding in roundings {
+            let inverse = -(span + rounding) / extreme;
+            let numbers: Vec<f32> = block.iter().map(|w| (w * inverse).round_ties_even().clamp(-span, span - 1.0)).collect();
+            let pairs = || block.iter().zip(&numbers);
+            let product: f32 = pairs().map(|(weight, number)| weight * number).sum();
+            let scale = product / pairs().map(|(_, number)| number * number).sum::<f32>();
+            let error: f32 = pairs().map(|(weight, number)| (weight - scale * number) * (weight - scale * number)).sum();
+            if error < best.0 {
+                best = (error, scale, numbers);
+            }
+        }
+        (best.1, best.2)
+    }
+
+    #[test]
+    fn blocks_side_by_side_are_what_each_is_alone() {
+        // More than a part and less than two; some blocks small, some of one weight alone.
+        for n_blocks in [1, 16, 37] {
+            let weights: Vec<f32> = (0..n_blocks * BLOCK)
+                .map(|i| {
+                    let scale = [1.0, 3e-4, 0.0, 7e3][i / BLOCK % 4];
+                    ((i * i) as f32 * 0.37).sin() * if i % BLOCK == 5 { 0.9_f32.max(scale) } else { scale }
+                })
+                .collect();
+            for (bits, span, roundings) in
+                [(Bits::Eight, 128.0, &ROUNDINGS_OF_EIGHT[..]), (Bits::Four, 8.0, &ROUNDINGS_OF_FOUR[..])]
+            {
+                let (mut codes, mut scales) = (vec![0; n_blocks * bits.block_bytes()], vec![0.0; n_blocks]);
+                bits.quantize(&weights, &mut codes, &mut scales);
+                let mut back = vec![0.0; weights.len()];
+                let ones = vec![1.0; n_blocks];
+                Blocks { bits, codes: &codes, scales: &ones }.dequantize(&mut back);
+                for (i, block) in weights.chunks(BLOCK).enumerate() {
+                    let (scale, numbers) = nearest_of_one(block, span, roundings);
+                    assert_eq!(scales[i].to_bits(), scale.to_bits(), "{bits:?}, block {i}");
+                    assert_eq!(back[i * BLOCK..(i + 1) * BLOCK], numbers, "{bits:?}, block {i}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_smallest_weights_become_zeros() {
+        let back = there_and_back(Bits::Four, &[1e-40; BLOCK]);
+        assert!(back.iter().all(|&weight| weight == 0.0), "{back:?}");
     }
 
     #[test]

@@ -114,15 +114,20 @@ impl Reader<'_> {
             let (own_codes, own_scales);
             (own_codes, codes_left) = codes_left.split_at_mut(n * row_bytes);
             (own_scales, scales_left) = scales_left.split_at_mut(n * row_blocks);
-            let rows = own_codes.par_chunks_mut(row_bytes).zip(own_scales.par_chunks_mut(row_blocks));
-            let bytes = tensor.bytes.par_chunks(columns * bytes_of(tensor.dtype));
-            rows.zip(bytes).for_each_init(
-                || vec![0.0; columns],
-                |floats, ((codes, scales), bytes)| {
-                    widen(tensor.dtype, bytes, floats);
-                    bits.quantize(floats, codes, scales);
-                },
-            );
+            let row_source = columns * bytes_of(tensor.dtype);
+            let n = (READ_TOGETHER / row_source).max(1);
+            let pieces = own_codes.chunks_mut(n * row_bytes).zip(own_scales.chunks_mut(n * row_blocks));
+            for ((codes, scales), bytes) in pieces.zip(tensor.bytes.chunks(n * row_source)) {
+                let rows = codes.par_chunks_mut(row_bytes).zip(scales.par_chunks_mut(row_blocks));
+                rows.zip(bytes.par_chunks(row_source)).for_each_init(
+                    || vec![0.0; columns],
+                    |floats, ((codes, scales), bytes)| {
+                        widen(tensor.dtype, bytes, floats);
+                        bits.quantize(floats, codes, scales);
+                    },
+                );
+                self.checkpoint.release();
+            }
         }
         Ok(Matrix::blocks(bits, codes, scales, rows, columns))
     }
@@ -139,8 +144,12 @@ impl Reader<'_> {
         for tensor in &stored {
             let own;
             (own, rest) = rest.split_at_mut(tensor.shape.iter().product());
-            let bytes = tensor.bytes.par_chunks(WIDENED_TOGETHER * bytes_of(tensor.dtype));
-            own.par_chunks_mut(WIDENED_TOGETHER).zip(bytes).for_each(|(own, bytes)| widen(tensor.dtype, bytes, own));
+            let size = bytes_of(tensor.dtype);
+            for (own, bytes) in own.chunks_mut(READ_TOGETHER / size).zip(tensor.bytes.chunks(READ_TOGETHER)) {
+                let bytes = bytes.par_chunks(WIDENED_TOGETHER * size);
+                own.par_chunks_mut(WIDENED_TOGETHER).zip(bytes).for_each(|(own, bytes)| widen(tensor.dtype, bytes, own));
+                self.checkpoint.release();
+            }
         }
         Ok(values)
     }
@@ -159,6 +168,9 @@ impl Reader<'_> {
         Err(Error::bad_field(self.file, name, problem))
     }
 }
+
+/// Bytes of a file that are read before its memory is given back, so that a load takes little more than what it makes.
+const READ_TOGETHER: usize = 32 << 20;
 
 /// Values widened together by one thread.
 const WIDENED_TOGETHER: usize = 1 << 16;

@@ -30,6 +30,16 @@ pub(super) fn block_products(weights: Blocks<'_>, inputs: &[f32], columns: usize
     }
 }
 
+/// See [`Level::weighted_sums`](super::Level::weighted_sums).
+pub(super) fn weighted_sums(weights: &[f32], values: &[f32], width: usize, out: &mut [f32]) {
+    let n = out.len() / width;
+    for (weights, values) in weights.chunks_exact(n).zip(values.chunks_exact(width)) {
+        for (weight, out) in weights.iter().zip(out.chunks_exact_mut(width)) {
+            out.iter_mut().zip(values).for_each(|(out, value)| *out += weight * value);
+        }
+    }
+}
+
 fn dot(left: &[f32], right: &[f32]) -> f32 {
     let mut sums = [0.0_f32; LANES];
     let (left, left_rest) = left.as_chunks::<LANES>();

@@ -8,7 +8,7 @@ mod blocks;
 /// Writes the loops for one width. `$tall` is how many rows of weights go together with up to eight inputs: sums fill the registers.
 macro_rules! loops {
     ($module:ident, $features:literal, $vector:ident, $lanes:literal, $tall:literal,
-     $load:ident, $zero:ident, $fused:ident, $sum:expr, $eight:path, $four:path) => {
+     $load:ident, $store:ident, $all:ident, $zero:ident, $fused:ident, $sum:expr, $eight:path, $four:path) => {
         #[expect(unsafe_code, reason = "a vector is loaded from an address")]
         pub(super) mod $module {
             use std::arch::x86_64::*;
@@ -139,6 +139,78 @@ macro_rules! loops {
                 }
             }
 
+            /// See [`Level::weighted_sums`](super::super::Level::weighted_sums).
+            #[target_feature(enable = $features)]
+            pub(in crate::kernel) fn weighted_sums(weights: &[f32], values: &[f32], width: usize, out: &mut [f32]) {
+                match out.len() / width {
+                    1 => sums_of::<1>(weights, values, width, out),
+                    2 => sums_of::<2>(weights, values, width, out),
+                    3 => sums_of::<3>(weights, values, width, out),
+                    4 => sums_of::<4>(weights, values, width, out),
+                    5 => sums_of::<5>(weights, values, width, out),
+                    6 => sums_of::<6>(weights, values, width, out),
+                    7 => sums_of::<7>(weights, values, width, out),
+                    _ => sums_of::<8>(weights, values, width, out),
+                }
+            }
+
+            #[target_feature(enable = $features)]
+            fn sums_of<const N: usize>(weights: &[f32], values: &[f32], width: usize, out: &mut [f32]) {
+                let mut start = 0;
+                while start + $tall * $lanes <= width {
+                    sums_from::<N, $tall>(weights, values, width, start, out);
+                    start += $tall * $lanes;
+                }
+                while start + $lanes <= width {
+                    sums_from::<N, 1>(weights, values, width, start, out);
+                    start += $lanes;
+                }
+                for (weights, values) in weights.as_chunks::<N>().0.iter().zip(values.chunks_exact(width)) {
+                    for (weight, out) in weights.iter().zip(out.chunks_exact_mut(width)) {
+                        out[start..].iter_mut().zip(&values[start..]).for_each(|(out, value)| *out += weight * value);
+                    }
+                }
+            }
+
+            /// The columns of `V` vectors from `start` on: the sums stay in registers.
+            #[target_feature(enable = $features)]
+            fn sums_from<const N: usize, const V: usize>(
+                weights: &[f32],
+                values: &[f32],
+                width: usize,
+                start: usize,
+                out: &mut [f32],
+            ) {
+                let mut sums = [[$zero(); V]; N];
+                for (weights, values) in weights.as_chunks::<N>().0.iter().zip(values.chunks_exact(width)) {
+                    let mut loaded = [$zero(); V];
+                    for (v, loaded) in loaded.iter_mut().enumerate() {
+                        *loaded = load(values, start + v * $lanes);
+                    }
+                    for (sums, weight) in sums.iter_mut().zip(weights) {
+                        let weight = $all(*weight);
+                        for (sum, loaded) in sums.iter_mut().zip(&loaded) {
+                            *sum = $fused(weight, *loaded, *sum);
+                        }
+                    }
+                }
+                for (sums, out) in sums.iter().zip(out.chunks_exact_mut(width)) {
+                    for (v, sum) in sums.iter().enumerate() {
+                        add(&mut out[start + v * $lanes..][..$lanes], *sum);
+                    }
+                }
+            }
+
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn add(out: &mut [f32], vector: $vector) {
+                debug_assert_eq!(out.len(), $lanes, "a whole vector is added");
+                let mut lanes = [0.0; $lanes];
+                // SAFETY: the array has as many places as the vector lanes.
+                unsafe { $store(lanes.as_mut_ptr(), vector) };
+                out.iter_mut().zip(lanes).for_each(|(out, lane)| *out += lane);
+            }
+
             #[inline]
             #[target_feature(enable = $features)]
             fn load(values: &[f32], start: usize) -> $vector {
@@ -157,6 +229,8 @@ loops!(
     8,
     1,
     _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_set1_ps,
     _mm256_setzero_ps,
     _mm256_fmadd_ps,
     |sum: __m256| {
@@ -174,6 +248,8 @@ loops!(
     16,
     2,
     _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_set1_ps,
     _mm512_setzero_ps,
     _mm512_fmadd_ps,
     |sum: __m512| _mm512_reduce_add_ps(sum),

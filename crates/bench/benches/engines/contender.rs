@@ -1,0 +1,149 @@
+//! One engine with its model: what is measured of it, and how.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use tandem_core::backend::ThreadOptions;
+use tandem_core::config::ModelConfig;
+use tandem_core::files::ModelFiles;
+use tandem_core::{Backend, DType, LoadOptions, LogitsWanted, Model, Session, SessionOptions, TokenId};
+
+/// Tokens that are decoded in a phase.
+const DECODED: usize = 16;
+const MOST_TOKENS: usize = 2048 + DECODED;
+
+/// What is timed at once. Every contender runs them in order, and each goes on where the last has ended.
+pub(crate) const PHASES: [Phase; 5] = [
+    Phase { name: "decode", depth: 0, appended: None },
+    Phase { name: "prefill of 512", depth: 0, appended: Some(512) },
+    Phase { name: "decode at 512", depth: 512, appended: None },
+    Phase { name: "prefill on to 2048", depth: 512 + DECODED, appended: Some(2048 - 512 - DECODED) },
+    Phase { name: "decode at 2048", depth: 2048, appended: None },
+];
+
+pub(crate) struct Phase {
+    pub(crate) name: &'static str,
+    /// Tokens before it; all are forgotten first where there are none.
+    pub(crate) depth: usize,
+    /// Tokens that are appended together; otherwise some are decoded.
+    pub(crate) appended: Option<usize>,
+}
+
+/// A sequence that tokens are appended to.
+pub(crate) trait Sequence {
+    /// Appends `tokens` and gives the likeliest next.
+    fn append(&mut self, tokens: &[TokenId]) -> Result<TokenId>;
+    /// Forgets all tokens.
+    fn clear(&mut self) -> Result<()>;
+}
+
+pub(crate) struct Contender {
+    pub(crate) name: String,
+    sequence: Box<dyn Sequence>,
+    /// Bytes of weights that a step reads, with scales; the head is taken to be the embedding.
+    step_bytes: f64,
+    kv_bytes_per_token: f64,
+    /// Seconds for a token in each phase and round.
+    seconds: [Vec<f64>; PHASES.len()],
+}
+
+impl Contender {
+    pub(crate) fn new(name: String, sequence: Box<dyn Sequence>, config: &ModelConfig, bytes_of_weight: f64) -> Self {
+        Self {
+            name,
+            sequence,
+            step_bytes: bytes_of_weight * config.n_parameters() as f64,
+            kv_bytes_per_token: config.kv_bytes_per_token(size_of::<f32>()) as f64,
+            seconds: Default::default(),
+        }
+    }
+
+    /// Runs the phase number `phase` and keeps its time where it `counts`.
+    pub(crate) fn run(&mut self, phase: usize, counts: bool) -> Result<()> {
+        let Phase { depth, appended, .. } = PHASES[phase];
+        if depth == 0 {
+            self.sequence.clear()?;
+        }
+        let started = Instant::now();
+        let n = if let Some(n) = appended {
+            let prompt: Vec<TokenId> = (depth..depth + n).map(|i| ((i * 7919 + 13) % 1000) as TokenId).collect();
+            self.sequence.append(&prompt)?;
+            n
+        } else {
+            (0..DECODED).try_fold(5, |token, _| self.sequence.append(&[token]))?;
+            DECODED
+        };
+        if counts {
+            self.seconds[phase].push(started.elapsed().as_secs_f64() / n as f64);
+        }
+        Ok(())
+    }
+
+    /// Seconds for a token in `phase`, for each round.
+    pub(crate) fn seconds_of(&self, phase: usize) -> &[f64] {
+        &self.seconds[phase]
+    }
+
+    /// Bytes of weights, keys and values that a step after `depth` tokens reads.
+    pub(crate) fn bytes_at(&self, depth: usize) -> f64 {
+        self.step_bytes + self.kv_bytes_per_token * (depth + DECODED / 2) as f64
+    }
+}
+
+/// What `backend` makes of `directory`.
+pub(crate) fn of_backend(backend: &dyn Backend, directory: &Path, dtype: Option<DType>, threads: usize) -> Result<Contender> {
+    let files = ModelFiles::discover(directory, &directory.to_string_lossy())?;
+    let model = backend.load(&files, &LoadOptions { dtype, threads: self::threads(threads)?, ..LoadOptions::default() })?;
+    let name = format!("{} {}", model.info().backend, model.info().dtype);
+    let bytes_of_weight = bytes_of_weight(model.info().dtype);
+    let sequence = OfModel { session: new_session(&model)?, model };
+    Ok(Contender::new(name, Box::new(sequence), &ModelConfig::from_file(&files.config)?, bytes_of_weight))
+}
+
+/// With its share of a scale.
+pub(crate) fn bytes_of_weight(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 4.0,
+        DType::F16 | DType::Bf16 => 2.0,
+        DType::Int8 => 1.125,
+        DType::Int4 => 0.625,
+    }
+}
+
+pub(crate) fn threads(n: usize) -> Result<ThreadOptions> {
+    Ok(ThreadOptions { count: Some(NonZeroUsize::new(n).context("at least one thread")?), spin: false })
+}
+
+/// The number of the greatest of `row`.
+pub(crate) fn greatest(row: &[f32]) -> TokenId {
+    (0..row.len()).fold(0, |best, id| if row[id] > row[best] { id } else { best }) as TokenId
+}
+
+struct OfModel {
+    model: Arc<dyn Model>,
+    session: Box<dyn Session>,
+}
+
+impl Sequence for OfModel {
+    fn append(&mut self, tokens: &[TokenId]) -> Result<TokenId> {
+        let logits = self.session.append(tokens, LogitsWanted::Last)?;
+        Ok(greatest(logits.last().context("a row of logits")?))
+    }
+
+    fn clear(&mut self) -> Result<()> {
+        if self.model.info().capabilities.rewind {
+            self.session.rewind(0)?;
+        } else {
+            self.session = new_session(&self.model)?;
+        }
+        Ok(())
+    }
+}
+
+fn new_session(model: &Arc<dyn Model>) -> Result<Box<dyn Session>> {
+    let options = SessionOptions { max_tokens: Some(MOST_TOKENS), ..SessionOptions::default() };
+    Ok(model.new_session(&options)?)
+}

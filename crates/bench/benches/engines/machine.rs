@@ -1,0 +1,48 @@
+//! What is measured of the machine and of a process of its own: the memory's bandwidth, and the peak of a load.
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use tandem_backend_candle::CandleBackend;
+use tandem_bench::peak_rss_bytes;
+use tandem_core::config::ModelConfig;
+use tandem_core::files::ModelFiles;
+use tandem_core::{Backend, DType, LoadOptions};
+
+/// Seconds for a byte, when every thread reads a part of 1 GB: the best of four times.
+pub(crate) fn seconds_for_a_byte(threads: usize) -> f64 {
+    const BYTES: usize = 1 << 30;
+    let array = vec![1_u64; BYTES / size_of::<u64>()];
+    let once = || {
+        let started = Instant::now();
+        std::thread::scope(|scope| {
+            for part in array.chunks(array.len().div_ceil(threads)) {
+                scope.spawn(|| std::hint::black_box(part.iter().fold(0_u64, |sum, value| sum.wrapping_add(*value))));
+            }
+        });
+        started.elapsed().as_secs_f64()
+    };
+    (0..4).map(|_| once()).fold(f64::INFINITY, f64::min) / BYTES as f64
+}
+
+/// Loads `checkpoint` into this process, which has done nothing else, and prints what that took.
+pub(crate) fn load_alone(checkpoint: &Path, dtype: DType, threads: usize) -> Result<()> {
+    let files = ModelFiles::discover(checkpoint, &checkpoint.to_string_lossy())?;
+    let options = LoadOptions { dtype: Some(dtype), threads: crate::contender::threads(threads)?, ..LoadOptions::default() };
+    let started = Instant::now();
+    let model = CandleBackend::new().load(&files, &options)?;
+    let seconds = started.elapsed().as_secs_f64();
+    let source: u64 = model.info().weight_files.iter().map(|file| file.bytes).sum();
+    let bytes_of_weight = crate::contender::bytes_of_weight(dtype);
+    let result = (bytes_of_weight * ModelConfig::from_file(&files.config)?.n_parameters() as f64) as u64;
+    let megabytes = |bytes: u64| bytes as f64 / 1e6;
+    println!(
+        "load to {dtype:<5} {seconds:>5.1} s, peak {:.0} MB of {:.0} allowed (source {:.0}, result {:.0})",
+        megabytes(peak_rss_bytes().context("the system tells")?),
+        1.2 * megabytes(source.max(result)) + 200.0,
+        megabytes(source),
+        megabytes(result),
+    );
+    Ok(())
+}
