@@ -1,20 +1,18 @@
 //! Attention of one sequence over its keys and values: grouped heads read what they share where it lies, and no mask is made.
 
+mod prompt;
+
 use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use crate::elementwise::{exponentials, softmax};
+use crate::elementwise::exponentials;
 use crate::kernel::{Level, MAX_ROWS};
-use crate::linear::{Strided, StridedMut, product_into};
 use crate::values::{Values, tensor};
 
 /// Positions that a query attends to at a time when few queries do.
 const POSITIONS: usize = 256;
-
-/// Queries of one head that go through a product together.
-const BLOCK: usize = 32;
 
 /// What a query sees.
 #[derive(Clone, Copy)]
@@ -166,52 +164,6 @@ impl Shared<'_> {
         exponentials(&mut scores, &mut part.largest, &mut part.sums);
         level.weighted_sums(&scores, of_seen(self.values), head_dim, &mut part.weighted);
         part
-    }
-
-    /// Many queries of one head at a time, as products of matrices: for a prompt.
-    fn by_block(&self, out: &mut [f32]) {
-        let width = self.n_heads * self.head_dim;
-        out.par_chunks_mut(BLOCK * width).enumerate().for_each(|(block, out)| {
-            let first = block * BLOCK;
-            let n = out.len() / width;
-            let seen = self.sight.of(first).start..self.sight.of(first + n - 1).end;
-            let mut scores = vec![0.0; n * seen.len()];
-            for head in 0..self.n_heads {
-                self.scores(head, first, seen.clone(), &mut scores);
-                let values = &self.of_head(self.values, head)[seen.start * self.head_dim..seen.end * self.head_dim];
-                product_into(
-                    (n, seen.len(), self.head_dim),
-                    Strided { values: &scores, row: seen.len(), column: 1 },
-                    Strided { values, row: self.head_dim, column: 1 },
-                    StridedMut { values: &mut out[head * self.head_dim..], row: width },
-                    1,
-                );
-            }
-        });
-    }
-
-    /// The weights, `[n, seen.len()]`, that the queries of `head` from `first` on give to what they see.
-    fn scores(&self, head: usize, first: usize, seen: Range<usize>, scores: &mut [f32]) {
-        let n = scores.len() / seen.len();
-        let queries = &self.queries[(head * self.n + first) * self.head_dim..][..n * self.head_dim];
-        let keys = &self.of_head(self.keys, head)[seen.start * self.head_dim..seen.end * self.head_dim];
-        product_into(
-            (n, self.head_dim, seen.len()),
-            Strided { values: queries, row: self.head_dim, column: 1 },
-            Strided { values: keys, row: 1, column: self.head_dim },
-            StridedMut { values: scores, row: seen.len() },
-            1,
-        );
-        let scale = self.scale();
-        for (i, scores) in scores.chunks_exact_mut(seen.len()).enumerate() {
-            let own = self.sight.of(first + i);
-            let (before, rest) = scores.split_at_mut(own.start - seen.start);
-            let (visible, after) = rest.split_at_mut(own.len());
-            before.fill(0.0);
-            after.fill(0.0);
-            visible.iter_mut().for_each(|score| *score *= scale);
-            softmax(visible);
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use crate::kernel::MAX_ROWS;
+use crate::kernel::{MAX_ROWS, TILE};
 use crate::values::{Values, tensor};
 
 /// Values below which a loop is not worth a second thread.
@@ -59,24 +59,24 @@ pub(crate) fn norm_in_place(row: &mut [f32], weight: &[f32], eps: f32) {
     }
 }
 
-/// `exp(score) / sum(exp(scores))` in place.
+/// One step of a softmax over each of [`TILE`] columns of `scores`, `[rows, TILE]`, which become `exp(score - largest)`: `largest` and
+/// `sums` go on from those of the rows before. The result is what sums and products of those rows are to be multiplied with.
 #[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
-pub(crate) fn softmax(scores: &mut [f32]) {
-    let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    for score in scores.iter_mut() {
-        *score = exp(*score - largest);
+pub(crate) fn softmax_step(scores: &mut [f32], largest: &mut [f32; TILE], sums: &mut [f32; TILE]) -> [f32; TILE] {
+    let before = *largest;
+    let rows = scores.as_chunks_mut::<TILE>().0;
+    for row in rows.iter() {
+        largest.iter_mut().zip(row).for_each(|(largest, score)| *largest = if *score > *largest { *score } else { *largest });
     }
-    let mut sums = [0.0_f32; LANES];
-    let (whole, rest) = scores.as_chunks::<LANES>();
-    for chunk in whole {
-        for (sum, value) in sums.iter_mut().zip(chunk) {
-            *sum += value;
+    let shares: [f32; TILE] = std::array::from_fn(|i| exp(before[i] - largest[i]));
+    sums.iter_mut().zip(&shares).for_each(|(sum, share)| *sum *= share);
+    for row in rows {
+        for ((score, largest), sum) in row.iter_mut().zip(largest.iter()).zip(sums.iter_mut()) {
+            *score = exp(*score - largest);
+            *sum += *score;
         }
     }
-    let scale = 1.0 / (sums.iter().sum::<f32>() + rest.iter().sum::<f32>());
-    for score in scores.iter_mut() {
-        *score *= scale;
-    }
+    shares
 }
 
 /// Replaces the scores of `largest.len()` columns, `[rows, columns]`, by `exp(score - largest)`, and gives the largest and the sum of each
@@ -154,15 +154,21 @@ mod tests {
     }
 
     #[test]
-    fn softmax_sums_to_one_and_orders_as_its_scores() {
-        let mut scores: Vec<f32> = (0..37).map(|i| (i as f32 * 0.7).sin() * 5.0).collect();
-        let expected: Vec<f64> = {
-            let all: f64 = scores.iter().map(|&s| f64::from(s).exp()).sum();
-            scores.iter().map(|&s| f64::from(s).exp() / all).collect()
-        };
-        softmax(&mut scores);
-        for (score, expected) in scores.iter().zip(expected) {
-            assert!((f64::from(*score) - expected).abs() < 1e-6);
+    fn softmax_in_steps_is_that_of_all() {
+        let scores: Vec<f32> = (0..37 * TILE).map(|i| (i as f32 * 0.7).sin() * 5.0 + i as f32 * 0.01).collect();
+        let (mut largest, mut sums) = ([-1e30; TILE], [0.0; TILE]);
+        let mut after = scores.clone();
+        let mut last = [0.0; TILE];
+        for part in after.chunks_mut(10 * TILE) {
+            last = softmax_step(part, &mut largest, &mut sums);
+        }
+        for column in 0..TILE {
+            let all: f64 = scores[column..].iter().step_by(TILE).map(|&score| f64::from(score).exp()).sum();
+            let whole = f64::from(sums[column]) * f64::from(largest[column]).exp();
+            assert!((whole - all).abs() < 1e-5 * all, "{column}: {whole} {all}");
+            // The last part goes on from the largest of those before.
+            let before = scores[column..30 * TILE].iter().step_by(TILE).copied().fold(f32::NEG_INFINITY, f32::max);
+            assert!((last[column] - (before - largest[column]).exp()).abs() < 1e-6);
         }
     }
 
@@ -191,8 +197,9 @@ mod tests {
         let mut row = [1.0, f32::NAN, 2.0];
         norm_in_place(&mut row, &[1.0; 3], 1e-6);
         assert!(row.iter().all(|value| value.is_nan()));
-        let mut scores = [0.0, f32::NAN, 1.0];
-        softmax(&mut scores);
-        assert!(scores[1].is_nan());
+        let (mut scores, mut sums) = ([0.0; 2 * TILE], [0.0; TILE]);
+        scores[TILE + 3] = f32::NAN;
+        softmax_step(&mut scores, &mut [-1e30; TILE], &mut sums);
+        assert!(sums[3].is_nan() && sums[4] == 2.0);
     }
 }

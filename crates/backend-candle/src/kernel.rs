@@ -12,6 +12,9 @@ use crate::quantize::{BLOCK, Blocks};
 /// The most rows of inputs that are multiplied while a weight is in a register.
 pub(crate) const MAX_ROWS: usize = 8;
 
+/// Rows of weights whose products with some inputs are computed in registers: a tile.
+pub(crate) const TILE: usize = 32;
+
 /// A set of instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Level {
@@ -91,6 +94,59 @@ impl Level {
         }
     }
 
+    /// The most inputs of a tile.
+    pub(crate) fn tile_inputs(self) -> usize {
+        match self {
+            Self::Plain => 4,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => 2,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => 12,
+        }
+    }
+
+    /// Adds to `sums`, `[n, TILE]` with `n` up to [`tile_inputs`](Self::tile_inputs), the products of `weights`, `[inner, TILE]`, with
+    /// `inputs`, `[inner, n]`.
+    pub(crate) fn tile(self, weights: &[f32], inputs: &[f32], sums: &mut [f32]) {
+        let n = sums.len() / TILE;
+        assert!((1..=self.tile_inputs()).contains(&n) && sums.len() == n * TILE, "the sums are whole rows, and few");
+        assert_eq!(weights.len() * n, inputs.len() * TILE, "weights and inputs are of one inner length");
+        match self {
+            Self::Plain => plain::tile(weights, inputs, sums),
+            // SAFETY: a `Level` of this name is only made where the processor has these instructions.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "instructions that not every processor has")]
+            Self::Avx2 => unsafe { x86::tiles::avx2::tile(weights, inputs, sums) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "instructions that not every processor has")]
+            Self::Avx512 => unsafe { x86::tiles::avx512::tile(weights, inputs, sums) },
+        }
+    }
+
+    /// Turns up to [`TILE`] rows of `inner` values, `stride` apart, into `out`, `[inner, TILE]`; rows that are missing are zeros.
+    pub(crate) fn turn(self, rows: &[f32], stride: usize, inner: usize, out: &mut [f32]) {
+        let n_rows = (rows.len() - inner) / stride + 1;
+        assert!(n_rows <= TILE && inner <= stride && out.len() == inner * TILE, "a tile is as long as its rows");
+        let (places, full) = match self {
+            Self::Plain => (0, 0),
+            // SAFETY: a `Level` of this name is only made where the processor has these instructions.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "instructions that not every processor has")]
+            Self::Avx2 => unsafe { x86::tiles::avx2::turn(rows, stride, inner, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "instructions that not every processor has")]
+            Self::Avx512 => unsafe { x86::tiles::avx512::turn(rows, stride, inner, out) },
+        };
+        for (place, out) in out.chunks_exact_mut(TILE).enumerate() {
+            let first = if place < places { full } else { 0 };
+            for (row, out) in out.iter_mut().enumerate().skip(first) {
+                *out = if row < n_rows { rows[row * stride + place] } else { 0.0 };
+            }
+        }
+    }
+
     /// As [`products`](Self::products), of quantised weights; `columns` are whole blocks. Inputs are not rounded.
     pub(crate) fn block_products(self, weights: Blocks<'_>, inputs: &[f32], columns: usize, out: &mut [f32]) {
         let n = inputs.len() / columns;
@@ -144,6 +200,31 @@ mod tests {
                     level.products(&weights, &inputs, columns, &mut out);
                     for (out, expected) in out.iter().zip(&expected) {
                         assert!((out - expected).abs() <= 2e-5, "{level:?} {rows}x{columns} {n}: {out} {expected}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_level_turns_rows_and_gives_their_tiles() {
+        for (n_rows, inner, stride) in [(32, 64, 64), (32, 33, 50), (31, 16, 16), (9, 40, 41), (1, 1, 1), (17, 96, 100)] {
+            let rows = numbers((n_rows - 1) * stride + inner, 7);
+            let row = |r: usize, place: usize| if r < n_rows { rows[r * stride + place] } else { 0.0 };
+            for level in Level::all() {
+                let mut turned = vec![f32::NAN; inner * TILE];
+                level.turn(&rows, stride, inner, &mut turned);
+                for (i, turned) in turned.iter().enumerate() {
+                    assert_eq!(*turned, row(i % TILE, i / TILE), "{level:?} {n_rows}x{inner} of {stride}");
+                }
+                for n in 1..=level.tile_inputs() {
+                    let inputs = numbers(inner * n, 8);
+                    let mut sums = vec![1.0; n * TILE];
+                    level.tile(&turned, &inputs, &mut sums);
+                    for (i, sum) in sums.iter().enumerate() {
+                        let terms = (0..inner).map(|k| f64::from(row(i % TILE, k)) * f64::from(inputs[k * n + i / TILE]));
+                        let expected = 1.0 + terms.sum::<f64>();
+                        assert!((f64::from(*sum) - expected).abs() <= 2e-5, "{level:?} {n_rows}x{inner} {n}: {sum} {expected}");
                     }
                 }
             }

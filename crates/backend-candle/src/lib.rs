@@ -3,8 +3,8 @@
 //! - [`CandleBackend`] lists devices and loads checkpoints: Qwen2, Qwen3, Llama and Mistral from safetensors.
 //! - `weights` reads a checkpoint into a `decoder`: projections that take the same input are one matrix.
 //! - `quantize` makes small integers of weights when they are loaded, for the dtypes int8 and int4.
-//! - `decoder` is the arithmetic of a pass over tokens, on candle's tensors; `linear`, `rotary`, `attention` and `elementwise` are its
-//!   parts, and `kernel` has the loops that candle runs on one thread or not at all.
+//! - `decoder` is the arithmetic of a pass over tokens, on candle's tensors; `linear`, `product`, `rotary`, `attention` and `elementwise`
+//!   are its parts, and `kernel` has the loops that candle runs on one thread or not at all.
 //! - `session` and `cache` hold what a sequence has seen: keys and values are written in place, and a rewind is a number.
 
 mod attention;
@@ -17,6 +17,7 @@ mod error;
 mod kernel;
 mod linear;
 mod model;
+mod product;
 mod quantize;
 mod rotary;
 mod session;

@@ -1,20 +1,18 @@
-//! Products with weights: a few rows through our own loops, which read each weight once in all threads; many through `gemm`.
+//! Products with weights: of a few rows by loops that read each weight once in all threads, of many in tiles.
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use crate::kernel::{Level, MAX_ROWS};
+use crate::product::{Weights, product};
 use crate::quantize::{Bits, Blocks};
 use crate::values::{Values, tensor};
 
-/// Rows of inputs up to which weights are read once for every eight of them, rather than packed for a product of matrices.
+/// Rows of inputs up to which weights are read once for every eight of them, rather than turned into tiles.
 const FEW_ROWS: usize = 16;
 
 /// The least number of weights that is worth a thread's attention.
 const WORTH_A_THREAD: usize = 1 << 15;
-
-/// Quantised weights that become floats at a time: 8 MB of them.
-const DEQUANTIZED_TOGETHER: usize = 1 << 21;
 
 /// A projection: `x Wᵀ + b`.
 pub(crate) struct Linear {
@@ -46,10 +44,19 @@ enum Stored {
     Blocks { bits: Bits, codes: Vec<u8>, scales: Vec<f32> },
 }
 
-/// The weights of a [`Matrix`] as slices.
-enum Weights<'m> {
+/// What is stored, for as long as it is read.
+enum Held<'m> {
     Floats(Values<'m>),
     Blocks(Blocks<'m>),
+}
+
+impl Held<'_> {
+    fn weights(&self) -> Weights<'_> {
+        match self {
+            Self::Floats(values) => Weights::Floats(values),
+            Self::Blocks(blocks) => Weights::Blocks(*blocks),
+        }
+    }
 }
 
 impl Matrix {
@@ -65,11 +72,11 @@ impl Matrix {
 
     /// The rows numbered `ids`: `[ids.len(), columns]`.
     pub(crate) fn select(&self, ids: &[u32]) -> Result<Tensor> {
-        let weights = self.weights()?;
+        let held = self.weights()?;
         let mut out = vec![0.0; ids.len() * self.columns];
         for (&id, out) in ids.iter().zip(out.chunks_exact_mut(self.columns)) {
             let id = id as usize;
-            match &weights {
+            match held.weights() {
                 Weights::Floats(values) => out.copy_from_slice(&values[id * self.columns..(id + 1) * self.columns]),
                 Weights::Blocks(blocks) => blocks.rows(id..id + 1, self.columns).dequantize(out),
             }
@@ -83,14 +90,15 @@ impl Matrix {
         if columns != self.columns {
             candle_core::bail!("{columns} inputs for {} weights in a row", self.columns);
         }
-        let (weights, x) = (self.weights()?, Values::of(x)?);
+        let (held, x) = (self.weights()?, Values::of(x)?);
+        let weights = held.weights();
         let mut out = vec![0.0; n * self.rows];
         if n <= FEW_ROWS {
             for (x, out) in x.chunks(MAX_ROWS * columns).zip(out.chunks_mut(MAX_ROWS * self.rows)) {
-                self.product_of_few(&weights, x, out);
+                self.product_of_few(weights, x, out);
             }
         } else {
-            self.product_of_many(&weights, &x, &mut out);
+            product(self.level, weights, &x, columns, &mut out);
         }
         if let Some(bias) = bias {
             for row in out.chunks_exact_mut(self.rows) {
@@ -100,27 +108,26 @@ impl Matrix {
         tensor(out, (n, self.rows))
     }
 
-    fn weights(&self) -> Result<Weights<'_>> {
+    fn weights(&self) -> Result<Held<'_>> {
         Ok(match &self.stored {
-            Stored::Floats(values) => Weights::Floats(Values::of(values)?),
-            Stored::Blocks { bits, codes, scales } => Weights::Blocks(Blocks { bits: *bits, codes, scales }),
+            Stored::Floats(values) => Held::Floats(Values::of(values)?),
+            Stored::Blocks { bits, codes, scales } => Held::Blocks(Blocks { bits: *bits, codes, scales }),
         })
     }
 
     /// Of up to [`MAX_ROWS`] rows; every thread takes rows of weights.
-    fn product_of_few(&self, weights: &Weights<'_>, x: &[f32], out: &mut [f32]) {
+    fn product_of_few(&self, weights: Weights<'_>, x: &[f32], out: &mut [f32]) {
         let (columns, n) = (self.columns, x.len() / self.columns);
         let share = self.rows.div_ceil(4 * rayon::current_num_threads()).next_multiple_of(4);
         let share = share.max(WORTH_A_THREAD.div_ceil(columns));
-        let floats: Option<&[f32]> = if let Weights::Floats(values) = weights { Some(values) } else { None };
-        let blocks = if let Weights::Blocks(blocks) = weights { Some(*blocks) } else { None };
         let by_weight = |out: &mut [f32]| {
             out.par_chunks_mut(share * n).enumerate().for_each(|(i, out)| {
                 let rows = i * share..i * share + out.len() / n;
-                if let Some(floats) = floats {
-                    self.level.products(&floats[rows.start * columns..rows.end * columns], x, columns, out);
-                } else if let Some(blocks) = blocks {
-                    self.level.block_products(blocks.rows(rows, columns), x, columns, out);
+                match weights {
+                    Weights::Floats(values) => {
+                        self.level.products(&values[rows.start * columns..rows.end * columns], x, columns, out);
+                    }
+                    Weights::Blocks(blocks) => self.level.block_products(blocks.rows(rows, columns), x, columns, out),
                 }
             });
         };
@@ -132,94 +139,5 @@ impl Matrix {
         for (i, out) in out.chunks_exact_mut(self.rows).enumerate() {
             out.iter_mut().zip(turned[i..].iter().step_by(n)).for_each(|(out, value)| *out = *value);
         }
-    }
-
-    /// Of any number of rows, as a product of matrices. Blocks become floats a part at a time.
-    fn product_of_many(&self, weights: &Weights<'_>, x: &[f32], out: &mut [f32]) {
-        match weights {
-            Weights::Floats(values) => self.product_of_part(values, x, out),
-            Weights::Blocks(blocks) => {
-                let together = (DEQUANTIZED_TOGETHER / self.columns).clamp(1, self.rows);
-                let mut floats = vec![0.0; together * self.columns];
-                for first in (0..self.rows).step_by(together) {
-                    let n = together.min(self.rows - first);
-                    let floats = &mut floats[..n * self.columns];
-                    floats.par_chunks_mut(self.columns).enumerate().for_each(|(row, floats)| {
-                        blocks.rows(first + row..first + row + 1, self.columns).dequantize(floats);
-                    });
-                    self.product_of_part(floats, x, &mut out[first..]);
-                }
-            }
-        }
-    }
-
-    /// With the rows of `floats` alone; `out` begins at the output of the first.
-    fn product_of_part(&self, floats: &[f32], x: &[f32], out: &mut [f32]) {
-        let columns = self.columns;
-        product_into(
-            (x.len() / columns, columns, floats.len() / columns),
-            Strided { values: x, row: columns, column: 1 },
-            Strided { values: floats, row: 1, column: columns },
-            StridedMut { values: out, row: self.rows },
-            rayon::current_num_threads(),
-        );
-    }
-}
-
-/// A matrix within a slice.
-pub(crate) struct Strided<'a> {
-    pub(crate) values: &'a [f32],
-    /// From one row to the next.
-    pub(crate) row: usize,
-    /// From one column to the next.
-    pub(crate) column: usize,
-}
-
-/// A matrix to write, whose columns lie one beside the other.
-pub(crate) struct StridedMut<'a> {
-    pub(crate) values: &'a mut [f32],
-    /// From one row to the next.
-    pub(crate) row: usize,
-}
-
-/// `out = left right` for `left` of `[n, inner]` and `right` of `[inner, width]`, in `threads` of the current pool.
-#[expect(unsafe_code, reason = "gemm takes addresses")]
-pub(crate) fn product_into(
-    (n, inner, width): (usize, usize, usize),
-    left: Strided<'_>,
-    right: Strided<'_>,
-    out: StridedMut<'_>,
-    threads: usize,
-) {
-    let end = |rows: usize, row: usize, columns: usize, column: usize| (rows - 1) * row + (columns - 1) * column + 1;
-    assert!(n > 0 && inner > 0 && width > 0, "there is something to multiply");
-    assert!(end(n, left.row, inner, left.column) <= left.values.len(), "the left matrix lies in its slice");
-    assert!(end(inner, right.row, width, right.column) <= right.values.len(), "the right matrix lies in its slice");
-    assert!(out.row >= width && end(n, out.row, width, 1) <= out.values.len(), "the result lies in its slice, rows apart");
-    let threads = if threads > 1 { gemm::Parallelism::Rayon(threads) } else { gemm::Parallelism::None };
-    // SAFETY: the assertions above: every element that the strides reach is within its slice, no two of the result are one, and `out`
-    // is borrowed for this call alone.
-    unsafe {
-        gemm::gemm(
-            n,
-            width,
-            inner,
-            out.values.as_mut_ptr(),
-            1,
-            out.row as isize,
-            false,
-            left.values.as_ptr(),
-            left.column as isize,
-            left.row as isize,
-            right.values.as_ptr(),
-            right.column as isize,
-            right.row as isize,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            threads,
-        );
     }
 }

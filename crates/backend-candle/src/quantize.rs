@@ -90,21 +90,28 @@ impl<'a> Blocks<'a> {
 
     /// Writes every weight to `out`.
     pub(crate) fn dequantize(self, out: &mut [f32]) {
-        let blocks = self.codes.chunks_exact(self.bits.block_bytes()).zip(self.scales);
-        for ((codes, scale), out) in blocks.zip(out.as_chunks_mut::<BLOCK>().0) {
-            match self.bits {
-                Bits::Eight => {
-                    out.iter_mut().zip(codes).for_each(|(out, code)| *out = f32::from(code.cast_signed()) * scale);
-                }
-                Bits::Four => {
-                    let weight = |half: u8| (f32::from(half) - ZERO_OF_FOUR) * scale;
-                    let (low, high) = out.split_at_mut(BLOCK / 2);
-                    for ((low, high), &code) in low.iter_mut().zip(high).zip(codes) {
-                        (*low, *high) = (weight(code & 15), weight(code >> 4));
-                    }
-                }
-            }
+        match self.bits {
+            Bits::Eight => dequantize_eight(self.codes, self.scales, out),
+            Bits::Four => dequantize_four(self.codes, self.scales, out),
         }
+    }
+}
+
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx512bw", "x86_64+avx2"))]
+fn dequantize_eight(codes: &[u8], scales: &[f32], out: &mut [f32]) {
+    let blocks = codes.as_chunks::<BLOCK>().0.iter().zip(scales);
+    for ((codes, scale), out) in blocks.zip(out.as_chunks_mut::<BLOCK>().0) {
+        out.iter_mut().zip(codes).for_each(|(out, code)| *out = f32::from(code.cast_signed()) * scale);
+    }
+}
+
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx512bw", "x86_64+avx2"))]
+fn dequantize_four(codes: &[u8], scales: &[f32], out: &mut [f32]) {
+    let blocks = codes.as_chunks::<{ BLOCK / 2 }>().0.iter().zip(scales);
+    for ((codes, scale), out) in blocks.zip(out.as_chunks_mut::<BLOCK>().0) {
+        let (low, high) = out.split_at_mut(BLOCK / 2);
+        low.iter_mut().zip(codes).for_each(|(out, code)| *out = (f32::from(code & 15) - ZERO_OF_FOUR) * scale);
+        high.iter_mut().zip(codes).for_each(|(out, code)| *out = (f32::from(code >> 4) - ZERO_OF_FOUR) * scale);
     }
 }
 

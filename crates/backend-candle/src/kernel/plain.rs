@@ -1,5 +1,6 @@
 //! The loops in plain Rust, for processors without wide vectors.
 
+use super::TILE;
 use crate::quantize::{BLOCK, Blocks};
 
 /// Sums that run side by side: what the compiler turns into one vector register or two.
@@ -36,6 +37,16 @@ pub(super) fn weighted_sums(weights: &[f32], values: &[f32], width: usize, out: 
     for (weights, values) in weights.chunks_exact(n).zip(values.chunks_exact(width)) {
         for (weight, out) in weights.iter().zip(out.chunks_exact_mut(width)) {
             out.iter_mut().zip(values).for_each(|(out, value)| *out += weight * value);
+        }
+    }
+}
+
+/// See [`Level::tile`](super::Level::tile).
+pub(super) fn tile(weights: &[f32], inputs: &[f32], sums: &mut [f32]) {
+    let n = sums.len() / TILE;
+    for (weights, inputs) in weights.as_chunks::<TILE>().0.iter().zip(inputs.chunks_exact(n)) {
+        for (input, sums) in inputs.iter().zip(sums.as_chunks_mut::<TILE>().0) {
+            sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += weight * input);
         }
     }
 }

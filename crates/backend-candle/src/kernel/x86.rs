@@ -4,6 +4,7 @@
 //! several rows hide the latency of each other's additions.
 
 mod blocks;
+pub(super) mod tiles;
 
 /// Writes the loops for one width. `$tall` is how many rows of weights go together with up to eight inputs: sums fill the registers.
 macro_rules! loops {

@@ -113,7 +113,7 @@ fn itself() -> Command {
 fn again(threads: usize) -> Result<()> {
     let mut command = itself();
     command.args(std::env::args_os().skip(1));
-    THREAD_VARIABLES.iter().for_each(|variable| drop(command.env(variable, threads.to_string())));
+    command.envs(THREAD_VARIABLES.map(|variable| (variable, threads.to_string())));
     let status = command.status().context("the bench starts itself")?;
     if status.success() { Ok(()) } else { bail!("{status}") }
 }

@@ -1,0 +1,167 @@
+//! Tiles of products in AVX2 and AVX-512, and the turning of rows that makes them.
+
+/// Writes both for one width. `$inputs` is how many inputs fill the registers with sums.
+macro_rules! tiles {
+    ($module:ident, $features:literal, $vector:ident, $lanes:literal, $($inputs:literal)+,
+     $load:ident, $store:ident, $all:ident, $zero:ident, $fused:ident, $plus:ident, $turned:path) => {
+        #[expect(unsafe_code, reason = "a vector is loaded from an address")]
+        pub(in crate::kernel) mod $module {
+            use std::arch::x86_64::*;
+
+            use crate::kernel::TILE;
+
+            const VECTORS: usize = TILE / $lanes;
+
+            /// See [`Level::tile`](crate::kernel::Level::tile).
+            #[target_feature(enable = $features)]
+            pub(in crate::kernel) fn tile(weights: &[f32], inputs: &[f32], sums: &mut [f32]) {
+                match sums.len() / TILE {
+                    $($inputs => of::<$inputs>(weights, inputs, sums),)+
+                    n => unreachable!("{n} inputs are more than a tile takes"),
+                }
+            }
+
+            #[target_feature(enable = $features)]
+            fn of<const N: usize>(weights: &[f32], inputs: &[f32], sums: &mut [f32]) {
+                let mut totals = [[$zero(); VECTORS]; N];
+                for (weights, inputs) in weights.as_chunks::<TILE>().0.iter().zip(inputs.as_chunks::<N>().0) {
+                    let mut loaded = [$zero(); VECTORS];
+                    for (loaded, weights) in loaded.iter_mut().zip(weights.as_chunks().0) {
+                        *loaded = load(weights);
+                    }
+                    for (totals, input) in totals.iter_mut().zip(inputs) {
+                        let input = $all(*input);
+                        for (total, weights) in totals.iter_mut().zip(&loaded) {
+                            *total = $fused(*weights, input, *total);
+                        }
+                    }
+                }
+                for (totals, sums) in totals.iter().zip(sums.as_chunks_mut::<TILE>().0) {
+                    for (total, sums) in totals.iter().zip(sums.as_chunks_mut().0) {
+                        store($plus(*total, load(sums)), sums);
+                    }
+                }
+            }
+
+            /// See [`Level::turn`](crate::kernel::Level::turn); how many places and rows are done is the result. The others are left.
+            #[target_feature(enable = $features)]
+            pub(in crate::kernel) fn turn(rows: &[f32], stride: usize, inner: usize, out: &mut [f32]) -> (usize, usize) {
+                let n_rows = ((rows.len() - inner) / stride + 1) / $lanes * $lanes;
+                let inner = inner / $lanes * $lanes;
+                for first in (0..n_rows).step_by($lanes) {
+                    for start in (0..inner).step_by($lanes) {
+                        let mut square = [$zero(); $lanes];
+                        for (r, square) in square.iter_mut().enumerate() {
+                            *square = load(rows[(first + r) * stride + start..].first_chunk().expect("rows have the inner length"));
+                        }
+                        let square = $turned(square);
+                        for (out, place) in out[start * TILE..].chunks_exact_mut(TILE).zip(square) {
+                            store(place, out[first..].first_chunk_mut().expect("a tile is whole vectors"));
+                        }
+                    }
+                }
+                (inner, n_rows)
+            }
+
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn load(values: &[f32; $lanes]) -> $vector {
+                // SAFETY: the array has as many values as the vector lanes.
+                unsafe { $load(values.as_ptr()) }
+            }
+
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn store(vector: $vector, values: &mut [f32; $lanes]) {
+                // SAFETY: as above.
+                unsafe { $store(values.as_mut_ptr(), vector) }
+            }
+        }
+    };
+}
+
+tiles!(
+    avx2,
+    "avx2,fma",
+    __m256,
+    8,
+    1 2,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_set1_ps,
+    _mm256_setzero_ps,
+    _mm256_fmadd_ps,
+    _mm256_add_ps,
+    super::turned_avx2
+);
+tiles!(
+    avx512,
+    "avx512f",
+    __m512,
+    16,
+    1 2 3 4 5 6 7 8 9 10 11 12,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_set1_ps,
+    _mm512_setzero_ps,
+    _mm512_fmadd_ps,
+    _mm512_add_ps,
+    super::turned_avx512
+);
+
+use std::arch::x86_64::*;
+
+/// Row `i` of the result is column `i` of `rows`: squares of four within each 128 bits first, which then change places.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn turned_avx2(rows: [__m256; 8]) -> [__m256; 8] {
+    let mut fours = rows;
+    for (four, rows) in fours.as_chunks_mut::<4>().0.iter_mut().zip(rows.as_chunks::<4>().0) {
+        let [a, b, c, d] = *rows;
+        let (low, high) = (
+            [_mm256_unpacklo_ps(a, b), _mm256_unpacklo_ps(c, d)].map(|pair| _mm256_castps_pd(pair)),
+            [_mm256_unpackhi_ps(a, b), _mm256_unpackhi_ps(c, d)].map(|pair| _mm256_castps_pd(pair)),
+        );
+        *four = [
+            _mm256_castpd_ps(_mm256_unpacklo_pd(low[0], low[1])),
+            _mm256_castpd_ps(_mm256_unpackhi_pd(low[0], low[1])),
+            _mm256_castpd_ps(_mm256_unpacklo_pd(high[0], high[1])),
+            _mm256_castpd_ps(_mm256_unpackhi_pd(high[0], high[1])),
+        ];
+    }
+    std::array::from_fn(|i| {
+        let (upper, lower) = (fours[i % 4], fours[4 + i % 4]);
+        if i < 4 { _mm256_permute2f128_ps::<0x20>(upper, lower) } else { _mm256_permute2f128_ps::<0x31>(upper, lower) }
+    })
+}
+
+/// As `turned_avx2`, of twice the width.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn turned_avx512(rows: [__m512; 16]) -> [__m512; 16] {
+    let mut fours = rows;
+    for (four, rows) in fours.as_chunks_mut::<4>().0.iter_mut().zip(rows.as_chunks::<4>().0) {
+        let [a, b, c, d] = *rows;
+        let (low, high) = (
+            [_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d)].map(|pair| _mm512_castps_pd(pair)),
+            [_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d)].map(|pair| _mm512_castps_pd(pair)),
+        );
+        *four = [
+            _mm512_castpd_ps(_mm512_unpacklo_pd(low[0], low[1])),
+            _mm512_castpd_ps(_mm512_unpackhi_pd(low[0], low[1])),
+            _mm512_castpd_ps(_mm512_unpacklo_pd(high[0], high[1])),
+            _mm512_castpd_ps(_mm512_unpackhi_pd(high[0], high[1])),
+        ];
+    }
+    let mut out = rows;
+    for i in 0..4 {
+        let [a, b, c, d] = [fours[i], fours[4 + i], fours[8 + i], fours[12 + i]];
+        let first = [_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0x44>(c, d)];
+        let second = [_mm512_shuffle_f32x4::<0xEE>(a, b), _mm512_shuffle_f32x4::<0xEE>(c, d)];
+        out[i] = _mm512_shuffle_f32x4::<0x88>(first[0], first[1]);
+        out[4 + i] = _mm512_shuffle_f32x4::<0xDD>(first[0], first[1]);
+        out[8 + i] = _mm512_shuffle_f32x4::<0x88>(second[0], second[1]);
+        out[12 + i] = _mm512_shuffle_f32x4::<0xDD>(second[0], second[1]);
+    }
+    out
+}

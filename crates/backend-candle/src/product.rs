@@ -1,0 +1,150 @@
+//! Products of weights with many rows of inputs, in tiles.
+//!
+//! The order of the loops is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008): inputs are packed
+//! once, a slice of some rows of weights is turned, or dequantised and turned, into the cache that is nearest, and meets all inputs there.
+//! So blocks cost hardly more than floats: each is dequantised once for all inputs.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::kernel::{Level, TILE};
+use crate::quantize::{BLOCK, Blocks};
+
+/// Weights of a row that a tile takes at a time: whole blocks. A tile of them is 56 KB.
+const SLICE: usize = 14 * BLOCK;
+
+/// The most tiles of a task: its sums, [`TILE`] of each for each input, stay in a cache too.
+const TASK: usize = 14;
+
+/// Weights, `[rows, columns]`.
+#[derive(Clone, Copy)]
+pub(crate) enum Weights<'m> {
+    /// Row-major.
+    Floats(&'m [f32]),
+    /// Quantised.
+    Blocks(Blocks<'m>),
+}
+
+/// `out = x Wᵀ` for `x` of `[n, columns]` and weights of `[rows, columns]`, on all threads: `out` is `[n, rows]`.
+pub(crate) fn product(level: Level, weights: Weights<'_>, x: &[f32], columns: usize, out: &mut [f32]) {
+    let n = x.len() / columns;
+    let rows = out.len() / n;
+    let packed = pack(level, x, columns);
+    let n_tiles = rows.div_ceil(TILE);
+    let tasks = n_tiles.div_ceil(TASK).next_multiple_of(rayon::current_num_threads());
+    let task_rows = n_tiles.div_ceil(tasks) * TILE;
+    let mut parts: Vec<Vec<&mut [f32]>> = (0..rows.div_ceil(task_rows)).map(|_| Vec::with_capacity(n)).collect();
+    for row in out.chunks_exact_mut(rows) {
+        parts.iter_mut().zip(row.chunks_mut(task_rows)).for_each(|(part, own)| part.push(own));
+    }
+    let task = Task { level, weights, columns, packed: &packed, n };
+    parts.into_par_iter().enumerate().for_each(|(i, mut out)| task.run(i * task_rows, &mut out));
+}
+
+/// The rows of `x`, as many together as a tile takes: `[columns, inputs]` for each of these.
+pub(crate) fn pack(level: Level, x: &[f32], columns: usize) -> Vec<f32> {
+    let mut packed = vec![0.0; x.len()];
+    let size = level.tile_inputs() * columns;
+    packed.par_chunks_mut(size).zip(x.par_chunks(size)).for_each(|(packed, rows)| {
+        let n = rows.len() / columns;
+        for (place, packed) in packed.chunks_exact_mut(n).enumerate() {
+            packed.iter_mut().zip(rows[place..].iter().step_by(columns)).for_each(|(packed, value)| *packed = *value);
+        }
+    });
+    packed
+}
+
+struct Task<'t> {
+    level: Level,
+    weights: Weights<'t>,
+    columns: usize,
+    packed: &'t [f32],
+    /// Rows of inputs.
+    n: usize,
+}
+
+impl Task<'_> {
+    /// The products with the rows of weights from `first` on, of which `out` has a slice for each input.
+    fn run(&self, first: usize, out: &mut [&mut [f32]]) {
+        let rows = out[0].len();
+        let together = self.level.tile_inputs();
+        let mut sums = vec![0.0; self.n * rows.next_multiple_of(TILE)];
+        let (mut turned, mut floats) = (vec![0.0; SLICE * TILE], vec![0.0; SLICE * TILE]);
+        for start in (0..self.columns).step_by(SLICE) {
+            let places = start..self.columns.min(start + SLICE);
+            let turned = &mut turned[..places.len() * TILE];
+            for (tile, sums) in sums.chunks_exact_mut(self.n * TILE).enumerate() {
+                let n_rows = TILE.min(rows - tile * TILE);
+                self.turn(first + tile * TILE, n_rows, places.clone(), &mut floats, turned);
+                for (inputs, sums) in self.packed.chunks(together * self.columns).zip(sums.chunks_mut(together * TILE)) {
+                    let n = sums.len() / TILE;
+                    self.level.tile(turned, &inputs[places.start * n..places.end * n], sums);
+                }
+            }
+        }
+        for (tile, sums) in sums.chunks_exact(self.n * TILE).enumerate() {
+            for (out, sums) in out.iter_mut().zip(sums.chunks_exact(TILE)) {
+                let out = &mut out[tile * TILE..];
+                let n_rows = out.len().min(TILE);
+                out[..n_rows].copy_from_slice(&sums[..n_rows]);
+            }
+        }
+    }
+
+    /// Turns `n_rows` rows of weights from `first` on, at `places` within each.
+    fn turn(&self, first: usize, n_rows: usize, places: Range<usize>, floats: &mut [f32], turned: &mut [f32]) {
+        let (columns, inner) = (self.columns, places.len());
+        match self.weights {
+            Weights::Floats(values) => {
+                let rows = &values[first * columns + places.start..(first + n_rows - 1) * columns + places.end];
+                self.level.turn(rows, columns, inner, turned);
+            }
+            Weights::Blocks(blocks) => {
+                let floats = &mut floats[..n_rows * inner];
+                for (row, floats) in floats.chunks_exact_mut(inner).enumerate() {
+                    let row = blocks.rows(first + row..first + row + 1, columns);
+                    row.rows(places.start / BLOCK..places.end / BLOCK, BLOCK).dequantize(floats);
+                }
+                self.level.turn(floats, inner, inner, turned);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quantize::Bits;
+
+    fn check(level: Level, weights: Weights<'_>, floats: &[f32], (n, rows, columns): (usize, usize, usize)) {
+        let x: Vec<f32> = (0..n * columns).map(|i| ((i * i) as f32 * 0.23).sin()).collect();
+        let mut out = vec![f32::NAN; n * rows];
+        product(level, weights, &x, columns, &mut out);
+        for (i, out) in out.iter().enumerate() {
+            let pairs = x[i / rows * columns..][..columns].iter().zip(&floats[i % rows * columns..][..columns]);
+            let expected: f64 = pairs.map(|(x, weight)| f64::from(*x) * f64::from(*weight)).sum();
+            assert!((f64::from(*out) - expected).abs() <= 1e-4, "{level:?} {n} x {rows} x {columns}: {out} {expected}");
+        }
+    }
+
+    #[test]
+    fn every_level_gives_the_product() {
+        for shape in [(1, 1, 1), (17, 33, 31), (13, 100, 64), (40, 1000, 96), (25, 64, SLICE + 32), (12, 32, 2 * SLICE)] {
+            let (_, rows, columns) = shape;
+            let weights: Vec<f32> = (0..rows * columns).map(|i| ((i * 7 + 3) as f32 * 0.61).sin()).collect();
+            for level in Level::all() {
+                check(level, Weights::Floats(&weights), &weights, shape);
+                for bits in [Bits::Eight, Bits::Four].into_iter().filter(|_| columns.is_multiple_of(BLOCK)) {
+                    let blocks = rows * columns / BLOCK;
+                    let (mut codes, mut scales) = (vec![0; blocks * bits.block_bytes()], vec![0.0; blocks]);
+                    bits.quantize(&weights, &mut codes, &mut scales);
+                    let blocks = Blocks { bits, codes: &codes, scales: &scales };
+                    let mut floats = vec![0.0; weights.len()];
+                    blocks.dequantize(&mut floats);
+                    check(level, Weights::Blocks(blocks), &floats, shape);
+                }
+            }
+        }
+    }
+}
