@@ -45,7 +45,6 @@ impl Level {
     }
 
     /// Every one that this processor has.
-    #[cfg(test)]
     pub(crate) fn all() -> Vec<Self> {
         let mut levels = vec![Self::Plain];
         #[cfg(target_arch = "x86_64")]

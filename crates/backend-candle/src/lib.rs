@@ -16,6 +16,8 @@ mod elementwise;
 mod error;
 mod kernel;
 mod linear;
+#[doc(hidden)]
+pub mod measured;
 mod model;
 mod product;
 mod quantize;
