@@ -10,9 +10,10 @@ use tandem_core::files::{ModelFile, ModelFiles};
 use tandem_core::{Backend, BackendKind, DType, DeviceReport, Error, Model, ModelInfo, Result};
 
 use crate::device;
+use crate::gguf::{self, FromGguf};
 use crate::model::{CandleModel, Loaded};
 use crate::quantize::Bits;
-use crate::weights;
+use crate::weights::{self, Reader};
 
 /// The release of candle that this crate is built with; candle does not say it of itself.
 const CANDLE_VERSION: &str = "0.11.1";
@@ -41,11 +42,17 @@ impl Backend for CandleBackend {
         options.validate()?;
         let config = ModelConfig::from_file(&files.config)?;
         device::check(options.device)?;
-        let (dtype, bits) = dtype(options)?;
+        let (wanted, bits) = dtype(options)?;
         refuse_what_is_no_checkpoint(files, &config, options)?;
         let threads = device::threads(&options.threads)?;
-        let checkpoint = Checkpoint::open(files)?;
-        let decoder = threads.install(|| weights::decoder(&checkpoint, &config, &files.name, bits))?;
+        let FromGguf { decoder, dtype, weight_types } = threads.install(|| match files.gguf() {
+            Some(path) => gguf::load(path, &config, options),
+            None => {
+                let checkpoint = Checkpoint::open(files)?;
+                let reader = Reader { checkpoint: &checkpoint, file: &files.name, bits };
+                Ok(FromGguf { decoder: weights::decoder(&reader, &config)?, dtype: wanted, weight_types: Vec::new() })
+            }
+        })?;
         let info = ModelInfo {
             name: files.name.clone(),
             backend: BackendKind::Candle,
@@ -60,6 +67,7 @@ impl Backend for CandleBackend {
             threads: threads.current_num_threads(),
             kv_bytes_per_token: config.kv_bytes_per_token(size_of::<f32>()),
             capabilities: Capabilities { all_logits: true, rewind: true, hidden_states: true, adapters: false },
+            weight_types,
             weight_files: files.weights.iter().map(weight_file).collect::<Result<_>>()?,
             placement: Vec::new(),
             device_share: 1.0,

@@ -1,7 +1,8 @@
 //! candle behind the contract of `tandem-core`.
 //!
-//! - [`CandleBackend`] lists devices and loads checkpoints: Qwen2, Qwen3, Llama and Mistral from safetensors.
+//! - [`CandleBackend`] lists devices and loads checkpoints: Qwen2, Qwen3, Llama and Mistral from safetensors or GGUF.
 //! - `weights` reads a checkpoint into a `decoder`: projections that take the same input are one matrix.
+//! - `gguf` reads the weights of a GGUF file as they are stored.
 //! - `quantize` makes small integers of weights when they are loaded, for the dtypes int8 and int4.
 //! - `decoder` is the arithmetic of a pass over tokens, on candle's tensors; `linear`, `product`, `rotary`, `attention` and `elementwise`
 //!   are its parts, and `kernel` has the loops that candle runs on one thread or not at all.
@@ -14,6 +15,7 @@ mod decoder;
 mod device;
 mod elementwise;
 mod error;
+mod gguf;
 mod kernel;
 mod linear;
 #[doc(hidden)]

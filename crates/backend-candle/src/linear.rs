@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::kernel::{Level, MAX_ROWS};
 use crate::product::{Weights, product};
-use crate::quantize::{Bits, Blocks};
+use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::values::{Values, tensor};
 
 /// Rows of inputs up to which weights are read once for every eight of them, rather than turned into tiles.
@@ -35,6 +35,8 @@ pub(crate) struct Matrix {
     rows: usize,
     columns: usize,
     level: Level,
+    /// What is added to every weight of a block, `[rows, columns / BLOCK]`: a matrix of its own, which meets the sums of inputs.
+    offsets: Option<Box<Matrix>>,
 }
 
 enum Stored {
@@ -62,12 +64,24 @@ impl Held<'_> {
 impl Matrix {
     /// Takes `values`, row-major.
     pub(crate) fn floats(values: Vec<f32>, rows: usize, columns: usize) -> Result<Self> {
-        Ok(Self { stored: Stored::Floats(tensor(values, (rows, columns))?), rows, columns, level: Level::detect() })
+        Ok(Self {
+            stored: Stored::Floats(tensor(values, (rows, columns))?),
+            rows,
+            columns,
+            level: Level::detect(),
+            offsets: None,
+        })
     }
 
     /// Takes the codes and scales of quantised values, row-major; `columns` are whole blocks.
     pub(crate) fn blocks(bits: Bits, codes: Vec<u8>, scales: Vec<f32>, rows: usize, columns: usize) -> Self {
-        Self { stored: Stored::Blocks { bits, codes, scales }, rows, columns, level: Level::detect() }
+        Self { stored: Stored::Blocks { bits, codes, scales }, rows, columns, level: Level::detect(), offsets: None }
+    }
+
+    /// The same with `offsets`, `[rows, columns / BLOCK]`, added to the weights of each block.
+    pub(crate) fn with_offsets(self, offsets: Vec<f32>) -> Result<Self> {
+        let offsets = Self::floats(offsets, self.rows, self.columns / BLOCK)?;
+        Ok(Self { offsets: Some(Box::new(offsets)), ..self })
     }
 
     /// The rows numbered `ids`: `[ids.len(), columns]`.
@@ -80,6 +94,11 @@ impl Matrix {
                 Weights::Floats(values) => out.copy_from_slice(&values[id * self.columns..(id + 1) * self.columns]),
                 Weights::Blocks(blocks) => blocks.rows(id..id + 1, self.columns).dequantize(out),
             }
+        }
+        if let Some(offsets) = &self.offsets {
+            let offsets = offsets.select(ids)?;
+            let blocks = out.as_chunks_mut::<BLOCK>().0.iter_mut();
+            blocks.zip(&*Values::of(&offsets)?).for_each(|(block, offset)| block.iter_mut().for_each(|out| *out += offset));
         }
         tensor(out, (ids.len(), self.columns))
     }
@@ -99,6 +118,11 @@ impl Matrix {
             }
         } else {
             product(self.level, weights, &x, columns, &mut out);
+        }
+        if let Some(offsets) = &self.offsets {
+            let sums = x.as_chunks::<BLOCK>().0.iter().map(|block| block.iter().sum()).collect();
+            let products = offsets.product(&tensor(sums, (n, columns / BLOCK))?, None)?;
+            out.iter_mut().zip(&*Values::of(&products)?).for_each(|(out, product)| *out += product);
         }
         if let Some(bias) = bias {
             for row in out.chunks_exact_mut(self.rows) {

@@ -1,5 +1,5 @@
-//! From a checkpoint to a decoder: every weight by its name and shape, widened to f32 or quantised; those that take the same
-//! input become one.
+//! From weights to a decoder: every one by its name and shape, those that take the same input as one. Those of a checkpoint are
+//! widened to f32 or quantised; `gguf` reads the other format.
 
 use half::f16;
 use rayon::prelude::*;
@@ -15,27 +15,44 @@ use crate::rotary::{Heads, Rotary};
 
 const DOING: &str = "to load the weights";
 
-/// Reads all weights of a decoder of the form `config` from `checkpoint`, which messages call `file`, its matrices
-/// quantised to `bits` where given.
+/// Where weights come from. `parts` are their names as published, with the rows of each; what is read is one above the other.
+pub(crate) trait Source {
+    /// Whether there is a weight called `name`.
+    fn contains(&self, name: &str) -> bool;
+
+    /// Tensors of the shapes `[rows, columns]` as one matrix.
+    ///
+    /// # Errors
+    /// [`Error::BadField`] for one that is missing or of another shape.
+    fn matrix(&self, parts: &[(String, usize)], columns: usize) -> Result<Matrix>;
+
+    /// The values of tensors of the shapes `[rows]`.
+    ///
+    /// # Errors
+    /// As [`matrix`](Self::matrix).
+    fn vector(&self, parts: &[(String, usize)]) -> Result<Vec<f32>>;
+}
+
+/// Reads all weights of a decoder of the form `config`.
 ///
 /// # Errors
 /// [`Error::BadField`] names a weight that is missing or of another shape than the configuration says.
-pub(crate) fn decoder(checkpoint: &Checkpoint, config: &ModelConfig, file: &str, bits: Option<Bits>) -> Result<Decoder> {
+pub(crate) fn decoder(source: &dyn Source, config: &ModelConfig) -> Result<Decoder> {
     // Checkpoints of embedding models are published without it.
-    let prefix = if checkpoint.contains("model.embed_tokens.weight") { "model." } else { "" };
-    let reader = Reader { checkpoint, config, file, bits };
+    let prefix = if source.contains("model.embed_tokens.weight") { "model." } else { "" };
+    let reader = Named { source, config };
     let (vocab, hidden) = (config.vocab_size, config.hidden_size);
     let mut layers = Vec::with_capacity(config.n_layers);
     for i in 0..config.n_layers {
         layers.push(reader.layer(&format!("{prefix}layers.{i}"), config.layer_windows[i])?);
     }
     Ok(Decoder {
-        embedding: reader.matrix(&[(format!("{prefix}embed_tokens.weight"), vocab)], hidden)?,
+        embedding: source.matrix(&[(format!("{prefix}embed_tokens.weight"), vocab)], hidden)?,
         layers,
         norm: reader.vector(&format!("{prefix}norm.weight"), hidden)?,
         head: match config.tie_word_embeddings {
             true => None,
-            false => Some(reader.matrix(&[("lm_head.weight".into(), vocab)], hidden)?),
+            false => Some(source.matrix(&[("lm_head.weight".into(), vocab)], hidden)?),
         },
         rms_norm_eps: config.rms_norm_eps as f32,
         rotary: Rotary::new(config),
@@ -43,16 +60,13 @@ pub(crate) fn decoder(checkpoint: &Checkpoint, config: &ModelConfig, file: &str,
     })
 }
 
-struct Reader<'c> {
-    checkpoint: &'c Checkpoint,
+/// A source with the form that says which weights there are.
+struct Named<'c> {
+    source: &'c dyn Source,
     config: &'c ModelConfig,
-    /// Names the weights in messages.
-    file: &'c str,
-    /// How matrices are quantised, where they are.
-    bits: Option<Bits>,
 }
 
-impl Reader<'_> {
+impl Named<'_> {
     fn layer(&self, name: &str, window: Option<usize>) -> Result<Layer> {
         let config = self.config;
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
@@ -82,13 +96,31 @@ impl Reader<'_> {
     fn linear(&self, parts: &[(String, usize)], inputs: usize, biased: bool) -> Result<Linear> {
         let named = |what: &str| parts.iter().map(|(name, rows)| (format!("{name}.{what}"), *rows)).collect::<Vec<_>>();
         let bias = match biased {
-            true => Some(self.values(&named("bias"), &[])?),
+            true => Some(self.source.vector(&named("bias"))?),
             false => None,
         };
-        Ok(Linear { weights: self.matrix(&named("weight"), inputs)?, bias })
+        Ok(Linear { weights: self.source.matrix(&named("weight"), inputs)?, bias })
     }
 
-    /// Matrices, `(name, rows)` each, one above the other.
+    fn vector(&self, name: &str, n: usize) -> Result<Vec<f32>> {
+        self.source.vector(&[(name.to_owned(), n)])
+    }
+}
+
+/// The weights of a checkpoint.
+pub(crate) struct Reader<'c> {
+    pub(crate) checkpoint: &'c Checkpoint,
+    /// Names the weights in messages.
+    pub(crate) file: &'c str,
+    /// How matrices are quantised, where they are.
+    pub(crate) bits: Option<Bits>,
+}
+
+impl Source for Reader<'_> {
+    fn contains(&self, name: &str) -> bool {
+        self.checkpoint.contains(name)
+    }
+
     fn matrix(&self, parts: &[(String, usize)], columns: usize) -> Result<Matrix> {
         let rows = parts.iter().map(|(_, rows)| rows).sum();
         match self.bits {
@@ -97,7 +129,13 @@ impl Reader<'_> {
         }
     }
 
-    /// As [`matrix`](Self::matrix), quantised row by row: the matrix is never there as floats.
+    fn vector(&self, parts: &[(String, usize)]) -> Result<Vec<f32>> {
+        self.values(parts, &[])
+    }
+}
+
+impl Reader<'_> {
+    /// As [`matrix`](Source::matrix), quantised row by row: the matrix is never there as floats.
     fn quantized(&self, bits: Bits, parts: &[(String, usize)], rows: usize, columns: usize) -> Result<Matrix> {
         if !columns.is_multiple_of(BLOCK) {
             return Err(Error::Unsupported {
@@ -130,10 +168,6 @@ impl Reader<'_> {
             }
         }
         Ok(Matrix::blocks(bits, codes, scales, rows, columns))
-    }
-
-    fn vector(&self, name: &str, n: usize) -> Result<Vec<f32>> {
-        self.values(&[(name.to_owned(), n)], &[])
     }
 
     /// The values of tensors of the shapes `[rows, inner...]`, one after the other.
@@ -176,12 +210,12 @@ const READ_TOGETHER: usize = 32 << 20;
 const WIDENED_TOGETHER: usize = 1 << 16;
 
 /// Bytes of a value as it is stored.
-fn bytes_of(dtype: DType) -> usize {
+pub(crate) fn bytes_of(dtype: DType) -> usize {
     if dtype == DType::F32 { 4 } else { 2 }
 }
 
 /// Writes the values of `bytes` as f32 to `out`, which has as many places.
-fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
+pub(crate) fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     match dtype {
         DType::F32 => out.iter_mut().zip(bytes.as_chunks().0).for_each(|(out, bytes)| *out = f32::from_le_bytes(*bytes)),
         DType::F16 => {

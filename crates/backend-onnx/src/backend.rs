@@ -60,6 +60,7 @@ impl Backend for OnnxBackend {
 
     fn load(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
         options.validate()?;
+        files.refuse_gguf()?;
         let config = ModelConfig::from_file(&files.config)?;
         let source = Source::choose(files, &config, options)?;
         let environment = self.environment()?;
@@ -112,6 +113,7 @@ fn describe(
             rewind: source.in_place || cache_on_host,
             ..Capabilities::default()
         },
+        weight_types: Vec::new(),
         weight_files: source.weight_files.clone(),
         device_share: placement::share(&placement, provider_name(options.device)),
         placement,

@@ -44,6 +44,7 @@ pub fn export(files: &ModelFiles, options: &ExportOptions) -> Result<Exported> {
 /// As [`export`], with `available` to ask for free bytes.
 fn export_where(files: &ModelFiles, options: &ExportOptions, available: &dyn Fn(&Path) -> io::Result<u64>) -> Result<Exported> {
     refuse_without_weights(files)?;
+    files.refuse_gguf()?;
     let config = ModelConfig::from_file(&files.config)?;
     let genai_config = genai::config(files, &config, options.form.outputs)?;
     let plan = GraphPlan::open(files, &config, options.form)?;
@@ -79,7 +80,7 @@ fn companions(files: &ModelFiles) -> Vec<&ModelFile> {
 fn copy(file: &ModelFile, directory: &Path) -> Result<()> {
     let target = directory.join(file.file_name());
     let written = match file {
-        ModelFile::Path(_) => fs::write(&target, &*file.map()?),
+        ModelFile::Path(_) | ModelFile::Gguf { .. } => fs::write(&target, &*file.map()?),
         ModelFile::Embedded { bytes, .. } => fs::write(&target, bytes),
     };
     written.map_err(|error| cannot("written", &target, error))

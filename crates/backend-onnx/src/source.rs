@@ -114,6 +114,7 @@ fn open(file: &ModelFile) -> Result<(Graph, Option<&Path>)> {
             Ok((Graph::open(path).map_err(bad_graph)?, Some(directory)))
         }
         ModelFile::Embedded { name, bytes } => Ok((Graph::parse(*bytes, *name).map_err(bad_graph)?, None)),
+        ModelFile::Gguf { .. } => Ok((Graph::parse(file.map()?.to_vec(), file.name()).map_err(bad_graph)?, None)),
     }
 }
 
@@ -124,6 +125,7 @@ fn place(file: &ModelFile, graph: &Graph, directory: Option<&Path>, options: &Lo
     Ok(match file {
         ModelFile::Path(path) => Place::File(path.clone()),
         ModelFile::Embedded { bytes, .. } => Place::Memory { bytes: Cow::Borrowed(bytes), weights: None },
+        ModelFile::Gguf { .. } => Place::Memory { bytes: Cow::Owned(graph.bytes().to_vec()), weights: None },
     })
 }
 

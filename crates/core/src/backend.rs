@@ -12,7 +12,9 @@ mod check;
 mod data;
 mod options;
 
-pub use data::{Capabilities, HiddenStates, Logits, LogitsWanted, LoraAdapter, ModelInfo, Placement, TokenBatch, WeightFile};
+pub use data::{
+    Capabilities, HiddenStates, Logits, LogitsWanted, LoraAdapter, ModelInfo, Placement, TokenBatch, WeightFile, WeightType,
+};
 pub use options::{
     BackendKind, ComputeUnits, CoreMlOptions, DType, Device, DeviceReport, LoadOptions, Numerics, SessionOptions, ThreadOptions,
 };

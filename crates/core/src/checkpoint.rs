@@ -48,8 +48,10 @@ impl Checkpoint {
     /// Maps the weights of `files` and reads their headers.
     ///
     /// # Errors
-    /// [`Error::BadFile`] for a file that is missing, truncated or no safetensors, and for a name that stands in two of them.
+    /// [`Error::BadFile`] for a file that is missing, truncated or no safetensors, and for a name that stands in two of them;
+    /// [`Error::Unsupported`] for a GGUF file.
     pub fn open(files: &ModelFiles) -> Result<Self> {
+        files.refuse_gguf()?;
         if files.weights.is_empty() {
             return Err(Error::BadFile {
                 file: files.name.clone(),

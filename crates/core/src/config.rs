@@ -19,6 +19,7 @@ pub use self::rope::{Llama3Rope, RopeConfig, RopeScaling, YarnRope};
 use crate::backend::{DType, TokenId};
 use crate::error::Result;
 use crate::files::{MAX_JSON_BYTES, ModelFile};
+use crate::gguf::Gguf;
 
 /// A decoder's shape, from `config.json`. Every number is within bounds that make arithmetic with them safe.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,7 +72,10 @@ impl ModelConfig {
     /// # Errors
     /// As [`from_json`](Self::from_json), and [`Error::BadFile`](crate::Error::BadFile) for a file that cannot be read.
     pub fn from_file(file: &ModelFile) -> Result<Self> {
-        Self::from_json(&file.name(), &file.read(MAX_JSON_BYTES)?)
+        match file {
+            ModelFile::Gguf { path, .. } => Gguf::open(path)?.config(),
+            _ => Self::from_json(&file.name(), &file.read(MAX_JSON_BYTES)?),
+        }
     }
 
     /// Checks the content of a `config.json`; `file` is its name in messages.

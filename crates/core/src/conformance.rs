@@ -14,12 +14,14 @@ mod cases;
 mod cases_of_golden;
 mod cases_of_load;
 mod fake;
+mod gguf;
 mod golden;
 
 pub use cases::*;
 pub use cases_of_golden::*;
 pub use cases_of_load::*;
 pub use fake::FakeBackend;
+pub use gguf::{GgufWriter, Store, WrittenTensor};
 pub use golden::{Golden, GoldenPrompt};
 
 use std::sync::Arc;

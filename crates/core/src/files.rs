@@ -5,6 +5,7 @@
 mod content;
 mod discover;
 mod embedded;
+mod gguf;
 mod graphs;
 mod near;
 mod weights;
@@ -15,6 +16,8 @@ use std::path::{Path, PathBuf};
 pub use self::content::{FileBytes, MAX_JSON_BYTES};
 pub use self::near::near_names;
 use crate::backend::DType;
+use crate::error::{Error, Result};
+use crate::gguf::GgufPart;
 
 /// The files of one model.
 #[derive(Clone, Debug)]
@@ -33,7 +36,7 @@ pub struct ModelFiles {
     pub chat_template: Option<ModelFile>,
     /// `genai_config.json`: the graphs were built by onnxruntime-genai.
     pub genai_config: Option<ModelFile>,
-    /// Safetensors files, in the order of the index.
+    /// Safetensors files, in the order of the index; or one GGUF file.
     pub weights: Vec<ModelFile>,
     /// ONNX graphs that can be loaded; [`graph_for`](Self::graph_for) chooses among them.
     pub graphs: Vec<GraphFile>,
@@ -52,6 +55,13 @@ pub enum ModelFile {
         name: &'static str,
         /// Its content.
         bytes: &'static [u8],
+    },
+    /// What a GGUF file says in the place of a file of its own, as that file would say it.
+    Gguf {
+        /// The GGUF file.
+        path: PathBuf,
+        /// Which file.
+        part: GgufPart,
     },
 }
 
@@ -74,11 +84,38 @@ pub struct SkippedFile {
     pub reason: String,
 }
 
+impl ModelFiles {
+    /// The GGUF file that the weights are in, when they are in one.
+    pub fn gguf(&self) -> Option<&Path> {
+        match self.weights.as_slice() {
+            [ModelFile::Path(path)] if is_gguf(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// For what reads safetensors only.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when the weights are in a GGUF file.
+    pub fn refuse_gguf(&self) -> Result<()> {
+        let Some(path) = self.gguf() else { return Ok(()) };
+        Err(Error::Unsupported {
+            what: format!("the GGUF file `{}`", path.display()),
+            reason: "GGUF files are read by the candle backend alone".into(),
+            hint: Some(
+                "use `--backend candle`, in a build with the feature `candle`; or the checkpoint that the file was made from, \
+                 a directory with `config.json` and safetensors"
+                    .into(),
+            ),
+        })
+    }
+}
+
 impl ModelFile {
     /// Its name in messages.
     pub fn name(&self) -> Cow<'_, str> {
         match self {
-            Self::Path(path) => path.to_string_lossy(),
+            Self::Path(path) | Self::Gguf { path, .. } => path.to_string_lossy(),
             Self::Embedded { name, .. } => Cow::Borrowed(name),
         }
     }
@@ -86,16 +123,21 @@ impl ModelFile {
     /// The last part of its name, such as `model_q4.onnx`; a symbolic link's own, not its target's.
     pub fn file_name(&self) -> &str {
         match self {
-            Self::Path(path) => path.file_name().and_then(|name| name.to_str()).unwrap_or_default(),
+            Self::Path(path) | Self::Gguf { path, .. } => path.file_name().and_then(|name| name.to_str()).unwrap_or_default(),
             Self::Embedded { name, .. } => name.rsplit_once('/').map_or(*name, |(_, last)| last),
         }
     }
 
-    /// Where it lies, when it lies on disk.
+    /// Where it lies, when it lies on disk; for a part of a GGUF that file.
     pub fn path(&self) -> Option<&Path> {
         match self {
-            Self::Path(path) => Some(path),
+            Self::Path(path) | Self::Gguf { path, .. } => Some(path),
             Self::Embedded { .. } => None,
         }
     }
+}
+
+/// Whether a path is that of a GGUF file, by its name.
+fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }

@@ -339,8 +339,8 @@ fn directories_that_are_no_model() {
         &["config.json", "model-00001-of-00002.safetensors"],
         &["`model-00001-of-00002.safetensors`", "index.json"],
     );
-    check_dir_refused(&["config.json", "x.gguf"], &["`DIR/x.gguf`", "candle backend"]);
-    check_dir_refused(&["x.gguf"], &["`DIR/x.gguf`", "checkpoint"]);
+    check_dir_refused(&["a.gguf", "b.gguf"], &["holds 2 GGUF files", "`DIR/a.gguf`"]);
+    check_dir_refused(&["config.json", "b.gguf", "a.gguf"], &["holds 2 GGUF files", "`DIR/a.gguf`"]);
     check_dir_refused(&["config.json", "onnx/decoder_model_merged.onnx"], &["no graph can be used", "merges"]);
     check_dir_refused(&["adapter_config.json", "adapter_model.safetensors"], &["LoRA adapter", "--adapter"]);
     check_dir_refused(&["cpu/int4/config.json", "cpu/int4/model.onnx"], &["a model lies in `DIR/cpu/int4`"]);
@@ -349,13 +349,36 @@ fn directories_that_are_no_model() {
 }
 
 #[test]
+fn a_gguf_file_is_a_model() {
+    let check = |names: &[&str], reference: &str, file: &str, tokenizer: &str| {
+        let dir = dir(names);
+        let files = ModelFiles::discover(&dir.path().join(reference), "the model").unwrap();
+        assert_eq!(files.gguf(), Some(dir.path().join(file).as_path()));
+        assert_eq!(files.config.file_name(), file);
+        assert_eq!(files.tokenizer.as_ref().map(ModelFile::file_name), Some(tokenizer));
+        assert!(files.graphs.is_empty());
+        let error = files.refuse_gguf().unwrap_err();
+        assert!(error.hint().unwrap().contains("--backend candle"), "{error}");
+    };
+    check(&["x.gguf"], "x.gguf", "x.gguf", "x.gguf");
+    check(&["x.GGUF"], "x.GGUF", "x.GGUF", "x.GGUF");
+    check(&["x.gguf", "tokenizer.json"], "x.gguf", "x.gguf", "tokenizer.json");
+    check(&["x.gguf", "y.gguf"], "y.gguf", "y.gguf", "y.gguf");
+    check(&["x.gguf", "README.md"], "", "x.gguf", "x.gguf");
+    check(&["x.gguf", "mmproj-x.gguf"], "", "x.gguf", "x.gguf");
+    check(&["x.gguf", "config.json"], "", "x.gguf", "x.gguf");
+    let dir = dir(&["x.gguf", "config.json", "model.safetensors"]);
+    assert_eq!(discover(&dir).unwrap().gguf(), None, "safetensors come first");
+}
+
+#[test]
 fn files_that_are_no_model() {
-    let dir = dir(&["config.json", "model.safetensors", "pytorch_model.bin", "x.gguf", "alone/readme.txt"]);
+    let dir = dir(&["config.json", "model.safetensors", "pytorch_model.bin", "x.gguf/", "alone/readme.txt"]);
     let check = |name: &str, parts: &[&str]| check_refused(&dir, &dir.path().join(name), parts);
     check("config.json", &["ends in `.onnx`", "give the directory, `DIR`"]);
     check("model.safetensors", &["give the directory, `DIR`"]);
     check("pytorch_model.bin", &["pickle files are never opened"]);
-    check("x.gguf", &["`DIR/x.gguf`", "GGUF files are read by the candle backend"]);
+    check("x.gguf", &["`DIR/x.gguf` is empty"]);
     check("alone/readme.txt", &["`DIR/alone/readme.txt`", "`config.json`"]);
 }
 

@@ -151,6 +151,17 @@ pub struct Placement {
     pub operators: Vec<(String, usize)>,
 }
 
+/// Weights that were stored in one type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightType {
+    /// The type in the file's own words, such as `Q4_K`.
+    pub stored: String,
+    /// What they run as, such as `int8`.
+    pub runs_as: String,
+    /// How many tensors there are of it.
+    pub n_tensors: usize,
+}
+
 /// A loaded model, as resolved.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelInfo {
@@ -180,6 +191,8 @@ pub struct ModelInfo {
     pub kv_bytes_per_token: usize,
     /// What it can do beyond the last logits.
     pub capabilities: Capabilities,
+    /// How the weights were stored and what they run as, for files of several types; empty where `dtype` says it all.
+    pub weight_types: Vec<WeightType>,
     /// Where the weights came from.
     pub weight_files: Vec<WeightFile>,
     /// Which provider runs what; empty where an engine does not split a model.

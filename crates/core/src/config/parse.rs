@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use serde_json::{Map, Value};
 
 use super::fields::shown;
-use super::{Architecture, Fields, ModelConfig, RopeConfig};
+use super::{Architecture, Fields, ModelConfig, RopeConfig, RopeScaling};
 use crate::backend::{DType, TokenId};
 use crate::error::{Error, Result};
 
@@ -51,7 +51,7 @@ pub(super) fn model_config(file: &str, object: Map<String, Value>) -> Result<Mod
         attention_output_bias: has_optional_bias && attention_bias,
         mlp_bias: architecture == Architecture::Llama && fields.boolean("mlp_bias")?.unwrap_or(false),
         qk_norm: architecture == Architecture::Qwen3,
-        rope: RopeConfig::from_fields(&fields, max_context)?,
+        rope: rope(&fields, max_context, heads.head_dim)?,
         layer_windows: layer_windows(&fields, architecture, n_layers)?,
         bos_token_id: if fields.is_null("bos_token_id") { None } else { fields.token("bos_token_id")?.or(bos) },
         eos_token_ids: match fields.tokens("eos_token_id")? {
@@ -115,6 +115,16 @@ fn heads(fields: &Fields<'_>, architecture: Architecture, hidden_size: usize) ->
         return Err(fields.error("head_dim", problem));
     }
     Ok(Heads { n_heads, n_kv_heads, head_dim })
+}
+
+fn rope(fields: &Fields<'_>, max_context: usize, head_dim: usize) -> Result<RopeConfig> {
+    let rope = RopeConfig::from_fields(fields, max_context)?;
+    match &rope.scaling {
+        RopeScaling::Factors(factors) if factors.len() != head_dim / 2 => {
+            Err(fields.error("rope_scaling.factors", format!("has {} entries for heads of {head_dim}", factors.len())))
+        }
+        _ => Ok(rope),
+    }
 }
 
 fn rms_norm_eps(fields: &Fields<'_>) -> Result<f64> {

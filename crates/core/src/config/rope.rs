@@ -2,6 +2,8 @@
 
 mod frequencies;
 
+use serde_json::Value;
+
 use super::parse::CONTEXT;
 use super::{Fields, fields::shown};
 use crate::error::{Error, Result};
@@ -30,6 +32,8 @@ pub enum RopeScaling {
     Llama3(Llama3Rope),
     /// YaRN, <https://arxiv.org/abs/2309.00071>.
     Yarn(YarnRope),
+    /// Each is divided by a number of its own, `[head_dim / 2]`: what a GGUF file says in the place of Llama 3's parameters.
+    Factors(Vec<f32>),
 }
 
 /// Parameters of Llama 3's scaling.
@@ -117,6 +121,7 @@ impl RopeScaling {
             Some("linear") => Ok(Self::Linear { factor: required_number(fields, "factor", 1.0..=1e6)? }),
             Some("llama3") => Ok(Self::Llama3(Llama3Rope::from_fields(fields, original.unwrap_or(max_context))?)),
             Some("yarn") => Ok(Self::Yarn(YarnRope::from_fields(fields, original.unwrap_or(max_context), max_context)?)),
+            Some("factors") => Ok(Self::Factors(factors(fields)?)),
             Some(other) => Err(Error::Unsupported {
                 what: format!("the rope type `{other}` (`{}`) of `{}`", fields.name("rope_type"), fields.file()),
                 reason: match other {
@@ -168,6 +173,17 @@ impl YarnRope {
             truncate: fields.boolean("truncate")?.unwrap_or(true),
         })
     }
+}
+
+/// Numbers to divide frequencies by.
+fn factors(fields: &Fields<'_>) -> Result<Vec<f32>> {
+    let list = fields.get("factors").ok_or_else(|| fields.missing("factors"))?;
+    let list = list.as_array().ok_or_else(|| fields.wrong_type("factors", "a list"))?;
+    let factor = |value: &Value| {
+        let factor = value.as_f64().filter(|factor| (1e-6..=1e6).contains(factor)).map(|factor| factor as f32);
+        factor.ok_or_else(|| fields.error("factors", format!("has `{}`, which no frequency can be divided by", shown(value))))
+    };
+    list.iter().map(factor).collect()
 }
 
 fn theta_of_root(root: &Fields<'_>) -> Result<f64> {

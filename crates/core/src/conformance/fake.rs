@@ -70,6 +70,7 @@ impl Backend for FakeBackend {
             threads: 1,
             kv_bytes_per_token: size_of::<u64>(),
             capabilities: self.capabilities,
+            weight_types: Vec::new(),
             weight_files: Vec::new(),
             placement: Vec::new(),
             device_share: 1.0,

@@ -22,12 +22,19 @@ const HASH_BLOCK: usize = 1 << 20;
 /// What a file begins with when only Git LFS's stand-in was obtained.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 
-/// The content of a file: mapped, or part of the program. Pages of a mapping are read when they are touched.
+/// The content of a file: mapped, part of the program, or in memory. Pages of a mapping are read when they are touched.
 pub struct FileBytes(Bytes);
 
 enum Bytes {
     Mapped(Mmap),
     Embedded(&'static [u8]),
+    Owned(Vec<u8>),
+}
+
+impl From<Vec<u8>> for FileBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Bytes::Owned(bytes))
+    }
 }
 
 impl Deref for FileBytes {
@@ -37,6 +44,7 @@ impl Deref for FileBytes {
         match &self.0 {
             Bytes::Mapped(mapped) => mapped,
             Bytes::Embedded(bytes) => bytes,
+            Bytes::Owned(bytes) => bytes,
         }
     }
 }
@@ -78,6 +86,7 @@ impl ModelFile {
         match self {
             Self::Path(path) => size(path),
             Self::Embedded { bytes, .. } => Ok(bytes.len() as u64),
+            Self::Gguf { path, part } => Ok(part.read(path)?.len() as u64),
         }
     }
 
@@ -95,13 +104,17 @@ impl ModelFile {
     /// [`Error::BadFile`] when it cannot be read, is larger, or is the stand-in that Git LFS leaves for a file not downloaded.
     pub fn read(&self, limit: u64) -> Result<Cow<'_, [u8]>> {
         let too_large = || bad(&self.name(), format!("is larger than the {limit} bytes that are read"), None);
+        if let Self::Gguf { path, part } = self {
+            let content = part.read(path)?;
+            return if content.len() as u64 > limit { Err(too_large()) } else { Ok(Cow::Owned(content)) };
+        }
         let expected = self.len()?;
         if expected > limit {
             return Err(too_large());
         }
         let content = match self {
             Self::Embedded { bytes, .. } => Cow::Borrowed(*bytes),
-            Self::Path(path) => {
+            Self::Path(path) | Self::Gguf { path, .. } => {
                 let file = File::open(path).map_err(|source| unreadable(path, source))?;
                 let mut content = Vec::with_capacity(expected as usize);
                 // One byte more than allowed shows a file that grew since it was measured.
@@ -135,6 +148,7 @@ impl ModelFile {
         let bytes = match self {
             Self::Embedded { bytes, .. } => FileBytes(Bytes::Embedded(bytes)),
             Self::Path(path) => FileBytes(Bytes::Mapped(map(path)?)),
+            Self::Gguf { path, part } => FileBytes::from(part.read(path)?),
         };
         self.refuse_lfs_pointer(&bytes)?;
         Ok(bytes)
@@ -161,6 +175,11 @@ impl ModelFile {
         match self {
             Self::Embedded { bytes, .. } => {
                 hasher.update(bytes);
+                progress(bytes.len() as u64)?;
+            }
+            Self::Gguf { path, part } => {
+                let bytes = part.read(path)?;
+                hasher.update(&bytes);
                 progress(bytes.len() as u64)?;
             }
             Self::Path(path) => {

@@ -9,14 +9,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{GraphFile, MAX_JSON_BYTES, ModelFile, ModelFiles, SkippedFile, graphs, weights};
+use super::{GraphFile, MAX_JSON_BYTES, ModelFile, ModelFiles, SkippedFile, gguf, graphs, is_gguf, weights};
 use crate::config::{Fields, parse_object};
 use crate::error::{Error, Result};
 
 const GENAI_CONFIG: &str = "genai_config.json";
 
 impl ModelFiles {
-    /// The files of the model at `path`: a directory as published, or an `.onnx` file within one, for which configuration and
+    /// The files of the model at `path`: a directory as published, a `.gguf` file, or an `.onnx` file within a directory, for which configuration and
     /// tokenizer are looked for beside it and one directory up, and for anything in a folder `onnx` also beside that folder.
     /// `name` is the reference that was asked for.
     ///
@@ -36,8 +36,8 @@ impl ModelFiles {
         if metadata.is_file() && is_a("onnx") {
             return one_graph(path, name);
         }
-        if is_a("gguf") {
-            return Err(nothing::gguf(path));
+        if metadata.is_file() && is_gguf(path) {
+            return Ok(gguf::one_file(path, name));
         }
         Err(nothing::in_file(path))
     }
@@ -45,7 +45,9 @@ impl ModelFiles {
 
 fn directory(dir: &Path, name: &str) -> Result<ModelFiles> {
     let places = places(dir);
-    let Some(config) = find(&places, "config.json") else { return Err(nothing::without_config(dir, name)) };
+    let Some(config) = find(&places, "config.json") else {
+        return gguf::only_one(dir, &nothing::names_in(dir), name).unwrap_or_else(|| Err(nothing::without_config(dir, name)));
+    };
     let genai_config = find(&places[..1], GENAI_CONFIG);
     let (graphs, skipped) = match &genai_config {
         Some(genai_config) => genai_graphs(dir, genai_config)?,
@@ -53,7 +55,11 @@ fn directory(dir: &Path, name: &str) -> Result<ModelFiles> {
     };
     let files = ModelFiles { weights: weights::find(dir)?, graphs, skipped, genai_config, ..bare(name, config, &places) };
     if files.weights.is_empty() && files.graphs.is_empty() {
-        return Err(if files.skipped.is_empty() { nothing::without_weights(dir) } else { files.no_graph(None) });
+        return match gguf::only_one(dir, &nothing::names_in(dir), name) {
+            Some(gguf) => gguf,
+            None if files.skipped.is_empty() => Err(nothing::without_weights(dir)),
+            None => Err(files.no_graph(None)),
+        };
     }
     Ok(files)
 }
@@ -152,7 +158,7 @@ fn find(places: &[PathBuf], file_name: &str) -> Option<ModelFile> {
 }
 
 /// The directory that holds `path`, also when `path` is relative and has one part only.
-fn parent(path: &Path) -> PathBuf {
+pub(super) fn parent(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() && path != Path::new(".") => PathBuf::from("."),
         Some(parent) if !parent.as_os_str().is_empty() && !path.ends_with("..") => parent.into(),

@@ -15,6 +15,7 @@ impl RopeConfig {
             RopeScaling::Linear { factor } => plain.map(|frequency| frequency / *factor as f32).collect(),
             RopeScaling::Llama3(llama3) => plain.map(|frequency| llama3.scale(frequency)).collect(),
             RopeScaling::Yarn(yarn) => yarn.scale(&powers, self.theta, head_dim),
+            RopeScaling::Factors(factors) => plain.zip(factors).map(|(frequency, factor)| frequency / factor).collect(),
         }
     }
 

@@ -12,7 +12,7 @@ const KNOWN_REFERENCES: [&str; 1] = ["demo"];
 /// The most entries of a directory that are looked at for a hint.
 const MAX_ENTRIES: usize = 1000;
 
-const WHAT_TO_GIVE: &str = "give a directory with a `config.json`, an `.onnx` file in one, or `demo`";
+const WHAT_TO_GIVE: &str = "give a directory with a `config.json`, an `.onnx` file in one, a `.gguf` file, or `demo`";
 const WEIGHTS_HINT: &str = "a checkpoint has `model.safetensors`, or shards with `model.safetensors.index.json`; a repository of \
                             graphs has `model.onnx` or `onnx/model*.onnx`";
 
@@ -40,21 +40,12 @@ pub(super) fn in_file(path: &Path) -> Error {
         reference: path.display().to_string(),
         reason: match is_pickle {
             true => "pickle files are never opened: they can run code".into(),
-            false => "a file that is a model ends in `.onnx`".into(),
+            false => "a file that is a model ends in `.onnx` or `.gguf`".into(),
         },
         hint: match dir.join("config.json").is_file() && !is_pickle {
             true => format!("give the directory, `{}`", dir.display()),
             false => WHAT_TO_GIVE.into(),
         },
-    }
-}
-
-/// A file, or a directory of files, for llama.cpp.
-pub(super) fn gguf(path: &Path) -> Error {
-    Error::Unsupported {
-        what: format!("the GGUF file `{}`", path.display()),
-        reason: "GGUF files are read by the candle backend, and not yet".into(),
-        hint: Some("use the checkpoint that it was made from, a directory with `config.json` and safetensors".into()),
     }
 }
 
@@ -69,9 +60,6 @@ pub(super) fn without_config(dir: &Path, name: &str) -> Error {
             reason: "an adapter changes a model and is none itself".into(),
             hint: Some("give the model that it was trained on, and this directory with `--adapter`".into()),
         };
-    }
-    if let Some(gguf_file) = ends(".gguf") {
-        return gguf(&dir.join(gguf_file));
     }
     if ends(".safetensors").is_some() || ends(".onnx").is_some() || has("tokenizer.json") || has("genai_config.json") {
         return Error::missing_file(dir.join("config.json"), "every model");
@@ -98,9 +86,6 @@ pub(super) fn without_weights(dir: &Path) -> Error {
         hint: Some(hint.into()),
         source: None,
     };
-    if let Some(gguf_file) = names.iter().find(|name| name.ends_with(".gguf")) {
-        return gguf(&dir.join(gguf_file));
-    }
     if let Some(other) = names.iter().find(|name| name.ends_with(".safetensors")) {
         let hint = "its `model.safetensors.index.json` is missing: download it as well";
         return bad(format!("has `{other}`, and nothing that says which weights it holds"), hint);
@@ -129,7 +114,7 @@ fn model_below(dir: &Path) -> Option<PathBuf> {
 }
 
 /// The names in a directory, sorted; none when it cannot be listed.
-fn names_in(dir: &Path) -> Vec<String> {
+pub(super) fn names_in(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().take(MAX_ENTRIES);
     let mut names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     names.sort();

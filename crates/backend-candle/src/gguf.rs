@@ -1,0 +1,264 @@
+//! Weights of a GGUF file, in the form in which they are stored where our kernels have it.
+//!
+//! A type of 4 bits becomes 4-bit blocks and one of 5 or 8 bits 8-bit blocks, with the file's own numbers and scales: nothing is
+//! rounded a second time. Types with a minimum keep it as an offset of each block. Q6_K alone is rounded anew, to 8 bits, since its
+//! scales are those of 16 values. Projections that are one matrix here take the form of the widest among them.
+
+mod blocks;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rayon::prelude::*;
+use tandem_core::backend::{LoadOptions, WeightType};
+use tandem_core::config::ModelConfig;
+use tandem_core::gguf::{Gguf, GgufTensor, TensorType};
+use tandem_core::{DType, Error, Result};
+
+use self::blocks::{Target, has_offsets};
+use crate::decoder::Decoder;
+use crate::error::Doing;
+use crate::linear::Matrix;
+use crate::quantize::{BLOCK, Bits};
+use crate::weights::{self, Source};
+
+/// A decoder from a GGUF file, and in what its weights are.
+pub(crate) struct FromGguf {
+    pub(crate) decoder: Decoder,
+    pub(crate) dtype: DType,
+    pub(crate) weight_types: Vec<WeightType>,
+}
+
+/// Reads the weights of the file at `path`, whose configuration is `config`, at the dtype that is asked for: as they are stored when
+/// none is.
+///
+/// # Errors
+/// Those of [`Gguf::open`] and [`Gguf::check_weights`]; [`Error::Unsupported`] for a dtype to which quantised weights would have to be
+/// rounded a second time.
+pub(crate) fn load(path: &Path, config: &ModelConfig, options: &LoadOptions) -> Result<FromGguf> {
+    let gguf = Gguf::open(path)?;
+    gguf.check_weights(config)?;
+    let stored = stored_dtype(&gguf)?;
+    let floats = match options.dtype {
+        None => Floats::AsStored,
+        Some(wanted) if wanted == stored => Floats::AsStored,
+        Some(DType::F32) => Floats::All,
+        Some(DType::Int8) if stored == DType::F32 => Floats::Rounded(Bits::Eight),
+        Some(DType::Int4) if stored == DType::F32 => Floats::Rounded(Bits::Four),
+        Some(wanted) => {
+            return Err(Error::Unsupported {
+                what: format!("dtype `{wanted}` for the GGUF file `{}`", path.display()),
+                reason: format!("its weights are `{stored}`, and would be rounded a second time"),
+                hint: Some(format!("leave the dtype out for `{stored}`, or use `--dtype f32`")),
+            });
+        }
+    };
+    let interleaved = gguf.has_interleaved_heads()?.then_some(config.head_dim());
+    let weights = Weights { gguf: &gguf, floats, interleaved };
+    let decoder = weights::decoder(&weights, config)?;
+    Ok(FromGguf { decoder, dtype: options.dtype.unwrap_or(stored), weight_types: weights.types() })
+}
+
+/// The dtype of most weights in matrices. Half floats are widened, and count as f32.
+fn stored_dtype(gguf: &Gguf) -> Result<DType> {
+    let mut n_values: BTreeMap<&str, (usize, DType)> = BTreeMap::new();
+    for (name, kind) in gguf.tensors() {
+        let tensor = gguf.tensor(name)?;
+        if tensor.shape.len() > 1 {
+            let dtype = match kind.dtype() {
+                DType::F16 | DType::Bf16 => DType::F32,
+                dtype => dtype,
+            };
+            let key = if dtype == DType::F32 {
+                "f32"
+            } else if dtype == DType::Int8 {
+                "int8"
+            } else {
+                "int4"
+            };
+            n_values.entry(key).or_insert((0, dtype)).0 += tensor.shape.iter().product::<usize>();
+        }
+    }
+    Ok(n_values.into_values().max_by_key(|(n, _)| *n).map_or(DType::F32, |(_, dtype)| dtype))
+}
+
+/// What becomes of which weights.
+#[derive(Clone, Copy, PartialEq)]
+enum Floats {
+    /// Floats stay so, and blocks too.
+    AsStored,
+    /// All become floats.
+    All,
+    /// Those that are stored as floats are quantised.
+    Rounded(Bits),
+}
+
+/// The file as a source of weights.
+struct Weights<'g> {
+    gguf: &'g Gguf,
+    floats: Floats,
+    /// The width of a head, where the rows of queries and keys are in llama.cpp's own order.
+    interleaved: Option<usize>,
+}
+
+/// A tensor with the order of its rows.
+struct Part<'g> {
+    tensor: GgufTensor<'g>,
+    /// The width of a head whose rows are interleaved.
+    interleaved: Option<usize>,
+}
+
+impl Part<'_> {
+    /// Which row of the file is row `row` of the published weight: the two halves of a head are one after the other there, and in turn
+    /// in the file.
+    fn row(&self, row: usize) -> usize {
+        let Some(head_dim) = self.interleaved else { return row };
+        let (head, within) = (row / head_dim, row % head_dim);
+        let (half, pair) = (within / (head_dim / 2), within % (head_dim / 2));
+        head * head_dim + 2 * pair + half
+    }
+
+    fn row_bytes(&self, row: usize, columns: usize) -> &[u8] {
+        let size = columns / self.tensor.kind.block_values() * self.tensor.kind.block_bytes();
+        &self.tensor.bytes[self.row(row) * size..][..size]
+    }
+}
+
+impl Source for Weights<'_> {
+    fn contains(&self, name: &str) -> bool {
+        Gguf::name_of(name).is_some_and(|name| self.gguf.contains(&name))
+    }
+
+    fn matrix(&self, parts: &[(String, usize)], columns: usize) -> Result<Matrix> {
+        const DOING: &str = "to load the weights";
+        let parts = self.parts(parts, &[columns])?;
+        let rows = parts.iter().map(|part| part.tensor.shape[0]).sum();
+        let Some(bits) = self.bits(&parts) else {
+            let mut values = vec![0.0; rows * columns];
+            self.each_row(&parts, columns, values.par_chunks_mut(columns), blocks::floats);
+            self.gguf.release();
+            return Ok(Matrix::floats(values, rows, columns).doing(DOING)?);
+        };
+        if !columns.is_multiple_of(BLOCK) {
+            return Err(Error::Unsupported {
+                what: format!("quantising `{}`", self.gguf.file()),
+                reason: format!("a matrix has rows of {columns} weights, no multiple of {BLOCK}"),
+                hint: Some("use `--dtype f32`".into()),
+            });
+        }
+        let (row_blocks, row_bytes) = (columns / BLOCK, columns / BLOCK * bits.block_bytes());
+        let (mut codes, mut scales) = (vec![0; rows * row_bytes], vec![0.0; rows * row_blocks]);
+        let mut offsets = vec![0.0; if parts.iter().any(|part| has_offsets(part.tensor.kind)) { rows * row_blocks } else { 0 }];
+        // Rows without offsets are given empty ones.
+        let row_offsets = if offsets.is_empty() { 0 } else { row_blocks };
+        let mut targets: Vec<Target<'_>> = Vec::with_capacity(rows);
+        let mut offsets_left = offsets.as_mut_slice();
+        for (codes, scales) in codes.chunks_mut(row_bytes).zip(scales.chunks_mut(row_blocks)) {
+            let own;
+            (own, offsets_left) = offsets_left.split_at_mut(row_offsets);
+            targets.push(Target { bits, codes, scales, offsets: own });
+        }
+        self.each_row(&parts, columns, targets.into_par_iter(), blocks::quantised);
+        self.gguf.release();
+        let matrix = Matrix::blocks(bits, codes, scales, rows, columns);
+        if offsets.is_empty() { Ok(matrix) } else { Ok(matrix.with_offsets(offsets).doing(DOING)?) }
+    }
+
+    fn vector(&self, parts: &[(String, usize)]) -> Result<Vec<f32>> {
+        let mut values = Vec::new();
+        for part in self.parts(parts, &[])? {
+            let mut stored = vec![0.0; part.tensor.shape[0]];
+            blocks::floats(part.tensor.kind, part.tensor.bytes, &mut stored);
+            values.extend((0..stored.len()).map(|row| stored[part.row(row)]));
+        }
+        Ok(values)
+    }
+}
+
+impl Weights<'_> {
+    /// The tensors of the published names, checked to be of the shapes `[rows, inner...]`.
+    fn parts(&self, parts: &[(String, usize)], inner: &[usize]) -> Result<Vec<Part<'_>>> {
+        let part = |(published, rows): &(String, usize)| {
+            let name = Gguf::name_of(published).unwrap_or_else(|| published.clone());
+            let tensor = self.gguf.tensor(&name)?;
+            let wanted = [&[*rows], inner].concat();
+            if tensor.shape != wanted {
+                let problem = format!("the tensor is {:?}, and the metadata makes it {wanted:?}, rows first", tensor.shape);
+                return Err(Error::bad_field(self.gguf.file(), name, problem));
+            }
+            let turned = [".q_proj.", ".k_proj."].iter().any(|projection| published.contains(projection));
+            Ok(Part { tensor, interleaved: self.interleaved.filter(|_| turned) })
+        };
+        parts.iter().map(part).collect()
+    }
+
+    /// In how many bits a matrix of `parts` is held; `None` for floats.
+    fn bits(&self, parts: &[Part<'_>]) -> Option<Bits> {
+        let mut widest = Bits::Four;
+        for part in parts {
+            let bits = match (bits_of(part.tensor.kind), self.floats) {
+                (Some(bits), Floats::AsStored | Floats::Rounded(_)) => bits,
+                (None, Floats::Rounded(bits)) => bits,
+                (None, Floats::AsStored) | (_, Floats::All) => return None,
+            };
+            if bits == Bits::Eight {
+                widest = Bits::Eight;
+            }
+        }
+        Some(widest)
+    }
+
+    /// Has `read` make each target of its row of the file.
+    fn each_row<T: Send>(
+        &self,
+        parts: &[Part<'_>],
+        columns: usize,
+        targets: impl IndexedParallelIterator<Item = T>,
+        read: impl Fn(TensorType, &[u8], T) + Sync,
+    ) {
+        let firsts: Vec<usize> = parts
+            .iter()
+            .scan(0, |next, part| {
+                *next += part.tensor.shape[0];
+                Some(*next)
+            })
+            .collect();
+        targets.enumerate().for_each(|(row, target)| {
+            let index = firsts.partition_point(|end| *end <= row);
+            let part = &parts[index];
+            let own = row - (firsts[index] - part.tensor.shape[0]);
+            read(part.tensor.kind, part.row_bytes(own, columns), target);
+        });
+    }
+
+    /// How many tensors are stored in which type, and in what they run.
+    fn types(&self) -> Vec<WeightType> {
+        let mut counts: BTreeMap<TensorType, usize> = BTreeMap::new();
+        for (_, kind) in self.gguf.tensors() {
+            *counts.entry(kind).or_default() += 1;
+        }
+        let runs_as = |kind| match (self.floats, bits_of(kind)) {
+            (Floats::All, _) | (Floats::AsStored, None) => "f32".to_owned(),
+            (Floats::Rounded(Bits::Eight), None) => "int8, vectors f32".to_owned(),
+            (Floats::Rounded(Bits::Four), None) => "int4, vectors f32".to_owned(),
+            (_, Some(bits)) => {
+                let bits = if bits == Bits::Eight { "int8" } else { "int4" };
+                let offsets = if has_offsets(kind) { " with offsets" } else { "" };
+                let rounded = if kind == TensorType::Q6K { ", rounded anew" } else { "" };
+                format!("{bits}{offsets}{rounded}")
+            }
+        };
+        let of =
+            |(kind, n_tensors): (TensorType, usize)| WeightType { stored: kind.to_string(), runs_as: runs_as(kind), n_tensors };
+        counts.into_iter().map(of).collect()
+    }
+}
+
+/// In how many bits a type's own numbers fit; `None` for floats.
+fn bits_of(kind: TensorType) -> Option<Bits> {
+    match kind.dtype() {
+        DType::Int4 => Some(Bits::Four),
+        DType::Int8 => Some(Bits::Eight),
+        _ => None,
+    }
+}

@@ -1,0 +1,59 @@
+//! Checkpoints and GGUF files to load.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::quantized::QTensor;
+use candle_core::{Device, Tensor};
+use half::{bf16, f16};
+use tandem_core::conformance::GgufWriter;
+use tandem_core::files::ModelFiles;
+use tandem_core::gguf::TensorType;
+
+use super::of_candle;
+
+pub(crate) fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens").join(name)
+}
+
+/// The golden checkpoint `name` with matrices of `kind`; vectors stay F32, as in llama.cpp's files.
+pub(crate) fn golden_in(name: &str, kind: TensorType) -> GgufWriter {
+    GgufWriter::of_checkpoint(&golden(name), &|_, shape, values| {
+        let kind = if shape.len() > 1 { kind } else { TensorType::F32 };
+        (kind, stored(kind, shape, values))
+    })
+}
+
+/// Writes the file where Cargo has room for tests and finds it. Tests of one binary run side by side: each name has its own file, which
+/// is replaced whole.
+pub(crate) fn model_files(writer: &GgufWriter, name: &str) -> ModelFiles {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("candle-gguf");
+    std::fs::create_dir_all(&directory).unwrap();
+    let path = directory.join(format!("{name}.gguf"));
+    let new = tempfile::NamedTempFile::new_in(&directory).unwrap();
+    std::fs::write(new.path(), writer.to_bytes()).unwrap();
+    new.persist(&path).unwrap();
+    ModelFiles::discover(&path, name).unwrap()
+}
+
+/// `values` of `shape`, rows first, as bytes of `kind`: quantised by candle.
+pub(crate) fn stored(kind: TensorType, shape: &[usize], values: &[f32]) -> Vec<u8> {
+    match kind {
+        TensorType::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        TensorType::F16 => values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect(),
+        TensorType::Bf16 => values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect(),
+        _ => quantised(kind, shape, values).data().unwrap().into_owned(),
+    }
+}
+
+/// What candle makes of the blocks.
+pub(crate) fn restored(kind: TensorType, shape: &[usize], values: &[f32]) -> Vec<f32> {
+    if of_candle(kind).is_none() {
+        return values.to_vec();
+    }
+    quantised(kind, shape, values).dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn quantised(kind: TensorType, shape: &[usize], values: &[f32]) -> QTensor {
+    let tensor = Tensor::from_slice(values, shape, &Device::Cpu).unwrap();
+    QTensor::quantize(&tensor, of_candle(kind).unwrap()).unwrap()
+}

@@ -1,0 +1,151 @@
+//! GGUF files: the goldens in that format meet the goldens, and every quantised type is what candle's own reading of its blocks is.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
+
+mod files;
+mod types;
+
+use candle_core::quantized::GgmlDType;
+use tandem_backend_candle::CandleBackend;
+use tandem_core::conformance;
+use tandem_core::conformance::{Fixture, Golden, describe, greedy_tokens_match_golden, logits_match_golden};
+use tandem_core::gguf::TensorType;
+use tandem_core::{Backend, DType, Error, LoadOptions, LogitsWanted, Model, Result, SessionOptions};
+
+use self::files::{golden, golden_in, model_files};
+
+conformance!(qwen2_untied_f32, || Ok(fixture("qwen2-untied", TensorType::F32)));
+conformance!(llama3_rope_f16, || Ok(fixture("llama3-rope", TensorType::F16)));
+conformance!(qwen3_q8_0, || Ok(Fixture { golden: None, ..fixture("qwen3", TensorType::Q8_0) }));
+conformance!(llama_yarn_q4_1, || Ok(Fixture { golden: None, ..fixture("llama-yarn", TensorType::Q4_1) }));
+
+/// The golden checkpoint `name` as a GGUF file with matrices of `kind`, held to the golden: weights lie on a grid that F16 holds.
+fn fixture(name: &str, kind: TensorType) -> Fixture {
+    Fixture {
+        backend: Box::new(CandleBackend::new()),
+        files: model_files(&golden_in(name, kind), &format!("{name}-{kind}")),
+        options: LoadOptions::default(),
+        tolerance: 2e-5,
+        golden: Some(Golden::read(&golden(name), Golden::MADE)),
+    }
+}
+
+#[test]
+fn floats_meet_the_goldens() {
+    for name in ["qwen2-tied", "qwen2-untied", "qwen3", "llama3-rope", "llama-yarn", "llama-linear", "mistral"] {
+        for kind in [TensorType::F32, TensorType::Bf16] {
+            let fixture = fixture(name, kind);
+            assert_eq!(fixture.load().info().dtype, DType::F32);
+            logits_match_golden(&fixture);
+            greedy_tokens_match_golden(&fixture);
+        }
+    }
+}
+
+#[test]
+fn quantised_when_loaded_is_what_a_checkpoint_is() {
+    for dtype in [DType::Int8, DType::Int4] {
+        let options = LoadOptions { dtype: Some(dtype), ..LoadOptions::default() };
+        let published = tandem_core::files::ModelFiles::discover(&golden("qwen3"), "qwen3").unwrap();
+        let expected = logits(&*CandleBackend::new().load(&published, &options).unwrap());
+        let model = load(&golden_in("qwen3", TensorType::F32), "qwen3-at-load", &options).unwrap();
+        assert_eq!(model.info().dtype, dtype);
+        assert_eq!(logits(&*model), expected);
+    }
+}
+
+#[test]
+fn what_was_stored_and_what_it_runs_as_is_said() {
+    let types = |kind: TensorType, dtype: Option<DType>| {
+        let options = LoadOptions { dtype, ..LoadOptions::default() };
+        let model = load(&golden_in("qwen2-tied", kind), &format!("said-{kind}"), &options).unwrap();
+        let types = model.info().weight_types.iter().map(|t| format!("{}: {}", t.stored, t.runs_as)).collect::<Vec<_>>();
+        (model.info().dtype, types.join("; "))
+    };
+    assert_eq!(types(TensorType::Q8_0, None), (DType::Int8, "F32: f32; Q8_0: int8".into()));
+    assert_eq!(types(TensorType::Q4_1, None), (DType::Int4, "F32: f32; Q4_1: int4 with offsets".into()));
+    assert_eq!(types(TensorType::Q4_0, Some(DType::F32)), (DType::F32, "F32: f32; Q4_0: f32".into()));
+    assert_eq!(types(TensorType::F16, None), (DType::F32, "F32: f32; F16: f32".into()));
+    assert_eq!(types(TensorType::F16, Some(DType::Int4)).0, DType::Int4);
+}
+
+#[test]
+fn a_dtype_that_would_round_twice_is_refused() {
+    for (kind, dtype, stored) in [
+        (TensorType::Q8_0, DType::Int4, "`int8`"),
+        (TensorType::Q4_0, DType::Int8, "`int4`"),
+        (TensorType::F16, DType::F16, "--dtype f32"),
+    ] {
+        let options = LoadOptions { dtype: Some(dtype), ..LoadOptions::default() };
+        let Err(error) = load(&golden_in("qwen2-tied", kind), &format!("twice-{kind}"), &options) else {
+            panic!("{kind} as {dtype}")
+        };
+        assert!(matches!(error, Error::Unsupported { .. }), "{error:?}");
+        let text = describe(&error);
+        assert!(text.contains(stored) && text.contains("--dtype f32"), "{text}");
+    }
+}
+
+#[test]
+fn tensors_that_do_not_fit_the_metadata_are_named() {
+    let cases: [Case; 5] = [
+        ("a missing norm", &|writer| writer.remove("output_norm.weight"), &["`output_norm.weight`", "no such tensor"]),
+        ("a missing bias", &|writer| writer.remove("blk.1.attn_k.bias"), &["`blk.1.attn_k.bias`"]),
+        (
+            "another width",
+            &|writer| writer.tensors.iter_mut().find(|t| t.name == "blk.0.ffn_up.weight").unwrap().dimensions.swap(0, 1),
+            &["`blk.0.ffn_up.weight`", "metadata"],
+        ),
+        (
+            "a layer too many",
+            &|writer| {
+                writer.remove("qwen2.block_count");
+                writer.u32("qwen2.block_count", 3)
+            },
+            &["`blk.2."],
+        ),
+        (
+            "a tensor of another model",
+            &|writer| writer.tensor("blk.0.ffn_gate_inp.weight", &[1], TensorType::F32, vec![0; 4]),
+            &["`blk.0.ffn_gate_inp.weight`", "no place"],
+        ),
+    ];
+    for (what, change, parts) in cases {
+        let mut writer = golden_in("qwen2-tied", TensorType::F32);
+        change(&mut writer);
+        let Err(error) = load(&writer, &what.replace(' ', "-"), &LoadOptions::default()) else { panic!("{what} is an error") };
+        let text = describe(&error);
+        assert!(parts.iter().all(|part| text.contains(part)), "{what}: {text}");
+    }
+}
+
+/// A broken file: what it is, how it comes about, and what the error says.
+type Case = (&'static str, &'static dyn Fn(&mut conformance::GgufWriter), &'static [&'static str]);
+
+/// The logits of a few tokens in one pass, of more than a product of few rows takes, and of one token after them.
+fn logits(model: &dyn Model) -> Vec<f32> {
+    let mut session = model.new_session(&SessionOptions::default()).unwrap();
+    let n = model.info().vocab_size as u32;
+    let tokens: Vec<u32> = (0..40).map(|i| i * 29 % n).collect();
+    let many = session.append(&tokens, LogitsWanted::All).unwrap();
+    let one = session.append(&[5], LogitsWanted::Last).unwrap();
+    [many.values(), one.values()].concat()
+}
+
+fn load(writer: &conformance::GgufWriter, name: &str, options: &LoadOptions) -> Result<std::sync::Arc<dyn Model>> {
+    CandleBackend::new().load(&model_files(writer, name), options)
+}
+
+/// candle's name of a type that is quantised.
+fn of_candle(kind: TensorType) -> Option<GgmlDType> {
+    Some(match kind {
+        TensorType::Q4_0 => GgmlDType::Q4_0,
+        TensorType::Q4_1 => GgmlDType::Q4_1,
+        TensorType::Q5_0 => GgmlDType::Q5_0,
+        TensorType::Q5_1 => GgmlDType::Q5_1,
+        TensorType::Q8_0 => GgmlDType::Q8_0,
+        TensorType::Q4K => GgmlDType::Q4K,
+        TensorType::Q5K => GgmlDType::Q5K,
+        TensorType::Q6K => GgmlDType::Q6K,
+        _ => return None,
+    })
+}

@@ -1,0 +1,50 @@
+//! A GGUF file as a model: it is configuration, tokenizer and weights in one.
+
+use std::path::{Path, PathBuf};
+
+use super::{ModelFile, ModelFiles, is_gguf};
+use crate::error::{Error, Result};
+use crate::gguf::GgufPart;
+
+/// The model that is the file at `path`. Of the small files that are published beside checkpoints those that say more than its
+/// metadata are taken from beside it, a `tokenizer.json` before its own tokenizer.
+pub(super) fn one_file(path: &Path, name: &str) -> ModelFiles {
+    let beside = |file_name: &str| {
+        let path = super::discover::parent(path).join(file_name);
+        path.is_file().then_some(ModelFile::Path(path))
+    };
+    let part = |part: GgufPart| ModelFile::Gguf { path: path.into(), part };
+    ModelFiles {
+        name: name.into(),
+        config: part(GgufPart::Config),
+        generation_config: beside("generation_config.json"),
+        tokenizer: Some(beside("tokenizer.json").unwrap_or_else(|| part(GgufPart::Tokenizer))),
+        tokenizer_config: Some(beside("tokenizer_config.json").unwrap_or_else(|| part(GgufPart::TokenizerConfig))),
+        chat_template: beside("chat_template.jinja"),
+        genai_config: None,
+        weights: vec![ModelFile::Path(path.into())],
+        graphs: Vec::new(),
+        skipped: Vec::new(),
+    }
+}
+
+/// The model of a directory whose only weights are GGUF files: the one that there is.
+///
+/// # Errors
+/// [`Error::ModelNotFound`] when there are several.
+pub(super) fn only_one(dir: &Path, names: &[String], name: &str) -> Option<Result<ModelFiles>> {
+    // What llama.cpp calls so is the part of a model that sees images.
+    let is_model =
+        |path: &&PathBuf| is_gguf(path) && !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("mmproj"));
+    let paths: Vec<PathBuf> = names.iter().map(|name| dir.join(name)).collect();
+    let found: Vec<&PathBuf> = paths.iter().filter(is_model).collect();
+    match found.as_slice() {
+        [] => None,
+        [path] => Some(Ok(one_file(path, name))),
+        [first, ..] => Some(Err(Error::ModelNotFound {
+            reference: name.into(),
+            reason: format!("the directory `{}` holds {} GGUF files, and each is a model", dir.display(), found.len()),
+            hint: format!("give one of them, such as `{}`", first.display()),
+        })),
+    }
+}
