@@ -3,6 +3,7 @@
 //! `benches/overhead` holds the engine's own loop against Tandem's on the same graph.
 
 mod memory;
+pub mod page;
 mod statistics;
 
 pub use memory::peak_rss_bytes;
