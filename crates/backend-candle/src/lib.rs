@@ -17,6 +17,7 @@ mod error;
 mod kernel;
 mod linear;
 mod model;
+mod peer;
 mod quantize;
 mod rotary;
 mod session;
@@ -24,3 +25,4 @@ mod values;
 mod weights;
 
 pub use backend::CandleBackend;
+pub use peer::load_transformers;

@@ -10,6 +10,7 @@ pub mod page;
 pub mod peer;
 mod process;
 pub mod record;
+pub mod report;
 pub mod run;
 pub mod shape;
 pub mod statistics;

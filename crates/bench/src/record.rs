@@ -51,6 +51,8 @@ pub struct ModelRecord {
     pub architecture: String,
     /// Weights and biases.
     pub n_parameters: u64,
+    /// Rows of the logits.
+    pub vocab_size: usize,
     /// Its weights were drawn at random: speeds are real, losses are not those of a published model.
     pub is_random: bool,
     /// Its files of weights, graphs and configuration.
@@ -235,6 +237,11 @@ impl Record {
             self.contenders.iter().flat_map(|contender| &contender.samples).map(|sample| sample.round + 1).max().unwrap_or(0);
         Ok(())
     }
+}
+
+/// The time now, RFC 3339, to the second.
+pub fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// Writes `content` under another name in the same directory first.

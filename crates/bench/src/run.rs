@@ -227,7 +227,7 @@ pub struct Own {
 
 impl Own {
     fn ask(&self, task: Task, cancel: &CancelToken) -> Result<Answer> {
-        let request = Request { reference: self.reference.clone(), engine: self.engine.clone(), task };
+        let request = Request::new(&self.reference, &self.engine, task);
         ask(&self.program, &format!("`{}`", self.name), &request, cancel)
     }
 

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tandem_core::{CancelToken, Error, Model, Result, TokenId};
@@ -26,6 +26,15 @@ pub struct Request {
     pub engine: EngineChoice,
     /// The work.
     pub task: Task,
+    /// When it was asked, in microseconds since 1970: just before the worker's process was started.
+    pub asked_us: u64,
+}
+
+impl Request {
+    /// A request of now.
+    pub fn new(reference: &str, engine: &EngineChoice, task: Task) -> Self {
+        Self { reference: reference.into(), engine: engine.clone(), task, asked_us: now_us() }
+    }
 }
 
 /// Engine and options as text, as on the command line.
@@ -91,15 +100,11 @@ pub enum Answer {
     },
 }
 
-/// Does the work of `request` in this process, which began at `started`. `load` loads the model and says how many weights a step reads.
+/// Does the work of `request` in this process. `load` loads the model and says how many weights a step reads.
 ///
 /// # Errors
 /// As `load`, and as [`measure`].
-pub fn work(
-    request: &Request,
-    started: Instant,
-    load: &mut dyn FnMut() -> Result<(std::sync::Arc<dyn Model>, u64)>,
-) -> Result<Answer> {
+pub fn work(request: &Request, load: &mut dyn FnMut() -> Result<(std::sync::Arc<dyn Model>, u64)>) -> Result<Answer> {
     match &request.task {
         Task::Prepare { tokens, logits } => {
             let (model, n_read) = load()?;
@@ -109,14 +114,14 @@ pub fn work(
             Ok(Answer::Prepared { loaded, no_logits: written.err().map(|error| error.to_string()) })
         }
         Task::Round { workload, round, cold } => {
+            let before = Duration::from_micros(now_us().saturating_sub(request.asked_us));
             let is_cold = !cold.is_empty() && cold.iter().all(|path| put_out_of_cache(path));
             let activity = Activity::now();
             let begun = Instant::now();
-            let before = begun - started;
             let (model, _) = load()?;
             let load_ms = begun.elapsed().as_secs_f64() * 1e3;
             let mut first_token_ms = None;
-            // What happened before the load, but for what only a bench does, is part of a start.
+            // The start of the process counts; what only a bench does before the load does not.
             let mut first_token = || first_token_ms = Some((begun.elapsed() + before).as_secs_f64() * 1e3);
             let mut sample = measure(&*model, workload, &CancelToken::new(), &mut first_token)?;
             let threads = model.info().threads;
@@ -153,6 +158,10 @@ pub fn ask(program: &Path, name: &str, request: &Request, cancel: &CancelToken) 
         Ok(answer) => Ok(answer),
         Err(_) => Err(failed(format!("its process ended with {}: {}", finished.status, finished.last_words()), None)),
     }
+}
+
+fn now_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64)
 }
 
 /// Whether the system was told to forget what it has of the file at `path`. Pages that were written and not yet stored stay, and those
