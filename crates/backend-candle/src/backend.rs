@@ -16,7 +16,7 @@ use crate::quantize::Bits;
 use crate::weights::{self, Reader};
 
 /// The release of candle that this crate is built with; candle does not say it of itself.
-const CANDLE_VERSION: &str = "0.11.1";
+pub(crate) const CANDLE_VERSION: &str = "0.11.1";
 
 /// candle.
 #[derive(Clone, Copy, Debug, Default)]
@@ -116,6 +116,6 @@ fn refuse_what_is_no_checkpoint(files: &ModelFiles, config: &ModelConfig, option
     }
 }
 
-fn weight_file(file: &ModelFile) -> Result<WeightFile> {
+pub(crate) fn weight_file(file: &ModelFile) -> Result<WeightFile> {
     Ok(WeightFile { name: file.name().into_owned(), path: file.path().map(Path::to_owned), bytes: file.len()? })
 }

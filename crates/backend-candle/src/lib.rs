@@ -21,6 +21,7 @@ mod linear;
 #[doc(hidden)]
 pub mod measured;
 mod model;
+mod peer;
 mod product;
 mod quantize;
 mod rotary;
@@ -29,3 +30,4 @@ mod values;
 mod weights;
 
 pub use backend::CandleBackend;
+pub use peer::load_transformers;

@@ -2,8 +2,19 @@
 //!
 //! `benches/overhead` holds the engine's own loop against Tandem's on the same graph.
 
+pub mod loss;
+pub mod machine;
+pub mod measure;
 mod memory;
-mod statistics;
+pub mod page;
+pub mod peer;
+mod process;
+pub mod record;
+pub mod report;
+pub mod run;
+pub mod shape;
+pub mod statistics;
+pub mod work;
 
 pub use memory::peak_rss_bytes;
 pub use statistics::{median, ratio_of_medians};

@@ -6,10 +6,7 @@
 /// started this one.
 #[cfg(target_os = "linux")]
 pub fn peak_rss_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kibibytes.checked_mul(1024)
+    peak_in(&std::fs::read_to_string("/proc/self/status").ok()?)
 }
 
 /// The most physical memory that this process has used at once, in bytes; `None` where the system does not tell.
@@ -22,6 +19,13 @@ pub fn peak_rss_bytes() -> Option<u64> {
     #[expect(unsafe_code, reason = "the standard library does not ask the system for it")]
     let usage = unsafe { (libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) == 0).then(|| usage.assume_init()) }?;
     u64::try_from(usage.ru_maxrss).ok()
+}
+
+/// `VmHWM` in bytes, from the text of a process's `status`.
+pub(crate) fn peak_in(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The command line as clap reads it: types and help, no behaviour.
 
+mod bench;
 mod engine;
 mod examples;
 mod form;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+pub(crate) use self::bench::{BenchArgs, ContenderOptions, Peer, ReportOptions};
 pub(crate) use self::engine::{CoreMlFormat, DeviceChoice, EngineOptions};
 pub(crate) use self::form::FormOptions;
 pub(crate) use self::generation::GenerationOptions;
@@ -27,6 +29,7 @@ pub(crate) enum Command {
     Run(RunArgs),
     Chat(ChatArgs),
     Score(ScoreArgs),
+    Bench(BenchArgs),
     Show(ShowArgs),
     Export(ExportArgs),
     Devices(DevicesArgs),
@@ -209,6 +212,7 @@ impl Command {
             Self::Run(args) => args.output,
             Self::Chat(args) => args.output,
             Self::Score(args) => args.output,
+            Self::Bench(args) => args.output,
             Self::Show(args) => args.output,
             Self::Export(args) => args.output,
             Self::Devices(args) => args.output,

@@ -1,5 +1,6 @@
 //! One module for each command.
 
+mod bench;
 mod chat;
 mod completions;
 mod devices;
@@ -20,6 +21,7 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<ExitCode> {
     match command {
         Command::Run(args) => run::run(args, output),
         Command::Chat(args) => chat::chat(args, output),
+        Command::Bench(args) => bench::bench(args, output),
         Command::Score(args) => score::score(args, output),
         Command::Show(args) => show::show(args, output),
         Command::Export(args) => export::export(args, output),

@@ -11,6 +11,9 @@ pub(crate) const FAILED: u8 = 1;
 /// Exit code 2: the command was not understood.
 pub(crate) const WRONG_USAGE: u8 = 2;
 
+/// Exit code 3: a gate of parity or bench was not met.
+pub(crate) const GATE_NOT_MET: u8 = 3;
+
 /// A command line or configuration that is wrong.
 #[derive(Debug)]
 pub(crate) struct Usage {

@@ -3,6 +3,8 @@
 use std::env;
 use std::path::PathBuf;
 
+use anyhow::{Context, Result};
+
 /// `$XDG_CONFIG_HOME/tandem`, else `~/.config/tandem`.
 pub(crate) fn config_dir() -> Option<PathBuf> {
     user_dir("XDG_CONFIG_HOME", ".config")
@@ -13,10 +15,27 @@ pub(crate) fn state_dir() -> Option<PathBuf> {
     user_dir("XDG_STATE_HOME", ".local/state")
 }
 
+/// The directory for what can be had again: `$TANDEM_CACHE`, else `$XDG_CACHE_HOME/tandem`, else `~/.cache/tandem`.
+///
+/// # Errors
+/// When the user has no home directory.
+pub(crate) fn cache_dir() -> Result<PathBuf> {
+    let own = env::var_os("TANDEM_CACHE").filter(|value| !value.is_empty());
+    if let Some(own) = own {
+        return std::path::absolute(own).context("`TANDEM_CACHE` is no path");
+    }
+    let at_home = if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" };
+    directory("XDG_CACHE_HOME", at_home)
+        .context("there is no cache directory: `TANDEM_CACHE`, `XDG_CACHE_HOME` and `HOME` are not set")
+}
+
 fn user_dir(variable: &str, in_home: &str) -> Option<PathBuf> {
+    directory(variable, if cfg!(target_os = "macos") { "Library/Application Support" } else { in_home })
+}
+
+fn directory(variable: &str, in_home: &str) -> Option<PathBuf> {
     // The XDG specification has relative paths ignored.
     let given = env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
-    let in_home = if cfg!(target_os = "macos") { "Library/Application Support" } else { in_home };
     let base = given.or_else(|| Some(env::home_dir()?).filter(|home| home.is_absolute()).map(|home| home.join(in_home)))?;
     Some(base.join("tandem"))
 }

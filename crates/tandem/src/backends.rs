@@ -1,9 +1,10 @@
 //! The backends of this build. This file is the only one that asks which they are.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tandem_core::files::ModelFiles;
-use tandem_core::{Backend, BackendKind, Error, ExportOptions, Exported, Result};
+use tandem_core::{Backend, BackendKind, Error, ExportOptions, Exported, LoadOptions, Model, Result};
 
 /// Every backend that there is, in this build or in another, the default first.
 pub const KNOWN_BACKENDS: [BackendKind; 2] = [BackendKind::Onnx, BackendKind::Candle];
@@ -54,6 +55,20 @@ pub fn backend(kind: Option<BackendKind>, ort_library: Option<PathBuf>) -> Resul
             let _ = ort_library;
             Err(not_compiled(other))
         }
+    }
+}
+
+/// The checkpoint of `files` in candle-transformers' own model, as a peer to measure against; in f32, on the processor.
+///
+/// # Errors
+/// [`Error::BackendNotCompiled`] in a build without candle, [`Error::Unsupported`] for what this peer is not measured with.
+pub fn peer(files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
+    #[cfg(feature = "candle")]
+    return tandem_backend_candle::load_transformers(files, options);
+    #[cfg(not(feature = "candle"))]
+    {
+        let _ = (files, options);
+        Err(not_compiled(BackendKind::Candle))
     }
 }
 

@@ -30,7 +30,9 @@ mod model;
 mod numerics;
 mod reference;
 
-pub use backends::{KNOWN_BACKENDS, SetupOptions, SetupReport, backend, compiled, export, ort_library, prepare_process, setup};
+pub use backends::{
+    KNOWN_BACKENDS, SetupOptions, SetupReport, backend, compiled, export, ort_library, peer, prepare_process, setup,
+};
 pub use chat::{Chat, Reply};
 pub use model::{Settings, TextModel, load};
 pub use numerics::{NumericsCost, numerics_cost};

@@ -59,6 +59,14 @@ Examples:
   tandem score ./my-model --top 10 - < text.txt
   tandem score demo 'Once upon a time' --json | jq .perplexity";
 
+pub(super) const BENCH: &str = "\
+Examples:
+  tandem bench demo
+  tandem bench ./my-model --dtype f32,int8,int4 --threads 1,2 --html report.html
+  tandem bench --shape qwen2.5-0.5b --dtype int4 --output before.json
+  tandem bench --shape qwen2.5-0.5b --dtype int4 --baseline before.json --gate
+  tandem bench ./my-model --peer llama-bench=./llama-bench --gguf my-model.Q4_0.gguf";
+
 pub(super) const SHOW: &str = "\
 Examples:
   tandem show demo

@@ -1,0 +1,186 @@
+//! What is measured of a model, in one process and one round.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use tandem_core::backend::{LogitsWanted, TokenBatch};
+use tandem_core::{CancelToken, Model, Result, Session, SessionOptions, TokenId};
+
+use crate::machine::Conditions;
+
+/// How many sequences' worth of tokens `encode` is given at a time: each of this many.
+pub const ENCODE_TOKENS: usize = 128;
+
+/// What is to be measured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workload {
+    /// Lengths of prompts, in tokens.
+    pub prompts: Vec<usize>,
+    /// Tokens held before decoding begins.
+    pub depths: Vec<usize>,
+    /// Tokens that are decoded at each depth.
+    pub n_generated: usize,
+    /// Sequences that are encoded at once, for models that give hidden states.
+    pub batches: Vec<usize>,
+    /// How often each contender's turn comes.
+    pub rounds: usize,
+}
+
+/// What one process measured in one round, nothing summed up.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Which round, from 0.
+    pub round: usize,
+    /// To load the model, in milliseconds.
+    pub load_ms: Option<f64>,
+    /// Its files were put out of the system's cache before.
+    pub is_cold: bool,
+    /// From the start of the process to the first token of the shortest prompt, in milliseconds.
+    pub start_to_first_token_ms: Option<f64>,
+    /// One entry for each length of prompt.
+    pub prefill: Vec<Prefill>,
+    /// One entry for each depth.
+    pub decode: Vec<Decode>,
+    /// One entry for each size of batch.
+    pub encode: Vec<Encode>,
+    /// The most memory that the process held, in bytes.
+    pub peak_rss_bytes: Option<u64>,
+    /// What the memory could do just before, in bytes per second, with as many threads.
+    pub bandwidth: Option<f64>,
+    /// What the machine did meanwhile.
+    pub conditions: Conditions,
+}
+
+/// A prompt that was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Prefill {
+    /// Its length.
+    pub n_tokens: usize,
+    /// Until the logits of its last token were there, in milliseconds.
+    pub ms: f64,
+    /// Until the first token was chosen from them, in milliseconds; absent where it cannot be told apart.
+    pub first_token_ms: Option<f64>,
+}
+
+/// Tokens that were decoded, one at a time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Decode {
+    /// Tokens held before.
+    pub depth: usize,
+    /// How many were decoded.
+    pub n_tokens: usize,
+    /// All of them, in milliseconds.
+    pub ms: f64,
+    /// Each of them, in milliseconds; empty where a peer does not tell.
+    pub step_ms: Vec<f64>,
+}
+
+/// A batch that was encoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Encode {
+    /// Sequences in it.
+    pub batch: usize,
+    /// Tokens in it.
+    pub n_tokens: usize,
+    /// In milliseconds.
+    pub ms: f64,
+}
+
+/// Token `i` of every prompt: the same for every contender, spread over the lower vocabulary, where no special tokens are.
+pub fn prompt_token(i: usize, vocab_size: usize) -> TokenId {
+    let most = vocab_size.clamp(2, 1000);
+    ((i * 7919 + 13) % most) as TokenId
+}
+
+/// The longest context that `workload` needs.
+pub fn longest(workload: &Workload) -> usize {
+    let decoding = workload.depths.iter().map(|depth| depth.max(&1) + workload.n_generated);
+    decoding.chain(workload.prompts.iter().copied()).max().unwrap_or(1)
+}
+
+/// Measures `workload` once on `model`; times of the process itself are left to the caller. Lengths that the model was not made for are
+/// left out.
+///
+/// # Errors
+/// As the model's, and [`Error::Cancelled`](tandem_core::Error::Cancelled).
+pub fn measure(model: &dyn Model, workload: &Workload, cancel: &CancelToken, first_token: &mut dyn FnMut()) -> Result<Sample> {
+    let most = model.info().max_context;
+    let max_tokens = longest(workload).min(most);
+    let mut session = model.new_session(&SessionOptions { max_tokens: Some(max_tokens), cancel: cancel.clone() })?;
+    let prompt: Vec<TokenId> = (0..max_tokens).map(|i| prompt_token(i, model.info().vocab_size)).collect();
+    let mut sample = Sample::default();
+
+    let mut prompts: Vec<usize> = workload.prompts.iter().copied().filter(|&n| (1..=max_tokens).contains(&n)).collect();
+    prompts.sort_unstable();
+    // The first run allocates: a short one that nobody counts, after which the process has shown what a user waits for.
+    session.append(&prompt[..prompts.first().copied().unwrap_or(1)], LogitsWanted::Last)?;
+    first_token();
+    let room = max_tokens - session.n_tokens();
+    decode(&mut *session, room.min(2))?;
+    for n_tokens in prompts {
+        sample.prefill.push(prefill(&mut *session, &prompt[..n_tokens])?);
+    }
+    for &depth in workload.depths.iter().filter(|&depth| depth.max(&1) + workload.n_generated <= max_tokens) {
+        session.rewind(0)?;
+        // At depth 0 there is one token, since there is nothing to continue without.
+        session.append(&prompt[..depth.max(1)], LogitsWanted::None)?;
+        let step_ms = decode(&mut *session, workload.n_generated)?;
+        sample.decode.push(Decode { depth, n_tokens: step_ms.len(), ms: step_ms.iter().sum(), step_ms });
+    }
+    drop(session);
+    if model.info().capabilities.hidden_states {
+        let n_tokens = ENCODE_TOKENS.min(most);
+        sample.encode =
+            workload.batches.iter().map(|&batch| encode(model, batch, &prompt_of(model, n_tokens))).collect::<Result<_>>()?;
+    }
+    Ok(sample)
+}
+
+/// The prompt of `n` tokens.
+fn prompt_of(model: &dyn Model, n: usize) -> Vec<TokenId> {
+    (0..n).map(|i| prompt_token(i, model.info().vocab_size)).collect()
+}
+
+fn prefill(session: &mut dyn Session, prompt: &[TokenId]) -> Result<Prefill> {
+    session.rewind(0)?;
+    let started = Instant::now();
+    let logits = session.append(prompt, LogitsWanted::Last)?;
+    let ms = milliseconds(started);
+    std::hint::black_box(most_probable(logits.last().unwrap_or_default()));
+    Ok(Prefill { n_tokens: prompt.len(), ms, first_token_ms: Some(milliseconds(started)) })
+}
+
+/// Milliseconds of each step: one token in, the next one chosen from its logits. The choice is greedy and takes a few microseconds.
+fn decode(session: &mut dyn Session, n: usize) -> Result<Vec<f64>> {
+    let mut token = 5;
+    let mut steps = Vec::with_capacity(n);
+    for _ in 0..n {
+        let started = Instant::now();
+        let logits = session.append(&[token], LogitsWanted::Last)?;
+        token = most_probable(logits.last().unwrap_or_default());
+        steps.push(milliseconds(started));
+    }
+    Ok(steps)
+}
+
+fn encode(model: &dyn Model, batch: usize, tokens: &[TokenId]) -> Result<Encode> {
+    let batch_of_tokens = TokenBatch::new(&vec![tokens; batch])?;
+    // Once to allocate.
+    model.encode(&batch_of_tokens)?;
+    let started = Instant::now();
+    std::hint::black_box(model.encode(&batch_of_tokens)?);
+    Ok(Encode { batch, n_tokens: batch * tokens.len(), ms: milliseconds(started) })
+}
+
+fn most_probable(logits: &[f32]) -> TokenId {
+    let best = logits
+        .iter()
+        .enumerate()
+        .fold((0, f32::NEG_INFINITY), |best, (id, &logit)| if logit > best.1 { (id, logit) } else { best });
+    best.0 as TokenId
+}
+
+/// Since `started`, to a tenth of a microsecond.
+fn milliseconds(started: Instant) -> f64 {
+    (started.elapsed().as_secs_f64() * 1e7).round() / 1e4
+}

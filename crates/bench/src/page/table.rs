@@ -1,0 +1,84 @@
+//! Tables: with a caption, headings that a screen reader finds, and a frame of their own to scroll in on a phone.
+
+use maud::{Markup, html};
+
+use super::text::inline;
+use super::{Ids, Tone};
+
+/// A table; the first cell of each row is the row's heading.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Table {
+    /// What it shows.
+    pub caption: String,
+    /// The headings of the columns.
+    pub columns: Vec<String>,
+    /// The rows, each with as many cells as there are columns.
+    pub rows: Vec<Vec<Cell>>,
+}
+
+/// One cell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cell {
+    /// What it says.
+    pub text: String,
+    /// How it is meant.
+    pub tone: Tone,
+    /// It is a figure, and stands at the right.
+    pub is_figure: bool,
+}
+
+impl Table {
+    /// A table without rows.
+    pub fn new(caption: impl Into<String>, columns: &[&str]) -> Self {
+        Self { caption: caption.into(), columns: columns.iter().map(|&column| column.into()).collect(), rows: Vec::new() }
+    }
+
+    pub(super) fn render(&self, ids: &mut Ids) -> Markup {
+        let id = ids.next();
+        let is_figure = |column: usize| self.rows.first().and_then(|row| row.get(column)).is_some_and(|cell| cell.is_figure);
+        html! {
+            div.scroll role="region" aria-labelledby=(id) tabindex="0" {
+                table {
+                    caption id=(id) { (inline(&self.caption)) }
+                    thead { tr {
+                        @for (i, column) in self.columns.iter().enumerate() {
+                            th scope="col" class=[is_figure(i).then_some("figure")] { (inline(column)) }
+                        }
+                    } }
+                    tbody {
+                        @for row in &self.rows { tr {
+                            @for (i, cell) in row.iter().enumerate() {
+                                @if i == 0 { th scope="row" class=[cell.class()] { (cell.tone.sign()) (inline(&cell.text)) } }
+                                @else { td class=[cell.class()] { (cell.tone.sign()) (inline(&cell.text)) } }
+                            }
+                        } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Cell {
+    /// A text.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self { text: text.into(), ..Self::default() }
+    }
+
+    /// A figure.
+    pub fn figure(text: impl Into<String>) -> Self {
+        Self { text: text.into(), is_figure: true, ..Self::default() }
+    }
+
+    /// The same with `tone`.
+    #[must_use]
+    pub fn with(self, tone: Tone) -> Self {
+        Self { tone, ..self }
+    }
+
+    fn class(&self) -> Option<String> {
+        let classes = [self.is_figure.then_some("figure"), self.tone.class()];
+        let classes: Vec<&str> = classes.into_iter().flatten().collect();
+        (!classes.is_empty()).then(|| classes.join(" "))
+    }
+}

@@ -1,0 +1,129 @@
+//! Runs another program to its end: with text for it to read, its output kept, its peak memory watched, ended when the user says so.
+
+use std::io::{Read, Write};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use tandem_core::{CancelToken, Error, Result};
+
+/// How often it is looked at: rarely enough to cost it nothing.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// How much of what a program says before it fails is told to the user, in bytes.
+const LAST_WORDS: usize = 600;
+
+/// What a program did.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// How it ended.
+    pub(crate) status: ExitStatus,
+    /// What it wrote to its standard output.
+    pub(crate) stdout: String,
+    /// What it wrote to its standard error.
+    pub(crate) stderr: String,
+    /// The most physical memory that it held, in bytes, where the system tells.
+    pub(crate) peak_rss_bytes: Option<u64>,
+}
+
+/// Runs `command`, which reads `input`; `name` is what it is called in messages.
+///
+/// # Errors
+/// [`Error::Unsupported`] when it cannot be started, [`Error::Cancelled`].
+pub(crate) fn run(mut command: Command, name: &str, input: &str, cancel: &CancelToken) -> Result<Finished> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| Error::Unsupported {
+        what: name.to_owned(),
+        reason: format!("`{program}` cannot be run: {error}"),
+        hint: Some("name a program that is there and can be run".into()),
+    })?;
+    thread::scope(|scope| {
+        let stdin = child.stdin.take();
+        // A program that ends before it has read everything says itself why.
+        scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(input.as_bytes())));
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let stdout = scope.spawn(move || stdout.map(read).unwrap_or_default());
+        let stderr = scope.spawn(move || stderr.map(read).unwrap_or_default());
+        let (status, peak_rss_bytes) = wait(&mut child, name, cancel)?;
+        let text = |reader: thread::ScopedJoinHandle<'_, String>| reader.join().unwrap_or_default();
+        Ok(Finished { status, stdout: text(stdout), stderr: text(stderr), peak_rss_bytes })
+    })
+}
+
+impl Finished {
+    /// The end of what it said, for a message.
+    pub(crate) fn last_words(&self) -> String {
+        let text = self.stderr.trim();
+        let mut from = text.len().saturating_sub(LAST_WORDS);
+        while !text.is_char_boundary(from) {
+            from += 1;
+        }
+        let words = text[from..].lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" / ");
+        if words.is_empty() { "it said nothing".into() } else { words }
+    }
+}
+
+/// Until it ends, or the user ends it.
+fn wait(child: &mut Child, name: &str, cancel: &CancelToken) -> Result<(ExitStatus, Option<u64>)> {
+    let mut peak = None;
+    loop {
+        peak = peak.max(peak_of(child.id()));
+        let lost = |error: std::io::Error| Error::bad_file(name, "was lost while it ran", error);
+        if let Some(status) = child.try_wait().map_err(lost)? {
+            return if cancel.is_cancelled() { Err(Error::Cancelled) } else { Ok((status, peak)) };
+        }
+        if cancel.is_cancelled() {
+            // It may have ended by itself, since Ctrl-C reaches it as well.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(Error::Cancelled);
+        }
+        thread::sleep(PATIENCE);
+    }
+}
+
+fn read(mut stream: impl Read) -> String {
+    let mut bytes = Vec::new();
+    // What came before a failure is what there is.
+    let _ = stream.read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// `VmHWM` of proc(5).
+fn peak_of(process: u32) -> Option<u64> {
+    crate::memory::peak_in(&std::fs::read_to_string(format!("/proc/{process}/status")).ok()?)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn output_and_end_are_kept() {
+        let finished = run(shell("cat; echo bad >&2; exit 3"), "peer", "text", &CancelToken::new()).unwrap();
+        assert_eq!((finished.stdout.as_str(), finished.status.code(), finished.last_words().as_str()), ("text", Some(3), "bad"));
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let error = run(Command::new("./no-such-program"), "peer `x`", "", &CancelToken::new()).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("peer `x`") && text.contains("no-such-program"), "{text}");
+    }
+
+    #[test]
+    fn it_ends_when_it_is_told_to() {
+        let cancel = CancelToken::new();
+        cancel.cancel();
+        let started = std::time::Instant::now();
+        assert!(matches!(run(shell("exec sleep 20"), "peer", "", &cancel), Err(Error::Cancelled)));
+        assert!(started.elapsed().as_secs() < 10);
+    }
+}

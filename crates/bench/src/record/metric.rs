@@ -1,0 +1,151 @@
+//! The figures of a contender: which there are, and their values round by round.
+
+use std::fmt;
+
+use super::{Contender, Record};
+use crate::measure::Sample;
+use crate::statistics::{Comparison, compare_apart, compare_in_turns, quantile};
+
+/// One figure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Metric {
+    /// Tokens per second of a prompt of this length.
+    Prefill(usize),
+    /// From a prompt of this length to the first token.
+    FirstToken(usize),
+    /// Tokens per second after this many tokens.
+    Decode(usize),
+    /// Tokens per second of this many sequences at once.
+    Encode(usize),
+    /// To load, files in the system's cache.
+    LoadWarm,
+    /// To load, files on the disk.
+    LoadCold,
+    /// From the start of the process to the first token, files in the system's cache.
+    StartToFirstToken,
+    /// The most memory.
+    PeakMemory,
+}
+
+/// What a figure is measured in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// More is better.
+    TokensPerSecond,
+    /// Less is better.
+    Milliseconds,
+    /// Less is better.
+    Bytes,
+}
+
+impl Metric {
+    /// In what it is measured.
+    pub fn unit(self) -> Unit {
+        match self {
+            Self::Prefill(_) | Self::Decode(_) | Self::Encode(_) => Unit::TokensPerSecond,
+            Self::FirstToken(_) | Self::LoadWarm | Self::LoadCold | Self::StartToFirstToken => Unit::Milliseconds,
+            Self::PeakMemory => Unit::Bytes,
+        }
+    }
+
+    /// Its value in one round.
+    fn of(self, sample: &Sample) -> Option<f64> {
+        let speed = |n: usize, ms: f64| (n > 0 && ms > 0.0).then(|| n as f64 / ms * 1e3);
+        match self {
+            Self::Prefill(n) => {
+                sample.prefill.iter().find(|prefill| prefill.n_tokens == n).and_then(|prefill| speed(n, prefill.ms))
+            }
+            Self::FirstToken(n) => sample.prefill.iter().find(|prefill| prefill.n_tokens == n)?.first_token_ms,
+            Self::Decode(depth) => {
+                sample.decode.iter().find(|decode| decode.depth == depth).and_then(|decode| speed(decode.n_tokens, decode.ms))
+            }
+            Self::Encode(batch) => {
+                sample.encode.iter().find(|encode| encode.batch == batch).and_then(|encode| speed(encode.n_tokens, encode.ms))
+            }
+            Self::LoadWarm => sample.load_ms.filter(|_| !sample.is_cold),
+            Self::LoadCold => sample.load_ms.filter(|_| sample.is_cold),
+            Self::StartToFirstToken => sample.start_to_first_token_ms.filter(|_| !sample.is_cold),
+            Self::PeakMemory => sample.peak_rss_bytes.map(|bytes| bytes as f64),
+        }
+    }
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Prefill(n) => write!(f, "prefill of {n}"),
+            Self::FirstToken(n) => write!(f, "first token of {n}"),
+            Self::Decode(depth) => write!(f, "decode at depth {depth}"),
+            Self::Encode(batch) => write!(f, "encode of {batch} at once"),
+            Self::LoadWarm => f.write_str("load, warm"),
+            Self::LoadCold => f.write_str("load, cold"),
+            Self::StartToFirstToken => f.write_str("start to first token"),
+            Self::PeakMemory => f.write_str("peak memory"),
+        }
+    }
+}
+
+impl Contender {
+    /// The values of `metric`, one for each round that has it.
+    pub fn values(&self, metric: Metric) -> Vec<f64> {
+        self.samples.iter().filter_map(|sample| metric.of(sample)).collect()
+    }
+
+    /// Every step's milliseconds at `depth`, of all rounds together.
+    pub fn steps(&self, depth: usize) -> Vec<f64> {
+        let decoded = self.samples.iter().flat_map(|sample| &sample.decode).filter(|decode| decode.depth == depth);
+        decoded.flat_map(|decode| decode.step_ms.iter().copied()).collect()
+    }
+
+    /// Steps' 50th, 90th and 99th percentiles in milliseconds at `depth`; `None` where single steps are not known.
+    pub fn step_percentiles(&self, depth: usize) -> Option<[f64; 3]> {
+        let steps = self.steps(depth);
+        (!steps.is_empty()).then(|| [0.5, 0.9, 0.99].map(|share| quantile(&steps, share)))
+    }
+
+    /// The share of what the memory allows that decoding at `depth` reaches: bytes that a step must read, weights and KV cache, times
+    /// steps per second, over the best bandwidth of all rounds.
+    pub fn share_of_bandwidth(&self, depth: usize) -> Option<f64> {
+        let loaded = self.loaded.as_ref()?;
+        let bandwidth = self.samples.iter().filter_map(|sample| sample.bandwidth).fold(f64::NAN, f64::max);
+        let speeds = self.values(Metric::Decode(depth));
+        let speed = (!speeds.is_empty()).then(|| quantile(&speeds, 0.5))?;
+        let held = depth + self.samples.iter().flat_map(|sample| &sample.decode).map(|decode| decode.n_tokens).max()? / 2;
+        let kv = loaded.kv_bytes_per_token.unwrap_or(0) * held as u64;
+        let share = (loaded.step_bytes? + kv) as f64 * speed / bandwidth;
+        share.is_finite().then_some(share)
+    }
+
+    /// This contender against `reference` in the rounds that both have.
+    pub fn against(&self, reference: &Self, metric: Metric) -> Option<Comparison> {
+        let pairs: Vec<(f64, f64)> = self
+            .samples
+            .iter()
+            .filter_map(|ours| {
+                let theirs = reference.samples.iter().find(|theirs| theirs.round == ours.round)?;
+                Some((metric.of(ours)?, metric.of(theirs)?))
+            })
+            .collect();
+        let (ours, theirs): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
+        (!ours.is_empty()).then(|| compare_in_turns(&ours, &theirs))
+    }
+
+    /// This contender against itself in an earlier run.
+    pub fn against_earlier(&self, earlier: &Self, metric: Metric) -> Option<Comparison> {
+        let (ours, theirs) = (self.values(metric), earlier.values(metric));
+        (!ours.is_empty() && !theirs.is_empty()).then(|| compare_apart(&ours, &theirs))
+    }
+}
+
+impl Record {
+    /// Every figure that someone has.
+    pub fn metrics(&self) -> Vec<Metric> {
+        let Self { workload, .. } = self;
+        let prompts = workload.prompts.iter().copied();
+        let all = prompts.clone().map(Metric::Prefill).chain(prompts.map(Metric::FirstToken));
+        let all = all.chain(workload.depths.iter().copied().map(Metric::Decode));
+        let all = all.chain(workload.batches.iter().copied().map(Metric::Encode));
+        let all = all.chain([Metric::LoadWarm, Metric::LoadCold, Metric::StartToFirstToken, Metric::PeakMemory]);
+        all.filter(|&metric| self.contenders.iter().any(|contender| !contender.values(metric).is_empty())).collect()
+    }
+}

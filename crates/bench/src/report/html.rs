@@ -1,0 +1,143 @@
+//! The report as a page: the answer first, then the charts that show it, then everything that was measured.
+
+mod charts;
+mod evidence;
+mod figures;
+
+use self::charts::{decode_charts, prefill_charts};
+use self::evidence::{builds, changes_table, method, rounds};
+use self::figures::{differences, latencies, loads_and_memory, losses_table};
+use super::advice::{Advice, advise, usual};
+use super::changes::Change;
+use super::noise::noise;
+use super::words;
+use crate::page::{Block, Cell, Page, Section, Table, Tone};
+use crate::record::{Contender, Metric, Record};
+use crate::statistics::median;
+
+/// The page of `record`, with what changed since a baseline where there is one.
+pub fn page(record: &Record, changes: &[Change]) -> Page {
+    let advice = advise(record);
+    let mut sections = vec![
+        Section::new("Decoding speed", decode_charts(record)),
+        Section::new("Reading a prompt", prefill_charts(record)),
+        Section::new("Who is faster, and by how much", differences(record, &advice)),
+        Section::new("What is lost", losses_table(record, &advice)),
+        Section::new("Latency of each token", latencies(record)),
+        Section::new("Start and memory", loads_and_memory(record)),
+    ];
+    if !changes.is_empty() {
+        sections.insert(0, Section::new("Against the baseline", changes_table(changes)));
+    }
+    if !record.builds.is_empty() {
+        sections.push(Section::new("Size and build time", builds(record)));
+    }
+    sections.push(Section::new("Every round", rounds(record, &advice)));
+    sections.push(Section::new("How it was measured", method(record)));
+    sections.retain(|section| !section.blocks.is_empty());
+    Page { title: format!("Bench of {}", record.model.reference), lead: lead(record, &advice), sections }
+}
+
+/// What to use here, what that loses, and whether to believe it.
+fn lead(record: &Record, advice: &Advice<'_>) -> Vec<Block> {
+    let mut blocks = vec![Block::text(answer(record, advice))];
+    if !advice.choices.is_empty() {
+        blocks.push(Block::Table(choices(record, advice)));
+    }
+    if let Some(remark) = threads_remark(record) {
+        blocks.push(Block::text(remark));
+    }
+    if advice.is_random {
+        let text = "The weights are random. Speeds are those of any model of this shape; losses are not those of a published model, whose \
+                    divergence from f32 must be measured on its own weights.";
+        blocks.push(Block::notice(Tone::Warning, text));
+    }
+    if !record.is_complete {
+        blocks.push(Block::notice(Tone::Warning, "It was ended before every round was done; what follows is what was measured."));
+    }
+    let causes = noise(record);
+    if causes.is_empty() {
+        blocks.push(Block::notice(Tone::Good, "Nothing disturbed this run: no other load, no throttling, little spread."));
+    } else {
+        blocks.push(Block::notice(Tone::Warning, "This run is noisy; take its figures with care."));
+        blocks.push(Block::List(causes));
+    }
+    let failed = record.contenders.iter().filter_map(|contender| Some((contender, contender.failure.as_ref()?)));
+    blocks.extend(
+        failed.map(|(contender, why)| Block::notice(Tone::Bad, format!("{} was not measured to its end: {why}", contender.name))),
+    );
+    blocks
+}
+
+/// The answer in two sentences.
+fn answer(record: &Record, advice: &Advice<'_>) -> String {
+    let machine = format!("On this machine ({}, {} processors)", record.machine.processor, record.machine.n_processors);
+    let Some(first) = advice.choices.first() else {
+        return format!("{machine}, nothing of Tandem's own was measured to its end.");
+    };
+    let metric = advice.metric;
+    let speed = |contender: &Contender| median(&contender.values(metric));
+    let with = words::with_interval(metric, &first.contender.values(metric)).unwrap_or_default();
+    let mut text = format!("{machine}, use `{}`: {metric}, it gives {with}.", used(first.contender));
+    match (&first.contender.loss, advice.exact) {
+        (_, Some(exact)) if exact.name == first.contender.name => text += " You lose nothing by it.",
+        (Some(loss), Some(exact)) => {
+            let times = speed(first.contender) / speed(exact);
+            text += &format!(
+                " That is {times:.1} times the fastest that loses nothing (`{}`). What you lose: {}.",
+                used(exact),
+                words::loss(loss)
+            );
+        }
+        (Some(loss), None) => text += &format!(" What you lose against f32: {}.", words::loss(loss)),
+        (None, _) => {
+            let why = first.contender.no_loss.as_deref().unwrap_or("it was not measured");
+            text += &format!(" What you lose is not known: {why}.");
+        }
+    }
+    text
+}
+
+/// One row for each wish.
+fn choices(record: &Record, advice: &Advice<'_>) -> Table {
+    let prompt = usual(&record.workload.prompts);
+    let first = format!("first token of {prompt}");
+    let decode = advice.metric.to_string();
+    let mut table = Table::new("What to use here", &["If you want", "use", &decode, &first, "peak memory", "what is lost"]);
+    for choice in &advice.choices {
+        let figure = |metric: Metric| {
+            let values = choice.contender.values(metric);
+            Cell::figure(if values.is_empty() { "–".into() } else { words::value(metric, median(&values)) })
+        };
+        let lost = match &choice.contender.loss {
+            Some(_) if advice.exact.is_some_and(|exact| exact.name == choice.contender.name) => "nothing".into(),
+            Some(loss) => words::loss(loss),
+            None => "not known".into(),
+        };
+        table.rows.push(vec![
+            Cell::text(choice.wish),
+            Cell::text(format!("`{}`", used(choice.contender))),
+            figure(advice.metric),
+            figure(Metric::FirstToken(prompt)),
+            figure(Metric::PeakMemory),
+            Cell::text(lost),
+        ]);
+    }
+    table
+}
+
+/// The options that choose a contender, or its name where there are none.
+fn used(contender: &Contender) -> &str {
+    if contender.options.is_empty() { &contender.name } else { &contender.options }
+}
+
+/// That the number of threads was not varied, when so.
+fn threads_remark(record: &Record) -> Option<String> {
+    let mut threads: Vec<usize> = record.measured().filter_map(|contender| Some(contender.loaded.as_ref()?.threads)).collect();
+    threads.sort_unstable();
+    threads.dedup();
+    match threads.as_slice() {
+        [one] => Some(format!("Only {one} threads were measured; `--threads 1,{one}` compares numbers of threads.")),
+        _ => None,
+    }
+}

@@ -1,0 +1,115 @@
+//! The report on a terminal.
+
+use super::advice::{Advice, advise, usual};
+use super::changes::Change;
+use super::noise::noise;
+use super::words;
+use crate::record::{Contender, Metric, Record};
+use crate::statistics::median;
+
+/// Lines for a terminal: a table, what to use, and whether it can be trusted.
+pub fn text(record: &Record, changes: &[Change]) -> Vec<String> {
+    let mut lines = vec![heading(record), String::new()];
+    lines.extend(table(record));
+    let failed =
+        record.contenders.iter().filter_map(|contender| Some(format!("{}: {}", contender.name, contender.failure.as_ref()?)));
+    lines.extend(failed);
+    lines.push(String::new());
+    lines.extend(advice(&advise(record)));
+    if !changes.is_empty() {
+        lines.extend(["".into(), "against the baseline:".into()]);
+        let told = changes.iter().filter(|change| change.compared.verdict != crate::statistics::Verdict::Same);
+        let told: Vec<String> = told
+            .map(|change| format!("  {}, {}: {}", change.name, change.metric, words::comparison(change.metric, &change.compared)))
+            .collect();
+        lines.extend(if told.is_empty() { vec!["  no difference".into()] } else { told });
+    }
+    let causes = noise(record);
+    if !causes.is_empty() {
+        lines.extend([String::new(), "noisy, so take these figures with care:".into()]);
+        lines.extend(causes.into_iter().map(|cause| format!("  {cause}")));
+    }
+    lines
+}
+
+fn heading(record: &Record) -> String {
+    let Record { model, machine, workload, .. } = record;
+    let n_done = record.measured().map(|contender| contender.samples.len()).max().unwrap_or(0);
+    let rounds = if record.is_complete { format!("{n_done} rounds") } else { format!("{n_done} of {} rounds", workload.rounds) };
+    format!("{} on {}, {} processors; medians of {rounds} in turns", model.reference, machine.processor, machine.n_processors)
+}
+
+fn table(record: &Record) -> Vec<String> {
+    let (prompt, depth) = (usual(&record.workload.prompts), usual(&record.workload.depths));
+    let metrics: Vec<(String, Metric)> = [
+        ("load".to_owned(), Metric::LoadWarm),
+        (format!("first token of {prompt}"), Metric::FirstToken(prompt)),
+        (format!("prefill of {prompt}"), Metric::Prefill(prompt)),
+        (format!("decode at {depth}"), Metric::Decode(depth)),
+    ]
+    .into_iter()
+    .chain(record.workload.batches.iter().map(|&batch| (format!("encode x{batch}"), Metric::Encode(batch))))
+    .chain([("memory".to_owned(), Metric::PeakMemory)])
+    .collect();
+    let mut rows = vec![std::iter::once(String::new()).chain(metrics.iter().map(|(name, _)| name.clone())).collect::<Vec<_>>()];
+    rows[0].extend(["p50/p99 step".into(), "of memory's limit".into(), "KL".into()]);
+    for contender in record.measured() {
+        let figure = |metric: Metric| {
+            let values = contender.values(metric);
+            if values.is_empty() { "–".into() } else { words::value(metric, median(&values)) }
+        };
+        let mut row = vec![contender.name.clone()];
+        row.extend(metrics.iter().map(|&(_, metric)| match metric {
+            Metric::Decode(_) => words::with_interval(metric, &contender.values(metric)).unwrap_or_else(|| "–".into()),
+            metric => figure(metric),
+        }));
+        row.push(
+            contender
+                .step_percentiles(depth)
+                .map_or_else(|| "–".into(), |[p50, _, p99]| format!("{}/{} ms", words::digits(p50), words::digits(p99))),
+        );
+        row.push(contender.share_of_bandwidth(depth).map_or_else(|| "–".into(), words::percent));
+        row.push(contender.loss.as_ref().map_or_else(|| "–".into(), |loss| words::nats(loss.mean_kl)));
+        rows.push(row);
+    }
+    aligned(&rows)
+}
+
+/// The first column at the left, figures at the right.
+fn aligned(rows: &[Vec<String>]) -> Vec<String> {
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().enumerate().map(|(i, cell)| match i {
+            0 => format!("{cell:<0$}", width(0)),
+            _ => format!("  {cell:>0$}", width(i)),
+        });
+        cells.collect::<String>().trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+fn advice(advice: &Advice<'_>) -> Vec<String> {
+    let mut lines: Vec<String> = advice
+        .choices
+        .iter()
+        .map(|choice| {
+            let speed = words::with_interval(advice.metric, &choice.contender.values(advice.metric)).unwrap_or_default();
+            format!("{}: {}, {speed}; {}", choice.wish, used(choice.contender), lost(choice.contender))
+        })
+        .collect();
+    if advice.is_random {
+        lines.push("the weights are random: speeds are real, losses are not those of a published model".into());
+    }
+    lines
+}
+
+fn used(contender: &Contender) -> &str {
+    if contender.options.is_empty() { &contender.name } else { &contender.options }
+}
+
+fn lost(contender: &Contender) -> String {
+    contender.loss.as_ref().map_or_else(
+        || format!("its loss is not known: {}", contender.no_loss.as_deref().unwrap_or("it was not measured")),
+        words::loss,
+    )
+}

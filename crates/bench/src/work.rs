@@ -1,0 +1,178 @@
+//! What a bench and its worker processes say to each other: one request on standard input, one answer on standard output, in JSON.
+//!
+//! Each round of each contender is a process of its own. Its peak memory is its own, its load is a load, and where its memory came to
+//! lie is part of the spread: figures of one process alone do not tell how another one would do.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use tandem_core::{CancelToken, Error, Model, Result, TokenId};
+
+use crate::loss;
+use crate::machine::{Activity, read_bandwidth};
+use crate::measure::{Sample, Workload, measure};
+use crate::memory::peak_rss_bytes;
+use crate::process;
+use crate::record::Loaded;
+
+/// What a worker is to do.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// The model.
+    pub reference: String,
+    /// Who runs it.
+    pub engine: EngineChoice,
+    /// The work.
+    pub task: Task,
+    /// When it was asked, in microseconds since 1970: just before the worker's process was started.
+    pub asked_us: u64,
+}
+
+impl Request {
+    /// A request of now.
+    pub fn new(reference: &str, engine: &EngineChoice, task: Task) -> Self {
+        Self { reference: reference.into(), engine: engine.clone(), task, asked_us: now_us() }
+    }
+}
+
+/// Engine and options as text, as on the command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineChoice {
+    /// candle-transformers in the place of a backend.
+    pub is_transformers: bool,
+    /// `onnx` or `candle`.
+    pub backend: Option<String>,
+    /// `cpu`, `cuda:0`, …
+    pub device: Option<String>,
+    /// `f32`, …
+    pub dtype: Option<String>,
+    /// `fast` or `exact`.
+    pub numerics: Option<String>,
+    /// Threads.
+    pub threads: Option<usize>,
+    /// Exactly this graph.
+    pub graph: Option<PathBuf>,
+    /// ONNX Runtime's library.
+    pub ort_library: Option<PathBuf>,
+}
+
+/// The work of one process.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Task {
+    /// Load, so that whatever must be made of the checkpoint is made, and write the logits of `tokens`.
+    Prepare {
+        /// The text.
+        tokens: Vec<TokenId>,
+        /// Where to.
+        logits: PathBuf,
+    },
+    /// Measure one round.
+    Round {
+        /// What.
+        workload: Workload,
+        /// Which.
+        round: usize,
+        /// Files to put out of the system's cache before.
+        cold: Vec<PathBuf>,
+    },
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// Of [`Task::Prepare`].
+    Prepared {
+        /// What was loaded.
+        loaded: Loaded,
+        /// Why there are no logits.
+        no_logits: Option<String>,
+    },
+    /// Of [`Task::Round`].
+    Measured(Sample),
+    /// It failed; the texts of an error.
+    Failed {
+        /// What is wrong.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+}
+
+/// Does the work of `request` in this process. `load` loads the model and says how many weights a step reads.
+///
+/// # Errors
+/// As `load`, and as [`measure`].
+pub fn work(request: &Request, load: &mut dyn FnMut() -> Result<(std::sync::Arc<dyn Model>, u64)>) -> Result<Answer> {
+    match &request.task {
+        Task::Prepare { tokens, logits } => {
+            let (model, n_read) = load()?;
+            let loaded = Loaded::new(model.info(), n_read);
+            let most = tokens.len().min(model.info().max_context);
+            let written = loss::logits(&*model, &tokens[..most]).and_then(|values| loss::write_logits(&values, logits));
+            Ok(Answer::Prepared { loaded, no_logits: written.err().map(|error| error.to_string()) })
+        }
+        Task::Round { workload, round, cold } => {
+            let before = Duration::from_micros(now_us().saturating_sub(request.asked_us));
+            let is_cold = !cold.is_empty() && cold.iter().all(|path| put_out_of_cache(path));
+            let activity = Activity::now();
+            let begun = Instant::now();
+            let (model, _) = load()?;
+            let load_ms = begun.elapsed().as_secs_f64() * 1e3;
+            let mut first_token_ms = None;
+            // The start of the process counts; what only a bench does before the load does not.
+            let mut first_token = || first_token_ms = Some((begun.elapsed() + before).as_secs_f64() * 1e3);
+            let mut sample = measure(&*model, workload, &CancelToken::new(), &mut first_token)?;
+            let threads = model.info().threads;
+            drop(model);
+            let (conditions, peak_rss_bytes) = (activity.until_now(), peak_rss_bytes());
+            sample = Sample {
+                round: *round,
+                load_ms: Some(load_ms),
+                is_cold,
+                start_to_first_token_ms: first_token_ms,
+                peak_rss_bytes,
+                conditions,
+                ..sample
+            };
+            // Last, and after the peak was taken: its array is larger than a small model.
+            sample.bandwidth = Some(read_bandwidth(threads));
+            Ok(Answer::Measured(sample))
+        }
+    }
+}
+
+/// Has `program` do the work of `request` in a process of its own.
+///
+/// # Errors
+/// What the worker failed with, [`Error::Unsupported`] when it gave no answer, [`Error::Cancelled`].
+pub fn ask(program: &Path, name: &str, request: &Request, cancel: &CancelToken) -> Result<Answer> {
+    let input = serde_json::to_string(request).map_err(|error| Error::bad_file(name, "cannot be asked", error))?;
+    let mut command = Command::new(program);
+    command.args(["bench", "--worker"]);
+    let finished = process::run(command, name, &input, cancel)?;
+    let failed = |reason: String, hint| Error::Unsupported { what: name.to_owned(), reason, hint };
+    match serde_json::from_str(&finished.stdout) {
+        Ok(Answer::Failed { message, hint }) => Err(failed(message, hint)),
+        Ok(answer) => Ok(answer),
+        Err(_) => Err(failed(format!("its process ended with {}: {}", finished.status, finished.last_words()), None)),
+    }
+}
+
+fn now_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64)
+}
+
+/// Whether the system was told to forget what it has of the file at `path`. Pages that were written and not yet stored stay, and those
+/// that another process has mapped.
+fn put_out_of_cache(path: &Path) -> bool {
+    #[cfg(target_os = "linux")]
+    return std::fs::File::open(path)
+        .is_ok_and(|file| file.sync_all().is_ok() && rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).is_ok());
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = path;
+        false
+    }
+}

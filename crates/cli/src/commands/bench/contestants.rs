@@ -1,0 +1,169 @@
+//! Who takes part: every backend with every dtype, number of threads and numerics that is named, and the peers.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use tandem::{BackendKind, DType, ExportOptions, ModelFiles};
+use tandem_bench::peer::{Genai, LlamaBench};
+use tandem_bench::record::bytes_per_weight;
+use tandem_bench::run::{Contestant, Own};
+use tandem_bench::work::EngineChoice;
+
+use super::facts::Facts;
+use super::worker::{is_checkpoint, weights_read};
+use crate::args::{BenchArgs, ContenderOptions, DeviceChoice, Peer};
+use crate::failure::Usage;
+use crate::paths;
+
+/// Who takes part, and who else is asked for f32.
+pub(super) struct Field {
+    pub(super) contestants: Vec<Box<dyn Contestant>>,
+    pub(super) reference: Option<Box<dyn Contestant>>,
+}
+
+/// Everybody that `args` name.
+pub(super) fn field(args: &BenchArgs, reference: &str, files: &ModelFiles, facts: &Facts) -> Result<Field> {
+    let options = &args.contenders;
+    let backends = match options.backends.as_slice() {
+        [] => tandem::compiled(),
+        named => named.to_vec(),
+    };
+    let dtypes: Vec<Option<DType>> = match options.dtypes.as_slice() {
+        [] if is_checkpoint(files) && options.graph.is_none() => [DType::F32, DType::Int8, DType::Int4].map(Some).to_vec(),
+        [] => vec![None],
+        named => named.iter().copied().map(Some).collect(),
+    };
+    let threads: Vec<usize> = match options.threads.as_slice() {
+        [] => vec![std::thread::available_parallelism().map_or(1, usize::from)],
+        named => named.iter().copied().map(usize::from).collect(),
+    };
+    let mut contestants: Vec<Box<dyn Contestant>> = Vec::new();
+    for &threads in &threads {
+        for &backend in &backends {
+            for &dtype in &dtypes {
+                for numerics in numerics(options, dtype) {
+                    contestants.push(Box::new(own(reference, options, backend, dtype, threads, numerics)?));
+                }
+            }
+        }
+        for peer in &args.peers.peers {
+            contestants.extend(self::peer(peer, args, reference, files, facts, threads)?);
+        }
+    }
+    let f32_of = |backend: BackendKind| own(reference, options, backend, Some(DType::F32), threads[0], None);
+    let outside = backends.first().filter(|_| is_checkpoint(files)).map(|&backend| f32_of(backend)).transpose()?;
+    Ok(Field { contestants, reference: outside.map(|own| Box::new(own) as Box<dyn Contestant>) })
+}
+
+/// Numerics make a difference to quantised weights only.
+fn numerics(options: &ContenderOptions, dtype: Option<DType>) -> Vec<Option<&str>> {
+    let is_quantised = matches!(dtype, None | Some(DType::Int8 | DType::Int4));
+    match options.numerics.as_slice() {
+        named if is_quantised && !named.is_empty() => named.iter().map(|name| Some(name.as_str())).collect(),
+        _ => vec![None],
+    }
+}
+
+fn own(
+    reference: &str,
+    options: &ContenderOptions,
+    backend: BackendKind,
+    dtype: Option<DType>,
+    threads: usize,
+    numerics: Option<&str>,
+) -> Result<Own> {
+    let program = options.programs.iter().find(|program| program.backend == backend).map(|program| program.path.clone());
+    let program = program.map_or_else(|| std::env::current_exe().context("where this program lies"), Ok)?;
+    let device = match options.device {
+        None => None,
+        Some(DeviceChoice::Exactly(device)) => Some(device.to_string()),
+        Some(DeviceChoice::Auto) => {
+            return Err(Usage::new("a bench runs on a device that is named, not on `auto`", "`tandem devices` lists them").into());
+        }
+    };
+    let dtype = dtype.map(|dtype| dtype.to_string());
+    let mut name = backend.to_string();
+    let mut shown = format!("--backend {backend}");
+    let mut add = |flag: &str, value: &Option<String>| {
+        if let Some(value) = value {
+            name = format!("{name} {value}");
+            shown = format!("{shown} --{flag} {value}");
+        }
+    };
+    add("device", &device);
+    add("dtype", &dtype);
+    add("numerics", &numerics.map(str::to_owned));
+    let plural = if threads == 1 { "" } else { "s" };
+    let engine = EngineChoice {
+        is_transformers: false,
+        backend: Some(backend.to_string()),
+        device,
+        dtype,
+        numerics: numerics.map(str::to_owned),
+        threads: Some(threads),
+        graph: options.graph.clone(),
+        ort_library: options.ort_library.clone(),
+    };
+    Ok(Own {
+        name: format!("{name}, {threads} thread{plural}"),
+        options: format!("{shown} --threads {threads}"),
+        program,
+        reference: reference.into(),
+        engine,
+        weight_files: Vec::new(),
+    })
+}
+
+/// The contestants of one peer: llama-bench has one for each file.
+fn peer(
+    peer: &Peer,
+    args: &BenchArgs,
+    reference: &str,
+    files: &ModelFiles,
+    facts: &Facts,
+    threads: usize,
+) -> Result<Vec<Box<dyn Contestant>>> {
+    let boxed = |contestant: LlamaBench| Box::new(contestant) as Box<dyn Contestant>;
+    match peer {
+        Peer::LlamaBench(program) => {
+            let given = &args.peers.ggufs;
+            let own =
+                Path::new(reference).extension().is_some_and(|extension| extension == "gguf").then(|| PathBuf::from(reference));
+            if given.is_empty() && own.is_none() {
+                let hint =
+                    "give the same model as GGUF with `--gguf FILE`; for shapes, `training/shapes/gguf_files.py` makes some";
+                return Err(Usage::new("the peer `llama-bench` needs a model of its own form", hint).into());
+            }
+            let ggufs = given.iter().cloned().chain(own);
+            Ok(ggufs.map(|gguf| boxed(LlamaBench { program: program.clone(), gguf, threads })).collect())
+        }
+        Peer::Genai(python) => {
+            let directory = args.peers.genai_model.clone().map_or_else(|| genai_export(files, facts), Ok)?;
+            let step_bytes = (weights_read(&facts.config) as f64 * bytes_per_weight(DType::Int4)) as u64;
+            let step_bytes = args.peers.genai_model.is_none().then_some(step_bytes);
+            let dtype = args.peers.genai_model.as_ref().map_or_else(|| "int4".into(), |path| name_of(path));
+            Ok(vec![Box::new(Genai { python: python.clone(), directory, dtype, threads, step_bytes })])
+        }
+        Peer::CandleTransformers => {
+            let mut own = own(reference, &args.contenders, BackendKind::Candle, Some(DType::F32), threads, None)?;
+            own.name = own.name.replacen("candle", "candle-transformers", 1);
+            own.options = String::new();
+            own.engine.is_transformers = true;
+            Ok(vec![Box::new(own)])
+        }
+    }
+}
+
+/// The checkpoint as an int4 graph with a `genai_config.json`, made once for each content of its weights.
+fn genai_export(files: &ModelFiles, facts: &Facts) -> Result<PathBuf> {
+    let key: String = facts.hashed.iter().map(|file| &file.sha256[..8]).collect::<Vec<_>>().join("-");
+    let directory = paths::cache_dir()?.join("bench").join(format!("genai-int4-{}-{key}", env!("CARGO_PKG_VERSION")));
+    if !directory.join("genai_config.json").is_file() {
+        tandem::export(files, &ExportOptions::new(&directory, DType::Int4))?;
+    }
+    Ok(directory)
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}

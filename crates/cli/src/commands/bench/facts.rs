@@ -1,0 +1,167 @@
+//! What is known before anything is measured: the model's files with their hashes, the text, the work.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use tandem::{CancelToken, Error, ModelConfig, ModelFile, ModelFiles, SpecialTokens, TokenId, Tokenizer};
+use tandem_bench::loss::{MOST_TOKENS, TEXT};
+use tandem_bench::machine::Machine;
+use tandem_bench::measure::{Workload, longest, prompt_token};
+use tandem_bench::record::{Build, FileRecord, ModelRecord, Record, SCHEMA};
+use tandem_bench::report::{Change, advise, noise};
+use tandem_bench::shape::is_random;
+use tandem_bench::statistics::interval;
+
+use super::distinct;
+use crate::args::{BenchArgs, Peer};
+use crate::failure::Usage;
+use crate::output::Progress;
+
+/// The largest published tokenizers have some 30 MB.
+const MOST_TOKENIZER_BYTES: u64 = 64 << 20;
+
+/// What is known of a model and of what is to be done with it.
+pub(super) struct Facts {
+    pub(super) config: ModelConfig,
+    pub(super) workload: Workload,
+    /// The text that losses are measured on.
+    pub(super) tokens: Vec<TokenId>,
+    pub(super) hashed: Vec<FileRecord>,
+}
+
+impl Facts {
+    pub(super) fn read(files: &ModelFiles, args: &BenchArgs, cancel: &CancelToken, progress: &Progress) -> Result<Self> {
+        let config = ModelConfig::from_file(&files.config)?;
+        let workload = workload(args, &config)?;
+        let tokens = tokens(files, &config)?;
+        let of_peers = args.peers.ggufs.iter().map(|path| ModelFile::Path(path.clone()));
+        // A graph is hashed where it is all there is; one that is made of the weights follows from them.
+        let graphs = files.graphs.iter().filter(|_| files.weights.is_empty()).map(|graph| graph.file.clone());
+        let all = [files.config.clone()].into_iter().chain(files.weights.iter().cloned()).chain(graphs);
+        let is_llama = args.peers.peers.iter().any(|peer| matches!(peer, Peer::LlamaBench(_)));
+        let all: Vec<ModelFile> = all.chain(of_peers.filter(|_| is_llama)).collect();
+        let hashed = all.iter().filter_map(|file| hash(file, cancel, progress).transpose()).collect::<Result<_>>()?;
+        Ok(Self { config, workload, tokens, hashed })
+    }
+
+    /// An empty record.
+    pub(super) fn into_record(self, reference: &str, args: &BenchArgs) -> Result<Record> {
+        let builds: Vec<Build> = match &args.report.builds {
+            None => Vec::new(),
+            Some(path) => {
+                let name = path.display().to_string();
+                let text = std::fs::read(path).map_err(|error| Error::bad_file(&name, "cannot be read", error))?;
+                serde_json::from_slice(&text).map_err(|error| Error::bad_file(&name, "is no list of builds", error))?
+            }
+        };
+        Ok(Record {
+            schema: SCHEMA,
+            tandem_version: env!("CARGO_PKG_VERSION").into(),
+            started: tandem_bench::record::now(),
+            is_complete: false,
+            model: ModelRecord {
+                reference: reference.into(),
+                architecture: self.config.architecture.to_string(),
+                n_parameters: self.config.n_parameters(),
+                vocab_size: self.config.vocab_size,
+                is_random: is_random(&self.config),
+                files: self.hashed,
+            },
+            machine: Machine::this(),
+            workload: self.workload,
+            builds,
+            contenders: Vec::new(),
+        })
+    }
+}
+
+/// The record with what follows from it, for programs: medians with intervals, what to use, noise, changes.
+pub(super) fn document(record: &Record, changes: &[Change]) -> Value {
+    let mut summary = Vec::new();
+    for contender in record.measured() {
+        for metric in record.metrics() {
+            let values = contender.values(metric);
+            if !values.is_empty() {
+                let interval = interval(&values);
+                summary.push(
+                    json!({"contender": contender.name, "metric": metric.to_string(), "unit": format!("{:?}", metric.unit()),
+                    "median": interval.median, "low": interval.low, "high": interval.high, "n": values.len()}),
+                );
+            }
+        }
+    }
+    let advice: Vec<Value> = advise(record)
+        .choices
+        .iter()
+        .map(|choice| json!({"wish": choice.wish, "contender": choice.contender.name, "options": choice.contender.options}))
+        .collect();
+    let changes: Vec<Value> = changes
+        .iter()
+        .map(|change| {
+            let ratio = change.compared.ratio;
+            json!({"contender": change.name, "metric": change.metric.to_string(), "ratio": ratio.median, "low": ratio.low,
+                "high": ratio.high, "verdict": format!("{:?}", change.compared.verdict), "closes_gate": change.closes_gate()})
+        })
+        .collect();
+    let mut document = serde_json::to_value(record).unwrap_or_default();
+    if let Value::Object(fields) = &mut document {
+        let noise = noise(record);
+        fields.extend([
+            ("summary".to_owned(), Value::Array(summary)),
+            ("advice".to_owned(), Value::Array(advice)),
+            ("changes".to_owned(), Value::Array(changes)),
+            ("noise".to_owned(), noise.into()),
+        ]);
+    }
+    document
+}
+
+/// What `args` ask for, without what the model is too short for; that nothing is left is wrong usage.
+fn workload(args: &BenchArgs, config: &ModelConfig) -> Result<Workload> {
+    let work = &args.work;
+    let most = config.max_context;
+    let n_generated = usize::from(work.n_generated);
+    let mut workload = Workload {
+        prompts: distinct("prompt", &work.prompts, 1)?,
+        depths: distinct("depth", &work.depths, 0)?,
+        n_generated,
+        batches: distinct("batch", &work.batches.iter().copied().map(usize::from).collect::<Vec<_>>(), 1)?,
+        rounds: work.rounds.into(),
+    };
+    workload.prompts.retain(|&n| n <= most);
+    workload.depths.retain(|&depth| depth.max(1) + n_generated <= most);
+    if workload.prompts.is_empty() || workload.depths.is_empty() {
+        let message = format!(
+            "the model holds {most} tokens, and no prompt and depth that was asked for fits with {n_generated} generated"
+        );
+        return Err(Usage::new(message, "give smaller numbers to `--prompt`, `--depth` and `--generate`").into());
+    }
+    debug_assert!(longest(&workload) <= most);
+    Ok(workload)
+}
+
+/// The text in the model's own tokens; a checkpoint without a tokenizer gets tokens that mean nothing.
+fn tokens(files: &ModelFiles, config: &ModelConfig) -> Result<Vec<TokenId>> {
+    let n = MOST_TOKENS.min(config.max_context);
+    let Some(file) = &files.tokenizer else {
+        return Ok((0..n).map(|i| prompt_token(i, config.vocab_size)).collect());
+    };
+    let tokenizer = Tokenizer::from_json(&file.read(MOST_TOKENIZER_BYTES)?, &file.name())?;
+    let mut tokens = tokenizer.encode(TEXT, SpecialTokens::AsText)?;
+    tokens.truncate(n);
+    Ok(tokens)
+}
+
+/// A file with its hash; none for one that is not there, which who needs it will say.
+fn hash(file: &ModelFile, cancel: &CancelToken, progress: &Progress) -> Result<Option<FileRecord>> {
+    if file.path().is_some_and(|path| !path.is_file()) {
+        return Ok(None);
+    }
+    let bytes = file.len()?;
+    let mut done = 0;
+    let sha256 = file.sha256_while(&mut |n| {
+        done += n;
+        progress.say(format!("hashing {}: {}%", file.file_name(), done.min(bytes) * 100 / bytes.max(1)));
+        if cancel.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    })?;
+    Ok(Some(FileRecord { name: file.name().into_owned(), bytes, sha256 }))
+}

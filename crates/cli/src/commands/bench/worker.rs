@@ -1,0 +1,71 @@
+//! One process of a bench: it does the one piece of work that standard input asks for.
+
+use std::io::{Read, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tandem::{Error, LoadOptions, Model, ModelConfig, ModelFiles, ThreadOptions};
+use tandem_bench::work::{Answer, EngineChoice, Request, work as work_on};
+
+use crate::failure::{FAILED, Failure};
+
+/// Reads the request and writes the answer, a failure too.
+pub(super) fn work() -> Result<ExitCode> {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).context("standard input cannot be read")?;
+    let request: Request = serde_json::from_str(&text).context("the request is none")?;
+    let answer = work_on(&request, &mut || load(&request.reference, &request.engine));
+    let answer = answer.unwrap_or_else(|error| {
+        let Failure { message, causes, hint } = Failure::new(&error.into());
+        Answer::Failed { message: [vec![message], causes].concat().join(": "), hint }
+    });
+    let text = serde_json::to_string(&answer).context("the answer cannot be written")?;
+    std::io::stdout().write_all(text.as_bytes()).context("standard output cannot be written")?;
+    Ok(if matches!(answer, Answer::Failed { .. }) { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
+}
+
+/// The model, and how many weights a step reads.
+fn load(reference: &str, choice: &EngineChoice) -> tandem::Result<(Arc<dyn Model>, u64)> {
+    let files = tandem::find(reference)?;
+    let n_read = weights_read(&ModelConfig::from_file(&files.config)?);
+    let options = options(choice)?;
+    if choice.is_transformers {
+        return Ok((tandem::peer(&files, &options)?, n_read));
+    }
+    let kind = choice.backend.as_deref().map(str::parse).transpose()?;
+    Ok((tandem::backend(kind, choice.ort_library.clone())?.load(&files, &options)?, n_read))
+}
+
+fn options(choice: &EngineChoice) -> tandem::Result<LoadOptions> {
+    let numerics = match choice.numerics.as_deref() {
+        None | Some("fast") => tandem::Numerics::Fast,
+        Some("exact") => tandem::Numerics::Exact,
+        Some(other) => {
+            return Err(Error::InvalidOption {
+                option: "numerics".into(),
+                value: other.into(),
+                problem: "is neither `fast` nor `exact`".into(),
+            });
+        }
+    };
+    Ok(LoadOptions {
+        device: choice.device.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
+        dtype: choice.dtype.as_deref().map(str::parse).transpose()?,
+        graph: choice.graph.clone(),
+        threads: ThreadOptions { count: choice.threads.and_then(|n| n.try_into().ok()), spin: false },
+        numerics,
+        ..LoadOptions::default()
+    })
+}
+
+/// All weights but those of an embedding that is not the head as well: of it, a step reads one row.
+pub(super) fn weights_read(config: &ModelConfig) -> u64 {
+    let embedding = config.vocab_size as u64 * config.hidden_size as u64;
+    config.n_parameters() - if config.tie_word_embeddings { 0 } else { embedding }
+}
+
+/// Whether a backend can make a graph or weights of any dtype from these files.
+pub(super) fn is_checkpoint(files: &ModelFiles) -> bool {
+    !files.weights.is_empty()
+}
