@@ -50,6 +50,7 @@ pub fn load_transformers(files: &ModelFiles, options: &LoadOptions) -> Result<Ar
         kv_bytes_per_token: config.kv_bytes_per_token(size_of::<f32>()),
         capabilities: Capabilities::default(),
         weight_files: files.weights.iter().map(weight_file).collect::<Result<_>>()?,
+        weight_types: Vec::new(),
         placement: Vec::new(),
         device_share: 1.0,
     };
