@@ -215,7 +215,104 @@ SPECS = {
             "bos_token_id": "<s>",
         },
     },
+    # Families that only the candle backend runs. A window that reaches as far as the context is one that such an engine need not
+    # know; gemma3's is one that it must.
+    "gemma2": {
+        "why": "norms on both sides of each block, whose weights are added to 1; soft caps on scores and logits that bite; scores scaled by another number than head_dim; embeddings scaled",
+        "seed": 712,
+        "gains": {"embed_tokens": 2.0, "after a block": 10.0},
+        "architecture": "Gemma2ForCausalLM",
+        "tokenizer": "mistral",
+        "config_form": 4,
+        "dtype": "bfloat16",
+        "exports": False,
+        "config": {
+            "model_type": "gemma2",
+            "vocab_size": 340,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "attention_bias": False,
+            "query_pre_attn_scalar": 24,
+            "attn_logit_softcapping": 5.0,
+            "final_logit_softcapping": 10.0,
+            "max_position_embeddings": 256,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0,
+            "sliding_window": 256,
+            "tie_word_embeddings": True,
+            "eos_token_id": "</s>",
+            "bos_token_id": "<s>",
+        },
+    },
+    "gemma3": {
+        "why": "as gemma2 without soft caps, with norms on q and k, two layers with a window of 24 and a rotary base of their own, and one that sees all",
+        "seed": 116,
+        "gains": {"embed_tokens": 3.0, "after a block": 30.0},
+        "architecture": "Gemma3ForCausalLM",
+        "tokenizer": "mistral",
+        "config_form": 5,
+        "dtype": "bfloat16",
+        "exports": False,
+        "config": {
+            "model_type": "gemma3_text",
+            "vocab_size": 340,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "attention_bias": False,
+            "query_pre_attn_scalar": 20,
+            "max_position_embeddings": 256,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1000000.0,
+            "rope_local_base_freq": 100.0,
+            "sliding_window": 24,
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+            "tie_word_embeddings": True,
+            "eos_token_id": "</s>",
+            "bos_token_id": "<s>",
+        },
+    },
+    "phi3": {
+        "why": "query, key and value stored as one weight, gate and up as another; a head of its own",
+        "seed": 2,
+        "architecture": "Phi3ForCausalLM",
+        "tokenizer": "mistral",
+        "config_form": 4,
+        "dtype": "bfloat16",
+        "exports": False,
+        "config": {
+            "model_type": "phi3",
+            "vocab_size": 340,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 256,
+            "original_max_position_embeddings": 256,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "sliding_window": 256,
+            "tie_word_embeddings": False,
+            "eos_token_id": "</s>",
+            "bos_token_id": "<s>",
+            "pad_token_id": None,
+        },
+    },
 }
+# Their norms multiply by one more than their weight, and there are norms after each block. What a block adds must outweigh the
+# embedding, which is scaled up and is the head as well: a model that adds little repeats its input.
+ADDED_TO_ONE = ("gemma2", "gemma3_text")
+AFTER_A_BLOCK = ("post_attention_layernorm.weight", "post_feedforward_layernorm.weight")
 
 
 def config_json(spec, tokenizer, form):
@@ -225,12 +322,18 @@ def config_json(spec, tokenizer, form):
         return [ids(t) for t in token] if isinstance(token, list) else tokenizer.token_to_id(token)
 
     config = {"architectures": [spec["architecture"]], **spec["config"]}
-    config.update(hidden_act="silu", attention_dropout=0.0, initializer_range=0.02, use_cache=True)
+    if "hidden_activation" not in config:
+        config["hidden_act"] = "silu"
+    config.update(attention_dropout=0.0, initializer_range=0.02, use_cache=True)
     config["eos_token_id"] = ids(config["eos_token_id"])
     config["bos_token_id"] = ids(config["bos_token_id"])
     if form == 5:
         scaling = config.pop("rope_scaling", None) or {"rope_type": "default"}
-        config["rope_parameters"] = {**scaling, "rope_theta": config.pop("rope_theta")}
+        rope = {**scaling, "rope_theta": config.pop("rope_theta")}
+        if "rope_local_base_freq" in config:
+            local = {"rope_type": "default", "rope_theta": config.pop("rope_local_base_freq")}
+            rope = {"full_attention": rope, "sliding_attention": local}
+        config["rope_parameters"] = rope
         config["dtype"] = spec["dtype"]
         config["transformers_version"] = transformers.__version__
     else:
@@ -278,6 +381,8 @@ GAINS = {
     "k_proj": 1.4,
     "gate_proj": 1.4,
     "up_proj": 1.4,
+    "qkv_proj": 1.4,
+    "gate_up_proj": 1.4,
 }
 
 
@@ -305,25 +410,33 @@ def grid(generator, shape, size):
     return (unit * scales * integers).reshape(shape)
 
 
-def random_weights(shapes, seed):
+def neutral_norm(model_type):
+    """The weight with which a norm multiplies by one."""
+    return 0.0 if model_type in ADDED_TO_ONE else 1.0
+
+
+def random_weights(shapes, seed, norm=1.0, gains=None):
     """A value for every parameter, in the order of their names so that only the seed decides.
 
     Matrices about keep the size of what passes through them (`gain / sqrt(inputs)`), so that layers, and not the
     token itself, decide what comes next.
     """
     generator = np.random.default_rng(seed)
+    gains = GAINS | (gains or {})
     weights = {}
     for name in sorted(shapes):
         if len(shapes[name]) == 2:
-            gain = GAINS.get(name.split(".")[-2], LAYER_GAIN)
+            gain = gains.get(name.split(".")[-2], LAYER_GAIN)
             size = gain / np.sqrt(shapes[name][1])
             value = grid(generator, shapes[name], size)
         else:
             normal = generator.standard_normal(shapes[name])
             if name.endswith(("q_norm.weight", "k_norm.weight")):
-                value = 1.0 + 0.3 * normal
+                value = norm + 0.3 * normal
+            elif norm == 0.0 and name.endswith(AFTER_A_BLOCK):
+                value = gains["after a block"] - 1.0 + 0.25 * normal
             elif name.endswith("norm.weight"):
-                value = 1.0 + 0.25 * normal
+                value = norm + 0.25 * normal
             else:
                 value = 0.5 * normal
         weights[name] = torch.from_numpy(value.astype(np.float32))
@@ -342,7 +455,7 @@ def parameter_shapes(directory):
 
 def write_weights(directory, spec, seed):
     shapes = parameter_shapes(directory)
-    weights = random_weights(shapes, seed)
+    weights = random_weights(shapes, seed, neutral_norm(spec["config"]["model_type"]), spec.get("gains"))
     dtype = getattr(torch, spec["dtype"])
     weights = {name: value.to(dtype).contiguous() for name, value in weights.items()}
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})

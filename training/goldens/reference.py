@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from checkpoints import load, write_weights
+from checkpoints import load, neutral_norm, write_weights
 from prompts import LONG_POSITIONS, PROMPTS
 
 N_GREEDY = 48
@@ -67,7 +67,9 @@ def influence(directory, ids):
 
     A part that moves them less than the tolerance of a golden is not tested by it.
     """
-    logits = forward(load(directory), ids)[0]
+    complete = load(directory)
+    config, logits = complete.config, forward(complete, ids)[0]
+    neutral = neutral_norm(config.model_type)
 
     def without(change):
         model = load(directory)
@@ -86,17 +88,53 @@ def influence(directory, ids):
         model.model.rotary_emb.inv_freq.copy_(inverse_frequencies(model.config))
 
     def no_rope(model):
-        model.model.rotary_emb.inv_freq.zero_()
+        for name, frequencies in model.model.rotary_emb.named_buffers():
+            if name.endswith("inv_freq"):
+                frequencies.zero_()
 
-    parts = {"positions": no_rope, "norm weights": set_parameters("layernorm.weight", 1.0)}
-    names = [name for name, _ in load(directory).named_parameters()]
+    parts = {"positions": no_rope, "norm weights": set_parameters("layernorm.weight", neutral)}
+    names = [name for name, _ in complete.named_parameters()]
     if any(name.endswith("proj.bias") for name in names):
         parts["biases of q, k, v"] = set_parameters("proj.bias", 0.0)
     if any(name.endswith("q_norm.weight") for name in names):
-        parts["weights of the q and k norms"] = set_parameters(("q_norm.weight", "k_norm.weight"), 1.0)
-    if load(directory).config.rope_parameters["rope_type"] != "default":
+        parts["weights of the q and k norms"] = set_parameters(("q_norm.weight", "k_norm.weight"), neutral)
+    if config.rope_parameters.get("rope_type", "default") != "default":
         parts["rope scaling"] = plain_rope
+    if config.model_type.startswith("gemma"):
+        parts.update(parts_of_gemma(config, len(ids)))
     return {name: without(change) for name, change in parts.items()}
+
+
+def parts_of_gemma(config, n_tokens):
+    """What Gemma 2 and 3 have beyond other decoders, as far as it acts on `n_tokens` tokens."""
+
+    def set_of_layers(attribute, value):
+        def change(model):
+            for layer in model.model.layers:
+                setattr(layer.self_attn, attribute, value)
+
+        return change
+
+    def no_window(model):
+        model.config.sliding_window = model.config.max_position_embeddings
+
+    def no_cap_of_logits(model):
+        model.config.final_logit_softcapping = None
+
+    def one_rope(model):
+        rotary = model.model.rotary_emb
+        rotary.sliding_attention_inv_freq.copy_(rotary.full_attention_inv_freq)
+
+    parts = {"scale of scores": set_of_layers("scaling", config.head_dim**-0.5)}
+    if config.attn_logit_softcapping is not None:
+        parts["soft cap of scores"] = set_of_layers("attn_logit_softcapping", None)
+    if config.final_logit_softcapping is not None:
+        parts["soft cap of logits"] = no_cap_of_logits
+    if "full_attention" in config.rope_parameters:
+        parts["rope of windows"] = one_rope
+    if config.sliding_window < n_tokens:
+        parts["window"] = no_window
+    return parts
 
 
 def inverse_frequencies(config):

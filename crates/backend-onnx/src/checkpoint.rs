@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use tandem_core::checkpoint::Checkpoint;
-use tandem_core::config::ModelConfig;
+use tandem_core::config::{Architecture, ModelConfig};
 use tandem_core::files::ModelFiles;
 use tandem_core::{CancelToken, DType, Error, GraphForm, GraphOutputs, Progress, ProgressEvent, Result};
 use tandem_onnx_graph::{
@@ -30,6 +30,7 @@ impl GraphPlan {
     /// [`Error::Unsupported`] for a dtype that is not made, or weights that are quantised already; [`Error::BadFile`] and
     /// [`Error::BadField`] when a file is damaged, or configuration and weights do not belong together.
     pub(crate) fn open(files: &ModelFiles, config: &ModelConfig, form: GraphForm) -> Result<Self> {
+        refuse_unknown_form(config, &files.name)?;
         let options = build_options(form, &files.name)?;
         if let Some(method) = config.quantization_method() {
             return Err(Error::Unsupported {
@@ -93,6 +94,27 @@ impl GraphPlan {
             error => bad_graph(error),
         }
     }
+}
+
+/// Refuses architectures whose layers are no graph of ours; `name` is the model's.
+///
+/// # Errors
+/// [`Error::Unsupported`].
+pub(crate) fn refuse_unknown_form(config: &ModelConfig, name: &str) -> Result<()> {
+    if config.architecture.has_llama_form() {
+        return Ok(());
+    }
+    let known = Architecture::ALL.into_iter().filter(|architecture| architecture.has_llama_form());
+    let known: Vec<String> = known.map(|architecture| format!("`{architecture}`")).collect();
+    Err(Error::Unsupported {
+        what: format!("making a graph of `{name}`, whose architecture is `{}`,", config.architecture),
+        reason: format!("graphs are made of {} alone", known.join(", ")),
+        hint: Some(
+            "use `--backend candle`, in a build with `--features candle`, or a directory with a graph that was published for \
+             this model"
+                .into(),
+        ),
+    })
 }
 
 /// Tells how many bytes of weights are done. One is done when the next is asked for.

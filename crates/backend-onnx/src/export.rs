@@ -22,7 +22,7 @@ use tandem_core::{CancelToken, Error, ExportOptions, Exported, Progress, Progres
 
 pub use self::cached::cached_graph;
 use self::staging::Staging;
-use crate::checkpoint::GraphPlan;
+use crate::checkpoint::{GraphPlan, refuse_unknown_form};
 
 /// What made a graph: the release, and a number that grows when the same release of Tandem would make another graph than before.
 /// Graphs of other versions are not found in the cache.
@@ -46,6 +46,7 @@ fn export_where(files: &ModelFiles, options: &ExportOptions, available: &dyn Fn(
     refuse_without_weights(files)?;
     files.refuse_gguf()?;
     let config = ModelConfig::from_file(&files.config)?;
+    refuse_unknown_form(&config, &files.name)?;
     let genai_config = genai::config(files, &config, options.form.outputs)?;
     let plan = GraphPlan::open(files, &config, options.form)?;
     staging::check_target(&options.directory, options.replace)?;

@@ -10,7 +10,7 @@ use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
 use tandem_core::{DType, Error, GraphForm, Result};
 use tandem_onnx_graph::{Activations, DataType, Edit, Graph, LogitsControl, Node};
 
-use crate::checkpoint::GraphPlan;
+use crate::checkpoint::{GraphPlan, refuse_unknown_form};
 use crate::export::cached_graph;
 
 /// A graph larger than this, weights within it, is changed only where it must be: the change is made on a copy in memory.
@@ -100,6 +100,8 @@ impl Source {
 
     /// A graph of the checkpoint: in memory when that is small or part of the program, otherwise from the cache.
     fn make(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<Self> {
+        // Before all weights are hashed to find the graph in the cache.
+        refuse_unknown_form(config, &files.name)?;
         let dtype = options.dtype.unwrap_or(DType::F32);
         let n_bytes = files.weights.iter().map(ModelFile::len).sum::<Result<u64>>()?;
         if n_bytes >= BUILT_IN_MEMORY && files.weights.iter().all(|file| file.path().is_some()) {

@@ -1,19 +1,22 @@
 //! What a checkpoint says of itself: `config.json` and `generation_config.json`, checked before anything is built from them.
 //!
 //! Field names, defaults and the two forms of a file (transformers 4 and 5) follow transformers 5.23,
-//! `models/{qwen2,qwen3,llama,mistral}/configuration_*.py` and `modeling_rope_utils.py`.
+//! `models/{qwen2,qwen3,llama,mistral,gemma2,gemma3,phi3}/configuration_*.py` and `modeling_rope_utils.py`.
 
 mod architecture;
 mod fields;
+mod gemma;
 mod generation;
 mod parse;
 mod rope;
 mod size;
+mod windows;
 
 use serde_json::Value;
 
 pub use self::architecture::Architecture;
 pub(crate) use self::fields::{Fields, parse_object};
+pub use self::gemma::GemmaConfig;
 pub use self::generation::GenerationConfig;
 pub use self::rope::{Llama3Rope, RopeConfig, RopeScaling, YarnRope};
 use crate::backend::{DType, TokenId};
@@ -54,6 +57,8 @@ pub struct ModelConfig {
     pub qk_norm: bool,
     /// Rotary position embedding.
     pub rope: RopeConfig,
+    /// What Gemma 2 and 3 have beyond the others.
+    pub gemma: Option<GemmaConfig>,
     /// How many tokens back each layer sees, itself included; `None` sees all. One entry a layer.
     pub layer_windows: Vec<Option<usize>>,
     /// The token that begins a text.

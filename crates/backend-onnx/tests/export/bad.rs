@@ -32,6 +32,18 @@ fn says(error: &Error, file: &str, field: &str, problem: &str) {
 }
 
 #[test]
+fn an_architecture_of_another_form_is_refused_with_what_runs_it() {
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens");
+    for name in ["gemma2", "gemma3", "phi3"] {
+        let dir = tempfile::tempdir().unwrap();
+        let error = export_to(&goldens.join(name), &dir.path().join("graph"), DType::F32).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }) && error.to_string().contains(name), "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("--backend candle")), "{error}");
+        assert!(names(dir.path()).is_empty(), "nothing is left after: {error}");
+    }
+}
+
+#[test]
 fn a_missing_weight_is_named() {
     let error = error_after(|checkpoint| drop(checkpoint.weights.remove(LAYER_WEIGHT)), |_| {});
     says(&error, "model.safetensors", LAYER_WEIGHT, "there is no such weight");

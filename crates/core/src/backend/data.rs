@@ -171,7 +171,7 @@ pub struct ModelInfo {
     pub backend: BackendKind,
     /// The engine's own version.
     pub engine_version: String,
-    /// Where it runs.
+    /// Where it runs. What each backend was ever run on is in README.md: candle on CUDA was not.
     pub device: Device,
     /// The dtype of the weights.
     pub dtype: DType,

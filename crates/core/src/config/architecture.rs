@@ -19,6 +19,12 @@ pub enum Architecture {
     Llama,
     /// Mistral: Llama with a sliding window.
     Mistral,
+    /// Gemma 2: norms on both sides of each block, soft caps on logits, a window in every other layer.
+    Gemma2,
+    /// Gemma 3, text only: Gemma 2 with norms on query and key, and another rotary base where there is a window.
+    Gemma3,
+    /// Phi-3, Phi-3.5, Phi-4: Llama with its projections fused as published.
+    Phi3,
 }
 
 /// `model_type` of models that only encode.
@@ -45,7 +51,7 @@ const CLASS_SUFFIXES: [&str; 2] = ["ForCausalLM", "Model"];
 
 impl Architecture {
     /// Every architecture.
-    pub const ALL: [Self; 4] = [Self::Qwen2, Self::Qwen3, Self::Llama, Self::Mistral];
+    pub const ALL: [Self; 7] = [Self::Qwen2, Self::Qwen3, Self::Llama, Self::Mistral, Self::Gemma2, Self::Gemma3, Self::Phi3];
 
     /// Its `model_type`.
     pub fn model_type(self) -> &'static str {
@@ -54,7 +60,17 @@ impl Architecture {
             Self::Qwen3 => "qwen3",
             Self::Llama => "llama",
             Self::Mistral => "mistral",
+            Self::Gemma2 => "gemma2",
+            Self::Gemma3 => "gemma3_text",
+            Self::Phi3 => "phi3",
         }
+    }
+
+    /// Whether its layers have the form of Llama's, which differ by what [`ModelConfig`](super::ModelConfig) says alone: a norm before
+    /// attention, one before the feed-forward block, projections with a weight each, and `silu` as the gate. It is what every backend
+    /// builds; other forms are an engine's own.
+    pub fn has_llama_form(self) -> bool {
+        matches!(self, Self::Qwen2 | Self::Qwen3 | Self::Llama | Self::Mistral)
     }
 
     /// From `model_type`, or from the first of `architectures` where that is absent.
@@ -63,6 +79,13 @@ impl Architecture {
             Some(model_type) => model_type.to_owned(),
             None => first_class(fields)?,
         };
+        if model_type == "gemma3" {
+            return Err(Error::Unsupported {
+                what: format!("the architecture `gemma3` of `{}`, a model of text and images,", fields.file()),
+                reason: "only models of text alone are known".into(),
+                hint: Some("use a Gemma 3 whose `model_type` is `gemma3_text`, such as the ones of 270M and 1B".into()),
+            });
+        }
         if let Some(known) = Self::ALL.into_iter().find(|known| known.model_type() == model_type) {
             return Ok(known);
         }
@@ -91,7 +114,7 @@ fn known() -> String {
     Architecture::ALL.map(|known| format!("`{known}`")).join(", ")
 }
 
-/// `Qwen2ForCausalLM` and `Qwen2Model` are `qwen2`.
+/// `Qwen2ForCausalLM` and `Qwen2Model` are `qwen2`; transformers gives Gemma 3 for text the class `Gemma3ForCausalLM`.
 fn first_class(fields: &Fields<'_>) -> Result<String> {
     let Some(classes) = fields.get("architectures") else {
         return Err(fields.error("model_type", "is missing, and so is `architectures`; one of them names the architecture"));
@@ -99,5 +122,8 @@ fn first_class(fields: &Fields<'_>) -> Result<String> {
     let class = classes.get(0).and_then(Value::as_str);
     let class = class.ok_or_else(|| fields.wrong_type("architectures", "a list of class names"))?;
     let stem = CLASS_SUFFIXES.iter().find_map(|suffix| class.strip_suffix(suffix)).unwrap_or(class);
-    Ok(stem.to_lowercase())
+    Ok(match stem {
+        "Gemma3" | "Gemma3Text" => Architecture::Gemma3.model_type().into(),
+        _ => stem.to_lowercase(),
+    })
 }

@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
-use super::fields::shown;
-use super::{Architecture, Fields, ModelConfig, RopeConfig, RopeScaling};
+use super::windows::layer_windows;
+use super::{Architecture, Fields, GemmaConfig, ModelConfig, RopeConfig, RopeScaling};
 use crate::backend::{DType, TokenId};
 use crate::error::{Error, Result};
 
@@ -28,13 +28,14 @@ struct Heads {
 pub(super) fn model_config(file: &str, object: Map<String, Value>) -> Result<ModelConfig> {
     let fields = Fields::root(file, &object);
     let architecture = Architecture::from_fields(&fields)?;
-    check_form(&fields)?;
+    check_form(&fields, architecture)?;
     let hidden_size = fields.required("hidden_size", WIDTH)?;
     let n_layers = fields.required("num_hidden_layers", LAYERS)?;
     let heads = heads(&fields, architecture, hidden_size)?;
     let max_context = fields.required("max_position_embeddings", CONTEXT)?;
     let attention_bias = fields.boolean("attention_bias")?.unwrap_or(false);
-    let has_optional_bias = matches!(architecture, Architecture::Llama | Architecture::Qwen3);
+    let has_optional_bias =
+        matches!(architecture, Architecture::Llama | Architecture::Qwen3 | Architecture::Gemma2 | Architecture::Gemma3);
     let (bos, eos) = default_tokens(architecture);
     let config = ModelConfig {
         architecture,
@@ -45,13 +46,14 @@ pub(super) fn model_config(file: &str, object: Map<String, Value>) -> Result<Mod
         n_heads: heads.n_heads,
         n_kv_heads: heads.n_kv_heads,
         max_context,
-        rms_norm_eps: rms_norm_eps(&fields)?,
-        tie_word_embeddings: fields.boolean("tie_word_embeddings")?.unwrap_or(false),
+        rms_norm_eps: rms_norm_eps(&fields, architecture)?,
+        tie_word_embeddings: fields.boolean("tie_word_embeddings")?.unwrap_or(is_gemma(architecture)),
         qkv_bias: architecture == Architecture::Qwen2 || (has_optional_bias && attention_bias),
         attention_output_bias: has_optional_bias && attention_bias,
         mlp_bias: architecture == Architecture::Llama && fields.boolean("mlp_bias")?.unwrap_or(false),
-        qk_norm: architecture == Architecture::Qwen3,
-        rope: rope(&fields, max_context, heads.head_dim)?,
+        qk_norm: matches!(architecture, Architecture::Qwen3 | Architecture::Gemma3),
+        rope: rope(&fields, architecture, max_context, heads.head_dim)?,
+        gemma: GemmaConfig::from_fields(&fields, architecture)?,
         layer_windows: layer_windows(&fields, architecture, n_layers)?,
         bos_token_id: if fields.is_null("bos_token_id") { None } else { fields.token("bos_token_id")?.or(bos) },
         eos_token_ids: match fields.tokens("eos_token_id")? {
@@ -65,14 +67,19 @@ pub(super) fn model_config(file: &str, object: Map<String, Value>) -> Result<Mod
     Ok(ModelConfig { raw: Value::Object(object), ..config })
 }
 
-/// What every decoder here has in common.
-fn check_form(fields: &Fields<'_>) -> Result<()> {
-    let activation = fields.string("hidden_act")?.unwrap_or("silu");
-    // `swish` is transformers' other name for it.
-    if activation != "silu" && activation != "swish" {
+/// What every decoder of an architecture has in common.
+fn check_form(fields: &Fields<'_>, architecture: Architecture) -> Result<()> {
+    let (field, known) = match is_gemma(architecture) {
+        // Beside it there may be a `hidden_act`, which transformers ignores.
+        true => ("hidden_activation", ["gelu_pytorch_tanh"].as_slice()),
+        // `swish` is transformers' other name for `silu`.
+        false => ("hidden_act", ["silu", "swish"].as_slice()),
+    };
+    let activation = fields.string(field)?.unwrap_or(known[0]);
+    if !known.contains(&activation) {
         return Err(Error::Unsupported {
-            what: format!("the activation `{activation}` (`hidden_act`) of `{}`", fields.file()),
-            reason: "the decoders that are known compute with `silu`".into(),
+            what: format!("the activation `{activation}` (`{field}`) of `{}`", fields.file()),
+            reason: format!("decoders of the architecture `{architecture}` are known with `{}`", known[0]),
             hint: None,
         });
     }
@@ -91,7 +98,8 @@ fn heads(fields: &Fields<'_>, architecture: Architecture, hidden_size: usize) ->
     // `null` is as many as there are queries; an absent field is the default of the class in transformers.
     let default_kv_heads = match architecture {
         _ if fields.is_null("num_key_value_heads") => n_heads,
-        Architecture::Llama => n_heads,
+        Architecture::Llama | Architecture::Phi3 => n_heads,
+        Architecture::Gemma2 | Architecture::Gemma3 => 4,
         Architecture::Mistral => 8,
         Architecture::Qwen2 | Architecture::Qwen3 => 32,
     };
@@ -102,6 +110,7 @@ fn heads(fields: &Fields<'_>, architecture: Architecture, hidden_size: usize) ->
     }
     let given = match architecture {
         Architecture::Qwen3 if !fields.is_null("head_dim") => Some(fields.integer("head_dim", HEAD_DIM)?.unwrap_or(128)),
+        Architecture::Gemma2 | Architecture::Gemma3 => Some(fields.integer("head_dim", HEAD_DIM)?.unwrap_or(256)),
         _ => fields.integer("head_dim", HEAD_DIM)?,
     };
     if given.is_none() && !hidden_size.is_multiple_of(n_heads) {
@@ -117,8 +126,8 @@ fn heads(fields: &Fields<'_>, architecture: Architecture, hidden_size: usize) ->
     Ok(Heads { n_heads, n_kv_heads, head_dim })
 }
 
-fn rope(fields: &Fields<'_>, max_context: usize, head_dim: usize) -> Result<RopeConfig> {
-    let rope = RopeConfig::from_fields(fields, max_context)?;
+fn rope(fields: &Fields<'_>, architecture: Architecture, max_context: usize, head_dim: usize) -> Result<RopeConfig> {
+    let rope = RopeConfig::from_fields(fields, architecture, max_context)?;
     match &rope.scaling {
         RopeScaling::Factors(factors) if factors.len() != head_dim / 2 => {
             Err(fields.error("rope_scaling.factors", format!("has {} entries for heads of {head_dim}", factors.len())))
@@ -127,57 +136,23 @@ fn rope(fields: &Fields<'_>, max_context: usize, head_dim: usize) -> Result<Rope
     }
 }
 
-fn rms_norm_eps(fields: &Fields<'_>) -> Result<f64> {
-    let eps = fields.number("rms_norm_eps", 0.0..=0.1)?.unwrap_or(1e-6);
+fn is_gemma(architecture: Architecture) -> bool {
+    matches!(architecture, Architecture::Gemma2 | Architecture::Gemma3)
+}
+
+fn rms_norm_eps(fields: &Fields<'_>, architecture: Architecture) -> Result<f64> {
+    let default = if architecture == Architecture::Phi3 { 1e-5 } else { 1e-6 };
+    let eps = fields.number("rms_norm_eps", 0.0..=0.1)?.unwrap_or(default);
     // Norms are computed in f32: what is zero there divides by zero.
     if eps as f32 > 0.0 { Ok(eps) } else { Err(fields.error("rms_norm_eps", format!("is `{eps:?}`, and must exceed 0"))) }
-}
-
-/// Which layers see a window. Qwen's is off unless `use_sliding_window` says otherwise, whatever number stands beside it;
-/// Mistral's holds for all layers; Llama has none.
-fn layer_windows(fields: &Fields<'_>, architecture: Architecture, n_layers: usize) -> Result<Vec<Option<usize>>> {
-    let window = |default| match fields.is_null("sliding_window") {
-        true => Ok(None),
-        false => fields.integer("sliding_window", CONTEXT).map(|given| given.or(Some(default))),
-    };
-    match architecture {
-        Architecture::Llama => Ok(vec![None; n_layers]),
-        Architecture::Mistral => Ok(vec![window(4096)?; n_layers]),
-        Architecture::Qwen2 | Architecture::Qwen3 => {
-            let window = if fields.boolean("use_sliding_window")?.unwrap_or(false) { window(4096)? } else { None };
-            if let Some(windowed) = layer_types(fields, n_layers)? {
-                if window.is_none() && windowed.contains(&true) {
-                    return Err(fields.error("layer_types", "has `sliding_attention`, but no `sliding_window` is in use"));
-                }
-                return Ok(windowed.into_iter().map(|windowed| window.filter(|_| windowed)).collect());
-            }
-            let first = fields.integer("max_window_layers", 0..=*CONTEXT.end())?.unwrap_or(28);
-            Ok((0..n_layers).map(|layer| window.filter(|_| layer >= first)).collect())
-        }
-    }
-}
-
-/// For each layer whether its attention is a window; `None` when the file has no such list.
-fn layer_types(fields: &Fields<'_>, n_layers: usize) -> Result<Option<Vec<bool>>> {
-    let Some(value) = fields.get("layer_types") else { return Ok(None) };
-    let list = value.as_array().ok_or_else(|| fields.wrong_type("layer_types", "a list"))?;
-    if list.len() != n_layers {
-        let problem = format!("has {} entries for `num_hidden_layers` of `{n_layers}`", list.len());
-        return Err(fields.error("layer_types", problem));
-    }
-    let windowed = |entry: &Value| match entry.as_str() {
-        Some("full_attention" | "attention") => Ok(false),
-        Some("sliding_attention") => Ok(true),
-        _ => Err(fields
-            .error("layer_types", format!("has `{}`, which is neither `full_attention` nor `sliding_attention`", shown(entry)))),
-    };
-    list.iter().map(windowed).collect::<Result<_>>().map(Some)
 }
 
 /// The ids that an absent field stands for.
 fn default_tokens(architecture: Architecture) -> (Option<TokenId>, Vec<TokenId>) {
     match architecture {
         Architecture::Llama | Architecture::Mistral => (Some(1), vec![2]),
+        Architecture::Gemma2 | Architecture::Gemma3 => (Some(2), vec![1]),
+        Architecture::Phi3 => (Some(1), vec![32_000]),
         Architecture::Qwen2 | Architecture::Qwen3 => (None, Vec::new()),
     }
 }

@@ -5,7 +5,7 @@ mod frequencies;
 use serde_json::Value;
 
 use super::parse::CONTEXT;
-use super::{Fields, fields::shown};
+use super::{Architecture, Fields, fields::shown};
 use crate::error::{Error, Result};
 
 /// The base of the angles, and how it is stretched to a longer context.
@@ -72,24 +72,30 @@ pub struct YarnRope {
 
 /// The base that transformers takes where a file names none.
 const DEFAULT_THETA: f64 = 10_000.0;
+/// The same for the layers of Gemma 3 that see all.
+const DEFAULT_THETA_OF_GEMMA3: f64 = 1e6;
 const KNOWN: &str = "known: `default`, `linear`, `llama3`, `yarn`";
 
 impl RopeConfig {
-    /// From `rope_scaling` and `rope_theta` (transformers 4) or `rope_parameters` (5); `rope_scaling` wins, as it does there.
-    pub(super) fn from_fields(root: &Fields<'_>, max_context: usize) -> Result<Self> {
+    /// From `rope_scaling` and `rope_theta` (transformers 4) or `rope_parameters` (5); `rope_scaling` wins, as it does there. Gemma 3
+    /// has one for each kind of layer, and this is that of layers without a window.
+    pub(super) fn from_fields(root: &Fields<'_>, architecture: Architecture, max_context: usize) -> Result<Self> {
         let scaling = root.object("rope_scaling")?.filter(|fields| fields.entries().next().is_some());
-        let parameters = match scaling {
-            Some(scaling) => Some(scaling),
-            None => root.object("rope_parameters")?,
+        let (parameters, default_theta) = match (root.object("rope_parameters")?, architecture) {
+            (Some(by_kind), Architecture::Gemma3) => (by_kind.object("full_attention")?, DEFAULT_THETA_OF_GEMMA3),
+            (parameters, Architecture::Gemma3) => (parameters, DEFAULT_THETA_OF_GEMMA3),
+            (parameters, _) => (parameters, DEFAULT_THETA),
         };
-        let theta = match &parameters {
-            Some(fields) => theta(fields)?,
+        let theta = match scaling.as_ref().map_or(Ok(None), theta_of)? {
+            Some(theta) => Some(theta),
+            // Parameters beside a scaling count where each kind of layer has its own.
+            None if scaling.is_none() || architecture == Architecture::Gemma3 => {
+                parameters.as_ref().map_or(Ok(None), theta_of)?
+            }
             None => None,
         };
-        let theta = match theta {
-            Some(theta) => theta,
-            None => theta_of_root(root)?,
-        };
+        let theta = theta.map_or_else(|| theta_of(root), |theta| Ok(Some(theta)))?.unwrap_or(default_theta);
+        let parameters = scaling.or(parameters);
         refuse_partial_rotation(root)?;
         let Some(fields) = parameters else {
             return Ok(Self { theta, scaling: RopeScaling::Default });
@@ -186,13 +192,13 @@ fn factors(fields: &Fields<'_>) -> Result<Vec<f32>> {
     list.iter().map(factor).collect()
 }
 
-fn theta_of_root(root: &Fields<'_>) -> Result<f64> {
-    Ok(theta(root)?.unwrap_or(DEFAULT_THETA))
+fn theta_of(fields: &Fields<'_>) -> Result<Option<f64>> {
+    theta(fields, "rope_theta")
 }
 
 /// `1` would make every frequency the same, and YaRN divide by its logarithm, 0.
-fn theta(fields: &Fields<'_>) -> Result<Option<f64>> {
-    fields.number("rope_theta", 1.001..=1e15)
+pub(super) fn theta(fields: &Fields<'_>, key: &str) -> Result<Option<f64>> {
+    fields.number(key, 1.001..=1e15)
 }
 
 fn refuse_partial_rotation(fields: &Fields<'_>) -> Result<()> {

@@ -25,7 +25,8 @@ impl ModelConfig {
             product(self.hidden_size, qkv),
             product(queries, self.hidden_size),
             product(self.hidden_size, self.intermediate_size).saturating_mul(3),
-            product(2, self.hidden_size),
+            // Gemma has a norm on both sides of attention and of the feed-forward block.
+            product(if self.gemma.is_some() { 4 } else { 2 }, self.hidden_size),
             when(self.qkv_bias, qkv),
             when(self.attention_output_bias, self.hidden_size),
             when(self.mlp_bias, self.intermediate_size.saturating_mul(2).saturating_add(self.hidden_size)),

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 use tandem_core::config::{GenerationConfig, ModelConfig};
 
+use super::families::{gemma2, gemma3, phi3};
 use super::{check_sane, llama, mistral, parse, qwen2, qwen3};
 
 /// JSON of any shape, with numbers, names and texts that the parser looks for.
@@ -27,8 +28,9 @@ fn any_json() -> impl Strategy<Value = Value> {
 
 fn any_key() -> impl Strategy<Value = String> {
     let mut keys: Vec<String> =
-        [llama(), qwen2()].iter().flat_map(|c| c.as_object().unwrap().keys().cloned().collect::<Vec<_>>()).collect();
+        [llama(), qwen2(), gemma3()].iter().flat_map(|c| c.as_object().unwrap().keys().cloned().collect::<Vec<_>>()).collect();
     keys.extend(["rope_parameters", "factor", "rope_type", "layer_types", "beta_fast", "truncate", "mscale"].map(String::from));
+    keys.extend(["full_attention", "sliding_attention", "original_max_position_embeddings"].map(String::from));
     prop::sample::select(keys)
 }
 
@@ -43,9 +45,9 @@ proptest! {
 
     #[test]
     fn any_change_of_a_good_file_is_an_answer(
-        changes in prop::collection::vec((any_key(), any_json()), 1..4), which in 0_usize..4,
+        changes in prop::collection::vec((any_key(), any_json()), 1..4), which in 0_usize..7,
     ) {
-        let mut config = [qwen2(), qwen3(), llama(), mistral()][which].clone();
+        let mut config = [qwen2(), qwen3(), llama(), mistral(), gemma2(), gemma3(), phi3()][which].clone();
         for (key, value) in changes {
             config[key] = value;
         }

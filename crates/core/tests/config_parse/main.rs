@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test is a panic")]
 
 mod any;
+mod families;
 
 use serde_json::{Value, json};
 use tandem_core::config::{Architecture, GenerationConfig, Llama3Rope, ModelConfig, RopeScaling};
@@ -396,7 +397,8 @@ fn every_field_of_every_other_type_is_an_answer_and_no_panic() {
         json!([{}]),
         json!(u64::MAX),
     ];
-    for base in [qwen2(), qwen3(), llama(), mistral(), as_transformers_5(&llama())] {
+    use families::{gemma2, gemma3, phi3};
+    for base in [qwen2(), qwen3(), llama(), mistral(), as_transformers_5(&llama()), gemma2(), gemma3(), phi3()] {
         for key in base.as_object().unwrap().keys() {
             for value in &odd {
                 if let Ok(config) = parse(&changed(&base, &json!({key: value}))) {
