@@ -25,7 +25,7 @@ pub(crate) struct Sight {
 
 impl Sight {
     /// The positions that query `row` sees.
-    fn of(self, row: usize) -> Range<usize> {
+    pub(crate) fn of(self, row: usize) -> Range<usize> {
         let end = self.n_past + row + 1;
         self.window.map_or(0, |window| end.saturating_sub(window))..end
     }

@@ -7,9 +7,13 @@ use tandem_core::backend::{Capabilities, LoadOptions, WeightFile};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{ModelFile, ModelFiles};
-use tandem_core::{Backend, BackendKind, DType, DeviceReport, Error, Model, ModelInfo, Result};
+use tandem_core::{Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, Result};
 
+use crate::decoder::Decode;
 use crate::device;
+use crate::device_decoder::DeviceDecoder;
+use crate::error::Doing;
+use crate::foreign::{self, ForeignModel};
 use crate::gguf::{self, FromGguf};
 use crate::model::{CandleModel, Loaded};
 use crate::quantize::Bits;
@@ -41,10 +45,17 @@ impl Backend for CandleBackend {
     fn load(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
         options.validate()?;
         let config = ModelConfig::from_file(&files.config)?;
-        device::check(options.device)?;
+        let device = device::open(options.device)?;
         let (wanted, bits) = dtype(options)?;
         refuse_what_is_no_checkpoint(files, &config, options)?;
+        refuse_quantised_file(files, options.device)?;
         let threads = device::threads(&options.threads)?;
+        let mut info = info(files, &config, options, wanted, threads.current_num_threads())?;
+        info.check_device_share(options.require_device)?;
+        if !config.architecture.has_llama_form() {
+            let checkpoint = Checkpoint::open(files)?;
+            return Ok(Arc::new(ForeignModel::load(&checkpoint, &config, &device, threads, info)?));
+        }
         let FromGguf { decoder, dtype, weight_types } = threads.install(|| match files.gguf() {
             Some(path) => gguf::load(path, &config, options),
             None => {
@@ -53,44 +64,84 @@ impl Backend for CandleBackend {
                 Ok(FromGguf { decoder: weights::decoder(&reader, &config)?, dtype: wanted, weight_types: Vec::new() })
             }
         })?;
-        let info = ModelInfo {
-            name: files.name.clone(),
-            backend: BackendKind::Candle,
-            engine_version: CANDLE_VERSION.into(),
-            device: options.device,
-            dtype,
-            architecture: config.architecture.to_string(),
-            n_layers: config.n_layers,
-            hidden_size: config.hidden_size,
-            vocab_size: config.vocab_size,
-            max_context: config.max_context,
-            threads: threads.current_num_threads(),
-            kv_bytes_per_token: config.kv_bytes_per_token(size_of::<f32>()),
-            capabilities: Capabilities { all_logits: true, rewind: true, hidden_states: true, adapters: false },
-            weight_types,
-            weight_files: files.weights.iter().map(weight_file).collect::<Result<_>>()?,
-            placement: Vec::new(),
-            device_share: 1.0,
+        (info.dtype, info.weight_types) = (dtype, weight_types);
+        let decoder: Box<dyn Decode> = match &device {
+            candle_core::Device::Cpu => Box::new(decoder),
+            other => {
+                Box::new(DeviceDecoder::new(decoder, candle_dtype(dtype), other).doing("to move the weights to the device")?)
+            }
         };
-        info.check_device_share(options.require_device)?;
         Ok(Arc::new(CandleModel { loaded: Arc::new(Loaded { decoder, threads, info }) }))
     }
 }
 
+fn info(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions, dtype: DType, threads: usize) -> Result<ModelInfo> {
+    let own = Capabilities { all_logits: true, rewind: true, hidden_states: true, adapters: false };
+    Ok(ModelInfo {
+        name: files.name.clone(),
+        backend: BackendKind::Candle,
+        engine_version: CANDLE_VERSION.into(),
+        device: options.device,
+        dtype,
+        architecture: config.architecture.to_string(),
+        n_layers: config.n_layers,
+        hidden_size: config.hidden_size,
+        vocab_size: config.vocab_size,
+        max_context: config.max_context,
+        threads,
+        kv_bytes_per_token: config.kv_bytes_per_token(candle_dtype(dtype).size_in_bytes()),
+        capabilities: if config.architecture.has_llama_form() { own } else { foreign::CAPABILITIES },
+        weight_types: Vec::new(),
+        weight_files: files.weights.iter().map(weight_file).collect::<Result<_>>()?,
+        placement: Vec::new(),
+        device_share: 1.0,
+    })
+}
+
 /// The dtype that the weights are to have in memory, and how they become so.
 fn dtype(options: &LoadOptions) -> Result<(DType, Option<Bits>)> {
-    match options.dtype.unwrap_or(DType::F32) {
-        DType::F32 => Ok((DType::F32, None)),
-        DType::Int8 => Ok((DType::Int8, Some(Bits::Eight))),
-        DType::Int4 => Ok((DType::Int4, Some(Bits::Four))),
-        half @ (DType::F16 | DType::Bf16) => Err(Error::Unsupported {
-            what: format!("dtype `{half}`"),
-            reason: "a processor computes with it more slowly than with f32, and less precisely".into(),
-            hint: Some(
-                "use `--dtype f32`, which widens weights published in f16 or bf16, or `int8` or `int4` for less memory".into(),
-            ),
-        }),
+    let on_processor = options.device == Device::Cpu;
+    let (reason, hint) = match options.dtype.unwrap_or(DType::F32) {
+        DType::F32 => return Ok((DType::F32, None)),
+        DType::Int8 if on_processor => return Ok((DType::Int8, Some(Bits::Eight))),
+        DType::Int4 if on_processor => return Ok((DType::Int4, Some(Bits::Four))),
+        half @ (DType::F16 | DType::Bf16) if !on_processor => return Ok((half, None)),
+        DType::F16 | DType::Bf16 => (
+            "a processor computes with it more slowly than with f32, and less precisely",
+            "use `--dtype f32`, which widens weights published in f16 or bf16, or `int8` or `int4` for less memory",
+        ),
+        DType::Int8 | DType::Int4 => (
+            "candle's kernels for quantised weights round activations, and were not held to any other engine",
+            "use `--dtype bf16` or `f16`, or `--device cpu`, or `--backend onnx`",
+        ),
+    };
+    let dtype = options.dtype.unwrap_or(DType::F32);
+    Err(Error::Unsupported {
+        what: format!("dtype `{dtype}` on device `{}`", options.device),
+        reason: reason.into(),
+        hint: Some(hint.into()),
+    })
+}
+
+/// In what activations and caches are kept.
+fn candle_dtype(dtype: DType) -> candle_core::DType {
+    match dtype {
+        DType::F16 => candle_core::DType::F16,
+        DType::Bf16 => candle_core::DType::BF16,
+        _ => candle_core::DType::F32,
     }
+}
+
+/// The blocks of a GGUF file are for the loops of the processor.
+fn refuse_quantised_file(files: &ModelFiles, device: Device) -> Result<()> {
+    if device == Device::Cpu || files.gguf().is_none() {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        what: format!("the GGUF file `{}` on device `{device}`", files.name),
+        reason: "its weights are computed with as they are stored, which is done on the processor alone".into(),
+        hint: Some("use the checkpoint (safetensors) that it was made from, or `--device cpu`".into()),
+    })
 }
 
 /// Graphs are for the other engine, and weights that others have quantised are not understood.

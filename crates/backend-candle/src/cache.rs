@@ -8,10 +8,18 @@ const FIRST_CAPACITY: usize = 256;
 /// The keys and values of every layer.
 pub(crate) struct KvCache {
     layers: Vec<LayerCache>,
-    kv_heads: usize,
-    head_dim: usize,
+    kept: Kept,
     capacity: usize,
     max_tokens: usize,
+}
+
+/// What is kept of a token in each layer, and where.
+#[derive(Clone)]
+pub(crate) struct Kept {
+    pub(crate) kv_heads: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) dtype: DType,
+    pub(crate) device: Device,
 }
 
 /// The keys and values of one layer.
@@ -24,11 +32,10 @@ pub(crate) struct LayerCache {
 
 impl KvCache {
     /// An empty one that grows up to `max_tokens`.
-    pub(crate) fn new(n_layers: usize, kv_heads: usize, head_dim: usize, max_tokens: usize) -> Result<Self> {
+    pub(crate) fn new(n_layers: usize, kept: Kept, max_tokens: usize) -> Result<Self> {
         let capacity = FIRST_CAPACITY.min(max_tokens);
-        let empty = || Tensor::zeros((kv_heads, capacity, head_dim), DType::F32, &Device::Cpu);
-        let layers = (0..n_layers).map(|_| Ok(LayerCache { keys: empty()?, values: empty()? })).collect::<Result<_>>()?;
-        Ok(Self { layers, kv_heads, head_dim, capacity, max_tokens })
+        let layers = (0..n_layers).map(|_| Ok(LayerCache { keys: kept.empty(capacity)?, values: kept.empty(capacity)? }));
+        Ok(Self { layers: layers.collect::<Result<_>>()?, kept, capacity, max_tokens })
     }
 
     /// Makes room for `n_tokens`, of which the first `held` are kept.
@@ -37,9 +44,8 @@ impl KvCache {
             return Ok(());
         }
         let capacity = n_tokens.max(2 * self.capacity).min(self.max_tokens);
-        let shape = (self.kv_heads, capacity, self.head_dim);
         let grown = |old: &Tensor| -> Result<Tensor> {
-            let new = Tensor::zeros(shape, DType::F32, &Device::Cpu)?;
+            let new = self.kept.empty(capacity)?;
             if held > 0 {
                 new.slice_set(&old.narrow(1, 0, held)?.contiguous()?, 1, 0)?;
             }
@@ -58,5 +64,11 @@ impl KvCache {
         layer.keys.slice_set(keys, 1, held)?;
         layer.values.slice_set(values, 1, held)?;
         Ok(layer)
+    }
+}
+
+impl Kept {
+    fn empty(&self, capacity: usize) -> Result<Tensor> {
+        Tensor::zeros((self.kv_heads, capacity, self.head_dim), self.dtype, &self.device)
     }
 }

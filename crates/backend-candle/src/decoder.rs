@@ -2,12 +2,40 @@
 
 use std::ops::Range;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use tandem_core::{CancelToken, TokenId};
 
+use crate::attention::{Sight, attention};
+use crate::cache::Kept;
 use crate::elementwise::{gated, rms_norm};
 use crate::linear::{Linear, Matrix};
 use crate::rotary::{Heads, Norms, Rotary};
+
+/// What sessions ask of a decoder: ours on the processor, or that of another device.
+pub(crate) trait Decode: Send + Sync {
+    /// What a cache keeps of a token.
+    fn kept(&self) -> Kept;
+
+    /// The hidden states of `tokens` before the last norm, `[tokens.len(), hidden_size]`; `None` when `cancel` was set meanwhile.
+    ///
+    /// `attend` computes the attention of a span, `[n, heads * head_dim]`; who calls decides where keys and values are kept.
+    fn forward(
+        &self,
+        tokens: &[TokenId],
+        spans: &[Span],
+        cancel: &CancelToken,
+        attend: &mut dyn FnMut(Attended) -> Result<Tensor>,
+    ) -> Result<Option<Tensor>>;
+
+    /// As [`attention`](crate::attention::attention).
+    fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, sight: Sight) -> Result<Tensor>;
+
+    /// The last norm of `states`, `[n, hidden_size]`: f32 on the processor.
+    fn normed(&self, states: &Tensor) -> Result<Tensor>;
+
+    /// The logits of `states`, `[n, hidden_size]`, before the last norm: `[n, vocab_size]`, f32 on the processor.
+    fn logits(&self, states: &Tensor) -> Result<Tensor>;
+}
 
 /// A decoder with its weights. Immutable but for the rotary tables, which grow.
 pub(crate) struct Decoder {
@@ -58,11 +86,12 @@ pub(crate) struct Attended {
     pub(crate) values: Tensor,
 }
 
-impl Decoder {
-    /// The hidden states of `tokens` before the last norm, `[tokens.len(), hidden_size]`; `None` when `cancel` was set meanwhile.
-    ///
-    /// `attend` computes the attention of a span, `[n, heads * head_dim]`; who calls decides where keys and values are kept.
-    pub(crate) fn forward(
+impl Decode for Decoder {
+    fn kept(&self) -> Kept {
+        Kept { kv_heads: self.heads.keys, head_dim: self.heads.head_dim, dtype: DType::F32, device: Device::Cpu }
+    }
+
+    fn forward(
         &self,
         tokens: &[TokenId],
         spans: &[Span],
@@ -76,7 +105,7 @@ impl Decoder {
                 return Ok(None);
             }
             let normed = rms_norm(&x, &layer.attention_norm, self.rms_norm_eps)?;
-            let attended = self.attention(index, layer, &normed, spans, &positions, attend)?;
+            let attended = self.attended(index, layer, &normed, spans, &positions, attend)?;
             x = (x + layer.attention_out.forward(&attended)?)?;
             let normed = rms_norm(&x, &layer.mlp_norm, self.rms_norm_eps)?;
             x = (x + layer.down.forward(&gated(&layer.gate_up.forward(&normed)?)?)?)?;
@@ -84,17 +113,21 @@ impl Decoder {
         Ok(if cancel.is_cancelled() { None } else { Some(x) })
     }
 
-    /// The last norm of `states`, `[n, hidden_size]`.
-    pub(crate) fn normed(&self, states: &Tensor) -> Result<Tensor> {
+    fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, sight: Sight) -> Result<Tensor> {
+        attention(queries, keys, values, sight)
+    }
+
+    fn normed(&self, states: &Tensor) -> Result<Tensor> {
         rms_norm(states, &self.norm, self.rms_norm_eps)
     }
 
-    /// The logits of `states`, `[n, hidden_size]`, before the last norm: `[n, vocab_size]`.
-    pub(crate) fn logits(&self, states: &Tensor) -> Result<Tensor> {
+    fn logits(&self, states: &Tensor) -> Result<Tensor> {
         self.head.as_ref().unwrap_or(&self.embedding).product(&self.normed(states)?, None)
     }
+}
 
-    fn attention(
+impl Decoder {
+    fn attended(
         &self,
         index: usize,
         layer: &Layer,

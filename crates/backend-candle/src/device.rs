@@ -1,17 +1,21 @@
 //! Devices: which can be used here, and the threads of the processor.
 
+mod cuda;
+
 use std::sync::Arc;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use tandem_core::backend::ThreadOptions;
 use tandem_core::{BackendKind, Device, DeviceReport, Error, Result};
 
-/// Every device that the engine knows.
+/// Every device that the engine knows, each tried.
 pub(crate) fn reports() -> Vec<DeviceReport> {
-    [(Device::Cpu, cpu_description()), (Device::Cuda(0), "NVIDIA GPU through CUDA".into())]
-        .into_iter()
+    let cpu = (Device::Cpu, cpu_description());
+    let gpus = (0..cuda::n_devices().max(1)).map(|index| (Device::Cuda(index), cuda::description(index)));
+    std::iter::once(cpu)
+        .chain(gpus)
         .map(|(device, description)| {
-            let error = check(device).err();
+            let error = open(device).err();
             DeviceReport {
                 device,
                 description,
@@ -25,15 +29,11 @@ pub(crate) fn reports() -> Vec<DeviceReport> {
         .collect()
 }
 
-/// Whether `device` can be used.
-pub(crate) fn check(device: Device) -> Result<()> {
+/// `device` as candle has it, after it has computed something.
+pub(crate) fn open(device: Device) -> Result<candle_core::Device> {
     match device {
-        Device::Cpu => Ok(()),
-        Device::Cuda(_) => Err(unavailable(
-            device,
-            "this version of Tandem runs candle on the processor only",
-            "use `--backend onnx` for CUDA, or `--device cpu`",
-        )),
+        Device::Cpu => Ok(candle_core::Device::Cpu),
+        Device::Cuda(index) => cuda::open(index),
         Device::CoreMl => Err(unavailable(device, "candle has no CoreML", "use `--backend onnx` for CoreML, or `--device cpu`")),
         other => Err(unavailable(other, "this backend has no such device", "use `--device cpu`")),
     }
@@ -58,6 +58,6 @@ fn cpu_description() -> String {
     format!("{} processor, {threads} threads", std::env::consts::ARCH)
 }
 
-fn unavailable(device: Device, reason: &str, hint: &str) -> Error {
+fn unavailable(device: Device, reason: impl Into<String>, hint: &str) -> Error {
     Error::DeviceUnavailable { backend: BackendKind::Candle, device, reason: reason.into(), hint: hint.into() }
 }

@@ -6,6 +6,8 @@
 //! - `quantize` makes small integers of weights when they are loaded, for the dtypes int8 and int4.
 //! - `decoder` is the arithmetic of a pass over tokens, on candle's tensors; `linear`, `product`, `rotary`, `attention` and `elementwise`
 //!   are its parts, and `kernel` has the loops that candle runs on one thread or not at all.
+//! - `device_decoder` is the same arithmetic in candle's own operations, for CUDA.
+//! - `foreign` runs what candle-transformers has and we have not: Gemma 2, Gemma 3 and Phi-3, with fewer abilities.
 //! - `session` and `cache` hold what a sequence has seen: keys and values are written in place, and a rewind is a number.
 
 mod attention;
@@ -13,8 +15,10 @@ mod backend;
 mod cache;
 mod decoder;
 mod device;
+mod device_decoder;
 mod elementwise;
 mod error;
+mod foreign;
 mod gguf;
 mod kernel;
 mod linear;

@@ -84,6 +84,14 @@ impl Matrix {
         Ok(Self { offsets: Some(Box::new(offsets)), ..self })
     }
 
+    /// The weights as they are, `[rows, columns]`; `None` when they are quantised.
+    pub(crate) fn into_floats(self) -> Option<Tensor> {
+        match self.stored {
+            Stored::Floats(values) => Some(values),
+            Stored::Blocks { .. } => None,
+        }
+    }
+
     /// The rows numbered `ids`: `[ids.len(), columns]`.
     pub(crate) fn select(&self, ids: &[u32]) -> Result<Tensor> {
         let held = self.weights()?;

@@ -7,8 +7,8 @@ use rayon::ThreadPool;
 use tandem_core::backend::{HiddenStates, LoraAdapter, TokenBatch};
 use tandem_core::{CancelToken, Error, LogitsWanted, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
-use crate::attention::{Sight, attention};
-use crate::decoder::{Decoder, Span};
+use crate::attention::Sight;
+use crate::decoder::{Decode, Span};
 use crate::error::Doing;
 use crate::session::{CandleSession, PASS};
 use crate::values::Values;
@@ -20,7 +20,7 @@ pub(crate) struct CandleModel {
 
 /// What the sessions of a model share.
 pub(crate) struct Loaded {
-    pub(crate) decoder: Decoder,
+    pub(crate) decoder: Box<dyn Decode>,
     pub(crate) threads: Arc<ThreadPool>,
     pub(crate) info: ModelInfo,
 }
@@ -39,7 +39,7 @@ impl Loaded {
         }
         let states = self.decoder.forward(&tokens, &spans, &CancelToken::new(), &mut |attended| {
             let sight = Sight { n_past: 0, window: attended.window };
-            attention(&attended.queries, &attended.keys, &attended.values, sight)
+            self.decoder.attention(&attended.queries, &attended.keys, &attended.values, sight)
         });
         let states = states.doing(DOING)?.ok_or(Error::Cancelled)?;
         self.push_normed(&states, out)

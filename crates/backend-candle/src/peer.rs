@@ -28,7 +28,9 @@ const RUNNING: &str = "to run candle-transformers' model";
 /// [`Error::Unsupported`] for a family, device or dtype that this peer is not measured with, and as a checkpoint's.
 pub fn load_transformers(files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
     let config = ModelConfig::from_file(&files.config)?;
-    device::check(options.device)?;
+    if options.device != tandem_core::Device::Cpu {
+        return Err(refused("runs on the processor only"));
+    }
     if options.dtype.is_some_and(|dtype| dtype != DType::F32) {
         return Err(refused("runs in f32 only"));
     }
@@ -49,8 +51,8 @@ pub fn load_transformers(files: &ModelFiles, options: &LoadOptions) -> Result<Ar
         threads: threads.current_num_threads(),
         kv_bytes_per_token: config.kv_bytes_per_token(size_of::<f32>()),
         capabilities: Capabilities::default(),
-        weight_files: files.weights.iter().map(weight_file).collect::<Result<_>>()?,
         weight_types: Vec::new(),
+        weight_files: files.weights.iter().map(weight_file).collect::<Result<_>>()?,
         placement: Vec::new(),
         device_share: 1.0,
     };

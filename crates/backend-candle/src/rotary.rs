@@ -75,6 +75,13 @@ impl Rotary {
 }
 
 impl Table {
+    /// Cosines and sines of `positions`: `[positions, head_dim / 2]` each.
+    pub(crate) fn at(&self, positions: &[usize]) -> (Vec<f32>, Vec<f32>) {
+        let width = self.cosines.len() / self.n_positions;
+        let of = |table: &[f32]| positions.iter().flat_map(|position| &table[position * width..][..width]).copied().collect();
+        (of(&self.cosines), of(&self.sines))
+    }
+
     /// Splits `projected`, `[n, (queries + 2 * keys) * head_dim]`, into heads, `[queries + 2 * keys, n, head_dim]`, with the norms and
     /// the turn of `positions`, one for each row, on all but the values.
     pub(crate) fn heads(

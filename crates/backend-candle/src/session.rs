@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use tandem_core::{CancelToken, Error, Logits, LogitsWanted, Result, Session, SessionOptions, TokenId};
 
-use crate::attention::{Sight, attention};
+use crate::attention::Sight;
 use crate::cache::KvCache;
 use crate::decoder::Span;
 use crate::error::Doing;
@@ -29,8 +29,7 @@ pub(crate) struct CandleSession {
 impl CandleSession {
     pub(crate) fn new(model: Arc<Loaded>, options: &SessionOptions) -> Result<Self> {
         let max_tokens = options.max_tokens(&model.info)?;
-        let heads = &model.decoder.heads;
-        let cache = KvCache::new(model.info.n_layers, heads.keys, heads.head_dim, max_tokens);
+        let cache = KvCache::new(model.info.n_layers, model.decoder.kept(), max_tokens);
         let cache = cache.doing("to allocate the KV cache")?;
         Ok(Self { model, cache, n_tokens: 0, max_tokens, cancel: options.cancel.clone() })
     }
@@ -55,7 +54,8 @@ impl CandleSession {
         let span = Span { rows: 0..tokens.len(), first_position: held };
         let states = self.model.decoder.forward(tokens, &[span], &self.cancel, &mut |attended| {
             let layer = self.cache.write(attended.layer, held, &attended.keys, &attended.values)?;
-            attention(&attended.queries, &layer.keys, &layer.values, Sight { n_past: held, window: attended.window })
+            let sight = Sight { n_past: held, window: attended.window };
+            self.model.decoder.attention(&attended.queries, &layer.keys, &layer.values, sight)
         });
         states.doing(DOING)?.ok_or(Error::Cancelled)
     }

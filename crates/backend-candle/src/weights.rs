@@ -203,6 +203,14 @@ impl Reader<'_> {
     }
 }
 
+/// All values of `stored` as f32.
+pub(crate) fn widened(stored: &StoredTensor<'_>) -> Vec<f32> {
+    let mut values = vec![0.0; stored.shape.iter().product()];
+    let bytes = stored.bytes.par_chunks(WIDENED_TOGETHER * bytes_of(stored.dtype));
+    values.par_chunks_mut(WIDENED_TOGETHER).zip(bytes).for_each(|(values, bytes)| widen(stored.dtype, bytes, values));
+    values
+}
+
 /// Bytes of a file that are read before its memory is given back, so that a load takes little more than what it makes.
 const READ_TOGETHER: usize = 32 << 20;
 

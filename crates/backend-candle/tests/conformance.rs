@@ -12,6 +12,7 @@ use tandem_core::conformance::{Fixture, Golden};
 use tandem_core::files::ModelFiles;
 use tandem_core::{DType, LoadOptions};
 
+/// Those that our own decoder runs.
 const CHECKPOINTS: [&str; 7] = ["qwen2-tied", "qwen2-untied", "qwen3", "llama3-rope", "llama-yarn", "llama-linear", "mistral"];
 
 conformance!(qwen2_tied, || Ok(fixture("qwen2-tied", 2)));
@@ -21,6 +22,9 @@ conformance!(llama3_rope, || Ok(fixture("llama3-rope", 2)));
 conformance!(llama_yarn, || Ok(fixture("llama-yarn", 2)));
 conformance!(llama_linear, || Ok(fixture("llama-linear", 2)));
 conformance!(mistral, || Ok(fixture("mistral", 2)));
+conformance!(gemma2, || Ok(fixture("gemma2", 2)));
+conformance!(gemma3, || Ok(fixture("gemma3", 2)));
+conformance!(phi3, || Ok(fixture("phi3", 2)));
 conformance!(qwen2_tied_int8, || Ok(quantized("qwen2-tied", DType::Int8)));
 conformance!(qwen3_int8, || Ok(quantized("qwen3", DType::Int8)));
 conformance!(qwen2_untied_int4, || Ok(quantized("qwen2-untied", DType::Int4)));

@@ -1,0 +1,267 @@
+//! The same decoder on another device: operations of candle, which has kernels for CUDA, in the place of our own loops.
+//!
+//! Norms, rotary tables and softmax are computed in f32 whatever the dtype of the weights, as in transformers. On the processor it gives
+//! what [`Decoder`] gives, and the tests hold it to the same goldens there. It was never run on a GPU.
+
+use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::ops::{rms_norm, softmax_last_dim};
+use candle_nn::rotary_emb::rope;
+use tandem_core::{CancelToken, TokenId};
+
+use crate::attention::Sight;
+use crate::cache::Kept;
+use crate::decoder::{Attended, Decode, Decoder, Layer, Span};
+use crate::linear::{Linear, Matrix};
+use crate::rotary::{Heads, Rotary};
+
+/// A decoder with its weights on `device`, in `dtype`.
+pub(crate) struct DeviceDecoder {
+    /// `[vocab_size, hidden_size]`
+    embedding: Tensor,
+    layers: Vec<DeviceLayer>,
+    /// `[hidden_size]`
+    norm: Tensor,
+    /// `[hidden_size, vocab_size]`
+    head: Tensor,
+    eps: f32,
+    rotary: Rotary,
+    heads: Heads,
+    dtype: DType,
+    device: Device,
+}
+
+/// One layer; see [`Layer`].
+struct DeviceLayer {
+    attention_norm: Tensor,
+    qkv: Projection,
+    qk_norms: Option<(Tensor, Tensor)>,
+    attention_out: Projection,
+    mlp_norm: Tensor,
+    gate_up: Projection,
+    down: Projection,
+    window: Option<usize>,
+}
+
+/// `x W + b`
+struct Projection {
+    /// `[inputs, outputs]`
+    weights: Tensor,
+    /// `[outputs]`
+    bias: Option<Tensor>,
+}
+
+/// Where weights go, and in what.
+struct Target<'d> {
+    dtype: DType,
+    device: &'d Device,
+}
+
+impl DeviceDecoder {
+    /// Takes the weights of `decoder`, which are floats, to `device`; each is dropped here when it is there.
+    pub(crate) fn new(decoder: Decoder, dtype: DType, device: &Device) -> Result<Self> {
+        let target = Target { dtype, device };
+        let layers = decoder.layers.into_iter().map(|layer| target.layer(layer)).collect::<Result<_>>()?;
+        let embedding = target.matrix(decoder.embedding)?;
+        let head = match decoder.head {
+            Some(head) => target.matrix(head)?,
+            None => embedding.clone(),
+        };
+        Ok(Self {
+            head: head.t()?,
+            embedding,
+            layers,
+            norm: target.vector(decoder.norm)?,
+            eps: decoder.rms_norm_eps,
+            rotary: decoder.rotary,
+            heads: decoder.heads,
+            dtype,
+            device: device.clone(),
+        })
+    }
+
+    /// Queries, keys and values of `projected`, `[n, (queries + 2 * keys) * head_dim]`: `[heads, n, head_dim]` each, normed and turned.
+    fn heads(&self, projected: &Tensor, norms: Option<&(Tensor, Tensor)>, turn: &Turn) -> Result<[Tensor; 3]> {
+        let n = projected.dim(0)?;
+        let Heads { queries, keys, head_dim } = self.heads;
+        let part = |first: usize, heads: usize| {
+            projected.narrow(1, first * head_dim, heads * head_dim)?.reshape((n, heads, head_dim))?.contiguous()
+        };
+        let normed = |x: Tensor, norm: Option<&Tensor>| match norm {
+            Some(norm) => rms_norm(&x, norm, self.eps),
+            None => Ok(x),
+        };
+        let turned = |x: Tensor| {
+            let x = x.transpose(0, 1)?.contiguous()?.unsqueeze(0)?;
+            rope(&x, &turn.cosines, &turn.sines)?.squeeze(0)
+        };
+        Ok([
+            turned(normed(part(0, queries)?, norms.map(|norms| &norms.0))?)?,
+            turned(normed(part(queries, keys)?, norms.map(|norms| &norms.1))?)?,
+            part(queries + keys, keys)?.transpose(0, 1)?.contiguous()?,
+        ])
+    }
+
+    fn attended(
+        &self,
+        index: usize,
+        normed: &Tensor,
+        spans: &[(&Span, Turn)],
+        attend: &mut dyn FnMut(Attended) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let layer = &self.layers[index];
+        let projected = layer.qkv.forward(normed)?;
+        let mut parts = Vec::with_capacity(spans.len());
+        for (span, turn) in spans {
+            let own = projected.narrow(0, span.rows.start, span.rows.len())?;
+            let [queries, keys, values] = self.heads(&own, layer.qk_norms.as_ref(), turn)?;
+            parts.push(attend(Attended { layer: index, window: layer.window, queries, keys, values })?);
+        }
+        Tensor::cat(&parts, 0)
+    }
+
+    fn turn(&self, span: &Span) -> Result<Turn> {
+        let positions: Vec<usize> = (span.first_position..span.first_position + span.rows.len()).collect();
+        let n_positions = span.first_position + span.rows.len();
+        let (cosines, sines) = self.rotary.table(n_positions).at(&positions);
+        let shape = (positions.len(), self.heads.head_dim / 2);
+        let tensor = |values| Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(self.dtype)?.to_device(&self.device);
+        Ok(Turn { cosines: tensor(cosines)?, sines: tensor(sines)? })
+    }
+
+    fn on_processor(&self, x: &Tensor) -> Result<Tensor> {
+        x.to_dtype(DType::F32)?.to_device(&Device::Cpu)
+    }
+}
+
+/// Cosines and sines of the rows of a span: `[n, head_dim / 2]` each.
+struct Turn {
+    cosines: Tensor,
+    sines: Tensor,
+}
+
+impl Decode for DeviceDecoder {
+    fn kept(&self) -> Kept {
+        Kept { kv_heads: self.heads.keys, head_dim: self.heads.head_dim, dtype: self.dtype, device: self.device.clone() }
+    }
+
+    fn forward(
+        &self,
+        tokens: &[TokenId],
+        spans: &[Span],
+        cancel: &CancelToken,
+        attend: &mut dyn FnMut(Attended) -> Result<Tensor>,
+    ) -> Result<Option<Tensor>> {
+        let spans: Vec<(&Span, Turn)> = spans.iter().map(|span| Ok((span, self.turn(span)?))).collect::<Result<_>>()?;
+        let mut x = self.embedding.index_select(&Tensor::new(tokens, &self.device)?, 0)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            if cancel.is_cancelled() {
+                return Ok(None);
+            }
+            let normed = rms_norm(&x, &layer.attention_norm, self.eps)?;
+            let attended = self.attended(index, &normed, &spans, attend)?;
+            x = (x + layer.attention_out.forward(&attended)?)?;
+            let gate_up = layer.gate_up.forward(&rms_norm(&x, &layer.mlp_norm, self.eps)?)?;
+            let inner = gate_up.dim(1)? / 2;
+            let gated = (gate_up.narrow(1, 0, inner)?.silu()? * gate_up.narrow(1, inner, inner)?)?;
+            x = (x + layer.down.forward(&gated)?)?;
+        }
+        Ok(if cancel.is_cancelled() { None } else { Some(x) })
+    }
+
+    /// Heads that share keys are rows of one product; nothing is repeated.
+    fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, sight: Sight) -> Result<Tensor> {
+        let (n_heads, n, head_dim) = queries.dims3()?;
+        let kv_heads = keys.dim(0)?;
+        let (start, end) = (sight.of(0).start, sight.n_past + n);
+        let seen = |cache: &Tensor| cache.narrow(1, start, end - start);
+        let queries = (queries.reshape((kv_heads, n_heads / kv_heads * n, head_dim))? / (head_dim as f64).sqrt())?;
+        let scores = queries.matmul(&seen(keys)?.transpose(1, 2)?)?.to_dtype(DType::F32)?;
+        let scores = match n {
+            1 => scores,
+            _ => {
+                let by_head = scores.reshape((n_heads, n, end - start))?;
+                by_head.broadcast_add(&self.mask(start, n, sight)?)?.reshape(scores.shape())?
+            }
+        };
+        let weights = softmax_last_dim(&scores)?.to_dtype(self.dtype)?;
+        let out = weights.matmul(&seen(values)?)?;
+        out.reshape((n_heads, n, head_dim))?.transpose(0, 1)?.contiguous()?.reshape((n, n_heads * head_dim))
+    }
+
+    fn normed(&self, states: &Tensor) -> Result<Tensor> {
+        self.on_processor(&rms_norm(&states.contiguous()?, &self.norm, self.eps)?)
+    }
+
+    fn logits(&self, states: &Tensor) -> Result<Tensor> {
+        self.on_processor(&rms_norm(&states.contiguous()?, &self.norm, self.eps)?.matmul(&self.head)?)
+    }
+}
+
+impl DeviceDecoder {
+    /// 0 where a query sees a position from `start` on and negative infinity elsewhere: `[n, n_past + n - start]`.
+    fn mask(&self, start: usize, n: usize, sight: Sight) -> Result<Tensor> {
+        let positions = |from: usize, to: usize| Tensor::arange(from as i64, to as i64, &self.device);
+        let queries = positions(sight.n_past, sight.n_past + n)?.unsqueeze(1)?;
+        let keys = positions(start, sight.n_past + n)?.unsqueeze(0)?;
+        let mut seen = keys.broadcast_le(&queries)?;
+        if let Some(window) = sight.window {
+            let first = positions(sight.n_past + 1, sight.n_past + n + 1)?.unsqueeze(1)?;
+            let after = (keys + window as f64)?.broadcast_ge(&first)?;
+            seen = (seen * after)?;
+        }
+        let zeros = Tensor::zeros(seen.shape(), DType::F32, &self.device)?;
+        let hidden = Tensor::full(f32::NEG_INFINITY, seen.shape(), &self.device)?;
+        seen.where_cond(&zeros, &hidden)
+    }
+}
+
+impl Projection {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let product = x.matmul(&self.weights)?;
+        match &self.bias {
+            Some(bias) => product.broadcast_add(bias),
+            None => Ok(product),
+        }
+    }
+}
+
+impl Target<'_> {
+    fn layer(&self, layer: Layer) -> Result<DeviceLayer> {
+        Ok(DeviceLayer {
+            attention_norm: self.vector(layer.attention_norm)?,
+            qkv: self.projection(layer.qkv)?,
+            qk_norms: match layer.qk_norms {
+                Some((queries, keys)) => Some((self.vector(queries)?, self.vector(keys)?)),
+                None => None,
+            },
+            attention_out: self.projection(layer.attention_out)?,
+            mlp_norm: self.vector(layer.mlp_norm)?,
+            gate_up: self.projection(layer.gate_up)?,
+            down: self.projection(layer.down)?,
+            window: layer.window,
+        })
+    }
+
+    fn projection(&self, linear: Linear) -> Result<Projection> {
+        let bias = linear.bias.map(|bias| self.vector(bias)).transpose()?;
+        Ok(Projection { weights: self.matrix(linear.weights)?.t()?, bias })
+    }
+
+    fn matrix(&self, matrix: Matrix) -> Result<Tensor> {
+        let Some(floats) = matrix.into_floats() else { candle_core::bail!("weights that are quantised stay on the processor") };
+        self.tensor(floats)
+    }
+
+    fn vector(&self, values: Vec<f32>) -> Result<Tensor> {
+        let n = values.len();
+        self.tensor(Tensor::from_vec(values, n, &Device::Cpu)?)
+    }
+
+    /// Rounded before it is sent: half as much goes over the bus.
+    fn tensor(&self, tensor: Tensor) -> Result<Tensor> {
+        tensor.to_dtype(self.dtype)?.to_device(self.device)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! On the processor, where candle's operations are the same as on a GPU: it passes the suite, and gives what our own decoder gives.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tandem_core::backend::{LoadOptions, TokenBatch};
+use tandem_core::checkpoint::Checkpoint;
+use tandem_core::config::ModelConfig;
+use tandem_core::conformance::{Fixture, Golden};
+use tandem_core::files::ModelFiles;
+use tandem_core::{Backend, BackendKind, DeviceReport, LogitsWanted, Model, Result, SessionOptions, conformance};
+
+use super::*;
+use crate::CandleBackend;
+use crate::model::{CandleModel, Loaded};
+use crate::weights::Reader;
+
+conformance!(qwen2_tied, || Ok(fixture("qwen2-tied")));
+conformance!(qwen2_untied, || Ok(fixture("qwen2-untied")));
+conformance!(qwen3, || Ok(fixture("qwen3")));
+conformance!(llama3_rope, || Ok(fixture("llama3-rope")));
+conformance!(llama_yarn, || Ok(fixture("llama-yarn")));
+conformance!(mistral, || Ok(fixture("mistral")));
+
+/// candle on the processor with the decoder of other devices.
+struct OnProcessor(DType);
+
+impl Backend for OnProcessor {
+    fn kind(&self) -> BackendKind {
+        BackendKind::Candle
+    }
+
+    fn devices(&self) -> Vec<DeviceReport> {
+        CandleBackend::new().devices()
+    }
+
+    fn load(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
+        let info = CandleBackend::new().load(files, options)?.info().clone();
+        let config = ModelConfig::from_file(&files.config)?;
+        let threads = crate::device::threads(&options.threads)?;
+        let decoder = Box::new(DeviceDecoder::new(in_f32(files, &config)?, self.0, &Device::Cpu).unwrap());
+        Ok(Arc::new(CandleModel { loaded: Arc::new(Loaded { decoder, threads, info }) }))
+    }
+}
+
+#[test]
+fn hidden_states_are_those_of_our_own() {
+    for name in ["qwen3", "llama3-rope"] {
+        let fixture = fixture(name);
+        let own = CandleBackend::new().load(&fixture.files, &fixture.options).unwrap();
+        let batch = TokenBatch::new(&[tokens(7), tokens(1), tokens(30)]).unwrap();
+        let (theirs, ours) = (fixture.load().encode(&batch).unwrap(), own.encode(&batch).unwrap());
+        assert_eq!(theirs.lengths, ours.lengths);
+        close(&theirs.values, &ours.values, 2e-5, name);
+    }
+}
+
+#[test]
+fn a_window_is_that_of_our_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(golden("mistral").join("config.json")).unwrap()).unwrap();
+    config["sliding_window"] = 7.into();
+    std::fs::write(directory.path().join("config.json"), config.to_string()).unwrap();
+    std::fs::copy(golden("mistral").join("model.safetensors"), directory.path().join("model.safetensors")).unwrap();
+    let files = ModelFiles::discover(directory.path(), "window").unwrap();
+    let rows = |backend: &dyn Backend| {
+        let model = backend.load(&files, &LoadOptions::default()).unwrap();
+        let mut session = model.new_session(&SessionOptions::default()).unwrap();
+        let mut rows = session.append(&tokens(40), LogitsWanted::All).unwrap().values().to_vec();
+        rows.extend(session.append(&tokens(12), LogitsWanted::All).unwrap().values());
+        rows.extend(session.append(&tokens(1), LogitsWanted::All).unwrap().values());
+        rows
+    };
+    close(&rows(&OnProcessor(DType::F32)), &rows(&CandleBackend::new()), 2e-5, "window of 7");
+}
+
+#[test]
+fn half_precision_is_near() {
+    for (dtype, allowed) in [(DType::F16, 0.02), (DType::BF16, 0.15)] {
+        let fixture = fixture("qwen2-tied");
+        let last = |model: Arc<dyn Model>| {
+            let mut session = model.new_session(&SessionOptions::default()).unwrap();
+            session.append(&tokens(30), LogitsWanted::None).unwrap();
+            session.append(&tokens(2)[..1], LogitsWanted::Last).unwrap().values().to_vec()
+        };
+        let half = last(OnProcessor(dtype).load(&fixture.files, &fixture.options).unwrap());
+        close(&half, &last(fixture.load()), allowed, &format!("{dtype:?}"));
+    }
+}
+
+#[test]
+fn a_key_is_turned_by_the_table_of_f32_in_every_dtype() {
+    // 8000 is no number of bf16, and the angle of position 8000 is off by whole turns where it is computed in it.
+    let files = fixture("qwen2-tied").files;
+    let config = ModelConfig::from_file(&files.config).unwrap();
+    let cosines = |dtype| {
+        let decoder = DeviceDecoder::new(in_f32(&files, &config).unwrap(), dtype, &Device::Cpu).unwrap();
+        let turn = decoder.turn(&Span { rows: 0..3, first_position: 8000 }).unwrap();
+        turn.cosines.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    close(&cosines(DType::BF16), &cosines(DType::F32), 0.005, "cosines");
+}
+
+fn in_f32(files: &ModelFiles, config: &ModelConfig) -> Result<Decoder> {
+    let checkpoint = Checkpoint::open(files)?;
+    crate::weights::decoder(&Reader { checkpoint: &checkpoint, file: &files.name, bits: None }, config)
+}
+
+#[track_caller]
+fn close(computed: &[f32], expected: &[f32], allowed: f32, what: &str) {
+    assert_eq!(computed.len(), expected.len());
+    let scale = expected.iter().fold(0.0_f32, |max, value| max.max(value.abs()));
+    let difference = computed.iter().zip(expected).fold(0.0_f32, |max, (a, b)| max.max((a - b).abs()));
+    assert!(difference <= allowed * scale, "{what}: {}", difference / scale);
+}
+
+fn tokens(n: u32) -> Vec<u32> {
+    (0..n).map(|i| i * 37 % 280).collect()
+}
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens").join(name)
+}
+
+fn fixture(name: &str) -> Fixture {
+    Fixture {
+        backend: Box::new(OnProcessor(DType::F32)),
+        files: ModelFiles::discover(&golden(name), name).unwrap(),
+        options: LoadOptions::default(),
+        tolerance: 2e-5,
+        golden: Some(Golden::read(&golden(name), Golden::MADE)),
+    }
+}
