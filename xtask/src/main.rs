@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task reports to the terminal")]
 
 mod ci;
+mod cuda;
 mod demo;
 mod process;
 mod readme;
@@ -21,11 +22,12 @@ use self::process::Profile;
 const HELP: &str = "\
 usage: cargo xtask TASK
 
-  setup   build `tandem` and obtain ONNX Runtime's library for it
-  demo    set up, then let the embedded model tell a story
-  test    set up, then run every test
-  ci      all checks, cheapest first: what a change must pass
-  help    this text
+  setup        build `tandem` and obtain ONNX Runtime's library for it
+  demo         set up, then let the embedded model tell a story
+  test         set up, then run every test
+  ci           all checks, cheapest first: what a change must pass
+  check-cuda   type-check the build with `candle-cuda`, which needs no GPU; no part of `ci`, since nvcc takes minutes
+  help         this text
 
 Each task does all of its own set-up; what is there already is not done again.";
 
@@ -53,6 +55,7 @@ fn run(arguments: &[&str]) -> Result<()> {
         }
         ["test"] => test_run::run(),
         ["ci"] => ci::run(),
+        ["check-cuda"] => cuda::check(),
         [] | ["help" | "-h" | "--help"] => {
             println!("{HELP}");
             Ok(())

@@ -37,18 +37,23 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
 
 /// A run of the `tandem` that was built last.
 pub(crate) fn tandem(profile: Profile, arguments: &[&str]) -> Result<Command> {
-    // This task is itself a binary of the workspace, built by cargo's dev profile: wherever builds go, there it lies.
-    let own = std::env::current_exe().context("where this task's own binary lies")?;
-    let dev = own.parent().context("a binary lies in a directory")?;
-    let dir = match profile {
-        Profile::Dev => dev.to_path_buf(),
-        Profile::Release => dev.with_file_name("release"),
-    };
+    let dir = target_directory()?.join(match profile {
+        Profile::Dev => "debug",
+        Profile::Release => "release",
+    });
     let path = dir.join(format!("tandem{}", std::env::consts::EXE_SUFFIX));
     ensure!(path.is_file(), "`{}` was not built", path.display());
     let mut command = Command::new(path);
     command.args(arguments).current_dir(root());
     Ok(command)
+}
+
+/// Where cargo builds.
+pub(crate) fn target_directory() -> Result<PathBuf> {
+    // This task is itself a binary of the workspace, in the directory of its profile: wherever builds go, there it lies.
+    let own = std::env::current_exe().context("where this task's own binary lies")?;
+    let directory = own.parent().and_then(Path::parent).context("a binary lies in a directory of its profile")?;
+    Ok(directory.to_path_buf())
 }
 
 /// Shows the command and runs it with this terminal.
