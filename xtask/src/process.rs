@@ -51,6 +51,28 @@ pub(crate) fn tandem(profile: Profile, arguments: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
+/// A run of `program`.
+pub(crate) fn command(program: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(root());
+    command
+}
+
+/// Where cargo builds this workspace.
+pub(crate) fn target_dir() -> PathBuf {
+    // This task's own binary lies in the directory of a profile, below it.
+    let own = std::env::current_exe().ok();
+    let found = own.as_deref().and_then(Path::parent).and_then(Path::parent).map(Path::to_path_buf);
+    found.unwrap_or_else(|| root().join("target"))
+}
+
+/// Shows the command, runs it with this terminal, and gives its exit code; one that a signal ended has failed.
+pub(crate) fn exit_code(mut command: Command) -> Result<u8> {
+    let shown = show(&command);
+    let status = command.status().with_context(|| format!("cannot run `{shown}`"))?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
 /// Shows the command and runs it with this terminal.
 pub(crate) fn run(mut command: Command) -> Result<()> {
     let shown = show(&command);
