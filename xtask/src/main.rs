@@ -3,6 +3,7 @@
 //! It depends on no crate of the workspace: it runs cargo and the built `tandem`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task reports to the terminal")]
 
+mod bench;
 mod ci;
 mod cuda;
 mod demo;
@@ -25,6 +26,7 @@ usage: cargo xtask TASK
   setup        build `tandem` and obtain ONNX Runtime's library for it
   demo         set up, then let the embedded model tell a story
   test         set up, then run every test
+  bench        build each backend and measure them in turns, with a report in target/bench; --help says more
   ci           all checks, cheapest first: what a change must pass
   check-cuda   type-check the build with `candle-cuda`, which needs no GPU; no part of `ci`, since nvcc takes minutes
   help         this text
@@ -34,7 +36,7 @@ Each task does all of its own set-up; what is there already is not done again.";
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match run(&arguments.iter().map(String::as_str).collect::<Vec<_>>()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -42,7 +44,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &[&str]) -> Result<()> {
+fn run(arguments: &[&str]) -> Result<ExitCode> {
+    if let ["bench", options @ ..] = arguments {
+        return bench::run(options);
+    }
+    task(arguments).map(|()| ExitCode::SUCCESS)
+}
+
+/// A task that is done or fails.
+fn task(arguments: &[&str]) -> Result<()> {
     match arguments {
         ["setup"] => {
             process::build_tandem(Profile::Release)?;

@@ -56,6 +56,20 @@ pub(crate) fn target_directory() -> Result<PathBuf> {
     Ok(directory.to_path_buf())
 }
 
+/// A run of `program`.
+pub(crate) fn command(program: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(root());
+    command
+}
+
+/// Shows the command, runs it with this terminal, and gives its exit code; one that a signal ended has failed.
+pub(crate) fn exit_code(mut command: Command) -> Result<u8> {
+    let shown = show(&command);
+    let status = command.status().with_context(|| format!("cannot run `{shown}`"))?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
 /// Shows the command and runs it with this terminal.
 pub(crate) fn run(mut command: Command) -> Result<()> {
     let shown = show(&command);

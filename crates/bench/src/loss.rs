@@ -11,11 +11,11 @@ use tandem_core::divergence::kl_divergence;
 use tandem_core::{Error, Logits, Model, Result, SessionOptions, TokenId};
 
 /// The text that losses are measured on; the first [`MOST_TOKENS`] tokens of it.
-pub const TEXT: &str = "The ferry left the harbour at six, an hour later than the timetable promised, and nobody on deck complained. \
-    Maria counted eleven passengers: two nurses on their way home, a man with a cello, and a school class whose teacher kept saying \
-    \"stay where I can see you\". If each ticket costs 4 euros and children pay half, what did the ferryman earn? She wrote it down, \
-    crossed it out, and began again. fn total(adults: u32, children: u32) -> u32 { adults * 4 + children * 2 } Behind the lighthouse \
-    the water turned green, then grey; a storm was coming, and the gulls knew it before the radio did.";
+pub const TEXT: &str = "Once upon a time there was a little fox who lived at the edge of a wood. One day the fox found a lantern in the grass. \
+    \"Who lost this lantern?\" asked the fox. A bird came down from the tree and said, \"I saw an old man with a lantern last night. He \
+    went over the hill.\" So the fox took the lantern and walked over the hill until she saw a small house. The old man was sad, because it \
+    was dark and he could not find his way to the river. When he saw the light he smiled. \"Thank you,\" he said, \"now we can both go \
+    home.\" They counted the steps to the river together, one, two, three, and sat down to share some bread";
 
 /// How many tokens of it: their logits are written to a file, a row of the vocabulary each.
 pub const MOST_TOKENS: usize = 96;

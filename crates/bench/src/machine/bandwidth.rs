@@ -5,9 +5,9 @@ use std::time::Instant;
 
 /// Larger than any cache.
 const BYTES: usize = 512 << 20;
-const PASSES: usize = 4;
+const PASSES: usize = 3;
 
-/// Bytes per second when `threads` threads each read a part of a large array: the best of four passes, what memory can do and not what
+/// Bytes per second when `threads` threads each read a part of a large array: the best of three passes, what memory can do and not what
 /// it did beside others.
 pub fn read_bandwidth(threads: usize) -> f64 {
     let array = vec![1_u64; BYTES / size_of::<u64>()];

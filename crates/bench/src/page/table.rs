@@ -5,6 +5,9 @@ use maud::{Markup, html};
 use super::text::inline;
 use super::{Ids, Tone};
 
+/// A text of more characters gets room, however narrow the screen is.
+const LONG: usize = 40;
+
 /// A table; the first cell of each row is the row's heading.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Table {
@@ -77,7 +80,8 @@ impl Cell {
     }
 
     fn class(&self) -> Option<String> {
-        let classes = [self.is_figure.then_some("figure"), self.tone.class()];
+        let is_long = self.text.chars().count() > LONG && !self.text.starts_with('`');
+        let classes = [self.is_figure.then_some("figure"), is_long.then_some("long"), self.tone.class()];
         let classes: Vec<&str> = classes.into_iter().flatten().collect();
         (!classes.is_empty()).then(|| classes.join(" "))
     }

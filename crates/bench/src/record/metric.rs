@@ -104,7 +104,7 @@ impl Contender {
     }
 
     /// The share of what the memory allows that decoding at `depth` reaches: bytes that a step must read, weights and KV cache, times
-    /// steps per second, over the best bandwidth of all rounds.
+    /// steps per second, over the best bandwidth of all rounds. None of a model so small that caches hold it.
     pub fn share_of_bandwidth(&self, depth: usize) -> Option<f64> {
         let loaded = self.loaded.as_ref()?;
         let bandwidth = self.samples.iter().filter_map(|sample| sample.bandwidth).fold(f64::NAN, f64::max);
@@ -113,7 +113,8 @@ impl Contender {
         let held = depth + self.samples.iter().flat_map(|sample| &sample.decode).map(|decode| decode.n_tokens).max()? / 2;
         let kv = loaded.kv_bytes_per_token.unwrap_or(0) * held as u64;
         let share = (loaded.step_bytes? + kv) as f64 * speed / bandwidth;
-        share.is_finite().then_some(share)
+        // What exceeds it comes from the processor's caches.
+        (share.is_finite() && share <= 1.05).then_some(share)
     }
 
     /// This contender against `reference` in the rounds that both have.

@@ -13,7 +13,7 @@ use super::noise::noise;
 use super::words;
 use crate::page::{Block, Cell, Page, Section, Table, Tone};
 use crate::record::{Contender, Metric, Record};
-use crate::statistics::median;
+use crate::statistics::{LEAST_ROUNDS, median};
 
 /// The page of `record`, with what changed since a baseline where there is one.
 pub fn page(record: &Record, changes: &[Change]) -> Page {
@@ -48,8 +48,12 @@ fn lead(record: &Record, advice: &Advice<'_>) -> Vec<Block> {
         blocks.push(Block::text(remark));
     }
     if advice.is_random {
-        let text = "The weights are random. Speeds are those of any model of this shape; losses are not those of a published model, whose \
-                    divergence from f32 must be measured on its own weights.";
+        let text = "The model knows nothing: its weights are random, or the text is foreign to it. Speeds are those of any model of this \
+                    shape; what a published model loses must be measured on its own weights.";
+        blocks.push(Block::notice(Tone::Warning, text));
+    }
+    if record.workload.rounds < LEAST_ROUNDS {
+        let text = format!("Of fewer than {LEAST_ROUNDS} rounds no difference can be told from chance.");
         blocks.push(Block::notice(Tone::Warning, text));
     }
     if !record.is_complete {
@@ -78,7 +82,7 @@ fn answer(record: &Record, advice: &Advice<'_>) -> String {
     let metric = advice.metric;
     let speed = |contender: &Contender| median(&contender.values(metric));
     let with = words::with_interval(metric, &first.contender.values(metric)).unwrap_or_default();
-    let mut text = format!("{machine}, use `{}`: {metric}, it gives {with}.", used(first.contender));
+    let mut text = format!("{machine}, use `{}`: {with} for {metric}.", used(first.contender));
     match (&first.contender.loss, advice.exact) {
         (_, Some(exact)) if exact.name == first.contender.name => text += " You lose nothing by it.",
         (Some(loss), Some(exact)) => {
@@ -103,7 +107,7 @@ fn choices(record: &Record, advice: &Advice<'_>) -> Table {
     let prompt = usual(&record.workload.prompts);
     let first = format!("first token of {prompt}");
     let decode = advice.metric.to_string();
-    let mut table = Table::new("What to use here", &["If you want", "use", &decode, &first, "peak memory", "what is lost"]);
+    let mut table = Table::new("What to use here", &["If you want", "use", &decode, "what is lost", &first, "peak memory"]);
     for choice in &advice.choices {
         let figure = |metric: Metric| {
             let values = choice.contender.values(metric);
@@ -118,9 +122,9 @@ fn choices(record: &Record, advice: &Advice<'_>) -> Table {
             Cell::text(choice.wish),
             Cell::text(format!("`{}`", used(choice.contender))),
             figure(advice.metric),
+            Cell::text(lost),
             figure(Metric::FirstToken(prompt)),
             figure(Metric::PeakMemory),
-            Cell::text(lost),
         ]);
     }
     table

@@ -1,7 +1,7 @@
 //! Whether a run can be trusted, and if not, why not.
 
 use super::words::percent;
-use crate::record::{Metric, Record};
+use crate::record::{Contender, Metric, Record};
 use crate::statistics::spread;
 
 /// The share of the machine that others may use: a tenth of one of two processors changes speeds by less than the least gap.
@@ -37,16 +37,22 @@ pub fn noise(record: &Record) -> Vec<String> {
     if throttled > 0 {
         causes.push(format!("the processors were slowed down {throttled} times, for heat or by a limit of the control group"));
     }
-    for contender in record.measured() {
-        let spreads = record.workload.depths.iter().map(|&depth| spread(&contender.values(Metric::Decode(depth))));
-        let worst = spreads.filter(|spread| spread.is_finite()).fold(0.0, f64::max);
-        if worst > MOST_SPREAD {
-            causes.push(format!(
-                "the decoding speeds of {} spread by {} between their quartiles",
-                contender.name,
-                percent(worst)
-            ));
-        }
+    let spreads = record.measured().map(|contender| (worst_spread(record, contender), contender.name.as_str()));
+    let spreads: Vec<(f64, &str)> = spreads.filter(|(spread, _)| *spread > MOST_SPREAD).collect();
+    if let Some((worst, name)) = spreads.iter().max_by(|a, b| a.0.total_cmp(&b.0)) {
+        causes.push(format!(
+            "decoding speeds spread by more than {} between their quartiles for {} of {} contenders, by {} for {name}",
+            percent(MOST_SPREAD),
+            spreads.len(),
+            record.measured().count(),
+            percent(*worst)
+        ));
     }
     causes
+}
+
+/// The largest spread of a contender's decoding speeds, of all depths.
+fn worst_spread(record: &Record, contender: &Contender) -> f64 {
+    let spreads = record.workload.depths.iter().map(|&depth| spread(&contender.values(Metric::Decode(depth))));
+    spreads.filter(|spread| spread.is_finite()).fold(0.0, f64::max)
 }

@@ -98,7 +98,7 @@ fn advice(advice: &Advice<'_>) -> Vec<String> {
         })
         .collect();
     if advice.is_random {
-        lines.push("the weights are random: speeds are real, losses are not those of a published model".into());
+        lines.push("the model knows nothing: speeds are real, losses are not those of a published model".into());
     }
     lines
 }

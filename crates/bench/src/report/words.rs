@@ -70,6 +70,9 @@ pub(super) fn comparison(metric: Metric, compared: &Comparison) -> String {
 
 /// What a loss comes to.
 pub(super) fn loss(loss: &Loss) -> String {
+    if loss.mean_kl < 1e-8 {
+        return "nothing is lost".into();
+    }
     let change = loss.perplexity / loss.reference_perplexity - 1.0;
     format!(
         "KL divergence {} nats, the same most probable token in {} of places, perplexity {}{}",

@@ -15,7 +15,7 @@ fn every_command_explains_itself() {
     assert_eq!(outcome.code, Some(0));
     assert_eq!(outcome.stdout, Place::new().tandem(&["-h"]).stdout);
     check(&["--help"]);
-    for command in ["run", "chat", "score", "show", "export", "devices", "setup", "completions"] {
+    for command in ["run", "chat", "score", "bench", "show", "export", "devices", "setup", "completions"] {
         check(&[command, "--help"]);
         let help = Place::new().tandem(&[command, "--help"]).stdout;
         assert!(help.contains("\nExamples:\n"), "{command}");

@@ -1,0 +1,190 @@
+//! `tandem bench`.
+
+use serde_json::{Value, json};
+
+use crate::support::{place_with_engine, place_with_onnx};
+
+/// As short as a bench can be.
+const SHORT: [&str; 8] = ["--prompt", "4,8", "--depth", "0,8", "--generate", "4", "--rounds", "2"];
+
+fn short<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&["bench", "model"], &SHORT[..], more].concat()
+}
+
+#[test]
+fn every_sample_is_in_the_document() {
+    let Some(place) = place_with_engine() else { return };
+    let report = place.json(&short(&["--threads", "1,2", "--backend", "onnx", "--json", "--html", "report.html"]));
+    assert_eq!((&report["schema"], &report["is_complete"]), (&json!(1), &json!(true)));
+    let contenders = report["contenders"].as_array().unwrap();
+    assert_eq!(contenders.len(), 2);
+    for (contender, n) in contenders.iter().zip([1, 2]) {
+        assert_eq!(contender["loaded"]["threads"], n);
+        assert_eq!(contender["failure"], Value::Null);
+        let samples = contender["samples"].as_array().unwrap();
+        assert_eq!(samples.len(), 2);
+        for sample in samples {
+            assert_eq!(sample["prefill"].as_array().unwrap().len(), 2);
+            let decoded = sample["decode"].as_array().unwrap();
+            assert_eq!((decoded.len(), decoded[0]["step_ms"].as_array().unwrap().len()), (2, 4));
+            assert!(sample["load_ms"].as_f64().unwrap() > 0.0 && sample["bandwidth"].as_f64().unwrap() > 0.0);
+            assert!(sample["start_to_first_token_ms"].as_f64() >= sample["load_ms"].as_f64());
+        }
+    }
+    assert!(report["machine"]["n_processors"].as_u64().unwrap() > 0);
+    assert_eq!(report["model"]["files"][0]["sha256"].as_str().unwrap().len(), 64);
+    assert!(report["advice"][0]["options"].as_str().unwrap().contains("--threads"), "{report}");
+    let html = place.read("report.html");
+    assert!(html.starts_with("<!DOCTYPE html>") && html.contains("What to use here"));
+    // What was kept is the same document, and can be reported on again.
+    let again = place.json(&["bench", "--report", "home/.cache/tandem/bench/last.json", "--json"]);
+    assert_eq!(again["contenders"], report["contenders"]);
+    let together =
+        place.json(&["bench", "--report", "home/.cache/tandem/bench/last.json", "home/.cache/tandem/bench/last.json", "--json"]);
+    assert_eq!(together["contenders"][0]["samples"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn a_table_says_what_to_use() {
+    let Some(place) = place_with_engine() else { return };
+    let outcome = place.tandem(&short(&["--backend", "onnx", "--threads", "1"]));
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    for part in ["decode at 8", "onnx, 1 thread", "medians of 2 rounds", "--backend onnx --threads 1"] {
+        assert!(outcome.stdout.contains(part), "`{part}` is not in:\n{}", outcome.stdout);
+    }
+}
+
+#[test]
+fn a_backend_that_is_not_there_leaves_the_others() {
+    let Some(place) = place_with_engine() else { return };
+    if tandem::compiled().contains(&tandem::BackendKind::Candle) {
+        eprintln!("skipped: this build has every backend");
+        return;
+    }
+    place
+        .tandem(&short(&["--backend", "candle"]))
+        .fails(1, &["nobody can take part", "backend `candle` is not part of this build"]);
+    let outcome = place.tandem(&short(&["--backend", "onnx,candle", "--threads", "1", "-o", "all.json"]));
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("candle, 1 thread goes no further: "), "{}", outcome.stderr);
+    assert!(outcome.stdout.contains("onnx, 1 thread") && outcome.stdout.contains("not part of this build"), "{}", outcome.stdout);
+    let kept: Value = serde_json::from_str(&place.read("all.json")).unwrap();
+    assert_eq!(kept["contenders"][0]["samples"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn a_report_that_cannot_be_written_loses_no_figure() {
+    let Some(place) = place_with_engine() else { return };
+    place.write("file", "");
+    let outcome = place.tandem(&short(&["--backend", "onnx", "--threads", "1", "-o", "file/out.json"]));
+    assert_eq!(outcome.code, Some(1));
+    assert!(outcome.stdout.contains("decode at 8"), "{}", outcome.stdout);
+    for part in ["the samples are not kept", "error: ", "file/out.json", "hint: "] {
+        assert!(outcome.stderr.contains(part), "`{part}` is not in:\n{}", outcome.stderr);
+    }
+    let outcome = place.tandem(&short(&["--backend", "onnx", "--threads", "1", "--html", "file/out.html"]));
+    assert_eq!(outcome.code, Some(1));
+    assert!(outcome.stdout.contains("decode at 8") && outcome.stderr.contains("file/out.html"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_loss_closes_the_gate() {
+    let Some(place) = place_with_engine() else { return };
+    let arguments = [
+        "bench",
+        "model",
+        "--prompt",
+        "4",
+        "--depth",
+        "0",
+        "--generate",
+        "4",
+        "--rounds",
+        "6",
+        "--backend",
+        "onnx",
+        "--threads",
+        "1",
+    ];
+    let first = place.tandem(&[&arguments[..], &["-o", "now.json"]].concat());
+    assert_eq!(first.code, Some(0), "{}", first.stderr);
+    // The same run against itself, and against one that was far faster.
+    let compare = |baseline: &str| place.tandem(&["bench", "--report", "now.json", "--baseline", baseline, "--gate"]);
+    let same = compare("now.json");
+    assert_eq!(same.code, Some(0), "{}{}", same.stdout, same.stderr);
+    assert!(same.stdout.contains("no difference"), "{}", same.stdout);
+    place.write("faster.json", place.read("now.json"));
+    place.edit_json("faster.json", |record| {
+        for sample in record["contenders"][0]["samples"].as_array_mut().unwrap() {
+            sample["decode"][0]["ms"] = json!(sample["decode"][0]["ms"].as_f64().unwrap() / 1000.0);
+        }
+    });
+    let slower = compare("faster.json");
+    assert_eq!(slower.code, Some(3), "{}{}", slower.stdout, slower.stderr);
+    assert!(
+        slower.stdout.contains("slower") && slower.stderr.contains("the gate is closed"),
+        "{}{}",
+        slower.stdout,
+        slower.stderr
+    );
+    // Another machine's figures say nothing here.
+    place.edit_json("faster.json", |record| record["machine"]["n_processors"] = json!(1000));
+    let elsewhere = compare("faster.json");
+    assert_eq!(elsewhere.code, Some(1));
+    assert!(elsewhere.stderr.contains("another machine"), "{}", elsewhere.stderr);
+}
+
+#[test]
+fn what_cannot_be_is_said_before_the_work() {
+    let Some(place) = place_with_onnx() else { return };
+    place.write("other.json", "{\"schema\": 99}");
+    place.write("none.json", "{}");
+    place.tandem(&["bench"]).fails(2, &[]);
+    place.tandem(&["bench", "model", "--shape", "qwen2.5-0.5b"]).fails(2, &[]);
+    place.tandem(&["bench", "--shape", "gpt-4"]).fails(2, &["gpt-4", "qwen2.5-0.5b"]);
+    place.tandem(&["bench", "model", "--gate"]).fails(2, &[]);
+    place.tandem(&["bench", "model", "--prompt", "0"]).fails(2, &["`0` is less than 1"]);
+    place.tandem(&["bench", "model", "--prompt", "100000000", "--depth", "100000000"]).fails(2, &["holds", "--prompt"]);
+    place.tandem(&["bench", "model", "--peer", "llama-bench=./none"]).fails(2, &["--gguf"]);
+    place.tandem(&["bench", "model", "--peer", "ollama"]).fails(2, &[]);
+    place.tandem(&["bench", "--report", "other.json"]).fails(1, &["other.json", "schema", "99"]);
+    place.tandem(&["bench", "--report", "none.json"]).fails(1, &["none.json", "schema"]);
+    place.tandem(&["bench", "--report", "no-such.json"]).fails(1, &["no-such.json"]);
+    place.tandem(&["bench", "model", "--baseline", "no-such.json"]).fails(1, &["no-such.json"]);
+}
+
+#[test]
+fn a_peer_that_is_not_there_leaves_the_others() {
+    let Some(place) = place_with_engine() else { return };
+    let more = ["--backend", "onnx", "--threads", "1", "--peer", "llama-bench=./no-such-program", "--gguf", "model/config.json"];
+    let outcome = place.tandem(&short(&more));
+    assert_eq!(outcome.code, Some(1));
+    assert!(outcome.stdout.contains("onnx, 1 thread"), "{}", outcome.stdout);
+    assert!(outcome.stderr.contains("no-such-program` cannot be run"), "{}", outcome.stderr);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_keeps_what_was_measured() {
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    let Some(place) = place_with_engine() else { return };
+    let arguments = ["bench", "model", "--prompt", "4", "--depth", "0", "--generate", "4", "--rounds", "10000", "--threads", "1"];
+    let mut command = place.command(&[&arguments[..], &["--backend", "onnx", "-o", "kept.json"]].concat());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let started = Instant::now();
+    while !place.path("kept.json").exists() {
+        assert!(started.elapsed() < Duration::from_secs(120), "no round was done");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let mut stdout = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(stdout.contains("of 10000 rounds") && stdout.contains("onnx, 1 thread"), "{stdout}");
+    let kept: Value = serde_json::from_str(&place.read("kept.json")).unwrap();
+    assert_eq!(kept["is_complete"], false);
+    assert!(!kept["contenders"][0]["samples"].as_array().unwrap().is_empty());
+}
