@@ -1,1 +1,5 @@
 //! Models: found, downloaded whole, verified, told apart, and chosen to fit the memory.
+
+pub mod catalog;
+pub mod machine;
+pub mod plan;

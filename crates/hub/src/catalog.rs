@@ -1,0 +1,87 @@
+//! The models that are known by name: data, not code. The list is `catalog/builtin.toml`; a user's own entries have the same form.
+
+mod entry;
+
+use serde::Deserialize;
+use tandem_core::files::near_names;
+use tandem_core::{Error, Result};
+
+pub use self::entry::{CatalogEntry, Kind};
+
+/// The list that is part of the program.
+const BUILTIN: &str = include_str!("catalog/builtin.toml");
+
+/// Entries by name, in the order of the list; a user's own come first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Catalog {
+    entries: Vec<CatalogEntry>,
+}
+
+/// A file of entries.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    model: Vec<CatalogEntry>,
+}
+
+impl Catalog {
+    /// The entries that are part of the program.
+    pub fn builtin() -> Self {
+        let list: List = toml::from_str(BUILTIN).expect("the list is checked by a test of this file");
+        Self { entries: list.model }
+    }
+
+    /// Puts a user's `own` entries before the others; one takes the place of another of its name. `file` is where they stand, for
+    /// messages.
+    ///
+    /// # Errors
+    /// [`Error::BadField`] for an entry that cannot be, or a name that stands twice.
+    pub fn with_own(mut self, own: Vec<CatalogEntry>, file: &str) -> Result<Self> {
+        for (i, entry) in own.iter().enumerate() {
+            entry.check(file)?;
+            if own[..i].iter().any(|earlier| earlier.name == entry.name) {
+                return Err(Error::bad_field(file, "model.name", format!("`{}` stands there twice", entry.name)));
+            }
+        }
+        self.entries.retain(|entry| own.iter().all(|own| own.name != entry.name));
+        self.entries.splice(0..0, own);
+        Ok(self)
+    }
+
+    /// All entries.
+    pub fn entries(&self) -> &[CatalogEntry] {
+        &self.entries
+    }
+
+    /// The entry that `name` names: exactly, in any case of letters, or without its size, `qwen2.5`, for the smallest of that name.
+    pub fn find(&self, name: &str) -> Option<&CatalogEntry> {
+        let name = name.to_lowercase();
+        let family = |entry: &CatalogEntry| entry.name.split_once(':').is_some_and(|(family, _)| family == name);
+        let exactly = self.entries.iter().find(|entry| entry.name == name);
+        exactly.or_else(|| self.entries.iter().filter(|entry| family(entry)).min_by_key(|entry| entry.parameters))
+    }
+
+    /// Whether `reference` has the form of a catalog's name, `family:size`, rather than that of a path or a repository.
+    pub fn is_name(reference: &str) -> bool {
+        !reference.contains(['/', '\\'])
+            && reference.split_once(':').is_some_and(|(family, size)| family.len() > 1 && !size.is_empty())
+    }
+
+    /// The error for a name that no entry has, with those that are near.
+    pub fn unknown(&self, name: &str) -> Error {
+        let near = near_names(name, self.entries.iter().map(|entry| entry.name.clone()));
+        let quoted = |names: &[String]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let all: Vec<String> = self.entries.iter().map(|entry| entry.name.clone()).collect();
+        Error::ModelNotFound {
+            reference: name.into(),
+            reason: "the catalog has no such name".into(),
+            hint: match near.as_slice() {
+                [] => format!("the names are {}", quoted(&all)),
+                near => format!("did you mean {}?", quoted(near)),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,50 @@
+//! Whether a plan fits the memory, and whether it can at all.
+
+use super::{Plan, Workload};
+use crate::machine::Memory;
+
+/// What a plan meets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It fits.
+    Fits,
+    /// More than is free: the machine would swap, or end some process. It can be tried.
+    Tight {
+        /// What is free.
+        usable: u64,
+    },
+    /// A limit that nothing can stretch: the process would be killed, or not get its memory.
+    Refused(Limit),
+}
+
+/// A hard limit that a plan exceeds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// What sets it, in words.
+    pub name: String,
+    /// What is left of it, in bytes.
+    pub left: u64,
+    /// What is needed of it at the least, in bytes.
+    pub needed: u64,
+}
+
+/// Compares `plan` with `memory`.
+pub fn judge(plan: &Plan, workload: &Workload, memory: &Memory) -> Verdict {
+    if let Some(group) = memory.control_group.as_ref().filter(|group| plan.unreclaimable() > group.left()) {
+        return Verdict::Refused(Limit {
+            name: format!("the control group's limit of memory (`{}`)", group.file.display()),
+            left: group.left(),
+            needed: plan.unreclaimable(),
+        });
+    }
+    let address_space = memory.address_space.filter(|space| plan.address_space(workload.threads) > space.left());
+    if let Some(space) = address_space {
+        return Verdict::Refused(Limit {
+            name: "the limit of this process's address space (`ulimit -v`)".into(),
+            left: space.left(),
+            needed: plan.address_space(workload.threads),
+        });
+    }
+    let usable = memory.usable();
+    if plan.peak() > usable { Verdict::Tight { usable } } else { Verdict::Fits }
+}

@@ -1,0 +1,77 @@
+//! What `tandem-backend-onnx` takes: ONNX Runtime maps the graph's data and copies what products multiply by into an order of its own
+//! ("prepacking"); what is copied is unmapped, what something else reads too stays. `cache.rs` grows one tensor at a time.
+
+use tandem_core::DType;
+use tandem_core::sequence::PREFILL_CHUNK;
+
+use super::candle::{LOGITS_COPIES, TOKENIZER_TABLES, between};
+use super::subject::{GraphWeights, Shape, Subject, Weights, bytes_of};
+use super::{Part, Plan, Workload};
+
+/// The library with its tables, the program, and what allocators keep: the demo's peak without the demo, measured on Linux.
+const ENGINE: u64 = 45_000_000;
+
+/// Of the KV cache, in hundredths: itself, and the holes that outgrown buffers leave in the allocator's memory. Measured: 102 to 113.
+const KV_WITH_HOLES: u64 = 110;
+
+/// Inputs that share a scale of 32 bits.
+const BLOCK: u64 = 32;
+
+/// The graph of a checkpoint with fewer bytes than this is made in memory, and lies there with its weights (`source.rs`).
+const BUILT_IN_MEMORY: u64 = 32 << 20;
+
+pub(super) fn plan(subject: &Subject, workload: &Workload) -> Plan {
+    let shape = &subject.shape;
+    let graph = match &subject.weights {
+        Weights::Graph(graph) => *graph,
+        Weights::Checkpoint { bytes } => made(shape, workload.dtype, *bytes),
+    };
+    let n_tokens = workload.n_tokens as u64;
+    let pass = n_tokens.min(PREFILL_CHUNK as u64);
+    // What lies within the graph's file is copied out of it.
+    let mapped = (graph.shared + graph.others).saturating_sub(graph.inline);
+    Plan {
+        kept: vec![
+            Part::own("weights, packed for products", packed(&graph, workload.dtype)),
+            Part::own("weights within the graph's file", graph.inline),
+            Part::file("embedding and tables", mapped),
+            Part::own("tokenizer", TOKENIZER_TABLES * subject.tokenizer_bytes),
+            Part::own("engine", ENGINE),
+        ],
+        // Each weight is unmapped when its copy is made.
+        loading: Vec::new(),
+        running: vec![
+            Part::own("KV cache", shape.kv_bytes(n_tokens, graph.kv_value) * KV_WITH_HOLES / 100),
+            Part::own("activations", 4 * pass * between(shape)),
+            Part::own("logits", LOGITS_COPIES * 4 * shape.vocab_size),
+        ],
+        correction: None,
+    }
+}
+
+/// Copies of what products multiply by. Floats are as large in panels of 16 columns; codes and scales are joined by the sums of their
+/// blocks, as many as there are scales (`MlasQNBitGemmPackQuantBData`).
+fn packed(graph: &GraphWeights, dtype: DType) -> u64 {
+    let bits = if dtype == DType::Int8 { 8 } else { 4 };
+    let (codes, scale) = (BLOCK * bits / 8, 4);
+    graph.float_products + graph.block_products * (codes + 2 * scale) / (codes + scale)
+}
+
+/// The graph that is made of a checkpoint (`tandem-onnx-graph`, `build`): a tied head shares the embedding, another embedding stays
+/// as the checkpoint has it.
+fn made(shape: &Shape, dtype: DType, stored: u64) -> GraphWeights {
+    let head = bytes_of(dtype, shape.embedding());
+    let products = bytes_of(dtype, shape.projections()) + head;
+    let is_float = matches!(dtype, DType::F32 | DType::F16 | DType::Bf16);
+    let table_value = if dtype == DType::F16 { 2 } else { 4 };
+    let others = table_value * shape.max_context * shape.head_dim + if shape.tied { 0 } else { 2 * shape.embedding() };
+    GraphWeights {
+        float_products: if is_float { products } else { 0 },
+        block_products: if is_float { 0 } else { products },
+        others,
+        shared: if shape.tied { head } else { 0 },
+        inline: if stored < BUILT_IN_MEMORY { products + others } else { 0 },
+        kv_value: table_value,
+        in_place: true,
+    }
+}

@@ -1,0 +1,108 @@
+use tandem_core::{BackendKind, DType};
+
+use super::*;
+use crate::catalog::Catalog;
+use crate::machine::{AddressSpace, ControlGroup, Memory};
+
+const GB: u64 = 1_000_000_000;
+
+fn workload(backend: BackendKind, dtype: DType, n_tokens: usize) -> Workload {
+    Workload { backend, dtype, n_tokens, max_tokens: n_tokens, threads: 2 }
+}
+
+fn planned(name: &str, backend: BackendKind, dtype: DType, n_tokens: usize) -> Plan {
+    let catalog = Catalog::builtin();
+    let subject = Subject::of_entry(catalog.find(name).unwrap());
+    Plan::new(&subject, &workload(backend, dtype, n_tokens), &Measurements::default())
+}
+
+fn memory(available: u64) -> Memory {
+    Memory { total: 64 * GB, available, control_group: None, address_space: None }
+}
+
+#[test]
+fn the_parts_add_up() {
+    for backend in [BackendKind::Onnx, BackendKind::Candle] {
+        for dtype in [DType::F32, DType::Int8, DType::Int4] {
+            let plan = planned("qwen2.5:0.5b", backend, dtype, 512);
+            assert_eq!(plan.parts().map(|part| part.bytes).sum::<u64>(), plan.peak(), "{backend} {dtype}");
+            assert!(plan.unreclaimable() <= plan.peak() && plan.peak() < plan.address_space(2), "{backend} {dtype}");
+        }
+    }
+}
+
+#[test]
+fn more_of_anything_takes_more() {
+    for backend in [BackendKind::Onnx, BackendKind::Candle] {
+        let peak = |name, dtype, n| planned(name, backend, dtype, n).peak();
+        assert!(peak("qwen3:0.6b", DType::F32, 512) > peak("qwen3:0.6b", DType::Int8, 512), "{backend}");
+        assert!(peak("qwen3:0.6b", DType::Int8, 512) > peak("qwen3:0.6b", DType::Int4, 512), "{backend}");
+        assert!(peak("qwen3:4b", DType::Int4, 512) > 2 * peak("qwen3:1.7b", DType::Int4, 512), "{backend}");
+        let running = |n| planned("qwen3:0.6b", backend, DType::Int4, n).running.iter().map(|part| part.bytes).sum::<u64>();
+        // 28 layers of 8 heads of 128, keys and values, in f32.
+        assert!(running(8192) - running(512) >= (8192 - 512) * 28 * 8 * 128 * 2 * 4, "{backend}");
+    }
+}
+
+#[test]
+fn a_limit_that_is_too_small_is_refused_with_the_sum() {
+    let plan = planned("qwen2.5:0.5b", BackendKind::Candle, DType::F32, 512);
+    let work = workload(BackendKind::Candle, DType::F32, 512);
+    assert_eq!(judge(&plan, &work, &memory(16 * GB)), Verdict::Fits);
+    assert_eq!(judge(&plan, &work, &memory(GB)), Verdict::Tight { usable: GB });
+
+    let group = ControlGroup { file: "/sys/fs/cgroup/memory.max".into(), limit: GB, used: 0 };
+    let grouped = Memory { control_group: Some(group.clone()), ..memory(16 * GB) };
+    let Verdict::Refused(limit) = judge(&plan, &work, &grouped) else { panic!("it would be killed") };
+    assert_eq!((limit.left, limit.needed), (GB, plan.unreclaimable()));
+    assert!(limit.name.contains("memory.max"), "{}", limit.name);
+    // The checkpoint's pages can be taken back: what is above the limit with them is slow, and not killed.
+    let narrow = ControlGroup { limit: plan.unreclaimable(), ..group };
+    assert!(matches!(judge(&plan, &work, &Memory { control_group: Some(narrow), ..memory(16 * GB) }), Verdict::Tight { .. }));
+
+    let space = AddressSpace { limit: plan.peak(), used: 0 };
+    let limited = Memory { address_space: Some(space), ..memory(16 * GB) };
+    let Verdict::Refused(limit) = judge(&plan, &work, &limited) else { panic!("it would fail") };
+    assert_eq!(limit.needed, plan.address_space(2));
+}
+
+#[test]
+fn the_known_rule_of_the_field_holds() {
+    let choice = |gibibytes: u64, backend, dtype| {
+        let memory = Memory::of_machine_with(gibibytes << 30);
+        let choice = choose(&Catalog::builtin(), &memory, (backend, dtype), None, 4, &Measurements::default());
+        choice.taken().map(|candidate| candidate.entry.name.clone()).unwrap_or_default()
+    };
+    for backend in [BackendKind::Onnx, BackendKind::Candle] {
+        assert_eq!(choice(4, backend, DType::F32), "qwen2.5:0.5b", "{backend}");
+        let parameters = Catalog::builtin().find(&choice(16, backend, DType::F32)).unwrap().parameters;
+        assert!(parameters >= 1_500_000_000, "{backend}: {parameters}");
+        assert_eq!(choice(64, backend, DType::Int4), "qwen3:8b", "{backend}");
+        assert_eq!(choice(1, backend, DType::F32), "", "{backend}");
+    }
+}
+
+#[test]
+fn a_choice_shows_what_else_there_was() {
+    let memory = Memory::of_machine_with(16 << 30);
+    let choice = choose(&Catalog::builtin(), &memory, (BackendKind::Candle, DType::F32), Some(512), 4, &Measurements::default());
+    assert_eq!(choice.usable, memory.usable());
+    let sizes: Vec<u64> = choice.candidates.iter().map(|candidate| candidate.entry.parameters).collect();
+    assert!(sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
+    let taken = choice.taken.unwrap();
+    assert!(choice.candidates[..taken].iter().all(|candidate| !candidate.fits) && choice.candidates[taken].fits);
+    assert_eq!(choice.smallest().unwrap().entry.name, "qwen2.5:0.5b");
+}
+
+#[test]
+fn what_was_measured_moves_the_plan() {
+    let before = planned("qwen2.5:0.5b", BackendKind::Onnx, DType::Int4, 512);
+    let work = workload(BackendKind::Onnx, DType::Int4, 512);
+    let mut measured = Measurements::default();
+    measured.add(&work, before.sum(), before.sum() + 50_000_000);
+    let subject = Subject::of_entry(Catalog::builtin().find("qwen2.5:0.5b").unwrap());
+    let after = Plan::new(&subject, &work, &measured);
+    assert_eq!(after.peak(), before.peak() + 50_000_000);
+    assert_eq!(after.sum(), before.sum());
+    assert_eq!(after.correction, Some(50_000_000));
+}
