@@ -21,5 +21,6 @@ mod run;
 mod session;
 pub mod setup;
 mod source;
+pub mod weigh;
 
 pub use backend::OnnxBackend;

@@ -42,17 +42,35 @@ pub(crate) enum Place {
     Memory { bytes: Cow<'static, [u8]>, weights: Option<PathBuf> },
 }
 
+/// What there is to load.
+pub(crate) enum Chosen {
+    /// A graph that is there.
+    Graph(GraphFile),
+    /// A graph that is made of the checkpoint.
+    Made,
+}
+
+impl Chosen {
+    /// What `options` ask for among `files`.
+    pub(crate) fn of(files: &ModelFiles, options: &LoadOptions) -> Result<Self> {
+        if let Some(path) = &options.graph {
+            return Ok(Self::Graph(GraphFile { file: ModelFile::Path(path.clone()), dtype: None }));
+        }
+        match files.graph_for(options.dtype) {
+            Ok(found) => Ok(Self::Graph(found.clone())),
+            Err(_) if can_be_made(files, options.dtype) => Ok(Self::Made),
+            // Whether it is what was asked for is seen when it is read.
+            Err(none) => Ok(Self::Graph(files.graphs.iter().find(|graph| files.dtype_of(graph).is_none()).ok_or(none)?.clone())),
+        }
+    }
+}
+
 impl Source {
     /// The graph that `options` ask for among `files`.
     pub(crate) fn choose(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<Self> {
-        if let Some(path) = &options.graph {
-            return Self::read(&GraphFile { file: ModelFile::Path(path.clone()), dtype: None }, options);
-        }
-        match files.graph_for(options.dtype) {
-            Ok(found) => Self::read(found, options),
-            Err(_) if can_be_made(files, options.dtype) => Self::make(files, config, options),
-            // Whether it is what was asked for is seen when it is read.
-            Err(none) => Self::read(files.graphs.iter().find(|graph| files.dtype_of(graph).is_none()).ok_or(none)?, options),
+        match Chosen::of(files, options)? {
+            Chosen::Graph(found) => Self::read(&found, options),
+            Chosen::Made => Self::make(files, config, options),
         }
     }
 
@@ -107,7 +125,7 @@ fn can_be_made(files: &ModelFiles, dtype: Option<DType>) -> bool {
     !files.weights.is_empty() && (files.graphs.is_empty() || (dtype.is_some() && is_made))
 }
 
-fn open(file: &ModelFile) -> Result<(Graph, Option<&Path>)> {
+pub(crate) fn open(file: &ModelFile) -> Result<(Graph, Option<&Path>)> {
     match file {
         ModelFile::Path(path) => {
             let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -174,7 +192,7 @@ pub(crate) fn bad_graph(error: tandem_onnx_graph::Error) -> Error {
 }
 
 /// The dtype of the weights of the projections, from the operators that multiply by them.
-fn dtype_of(graph: &Graph) -> Option<DType> {
+pub(crate) fn dtype_of(graph: &Graph) -> Option<DType> {
     let nodes = graph.nodes();
     let bits = nodes.iter().filter(|node| node.op_type == "MatMulNBits").map(|node| node.int("bits").unwrap_or(4)).min();
     if let Some(bits) = bits {
@@ -193,7 +211,7 @@ fn dtype_of(graph: &Graph) -> Option<DType> {
     }
 }
 
-fn appends_in_place(graph: &Graph) -> bool {
+pub(crate) fn appends_in_place(graph: &Graph) -> bool {
     let mut pasts = graph.inputs().filter(|input| input.name.starts_with("past")).peekable();
     let takes = |name: &str| {
         let mut takers = graph.nodes().iter().filter(|node| node.inputs.iter().any(|input| input == name));

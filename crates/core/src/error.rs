@@ -109,6 +109,21 @@ pub enum Error {
         source: Source,
     },
 
+    /// A model that a limit of memory does not let load.
+    #[error("`{model}` does not fit: it needs {needed} of memory, and {limit} leaves {left}")]
+    OutOfMemory {
+        /// The reference that it was asked for by.
+        model: String,
+        /// What it needs at the least, in words.
+        needed: String,
+        /// What sets the limit.
+        limit: String,
+        /// What is left of it, in words.
+        left: String,
+        /// The sum, and what would fit.
+        hint: String,
+    },
+
     /// More tokens than the context holds.
     #[error("the context is full: {held} tokens are held, {asked} more were to be added, and {max} fit")]
     ContextFull {
@@ -180,6 +195,7 @@ impl Error {
             Self::ModelNotFound { hint, .. }
             | Self::BackendNotCompiled { hint, .. }
             | Self::DeviceUnavailable { hint, .. }
+            | Self::OutOfMemory { hint, .. }
             | Self::EngineLibrary { hint, .. } => Some(hint.clone()),
             Self::BadFile { hint, .. }
             | Self::BadField { hint, .. }

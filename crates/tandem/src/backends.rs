@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
-use tandem_core::{Backend, BackendKind, Error, ExportOptions, Exported, LoadOptions, Model, Result};
+use tandem_core::{Backend, BackendKind, DType, Error, ExportOptions, Exported, LoadOptions, Model, Result};
+use tandem_hub::plan::Subject;
 
 /// Every backend that there is, in this build or in another, the default first.
 pub const KNOWN_BACKENDS: [BackendKind; 2] = [BackendKind::Onnx, BackendKind::Candle];
@@ -147,6 +149,41 @@ pub fn export(files: &ModelFiles, options: &ExportOptions) -> Result<Exported> {
 #[cfg(not(feature = "onnx"))]
 pub fn export(_files: &ModelFiles, _options: &ExportOptions) -> Result<Exported> {
     Err(not_compiled(BackendKind::Onnx))
+}
+
+/// What the backend `kind` would load of `files` under `options`, and the dtype of its weights in memory.
+///
+/// # Errors
+/// [`Error::BackendNotCompiled`], and as loading for headers that cannot be read.
+pub(crate) fn subject(
+    kind: BackendKind,
+    files: &ModelFiles,
+    config: &ModelConfig,
+    options: &LoadOptions,
+) -> Result<(DType, Subject)> {
+    match kind {
+        #[cfg(feature = "onnx")]
+        BackendKind::Onnx => {
+            let (dtype, weight) = tandem_backend_onnx::weigh::weigh(files, options)?;
+            let Some(weight) = weight else { return Ok((dtype, Subject::of_checkpoint(files, config)?)) };
+            let weights = tandem_hub::plan::GraphWeights {
+                float_products: weight.float_products,
+                block_products: weight.block_products,
+                others: weight.others,
+                shared: weight.shared,
+                inline: weight.inline,
+                kv_value: weight.kv_value,
+                in_place: weight.in_place,
+            };
+            Ok((dtype, Subject::of(files, config, tandem_hub::plan::Weights::Graph(weights))?))
+        }
+        #[cfg(feature = "candle")]
+        BackendKind::Candle => Ok((options.dtype.unwrap_or(DType::F32), Subject::of_checkpoint(files, config)?)),
+        other => {
+            let _ = (files, config, options);
+            Err(not_compiled(other))
+        }
+    }
 }
 
 fn not_compiled(backend: BackendKind) -> Error {

@@ -21,11 +21,13 @@
 //! - [`TextModel`] turns text and messages into tokens, and tokens into [`Generation`]s.
 //! - [`Chat`] keeps a conversation and its KV cache.
 //! - [`export()`] makes a directory with a graph of a checkpoint.
+//! - [`memory_plan`] says how much memory a model will take, before it is loaded.
 //! - [`score()`] gives the log-probability of every token of a text.
 
 mod backends;
 mod chat;
 mod demo;
+mod memory;
 mod model;
 mod numerics;
 mod reference;
@@ -34,9 +36,12 @@ pub use backends::{
     KNOWN_BACKENDS, SetupOptions, SetupReport, backend, compiled, export, ort_library, peer, prepare_process, setup,
 };
 pub use chat::{Chat, Reply};
+pub use memory::{MemoryPlan, memory_plan};
 pub use model::{Settings, TextModel, load};
 pub use numerics::{NumericsCost, numerics_cost};
 pub use reference::find;
+
+pub use tandem_hub::{catalog, machine, plan};
 
 pub use tandem_core::backend::{ComputeUnits, CoreMlOptions, Numerics, Placement, ThreadOptions, WeightFile};
 pub use tandem_core::config::{GenerationConfig, ModelConfig};
