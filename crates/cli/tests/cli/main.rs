@@ -10,9 +10,11 @@
 mod bad_input;
 mod chat;
 mod config;
+mod doctor;
 mod export;
 mod help;
 mod interrupt;
+mod memory;
 mod reports;
 mod run;
 mod support;
