@@ -17,6 +17,7 @@ mod graph;
 pub mod library;
 mod model;
 mod placement;
+pub mod probe;
 mod run;
 mod session;
 pub mod setup;

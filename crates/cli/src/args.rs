@@ -33,6 +33,7 @@ pub(crate) enum Command {
     Show(ShowArgs),
     Export(ExportArgs),
     Devices(DevicesArgs),
+    Doctor(DoctorArgs),
     Setup(SetupArgs),
     Completions(CompletionsArgs),
 }
@@ -159,6 +160,19 @@ pub(crate) struct DevicesArgs {
     pub(crate) output: OutputArgs,
 }
 
+/// Look whether everything that is needed works, and say what to do.
+///
+/// Each device that is said to be usable has to compute something. The exit code is 1 when something that is needed does not work.
+#[derive(Args, Debug)]
+#[command(after_help = examples::DOCTOR)]
+pub(crate) struct DoctorArgs {
+    /// ONNX Runtime's library, in the place of the one that is found
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ort_library: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
 /// Obtain ONNX Runtime's library for this user.
 ///
 /// One pinned wheel is obtained through Python's package client, checked by its SHA-256, and one file of it is put into the user's
@@ -216,6 +230,7 @@ impl Command {
             Self::Show(args) => args.output,
             Self::Export(args) => args.output,
             Self::Devices(args) => args.output,
+            Self::Doctor(args) => args.output,
             Self::Setup(args) => args.output,
             Self::Completions(_) => OutputArgs::default(),
         }

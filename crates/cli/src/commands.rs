@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod completions;
 mod devices;
+mod doctor;
 mod export;
 mod run;
 mod score;
@@ -26,6 +27,7 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<ExitCode> {
         Command::Show(args) => show::show(args, output),
         Command::Export(args) => export::export(args, output),
         Command::Devices(args) => devices::devices(args, output),
+        Command::Doctor(args) => doctor::doctor(args, output),
         Command::Setup(args) => setup::setup(args, output),
         Command::Completions(args) => completions::completions(&args, output),
     }

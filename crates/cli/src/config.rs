@@ -10,6 +10,7 @@ use anyhow::Result;
 use clap::{Args, Command};
 use serde::Deserialize;
 use tandem::Error;
+use tandem::catalog::{Catalog, CatalogEntry};
 use toml::{Table, Value};
 
 use crate::args::{EngineOptions, GenerationOptions};
@@ -20,13 +21,24 @@ const FILE: &str = "tandem.toml";
 
 /// Keys that a file in the working directory may not set: whoever made the directory would have this process load a library, or
 /// write, where the user did not say so.
-const OF_THE_USER: [&str; 2] = ["ort_library", "coreml_cache"];
+const OF_THE_USER: [&str; 3] = ["ort_library", "coreml_cache", MODELS];
+
+/// The key of a user's own entries in the catalog.
+const MODELS: &str = "model";
 
 /// What the files set.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) engine: EngineOptions,
     pub(crate) generation: GenerationOptions,
+    /// The models that are known by name.
+    pub(crate) catalog: Catalog,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { engine: EngineOptions::default(), generation: GenerationOptions::default(), catalog: Catalog::builtin() }
+    }
 }
 
 impl Config {
@@ -34,8 +46,15 @@ impl Config {
     pub(crate) fn load() -> Result<Self> {
         let user = paths::config_dir().map(|dir| dir.join(FILE)).map_or_else(|| Ok(Self::default()), |file| read(&file, true))?;
         let here = read(Path::new(FILE), false)?;
-        Ok(Self { engine: here.engine.or(user.engine), generation: here.generation.or(user.generation) })
+        let (engine, generation) = (here.engine.or(user.engine), here.generation.or(user.generation));
+        Ok(Self { engine, generation, catalog: user.catalog })
     }
+}
+
+/// A user's own entries in the catalog.
+#[derive(Deserialize)]
+struct Own {
+    model: Vec<CatalogEntry>,
 }
 
 fn read(file: &Path, is_users: bool) -> Result<Config> {
@@ -74,6 +93,8 @@ fn parse(text: &str, file: &Path, is_users: bool) -> tandem::Result<Config> {
             config.engine = EngineOptions::deserialize(one).map_err(bad)?.or(config.engine);
         } else if keys::<GenerationOptions>().contains(&key) {
             config.generation = GenerationOptions::deserialize(one).map_err(bad)?.or(config.generation);
+        } else if key == MODELS {
+            config.catalog = Catalog::builtin().with_own(Own::deserialize(one).map_err(bad)?.model, &name)?;
         } else {
             return Err(unknown(&name, key));
         }
@@ -145,6 +166,8 @@ mod tests {
             numerics = "exact"
             graph = "model.onnx"
             context = 1000
+            memory = "16GiB"
+            no_memory_check = true
             require_device = 0.9
             ort_library = "lib/libonnxruntime.so"
             coreml_units = "cpu-and-gpu"
@@ -170,7 +193,7 @@ mod tests {
         for key in [keys::<EngineOptions>(), keys::<GenerationOptions>()].concat() {
             assert!(text.contains(&format!(" {key} = ")), "`{key}` is not tested");
         }
-        let Config { engine, generation } = parse(text, Path::new("dir/tandem.toml"), true).unwrap();
+        let Config { engine, generation, .. } = parse(text, Path::new("dir/tandem.toml"), true).unwrap();
         assert_eq!(format!("{:?}", engine.device), "Some(Exactly(Cuda(1)))");
         assert_eq!(engine.ort_library, Some(PathBuf::from("dir/lib/libonnxruntime.so")));
         assert_eq!(engine.coreml_cache, Some(PathBuf::from("/cache")));

@@ -1,26 +1,55 @@
 //! From options to a loaded model.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use anyhow::{Context, Result};
 use tandem::{CoreMlOptions, Device, LoadOptions, SessionOptions, Settings, TextModel, ThreadOptions};
 
 use crate::args::{CoreMlFormat, DeviceChoice, EngineOptions};
 use crate::interrupt::Interrupts;
+use crate::memory::Expected;
 use crate::output::Output;
 
-/// Loads the model that `reference` names, exactly as `options` say.
-pub(crate) fn load(reference: &str, options: &EngineOptions, output: &Output) -> Result<TextModel> {
+/// A loaded model, and what tells how much memory it took.
+pub(crate) struct Loaded {
+    pub(crate) model: TextModel,
+    settings: Settings,
+    max_tokens: Option<usize>,
+    /// Memory went into making a graph as well.
+    has_exported: Arc<AtomicBool>,
+}
+
+impl Loaded {
+    /// Compares the memory that was used with the plan, for a session that held `n_tokens`.
+    pub(crate) fn learn(&self, n_tokens: usize, output: &Output) {
+        if !self.has_exported.load(Ordering::Relaxed) {
+            let (files, settings, max_tokens) = (self.model.files(), &self.settings, self.max_tokens);
+            Expected { files, settings, n_tokens, max_tokens }.learn(output);
+        }
+    }
+}
+
+/// Loads the model that `reference` names, exactly as `options` say, unless `n_tokens` in a session are more than a limit of memory
+/// lets it hold.
+pub(crate) fn load(reference: &str, options: &EngineOptions, n_tokens: usize, output: &Output) -> Result<Loaded> {
     let mut settings = settings(options, output)?;
+    let max_tokens = options.context.map(usize::from);
+    let files = tandem::find(reference)?;
+    Expected { files: &files, settings: &settings, n_tokens, max_tokens }.check(options, output)?;
+    let has_exported = Arc::new(AtomicBool::new(false));
     let progress = output.progress(format!("loading {reference}"));
     let interrupts = Interrupts::install(settings.load.cancel.clone()).context("Ctrl-C cannot be listened to")?;
     settings.load.progress = tandem::Progress::new({
-        let (shown, interrupts) = (progress.listener(), interrupts.clone());
+        let (shown, interrupts, has_exported) = (progress.listener(), interrupts.clone(), Arc::clone(&has_exported));
         move |event| {
+            has_exported.store(true, Ordering::Relaxed);
             // From here on something is left behind when the process ends at once.
             interrupts.arm();
             shown.tell(event);
         }
     });
-    let model = tandem::load(reference, &settings);
+    let model = TextModel::load(files, &settings);
     interrupts.disarm();
     drop(progress);
     let model = model?;
@@ -37,7 +66,7 @@ pub(crate) fn load(reference: &str, options: &EngineOptions, output: &Output) ->
         info.threads,
         model.load_time().as_millis()
     ));
-    Ok(model)
+    Ok(Loaded { model, settings, max_tokens, has_exported })
 }
 
 /// What `options` ask for; what they leave out is the library's default.

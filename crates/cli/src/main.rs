@@ -8,6 +8,7 @@ mod failure;
 mod figures;
 mod generation;
 mod interrupt;
+mod memory;
 mod output;
 mod paths;
 mod prompt;

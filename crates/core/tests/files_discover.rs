@@ -342,6 +342,8 @@ fn directories_that_are_no_model() {
     check_dir_refused(&["a.gguf", "b.gguf"], &["holds 2 GGUF files", "`DIR/a.gguf`"]);
     check_dir_refused(&["config.json", "b.gguf", "a.gguf"], &["holds 2 GGUF files", "`DIR/a.gguf`"]);
     check_dir_refused(&["config.json", "onnx/decoder_model_merged.onnx"], &["no graph can be used", "merges"]);
+    check_dir_refused(&["config.json", "a_chunk_01.mlpackage/x"], &["`DIR/a_chunk_01.mlpackage`", "--device coreml"]);
+    check_dir_refused(&["meta.yaml", "lm_head.mlmodelc/x"], &["CoreML package `DIR/lm_head.mlmodelc`"]);
     check_dir_refused(&["adapter_config.json", "adapter_model.safetensors"], &["LoRA adapter", "--adapter"]);
     check_dir_refused(&["cpu/int4/config.json", "cpu/int4/model.onnx"], &["a model lies in `DIR/cpu/int4`"]);
     check_dir_refused(&["int4/config.json"], &["a model lies in `DIR/int4`"]);
@@ -373,9 +375,17 @@ fn a_gguf_file_is_a_model() {
 
 #[test]
 fn files_that_are_no_model() {
-    let dir = dir(&["config.json", "model.safetensors", "pytorch_model.bin", "x.gguf/", "alone/readme.txt"]);
+    let dir = dir(&[
+        "config.json",
+        "model.safetensors",
+        "pytorch_model.bin",
+        "x.gguf/",
+        "alone/readme.txt",
+        "model.mlpackage/Manifest.json",
+    ]);
     let check = |name: &str, parts: &[&str]| check_refused(&dir, &dir.path().join(name), parts);
     check("config.json", &["ends in `.onnx`", "give the directory, `DIR`"]);
+    check("model.mlpackage", &["CoreML package `DIR/model.mlpackage`", "the checkpoint that it was made from"]);
     check("model.safetensors", &["give the directory, `DIR`"]);
     check("pytorch_model.bin", &["pickle files are never opened"]);
     check("x.gguf", &["`DIR/x.gguf` is empty"]);

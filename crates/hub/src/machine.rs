@@ -3,10 +3,13 @@
 //! A control group kills whoever exceeds it; an address space refuses the allocation. Both are read before a model is loaded.
 
 mod control_group;
+mod processor;
 mod size;
 
+use std::io;
 use std::path::{Path, PathBuf};
 
+pub use self::processor::{Processor, features};
 pub use self::size::Size;
 use sysinfo::{MemoryRefreshKind, System};
 
@@ -85,6 +88,15 @@ impl AddressSpace {
     }
 }
 
+/// Bytes that are free on the disk where `path` lies or would lie.
+///
+/// # Errors
+/// When the system does not say.
+pub fn free_disk(path: &Path) -> io::Result<u64> {
+    let there = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("."));
+    fs4::available_space(there)
+}
+
 /// Source: getrlimit(2), `RLIMIT_AS`; proc(5), the first field of `statm`, in pages.
 #[cfg(unix)]
 fn address_space() -> Option<AddressSpace> {
@@ -108,6 +120,12 @@ mod tests {
         let memory = Memory::read();
         assert!(memory.total > 0 && memory.available > 0 && memory.available <= memory.total, "{memory:?}");
         assert!(memory.usable() <= memory.available);
+    }
+
+    #[test]
+    fn a_disk_is_asked_about_before_its_directory_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(free_disk(&dir.path().join("not/yet")).unwrap() > 0);
     }
 
     #[test]

@@ -23,6 +23,7 @@
 
 mod network;
 mod plan;
+mod probe;
 mod quantize;
 mod sink;
 mod spec;
@@ -30,6 +31,7 @@ mod weights;
 
 use std::path::{Path, PathBuf};
 
+pub use self::probe::probe;
 pub use self::spec::{Blocks, BuildOptions, DecoderSpec, Outputs, RopeTable, WeightFormat};
 pub use self::weights::{Weight, WeightType};
 use crate::error::{Error, Result};

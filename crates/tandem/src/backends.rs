@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
-use tandem_core::{Backend, BackendKind, DType, Error, ExportOptions, Exported, LoadOptions, Model, Result};
+use tandem_core::{Backend, BackendKind, DType, Device, Error, ExportOptions, Exported, LoadOptions, Model, Result};
 use tandem_hub::plan::Subject;
 
 /// Every backend that there is, in this build or in another, the default first.
@@ -96,6 +96,23 @@ pub fn ort_library(explicit: Option<&Path>) -> Result<PathBuf> {
     }
 }
 
+/// The release of ONNX Runtime that this process runs; `None` before it has started, and in a build without it.
+pub fn ort_version() -> Option<String> {
+    #[cfg(feature = "onnx")]
+    return tandem_backend_onnx::library::runtime_version();
+    #[cfg(not(feature = "onnx"))]
+    None
+}
+
+/// Where graphs that are made of checkpoints are kept, and ONNX Runtime's library; `None` in a build that keeps nothing, and for a user
+/// without a home.
+pub fn cache_dir() -> Option<PathBuf> {
+    #[cfg(feature = "onnx")]
+    return tandem_backend_onnx::library::cache_dir().ok();
+    #[cfg(not(feature = "onnx"))]
+    None
+}
+
 /// Makes ONNX Runtime's library available to this user; `progress` is told every step as a line for people.
 ///
 /// # Errors
@@ -151,6 +168,32 @@ pub fn export(_files: &ModelFiles, _options: &ExportOptions) -> Result<Exported>
     Err(not_compiled(BackendKind::Onnx))
 }
 
+/// Has `device` of the backend `kind` compute something small, and gives the name of what ran it: ONNX Runtime runs a graph of one node;
+/// candle, which has no graphs, one token of the built-in model.
+///
+/// # Errors
+/// The backend's own reason, which the list of its [devices](Backend::devices) need not know.
+pub fn prove(kind: BackendKind, ort_library: Option<&Path>, device: Device) -> Result<String> {
+    match kind {
+        #[cfg(feature = "onnx")]
+        BackendKind::Onnx => Ok(tandem_backend_onnx::probe::prove(ort_library, device)?.provider),
+        #[cfg(feature = "candle")]
+        BackendKind::Candle => {
+            let load = LoadOptions { device, ..LoadOptions::default() };
+            let model = tandem_backend_candle::CandleBackend::new().load(&crate::find("demo")?, &load)?;
+            let logits = model.new_session(&Default::default())?.append(&[0], tandem_core::LogitsWanted::Last)?;
+            match logits.values().iter().all(|value| value.is_finite()) {
+                true => Ok("candle".into()),
+                false => Err(Error::BadLogits { token: 0, value: f32::NAN, n_tokens: 1 }),
+            }
+        }
+        other => {
+            let _ = (ort_library, device);
+            Err(not_compiled(other))
+        }
+    }
+}
+
 /// What the backend `kind` would load of `files` under `options`, and the dtype of its weights in memory.
 ///
 /// # Errors
@@ -178,7 +221,7 @@ pub(crate) fn subject(
             Ok((dtype, Subject::of(files, config, tandem_hub::plan::Weights::Graph(weights))?))
         }
         #[cfg(feature = "candle")]
-        BackendKind::Candle => Ok((options.dtype.unwrap_or(DType::F32), Subject::of_checkpoint(files, config)?)),
+        BackendKind::Candle => Subject::of_weights(files, config, options.dtype),
         other => {
             let _ = (files, config, options);
             Err(not_compiled(other))

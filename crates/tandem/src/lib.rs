@@ -33,7 +33,8 @@ mod numerics;
 mod reference;
 
 pub use backends::{
-    KNOWN_BACKENDS, SetupOptions, SetupReport, backend, compiled, export, ort_library, peer, prepare_process, setup,
+    KNOWN_BACKENDS, SetupOptions, SetupReport, backend, cache_dir, compiled, export, ort_library, ort_version, peer,
+    prepare_process, prove, setup,
 };
 pub use chat::{Chat, Reply};
 pub use memory::{MemoryPlan, memory_plan};

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Deserialize;
+use tandem::machine::Size;
 use tandem::{BackendKind, ComputeUnits, DType, Device, Error, Numerics};
 
 use super::generation::from_text;
@@ -47,6 +48,13 @@ pub(crate) struct EngineOptions {
     /// The most tokens that a conversation or a text may have [default: what the model was made for]
     #[arg(long, value_name = "N")]
     pub(crate) context: Option<NonZeroUsize>,
+    /// Plan for a machine with this much memory, such as `16GiB`: what `auto` would take there, and what would fit
+    #[arg(long, value_name = "SIZE")]
+    #[serde(deserialize_with = "size_from_text")]
+    pub(crate) memory: Option<Size>,
+    /// Load the model whatever the plan of its memory says
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub(crate) no_memory_check: Option<bool>,
     /// Refuse to run unless at least this share of the graph, 0 to 1, runs on the device
     #[arg(long, value_name = "SHARE")]
     pub(crate) require_device: Option<f64>,
@@ -103,6 +111,8 @@ impl EngineOptions {
             numerics: self.numerics.or(other.numerics),
             graph: self.graph.or(other.graph),
             context: self.context.or(other.context),
+            memory: self.memory.or(other.memory),
+            no_memory_check: self.no_memory_check.or(other.no_memory_check),
             require_device: self.require_device.or(other.require_device),
             ort_library: self.ort_library.or(other.ort_library),
             coreml_units: self.coreml_units.or(other.coreml_units),
@@ -158,6 +168,10 @@ fn units(text: &str) -> Result<ComputeUnits, String> {
 
 fn units_from_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<ComputeUnits>, D::Error> {
     units(&String::deserialize(deserializer)?).map(Some).map_err(serde::de::Error::custom)
+}
+
+fn size_from_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Size>, D::Error> {
+    String::deserialize(deserializer)?.parse().map(Some).map_err(serde::de::Error::custom)
 }
 
 fn numerics(text: &str) -> Result<Numerics, String> {

@@ -71,6 +71,8 @@ pub(super) const SHOW: &str = "\
 Examples:
   tandem show demo
   tandem show ./my-model --no-load --hashes
+  tandem show qwen2.5:1.5b --dtype int4 --context 8192
+  tandem show auto --memory 16GiB
   tandem show ./my-model --dtype int4 --json | jq .loaded.placement";
 
 pub(super) const EXPORT: &str = "\
@@ -84,6 +86,11 @@ pub(super) const DEVICES: &str = "\
 Examples:
   tandem devices
   tandem devices --json | jq '.backends[].devices[] | select(.usable) | .device'";
+
+pub(super) const DOCTOR: &str = "\
+Examples:
+  tandem doctor
+  tandem doctor --json | jq '.checks[] | select(.state == \"bad\")'";
 
 pub(super) const SETUP: &str = "\
 Examples:

@@ -21,6 +21,9 @@ use crate::failure::{FAILED, StdoutClosed, Usage};
 use crate::interrupt::Interrupts;
 use crate::output::Output;
 
+/// Tokens that any conversation comes to.
+const LEAST_TALK: usize = 512;
+
 pub(crate) fn chat(args: ChatArgs, output: &Output) -> Result<ExitCode> {
     if output.is_json() {
         return Err(Usage::new("`chat` has no `--json`", "`tandem run --json` answers one prompt as a JSON document").into());
@@ -32,7 +35,8 @@ pub(crate) fn chat(args: ChatArgs, output: &Output) -> Result<ExitCode> {
     let generation = args.generation.or(config.generation);
     let engine = args.engine.or(config.engine);
     generation.validate()?;
-    let model = load(&args.model.reference, &engine, output)?;
+    let loaded = load(&args.model.reference, &engine, LEAST_TALK, output)?;
+    let model = &loaded.model;
     if model.template().is_none() {
         // It says so, and what to do.
         model.chat_prompt(&[])?;
@@ -41,8 +45,8 @@ pub(crate) fn chat(args: ChatArgs, output: &Output) -> Result<ExitCode> {
     let interrupts = Interrupts::install(session.cancel.clone()).context("Ctrl-C cannot be listened to")?;
     let mut input = Input::open(output, !args.no_history)?;
     let mut talk = Talk {
-        chat: Chat::with_session(&model, &session)?,
-        model: &model,
+        chat: Chat::with_session(model, &session)?,
+        model,
         generation: GenerationOptions { system: None, ..generation.clone() },
         interrupts,
         is_terminal: input.is_terminal(),
@@ -50,7 +54,7 @@ pub(crate) fn chat(args: ChatArgs, output: &Output) -> Result<ExitCode> {
         output,
     };
     talk.set_system(generation.system.as_deref());
-    talk.generation.remark_on(&talk.generation.resolve(&model)?, output);
+    talk.generation.remark_on(&talk.generation.resolve(model)?, output);
     if let Some(file) = &args.load {
         talk.load(file)?;
     }

@@ -1,6 +1,6 @@
 //! `tandem devices`: what can run here, and why the rest cannot.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -33,7 +33,10 @@ struct BackendReport {
 struct Row {
     device: String,
     description: String,
+    /// It has computed something just now.
     usable: bool,
+    /// What ran it there, such as `CPUExecutionProvider`.
+    proven_by: Option<String>,
     /// Why it cannot be used.
     reason: Option<String>,
     hint: Option<String>,
@@ -55,13 +58,13 @@ pub(crate) fn devices(args: DevicesArgs, output: &Output) -> Result<ExitCode> {
 fn report(kind: BackendKind, ort_library: Option<PathBuf>) -> BackendReport {
     let backend = kind.to_string();
     let library = (kind == BackendKind::Onnx).then(|| tandem::ort_library(ort_library.as_deref()).ok()).flatten();
-    match tandem::backend(Some(kind), ort_library) {
+    match tandem::backend(Some(kind), ort_library.clone()) {
         Ok(engine) => BackendReport {
             backend,
             compiled: true,
             hint: None,
             library,
-            devices: engine.devices().into_iter().map(row).collect(),
+            devices: engine.devices().into_iter().map(|device| row(kind, device, ort_library.as_deref())).collect(),
         },
         Err(error) => {
             BackendReport { backend, compiled: false, hint: Failure::new(&error.into()).hint, library, devices: Vec::new() }
@@ -69,13 +72,19 @@ fn report(kind: BackendKind, ort_library: Option<PathBuf>) -> BackendReport {
     }
 }
 
-fn row(report: DeviceReport) -> Row {
-    Row {
-        device: report.device.to_string(),
-        description: report.description,
-        usable: report.unusable.is_none(),
-        reason: report.unusable,
-        hint: report.hint,
+/// A device that is said to be usable has to compute something.
+fn row(kind: BackendKind, report: DeviceReport, ort_library: Option<&Path>) -> Row {
+    let proof = match report.unusable {
+        None => tandem::prove(kind, ort_library, report.device).map_err(|error| {
+            let failure = Failure::new(&error.into());
+            (std::iter::once(failure.message).chain(failure.causes).collect::<Vec<_>>().join(": "), failure.hint)
+        }),
+        Some(reason) => Err((reason, report.hint)),
+    };
+    let (device, description) = (report.device.to_string(), report.description);
+    match proof {
+        Ok(by) => Row { device, description, usable: true, proven_by: Some(by), reason: None, hint: None },
+        Err((reason, hint)) => Row { device, description, usable: false, proven_by: None, reason: Some(reason), hint },
     }
 }
 
@@ -91,6 +100,9 @@ fn show(backend: &BackendReport, output: &Output) -> Result<()> {
     for row in &backend.devices {
         let state = if row.usable { output.paint(GOOD, "usable  ") } else { output.paint(BAD, "unusable") };
         output.line(&format!("  {:<8} {state}  {}", row.device, output.for_stdout(&row.description)))?;
+        if let Some(by) = &row.proven_by {
+            output.line(&format!("           {}", output.paint(DIM, &format!("proven: {by} computed something"))))?;
+        }
         if let Some(reason) = &row.reason {
             output.line(&format!("           {}", output.for_stdout(reason)))?;
         }

@@ -55,19 +55,23 @@ pub(crate) fn run(args: RunArgs, output: &Output) -> Result<ExitCode> {
     // Before the model, so that a bad prompt is no reason to wait.
     let prompt = prompt::read(args.prompt, "prompt")?;
 
-    let model = load(&args.model.reference, &engine, output)?;
-    let options = generation.resolve(&model)?;
+    let expected = tokens_at_most(&prompt).saturating_add(generation.max_tokens.unwrap_or(0));
+    let loaded = load(&args.model.reference, &engine, expected, output)?;
+    let model = &loaded.model;
+    let options = generation.resolve(model)?;
     generation.remark_on(&options, output);
     let seed = reported_seed(&options);
     if let Some(seed) = seed {
         output.detail(&format!("seed {seed}"));
     }
-    let prompt_tokens = prompt_tokens(&model, &generation, prompt)?;
+    let prompt_tokens = prompt_tokens(model, &generation, prompt)?;
     let session = session_options(&engine);
     let interrupts = Interrupts::install(session.cancel.clone()).context("Ctrl-C cannot be listened to")?;
     let mut sequence = model.new_sequence(&session)?;
     interrupts.arm();
     let outcome = generate(model.generate(&mut sequence, &prompt_tokens, options)?, output)?;
+
+    loaded.learn(sequence.tokens().len(), output);
 
     let info = model.info();
     if output.is_json() {
@@ -89,6 +93,13 @@ pub(crate) fn run(args: RunArgs, output: &Output) -> Result<ExitCode> {
         output.note(&figures::line(info, &outcome.timings, outcome.tokens.len(), Some(outcome.reason)));
     }
     Ok(if outcome.reason == FinishReason::Cancelled { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
+}
+
+/// About as many tokens as `prompt` becomes, rather too many: a token of a published tokenizer has three bytes of text and more, and a
+/// template puts a few around it.
+fn tokens_at_most(prompt: &str) -> usize {
+    const OF_TEMPLATE: usize = 64;
+    prompt.len() / 3 + OF_TEMPLATE
 }
 
 /// The prompt as the model is to see it.

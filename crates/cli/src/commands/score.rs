@@ -44,10 +44,14 @@ struct Top {
     logprob: f64,
 }
 
+/// A token of a published tokenizer has as many bytes of text, or more.
+const BYTES_OF_TOKEN: usize = 3;
+
 pub(crate) fn score(args: ScoreArgs, output: &Output) -> Result<ExitCode> {
     let engine = args.engine.or(Config::load()?.engine);
     let text = prompt::read(args.text, "text")?;
-    let model = load(&args.model.reference, &engine, output)?;
+    let loaded = load(&args.model.reference, &engine, text.len() / BYTES_OF_TOKEN, output)?;
+    let model = &loaded.model;
     let tokens = model.raw_prompt(&text)?;
     let session = session_options(&engine);
     let interrupts = Interrupts::install(session.cancel.clone()).context("Ctrl-C cannot be listened to")?;
@@ -60,7 +64,7 @@ pub(crate) fn score(args: ScoreArgs, output: &Output) -> Result<ExitCode> {
     drop(progress);
     let scores = scores?;
     let perplexity = tandem::perplexity(&scores);
-    let texts = texts(&model, &tokens)?;
+    let texts = texts(model, &tokens)?;
     if output.is_json() {
         let info = model.info();
         output.document(&Report {
@@ -74,7 +78,7 @@ pub(crate) fn score(args: ScoreArgs, output: &Output) -> Result<ExitCode> {
             tokens: scores.into_iter().zip(texts).map(|(score, text)| row(score, text)).collect(),
         })?;
     } else {
-        table(&model, &scores, &texts, output)?;
+        table(model, &scores, &texts, output)?;
         let perplexity = perplexity.map_or_else(|| "none: the text has one token".into(), |value| format!("{value:.4}"));
         output.line(&format!("\n{} {perplexity}", output.paint(BOLD, "perplexity")))?;
         output.line(&format!("{} {}", output.paint(BOLD, "tokens"), tokens.len()))?;

@@ -1,6 +1,8 @@
 //! `tandem show`: what a model is, which files it has, where it runs.
 
+mod catalog;
 mod files;
+mod memory_plan;
 mod text;
 
 use std::process::ExitCode;
@@ -10,9 +12,11 @@ use serde::Serialize;
 use tandem::{GenerationConfig, ModelConfig, ModelFiles, ModelInfo, NumericsCost, TextModel, TokenId};
 
 use self::files::{FileRow, GraphRow, SkippedRow};
-use crate::args::ShowArgs;
+use self::memory_plan::{MemoryReport, planned_tokens};
+use crate::args::{EngineOptions, ShowArgs};
 use crate::config::Config;
 use crate::engine::settings;
+use crate::memory::{self, Expected};
 use crate::output::Output;
 
 /// What `--json` prints.
@@ -25,6 +29,8 @@ struct Report {
     files: Vec<FileRow>,
     /// ONNX files that are there and not used.
     skipped: Vec<SkippedRow>,
+    /// Null on a device with memory of its own.
+    memory: Option<MemoryReport>,
     /// Null with `--no-load`.
     loaded: Option<Loaded>,
 }
@@ -89,19 +95,26 @@ struct OperatorRow {
 }
 
 pub(crate) fn show(args: ShowArgs, output: &Output) -> Result<ExitCode> {
-    let engine = args.engine.or(Config::load()?.engine);
+    let config = Config::load()?;
+    let engine = args.engine.or(config.engine);
     let reference = args.model.reference;
+    if catalog::show(&reference, &config.catalog, &engine, output)? {
+        return Ok(ExitCode::SUCCESS);
+    }
     let files = tandem::find(&reference)?;
     let mut report = Report {
         published: published(&files)?,
         graphs: files::graphs(&files)?,
         files: files::all(&files, args.hashes, output)?,
         skipped: files::skipped(&files),
+        memory: memory_report(&files, &engine, output),
         model: reference,
         loaded: None,
     };
     if !args.no_load {
         let settings = settings(&engine, output)?;
+        let max_tokens = engine.context.map(usize::from);
+        Expected { files: &files, settings: &settings, n_tokens: 1, max_tokens }.check(&engine, output)?;
         let progress = output.progress(format!("loading {}", report.model));
         let model = TextModel::load(files, &settings);
         let cost = model.as_ref().ok().map(|model| {
@@ -119,6 +132,17 @@ pub(crate) fn show(args: ShowArgs, output: &Output) -> Result<ExitCode> {
         text::show(&report, output)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a long conversation with the model takes; nothing where that cannot be planned.
+fn memory_report(files: &ModelFiles, options: &EngineOptions, output: &Output) -> Option<MemoryReport> {
+    let settings = settings(options, output).ok()?;
+    let max_tokens = options.context.map(usize::from);
+    let n_tokens = planned_tokens(max_tokens, usize::MAX);
+    let expected = Expected { files, settings: &settings, n_tokens, max_tokens };
+    let memory = memory::memory(options);
+    let planned = expected.plan().ok()?;
+    Some(MemoryReport::new(&planned.plan, &planned.workload, &memory, || expected.what_fits(&memory)))
 }
 
 fn published(files: &ModelFiles) -> tandem::Result<Published> {

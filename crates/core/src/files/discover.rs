@@ -29,6 +29,9 @@ impl ModelFiles {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(nothing::at_path(path, name)),
             Err(error) => return Err(Error::bad_file(path.to_string_lossy(), "cannot be looked at", error)),
         };
+        if nothing::is_core_ml(path) {
+            return Err(nothing::core_ml(path));
+        }
         let is_a = |extension: &str| path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension));
         if metadata.is_dir() {
             return directory(path, name);

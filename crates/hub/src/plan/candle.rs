@@ -37,10 +37,11 @@ const FIRST_CAPACITY: u64 = 256;
 pub(super) fn plan(subject: &Subject, workload: &Workload) -> Plan {
     let shape = &subject.shape;
     let head = if shape.tied { 0 } else { shape.embedding() };
-    let weights = bytes_of(workload.dtype, shape.projections() + shape.embedding() + head);
-    let stored = match &subject.weights {
-        Weights::Checkpoint { bytes } => *bytes,
-        Weights::Graph(graph) => graph.float_products + graph.block_products + graph.others,
+    let of_dtype = bytes_of(workload.dtype, shape.projections() + shape.embedding() + head);
+    let (weights, stored) = match &subject.weights {
+        Weights::Checkpoint { bytes } => (of_dtype, *bytes),
+        Weights::Gguf { bytes, made } => (*made, *bytes),
+        Weights::Graph(graph) => (of_dtype, graph.float_products + graph.block_products + graph.others),
     };
     let n_tokens = workload.n_tokens as u64;
     let pass = n_tokens.min(PREFILL_CHUNK as u64);

@@ -24,7 +24,7 @@ pub(super) fn plan(subject: &Subject, workload: &Workload) -> Plan {
     let shape = &subject.shape;
     let graph = match &subject.weights {
         Weights::Graph(graph) => *graph,
-        Weights::Checkpoint { bytes } => made(shape, workload.dtype, *bytes),
+        Weights::Checkpoint { bytes } | Weights::Gguf { bytes, .. } => made(shape, workload.dtype, *bytes),
     };
     let n_tokens = workload.n_tokens as u64;
     let pass = n_tokens.min(PREFILL_CHUNK as u64);

@@ -2,6 +2,7 @@
 
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
+use tandem_core::gguf::{Gguf, TensorType};
 use tandem_core::files::{ModelFile, ModelFiles};
 use tandem_core::{DType, Result};
 
@@ -49,6 +50,13 @@ pub enum Weights {
         /// Bytes of the weights as stored.
         bytes: u64,
     },
+    /// In one GGUF file, mapped, of which the engine makes blocks of its own.
+    Gguf {
+        /// Bytes of the file.
+        bytes: u64,
+        /// Bytes of what is made of it.
+        made: u64,
+    },
     /// In a graph that is loaded as it is.
     Graph(GraphWeights),
 }
@@ -77,7 +85,26 @@ pub struct GraphWeights {
 const TOKENIZER_BYTES_OF_TOKEN: u64 = 80;
 
 impl Subject {
-    /// A checkpoint of `files`, by its headers; nothing but headers is read.
+    /// A checkpoint or a GGUF file of `files` as candle makes it of `dtype`, or as it is stored; nothing but headers is read.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`] and [`Gguf::open`].
+    pub fn of_weights(files: &ModelFiles, config: &ModelConfig, dtype: Option<DType>) -> Result<(DType, Self)> {
+        let Some(path) = files.gguf() else {
+            return Ok((dtype.unwrap_or(DType::F32), Self::of_checkpoint(files, config)?));
+        };
+        let gguf = Gguf::open(path)?;
+        let (mut made, mut stored) = (0, DType::F32);
+        for (name, kind) in gguf.tensors() {
+            let n: u64 = gguf.tensor(name)?.shape.iter().map(|&size| size as u64).product();
+            made += bytes_of(dtype.unwrap_or(in_memory(kind)), n);
+            stored = if kind.dtype() == DType::Int4 || kind.dtype() == DType::Int8 { kind.dtype() } else { stored };
+        }
+        let weights = Weights::Gguf { bytes: ModelFile::Path(path.into()).len()?, made };
+        Ok((dtype.unwrap_or(stored), Self::of(files, config, weights)?))
+    }
+
+    /// A checkpoint of `files`, by its headers.
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
@@ -93,7 +120,11 @@ impl Subject {
     /// # Errors
     /// When the tokenizer cannot be looked at.
     pub fn of(files: &ModelFiles, config: &ModelConfig, weights: Weights) -> Result<Self> {
-        let tokenizer_bytes = files.tokenizer.as_ref().map_or(Ok(0), ModelFile::len)?;
+        let tokenizer_bytes = match files.gguf() {
+            // It is a part of the file.
+            Some(_) => TOKENIZER_BYTES_OF_TOKEN * config.vocab_size as u64,
+            None => files.tokenizer.as_ref().map_or(Ok(0), ModelFile::len)?,
+        };
         Ok(Self { shape: Shape::of(config), weights, tokenizer_bytes })
     }
 
@@ -157,6 +188,14 @@ impl Shape {
     /// Keys and values of `n_tokens` when one takes `value` bytes.
     pub(super) fn kv_bytes(&self, n_tokens: u64, value: u64) -> u64 {
         2 * self.n_layers * self.kv_size() * value * n_tokens
+    }
+}
+
+/// What candle makes of weights that GGUF stores as `kind` (`gguf.rs`): 4 bits stay 4, 5 to 8 become 8, floats become f32.
+fn in_memory(kind: TensorType) -> DType {
+    match kind.dtype() {
+        quantised @ (DType::Int4 | DType::Int8) => quantised,
+        _ => DType::F32,
     }
 }
 

@@ -14,8 +14,8 @@ use crate::wire::{put_bytes, put_int};
 /// ONNX's own operators as of ONNX 1.18, the first with `RMSNormalization`, and the format that goes with them. ONNX Runtime has
 /// them from 1.23 on. Its own `SimplifiedLayerNormalization`, which is the same, pretends to be one of ONNX's, and
 /// `onnx.checker` refuses it.
-const OPSET: i64 = 23;
-const IR_VERSION: i64 = 11;
+pub(super) const OPSET: i64 = 23;
+pub(super) const IR_VERSION: i64 = 11;
 
 /// One constant of the graph.
 #[derive(Clone, Debug)]

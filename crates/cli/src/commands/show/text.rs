@@ -35,6 +35,7 @@ pub(super) fn show(report: &Report, output: &Output) -> Result<()> {
     row(output, "licence", published.licence.as_deref().unwrap_or("its files name none"))?;
 
     files(report, output)?;
+    report.memory.iter().try_for_each(|memory| memory.show(output))?;
     match &report.loaded {
         Some(loaded) => running(loaded, output),
         None => Ok(()),
@@ -87,10 +88,10 @@ fn running(loaded: &Loaded, output: &Output) -> Result<()> {
     Ok(())
 }
 
-fn heading(output: &Output, text: &str) -> Result<()> {
+pub(super) fn heading(output: &Output, text: &str) -> Result<()> {
     output.line(&format!("\n{}", output.paint(BOLD, text)))
 }
 
-fn row(output: &Output, name: &str, value: &str) -> Result<()> {
+pub(super) fn row(output: &Output, name: &str, value: &str) -> Result<()> {
     output.line(&format!("  {:<14} {}", name, output.for_stdout(value)))
 }

@@ -49,6 +49,26 @@ pub(super) fn in_file(path: &Path) -> Error {
     }
 }
 
+/// A package of CoreML's, or a directory with one: what ANEMLL makes.
+pub(super) fn core_ml(path: &Path) -> Error {
+    Error::Unsupported {
+        what: format!("the CoreML package `{}`", path.display()),
+        reason: "it is a program that was compiled for one context and one kind of machine, with nothing in it that other engines \
+                 could be held to"
+            .into(),
+        hint: Some(
+            "use the checkpoint that it was made from, a directory with `config.json` and safetensors: on a Mac `--device coreml` \
+             runs it on the same hardware"
+                .into(),
+        ),
+    }
+}
+
+/// Whether a name is that of a CoreML package: the source form, or the compiled one.
+pub(super) fn is_core_ml(path: &Path) -> bool {
+    path.extension().is_some_and(|found| ["mlpackage", "mlmodelc", "mlmodel"].iter().any(|one| found.eq_ignore_ascii_case(one)))
+}
+
 /// A directory without `config.json`.
 pub(super) fn without_config(dir: &Path, name: &str) -> Error {
     let names = names_in(dir);
@@ -60,6 +80,9 @@ pub(super) fn without_config(dir: &Path, name: &str) -> Error {
             reason: "an adapter changes a model and is none itself".into(),
             hint: Some("give the model that it was trained on, and this directory with `--adapter`".into()),
         };
+    }
+    if let Some(package) = names.iter().find(|name| is_core_ml(Path::new(name))) {
+        return core_ml(&dir.join(package));
     }
     if ends(".safetensors").is_some() || ends(".onnx").is_some() || has("tokenizer.json") || has("genai_config.json") {
         return Error::missing_file(dir.join("config.json"), "every model");
@@ -86,6 +109,9 @@ pub(super) fn without_weights(dir: &Path) -> Error {
         hint: Some(hint.into()),
         source: None,
     };
+    if let Some(package) = names.iter().find(|name| is_core_ml(Path::new(name))) {
+        return core_ml(&dir.join(package));
+    }
     if let Some(other) = names.iter().find(|name| name.ends_with(".safetensors")) {
         let hint = "its `model.safetensors.index.json` is missing: download it as well";
         return bad(format!("has `{other}`, and nothing that says which weights it holds"), hint);

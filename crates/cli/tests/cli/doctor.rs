@@ -1,0 +1,97 @@
+//! `tandem doctor` and what `devices` proves.
+
+use serde_json::Value;
+
+use crate::support::{Outcome, Place, on_terminal, place_with_engine, place_with_onnx};
+
+/// Areas whose findings differ from machine to machine.
+const OF_THE_MACHINE: [&str; 2] = ["engines", "machine"];
+
+/// The report with what differs from machine to machine masked: states and findings, not which things are looked at.
+fn masked(report: &str) -> String {
+    let mut area = "";
+    let mut masked = String::new();
+    for line in report.lines() {
+        if !line.starts_with(' ') {
+            area = line.trim();
+            masked += line;
+            masked += "\n";
+        } else if !OF_THE_MACHINE.iter().any(|one| area.contains(one)) {
+            masked += line;
+            masked += "\n";
+        } else if line.contains("onnx on cpu")
+            || line.contains(" processor ")
+            || line.contains(" memory ")
+            || line.contains(" disk of")
+        {
+            let name = ["onnx on cpu", "processor", "memory", "disk of the cache", "disk of the state"];
+            masked += &format!("  [state] {}\n", name.into_iter().find(|name| line.contains(name)).unwrap());
+        }
+    }
+    masked
+}
+
+#[test]
+fn every_thing_that_is_looked_at_has_a_state_and_what_to_do() {
+    let place = Place::new();
+    let outcome = place.tandem(&["doctor", "--json"]);
+    let report = outcome.json();
+    let checks = report["checks"].as_array().unwrap();
+    assert_eq!(report["healthy"], outcome.code == Some(0), "{report}");
+    for check in checks {
+        assert!(["good", "warning", "bad", "absent"].contains(&check["state"].as_str().unwrap()), "{check}");
+        assert!(check["state"] == "good" || check["remedy"].is_string(), "{check}");
+    }
+    let names: Vec<_> = checks.iter().map(|check| check["name"].as_str().unwrap()).collect();
+    for name in
+        ["version", "configuration", "processor", "threads", "memory", "largest model", "candle on Metal", "ANEMLL `.mlpackage`"]
+    {
+        assert!(names.contains(&name), "`{name}`: {names:?}");
+    }
+    assert!(place.files_at_home().is_empty(), "to look changes nothing");
+}
+
+#[test]
+fn the_report_fits_a_terminal() {
+    let Some(place) = place_with_engine() else { return };
+    let Outcome { code, stdout, stderr } = place.tandem(&["doctor"]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""), "{stdout}");
+    // A path is not broken.
+    let fits = |line: &str| line.chars().count() <= 80 || line.contains('/');
+    assert!(stdout.lines().all(fits), "{stdout}");
+    insta::assert_snapshot!("doctor", masked(&stdout));
+    if let Some(shown) = on_terminal(&place.command(&["doctor"])) {
+        insta::assert_snapshot!("doctor_terminal", masked(&shown));
+    }
+}
+
+#[test]
+fn a_device_proves_that_it_computes() {
+    let Some(place) = place_with_engine() else { return };
+    let report = place.json(&["devices", "--json"]);
+    let cpu = &report["backends"][0]["devices"][0];
+    assert_eq!((&cpu["usable"], &cpu["proven_by"]), (&true.into(), &"CPUExecutionProvider".into()), "{cpu}");
+    let doctor = place.json(&["doctor", "--json"]);
+    let checks = doctor["checks"].as_array().unwrap();
+    let check = |name: &str| checks.iter().find(|check| check["name"] == name).unwrap();
+    assert_eq!(check("onnx on cpu")["finding"], "a graph of one node ran on CPUExecutionProvider");
+    assert!(check("onnx library")["finding"].as_str().unwrap().contains("as `ORT_DYLIB_PATH` says"), "{doctor}");
+}
+
+#[test]
+fn what_is_broken_is_bad_and_fails() {
+    let Some(place) = place_with_onnx() else { return };
+    let outcome = place.tandem(&["doctor", "--json", "--ort-library", "/no/such.so"]);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    let report = outcome.json();
+    assert_eq!(report["healthy"], false);
+    let bad: Vec<&Value> = report["checks"].as_array().unwrap().iter().filter(|check| check["state"] == "bad").collect();
+    assert_eq!(bad.len(), 1, "{bad:?}");
+    assert!(bad[0]["finding"].as_str().unwrap().contains("/no/such.so"), "{bad:?}");
+
+    place.write("tandem.toml", "temprature = 1");
+    let report = place.tandem(&["doctor", "--json"]).json();
+    let named = |check: &&Value| check["name"] == "configuration";
+    let check = report["checks"].as_array().unwrap().iter().find(named).unwrap();
+    assert_eq!((&check["state"], &check["remedy"]), (&"bad".into(), &"did you mean `temperature`?".into()), "{check}");
+}

@@ -1,0 +1,130 @@
+//! Plans of memory: `show`, `auto`, and what is refused before it is loaded.
+
+use serde_json::Value;
+
+use crate::support::{Outcome, Place, on_terminal, place_with_engine};
+
+/// What does not depend on the machine.
+const IMAGINED: [&str; 6] = ["--memory", "16GiB", "--threads", "2", "--backend", "onnx"];
+
+fn imagined<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    [args, &IMAGINED].concat()
+}
+
+#[test]
+fn a_plan_is_a_sum() {
+    let report = Place::new().json(&["show", "demo", "--no-load", "--json", "--context", "512"]);
+    let memory = &report["memory"];
+    if tandem::compiled().is_empty() {
+        return assert_eq!(memory, &Value::Null);
+    }
+    let parts: u64 = memory["parts"].as_array().unwrap().iter().map(|part| part["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(memory["peak_bytes"].as_u64().unwrap(), parts, "{memory}");
+    assert_eq!((&memory["n_tokens"], &memory["correction_bytes"]), (&512.into(), &Value::Null), "{memory}");
+    let longer = Place::new().json(&["show", "demo", "--no-load", "--json", "--context", "1024"]);
+    assert!(longer["memory"]["peak_bytes"].as_u64().unwrap() > parts);
+}
+
+#[test]
+fn the_catalog_is_shown_without_a_download() {
+    let place = Place::new();
+    let check = |name: &str, args: &[&str]| {
+        let Outcome { code, stdout, stderr } = place.tandem(&imagined(args));
+        assert_eq!((code, stderr.as_str()), (Some(0), ""));
+        assert!(stdout.lines().all(|line| line.chars().count() <= 80), "{stdout}");
+        insta::assert_snapshot!(name, stdout);
+        if let Some(shown) = on_terminal(&place.command(&imagined(args))) {
+            insta::assert_snapshot!(format!("{name}_terminal"), shown);
+        }
+    };
+    check("show_catalog", &["show", "llama3.2:1b", "--dtype", "int4"]);
+    check("show_auto", &["show", "auto"]);
+    assert!(place.files_at_home().is_empty());
+}
+
+#[test]
+fn auto_is_the_largest_that_fits() {
+    let place = Place::new();
+    let taken = |memory: &str| {
+        let report = place.json(&["show", "auto", "--json", "--memory", memory, "--threads", "2"]);
+        assert_eq!(report["memory"]["verdict"], "fits", "{report}");
+        report["entry"]["parameters"].as_u64().unwrap()
+    };
+    assert_eq!(taken("4GiB"), 494_032_768);
+    assert!(taken("16GiB") >= 1_500_000_000);
+    assert!(taken("64GiB") > taken("16GiB"));
+    place.tandem(&["show", "auto", "--memory", "1GiB"]).fails(1, &["no model of the catalog fits", "hint: ", "`demo`"]);
+    place.tandem(&["show", "auto", "--memory", "much"]).fails(2, &["`much` is no amount of memory"]);
+    place.tandem(&["show", "qwen2.5:70b"]).fails(1, &["no model `qwen2.5:70b`", "`qwen2.5:7b`"]);
+}
+
+#[test]
+fn own_models_are_in_the_catalog() {
+    let place = Place::new();
+    let entry = "[[model]]\nname = 'mine:1b'\ncheckpoint = 'me/mine'\nkind = 'text'\narchitecture = 'llama'\n\
+                 parameters = 1_000_000\nlayers = 2\nhidden_size = 8\nintermediate_size = 8\nheads = 2\nkv_heads = 1\n\
+                 head_dim = 4\nvocabulary = 100\ntied_head = true\ncontext = 64\nlicence = 'mit'\ngood_at = 'tests'\n";
+    place.write("tandem.toml", entry);
+    place.tandem(&["show", "mine:1b"]).fails(2, &["field `model`", "may be set in the user's own file only"]);
+    place.remove("tandem.toml");
+    let users = match cfg!(target_os = "macos") {
+        true => "home/Library/Application Support/tandem/tandem.toml",
+        false => "home/.config/tandem/tandem.toml",
+    };
+    place.write(users, entry);
+    assert_eq!(place.json(&["show", "mine:1b", "--json"])["entry"]["checkpoint"], "me/mine");
+    place.write(users, entry.replace("layers = 2", "layers = 0"));
+    place.tandem(&["show", "mine:1b"]).fails(2, &["field `model.layers`: `0` of `mine:1b`"]);
+    place.write(users, entry.replace("layers = 2", "layer = 2"));
+    place.tandem(&["show", "mine:1b"]).fails(2, &["field `model`", "unknown field `layer`"]);
+}
+
+/// A limit of the address space is the one that a test can set without rights.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_fit_is_refused_with_the_sum() {
+    let Some(place) = place_with_engine() else { return };
+    let place = place.with_long_context();
+    let limited = |args: &[&str]| {
+        let tandem = place.command(args);
+        let mut limited = std::process::Command::new("sh");
+        limited.args(["-c", "ulimit -v 600000; exec \"$@\"", "sh"]).arg(tandem.get_program()).args(tandem.get_args());
+        limited.current_dir(tandem.get_current_dir().unwrap());
+        limited.envs(tandem.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = limited.output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Outcome { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    };
+    // An end token that is sure to come, so that a run which is let through ends.
+    let run = ["run", "model", "x", "--raw", "--max-tokens", "1000000", "--logit-bias=285=1000"];
+    limited(&run).fails(
+        1,
+        &[
+            "`model` does not fit: it needs ",
+            "address space (`ulimit -v`) leaves ",
+            "hint: the sum: KV cache ",
+            "--no-memory-check",
+        ],
+    );
+    let json = limited(&[&run[..], &["--json"]].concat());
+    assert_eq!(json.code, Some(1));
+    assert!(json.json()["error"]["message"].as_str().unwrap().contains("does not fit"), "{}", json.stdout);
+    let short = ["run", "model", "x", "--raw", "--max-tokens", "5", "--logit-bias=285=1000"];
+    assert_eq!(limited(&short).code, Some(0), "{}", limited(&short).stderr);
+    let insisted = limited(&[&run[..], &["--no-memory-check"]].concat());
+    assert_eq!(insisted.code, Some(0), "{}", insisted.stderr);
+}
+
+#[test]
+fn what_is_tight_is_warned_of_and_runs() {
+    let Some(place) = place_with_engine() else { return };
+    let run = ["run", "model", "x", "--raw", "--max-tokens", "1", "--memory", "520MiB"];
+    let warned = place.tandem(&run);
+    assert_eq!(warned.code, Some(0), "{}", warned.stderr);
+    assert!(warned.stderr.contains("warning: `model` will use about "), "{}", warned.stderr);
+    let silent = place.tandem(&[&run[..], &["--no-memory-check"]].concat());
+    assert!(!silent.stderr.contains("warning"), "{}", silent.stderr);
+    let detailed = place.tandem(&["run", "model", "x", "--raw", "--max-tokens", "1", "-v"]);
+    assert!(detailed.stderr.contains(" planned, "), "{}", detailed.stderr);
+    assert!(place.files_at_home().is_empty(), "a tiny model teaches nothing");
+}
