@@ -1,10 +1,10 @@
 """Converts the goldens with llama.cpp's own converter and has Tandem continue every prompt of them from the GGUF files.
 
-usage: check.py LLAMA_CPP TANDEM
+usage: check.py LLAMA_CPP TANDEM [NAME]...
 
 LLAMA_CPP is a checkout of llama.cpp, TANDEM a program that was built with the feature `candle`. Tokens of the prompt and the 48 greedy
 tokens after it must be those that transformers gave (`golden.json`): the first hold the tokenizer, the others the weights, their order
-and the rotation.
+and the rotation. Where the prompt begins with a special token, the answer must be that of the checkpoint.
 """
 
 import json
@@ -31,32 +31,36 @@ def convert(llama_cpp, name, target, kind):
         sys.exit(f"{name} {kind}: the converter failed\n{done.stderr}")
 
 
-def check(tandem, path, prompt):
-    """Whether tokens in and out are those of transformers."""
-    command = [tandem, "run", str(path), prompt["text"], "--backend", "candle", "--raw", "--temperature", "0", "--json"]
+def run(tandem, model, prompt):
+    """What `tandem run --json` prints; its message where it fails."""
+    command = [tandem, "run", str(model), prompt["text"], "--backend", "candle", "--raw", "--temperature", "0", "--json"]
     done = subprocess.run([*command, "--max-tokens", "48"], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        return f"failed: {done.stderr.strip()}"
-    answer = json.loads(done.stdout)
+    return json.loads(done.stdout) if done.returncode == 0 else done.stderr.strip()
+
+
+def check(tandem, name, path, prompt):
+    """What is wrong with the answer, if anything is."""
+    answer = run(tandem, path, prompt)
+    if isinstance(answer, str):
+        return answer
     if answer["prompt_tokens"] != prompt["ids_with_special_tokens"]:
         return f"the prompt is {answer['prompt_tokens']}, not {prompt['ids_with_special_tokens']}"
-    expected = prompt["greedy_tokens"]
-    # Greedy tokens were recorded for the prompt without special tokens: they are compared where there are none.
-    if prompt["ids"] == prompt["ids_with_special_tokens"] and answer["tokens"] != expected:
-        return f"the answer is {answer['tokens']}, not {expected}"
-    return None
+    # Greedy tokens were recorded for prompts without special tokens. Where there are some, the checkpoint itself answers.
+    plain = prompt["ids"] == prompt["ids_with_special_tokens"]
+    expected = prompt["greedy_tokens"] if plain else run(tandem, ROOT / name, prompt)["tokens"]
+    return None if answer["tokens"] == expected else f"the answer is {answer['tokens']}, not {expected}"
 
 
 def main():
     llama_cpp, tandem = Path(sys.argv[1]).resolve(), sys.argv[2]
     failed = 0
     with tempfile.TemporaryDirectory() as directory:
-        for name in NAMES:
+        for name in sys.argv[3:] or NAMES:
             prompts = json.loads((ROOT / name / "golden.json").read_text(encoding="utf-8"))["prompts"]
             for kind in ["f32", "f16", "bf16"]:
                 path = Path(directory) / f"{name}-{kind}.gguf"
                 convert(llama_cpp, name, path, kind)
-                problems = [problem for prompt in prompts if (problem := check(tandem, path, prompt))]
+                problems = [problem for prompt in prompts if (problem := check(tandem, name, path, prompt))]
                 failed += len(problems)
                 print("ok  " if not problems else "FAIL", name, kind, *problems, sep=" ")
     sys.exit(1 if failed else 0)

@@ -8,6 +8,9 @@ use super::Gguf;
 use super::reader::Reader;
 use crate::error::{Error, Result};
 
+/// The longest list that is read: published ones, of merges, have some half a million.
+const MAX_LISTED: u64 = 1 << 22;
+
 /// A value. Strings and arrays are where they lie in the file: they were walked through, and nothing was copied.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
@@ -101,8 +104,10 @@ impl Value {
             None if kind == Kind::Array => {
                 return Err(Error::bad_field(reader.file(), key, "is a list of lists, which no model has"));
             }
+            None if n > MAX_LISTED => {
+                return Err(Error::bad_field(reader.file(), key, format!("lists {n} strings, more than {MAX_LISTED}")));
+            }
             None => {
-                // Each takes eight bytes at least: a count that the file cannot hold ends here, not after it was believed.
                 for _ in 0..n {
                     reader.string(&what)?;
                 }
@@ -186,7 +191,10 @@ impl Gguf {
     /// A list of whole numbers that are not negative.
     pub(super) fn integers(&self, key: &str) -> Result<Option<Vec<u64>>> {
         let Some(value) = self.header.metadata.get(key) else { return Ok(None) };
-        let Value::Array { kind, range, .. } = value else { return Err(self.wrong_type(key, value, "a list of whole numbers")) };
+        let Value::Array { kind, n, range } = value else { return Err(self.wrong_type(key, value, "a list of whole numbers")) };
+        if *n as u64 > MAX_LISTED {
+            return Err(self.bad(key, format!("lists {n} numbers, more than {MAX_LISTED}")));
+        }
         let size = kind.size().unwrap_or(1) as usize;
         let one = |bytes: &[u8]| match scalar(*kind, bytes) {
             Some(Value::Unsigned(n)) => Ok(n),

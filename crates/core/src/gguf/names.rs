@@ -59,12 +59,14 @@ impl Gguf {
     /// # Errors
     /// [`Error::BadField`] for a weight that is missing, [`Error::Unsupported`] for one that has no place.
     pub fn check_weights(&self, config: &ModelConfig) -> Result<()> {
-        let expected = expected(config);
-        for name in &expected {
-            self.tensor(name)?;
+        // One that is missing ends this before a configuration that asks for thousands of layers has had memory for their names.
+        let mut known = HashSet::new();
+        for name in expected(config) {
+            self.tensor(&name)?;
+            known.insert(name);
         }
-        let mut strange: Vec<&str> = self.tensors().map(|(name, _)| name).filter(|name| !expected.contains(*name)).collect();
-        strange.retain(|name| *name != ROPE_FACTORS);
+        let is_strange = |name: &&str| !known.contains(*name) && *name != ROPE_FACTORS;
+        let strange: Vec<&str> = self.tensors().map(|(name, _)| name).filter(is_strange).collect();
         let Some(first) = strange.iter().min() else { return Ok(()) };
         Err(Error::Unsupported {
             what: format!("the tensor `{first}` of `{}`", self.file()),
@@ -75,28 +77,22 @@ impl Gguf {
 }
 
 /// The weights of a decoder of the form `config`.
-fn expected(config: &ModelConfig) -> HashSet<String> {
-    let mut names: HashSet<String> = WHOLE.iter().map(|(_, name)| (*name).into()).collect();
-    if config.tie_word_embeddings {
-        names.remove(HEAD);
-    }
-    for layer in 0..config.n_layers {
-        for (_, part) in PARTS {
-            let is_norm = part.ends_with("norm");
-            let biased = match part {
+fn expected(config: &ModelConfig) -> impl Iterator<Item = String> {
+    let whole = WHOLE.iter().map(|(_, name)| *name).filter(|name| *name != HEAD || !config.tie_word_embeddings);
+    let parts = move |layer: usize| {
+        let named = move |part: &str, kind: &str| format!("blk.{layer}.{part}.{kind}");
+        PARTS.iter().flat_map(move |(_, part)| {
+            let weight = config.qk_norm || !matches!(*part, "attn_q_norm" | "attn_k_norm");
+            let bias = match *part {
                 "attn_q" | "attn_k" | "attn_v" => config.qkv_bias,
                 "attn_output" => config.attention_output_bias,
-                _ => config.mlp_bias && !is_norm,
+                "ffn_gate" | "ffn_up" | "ffn_down" => config.mlp_bias,
+                _ => false,
             };
-            if config.qk_norm || !matches!(part, "attn_q_norm" | "attn_k_norm") {
-                names.insert(format!("blk.{layer}.{part}.weight"));
-            }
-            if biased {
-                names.insert(format!("blk.{layer}.{part}.bias"));
-            }
-        }
-    }
-    names
+            [weight.then(|| named(part, "weight")), bias.then(|| named(part, "bias"))].into_iter().flatten()
+        })
+    };
+    whole.map(str::to_owned).chain((0..config.n_layers).flat_map(parts))
 }
 
 #[cfg(test)]
