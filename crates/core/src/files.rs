@@ -6,6 +6,7 @@ mod content;
 mod discover;
 mod embedded;
 mod graphs;
+mod listed;
 mod near;
 mod weights;
 
