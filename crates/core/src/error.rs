@@ -183,6 +183,19 @@ pub enum Error {
         source: Option<Source>,
     },
 
+    /// The hub, or the way to it, failed.
+    #[error("{doing} failed: {problem}")]
+    Hub {
+        /// What was being done, such as "the download of `config.json` from `owner/name`".
+        doing: String,
+        /// What went wrong.
+        problem: String,
+        /// What to do.
+        hint: Option<String>,
+        /// The transport's own error.
+        source: Option<Source>,
+    },
+
     /// The caller ended the work.
     #[error("cancelled")]
     Cancelled,
@@ -200,6 +213,7 @@ impl Error {
             Self::BadFile { hint, .. }
             | Self::BadField { hint, .. }
             | Self::Unsupported { hint, .. }
+            | Self::Hub { hint, .. }
             | Self::Template { hint, .. } => hint.clone(),
             Self::ContextFull { .. } => Some("shorten the prompt, or start a new session".into()),
             Self::EmptyPrompt => Some("give a prompt of at least one character".into()),

@@ -7,6 +7,7 @@ mod discover;
 mod embedded;
 mod gguf;
 mod graphs;
+mod listed;
 mod near;
 mod weights;
 

@@ -31,6 +31,24 @@ pub enum ProgressEvent<'a> {
         /// Its size in bytes.
         total: u64,
     },
+    /// Files are downloaded.
+    Downloading {
+        /// The file that bytes came for.
+        file: &'a str,
+        /// Bytes of all files that are there.
+        done: u64,
+        /// Bytes of all files.
+        total: u64,
+    },
+    /// Another process downloads a file, and it will be used here too.
+    DownloadingElsewhere {
+        /// The file.
+        file: &'a str,
+        /// Bytes of all files that are there.
+        done: u64,
+        /// Bytes of all files.
+        total: u64,
+    },
     /// A graph is made from a checkpoint.
     Exporting {
         /// The dtype of the graph's weights.
@@ -61,7 +79,10 @@ impl ProgressEvent<'_> {
     pub fn bytes(&self) -> Option<(u64, u64)> {
         match *self {
             Self::Waiting { .. } => None,
-            Self::Hashing { done, total, .. } | Self::Exporting { done, total, .. } => Some((done.min(total), total)),
+            Self::Hashing { done, total, .. }
+            | Self::Downloading { done, total, .. }
+            | Self::DownloadingElsewhere { done, total, .. }
+            | Self::Exporting { done, total, .. } => Some((done.min(total), total)),
         }
     }
 }
@@ -77,6 +98,8 @@ impl fmt::Display for ProgressEvent<'_> {
         match self {
             Self::Waiting { what } => write!(f, "waiting for another process: {what}")?,
             Self::Hashing { file, .. } => write!(f, "hashing {file}")?,
+            Self::Downloading { file, .. } => write!(f, "downloading {file}")?,
+            Self::DownloadingElsewhere { file, .. } => write!(f, "another process downloads {file}")?,
             Self::Exporting { dtype, .. } => write!(f, "exporting to {dtype}")?,
         }
         match self.bytes() {
@@ -100,6 +123,11 @@ mod tests {
             "waiting for another process: the export of qwen to int4",
         );
         check(ProgressEvent::Hashing { file: "model.safetensors", done: 1, total: 3 }, "hashing model.safetensors: 33%");
+        check(ProgressEvent::Downloading { file: "tokenizer.json", done: 1, total: 2 }, "downloading tokenizer.json: 50%");
+        check(
+            ProgressEvent::DownloadingElsewhere { file: "model.safetensors", done: 3, total: 4 },
+            "another process downloads model.safetensors: 75%",
+        );
         check(ProgressEvent::Exporting { dtype: DType::Int4, done: 9, total: 9 }, "exporting to int4: 100%");
         check(ProgressEvent::Exporting { dtype: DType::F32, done: 7, total: 0 }, "exporting to f32: 0%");
         check(ProgressEvent::Exporting { dtype: DType::F32, done: u64::MAX, total: u64::MAX }, "exporting to f32: 100%");

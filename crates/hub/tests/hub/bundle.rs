@@ -1,0 +1,149 @@
+//! A model as one file, there and back; and files that only look like one.
+
+use std::fs;
+use std::path::PathBuf;
+
+use tandem_core::{CancelToken, Progress, Result};
+use tandem_hub::{Hub, HubReference, HubSettings, LockedModel, PullOptions, Pulled};
+
+use crate::place::{Place, WEIGHTS, random, reference, wanted};
+use crate::server::COMMIT;
+
+fn write(place: &Place) -> PathBuf {
+    let pulled = place.pulls();
+    let path = place.dir.path().join("home");
+    let hub = Hub::new(place.settings());
+    let revision = &reference().revision;
+    let bytes = hub.write_bundle(&pulled, revision, &path, &Progress::default(), &CancelToken::new()).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().len(), bytes);
+    path
+}
+
+/// Reads a bundle into an empty cache, without a network.
+fn read(place: &Place, bundle: &[u8], locked: Option<&LockedModel>) -> Result<(HubReference, Pulled)> {
+    if place.cache().exists() {
+        fs::remove_dir_all(place.cache()).unwrap();
+    }
+    let path = place.dir.path().join("home");
+    fs::write(&path, bundle).unwrap();
+    let hub = Hub::new(HubSettings { offline: true, ..place.settings() });
+    hub.read_bundle(&path, locked, &Progress::default(), &CancelToken::new())
+}
+
+#[test]
+fn a_bundle_brings_a_model_to_a_machine_without_a_network() {
+    let place = Place::new();
+    let bundle = fs::read(write(&place)).unwrap();
+    let (named, pulled) = read(&place, &bundle, None).unwrap();
+    assert_eq!((named, pulled.files.len()), (reference(), 3));
+    assert_eq!(fs::read(place.snapshot().join(WEIGHTS)).unwrap(), place.weights());
+    place.check_cache();
+    let offline = Hub::new(HubSettings { offline: true, ..place.settings() });
+    assert_eq!(offline.find(&reference(), &PullOptions::new(wanted())).unwrap().directory, place.snapshot());
+    // Online nothing of it is asked for again.
+    let sent = place.hub.sent();
+    place.pulls();
+    assert_eq!(place.hub.sent(), sent);
+}
+
+#[test]
+fn a_bundle_is_a_tar_archive_that_others_can_read() {
+    let place = Place::new();
+    let file = fs::File::open(write(&place)).unwrap();
+    let names: Vec<String> = tar::Archive::new(file)
+        .entries()
+        .unwrap()
+        .map(|entry| entry.unwrap().path().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(names, ["tandem-bundle.json", "files/config.json", "files/tokenizer.json", "files/model.safetensors"]);
+}
+
+#[test]
+fn a_bundle_is_held_to_the_lock() {
+    let place = Place::new();
+    let bundle = fs::read(write(&place)).unwrap();
+    let mut locked = LockedModel::of(&place.pulls(), &reference().revision, &Progress::default(), &CancelToken::new()).unwrap();
+    read(&place, &bundle, Some(&locked)).unwrap();
+    locked.files[0].sha256 = "0".repeat(64);
+    let error = read(&place, &bundle, Some(&locked)).unwrap_err();
+    assert!(error.to_string().contains("`owner/name`: field `config.json`: has the SHA-256"), "{error}");
+}
+
+#[track_caller]
+fn check(damage: impl FnOnce(&mut Vec<u8>), part: &str) {
+    let place = Place::new();
+    let mut bundle = fs::read(write(&place)).unwrap();
+    damage(&mut bundle);
+    let error = read(&place, &bundle, None).unwrap_err();
+    let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+    let text = format!("{error} {source}");
+    assert!(text.contains(part), "{text}");
+    assert!(!place.repository().join("refs/main").exists());
+    place.check_cache();
+}
+
+fn position(bundle: &[u8], text: &[u8]) -> usize {
+    bundle.windows(text.len()).position(|window| window == text).unwrap()
+}
+
+#[test]
+fn a_damaged_bundle_is_refused() {
+    let weights = random(300_000, 2);
+    check(
+        |bundle| {
+            let at = position(bundle, &weights[1000..1100]);
+            bundle[at] ^= 1
+        },
+        "field `model.safetensors`: its hash is not",
+    );
+    check(|bundle| bundle.truncate(200_000), "");
+    check(|bundle| bundle.truncate(100), "is no whole bundle");
+    check(|bundle| bundle[0] = b'x', "is no whole bundle");
+    check(Vec::clear, "it is no bundle");
+    check(|bundle| *bundle = b"{}".repeat(1000), "is no whole bundle");
+}
+
+/// A bundle whose manifest was changed, with members of these names.
+fn forged(change: impl FnOnce(&mut serde_json::Value), members: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut manifest = serde_json::json!({
+        "version": 1, "repository": "owner/name", "revision": "main", "commit": COMMIT, "tree": null,
+        "files": [{"name": "config.json", "bytes": 2, "hash": crate::server::etag("config.json", b"{}")}],
+    });
+    change(&mut manifest);
+    let mut archive = tar::Builder::new(Vec::new());
+    let text = manifest.to_string();
+    for (name, bytes) in [("tandem-bundle.json", text.as_bytes())].iter().chain(members) {
+        let mut header = tar::Header::new_old();
+        // Written by hand, since the library refuses to write what should not be read.
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_size(bytes.len() as u64);
+        header.set_entry_type(tar::EntryType::Regular);
+        header.set_cksum();
+        archive.append(&header, *bytes).unwrap();
+    }
+    archive.into_inner().unwrap()
+}
+
+#[test]
+fn a_forged_bundle_writes_nothing_outside() {
+    let good: &[(&str, &[u8])] = &[("files/config.json", b"{}")];
+    let place = Place::new();
+    read(&place, &forged(|_| (), good), None).unwrap();
+    let check = |change: fn(&mut serde_json::Value), members: &[(&str, &[u8])], part: &str| {
+        let error = read(&place, &forged(change, members), None).unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+        place.check_cache();
+    };
+    check(|_| (), &[("../config.json", b"{}")], "none of the manifest's");
+    check(|_| (), &[("/tmp/config.json", b"{}")], "none of the manifest's");
+    check(|_| (), &[("files/../../config.json", b"{}")], "none of the manifest's");
+    check(|_| (), &[("files/config.json", b"{ }")], "no file of the size");
+    check(|_| (), &[("files/config.json", b"[]")], "its hash is not");
+    check(|_| (), &[], "the manifest names it, and it is not in the bundle");
+    check(|manifest| manifest["files"][0]["name"] = "../config.json".into(), good, "no possible name or hash");
+    check(|manifest| manifest["files"][0]["hash"] = "../../evil".into(), good, "no possible name or hash");
+    check(|manifest| manifest["repository"] = "../evil".into(), good, "field `repository`");
+    check(|manifest| manifest["revision"] = "../evil".into(), good, "field `revision`");
+    check(|manifest| manifest["commit"] = "../evil".into(), good, "field `commit`");
+    check(|manifest| manifest["version"] = 2.into(), good, "field `version`: is 2");
+}

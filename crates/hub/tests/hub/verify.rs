@@ -1,0 +1,64 @@
+//! A byte that flipped on the disk is found, and brought again.
+
+use std::fs;
+
+use tandem_core::{CancelToken, Progress};
+use tandem_hub::{Damage, Fault, Hub};
+
+use crate::place::{Place, WEIGHTS, reference};
+
+fn verify(place: &Place) -> Vec<Damage> {
+    let hub = Hub::new(place.settings());
+    hub.verify(None, &Progress::default(), &CancelToken::new()).unwrap()
+}
+
+#[track_caller]
+fn check(damage: impl FnOnce(&Place), file: &str, fault: Fault) {
+    let place = Place::new();
+    place.pulls();
+    assert_eq!(verify(&place), []);
+    damage(&place);
+    let found = verify(&place);
+    assert_eq!(found.iter().map(|damage| (damage.file.as_str(), damage.fault)).collect::<Vec<_>>(), [(file, fault)]);
+    let hub = Hub::new(place.settings());
+    hub.repair(&found[0], &Progress::default(), &CancelToken::new()).unwrap();
+    assert_eq!(verify(&place), []);
+    place.pulls();
+}
+
+fn flip(place: &Place, file: &str) {
+    let path = place.snapshot().join(file).canonicalize().unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[11] ^= 0x20;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_flipped_byte_is_found_and_mended() {
+    check(|place| flip(place, WEIGHTS), WEIGHTS, Fault::Content);
+    check(|place| flip(place, "config.json"), "config.json", Fault::Content);
+}
+
+#[test]
+fn other_damage_is_found_and_mended() {
+    check(|place| fs::write(place.snapshot().join(WEIGHTS).canonicalize().unwrap(), "short").unwrap(), WEIGHTS, Fault::Size);
+    check(|place| fs::remove_file(place.snapshot().join(WEIGHTS).canonicalize().unwrap()).unwrap(), WEIGHTS, Fault::Missing);
+    // A copy where a link should be, as in a cache without links.
+    let copy = |place: &Place| {
+        fs::remove_file(place.snapshot().join(WEIGHTS)).unwrap();
+        fs::write(place.snapshot().join(WEIGHTS), vec![1; 300_000]).unwrap();
+    };
+    check(copy, WEIGHTS, Fault::Content);
+}
+
+#[test]
+fn what_is_not_there_cannot_be_verified() {
+    let place = Place::new();
+    let hub = Hub::new(place.settings());
+    let error = hub.verify(Some(&reference().repository), &Progress::default(), &CancelToken::new()).unwrap_err();
+    assert!(error.to_string().contains("it is not in the cache"), "{error}");
+    place.pulls();
+    let cancel = CancelToken::new();
+    cancel.cancel();
+    assert!(matches!(hub.verify(None, &Progress::default(), &cancel), Err(tandem_core::Error::Cancelled)));
+}
