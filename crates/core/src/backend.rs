@@ -46,7 +46,7 @@ pub trait Model: Send + Sync {
     /// An empty KV cache for one sequence.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`](crate::Error::InvalidOption) when `options.max_tokens` exceeds what the model was made for.
+    /// [`Error::InvalidOption`](crate::Error::InvalidOption) when `options.max_tokens` exceeds [`ModelInfo::max_context`].
     fn new_session(&self, options: &SessionOptions) -> Result<Box<dyn Session>>;
 
     /// The last hidden states of every sequence, without padding: `[sum(lengths), hidden_size]`.

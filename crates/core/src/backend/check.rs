@@ -20,14 +20,16 @@ impl SessionOptions {
     /// The most tokens that a session of `model` is to hold.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] when it is none, or more than the model was made for.
+    /// [`Error::InvalidOption`] when it is none, or more than the model holds.
     pub fn max_tokens(&self, model: &ModelInfo) -> Result<usize> {
         let limit = model.max_context;
         match self.max_tokens.unwrap_or(limit) {
             0 => Err(Error::invalid_option("context", 0, "holds no token")),
-            n if n > limit => {
-                Err(Error::invalid_option("context", n, format!("is more than the {limit} tokens that the model was made for")))
-            }
+            n if n > limit => Err(Error::invalid_option(
+                "context",
+                n,
+                format!("is more than the {limit} tokens that `{}` holds on backend `{}`", model.name, model.backend),
+            )),
             n => Ok(n),
         }
     }

@@ -183,7 +183,7 @@ pub struct ModelInfo {
     pub hidden_size: usize,
     /// Rows of the logits.
     pub vocab_size: usize,
-    /// The most tokens that the model was made for.
+    /// The most tokens that it holds: those that it was made for, or fewer where the engine is exact for fewer.
     pub max_context: usize,
     /// Threads that the engine computes with.
     pub threads: usize,
