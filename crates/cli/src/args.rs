@@ -5,6 +5,7 @@ mod engine;
 mod examples;
 mod form;
 mod generation;
+mod models;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ pub(crate) use self::bench::{BenchArgs, ContenderOptions, Peer, ReportOptions};
 pub(crate) use self::engine::{CoreMlFormat, DeviceChoice, EngineOptions};
 pub(crate) use self::form::FormOptions;
 pub(crate) use self::generation::GenerationOptions;
+pub(crate) use self::models::{ListArgs, PullArgs, RmArgs};
 
 /// Local text generation on engines that are held to the same answer.
 #[derive(Debug, Parser)]
@@ -32,6 +34,9 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     Show(ShowArgs),
     Export(ExportArgs),
+    Pull(PullArgs),
+    List(ListArgs),
+    Rm(RmArgs),
     Devices(DevicesArgs),
     Doctor(DoctorArgs),
     Setup(SetupArgs),
@@ -200,7 +205,7 @@ pub(crate) struct CompletionsArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct ModelArg {
-    /// The model: `demo`, a directory with a model's files, or an `.onnx` file within one
+    /// The model: `demo`, a directory with a model's files, an `.onnx` file within one, or `owner/name[@revision]` on the hub
     #[arg(id = "model", value_name = "MODEL")]
     pub(crate) reference: String,
 }
@@ -229,6 +234,9 @@ impl Command {
             Self::Bench(args) => args.output,
             Self::Show(args) => args.output,
             Self::Export(args) => args.output,
+            Self::Pull(args) => args.output,
+            Self::List(args) => args.output,
+            Self::Rm(args) => args.output,
             Self::Devices(args) => args.output,
             Self::Doctor(args) => args.output,
             Self::Setup(args) => args.output,

@@ -6,6 +6,9 @@ mod completions;
 mod devices;
 mod doctor;
 mod export;
+mod list;
+mod pull;
+mod rm;
 mod run;
 mod score;
 mod setup;
@@ -26,6 +29,9 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<ExitCode> {
         Command::Score(args) => score::score(args, output),
         Command::Show(args) => show::show(args, output),
         Command::Export(args) => export::export(args, output),
+        Command::Pull(args) => pull::pull(args, output),
+        Command::List(args) => list::list(&args, output),
+        Command::Rm(args) => rm::rm(&args, output),
         Command::Devices(args) => devices::devices(args, output),
         Command::Doctor(args) => doctor::doctor(args, output),
         Command::Setup(args) => setup::setup(args, output),

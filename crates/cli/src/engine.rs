@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use tandem::{CoreMlOptions, Device, LoadOptions, SessionOptions, Settings, TextModel, ThreadOptions};
 
 use crate::args::{CoreMlFormat, DeviceChoice, EngineOptions};
+use crate::hub::find;
 use crate::interrupt::Interrupts;
 use crate::memory::Expected;
 use crate::output::Output;
@@ -35,7 +36,7 @@ impl Loaded {
 pub(crate) fn load(reference: &str, options: &EngineOptions, n_tokens: usize, output: &Output) -> Result<Loaded> {
     let mut settings = settings(options, output)?;
     let max_tokens = options.context.map(usize::from);
-    let files = tandem::find(reference)?;
+    let files = find(reference, &settings, output)?;
     Expected { files: &files, settings: &settings, n_tokens, max_tokens }.check(options, output)?;
     let has_exported = Arc::new(AtomicBool::new(false));
     let progress = output.progress(format!("loading {reference}"));

@@ -7,6 +7,7 @@ mod engine;
 mod failure;
 mod figures;
 mod generation;
+mod hub;
 mod interrupt;
 mod memory;
 mod output;

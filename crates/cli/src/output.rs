@@ -56,6 +56,10 @@ impl Output {
         self.stdout_is_terminal
     }
 
+    pub(crate) fn stderr_is_terminal(&self) -> bool {
+        self.stderr_is_terminal
+    }
+
     pub(crate) fn stdout_has_colour(&self) -> bool {
         self.stdout_has_colour
     }

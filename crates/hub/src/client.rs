@@ -163,7 +163,7 @@ impl Client {
             ureq::Error::InvalidProxyUrl => {
                 return Failure::lasting("the proxy's address is none", "check `HTTPS_PROXY`, `HTTP_PROXY` and `ALL_PROXY`");
             }
-            ureq::Error::Tls(_) | ureq::Error::Rustls(_) => {
+            error if is_distrust(error) => {
                 return Failure::lasting(
                     format!("`{host}` cannot be trusted: {error}"),
                     "install the certificates of your system (`ca-certificates`), or name those of your proxy in `SSL_CERT_FILE`",
@@ -172,6 +172,15 @@ impl Client {
             _ => format!("the connection to `{host}` failed"),
         };
         Failure::Passing { problem, wait: None, source: Some(error.into()) }
+    }
+}
+
+/// Whether the server's certificate is at fault, which no repetition mends.
+fn is_distrust(error: &ureq::Error) -> bool {
+    match error {
+        ureq::Error::Tls(_) | ureq::Error::Rustls(_) => true,
+        ureq::Error::Io(error) => error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()),
+        _ => false,
     }
 }
 

@@ -45,8 +45,11 @@ impl Wanted {
     /// [`Error::ModelNotFound`] and [`Error::Unsupported`] when the repository has nothing for the backend, [`Error::BadField`] when one
     /// of its files names what it has not, and the errors of `read`.
     pub(crate) fn select(&self, model: &str, names: &[&str], read: Read<'_>) -> Result<Vec<String>> {
-        let files = ModelFiles::listed(model, names)?;
         let has = |name: &str| names.contains(&name);
+        if !has("config.json") && names.iter().any(|name| name.ends_with(".gguf")) {
+            return Err(nothing_usable(model, names));
+        }
+        let files = ModelFiles::listed(model, names)?;
         let mut selected: Vec<String> = SMALL.into_iter().filter(|name| has(name)).map(str::to_owned).collect();
         let has_weights = has(SINGLE) || has(INDEX);
         if self.backend != BackendKind::Candle {
@@ -139,7 +142,8 @@ fn no_checkpoint(model: &str) -> Error {
 fn nothing_usable(model: &str, names: &[&str]) -> Error {
     let ends = |extensions: &[&str]| names.iter().find(|name| extensions.iter().any(|extension| name.ends_with(extension)));
     let (reason, hint) = if let Some(file) = ends(&[".gguf"]) {
-        (format!("it has GGUF files, such as `{file}`"), "name the repository of the checkpoint that they were made from")
+        let hint = "obtain one of them and name the file, or name the repository of the checkpoint that they were made from";
+        (format!("it has GGUF files, such as `{file}`, and each is a model"), hint)
     } else if let Some(file) = ends(&[".bin", ".pt", ".pth", ".ckpt"]) {
         let reason = format!("it has its weights in `{file}` only, and pickle files are never opened: they can run code");
         (reason, "look for a copy of the model with `model.safetensors`")

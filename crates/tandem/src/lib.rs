@@ -17,6 +17,7 @@
 //! }
 //! ```
 //!
+//! - [`find`] and [`hub`] bring models of the Hugging Face hub here, verified, and find them in the cache.
 //! - [`load`] finds a model by reference and loads it onto exactly the backend, device and dtype that [`Settings`] name.
 //! - [`TextModel`] turns text and messages into tokens, and tokens into [`Generation`]s.
 //! - [`Chat`] keeps a conversation and its KV cache.
@@ -40,7 +41,7 @@ pub use chat::{Chat, Reply};
 pub use memory::{MemoryPlan, memory_plan};
 pub use model::{Settings, TextModel, load};
 pub use numerics::{NumericsCost, numerics_cost};
-pub use reference::find;
+pub use reference::{find, find_for, hub_reference, wanted};
 
 pub use tandem_hub::{catalog, machine, plan};
 
@@ -58,3 +59,4 @@ pub use tandem_core::{
     Backend, BackendKind, CancelToken, Capabilities, DType, Device, DeviceReport, Error, ExportOptions, Exported, GraphForm,
     GraphOutputs, LoadOptions, Model, ModelInfo, Progress, ProgressEvent, Result, SessionOptions, TokenId,
 };
+pub use tandem_hub as hub;

@@ -16,7 +16,7 @@ use tandem_core::{BackendKind, Error, LoadOptions, Model, ModelInfo, Result, Ses
 
 use crate::backends::{backend, prepare_process};
 use crate::chat::Chat;
-use crate::reference::find;
+use crate::reference::find_for;
 
 /// The largest published tokenizers have some 30 MB.
 const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
@@ -43,12 +43,12 @@ pub struct TextModel {
     load_time: Duration,
 }
 
-/// Finds the model that `reference` names and loads it: see [`find`].
+/// Finds the model that `reference` names, downloads it if need be, and loads it: see [`find_for`].
 ///
 /// # Errors
 /// An error says what is at fault (the reference, a file, a field, the device) and what to do; nothing is tried in its place.
 pub fn load(reference: &str, settings: &Settings) -> Result<TextModel> {
-    TextModel::load(find(reference)?, settings)
+    TextModel::load(find_for(reference, settings)?, settings)
 }
 
 impl TextModel {

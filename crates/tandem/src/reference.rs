@@ -3,17 +3,33 @@
 use std::path::Path;
 
 use tandem_core::files::{ModelFiles, near_names};
-use tandem_core::{Error, Result};
+use tandem_core::{BackendKind, Error, Result};
+use tandem_hub::{Hub, HubReference, PullOptions, Wanted};
 
+use crate::backends::compiled;
 use crate::demo;
+use crate::model::Settings;
 
-/// Finds the files that `reference` names: `demo`, a directory as published, or a graph file within one.
-///
-/// A directory called `demo` is named by its path, `./demo`.
+/// Finds the files that `reference` names, for the default backend at the dtype of its choice: see [`find_for`].
 ///
 /// # Errors
-/// [`Error::ModelNotFound`] with names that are near, and those of [`ModelFiles::discover`].
+/// As [`find_for`].
 pub fn find(reference: &str) -> Result<ModelFiles> {
+    find_for(reference, &Settings::default())
+}
+
+/// Finds the files that `reference` names: `demo`, a directory as published, a graph file within one, or `owner/name[@revision]`
+/// on the Hugging Face hub.
+///
+/// Of a model on the hub, the files that the backend and dtype of `settings` need are downloaded, unless they are in the cache; the
+/// progress and the cancel token are those of `settings.load`. Where the hub and its cache are is up to the environment
+/// ([`HubSettings::from_env`](tandem_hub::HubSettings::from_env)).
+///
+/// A directory called `demo` is named by its path, `./demo`; one that exists is meant before a repository of its name.
+///
+/// # Errors
+/// [`Error::ModelNotFound`] with names that are near, and those of [`ModelFiles::discover`] and [`Hub::find`].
+pub fn find_for(reference: &str, settings: &Settings) -> Result<ModelFiles> {
     if reference == demo::NAME {
         return demo::files();
     }
@@ -21,7 +37,35 @@ pub fn find(reference: &str) -> Result<ModelFiles> {
     if path.exists() || looks_like_a_path(reference) {
         return ModelFiles::discover(path, reference);
     }
-    Err(not_found(reference))
+    let named = reference.parse().map_err(|_| not_found(reference))?;
+    let options = PullOptions {
+        progress: settings.load.progress.clone(),
+        cancel: settings.load.cancel.clone(),
+        ..PullOptions::new(wanted(settings))
+    };
+    let snapshot = Hub::from_env()?.find(&named, &options)?;
+    ModelFiles::discover(&snapshot.directory, reference)
+}
+
+/// The repository on the hub that `reference` names.
+///
+/// # Errors
+/// [`Error::ModelNotFound`] when it names none.
+pub fn hub_reference(reference: &str) -> Result<HubReference> {
+    reference.parse().map_err(|_| Error::ModelNotFound {
+        reference: reference.into(),
+        reason: match reference == demo::NAME {
+            true => "it is part of the program and not on the hub".into(),
+            false => "it is not of the form `owner/name[@revision]`".into(),
+        },
+        hint: "name a model as the Hugging Face hub does, such as `Qwen/Qwen2.5-0.5B-Instruct`".into(),
+    })
+}
+
+/// Which files the backend and dtype of `settings` need.
+pub fn wanted(settings: &Settings) -> Wanted {
+    let default = compiled().first().copied().unwrap_or(BackendKind::Onnx);
+    Wanted { backend: settings.backend.unwrap_or(default), dtype: settings.load.dtype }
 }
 
 fn looks_like_a_path(reference: &str) -> bool {
@@ -34,11 +78,9 @@ fn not_found(reference: &str) -> Error {
     let names = directories.map(|entry| entry.file_name().to_string_lossy().into_owned()).chain([demo::NAME.to_owned()]);
     let near = near_names(reference, names);
     let hint = match near.as_slice() {
-        [] if reference.contains('/') => {
-            "this version downloads nothing: fetch the repository's files into a directory and name that directory".into()
-        }
-        [] => "name `demo`, or a directory with the model's files".into(),
+        [] => "name `demo`, a directory with the model's files, or `owner/name` for a model on the Hugging Face hub".into(),
         near => format!("did you mean {}", near.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
     };
-    Error::ModelNotFound { reference: reference.into(), reason: "it is no built-in model and no path that exists".into(), hint }
+    let reason = "it is no built-in model, no path that exists, and not of the form `owner/name`".into();
+    Error::ModelNotFound { reference: reference.into(), reason, hint }
 }

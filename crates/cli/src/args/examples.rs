@@ -5,6 +5,7 @@ Examples:
   tandem setup                                   obtain ONNX Runtime, once
   tandem run demo 'Tell me a story about a fox'  generate text with the built-in model
   tandem chat ./my-model                         talk with a model in a directory
+  tandem chat Qwen/Qwen2.5-0.5B-Instruct         with one of the Hugging Face hub, downloaded once
   tandem export ./my-model --dtype int4          make a smaller and faster copy of it
   tandem devices                                 see what can run here
 
@@ -81,6 +82,32 @@ Examples:
   tandem export ./my-model --dtype int8 -o ./my-model-int8
   tandem export ./my-model --dtype int4 --block-size 128 --head-dtype int8
   tandem export demo -o ./demo-graph --json | jq .bytes";
+
+pub(super) const PULL: &str = "\
+Examples:
+  tandem pull Qwen/Qwen2.5-0.5B-Instruct
+  tandem pull onnx-community/Qwen2.5-0.5B-Instruct --dtype int4
+  tandem pull Qwen/Qwen2.5-0.5B-Instruct@main --lock && git add tandem.lock
+  tandem pull --locked
+  tandem pull Qwen/Qwen2.5-0.5B-Instruct --bundle qwen.tar
+  tandem pull --from-bundle qwen.tar
+
+Environment:
+  HF_TOKEN        a token for private and gated models; `hf auth login` keeps one as well
+  HF_HOME         where token and cache lie (HF_HUB_CACHE: the cache alone)
+  HF_HUB_OFFLINE  open no connection; what is in the cache works
+  HF_ENDPOINT     another hub
+  HTTPS_PROXY     the way out; NO_PROXY names what needs none";
+
+pub(super) const LIST: &str = "\
+Examples:
+  tandem list
+  tandem list --json | jq -r '.models[] | \"\\(.bytes)\\t\\(.model)\"'";
+
+pub(super) const RM: &str = "\
+Examples:
+  tandem rm Qwen/Qwen2.5-0.5B-Instruct
+  tandem rm Qwen/Qwen2.5-0.5B-Instruct@refs/pr/3";
 
 pub(super) const DEVICES: &str = "\
 Examples:

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use tandem::{CancelToken, Error};
+use tandem::{CancelToken, Error, Settings};
 use tandem_bench::record::{Record, SCHEMA};
 use tandem_bench::report::{Change, changes, losses, page, text};
 use tandem_bench::run::{Step, run};
@@ -19,6 +19,7 @@ use crate::args::BenchArgs;
 use crate::args::ReportOptions;
 use crate::failure::{FAILED, GATE_NOT_MET, Usage};
 use crate::figures;
+use crate::hub::find;
 use crate::interrupt::Interrupts;
 use crate::output::Output;
 use crate::paths;
@@ -34,6 +35,10 @@ pub(crate) fn bench(args: BenchArgs, output: &Output) -> Result<ExitCode> {
         records.try_for_each(|other| record.merge(other?))?;
         let saved = args.report.file.as_ref().map_or(Ok(()), |file| record.write(file));
         return finish(&record, baseline.as_ref(), &args.report, saved.map_err(Into::into), output);
+    }
+    if let Some(model) = &args.model {
+        // Measuring begins when it is here: the workers find it in the cache.
+        find(model, &Settings::default(), output)?;
     }
     let cancel = CancelToken::new();
     let interrupts = Interrupts::install(cancel.clone()).context("Ctrl-C cannot be listened to")?;

@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use tandem::{DType, ExportOptions};
+use tandem::{BackendKind, DType, ExportOptions, Settings};
 
 use crate::args::ExportArgs;
 use crate::figures;
+use crate::hub::find;
 use crate::interrupt::Interrupts;
 use crate::output::Output;
 use tandem_bench::peak_rss_bytes;
@@ -41,7 +42,8 @@ struct FileRow {
 
 pub(crate) fn export(args: ExportArgs, output: &Output) -> Result<ExitCode> {
     let reference = &args.model.reference;
-    let files = tandem::find(reference)?;
+    // An export is made of the checkpoint, which is what candle reads: graphs beside it are of no use.
+    let files = find(reference, &Settings { backend: Some(BackendKind::Candle), ..Settings::default() }, output)?;
     let directory = args.directory.unwrap_or_else(|| default_directory(reference, args.form.dtype));
     let form = args.form.form();
     let mut options = ExportOptions { form, replace: args.force, ..ExportOptions::new(directory, form.dtype) };

@@ -16,6 +16,7 @@ use self::memory_plan::{MemoryReport, planned_tokens};
 use crate::args::{EngineOptions, ShowArgs};
 use crate::config::Config;
 use crate::engine::settings;
+use crate::hub::find;
 use crate::memory::{self, Expected};
 use crate::output::Output;
 
@@ -101,7 +102,8 @@ pub(crate) fn show(args: ShowArgs, output: &Output) -> Result<ExitCode> {
     if catalog::show(&reference, &config.catalog, &engine, output)? {
         return Ok(ExitCode::SUCCESS);
     }
-    let files = tandem::find(&reference)?;
+    let settings = settings(&engine, output)?;
+    let files = find(&reference, &settings, output)?;
     let mut report = Report {
         published: published(&files)?,
         graphs: files::graphs(&files)?,
@@ -112,7 +114,6 @@ pub(crate) fn show(args: ShowArgs, output: &Output) -> Result<ExitCode> {
         loaded: None,
     };
     if !args.no_load {
-        let settings = settings(&engine, output)?;
         let max_tokens = engine.context.map(usize::from);
         Expected { files: &files, settings: &settings, n_tokens: 1, max_tokens }.check(&engine, output)?;
         let progress = output.progress(format!("loading {}", report.model));

@@ -1,16 +1,22 @@
 //! A spinner on standard error for work that takes long enough to be noticed.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tandem::ProgressEvent;
 
 /// What is done sooner is not announced.
 const DELAY: Duration = Duration::from_millis(500);
 
 /// Of work whose end is known.
 const MEASURED: &str = "{spinner} {msg} [{wide_bar}] {decimal_bytes} of {decimal_total_bytes} ({elapsed})";
+
+/// Of a download, whose speed is that of the network. What comes first is cut when the terminal is narrow.
+const DOWNLOAD: &str =
+    "{spinner} {wide_msg} [{bar:12}] {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left";
 
 const FRAME: Duration = Duration::from_millis(100);
 
@@ -34,11 +40,18 @@ impl Progress {
     pub(crate) fn listener(&self) -> tandem::Progress {
         let Some(shown) = &self.shown else { return tandem::Progress::default() };
         let bar = shown.bar.clone();
+        let downloads = AtomicBool::new(false);
         tandem::Progress::new(move |event| {
-            if let (Some((done, total)), Ok(style)) = (event.bytes(), ProgressStyle::with_template(MEASURED)) {
+            let is_download = matches!(event, ProgressEvent::Downloading { .. } | ProgressEvent::DownloadingElsewhere { .. });
+            let template = if is_download { DOWNLOAD } else { MEASURED };
+            if let (Some((done, total)), Ok(style)) = (event.bytes(), ProgressStyle::with_template(template)) {
                 bar.set_style(style);
                 bar.set_length(total);
                 bar.set_position(done);
+                if is_download && !downloads.swap(true, Ordering::Relaxed) {
+                    // What an earlier download left did not come just now.
+                    bar.reset_eta();
+                }
             }
             bar.set_message(event.to_string());
         })

@@ -16,6 +16,12 @@ mod export;
 mod help;
 mod interrupt;
 mod memory;
+mod models;
 mod reports;
 mod run;
+#[path = "../../../hub/tests/hub/server.rs"]
+#[allow(dead_code, reason = "the tests of the hub need more of it")]
+mod server;
 mod support;
+#[cfg(unix)]
+mod terminal;

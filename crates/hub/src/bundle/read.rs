@@ -13,7 +13,7 @@ use crate::download::{Partial, Target, check_space};
 use crate::failure::cannot;
 use crate::hub::{Hub, Pulled, PulledFile, Snapshot};
 use crate::lock;
-use crate::lockfile::LockedModel;
+use crate::lockfile::LockFile;
 use crate::repository::HubReference;
 
 /// The largest manifest that is read.
@@ -23,8 +23,8 @@ const MAX_MANIFEST: u64 = 64 << 20;
 const CHUNK: usize = 256 << 10;
 
 impl Hub {
-    /// Puts the model of the bundle at `path` into the cache: no socket is opened. With `locked` exactly that, or an error. Gives the
-    /// reference by which it can be named, and what there is of it.
+    /// Puts the model of the bundle at `path` into the cache: no socket is opened. With `locks` it must be one of theirs, to the byte.
+    /// Gives the reference by which it can be named, and what there is of it.
     ///
     /// # Errors
     /// [`Error::BadFile`] and [`Error::BadField`] when it is no bundle, is truncated, or has a content that is not what its manifest says;
@@ -32,7 +32,7 @@ impl Hub {
     pub fn read_bundle(
         &self,
         path: &Path,
-        locked: Option<&LockedModel>,
+        locks: Option<&LockFile>,
         progress: &Progress,
         cancel: &CancelToken,
     ) -> Result<(HubReference, Pulled)> {
@@ -57,7 +57,7 @@ impl Hub {
             return Err(Error::bad_field(&name, &target.name, "the manifest names it, and it is not in the bundle"));
         }
         contents.targets.iter().try_for_each(|target| cached.link(&contents.commit, &target.name, &target.hash))?;
-        finish(contents, &cached, locked, progress, cancel)
+        finish(contents, &cached, locks, progress, cancel)
     }
 }
 
@@ -65,7 +65,7 @@ impl Hub {
 fn finish(
     contents: Contents,
     cached: &CachedRepository,
-    locked: Option<&LockedModel>,
+    locks: Option<&LockFile>,
     progress: &Progress,
     cancel: &CancelToken,
 ) -> Result<(HubReference, Pulled)> {
@@ -84,7 +84,14 @@ fn finish(
     let names = files.iter().map(|file| file.name.clone()).collect();
     let snapshot = Snapshot { commit: commit.clone(), directory: directory.clone(), files: names };
     let pulled = Pulled { repository: repository.clone(), snapshot, files, received: 0 };
-    if let Some(locked) = locked {
+    if let Some(locks) = locks {
+        let locked = locks.get(&repository).filter(|locked| locked.commit == commit);
+        let locked = locked.ok_or_else(|| Error::BadField {
+            file: repository.to_string(),
+            field: "commit".into(),
+            problem: format!("`{commit}` is not what the lock file has"),
+            hint: Some("bring what was locked, or lock this with `tandem pull --from-bundle FILE --lock`".into()),
+        })?;
         locked.check(&pulled, progress, cancel)?;
     }
     cached.remember(&revision, &commit)?;

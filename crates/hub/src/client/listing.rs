@@ -146,6 +146,14 @@ fn not_listed(failure: Failure, reference: &HubReference) -> Error {
             reason: format!("the hub says: {problem}"),
             hint: hint.unwrap_or_default(),
         },
-        other => other.during(&format!("the look at `{reference}` on the hub")),
+        other => match other.during(&format!("the look at `{reference}` on the hub")) {
+            Error::Hub { doing, problem, source: Some(source), .. } => Error::Hub {
+                doing,
+                problem,
+                hint: Some("check the network; `HF_HUB_OFFLINE=1` takes what is in the cache for all there is".into()),
+                source: Some(source),
+            },
+            error => error,
+        },
     }
 }

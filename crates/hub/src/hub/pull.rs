@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use tandem_core::{CancelToken, Error, Result};
+use tandem_core::{CancelToken, Error, Progress, Result};
 
 use super::tally::Tally;
 use super::{Hub, PullOptions, Snapshot};
@@ -85,7 +85,7 @@ impl Hub {
         let targets = pull.targets()?;
         let needed = targets.iter().map(|target| pull.missing(target)).sum();
         check_space(self.cache.root(), needed)?;
-        let received = pull.download(&targets, self.settings.n_parallel.get())?;
+        let received = pull.download(&targets, self.settings.n_parallel.get(), &options.progress)?;
         let pulled = pull.pulled(targets, received);
         if let Some(locked) = &options.locked {
             locked.check(&pulled, &options.progress, &options.cancel)?;
@@ -155,7 +155,8 @@ impl Pull<'_> {
     /// The content of a small file, brought here first.
     fn read(&self, name: &str) -> Result<Vec<u8>> {
         let targets = [self.target(name)?];
-        self.download(&targets, 1)?;
+        // How far all of it is can be said only when it is known what that is.
+        self.download(&targets, 1, &Progress::default())?;
         let path = self.cached.snapshot(&self.listing.commit).join(name);
         fs::read(&path).map_err(|error| cannot("be read", &path, error))
     }
@@ -170,7 +171,7 @@ impl Pull<'_> {
     }
 
     /// Brings `targets`, `n_parallel` at a time; gives the bytes that came.
-    fn download(&self, targets: &[Target], n_parallel: usize) -> Result<u64> {
+    fn download(&self, targets: &[Target], n_parallel: usize, progress: &Progress) -> Result<u64> {
         // One failure ends the others; so does the caller.
         let stop = CancelToken::new();
         let listener: Arc<dyn Fn() + Send + Sync> = Arc::new({
@@ -181,7 +182,7 @@ impl Pull<'_> {
         if self.options.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let tally = Tally::new(targets, &self.options.progress);
+        let tally = Tally::new(targets, progress, &|target| self.missing(target));
         let next = AtomicUsize::new(0);
         let outcome = Mutex::new(Ok(0));
         thread::scope(|scope| {

@@ -15,9 +15,11 @@ pub(super) struct Tally<'t> {
 }
 
 impl<'t> Tally<'t> {
-    pub(super) fn new(targets: &'t [Target], progress: &'t Progress) -> Self {
+    /// `missing` says how much of a file is still to come.
+    pub(super) fn new(targets: &'t [Target], progress: &'t Progress, missing: &dyn Fn(&Target) -> u64) -> Self {
         let total = targets.iter().map(|target| target.bytes).sum();
-        Self { targets, progress, total, arrived: Mutex::new(vec![0; targets.len()]) }
+        let arrived = targets.iter().map(|target| target.bytes - missing(target)).collect();
+        Self { targets, progress, total, arrived: Mutex::new(arrived) }
     }
 
     /// The file `i` is so far.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use tandem_core::{CancelToken, Progress, Result};
-use tandem_hub::{Hub, HubReference, HubSettings, LockedModel, PullOptions, Pulled};
+use tandem_hub::{Hub, HubReference, HubSettings, LockFile, LockedModel, PullOptions, Pulled};
 
 use crate::place::{Place, WEIGHTS, random, reference, wanted};
 use crate::server::COMMIT;
@@ -20,14 +20,14 @@ fn write(place: &Place) -> PathBuf {
 }
 
 /// Reads a bundle into an empty cache, without a network.
-fn read(place: &Place, bundle: &[u8], locked: Option<&LockedModel>) -> Result<(HubReference, Pulled)> {
+fn read(place: &Place, bundle: &[u8], locks: Option<&LockFile>) -> Result<(HubReference, Pulled)> {
     if place.cache().exists() {
         fs::remove_dir_all(place.cache()).unwrap();
     }
     let path = place.dir.path().join("home");
     fs::write(&path, bundle).unwrap();
     let hub = Hub::new(HubSettings { offline: true, ..place.settings() });
-    hub.read_bundle(&path, locked, &Progress::default(), &CancelToken::new())
+    hub.read_bundle(&path, locks, &Progress::default(), &CancelToken::new())
 }
 
 #[test]
@@ -62,11 +62,21 @@ fn a_bundle_is_a_tar_archive_that_others_can_read() {
 fn a_bundle_is_held_to_the_lock() {
     let place = Place::new();
     let bundle = fs::read(write(&place)).unwrap();
-    let mut locked = LockedModel::of(&place.pulls(), &reference().revision, &Progress::default(), &CancelToken::new()).unwrap();
-    read(&place, &bundle, Some(&locked)).unwrap();
-    locked.files[0].sha256 = "0".repeat(64);
-    let error = read(&place, &bundle, Some(&locked)).unwrap_err();
-    assert!(error.to_string().contains("`owner/name`: field `config.json`: has the SHA-256"), "{error}");
+    let locked = LockedModel::of(&place.pulls(), &reference().revision, &Progress::default(), &CancelToken::new()).unwrap();
+    let with = |change: fn(&mut LockedModel)| {
+        let mut locked = locked.clone();
+        change(&mut locked);
+        LockFile { models: vec![locked] }
+    };
+    read(&place, &bundle, Some(&with(|_| ()))).unwrap();
+    let fails = |locks: &LockFile, part: &str| {
+        let error = read(&place, &bundle, Some(locks)).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+        assert!(!place.repository().join("refs/main").exists());
+    };
+    fails(&with(|locked| locked.files[0].sha256 = "0".repeat(64)), "`owner/name`: field `config.json`: has the SHA-256");
+    fails(&with(|locked| locked.commit = "0".repeat(40).parse().unwrap()), "is not what the lock file has");
+    fails(&LockFile::default(), "is not what the lock file has");
 }
 
 #[track_caller]

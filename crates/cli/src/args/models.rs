@@ -1,0 +1,68 @@
+//! The commands that keep models: `pull`, `list`, `rm`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use tandem::{BackendKind, DType};
+
+use super::engine::one_of;
+use super::{OutputArgs, examples};
+
+/// Download a model of the Hugging Face hub, or bring the one that is there up to date.
+///
+/// Only the files that the backend and dtype need are downloaded, into the cache that Python's `huggingface_hub` uses as well. Each is
+/// verified before it gets its name. What broke off goes on where it ended, also after Ctrl-C; two processes make one download. The
+/// directory is printed.
+#[derive(Args, Debug)]
+#[command(after_help = examples::PULL)]
+pub(crate) struct PullArgs {
+    /// The model, `owner/name[@revision]`; with `--locked` every one in the lock file when none is named
+    #[arg(id = "model", value_name = "MODEL", required_unless_present_any = ["locked", "from_bundle"])]
+    pub(crate) reference: Option<String>,
+    /// The engine that is to load it [default: the first of this build]
+    #[arg(long, value_name = "BACKEND", value_parser = one_of::<BackendKind>(&["onnx", "candle"]))]
+    pub(crate) backend: Option<BackendKind>,
+    /// The dtype that it is to have [default: the most precise there is]
+    #[arg(long, value_name = "DTYPE", value_parser = one_of::<DType>(&["f32", "f16", "bf16", "int8", "int4"]))]
+    pub(crate) dtype: Option<DType>,
+    /// Write commit and SHA-256 of each file to the lock file
+    #[arg(long, conflicts_with = "locked")]
+    pub(crate) lock: bool,
+    /// Accept exactly what the lock file says, and nothing else
+    #[arg(long)]
+    pub(crate) locked: bool,
+    /// The lock file
+    #[arg(long, value_name = "FILE", default_value = "tandem.lock")]
+    pub(crate) lock_file: PathBuf,
+    /// Write the model to one file, for a machine without a network
+    #[arg(long, value_name = "FILE", requires = "model", conflicts_with = "from_bundle")]
+    pub(crate) bundle: Option<PathBuf>,
+    /// Take the model from such a file, and open no connection
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "backend", "dtype"])]
+    pub(crate) from_bundle: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// List the models of the hub that are on this machine.
+///
+/// Those that other programs downloaded into the same cache are among them.
+#[derive(Args, Debug)]
+#[command(after_help = examples::LIST)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// Remove models of the hub from this machine.
+///
+/// With a revision only what no other revision of the model has is removed.
+#[derive(Args, Debug)]
+#[command(after_help = examples::RM)]
+pub(crate) struct RmArgs {
+    /// The models, `owner/name[@revision]`
+    #[arg(id = "model", value_name = "MODEL", required = true)]
+    pub(crate) references: Vec<String>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}

@@ -1,0 +1,128 @@
+//! `tandem list`: the models of the hub that are on this machine.
+
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use serde::Serialize;
+use tandem::hub::{CachedModel, CachedSnapshot, Hub};
+
+use crate::args::ListArgs;
+use crate::figures;
+use crate::output::{BOLD, DIM, Output};
+
+/// Names longer than this have a line to themselves.
+const NAME_WIDTH: usize = 44;
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report {
+    cache: String,
+    /// All models together.
+    bytes: u64,
+    models: Vec<ModelRow>,
+}
+
+#[derive(Serialize)]
+struct ModelRow {
+    model: String,
+    directory: String,
+    bytes: u64,
+    /// Of downloads that are not whole.
+    partial_bytes: u64,
+    snapshots: Vec<SnapshotRow>,
+}
+
+#[derive(Serialize)]
+struct SnapshotRow {
+    commit: String,
+    /// What it was called when it was pulled, such as `main`.
+    revisions: Vec<String>,
+    directory: String,
+    bytes: u64,
+    /// When the newest file came, in seconds since 1970.
+    modified: Option<u64>,
+    files: Vec<FileRow>,
+}
+
+#[derive(Serialize)]
+struct FileRow {
+    name: String,
+    bytes: u64,
+}
+
+pub(crate) fn list(_args: &ListArgs, output: &Output) -> Result<ExitCode> {
+    let hub = Hub::from_env()?;
+    let models: Vec<ModelRow> = hub.cache().models().into_iter().map(model_row).collect();
+    let bytes = models.iter().map(|model| model.bytes).sum();
+    let report = Report { cache: hub.cache().root().display().to_string(), bytes, models };
+    if output.is_json() {
+        output.document(&report)?;
+    } else {
+        show(&report, output)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(report: &Report, output: &Output) -> Result<()> {
+    if report.models.is_empty() {
+        output.note(&format!("there are no models in {}; `tandem pull owner/name` brings one", report.cache));
+        return Ok(());
+    }
+    output.line(&output.paint(DIM, &format!("{:<NAME_WIDTH$} {:>8} {:>5}  REVISION", "MODEL", "SIZE", "FILES")))?;
+    for model in &report.models {
+        for snapshot in &model.snapshots {
+            let figures = format!(
+                "{:>8} {:>5}  {}",
+                figures::bytes(snapshot.bytes),
+                snapshot.files.len(),
+                output.for_stdout(&revision(snapshot))
+            );
+            let padding = " ".repeat(NAME_WIDTH.saturating_sub(model.model.len()));
+            let name = output.paint(BOLD, &model.model);
+            match model.model.len() > NAME_WIDTH {
+                true => output.line(&format!("{name}\n{} {figures}", " ".repeat(NAME_WIDTH)))?,
+                false => output.line(&format!("{name}{padding} {figures}"))?,
+            }
+        }
+        if model.partial_bytes > 0 {
+            let have = figures::bytes(model.partial_bytes);
+            let name = output.for_stdout(&model.model);
+            output.line(&format!("{name}\n  {have} of a download that is not whole; `tandem pull` goes on with it"))?;
+        }
+    }
+    let n_models = report.models.len();
+    let plural = if n_models == 1 { "" } else { "s" };
+    output.note(&format!("{n_models} model{plural}, {} in {}", figures::bytes(report.bytes), report.cache));
+    Ok(())
+}
+
+/// `main`, or the beginning of the commit.
+fn revision(snapshot: &SnapshotRow) -> String {
+    match snapshot.revisions.as_slice() {
+        [] => snapshot.commit.get(..12).unwrap_or(&snapshot.commit).to_owned(),
+        revisions => revisions.join(", "),
+    }
+}
+
+fn model_row(model: CachedModel) -> ModelRow {
+    ModelRow {
+        model: model.repository.to_string(),
+        directory: model.directory.display().to_string(),
+        bytes: model.bytes,
+        partial_bytes: model.partial_bytes,
+        snapshots: model.snapshots.into_iter().map(snapshot_row).collect(),
+    }
+}
+
+fn snapshot_row(snapshot: CachedSnapshot) -> SnapshotRow {
+    let seconds = |time: SystemTime| Some(time.duration_since(UNIX_EPOCH).ok()?.as_secs());
+    SnapshotRow {
+        commit: snapshot.commit.to_string(),
+        revisions: snapshot.revisions,
+        directory: snapshot.directory.display().to_string(),
+        bytes: snapshot.files.iter().map(|file| file.bytes).sum(),
+        modified: snapshot.modified.and_then(seconds),
+        files: snapshot.files.into_iter().map(|file| FileRow { name: file.name, bytes: file.bytes }).collect(),
+    }
+}
