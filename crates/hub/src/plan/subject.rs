@@ -2,8 +2,8 @@
 
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
-use tandem_core::gguf::{Gguf, TensorType};
 use tandem_core::files::{ModelFile, ModelFiles};
+use tandem_core::gguf::{Gguf, TensorType};
 use tandem_core::{DType, Result};
 
 use crate::catalog::CatalogEntry;
