@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::elementwise::exponentials;
 use crate::kernel::{Level, MAX_ROWS};
-use crate::values::{Values, tensor};
+use crate::values::{Values, tensor, zeros};
 
 /// Positions that a query attends to at a time when few queries do.
 const POSITIONS: usize = 256;
@@ -51,7 +51,7 @@ pub(crate) fn attention(queries: &Tensor, keys: &Tensor, values: &Tensor, sight:
         head_dim,
         sight,
     };
-    let mut out = vec![0.0; n * n_heads * head_dim];
+    let mut out = zeros(n * n_heads * head_dim);
     if n <= MAX_ROWS {
         shared.by_vector(&mut out)
     } else {

@@ -7,8 +7,8 @@ use tandem_core::{CancelToken, TokenId};
 
 use crate::attention::{Sight, attention};
 use crate::cache::Kept;
-use crate::elementwise::{gated, rms_norm};
-use crate::linear::{Linear, Matrix};
+use crate::elementwise::{add, rms_norm};
+use crate::linear::{Linear, Matrix, Rooms};
 use crate::rotary::{Heads, Norms, Rotary};
 
 /// What sessions ask of a decoder: ours on the processor, or that of another device.
@@ -49,6 +49,8 @@ pub(crate) struct Decoder {
     pub(crate) rms_norm_eps: f32,
     pub(crate) rotary: Rotary,
     pub(crate) heads: Heads,
+    /// Used by every pass, and of no other meaning.
+    pub(crate) rooms: Rooms,
 }
 
 /// One layer.
@@ -106,9 +108,9 @@ impl Decode for Decoder {
             }
             let normed = rms_norm(&x, &layer.attention_norm, self.rms_norm_eps)?;
             let attended = self.attended(index, layer, &normed, spans, &positions, attend)?;
-            x = (x + layer.attention_out.forward(&attended)?)?;
+            x = add(&x, &layer.attention_out.forward(&attended)?)?;
             let normed = rms_norm(&x, &layer.mlp_norm, self.rms_norm_eps)?;
-            x = (x + layer.down.forward(&gated(&layer.gate_up.forward(&normed)?)?)?)?;
+            x = add(&x, &self.rooms.mlp(&layer.gate_up, &layer.down, &normed)?)?;
         }
         Ok(if cancel.is_cancelled() { None } else { Some(x) })
     }

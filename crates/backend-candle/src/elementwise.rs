@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use crate::kernel::{MAX_ROWS, TILE};
-use crate::values::{Values, tensor};
+use crate::values::{Values, tensor, zeros};
 
 /// Values below which a loop is not worth a second thread.
 const WORTH_A_THREAD: usize = 1 << 15;
@@ -12,7 +12,7 @@ const WORTH_A_THREAD: usize = 1 << 15;
 /// Root mean square norm of each row of `x`, `[rows, weight.len()]`. Zhang and Sennrich, <https://arxiv.org/abs/1910.07467>.
 pub(crate) fn rms_norm(x: &Tensor, weight: &[f32], eps: f32) -> Result<Tensor> {
     let values = Values::of(x)?;
-    let mut out = vec![0.0; values.len()];
+    let mut out = zeros(values.len());
     rows(&mut out, weight.len(), |i, out| {
         out.copy_from_slice(&values[i * weight.len()..(i + 1) * weight.len()]);
         norm_in_place(out, weight, eps);
@@ -20,17 +20,23 @@ pub(crate) fn rms_norm(x: &Tensor, weight: &[f32], eps: f32) -> Result<Tensor> {
     tensor(out, x.shape())
 }
 
-/// `silu(gate) * up` of each row of `gate_up`, `[rows, 2 * width]`, whose first half is the gate: `[rows, width]`.
-pub(crate) fn gated(gate_up: &Tensor) -> Result<Tensor> {
-    let (n_rows, both) = gate_up.dims2()?;
-    let width = both / 2;
-    let values = Values::of(gate_up)?;
-    let mut out = vec![0.0; n_rows * width];
-    rows(&mut out, width, |i, out| {
-        let (gate, up) = values[i * both..(i + 1) * both].split_at(width);
+/// `x + y` of tensors of one shape. candle's own runs on threads of its own, as many as the machine has.
+pub(crate) fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    let (left, right) = (Values::of(x)?, Values::of(y)?);
+    if left.len() != right.len() {
+        candle_core::bail!("{:?} and {:?} cannot be added", x.shape(), y.shape());
+    }
+    let (left, right): (&[f32], &[f32]) = (&left, &right);
+    let sums = left.par_iter().zip(right).with_min_len(WORTH_A_THREAD).map(|(x, y)| x + y).collect();
+    tensor(sums, x.shape())
+}
+
+/// Writes `silu(gate) * up` of each row of `gate_up`, `[rows, 2 * width]`, whose first half is the gate, to `out`, `[rows, width]`.
+pub(crate) fn gated(gate_up: &[f32], width: usize, out: &mut [f32]) {
+    rows(out, width, |i, out| {
+        let (gate, up) = gate_up[2 * i * width..2 * (i + 1) * width].split_at(width);
         silu_product(gate, up, out);
     });
-    tensor(out, (n_rows, width))
 }
 
 /// Calls `each` with every row of `out` and its number, in several threads where that is worth it.

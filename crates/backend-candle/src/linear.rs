@@ -1,12 +1,15 @@
 //! Products with weights: of a few rows by loops that read each weight once in all threads, of many in tiles.
 
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
+use crate::elementwise;
 use crate::kernel::{Level, MAX_ROWS};
 use crate::product::{Weights, product};
 use crate::quantize::{BLOCK, Bits, Blocks};
-use crate::values::{Values, tensor};
+use crate::values::{Values, tensor, zeros};
 
 /// Rows of inputs up to which weights are read once for every eight of them, rather than turned into tiles.
 const FEW_ROWS: usize = 16;
@@ -27,6 +30,50 @@ impl Linear {
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.weights.product(x, self.bias.as_deref())
     }
+}
+
+/// Room for what lies between the two products of an MLP, which a prompt's passes have in turns: to take it from the system each time
+/// costs a quarter of the pass.
+#[derive(Default)]
+pub(crate) struct Rooms(Mutex<Vec<Room>>);
+
+#[derive(Default)]
+struct Room {
+    /// `[n, 2 * intermediate_size]`
+    gate_up: Vec<f32>,
+    /// `[n, intermediate_size]`
+    gated: Vec<f32>,
+    packed: Vec<f32>,
+}
+
+impl Rooms {
+    /// `down(silu(gate(x)) * up(x))` of `x`, `[n, hidden_size]`.
+    pub(crate) fn mlp(&self, gate_up: &Linear, down: &Linear, x: &Tensor) -> Result<Tensor> {
+        let (n, columns) = x.dims2()?;
+        let width = down.weights.columns;
+        if columns != gate_up.weights.columns || gate_up.weights.rows != 2 * width {
+            candle_core::bail!("an MLP of {} and {width} for {columns} inputs", gate_up.weights.rows);
+        }
+        let of_others = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Passes of several sessions at once have one each.
+        let mut own = of_others().pop().unwrap_or_default();
+        let both = room(&mut own.gate_up, 2 * n * width);
+        gate_up.weights.write_product(&Values::of(x)?, gate_up.bias.as_deref(), &mut own.packed, both)?;
+        let gated = room(&mut own.gated, n * width);
+        elementwise::gated(both, width, gated);
+        let mut out = zeros(n * down.weights.rows);
+        down.weights.write_product(gated, down.bias.as_deref(), &mut own.packed, &mut out)?;
+        of_others().push(own);
+        tensor(out, (n, down.weights.rows))
+    }
+}
+
+/// The first `n` places of `values`, which grows where it must; what they hold is of earlier uses.
+fn room(values: &mut Vec<f32>, n: usize) -> &mut [f32] {
+    if values.len() < n {
+        *values = zeros(n);
+    }
+    &mut values[..n]
 }
 
 /// Weights, `[rows, columns]`, each row those of one output.
@@ -117,15 +164,22 @@ impl Matrix {
         if columns != self.columns {
             candle_core::bail!("{columns} inputs for {} weights in a row", self.columns);
         }
-        let (held, x) = (self.weights()?, Values::of(x)?);
+        let mut out = zeros(n * self.rows);
+        self.write_product(&Values::of(x)?, bias, &mut Vec::new(), &mut out)?;
+        tensor(out, (n, self.rows))
+    }
+
+    /// As [`product`](Self::product), of whole rows `x` to `out`; `packed` is room that is enlarged where it must be.
+    fn write_product(&self, x: &[f32], bias: Option<&[f32]>, packed: &mut Vec<f32>, out: &mut [f32]) -> Result<()> {
+        let (columns, n) = (self.columns, x.len() / self.columns);
+        let held = self.weights()?;
         let weights = held.weights();
-        let mut out = vec![0.0; n * self.rows];
         if n <= FEW_ROWS {
             for (x, out) in x.chunks(MAX_ROWS * columns).zip(out.chunks_mut(MAX_ROWS * self.rows)) {
                 self.product_of_few(weights, x, out);
             }
         } else {
-            product(self.level, weights, &x, columns, &mut out);
+            product(self.level, weights, x, columns, room(packed, x.len()), out);
         }
         if let Some(offsets) = &self.offsets {
             let sums = x.as_chunks::<BLOCK>().0.iter().map(|block| block.iter().sum()).collect();
@@ -137,7 +191,7 @@ impl Matrix {
                 row.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
             }
         }
-        tensor(out, (n, self.rows))
+        Ok(())
     }
 
     fn weights(&self) -> Result<Held<'_>> {

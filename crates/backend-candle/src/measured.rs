@@ -6,6 +6,7 @@ use crate::attention::Sight;
 use crate::kernel::Level;
 use crate::product;
 use crate::quantize::{BLOCK, Bits, Blocks};
+use crate::values::zeros;
 
 /// A set of instructions that this processor has.
 #[derive(Clone, Copy, Debug)]
@@ -37,12 +38,12 @@ impl Instructions {
 
     /// `weights`, `[rows, columns]`, times many `inputs`, `[n, columns]`, on the threads of the current pool: `[n, rows]`.
     pub fn product(self, weights: &[f32], inputs: &[f32], columns: usize, out: &mut [f32]) {
-        product::product(self.0, product::Weights::Floats(weights), inputs, columns, out);
+        product::product(self.0, product::Weights::Floats(weights), inputs, columns, &mut zeros(inputs.len()), out);
     }
 
     /// As [`product`](Self::product).
     pub fn block_product(self, weights: &Quantized, inputs: &[f32], columns: usize, out: &mut [f32]) {
-        product::product(self.0, product::Weights::Blocks(weights.blocks()), inputs, columns, out);
+        product::product(self.0, product::Weights::Blocks(weights.blocks()), inputs, columns, &mut zeros(inputs.len()), out);
     }
 }
 

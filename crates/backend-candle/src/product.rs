@@ -26,11 +26,12 @@ pub(crate) enum Weights<'m> {
     Blocks(Blocks<'m>),
 }
 
-/// `out = x Wᵀ` for `x` of `[n, columns]` and weights of `[rows, columns]`, on all threads: `out` is `[n, rows]`.
-pub(crate) fn product(level: Level, weights: Weights<'_>, x: &[f32], columns: usize, out: &mut [f32]) {
+/// `out = x Wᵀ` for `x` of `[n, columns]` and weights of `[rows, columns]`, on all threads: `out` is `[n, rows]`. `packed` has places for
+/// as many values as `x`, and is overwritten.
+pub(crate) fn product(level: Level, weights: Weights<'_>, x: &[f32], columns: usize, packed: &mut [f32], out: &mut [f32]) {
     let n = x.len() / columns;
     let rows = out.len() / n;
-    let packed = pack(level, x, columns);
+    pack(level, x, columns, packed);
     let n_tiles = rows.div_ceil(TILE);
     let tasks = n_tiles.div_ceil(TASK).next_multiple_of(rayon::current_num_threads());
     let task_rows = n_tiles.div_ceil(tasks) * TILE;
@@ -38,13 +39,13 @@ pub(crate) fn product(level: Level, weights: Weights<'_>, x: &[f32], columns: us
     for row in out.chunks_exact_mut(rows) {
         parts.iter_mut().zip(row.chunks_mut(task_rows)).for_each(|(part, own)| part.push(own));
     }
-    let task = Task { level, weights, columns, packed: &packed, n };
-    parts.into_par_iter().enumerate().for_each(|(i, mut out)| task.run(i * task_rows, &mut out));
+    let task = Task { level, weights, columns, packed, n };
+    parts.into_par_iter().with_max_len(1).enumerate().for_each(|(i, mut out)| task.run(i * task_rows, &mut out));
 }
 
-/// The rows of `x`, as many together as a tile takes: `[columns, inputs]` for each of these.
-pub(crate) fn pack(level: Level, x: &[f32], columns: usize) -> Vec<f32> {
-    let mut packed = vec![0.0; x.len()];
+/// Writes the rows of `x` to `packed`, as many together as a tile takes: `[columns, inputs]` for each of these.
+pub(crate) fn pack(level: Level, x: &[f32], columns: usize, packed: &mut [f32]) {
+    assert_eq!(packed.len(), x.len(), "all values are packed");
     let size = level.tile_inputs() * columns;
     packed.par_chunks_mut(size).zip(x.par_chunks(size)).for_each(|(packed, rows)| {
         let n = rows.len() / columns;
@@ -52,7 +53,6 @@ pub(crate) fn pack(level: Level, x: &[f32], columns: usize) -> Vec<f32> {
             packed.iter_mut().zip(rows[place..].iter().step_by(columns)).for_each(|(packed, value)| *packed = *value);
         }
     });
-    packed
 }
 
 struct Task<'t> {
@@ -120,7 +120,7 @@ mod tests {
     fn check(level: Level, weights: Weights<'_>, floats: &[f32], (n, rows, columns): (usize, usize, usize)) {
         let x: Vec<f32> = (0..n * columns).map(|i| ((i * i) as f32 * 0.23).sin()).collect();
         let mut out = vec![f32::NAN; n * rows];
-        product(level, weights, &x, columns, &mut out);
+        product(level, weights, &x, columns, &mut vec![0.0; x.len()], &mut out);
         for (i, out) in out.iter().enumerate() {
             let pairs = x[i / rows * columns..][..columns].iter().zip(&floats[i % rows * columns..][..columns]);
             let expected: f64 = pairs.map(|(x, weight)| f64::from(*x) * f64::from(*weight)).sum();

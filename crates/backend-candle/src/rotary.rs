@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 use tandem_core::config::ModelConfig;
 
 use crate::elementwise::{norm_in_place, rows};
-use crate::values::{Values, tensor};
+use crate::values::{Values, tensor, zeros};
 
 /// Positions that a table has at first.
 const FIRST_POSITIONS: usize = 512;
@@ -94,7 +94,7 @@ impl Table {
         let (n, width) = projected.dims2()?;
         let (n_heads, head_dim) = (heads.queries + 2 * heads.keys, heads.head_dim);
         let values = Values::of(projected)?;
-        let mut out = vec![0.0; n * width];
+        let mut out = zeros(n * width);
         rows(&mut out, n * head_dim, |head, out| {
             for (row, out) in out.chunks_exact_mut(head_dim).enumerate() {
                 out.copy_from_slice(&values[row * width + head * head_dim..][..head_dim]);

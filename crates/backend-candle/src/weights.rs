@@ -9,7 +9,7 @@ use tandem_core::{DType, Error, Result};
 
 use crate::decoder::{Decoder, Layer};
 use crate::error::Doing;
-use crate::linear::{Linear, Matrix};
+use crate::linear::{Linear, Matrix, Rooms};
 use crate::quantize::{BLOCK, Bits};
 use crate::rotary::{Heads, Rotary};
 
@@ -57,6 +57,7 @@ pub(crate) fn decoder(source: &dyn Source, config: &ModelConfig) -> Result<Decod
         rms_norm_eps: config.rms_norm_eps as f32,
         rotary: Rotary::new(config),
         heads: Heads { queries: config.n_heads, keys: config.n_kv_heads, head_dim: config.head_dim() },
+        rooms: Rooms::default(),
     })
 }
 

@@ -8,6 +8,7 @@ use super::Shared;
 use crate::elementwise::softmax_step;
 use crate::kernel::{Level, TILE};
 use crate::product::pack;
+use crate::values::zeros;
 
 /// Positions whose scores are there at a time, 30 KB of them for a tile of queries: whole tiles of inputs at every level.
 const POSITIONS: usize = 240;
@@ -42,7 +43,8 @@ impl Shared<'_> {
             }
             tasks.extend(parts.into_iter().enumerate().map(|(i, part)| (block * TILE, i, part)));
         }
-        tasks.into_par_iter().for_each(|(first, i, mut out)| {
+        // Later queries see more: a thread takes one task at a time.
+        tasks.into_par_iter().with_max_len(1).for_each(|(first, i, mut out)| {
             for head in 0..self.group {
                 let places = head * self.head_dim..(head + 1) * self.head_dim;
                 self.tile(level, &packed[i], i * self.group + head, first, &mut out, places);
@@ -58,12 +60,9 @@ impl Shared<'_> {
             let end = self.head_dim.min(start + level.tile_inputs());
             values.chunks_exact(self.head_dim).for_each(|row| turned.extend_from_slice(&row[start..end]));
         }
-        Packed {
-            first: seen.start,
-            n_positions: seen.len(),
-            keys: pack(level, of_seen(self.keys), self.head_dim),
-            values: turned,
-        }
+        let mut keys = zeros(values.len());
+        pack(level, of_seen(self.keys), self.head_dim, &mut keys);
+        Packed { first: seen.start, n_positions: seen.len(), keys, values: turned }
     }
 
     /// The attention of the queries of `head` from `first` on, to be written at `places` of each row of `out`.

@@ -69,7 +69,7 @@ impl Contender {
         }
         let started = Instant::now();
         let n = if let Some(n) = appended {
-            let prompt: Vec<TokenId> = (depth..depth + n).map(|i| ((i * 7919 + 13) % 1000) as TokenId).collect();
+            let prompt: Vec<TokenId> = (depth..depth + n).map(|i| ((i * 7919 + 13) % 300) as TokenId).collect();
             self.sequence.append(&prompt)?;
             n
         } else {
