@@ -55,7 +55,8 @@ pub(crate) fn run(arguments: &[&str]) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let options = parse(arguments)?;
-    let directory = options.directory.clone().map_or_else(|| process::target_directory().map(|target| target.join("bench")), Ok)?;
+    let directory =
+        options.directory.clone().map_or_else(|| process::target_directory().map(|target| target.join("bench")), Ok)?;
     fs::create_dir_all(&directory).with_context(|| format!("`{}` cannot be made", directory.display()))?;
     let builds: Vec<Build> = BUILDS.into_iter().map(|features| build(features, options.clean)).collect::<Result<_>>()?;
     process::run(process::command(&builds[0].program, &["setup"]))?;

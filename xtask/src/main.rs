@@ -7,6 +7,7 @@ mod bench;
 mod ci;
 mod cuda;
 mod demo;
+mod parity;
 mod process;
 mod readme;
 mod test_run;
@@ -27,6 +28,7 @@ usage: cargo xtask TASK
   demo         set up, then let the embedded model tell a story
   test         set up, then run every test
   bench        build each backend and measure them in turns, with a report in target/bench; --help says more
+  parity       build `tandem` with both engines and compare them on the demo and the goldens, with reports in target/parity
   ci           all checks, cheapest first: what a change must pass
   check-cuda   type-check the build with `candle-cuda`, which needs no GPU; no part of `ci`, since nvcc takes minutes
   help         this text
@@ -64,6 +66,7 @@ fn task(arguments: &[&str]) -> Result<()> {
             demo::run(Profile::Release)
         }
         ["test"] => test_run::run(),
+        ["parity", more @ ..] => parity::run(more),
         ["ci"] => ci::run(),
         ["check-cuda"] => cuda::check(),
         [] | ["help" | "-h" | "--help"] => {

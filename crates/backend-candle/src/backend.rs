@@ -76,7 +76,13 @@ impl Backend for CandleBackend {
 }
 
 fn info(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions, dtype: DType, threads: usize) -> Result<ModelInfo> {
-    let own = Capabilities { all_logits: true, rewind: true, hidden_states: true, adapters: false };
+    let own = Capabilities {
+        all_logits: true,
+        rewind: true,
+        hidden_states: true,
+        adapters: false,
+        probe: options.device == Device::Cpu,
+    };
     Ok(ModelInfo {
         name: files.name.clone(),
         backend: BackendKind::Candle,

@@ -3,13 +3,16 @@
 use std::ops::Range;
 
 use candle_core::{DType, Device, Result, Tensor};
+use tandem_core::backend::{Probe, ProbePoint, Stage};
 use tandem_core::{CancelToken, TokenId};
 
 use crate::attention::{Sight, attention};
 use crate::cache::Kept;
 use crate::elementwise::{add, rms_norm};
 use crate::linear::{Linear, Matrix, Rooms};
+use crate::probe::probe;
 use crate::rotary::{Heads, Norms, Rotary};
+use crate::values::tensor;
 
 /// What sessions ask of a decoder: ours on the processor, or that of another device.
 pub(crate) trait Decode: Send + Sync {
@@ -17,15 +20,7 @@ pub(crate) trait Decode: Send + Sync {
     fn kept(&self) -> Kept;
 
     /// The hidden states of `tokens` before the last norm, `[tokens.len(), hidden_size]`; `None` when `cancel` was set meanwhile.
-    ///
-    /// `attend` computes the attention of a span, `[n, heads * head_dim]`; who calls decides where keys and values are kept.
-    fn forward(
-        &self,
-        tokens: &[TokenId],
-        spans: &[Span],
-        cancel: &CancelToken,
-        attend: &mut dyn FnMut(Attended) -> Result<Tensor>,
-    ) -> Result<Option<Tensor>>;
+    fn forward(&self, tokens: &[TokenId], spans: &[Span], cancel: &CancelToken, pass: &mut dyn Pass) -> Result<Option<Tensor>>;
 
     /// As [`attention`](crate::attention::attention).
     fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, sight: Sight) -> Result<Tensor>;
@@ -35,6 +30,38 @@ pub(crate) trait Decode: Send + Sync {
 
     /// The logits of `states`, `[n, hidden_size]`, before the last norm: `[n, vocab_size]`, f32 on the processor.
     fn logits(&self, states: &Tensor) -> Result<Tensor>;
+
+    /// What one pass over `tokens` computes at `points`; `None` where that is not shown.
+    fn probe(&self, _tokens: &[TokenId], _points: &[ProbePoint]) -> Result<Option<Vec<Probe>>> {
+        Ok(None)
+    }
+}
+
+/// What goes with a pass: who computes attention, and who looks at what lies between.
+pub(crate) trait Pass {
+    /// The attention of one span, `[n, heads * head_dim]`; who implements it decides where keys and values are kept.
+    fn attend(&mut self, attended: Attended) -> Result<Tensor>;
+
+    /// Whether it looks at what it is shown.
+    fn watches(&self) -> bool {
+        false
+    }
+
+    /// Is shown a value, `[n, width]`. Nobody looks unless a probe does.
+    fn see(&mut self, _layer: Option<usize>, _what: Seen, _value: &Tensor) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What a value is that a pass is shown.
+#[derive(Clone, Copy)]
+pub(crate) enum Seen {
+    /// The values of a stage.
+    Is(Stage),
+    /// Query, key and value in one, as [`Layer::qkv`] gives them.
+    Projected,
+    /// Gate and up in one.
+    GateUp,
 }
 
 /// A decoder with its weights. Immutable but for the rotary tables, which grow.
@@ -88,29 +115,31 @@ pub(crate) struct Attended {
     pub(crate) values: Tensor,
 }
 
+impl<F: FnMut(Attended) -> Result<Tensor>> Pass for F {
+    fn attend(&mut self, attended: Attended) -> Result<Tensor> {
+        self(attended)
+    }
+}
+
 impl Decode for Decoder {
     fn kept(&self) -> Kept {
         Kept { kv_heads: self.heads.keys, head_dim: self.heads.head_dim, dtype: DType::F32, device: Device::Cpu }
     }
 
-    fn forward(
-        &self,
-        tokens: &[TokenId],
-        spans: &[Span],
-        cancel: &CancelToken,
-        attend: &mut dyn FnMut(Attended) -> Result<Tensor>,
-    ) -> Result<Option<Tensor>> {
+    fn forward(&self, tokens: &[TokenId], spans: &[Span], cancel: &CancelToken, pass: &mut dyn Pass) -> Result<Option<Tensor>> {
         let positions: Vec<usize> = spans.iter().flat_map(|span| (0..span.rows.len()).map(|i| span.first_position + i)).collect();
         let mut x = self.embedding.select(tokens)?;
+        pass.see(None, Seen::Is(Stage::Embedding), &x)?;
         for (index, layer) in self.layers.iter().enumerate() {
             if cancel.is_cancelled() {
                 return Ok(None);
             }
             let normed = rms_norm(&x, &layer.attention_norm, self.rms_norm_eps)?;
-            let attended = self.attended(index, layer, &normed, spans, &positions, attend)?;
-            x = add(&x, &layer.attention_out.forward(&attended)?)?;
-            let normed = rms_norm(&x, &layer.mlp_norm, self.rms_norm_eps)?;
-            x = add(&x, &self.rooms.mlp(&layer.gate_up, &layer.down, &normed)?)?;
+            pass.see(Some(index), Seen::Is(Stage::AttentionNorm), &normed)?;
+            x = add(&x, &self.attended(index, layer, &normed, spans, &positions, pass)?)?;
+            pass.see(Some(index), Seen::Is(Stage::AttentionResidual), &x)?;
+            x = add(&x, &self.fed_forward(index, layer, &x, pass)?)?;
+            pass.see(Some(index), Seen::Is(Stage::MlpResidual), &x)?;
         }
         Ok(if cancel.is_cancelled() { None } else { Some(x) })
     }
@@ -126,9 +155,14 @@ impl Decode for Decoder {
     fn logits(&self, states: &Tensor) -> Result<Tensor> {
         self.head.as_ref().unwrap_or(&self.embedding).product(&self.normed(states)?, None)
     }
+
+    fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Option<Vec<Probe>>> {
+        probe(self, tokens, points).map(Some)
+    }
 }
 
 impl Decoder {
+    /// What attention adds to the states whose norm is `normed`.
     fn attended(
         &self,
         index: usize,
@@ -136,9 +170,10 @@ impl Decoder {
         normed: &Tensor,
         spans: &[Span],
         positions: &[usize],
-        attend: &mut dyn FnMut(Attended) -> Result<Tensor>,
+        pass: &mut dyn Pass,
     ) -> Result<Tensor> {
         let projected = layer.qkv.forward(normed)?;
+        pass.see(Some(index), Seen::Projected, &projected)?;
         let n_positions = positions.iter().max().map_or(0, |last| last + 1);
         let table = self.rotary.table(n_positions);
         let norms = layer.qk_norms.as_ref().map(|(queries, keys)| Norms { queries, keys, eps: self.rms_norm_eps });
@@ -147,7 +182,7 @@ impl Decoder {
             let own = projected.narrow(0, span.rows.start, span.rows.len())?;
             let heads = table.heads(&own, &self.heads, norms, &positions[span.rows.clone()])?;
             let (queries, keys) = (self.heads.queries, self.heads.keys);
-            parts.push(attend(Attended {
+            parts.push(pass.attend(Attended {
                 layer: index,
                 window: layer.window,
                 queries: heads.narrow(0, 0, queries)?,
@@ -155,9 +190,26 @@ impl Decoder {
                 values: heads.narrow(0, queries + keys, keys)?,
             })?);
         }
-        match parts.len() {
-            1 => Ok(parts.swap_remove(0)),
-            _ => Tensor::cat(&parts, 0),
-        }
+        let context = match parts.len() {
+            1 => parts.swap_remove(0),
+            _ => Tensor::cat(&parts, 0)?,
+        };
+        pass.see(Some(index), Seen::Is(Stage::AttentionContext), &context)?;
+        let output = layer.attention_out.forward(&context)?;
+        pass.see(Some(index), Seen::Is(Stage::AttentionOutput), &output)?;
+        Ok(output)
+    }
+
+    /// What the feed-forward block adds to `x`.
+    fn fed_forward(&self, index: usize, layer: &Layer, x: &Tensor, pass: &mut dyn Pass) -> Result<Tensor> {
+        let normed = rms_norm(x, &layer.mlp_norm, self.rms_norm_eps)?;
+        pass.see(Some(index), Seen::Is(Stage::MlpNorm), &normed)?;
+        let mut see = |seen, values: &[f32], width| match pass.watches() {
+            true => pass.see(Some(index), seen, &tensor(values.to_vec(), (values.len() / width, width))?),
+            false => Ok(()),
+        };
+        let output = self.rooms.mlp(&layer.gate_up, &layer.down, &normed, &mut see)?;
+        pass.see(Some(index), Seen::Is(Stage::Down), &output)?;
+        Ok(output)
     }
 }

@@ -10,7 +10,7 @@ use tandem_core::{CancelToken, TokenId};
 
 use crate::attention::Sight;
 use crate::cache::Kept;
-use crate::decoder::{Attended, Decode, Decoder, Layer, Span};
+use crate::decoder::{Attended, Decode, Decoder, Layer, Pass, Span};
 use crate::linear::{Linear, Matrix};
 use crate::rotary::{Heads, Rotary};
 
@@ -101,20 +101,14 @@ impl DeviceDecoder {
         ])
     }
 
-    fn attended(
-        &self,
-        index: usize,
-        normed: &Tensor,
-        spans: &[(&Span, Turn)],
-        attend: &mut dyn FnMut(Attended) -> Result<Tensor>,
-    ) -> Result<Tensor> {
+    fn attended(&self, index: usize, normed: &Tensor, spans: &[(&Span, Turn)], pass: &mut dyn Pass) -> Result<Tensor> {
         let layer = &self.layers[index];
         let projected = layer.qkv.forward(normed)?;
         let mut parts = Vec::with_capacity(spans.len());
         for (span, turn) in spans {
             let own = projected.narrow(0, span.rows.start, span.rows.len())?;
             let [queries, keys, values] = self.heads(&own, layer.qk_norms.as_ref(), turn)?;
-            parts.push(attend(Attended { layer: index, window: layer.window, queries, keys, values })?);
+            parts.push(pass.attend(Attended { layer: index, window: layer.window, queries, keys, values })?);
         }
         Tensor::cat(&parts, 0)
     }
@@ -144,13 +138,7 @@ impl Decode for DeviceDecoder {
         Kept { kv_heads: self.heads.keys, head_dim: self.heads.head_dim, dtype: self.dtype, device: self.device.clone() }
     }
 
-    fn forward(
-        &self,
-        tokens: &[TokenId],
-        spans: &[Span],
-        cancel: &CancelToken,
-        attend: &mut dyn FnMut(Attended) -> Result<Tensor>,
-    ) -> Result<Option<Tensor>> {
+    fn forward(&self, tokens: &[TokenId], spans: &[Span], cancel: &CancelToken, pass: &mut dyn Pass) -> Result<Option<Tensor>> {
         let spans: Vec<(&Span, Turn)> = spans.iter().map(|span| Ok((span, self.turn(span)?))).collect::<Result<_>>()?;
         let mut x = self.embedding.index_select(&Tensor::new(tokens, &self.device)?, 0)?;
         for (index, layer) in self.layers.iter().enumerate() {
@@ -158,7 +146,7 @@ impl Decode for DeviceDecoder {
                 return Ok(None);
             }
             let normed = rms_norm(&x, &layer.attention_norm, self.eps)?;
-            let attended = self.attended(index, &normed, &spans, attend)?;
+            let attended = self.attended(index, &normed, &spans, pass)?;
             x = (x + layer.attention_out.forward(&attended)?)?;
             let gate_up = layer.gate_up.forward(&rms_norm(&x, &layer.mlp_norm, self.eps)?)?;
             let inner = gate_up.dim(1)? / 2;

@@ -21,7 +21,7 @@ use self::session::ForeignSession;
 
 /// What a model of candle-transformers can do.
 pub(crate) const CAPABILITIES: Capabilities =
-    Capabilities { all_logits: false, rewind: false, hidden_states: false, adapters: false };
+    Capabilities { all_logits: false, rewind: false, hidden_states: false, adapters: false, probe: false };
 
 /// A model of candle-transformers.
 pub(crate) struct ForeignModel {

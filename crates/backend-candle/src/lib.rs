@@ -7,6 +7,7 @@
 //! - `decoder` is the arithmetic of a pass over tokens, on candle's tensors; `linear`, `product`, `rotary`, `attention` and `elementwise`
 //!   are its parts, and `kernel` has the loops that candle runs on one thread or not at all.
 //! - `device_decoder` is the same arithmetic in candle's own operations, for CUDA.
+//! - `probe` shows what lies between the steps of a pass.
 //! - `foreign` runs what candle-transformers has and we have not: Gemma 2, Gemma 3 and Phi-3, with fewer abilities.
 //! - `session` and `cache` hold what a sequence has seen: keys and values are written in place, and a rewind is a number.
 
@@ -26,6 +27,7 @@ mod linear;
 pub mod measured;
 mod model;
 mod peer;
+mod probe;
 mod product;
 mod quantize;
 mod rotary;

@@ -4,7 +4,9 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
+use tandem_core::backend::Stage;
 
+use crate::decoder::Seen;
 use crate::elementwise;
 use crate::kernel::{Level, MAX_ROWS};
 use crate::product::{Weights, product};
@@ -47,8 +49,14 @@ struct Room {
 }
 
 impl Rooms {
-    /// `down(silu(gate(x)) * up(x))` of `x`, `[n, hidden_size]`.
-    pub(crate) fn mlp(&self, gate_up: &Linear, down: &Linear, x: &Tensor) -> Result<Tensor> {
+    /// `down(silu(gate(x)) * up(x))` of `x`, `[n, hidden_size]`. `see` is shown both products on the way, with the width of a row.
+    pub(crate) fn mlp(
+        &self,
+        gate_up: &Linear,
+        down: &Linear,
+        x: &Tensor,
+        see: &mut dyn FnMut(Seen, &[f32], usize) -> Result<()>,
+    ) -> Result<Tensor> {
         let (n, columns) = x.dims2()?;
         let width = down.weights.columns;
         if columns != gate_up.weights.columns || gate_up.weights.rows != 2 * width {
@@ -59,8 +67,10 @@ impl Rooms {
         let mut own = of_others().pop().unwrap_or_default();
         let both = room(&mut own.gate_up, 2 * n * width);
         gate_up.weights.write_product(&Values::of(x)?, gate_up.bias.as_deref(), &mut own.packed, both)?;
+        see(Seen::GateUp, both, 2 * width)?;
         let gated = room(&mut own.gated, n * width);
         elementwise::gated(both, width, gated);
+        see(Seen::Is(Stage::Activation), gated, width)?;
         let mut out = zeros(n * down.weights.rows);
         down.weights.write_product(gated, down.bias.as_deref(), &mut own.packed, &mut out)?;
         of_others().push(own);

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use rayon::ThreadPool;
-use tandem_core::backend::{HiddenStates, LoraAdapter, TokenBatch};
+use tandem_core::backend::{HiddenStates, LoraAdapter, Probe, ProbePoint, TokenBatch};
 use tandem_core::{CancelToken, Error, LogitsWanted, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
 use crate::attention::Sight;
-use crate::decoder::{Decode, Span};
+use crate::decoder::{Attended, Decode, Span};
 use crate::error::Doing;
 use crate::session::{CandleSession, PASS};
 use crate::values::Values;
@@ -37,7 +37,7 @@ impl Loaded {
             let start = spans.last().map_or(0, |span| span.rows.end);
             spans.push(Span { rows: start..start + sequence.len(), first_position: 0 });
         }
-        let states = self.decoder.forward(&tokens, &spans, &CancelToken::new(), &mut |attended| {
+        let states = self.decoder.forward(&tokens, &spans, &CancelToken::new(), &mut |attended: Attended| {
             let sight = Sight { n_past: 0, window: attended.window };
             self.decoder.attention(&attended.queries, &attended.keys, &attended.values, sight)
         });
@@ -95,5 +95,12 @@ impl Model for CandleModel {
 
     fn with_adapter(&self, _adapter: &LoraAdapter) -> Result<Arc<dyn Model>> {
         Err(self.loaded.info.unsupported("an adapter", "this backend applies none yet"))
+    }
+
+    fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
+        let Loaded { decoder, threads, info } = &*self.loaded;
+        info.check_append(0, info.max_context, tokens, LogitsWanted::None)?;
+        let probes = threads.install(|| decoder.probe(tokens, points)).doing("to run the model")?;
+        probes.ok_or_else(|| info.unsupported("a look at inner values", "they are shown on the processor only"))
     }
 }

@@ -7,7 +7,7 @@ use tandem_core::{CancelToken, Error, Logits, LogitsWanted, Result, Session, Ses
 
 use crate::attention::Sight;
 use crate::cache::KvCache;
-use crate::decoder::Span;
+use crate::decoder::{Attended, Span};
 use crate::error::Doing;
 use crate::model::Loaded;
 use crate::values::Values;
@@ -52,7 +52,7 @@ impl CandleSession {
     /// The hidden states of `tokens` after `held` others.
     fn pass(&self, tokens: &[TokenId], held: usize) -> Result<Tensor> {
         let span = Span { rows: 0..tokens.len(), first_position: held };
-        let states = self.model.decoder.forward(tokens, &[span], &self.cancel, &mut |attended| {
+        let states = self.model.decoder.forward(tokens, &[span], &self.cancel, &mut |attended: Attended| {
             let layer = self.cache.write(attended.layer, held, &attended.keys, &attended.values)?;
             let sight = Sight { n_past: held, window: attended.window };
             self.model.decoder.attention(&attended.queries, &layer.keys, &layer.values, sight)

@@ -14,6 +14,7 @@ use tandem_core::{Backend, BackendKind, Device, DeviceReport, Error, Model, Mode
 use crate::device::{provider_name, reports, session_builder};
 use crate::error::Doing;
 use crate::graph::DecoderGraph;
+use crate::inner::{Origin, Probed};
 use crate::model::{Loaded, OnnxModel};
 use crate::run::Names;
 use crate::source::{Place, Source};
@@ -36,8 +37,19 @@ impl OnnxBackend {
         Self { library }
     }
 
+    /// Loads the graph of `origin` again, with its inner values as outputs.
+    pub(crate) fn load_probed(&self, origin: &Origin) -> Result<Probed> {
+        Probed::load(origin, |options, source| self.commit(options, source))
+    }
+
     fn environment(&self) -> Result<Environment> {
         library::environment(self.library.as_deref())
+    }
+
+    fn commit(&self, options: &LoadOptions, source: &Source) -> Result<Session> {
+        let environment = self.environment()?;
+        let builder = configure(session_builder(&environment, options)?, n_threads(options), options.threads.spin)?;
+        commit(builder, source)
     }
 }
 
@@ -63,13 +75,10 @@ impl Backend for OnnxBackend {
         files.refuse_gguf()?;
         let config = ModelConfig::from_file(&files.config)?;
         let source = Source::choose(files, &config, options)?;
-        let environment = self.environment()?;
-        let threads = options.threads.count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
-        let builder = configure(session_builder(&environment, options)?, threads, options.threads.spin)?;
-        let session = commit(builder, &source)?;
+        let session = self.commit(options, &source)?;
         let graph = DecoderGraph::read(&session, &source.name, &config)?;
         let placement = placement::read(&session).doing("to read where the nodes were placed")?;
-        let info = describe(files, options, &config, &source, &graph, (placement, threads));
+        let info = describe(files, options, &config, &source, &graph, (placement, n_threads(options)));
         info.check_device_share(options.require_device)?;
         Ok(Arc::new(OnnxModel {
             loaded: Arc::new(Loaded {
@@ -80,6 +89,9 @@ impl Backend for OnnxBackend {
                 in_place: source.in_place,
                 one_run_at_a_time: (options.device != Device::Cpu).then(|| Mutex::new(())),
                 info,
+                origin: Origin { files: files.clone(), options: options.clone() },
+                probed: Mutex::new(None),
+                backend: self.clone(),
             }),
         }))
     }
@@ -111,6 +123,7 @@ fn describe(
         capabilities: Capabilities {
             all_logits: graph.has_all_logits(),
             rewind: source.in_place || cache_on_host,
+            probe: source.can_probe && options.device == Device::Cpu,
             ..Capabilities::default()
         },
         weight_types: Vec::new(),
@@ -118,6 +131,10 @@ fn describe(
         device_share: placement::share(&placement, provider_name(options.device)),
         placement,
     }
+}
+
+fn n_threads(options: &LoadOptions) -> usize {
+    options.threads.count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from)
 }
 
 fn configure(builder: SessionBuilder, threads: usize, spin: bool) -> Result<SessionBuilder> {

@@ -126,7 +126,7 @@ impl InPlace {
 
 impl Carried {
     fn clear(&mut self) -> Result<()> {
-        self.pasts = self.ports.iter().map(|port| new_buffer(port, &Allocator::default(), 0)).collect::<Result<_>>()?;
+        self.pasts = self.ports.iter().map(empty_past).collect::<Result<_>>()?;
         Ok(())
     }
 
@@ -141,6 +141,11 @@ impl Carried {
         self.pasts = shorter;
         Ok(())
     }
+}
+
+/// The past of no tokens.
+pub(crate) fn empty_past(port: &CachePort) -> Result<DynValue> {
+    new_buffer(port, &Allocator::default(), 0)
 }
 
 fn new_buffer(port: &CachePort, allocator: &Allocator, n_tokens: usize) -> Result<DynValue> {

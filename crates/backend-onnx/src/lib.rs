@@ -14,6 +14,7 @@ mod device;
 mod error;
 pub mod export;
 mod graph;
+mod inner;
 pub mod library;
 mod model;
 mod placement;

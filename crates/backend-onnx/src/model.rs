@@ -1,14 +1,16 @@
 //! A loaded graph.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::Session as Engine;
-use tandem_core::backend::{HiddenStates, LoraAdapter, TokenBatch};
-use tandem_core::{Device, Model, ModelInfo, Result, Session, SessionOptions};
+use tandem_core::backend::{HiddenStates, LoraAdapter, Probe, ProbePoint, TokenBatch};
+use tandem_core::{Device, LogitsWanted, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
+use crate::backend::OnnxBackend;
 use crate::error::Doing;
 use crate::graph::DecoderGraph;
+use crate::inner::{Origin, Probed};
 use crate::run::Names;
 use crate::session::OnnxSession;
 
@@ -28,6 +30,12 @@ pub(crate) struct Loaded {
     pub(crate) info: ModelInfo,
     /// Held during a run where the provider does not promise that several may run at once.
     pub(crate) one_run_at_a_time: Option<Mutex<()>>,
+    /// What it was loaded from.
+    pub(crate) origin: Origin,
+    /// The same graph with inner values as outputs, once it was asked for them.
+    pub(crate) probed: Mutex<Option<Probed>>,
+    /// Makes the engine's session of a graph as this one was made.
+    pub(crate) backend: OnnxBackend,
 }
 
 impl Loaded {
@@ -66,5 +74,21 @@ impl Model for OnnxModel {
 
     fn with_adapter(&self, _adapter: &LoraAdapter) -> Result<Arc<dyn Model>> {
         Err(self.loaded.info.unsupported("an adapter", "the graph has no inputs for one"))
+    }
+
+    fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
+        let info = &self.loaded.info;
+        if !info.capabilities.probe {
+            return Err(
+                info.unsupported("a look at inner values", "its graph names them otherwise than those that are made here")
+            );
+        }
+        info.check_append(0, info.max_context, tokens, LogitsWanted::None)?;
+        let mut probed = self.loaded.probed.lock().unwrap_or_else(PoisonError::into_inner);
+        let probed = match &mut *probed {
+            Some(probed) => probed,
+            none => none.insert(self.loaded.backend.load_probed(&self.loaded.origin)?),
+        };
+        probed.probe(tokens, points)
     }
 }

@@ -156,7 +156,7 @@ impl Session for OnnxSession {
 }
 
 /// A tensor of `n` integers in the dtype and rank that `port` declares: `[n]`, `[1, n]`, or a scalar.
-fn integers(port: &Port, n: usize, values: impl Iterator<Item = i64>) -> Result<DynValue> {
+pub(crate) fn integers(port: &Port, n: usize, values: impl Iterator<Item = i64>) -> Result<DynValue> {
     let shape = match port.rank {
         0 => vec![],
         rank => [vec![1; rank - 1], vec![n]].concat(),

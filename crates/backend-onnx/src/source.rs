@@ -12,6 +12,7 @@ use tandem_onnx_graph::{Activations, DataType, Edit, Graph, LogitsControl, Node}
 
 use crate::checkpoint::{GraphPlan, refuse_unknown_form};
 use crate::export::cached_graph;
+use crate::inner::can_probe;
 
 /// A graph larger than this, weights within it, is changed only where it must be: the change is made on a copy in memory.
 const CHEAP_TO_COPY: usize = 64 << 20;
@@ -30,6 +31,8 @@ pub(crate) struct Source {
     pub(crate) dtype: DType,
     /// Every KV tensor is appended to by `GroupQueryAttention`, which can do so in place.
     pub(crate) in_place: bool,
+    /// Its inner values have the names of graphs that are made here.
+    pub(crate) can_probe: bool,
     /// The graph and the files that its weights are in.
     pub(crate) weight_files: Vec<WeightFile>,
 }
@@ -93,6 +96,7 @@ impl Source {
             place: place(file, &graph, directory, options)?,
             dtype,
             in_place: appends_in_place(&graph),
+            can_probe: can_probe(&graph),
             weight_files: weight_files(file, &graph, directory)?,
             name,
         })
@@ -116,6 +120,7 @@ impl Source {
                 .unwrap_or_else(|| Place::Memory { bytes: Cow::Owned(graph.bytes().to_vec()), weights: None }),
             dtype,
             in_place: appends_in_place(&graph),
+            can_probe: can_probe(&graph),
             weight_files: files.weights.iter().map(weight_file).collect::<Result<_>>()?,
         })
     }

@@ -7,6 +7,7 @@ pub mod machine;
 pub mod measure;
 mod memory;
 pub mod page;
+pub mod parity;
 pub mod peer;
 mod process;
 pub mod record;

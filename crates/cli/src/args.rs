@@ -6,6 +6,7 @@ mod examples;
 mod form;
 mod generation;
 mod models;
+mod parity;
 
 use std::path::PathBuf;
 
@@ -17,6 +18,7 @@ pub(crate) use self::engine::{CoreMlFormat, DeviceChoice, EngineOptions};
 pub(crate) use self::form::FormOptions;
 pub(crate) use self::generation::GenerationOptions;
 pub(crate) use self::models::{ListArgs, PullArgs, RmArgs};
+pub(crate) use self::parity::{ParityArgs, SideChoice};
 
 /// Local text generation on engines that are held to the same answer.
 #[derive(Debug, Parser)]
@@ -34,6 +36,7 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     Show(ShowArgs),
     Export(ExportArgs),
+    Parity(ParityArgs),
     Pull(PullArgs),
     List(ListArgs),
     Rm(RmArgs),
@@ -234,6 +237,7 @@ impl Command {
             Self::Bench(args) => args.output,
             Self::Show(args) => args.output,
             Self::Export(args) => args.output,
+            Self::Parity(args) => args.output,
             Self::Pull(args) => args.output,
             Self::List(args) => args.output,
             Self::Rm(args) => args.output,

@@ -7,6 +7,7 @@ mod devices;
 mod doctor;
 mod export;
 mod list;
+mod parity;
 mod pull;
 mod rm;
 mod run;
@@ -29,6 +30,7 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<ExitCode> {
         Command::Score(args) => score::score(args, output),
         Command::Show(args) => show::show(args, output),
         Command::Export(args) => export::export(args, output),
+        Command::Parity(args) => parity::parity(args, output),
         Command::Pull(args) => pull::pull(args, output),
         Command::List(args) => list::list(&args, output),
         Command::Rm(args) => rm::rm(&args, output),

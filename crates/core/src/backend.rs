@@ -11,6 +11,7 @@ use crate::files::ModelFiles;
 mod check;
 mod data;
 mod options;
+mod probe;
 
 pub use data::{
     Capabilities, HiddenStates, Logits, LogitsWanted, LoraAdapter, ModelInfo, Placement, TokenBatch, WeightFile, WeightType,
@@ -18,6 +19,7 @@ pub use data::{
 pub use options::{
     BackendKind, ComputeUnits, CoreMlOptions, DType, Device, DeviceReport, LoadOptions, Numerics, SessionOptions, ThreadOptions,
 };
+pub use probe::{Probe, ProbePoint, Stage};
 
 /// The id of a token in a model's vocabulary.
 pub type TokenId = u32;
@@ -60,6 +62,16 @@ pub trait Model: Send + Sync {
     /// # Errors
     /// [`Error::Unsupported`](crate::Error::Unsupported) unless [`Capabilities::adapters`].
     fn with_adapter(&self, adapter: &LoraAdapter) -> Result<Arc<dyn Model>>;
+
+    /// What one pass over `tokens` computes at those of `points` that this model shows, in the order of computation.
+    ///
+    /// It is for finding where two engines part, not for speed.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`](crate::Error::Unsupported) unless [`Capabilities::probe`], and those of [`Session::append`].
+    fn probe(&self, _tokens: &[TokenId], _points: &[ProbePoint]) -> Result<Vec<Probe>> {
+        Err(self.info().unsupported("a look at inner values", "this model shows none"))
+    }
 }
 
 /// The KV cache of one sequence.

@@ -92,6 +92,7 @@ macro_rules! conformance {
             cancelled_append_leaves_the_session_usable,
             the_same_tokens_give_the_same_bits,
             batch_equals_single,
+            probes_end_in_the_logits,
             logits_match_golden,
             greedy_tokens_match_golden,
         );

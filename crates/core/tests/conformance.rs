@@ -8,7 +8,13 @@ use tandem_core::conformance::{FakeBackend, Fixture};
 use tandem_core::files::ModelFiles;
 use tandem_core::{Capabilities, LoadOptions};
 
-conformance!(everything, || fixture(Capabilities { all_logits: true, rewind: true, hidden_states: true, adapters: false }));
+conformance!(everything, || fixture(Capabilities {
+    all_logits: true,
+    rewind: true,
+    hidden_states: true,
+    adapters: false,
+    probe: true
+}));
 conformance!(nothing, || fixture(Capabilities::default()));
 
 fn fixture(capabilities: Capabilities) -> Result<Fixture, String> {

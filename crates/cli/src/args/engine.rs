@@ -174,7 +174,7 @@ fn size_from_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<O
     String::deserialize(deserializer)?.parse().map(Some).map_err(serde::de::Error::custom)
 }
 
-fn numerics(text: &str) -> Result<Numerics, String> {
+pub(super) fn numerics(text: &str) -> Result<Numerics, String> {
     match text {
         "fast" => Ok(Numerics::Fast),
         "exact" => Ok(Numerics::Exact),

@@ -7,6 +7,7 @@ Examples:
   tandem chat ./my-model                         talk with a model in a directory
   tandem chat Qwen/Qwen2.5-0.5B-Instruct         with one of the Hugging Face hub, downloaded once
   tandem export ./my-model --dtype int4          make a smaller and faster copy of it
+  tandem parity ./my-model --candidate onnx:int4 see what another engine or dtype changes
   tandem devices                                 see what can run here
 
 `tandem COMMAND --help` says more about a command.";
@@ -129,3 +130,13 @@ Examples:
   tandem completions bash > ~/.local/share/bash-completion/completions/tandem
   tandem completions zsh > ~/.zfunc/_tandem
   tandem completions fish > ~/.config/fish/completions/tandem.fish";
+
+pub(super) const PARITY: &str = "\
+Examples:
+  tandem parity demo --reference candle:f32 --candidate onnx:f32
+  tandem parity ./my-model --candidate onnx:int8 --candidate onnx:int4 --json > parity.json
+  tandem parity ./my-model --reference onnx:f32 --candidate onnx=./my-model/onnx/model_q4.onnx
+  tandem parity ./my-model --candidate onnx:int4@cuda --corpus prompts.txt --bisect
+
+Exit codes:
+  0 every candidate passes, 1 not everything could be measured, 2 wrong usage, 3 a candidate is not within its limits";

@@ -17,6 +17,7 @@ mod help;
 mod interrupt;
 mod memory;
 mod models;
+mod parity;
 mod reports;
 mod run;
 #[path = "../../../hub/tests/hub/server.rs"]

@@ -127,6 +127,8 @@ pub struct Capabilities {
     pub hidden_states: bool,
     /// `with_adapter` works.
     pub adapters: bool,
+    /// `probe` works.
+    pub probe: bool,
 }
 
 /// A file that weights came from.

@@ -1,7 +1,7 @@
 //! What a session does.
 
 use super::Fixture;
-use crate::backend::{LogitsWanted, Model, Session, SessionOptions, TokenBatch, TokenId};
+use crate::backend::{LogitsWanted, Model, ProbePoint, Session, SessionOptions, Stage, TokenBatch, TokenId};
 use crate::cancel::CancelToken;
 use crate::error::Error;
 
@@ -248,6 +248,28 @@ pub fn batch_equals_single(fixture: &Fixture) {
         }
         assert_eq!(start, together.values.len());
     }
+}
+
+/// What is probed comes in the order of computation, has a row for each token, and ends in the logits of the model; what is not asked for
+/// does not come.
+pub fn probes_end_in_the_logits(fixture: &Fixture) {
+    let model = fixture.load();
+    let capabilities = model.info().capabilities;
+    if !capabilities.probe {
+        return;
+    }
+    let tokens = tokens(&*model, 13);
+    let all = ProbePoint::all(model.info().n_layers);
+    let probes = model.probe(&tokens, &all).unwrap();
+    let places: Vec<usize> = probes.iter().map(|probe| all.iter().position(|point| *point == probe.point).unwrap()).collect();
+    assert!(places.is_sorted() && places.windows(2).all(|pair| pair[0] != pair[1]), "{places:?}");
+    assert!(probes.iter().all(|probe| probe.width > 0 && probe.values.len() == probe.width * tokens.len()));
+    let logits = probes.last().filter(|probe| probe.point.stage == Stage::Logits).expect("logits are always shown");
+    assert_close(fixture, logits.row(tokens.len() - 1), &last(&mut *session(&*model), &tokens), "probed logits");
+    let some = [probes[0].point, logits.point];
+    let asked: Vec<ProbePoint> = model.probe(&tokens, &some).unwrap().iter().map(|probe| probe.point).collect();
+    assert_eq!(asked, some);
+    assert!(matches!(model.probe(&[], &all), Err(Error::EmptyPrompt)));
 }
 
 /// `n` tokens of the model's vocabulary that differ from place to place.

@@ -1,7 +1,7 @@
 //! What loading does.
 
 use super::{Fixture, cases};
-use crate::backend::{LoadOptions, LogitsWanted, LoraAdapter, TokenBatch};
+use crate::backend::{LoadOptions, LogitsWanted, LoraAdapter, ProbePoint, TokenBatch};
 use crate::error::Error;
 use crate::files::{ModelFile, ModelFiles};
 
@@ -71,6 +71,10 @@ pub fn undeclared_capability_is_refused(fixture: &Fixture) {
     if !capabilities.all_logits {
         let refused = cases::session(&*model).append(&tokens, LogitsWanted::All);
         assert!(matches!(refused, Err(Error::Unsupported { .. })), "all logits are not declared");
+    }
+    if !capabilities.probe {
+        let refused = model.probe(&tokens, &ProbePoint::all(model.info().n_layers));
+        assert!(matches!(refused, Err(Error::Unsupported { .. })), "probing is not declared");
     }
     let adapter = LoraAdapter { path: "no-such-adapter".into() };
     match model.with_adapter(&adapter) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::backend::{
     Backend, BackendKind, Capabilities, DType, Device, DeviceReport, HiddenStates, LoadOptions, Logits, LogitsWanted,
-    LoraAdapter, Model, ModelInfo, Session, SessionOptions, TokenBatch, TokenId,
+    LoraAdapter, Model, ModelInfo, Probe, ProbePoint, Session, SessionOptions, Stage, TokenBatch, TokenId,
 };
 use crate::cancel::CancelToken;
 use crate::config::ModelConfig;
@@ -107,6 +107,23 @@ impl Model for FakeModel {
 
     fn with_adapter(&self, _: &LoraAdapter) -> Result<Arc<dyn Model>> {
         Err(self.info.unsupported("an adapter", "the fake has no weights"))
+    }
+
+    fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
+        if !self.info.capabilities.probe {
+            return Err(self.info.unsupported("probing", "the fake was not told to"));
+        }
+        self.info.check_append(0, self.info.max_context, tokens, LogitsWanted::None)?;
+        let widths = [(Stage::FinalNorm, self.info.hidden_size), (Stage::Logits, self.info.vocab_size)];
+        let known = widths.into_iter().map(|(stage, width)| (ProbePoint { layer: None, stage }, width));
+        let of = |(point, width): (ProbePoint, usize)| {
+            let states = tokens.iter().scan(0, |state, &token| {
+                *state = next(*state, token);
+                Some(*state)
+            });
+            Probe::new(point, states.flat_map(|state| floats(state, width)).collect(), tokens)
+        };
+        Ok(known.filter(|(point, _)| points.contains(point)).map(of).collect())
     }
 }
 

@@ -1,0 +1,127 @@
+//! The arguments of `tandem parity`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use tandem::{BackendKind, DType, Device, Numerics};
+
+use super::engine::numerics;
+use super::{ModelArg, OutputArgs, examples};
+
+/// Say whether a model stays the same on another engine, device or dtype.
+///
+/// Every candidate is held against the reference: the tokens of the same texts, the weights, each side against itself (the noise of this
+/// machine), the logits of the same tokens, and generated texts up to where they part. Limits depend on the two dtypes. A place where the
+/// sides take different tokens is a near tie, or it is real and is shown.
+///
+/// A side is BACKEND[:DTYPE][@DEVICE][=PATH], such as `onnx:int4`, `candle:f32@cpu`, or `onnx=./model/onnx/model_q4.onnx` for a graph or a
+/// directory in the place of MODEL. What is measured before Ctrl-C or an error is reported.
+#[derive(Args, Debug)]
+#[command(after_help = examples::PARITY)]
+pub(crate) struct ParityArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArg,
+    /// What candidates are held against: weights of floats
+    #[arg(long, value_name = "SIDE", default_value = "candle:f32")]
+    pub(crate) reference: SideChoice,
+    /// What is held against it; give it again for more
+    #[arg(long = "candidate", value_name = "SIDE", required = true)]
+    pub(crate) candidates: Vec<SideChoice>,
+    /// Compare on these prompts, one on each line (as JSON in a `.jsonl`), in the place of those of the program
+    #[arg(long, value_name = "FILE")]
+    pub(crate) corpus: Option<PathBuf>,
+    /// Judge by these limits in the place of those of the program
+    #[arg(long, value_name = "FILE")]
+    pub(crate) thresholds: Option<PathBuf>,
+    /// The most tokens of a prompt of the program's own; longer ones are cut
+    #[arg(long, value_name = "N", default_value = "1024")]
+    pub(crate) prompt_tokens: NonZeroUsize,
+    /// Tokens to generate from each of the prompts that are generated from; 0 generates nothing
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub(crate) generate: usize,
+    /// How many prompts are generated from
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    pub(crate) texts: usize,
+    /// The seed of sampled texts
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Find the first stage of the first layer whose own arithmetic is at fault
+    #[arg(long)]
+    pub(crate) bisect: bool,
+    /// Threads of each side [default: the processors that this process may use]
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// In what the products with quantised weights are computed: `fast` may round activations to 8 bits [default: fast]
+    #[arg(long, value_name = "NUMERICS", value_parser = PossibleValuesParser::new(["fast", "exact"]).try_map(|text| numerics(&text)))]
+    pub(crate) numerics: Option<Numerics>,
+    /// ONNX Runtime's library, in the place of the one that is found
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ort_library: Option<PathBuf>,
+    /// Write the report as JSON to this file as well, each candidate as soon as it is measured
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Write the report as one HTML file, with charts
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// What one side is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SideChoice {
+    /// As it was written.
+    pub(crate) text: String,
+    pub(crate) backend: BackendKind,
+    pub(crate) dtype: Option<DType>,
+    pub(crate) device: Option<Device>,
+    /// A graph or a directory in the place of the model.
+    pub(crate) path: Option<String>,
+}
+
+impl FromStr for SideChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (engine, path) = match text.split_once('=') {
+            Some((engine, path)) => (engine, Some(path.to_owned()).filter(|path| !path.is_empty()).ok_or("no path behind `=`")?),
+            None => (text, String::new()),
+        };
+        let (engine, device) = match engine.split_once('@') {
+            Some((engine, device)) => (engine, Some(device.parse().map_err(|error: tandem::Error| error.to_string())?)),
+            None => (engine, None),
+        };
+        let (backend, dtype) = match engine.split_once(':') {
+            Some((backend, dtype)) => (backend, Some(dtype.parse().map_err(|error: tandem::Error| error.to_string())?)),
+            None => (engine, None),
+        };
+        let backend = backend.parse().map_err(|_| {
+            format!("`{backend}` is no backend: a side is BACKEND[:DTYPE][@DEVICE][=PATH] with `onnx` or `candle`, such as `onnx:int4`")
+        })?;
+        Ok(Self { text: text.into(), backend, dtype, device, path: Some(path).filter(|path| !path.is_empty()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_side_is_read() {
+        let check = |text: &str, expected: (BackendKind, Option<DType>, Option<Device>, Option<&str>)| {
+            let side: SideChoice = text.parse().unwrap();
+            assert_eq!((side.backend, side.dtype, side.device, side.path.as_deref()), expected, "{text}");
+        };
+        check("onnx", (BackendKind::Onnx, None, None, None));
+        check("candle:f32", (BackendKind::Candle, Some(DType::F32), None, None));
+        check("onnx:int4@cuda:1", (BackendKind::Onnx, Some(DType::Int4), Some(Device::Cuda(1)), None));
+        check("onnx=./a=b/m.onnx", (BackendKind::Onnx, None, None, Some("./a=b/m.onnx")));
+        check("onnx:f16@cpu=/m", (BackendKind::Onnx, Some(DType::F16), Some(Device::Cpu), Some("/m")));
+        for bad in ["", "tensorflow", "onnx:int3", "onnx@tpu", "onnx=", "candle:f32:f16", "./model.onnx"] {
+            assert!(bad.parse::<SideChoice>().is_err(), "{bad}");
+        }
+    }
+}

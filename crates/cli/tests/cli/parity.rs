@@ -1,0 +1,67 @@
+//! `tandem parity`: exit codes, reports, and what goes wrong.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::{Place, place_with_engine};
+
+#[test]
+fn what_cannot_run_is_said_beside_what_was_measured() {
+    let Some(place) = place_with_engine() else { return };
+    fs::write(place.path("prompts.txt"), "Once upon a time\nThe fox\n").unwrap();
+    let args = ["parity", "demo", "--reference", "onnx:f32", "--candidate", "onnx:bf16", "--candidate", "onnx:f32"];
+    let more = ["--corpus", "prompts.txt", "--generate", "4", "--texts", "1", "--report", "prompts.txt/report.json", "--json"];
+    let outcome = place.tandem(&[&args[..], &more].concat());
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    let report: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!((&report["schema"], &report["verdict"]), (&"tandem.parity/1".into(), &"incomplete".into()));
+    assert_eq!(report["pairs"].as_array().unwrap().len(), 1, "the candidate that runs is measured");
+    assert_eq!(report["pairs"][0]["logits"]["max_abs"], 0.0, "an engine agrees with itself");
+    assert_eq!(report["pairs"][0]["verdict"], "pass");
+    let problems: Vec<&str> =
+        report["problems"].as_array().unwrap().iter().map(|problem| problem["at"].as_str().unwrap()).collect();
+    assert_eq!(problems, ["candidate `onnx:bf16`", "report `prompts.txt/report.json`"]);
+    assert!(outcome.stderr.starts_with("error: not everything could be measured: 2 problems"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_gate_that_is_not_met_is_exit_code_3() {
+    let Some(place) = place_with_engine() else { return };
+    let limits = "version = 1\n[[pair]]\nname = \"none\"\nreference = \"f32\"\ncandidate = \"int4\"\ntie = 0.0\nreason = \"a test\"\nlimits = { max_abs = 0.0 }\n";
+    fs::write(place.path("limits.toml"), limits).unwrap();
+    fs::write(place.path("prompts.txt"), "Once upon a time\n").unwrap();
+    let args = ["parity", "demo", "--reference", "onnx:f32", "--candidate", "onnx:int4", "--thresholds", "limits.toml"];
+    let outcome = place
+        .tandem(&[&args[..], &["--corpus", "prompts.txt", "--generate", "0", "--report", "r.json", "--html", "r.html"]].concat());
+    assert_eq!(outcome.code, Some(3), "{}", outcome.stderr);
+    assert!(outcome.stdout.contains("not met"), "{}", outcome.stdout);
+    let report: Value = serde_json::from_slice(&fs::read(place.path("r.json")).unwrap()).unwrap();
+    assert_eq!(report["verdict"], "fail");
+    let page = fs::read_to_string(place.path("r.html")).unwrap();
+    assert!(page.contains("Not every candidate is within the limits") && page.contains("<svg"), "{page}");
+}
+
+#[test]
+fn what_is_wrong_with_the_arguments_is_said_before_anything_is_loaded() {
+    let place = Place::new();
+    fs::write(place.path("gap.txt"), "one\n\ntwo\n").unwrap();
+    let outcome = place.tandem(&["parity", "demo", "--candidate", "onnx", "--corpus", "gap.txt"]);
+    assert_eq!(outcome.code, Some(1));
+    assert_eq!(
+        outcome.stderr,
+        "error: `gap.txt`: field `line 2`: is empty, and a prompt of no tokens cannot be compared\nhint: remove the line\n"
+    );
+    let check = |args: &[&str], code, expected: &str| {
+        let outcome = place.tandem(&[&["parity", "demo"], args].concat());
+        assert_eq!(outcome.code, Some(code), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains(expected), "{}", outcome.stderr);
+    };
+    check(&[], 2, "--candidate <SIDE>");
+    check(&["--candidate", "tensorflow"], 2, "`tensorflow` is no backend");
+    check(&["--candidate", "onnx:int3"], 2, "int3");
+    check(&["--candidate", "onnx", "--corpus", "none.txt"], 1, "none.txt");
+    if !tandem::compiled().contains(&tandem::BackendKind::Candle) {
+        check(&["--candidate", "onnx"], 1, "backend `candle` is not part of this build");
+    }
+}

@@ -1,0 +1,50 @@
+//! Both engines against each other, on the demo model and on every golden checkpoint.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::process::{self, Profile};
+
+const REFERENCE: &str = "candle:f32";
+const CANDIDATES: [&str; 6] = ["onnx:f32", "onnx:f16", "onnx:int8", "onnx:int4", "candle:int8", "candle:int4"];
+
+/// Builds `tandem` with both engines, sets up, and runs `tandem parity` on each model; `more` goes to each of them. The reports lie in
+/// `target/parity`, one page and one JSON for each model.
+pub(crate) fn run(more: &[&str]) -> Result<()> {
+    let build = ["build", "--release", "--package", "tandem-cli", "--bin", "tandem", "--features", "candle"];
+    process::run(process::cargo(&build))?;
+    process::setup(Profile::Release)?;
+    let reports = process::root().join("target/parity");
+    std::fs::create_dir_all(&reports).with_context(|| format!("cannot make `{}`", reports.display()))?;
+    let mut failed = Vec::new();
+    for (name, reference) in models()? {
+        let file = |extension: &str| reports.join(&name).with_extension(extension).display().to_string();
+        let mut arguments = vec!["parity", &reference, "--reference", REFERENCE];
+        arguments.extend(CANDIDATES.iter().flat_map(|candidate| ["--candidate", candidate]));
+        let (json, html) = (file("json"), file("html"));
+        arguments.extend(["--report", &json, "--html", &html]);
+        arguments.extend(more);
+        if process::run(process::tandem(Profile::Release, &arguments)?).is_err() {
+            failed.push(name);
+        }
+    }
+    println!("reports: {}", reports.display());
+    ensure!(failed.is_empty(), "not the same, or not measured: {}", failed.join(", "));
+    println!("both engines agree on every model");
+    Ok(())
+}
+
+/// The demo and every golden, by name and reference. `onnx-community` has published graphs, which are taken; of the others they are made.
+fn models() -> Result<Vec<(String, String)>> {
+    let goldens = process::root().join("goldens");
+    let entries = std::fs::read_dir(&goldens).with_context(|| format!("cannot read `{}`", goldens.display()))?;
+    let mut directories: Vec<PathBuf> = entries.map(|entry| entry.map(|entry| entry.path())).collect::<std::io::Result<_>>()?;
+    directories.retain(|directory| directory.join("config.json").is_file());
+    directories.sort();
+    let named = directories.iter().map(|directory| {
+        let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        (name, directory.display().to_string())
+    });
+    Ok(std::iter::once(("demo".to_owned(), "demo".to_owned())).chain(named).collect())
+}
