@@ -74,7 +74,7 @@ pub struct Field<'f> {
 /// Runs the rounds of `record.workload`, with every sample put into `record`; `tell` sees it after each step.
 ///
 /// # Errors
-/// [`Error::Cancelled`], with what was measured before in `record`; [`Error::Unsupported`] when nobody can take part.
+/// [`Error::Cancelled`], with what was measured before in `record`; [`Error::BadFile`] when nobody can take part.
 pub fn run(
     record: &mut Record,
     mut field: Field<'_>,
@@ -84,7 +84,7 @@ pub fn run(
     record.contenders = field.contestants.iter().map(|contestant| contestant.contender()).collect();
     prepare(record, &mut field, cancel, tell)?;
     if let Some(reason) = nobody(record) {
-        return Err(Error::Unsupported { what: "this bench".into(), reason, hint: None });
+        return Err(Error::BadFile { file: record.model.reference.clone(), problem: reason, hint: None, source: None });
     }
     let workload = record.workload.clone();
     for round in 0..workload.rounds {
@@ -195,7 +195,11 @@ fn give_up(record: &mut Record, i: usize, error: Error, tell: &mut dyn FnMut(&Re
         return Err(error);
     }
     let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
-    let reason = format!("{error}{hint}");
+    // Who it is stands before it.
+    let reason = match error {
+        Error::Unsupported { reason, .. } => format!("{reason}{hint}"),
+        other => format!("{other}{hint}"),
+    };
     record.contenders[i].failure = Some(reason.clone());
     let name = record.contenders[i].name.clone();
     tell(record, Step::Failed { name: &name, reason: &reason });

@@ -5,7 +5,7 @@ use super::changes::Change;
 use super::noise::noise;
 use super::words;
 use crate::record::{Contender, Metric, Record};
-use crate::statistics::median;
+use crate::statistics::{Verdict, median};
 
 /// Lines for a terminal: a table, what to use, and whether it can be trusted.
 pub fn text(record: &Record, changes: &[Change]) -> Vec<String> {
@@ -18,11 +18,13 @@ pub fn text(record: &Record, changes: &[Change]) -> Vec<String> {
     lines.extend(advice(&advise(record)));
     if !changes.is_empty() {
         lines.extend(["".into(), "against the baseline:".into()]);
-        let told = changes.iter().filter(|change| change.compared.verdict != crate::statistics::Verdict::Same);
+        let told = changes.iter().filter(|change| !matches!(change.compared.verdict, Verdict::Same | Verdict::TooFew));
         let told: Vec<String> = told
             .map(|change| format!("  {}, {}: {}", change.name, change.metric, words::comparison(change.metric, &change.compared)))
             .collect();
-        lines.extend(if told.is_empty() { vec!["  no difference".into()] } else { told });
+        let is_too_few = changes.iter().all(|change| change.compared.verdict == Verdict::TooFew);
+        let nothing = if is_too_few { "  too few rounds to tell" } else { "  no difference" };
+        lines.extend(if told.is_empty() { vec![nothing.into()] } else { told });
     }
     let causes = noise(record);
     if !causes.is_empty() {

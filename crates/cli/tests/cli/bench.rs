@@ -62,7 +62,7 @@ fn a_backend_that_is_not_there_leaves_the_others() {
         return;
     }
     place
-        .tandem(&short(&["--backend", "candle"]))
+        .tandem(&short(&["--backend", "candle", "--quiet"]))
         .fails(1, &["nobody can take part", "backend `candle` is not part of this build"]);
     let outcome = place.tandem(&short(&["--backend", "onnx,candle", "--threads", "1", "-o", "all.json"]));
     assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
