@@ -166,6 +166,54 @@ fn a_second_text_of_many_tokens_sees_what_was_decoded() {
     close(after.row(0), whole.row(0), "the second text");
 }
 
+#[test]
+fn a_rotation_far_into_a_text_is_that_of_its_beginning() {
+    // What a window sees is turned by differences of positions alone: the same tokens after 8,000 others have the same logits. Tables in
+    // half precision, as others compute them, are off by whole turns there.
+    let change = |config: &mut Value| {
+        config["sliding_window"] = json!(7);
+        config["max_position_embeddings"] = json!(9000);
+    };
+    let directory = edited("mistral", change, |_| true);
+    let model = load(directory.path(), &LoadOptions::default()).unwrap();
+    let tokens: Vec<u32> = (0..40).map(|i| i * 37 % 340).collect();
+    let near = model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsWanted::Last).unwrap();
+    let mut session = model.new_session(&SessionOptions::default()).unwrap();
+    let before: Vec<u32> = (0..8000).map(|i| i * 11 % 340).collect();
+    session.append(&before, LogitsWanted::None).unwrap();
+    let far = session.append(&tokens, LogitsWanted::Last).unwrap();
+    let scale = near.row(0).iter().fold(0.0_f32, |max, value| max.max(value.abs()));
+    let difference = far.row(0).iter().zip(near.row(0)).fold(0.0_f32, |max, (a, b)| max.max((a - b).abs())) / scale;
+    // An angle of 8,000 in f32 is off by 2e-4 at most.
+    assert!(difference <= 2e-3, "{difference:e}");
+}
+
+#[test]
+fn a_head_of_its_own_width_and_a_bias_are_used() {
+    // candle-transformers' Llama takes hidden_size / heads for the one, and leaves out the other.
+    let plain = golden("llama-linear");
+    let of = |directory: &Path| {
+        let model = load(directory, &LoadOptions::default())?;
+        model.new_session(&SessionOptions::default())?.append(&[1, 2, 3], LogitsWanted::Last)
+    };
+    let wider = edited("llama-linear", |config| config["head_dim"] = json!(32), |_| true);
+    let error = of(wider.path()).unwrap_err();
+    assert!(error.to_string().contains("q_proj.weight"), "another width is not derived: {error}");
+    let biased = edited("llama-linear", |config| config["attention_bias"] = json!(true), |_| true);
+    assert!(of(biased.path()).unwrap_err().to_string().contains("q_proj.bias"), "a bias that is declared must be there");
+
+    let bytes = std::fs::read(plain.join("model.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let mut all: Vec<(String, TensorView<'_>)> = tensors.iter().map(|(name, view)| (name.to_owned(), view)).collect();
+    let halves = half::bf16::from_f32(0.5).to_le_bytes().repeat(64);
+    for (name, view) in tensors.iter().filter(|(name, _)| name.contains("self_attn")) {
+        let (rows, dtype) = (view.shape()[0], safetensors::Dtype::BF16);
+        all.push((name.replace(".weight", ".bias"), TensorView::new(dtype, vec![rows], &halves[..2 * rows]).unwrap()));
+    }
+    safetensors::serialize_to_file(all, None, &biased.path().join("model.safetensors")).unwrap();
+    assert_ne!(of(biased.path()).unwrap(), of(&plain).unwrap());
+}
+
 fn close(left: &[f32], right: &[f32], what: &str) {
     let scale = right.iter().fold(0.0_f32, |max, value| max.max(value.abs()));
     for (left, right) in left.iter().zip(right) {

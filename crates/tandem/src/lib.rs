@@ -45,7 +45,7 @@ pub use reference::{find, find_for, hub_reference, wanted};
 
 pub use tandem_hub::{catalog, machine, plan};
 
-pub use tandem_core::backend::{ComputeUnits, CoreMlOptions, Numerics, Placement, ThreadOptions, WeightFile};
+pub use tandem_core::backend::{ComputeUnits, CoreMlOptions, Numerics, Placement, ThreadOptions, WeightFile, WeightType};
 pub use tandem_core::config::{GenerationConfig, ModelConfig};
 pub use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
 pub use tandem_core::generate::{Event, FinishReason, GenerateOptions, Generation, Timings};

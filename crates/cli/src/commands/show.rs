@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde::Serialize;
-use tandem::{GenerationConfig, ModelConfig, ModelFiles, ModelInfo, NumericsCost, TextModel, TokenId};
+use tandem::{GenerationConfig, ModelConfig, ModelFiles, ModelInfo, NumericsCost, TextModel, TokenId, WeightType};
 
 use self::files::{FileRow, GraphRow, SkippedRow};
 use self::memory_plan::{MemoryReport, planned_tokens};
@@ -62,6 +62,8 @@ struct Loaded {
     engine_version: String,
     device: String,
     dtype: String,
+    /// How weights were stored and what they run as; empty where `dtype` says it all.
+    weight_types: Vec<WeightTypeRow>,
     threads: usize,
     load_ms: u64,
     kv_bytes_per_token: usize,
@@ -79,6 +81,14 @@ struct FastNumerics {
     /// In nats, for a distribution of next tokens.
     mean_kl: f64,
     n_positions: usize,
+}
+
+/// Weights that were stored in one type.
+#[derive(Serialize)]
+struct WeightTypeRow {
+    stored: String,
+    runs_as: String,
+    n_tensors: usize,
 }
 
 /// What one execution provider runs.
@@ -176,6 +186,7 @@ fn loaded(model: &TextModel, cost: Option<NumericsCost>) -> Loaded {
         engine_version: info.engine_version.clone(),
         device: info.device.to_string(),
         dtype: info.dtype.to_string(),
+        weight_types: weight_types(info),
         threads: info.threads,
         load_ms: u64::try_from(model.load_time().as_millis()).unwrap_or(u64::MAX),
         kv_bytes_per_token: info.kv_bytes_per_token,
@@ -197,6 +208,15 @@ fn capabilities(info: &ModelInfo) -> Vec<&'static str> {
     .into_iter()
     .filter_map(|(name, has)| has.then_some(name))
     .collect()
+}
+
+fn weight_types(info: &ModelInfo) -> Vec<WeightTypeRow> {
+    let row = |kind: &WeightType| WeightTypeRow {
+        stored: kind.stored.clone(),
+        runs_as: kind.runs_as.clone(),
+        n_tensors: kind.n_tensors,
+    };
+    info.weight_types.iter().map(row).collect()
 }
 
 fn placement(info: &ModelInfo) -> Vec<PlacementRow> {

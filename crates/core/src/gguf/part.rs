@@ -27,15 +27,21 @@ impl GgufPart {
     }
 
     /// Its content, made of the metadata of the GGUF at `path`.
+    pub(crate) fn read(self, path: &Path) -> Result<Vec<u8>> {
+        Gguf::open(path)?.part(self)
+    }
+}
+
+impl Gguf {
+    /// The content of the file that the metadata stands in for.
     ///
     /// # Errors
-    /// As [`Gguf::open`] and [`Gguf::config`], and for a tokenizer of a kind that cannot be made.
-    pub(crate) fn read(self, path: &Path) -> Result<Vec<u8>> {
-        let gguf = Gguf::open(path)?;
-        Ok(match self {
-            Self::Config => gguf.config_json()?.to_string().into_bytes(),
-            Self::Tokenizer => gguf.tokenizer_json()?,
-            Self::TokenizerConfig => gguf.tokenizer_config_json()?.to_string().into_bytes(),
+    /// As [`config`](Self::config), and [`Error::Unsupported`](crate::Error::Unsupported) for a tokenizer of a kind that cannot be made.
+    pub fn part(&self, part: GgufPart) -> Result<Vec<u8>> {
+        Ok(match part {
+            GgufPart::Config => self.config_json()?.to_string().into_bytes(),
+            GgufPart::Tokenizer => self.tokenizer_json()?,
+            GgufPart::TokenizerConfig => self.tokenizer_config_json()?.to_string().into_bytes(),
         })
     }
 }

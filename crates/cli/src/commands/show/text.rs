@@ -69,6 +69,9 @@ fn running(loaded: &Loaded, output: &Output) -> Result<()> {
     row(output, "backend", &format!("{} {}", loaded.backend, loaded.engine_version))?;
     row(output, "device", &format!("{} ({:.0} % of the graph)", loaded.device, 100.0 * loaded.device_share))?;
     row(output, "dtype", &loaded.dtype)?;
+    for kind in &loaded.weight_types {
+        row(output, "weights", &format!("{} of {}, run as {}", kind.n_tensors, kind.stored, kind.runs_as))?;
+    }
     row(output, "threads", &loaded.threads.to_string())?;
     row(output, "loaded in", &format!("{} ms", loaded.load_ms))?;
     row(output, "KV cache", &format!("{} for each token", bytes(loaded.kv_bytes_per_token as u64)))?;
