@@ -174,6 +174,12 @@ pub(crate) struct DevicesArgs {
 #[derive(Args, Debug)]
 #[command(after_help = examples::DOCTOR)]
 pub(crate) struct DoctorArgs {
+    /// Read every file of the models in the cache, and compare it with its hash
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// As `--verify`, and download again what is damaged
+    #[arg(long)]
+    pub(crate) repair: bool,
     /// ONNX Runtime's library, in the place of the one that is found
     #[arg(long, value_name = "FILE")]
     pub(crate) ort_library: Option<PathBuf>,

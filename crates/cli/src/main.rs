@@ -13,6 +13,7 @@ mod memory;
 mod output;
 mod paths;
 mod prompt;
+mod reference;
 
 use std::process::ExitCode;
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use tandem_core::files::{ModelFiles, near_names};
 use tandem_core::{BackendKind, Error, Result};
+use tandem_hub::catalog::Catalog;
 use tandem_hub::{Hub, HubReference, PullOptions, Wanted};
 
 use crate::backends::compiled;
@@ -18,8 +19,8 @@ pub fn find(reference: &str) -> Result<ModelFiles> {
     find_for(reference, &Settings::default())
 }
 
-/// Finds the files that `reference` names: `demo`, a directory as published, a graph file within one, or `owner/name[@revision]`
-/// on the Hugging Face hub.
+/// Finds the files that `reference` names: `demo`, a directory as published, a graph file within one, `owner/name[@revision]`
+/// on the Hugging Face hub, or a name of the catalog, `qwen2.5:0.5b`.
 ///
 /// Of a model on the hub, the files that the backend and dtype of `settings` need are downloaded, unless they are in the cache; the
 /// progress and the cancel token are those of `settings.load`. Where the hub and its cache are is up to the environment
@@ -37,7 +38,10 @@ pub fn find_for(reference: &str, settings: &Settings) -> Result<ModelFiles> {
     if path.exists() || looks_like_a_path(reference) {
         return ModelFiles::discover(path, reference);
     }
-    let named = reference.parse().map_err(|_| not_found(reference))?;
+    let named = named(reference, settings).ok_or_else(|| match Catalog::is_name(reference) {
+        true => Catalog::builtin().unknown(reference),
+        false => not_found(reference),
+    })?;
     let options = PullOptions {
         progress: settings.load.progress.clone(),
         cancel: settings.load.cancel.clone(),
@@ -47,12 +51,21 @@ pub fn find_for(reference: &str, settings: &Settings) -> Result<ModelFiles> {
     ModelFiles::discover(&snapshot.directory, reference)
 }
 
-/// The repository on the hub that `reference` names.
+/// The repository on the hub that `reference` names, itself or by a name of the catalog, for the default backend: see
+/// [`hub_reference_for`].
+///
+/// # Errors
+/// As [`hub_reference_for`].
+pub fn hub_reference(reference: &str) -> Result<HubReference> {
+    hub_reference_for(reference, &Settings::default())
+}
+
+/// The repository on the hub that `reference` names, itself or by a name of the catalog, which may have one for each backend.
 ///
 /// # Errors
 /// [`Error::ModelNotFound`] when it names none.
-pub fn hub_reference(reference: &str) -> Result<HubReference> {
-    reference.parse().map_err(|_| Error::ModelNotFound {
+pub fn hub_reference_for(reference: &str, settings: &Settings) -> Result<HubReference> {
+    named(reference, settings).ok_or_else(|| Error::ModelNotFound {
         reference: reference.into(),
         reason: match reference == demo::NAME {
             true => "it is part of the program and not on the hub".into(),
@@ -66,6 +79,11 @@ pub fn hub_reference(reference: &str) -> Result<HubReference> {
 pub fn wanted(settings: &Settings) -> Wanted {
     let default = compiled().first().copied().unwrap_or(BackendKind::Onnx);
     Wanted { backend: settings.backend.unwrap_or(default), dtype: settings.load.dtype }
+}
+
+fn named(reference: &str, settings: &Settings) -> Option<HubReference> {
+    let of_catalog = || Catalog::builtin().find(reference)?.repository(wanted(settings).backend).parse().ok();
+    reference.parse().ok().or_else(of_catalog)
 }
 
 fn looks_like_a_path(reference: &str) -> bool {

@@ -118,6 +118,7 @@ Examples:
 pub(super) const DOCTOR: &str = "\
 Examples:
   tandem doctor
+  tandem doctor --verify
   tandem doctor --json | jq '.checks[] | select(.state == \"bad\")'";
 
 pub(super) const SETUP: &str = "\

@@ -1,6 +1,7 @@
 //! `tandem doctor`: what works here, what does not, and what to do about it.
 
 mod engines;
+mod hub;
 mod machine;
 mod text;
 
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde::Serialize;
 
+use self::hub::Thoroughly;
 use crate::args::DoctorArgs;
 use crate::config::Config;
 use crate::failure::{FAILED, Failure};
@@ -76,6 +78,8 @@ pub(crate) fn doctor(args: DoctorArgs, output: &Output) -> Result<ExitCode> {
     let mut checks = vec![version(), configured];
     checks.extend(engines::checks(library.as_deref()));
     checks.extend(machine::checks(&config));
+    let listener = progress.listener();
+    checks.extend(hub::checks(&Thoroughly { verify: args.verify || args.repair, repair: args.repair, progress: &listener }));
     checks.extend(engines::not_supported());
     drop(progress);
     let healthy = checks.iter().all(|check| check.state != State::Bad);

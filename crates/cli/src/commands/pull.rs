@@ -62,7 +62,7 @@ pub(crate) fn pull(args: PullArgs, output: &Output) -> Result<ExitCode> {
     let work = Work { hub: &hub, args: &args, wanted, output };
     let models = match (&args.from_bundle, &args.reference) {
         (Some(bundle), _) => vec![work.unpack(bundle)?],
-        (None, Some(reference)) => vec![work.one(&tandem::hub_reference(reference)?)?],
+        (None, Some(reference)) => vec![work.one(&tandem::hub_reference_for(reference, &settings)?)?],
         (None, None) => work.lock_file()?.models.iter().map(|model| work.one(&reference_of(model))).collect::<Result<_>>()?,
     };
     if output.is_json() {

@@ -12,6 +12,7 @@ use crate::engine::{load, session_options};
 use crate::interrupt::Interrupts;
 use crate::output::{BOLD, DIM, Output};
 use crate::prompt;
+use crate::reference::resolve;
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -48,9 +49,11 @@ struct Top {
 const BYTES_OF_TOKEN: usize = 3;
 
 pub(crate) fn score(args: ScoreArgs, output: &Output) -> Result<ExitCode> {
-    let engine = args.engine.or(Config::load()?.engine);
+    let config = Config::load()?;
+    let engine = args.engine.or(config.engine);
     let text = prompt::read(args.text, "text")?;
-    let loaded = load(&args.model.reference, &engine, text.len() / BYTES_OF_TOKEN, output)?;
+    let reference = resolve(&args.model.reference, &config.catalog, &engine, output)?;
+    let loaded = load(&reference, &engine, text.len() / BYTES_OF_TOKEN, output)?;
     let model = &loaded.model;
     let tokens = model.raw_prompt(&text)?;
     let session = session_options(&engine);

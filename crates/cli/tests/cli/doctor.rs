@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use crate::support::{Outcome, Place, on_terminal, place_with_engine, place_with_onnx};
+use crate::support::{Outcome, Place, place_with_engine, place_with_onnx};
 
 /// Areas whose findings differ from machine to machine.
-const OF_THE_MACHINE: [&str; 2] = ["engines", "machine"];
+const OF_THE_MACHINE: [&str; 3] = ["engines", "machine", "models"];
 
 /// The report with what differs from machine to machine masked: states and findings, not which things are looked at.
 fn masked(report: &str) -> String {
@@ -43,9 +43,18 @@ fn every_thing_that_is_looked_at_has_a_state_and_what_to_do() {
         assert!(check["state"] == "good" || check["remedy"].is_string(), "{check}");
     }
     let names: Vec<_> = checks.iter().map(|check| check["name"].as_str().unwrap()).collect();
-    for name in
-        ["version", "configuration", "processor", "threads", "memory", "largest model", "candle on Metal", "ANEMLL `.mlpackage`"]
-    {
+    for name in [
+        "version",
+        "configuration",
+        "processor",
+        "threads",
+        "memory",
+        "largest model",
+        "cache",
+        "hub",
+        "candle on Metal",
+        "ANEMLL `.mlpackage`",
+    ] {
         assert!(names.contains(&name), "`{name}`: {names:?}");
     }
     assert!(place.files_at_home().is_empty(), "to look changes nothing");
@@ -60,9 +69,8 @@ fn the_report_fits_a_terminal() {
     let fits = |line: &str| line.chars().count() <= 80 || line.contains('/');
     assert!(stdout.lines().all(fits), "{stdout}");
     insta::assert_snapshot!("doctor", masked(&stdout));
-    if let Some(shown) = on_terminal(&place.command(&["doctor"])) {
-        insta::assert_snapshot!("doctor_terminal", masked(&shown));
-    }
+    #[cfg(unix)]
+    insta::assert_snapshot!("doctor_terminal", masked(&crate::terminal::on_terminal(place.command(&["doctor"])).1));
 }
 
 #[test]
@@ -76,6 +84,38 @@ fn a_device_proves_that_it_computes() {
     let check = |name: &str| checks.iter().find(|check| check["name"] == name).unwrap();
     assert_eq!(check("onnx on cpu")["finding"], "a graph of one node ran on CPUExecutionProvider");
     assert!(check("onnx library")["finding"].as_str().unwrap().contains("as `ORT_DYLIB_PATH` says"), "{doctor}");
+}
+
+#[test]
+fn a_flipped_byte_in_the_cache_is_found() {
+    let place = Place::new();
+    let model = "home/.cache/huggingface/hub/models--me--mine";
+    let blob = "b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9";
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    place.write(&format!("{model}/blobs/{blob}"), "hello world");
+    place.write(&format!("{model}/refs/main"), commit);
+    std::fs::create_dir_all(place.path(&format!("{model}/snapshots/{commit}"))).unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(
+        format!("../../blobs/{blob}"),
+        place.path(&format!("{model}/snapshots/{commit}/model.safetensors")),
+    )
+    .unwrap();
+    let contents = |args: &[&str]| {
+        let report = place.tandem(args).json();
+        let checks = report["checks"].as_array().unwrap().clone();
+        checks.into_iter().find(|check| check["name"] == "contents")
+    };
+    assert_eq!(contents(&["doctor", "--json"]), None, "reading gigabytes is asked for");
+    if cfg!(unix) {
+        let whole = contents(&["doctor", "--json", "--verify"]).unwrap();
+        assert_eq!(whole["state"], "good", "{whole}");
+        place.write(&format!("{model}/blobs/{blob}"), "hellp world");
+        let flipped = contents(&["doctor", "--json", "--verify"]).unwrap();
+        assert_eq!(flipped["state"], "bad", "{flipped}");
+        assert!(flipped["finding"].as_str().unwrap().contains("`model.safetensors` of me/mine"), "{flipped}");
+        assert!(flipped["remedy"].as_str().unwrap().contains("--repair"), "{flipped}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Outcome, Place, on_terminal, place_with_engine};
+use crate::support::{Outcome, Place, place_with_engine};
 
 /// What does not depend on the machine.
 const IMAGINED: [&str; 6] = ["--memory", "16GiB", "--threads", "2", "--backend", "onnx"];
@@ -33,9 +33,8 @@ fn the_catalog_is_shown_without_a_download() {
         assert_eq!((code, stderr.as_str()), (Some(0), ""));
         assert!(stdout.lines().all(|line| line.chars().count() <= 80), "{stdout}");
         insta::assert_snapshot!(name, stdout);
-        if let Some(shown) = on_terminal(&place.command(&imagined(args))) {
-            insta::assert_snapshot!(format!("{name}_terminal"), shown);
-        }
+        #[cfg(unix)]
+        insta::assert_snapshot!(format!("{name}_terminal"), crate::terminal::on_terminal(place.command(&imagined(args))).1);
     };
     check("show_catalog", &["show", "llama3.2:1b", "--dtype", "int4"]);
     check("show_auto", &["show", "auto"]);
@@ -55,6 +54,8 @@ fn auto_is_the_largest_that_fits() {
     assert!(taken("64GiB") > taken("16GiB"));
     place.tandem(&["show", "auto", "--memory", "1GiB"]).fails(1, &["no model of the catalog fits", "hint: ", "`demo`"]);
     place.tandem(&["show", "auto", "--memory", "much"]).fails(2, &["`much` is no amount of memory"]);
+    place.tandem(&["run", "auto", "x", "--memory", "1GiB"]).fails(1, &["no model of the catalog fits"]);
+    place.tandem(&["run", "qwen2.5:70b", "x"]).fails(1, &["no model `qwen2.5:70b`"]);
     place.tandem(&["show", "qwen2.5:70b"]).fails(1, &["no model `qwen2.5:70b`", "`qwen2.5:7b`"]);
 }
 

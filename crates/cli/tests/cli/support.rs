@@ -57,27 +57,6 @@ fn engine() -> Option<&'static PathBuf> {
     ENGINE.get_or_init(found).as_ref()
 }
 
-/// What `command` shows on a terminal, or nothing with a printed reason where there is no `script` to make one.
-pub(crate) fn on_terminal(command: &Command) -> Option<String> {
-    let quoted = |text: &std::ffi::OsStr| format!("'{}'", text.to_str().unwrap().replace('\'', "'\\''"));
-    let line: Vec<String> = std::iter::once(command.get_program()).chain(command.get_args()).map(quoted).collect();
-    let mut script = Command::new("script");
-    script.args(["--quiet", "--return", "--echo", "never", "--command", &line.join(" "), "/dev/null"]);
-    script.current_dir(command.get_current_dir()?).stdin(Stdio::null());
-    command.get_envs().for_each(|(name, value)| match value {
-        Some(value) => drop(script.env(name, value)),
-        None => drop(script.env_remove(name)),
-    });
-    script.env("TERM", "xterm-256color").env_remove("NO_COLOR").env_remove("CI");
-    match script.output() {
-        Ok(output) if output.status.success() => Some(String::from_utf8(output.stdout).unwrap().replace("\r\n", "\n")),
-        other => {
-            eprintln!("skipped on a terminal: util-linux's `script` does not run ({other:?})");
-            None
-        }
-    }
-}
-
 impl Place {
     /// With a checkpoint whose graph is one file, as optimum exports it.
     pub(crate) fn new() -> Self {

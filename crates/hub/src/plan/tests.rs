@@ -16,6 +16,71 @@ fn planned(name: &str, backend: BackendKind, dtype: DType, n_tokens: usize) -> P
     Plan::new(&subject, &workload(backend, dtype, n_tokens), &Measurements::default())
 }
 
+/// Peaks in MB of `tandem run … --json` (`peak_rss_bytes`), each in a process of its own, with the graph in the cache: tokens held, and
+/// `--context`. Two threads, Linux; the tokenizers of the checkpoints of random weights have 2.7 MB.
+const MEASURED: [(&str, BackendKind, DType, usize, usize, u64); 25] = [
+    ("demo", BackendKind::Candle, DType::F32, 499, 512, 28),
+    ("demo", BackendKind::Candle, DType::Int8, 499, 512, 26),
+    ("demo", BackendKind::Candle, DType::Int4, 499, 512, 26),
+    ("demo", BackendKind::Onnx, DType::F32, 499, 512, 59),
+    ("demo", BackendKind::Onnx, DType::Int8, 499, 512, 54),
+    ("demo", BackendKind::Onnx, DType::Int4, 499, 512, 52),
+    ("qwen2.5-0.5b", BackendKind::Candle, DType::F32, 499, 512, 3008),
+    ("qwen2.5-0.5b", BackendKind::Candle, DType::F32, 7992, 8192, 3008),
+    ("qwen2.5-0.5b", BackendKind::Candle, DType::Int8, 499, 512, 1588),
+    ("qwen2.5-0.5b", BackendKind::Candle, DType::Int4, 499, 512, 1341),
+    ("qwen2.5-0.5b", BackendKind::Candle, DType::Int4, 7992, 8192, 1341),
+    ("qwen2.5-0.5b", BackendKind::Onnx, DType::F32, 499, 512, 2644),
+    ("qwen2.5-0.5b", BackendKind::Onnx, DType::F32, 7992, 8192, 2837),
+    ("qwen2.5-0.5b", BackendKind::Onnx, DType::Int8, 499, 512, 906),
+    ("qwen2.5-0.5b", BackendKind::Onnx, DType::Int8, 7992, 8192, 1005),
+    ("qwen2.5-0.5b", BackendKind::Onnx, DType::Int4, 499, 512, 590),
+    ("qwen2.5-0.5b", BackendKind::Onnx, DType::Int4, 7992, 8192, 770),
+    ("qwen3-0.6b", BackendKind::Candle, DType::F32, 499, 512, 3617),
+    ("qwen3-0.6b", BackendKind::Candle, DType::Int8, 499, 512, 1907),
+    ("qwen3-0.6b", BackendKind::Candle, DType::Int4, 499, 512, 1607),
+    ("qwen3-0.6b", BackendKind::Candle, DType::Int4, 7992, 8192, 3065),
+    ("qwen3-0.6b", BackendKind::Onnx, DType::F32, 499, 512, 3295),
+    ("qwen3-0.6b", BackendKind::Onnx, DType::Int8, 499, 512, 1069),
+    ("qwen3-0.6b", BackendKind::Onnx, DType::Int4, 499, 512, 818),
+    ("qwen3-0.6b", BackendKind::Onnx, DType::Int4, 7992, 8192, 2739),
+];
+
+/// The models of [`MEASURED`].
+fn measured_subject(name: &str) -> Subject {
+    let catalog = Catalog::builtin();
+    let shapes = |name: &str| Subject { tokenizer_bytes: 2_712_316, ..Subject::of_entry(catalog.find(name).unwrap()) };
+    match name {
+        "qwen2.5-0.5b" => shapes("qwen2.5:0.5b"),
+        "qwen3-0.6b" => shapes("qwen3:0.6b"),
+        _ => Subject {
+            shape: Shape {
+                vocab_size: 1024,
+                hidden_size: 128,
+                intermediate_size: 384,
+                n_layers: 6,
+                n_heads: 4,
+                n_kv_heads: 2,
+                head_dim: 32,
+                tied: true,
+                max_context: 1024,
+            },
+            weights: Weights::Checkpoint { bytes: 2_628_000 },
+            tokenizer_bytes: 54_791,
+        },
+    }
+}
+
+#[test]
+fn plans_are_near_what_was_measured() {
+    for (name, backend, dtype, n_tokens, max_tokens, peak) in MEASURED {
+        let work = Workload { max_tokens, ..workload(backend, dtype, n_tokens) };
+        let planned = Plan::new(&measured_subject(name), &work, &Measurements::default()).peak() as f64 / 1e6;
+        let off = planned / peak as f64 - 1.0;
+        assert!(off.abs() < 0.10, "{name} {backend} {dtype} {n_tokens}: {planned:.0} for {peak} MB, {:+.1} %", 100.0 * off);
+    }
+}
+
 fn memory(available: u64) -> Memory {
     Memory { total: 64 * GB, available, control_group: None, address_space: None }
 }

@@ -3,8 +3,7 @@
 use anyhow::Result;
 use serde::Serialize;
 use tandem::catalog::{Catalog, CatalogEntry};
-use tandem::plan::{Choice, Plan, Subject, Workload, choose};
-use tandem::{BackendKind, DType, Error};
+use tandem::plan::{Choice, Plan, Subject, Workload};
 
 use super::memory_plan::{MemoryReport, planned_tokens};
 use super::text::{heading, row};
@@ -12,12 +11,12 @@ use crate::args::EngineOptions;
 use crate::figures::{bytes, many};
 use crate::memory::{measurements, memory, threads};
 use crate::output::{BOLD, DIM, GOOD, Output};
+use crate::reference::{AUTO, auto, engine, is_of_catalog, known, nothing_fits};
 
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Report {
     model: String,
-    /// What the catalog says; null when nothing fits.
     entry: Option<CatalogEntry>,
     memory: Option<MemoryReport>,
     /// With `auto`: the models that were considered, the largest first.
@@ -31,27 +30,26 @@ struct Considered {
     fits: bool,
 }
 
-/// The word for the largest model that fits.
-const AUTO: &str = "auto";
-
 /// Shows what `reference` means in the catalog; false when it means nothing there.
 ///
 /// # Errors
-/// [`Error::ModelNotFound`] for what has the form of a catalog's name and is none.
+/// [`tandem::Error::ModelNotFound`] for what has the form of a catalog's name and is none.
 pub(super) fn show(reference: &str, catalog: &Catalog, options: &EngineOptions, output: &Output) -> Result<bool> {
-    if std::path::Path::new(reference).exists() || !(reference == AUTO || Catalog::is_name(reference)) {
+    if !is_of_catalog(reference) {
         return Ok(false);
     }
     let memory = memory(options);
-    let backend = options.backend.or_else(|| tandem::compiled().first().copied()).unwrap_or(BackendKind::Onnx);
-    let dtype = options.dtype.unwrap_or(DType::F32);
+    let (backend, dtype) = engine(options);
     let threads = options.threads.map_or_else(threads, usize::from);
     let context = options.context.map(usize::from);
-    let choice = (reference == AUTO).then(|| choose(catalog, &memory, (backend, dtype), context, threads, &measurements()));
+    let choice = (reference == AUTO).then(|| auto(catalog, options));
     let entry = match &choice {
         Some(choice) => choice.taken().map(|taken| taken.entry.clone()),
-        None => Some(catalog.find(reference).ok_or_else(|| catalog.unknown(reference))?.clone()),
+        None => Some(known(catalog, reference)?.clone()),
     };
+    if let (None, Some(choice)) = (&entry, &choice) {
+        return Err(nothing_fits(choice).into());
+    }
     let planned = entry.as_ref().map(|entry| {
         let n_tokens = planned_tokens(context, entry.context);
         let workload = Workload { backend, dtype, n_tokens, max_tokens: n_tokens, threads };
@@ -65,26 +63,13 @@ pub(super) fn show(reference: &str, catalog: &Catalog, options: &EngineOptions, 
     } else {
         text(&report, output)?
     }
-    match report.entry {
-        Some(_) => Ok(true),
-        None => Err(nothing_fits(choice.as_ref()).into()),
-    }
+    Ok(true)
 }
 
 fn considered(choice: Option<&Choice>) -> Vec<Considered> {
     let candidates = choice.iter().flat_map(|choice| &choice.candidates);
     let row = |name: &str, peak_bytes, fits| Considered { name: name.into(), peak_bytes, fits };
     candidates.map(|candidate| row(&candidate.entry.name, candidate.plan.peak(), candidate.fits)).collect()
-}
-
-fn nothing_fits(choice: Option<&Choice>) -> Error {
-    let smallest = choice.and_then(Choice::smallest);
-    let smallest = smallest.map(|candidate| format!("`{}` takes {}", candidate.entry.name, bytes(candidate.plan.peak())));
-    Error::ModelNotFound {
-        reference: AUTO.into(),
-        reason: format!("no model of the catalog fits {}", bytes(choice.map_or(0, |choice| choice.usable))),
-        hint: format!("{}; `--dtype int4` takes less, and `demo` is part of the program", smallest.unwrap_or_default()),
-    }
 }
 
 fn text(report: &Report, output: &Output) -> Result<()> {
