@@ -35,7 +35,8 @@ impl Backend for OnProcessor {
     }
 
     fn load(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
-        let info = CandleBackend::new().load(files, options)?.info().clone();
+        let mut info = CandleBackend::new().load(files, options)?.info().clone();
+        info.capabilities.probe = false;
         let config = ModelConfig::from_file(&files.config)?;
         let threads = crate::device::threads(&options.threads)?;
         let decoder = Box::new(DeviceDecoder::new(in_f32(files, &config)?, self.0, &Device::Cpu).unwrap());

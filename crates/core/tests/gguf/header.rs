@@ -100,7 +100,7 @@ fn values_that_cannot_be() {
         let array = |kind: u32| [&kind.to_le_bytes()[..], &long(n)].concat();
         refused("a long list of numbers", |writer| writer.raw("k", 9, array(4)), &["ends within the list `k`"]);
         refused("a long list of bytes", |writer| writer.raw("k", 9, array(0)), &["ends within the list `k`"]);
-        refused("a long list of strings", |writer| writer.raw("k", 9, array(8)), &["ends within the list `k`"]);
+        refused("a long list of strings", |writer| writer.raw("k", 9, array(8)), &["field `k`", "strings, more than"]);
         refused("a list of lists", |writer| writer.raw("k", 9, array(9)), &["field `k`", "list of lists"]);
         refused("a list of an unknown type", |writer| writer.raw("k", 9, array(99)), &["field `k`", "type 99"]);
     }

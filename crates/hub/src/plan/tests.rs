@@ -1,3 +1,5 @@
+//! Sums of plans, and that they move as the model, its dtype and its context do.
+
 use tandem_core::{BackendKind, DType};
 
 use super::*;
