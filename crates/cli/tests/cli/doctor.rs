@@ -7,6 +7,10 @@ use crate::support::{Outcome, Place, place_with_engine, place_with_onnx};
 /// Areas whose findings differ from machine to machine.
 const OF_THE_MACHINE: [&str; 3] = ["engines", "machine", "models"];
 
+/// Things of those areas that every machine has. A finding's first line has its name after a state of eight columns.
+const NAMES: [&str; 7] =
+    ["onnx library", "onnx on cpu", "processor", "threads", "memory", "disk of the cache", "disk of the state"];
+
 /// The report with what differs from machine to machine masked: states and findings, not which things are looked at.
 fn masked(report: &str) -> String {
     let mut area = "";
@@ -19,13 +23,8 @@ fn masked(report: &str) -> String {
         } else if !OF_THE_MACHINE.iter().any(|one| area.contains(one)) {
             masked += line;
             masked += "\n";
-        } else if line.contains("onnx on cpu")
-            || line.contains(" processor ")
-            || line.contains(" memory ")
-            || line.contains(" disk of")
-        {
-            let name = ["onnx on cpu", "processor", "memory", "disk of the cache", "disk of the state"];
-            masked += &format!("  [state] {}\n", name.into_iter().find(|name| line.contains(name)).unwrap());
+        } else if let Some(name) = NAMES.into_iter().find(|name| line.get(10..).is_some_and(|rest| rest.starts_with(name))) {
+            masked += &format!("  [state] {name}\n");
         }
     }
     masked
