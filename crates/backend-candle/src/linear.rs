@@ -48,15 +48,12 @@ struct Room {
     packed: Vec<f32>,
 }
 
+/// Is shown values, `[n, width]`, with their width.
+pub(crate) type See<'s> = dyn FnMut(Seen, &[f32], usize) -> Result<()> + 's;
+
 impl Rooms {
     /// `down(silu(gate(x)) * up(x))` of `x`, `[n, hidden_size]`. `see` is shown both products on the way, with the width of a row.
-    pub(crate) fn mlp(
-        &self,
-        gate_up: &Linear,
-        down: &Linear,
-        x: &Tensor,
-        see: &mut dyn FnMut(Seen, &[f32], usize) -> Result<()>,
-    ) -> Result<Tensor> {
+    pub(crate) fn mlp(&self, gate_up: &Linear, down: &Linear, x: &Tensor, see: &mut See<'_>) -> Result<Tensor> {
         let (n, columns) = x.dims2()?;
         let width = down.weights.columns;
         if columns != gate_up.weights.columns || gate_up.weights.rows != 2 * width {

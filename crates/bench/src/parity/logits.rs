@@ -148,12 +148,15 @@ pub(super) fn compare(
     sums.measures()
 }
 
+/// Takes a position with the logits of the reference and of the candidate, `[vocab_size]` each.
+type TakeRows<'t> = dyn FnMut(usize, &[f32], &[f32]) -> Result<()> + 't;
+
 /// Runs both sides over `tokens` and hands each position's logits to `take`.
 pub(super) fn lock_step(
     (reference, candidate): (&Side<'_>, &Side<'_>),
     tokens: &[TokenId],
     cancel: &CancelToken,
-    take: &mut dyn FnMut(usize, &[f32], &[f32]) -> Result<()>,
+    take: &mut TakeRows<'_>,
 ) -> Result<()> {
     let all = reference.model.info().capabilities.all_logits && candidate.model.info().capabilities.all_logits;
     let (chunk, wanted) = if all { (CHUNK, LogitsWanted::All) } else { (1, LogitsWanted::Last) };

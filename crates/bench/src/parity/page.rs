@@ -175,7 +175,7 @@ fn divergences(caption: &str, divergences: &[Divergence]) -> Option<Block> {
             Cell::figure(format!("{:.4}", parted.candidate_margin)),
         ]);
     }
-    (!table.rows.is_empty()).then(|| Block::Table(table))
+    (!table.rows.is_empty()).then_some(Block::Table(table))
 }
 
 fn bisect(found: &BisectReport) -> Vec<Block> {
