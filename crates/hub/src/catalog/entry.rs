@@ -42,6 +42,9 @@ pub struct CatalogEntry {
     pub context: usize,
     /// As the model's card names it.
     pub licence: String,
+    /// The licence allows research only.
+    #[serde(default)]
+    pub research_only: bool,
     /// The repository gives its files only to those who accepted the licence.
     #[serde(default)]
     pub needs_token: bool,
@@ -72,6 +75,11 @@ impl CatalogEntry {
             (Some(graphs), BackendKind::Onnx) => graphs,
             _ => &self.checkpoint,
         }
+    }
+
+    /// Whether anyone may download it and use it for anything: what `auto` chooses among.
+    pub fn is_open(&self) -> bool {
+        !self.needs_token && !self.research_only
     }
 
     /// Checks what a person may have written.

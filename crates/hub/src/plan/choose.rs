@@ -12,7 +12,7 @@ pub const PLANNED_CONTEXT: usize = 4096;
 /// What `auto` came to.
 #[derive(Clone, Debug)]
 pub struct Choice {
-    /// Every model that generates text, the largest first; of the same size, the catalog's order.
+    /// Every [open](CatalogEntry::is_open) model that generates text, the largest first; of the same size, the catalog's order.
     pub candidates: Vec<Candidate>,
     /// Which of them was taken; `None` when not even the smallest fits.
     pub taken: Option<usize>,
@@ -60,7 +60,7 @@ pub fn choose(
         Candidate { entry: entry.clone(), fits: plan.peak() <= usable, plan }
     };
     let mut candidates: Vec<Candidate> =
-        catalog.entries().iter().filter(|entry| entry.kind == Kind::Text).map(candidate).collect();
+        catalog.entries().iter().filter(|entry| entry.kind == Kind::Text && entry.is_open()).map(candidate).collect();
     candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.entry.parameters));
     let taken = candidates.iter().position(|candidate| candidate.fits);
     Choice { candidates, taken, usable }

@@ -158,6 +158,8 @@ fn a_choice_shows_what_else_there_was() {
     assert!(sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
     let taken = choice.taken.unwrap();
     assert!(choice.candidates[..taken].iter().all(|candidate| !candidate.fits) && choice.candidates[taken].fits);
+    let open = choice.candidates.iter().all(|candidate| candidate.entry.licence == "apache-2.0");
+    assert!(open, "what needs a token or is for research alone is named by its name only");
     assert_eq!(choice.smallest().unwrap().entry.name, "qwen2.5:0.5b");
 }
 
