@@ -17,7 +17,7 @@ use super::{ModelArg, OutputArgs, examples};
 /// machine), the logits of the same tokens, and generated texts up to where they part. Limits depend on the two dtypes. A place where the
 /// sides take different tokens is a near tie, or it is real and is shown.
 ///
-/// A side is BACKEND[:DTYPE][@DEVICE][=PATH], such as `onnx:int4`, `candle:f32@cpu`, or `onnx=./model/onnx/model_q4.onnx` for a graph or a
+/// A side is `BACKEND[:DTYPE][@DEVICE][=PATH]`, such as `onnx:int4`, `candle:f32@cpu`, or `onnx=./model/onnx/model_q4.onnx` for a graph or a
 /// directory in the place of MODEL. What is measured before Ctrl-C or an error is reported.
 #[derive(Args, Debug)]
 #[command(after_help = examples::PARITY)]
