@@ -19,7 +19,7 @@ pub(super) const SCHEMA: &str = "tandem.parity/1";
 /// One reference and every candidate.
 #[derive(Clone, Debug, Serialize)]
 pub struct ParityReport {
-    /// [`SCHEMA`].
+    /// The version of the schema.
     pub schema: &'static str,
     /// The version of this crate.
     pub version: &'static str,
