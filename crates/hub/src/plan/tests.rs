@@ -20,7 +20,7 @@ fn planned(name: &str, backend: BackendKind, dtype: DType, n_tokens: usize) -> P
 
 /// Peaks in MB of `tandem run … --json` (`peak_rss_bytes`), each in a process of its own, with the graph in the cache: tokens held, and
 /// `--context`. Two threads, Linux; the tokenizers of the checkpoints of random weights have 2.7 MB.
-const MEASURED: [(&str, BackendKind, DType, usize, usize, u64); 25] = [
+const MEASURED: [(&str, BackendKind, DType, usize, usize, u64); 27] = [
     ("demo", BackendKind::Candle, DType::F32, 499, 512, 28),
     ("demo", BackendKind::Candle, DType::Int8, 499, 512, 26),
     ("demo", BackendKind::Candle, DType::Int4, 499, 512, 26),
@@ -30,6 +30,7 @@ const MEASURED: [(&str, BackendKind, DType, usize, usize, u64); 25] = [
     ("qwen2.5-0.5b", BackendKind::Candle, DType::F32, 499, 512, 3008),
     ("qwen2.5-0.5b", BackendKind::Candle, DType::F32, 7992, 8192, 3008),
     ("qwen2.5-0.5b", BackendKind::Candle, DType::Int8, 499, 512, 1588),
+    ("qwen2.5-0.5b", BackendKind::Candle, DType::Int8, 7992, 8192, 1588),
     ("qwen2.5-0.5b", BackendKind::Candle, DType::Int4, 499, 512, 1341),
     ("qwen2.5-0.5b", BackendKind::Candle, DType::Int4, 7992, 8192, 1341),
     ("qwen2.5-0.5b", BackendKind::Onnx, DType::F32, 499, 512, 2644),
@@ -43,6 +44,7 @@ const MEASURED: [(&str, BackendKind, DType, usize, usize, u64); 25] = [
     ("qwen3-0.6b", BackendKind::Candle, DType::Int4, 499, 512, 1607),
     ("qwen3-0.6b", BackendKind::Candle, DType::Int4, 7992, 8192, 3065),
     ("qwen3-0.6b", BackendKind::Onnx, DType::F32, 499, 512, 3295),
+    ("qwen3-0.6b", BackendKind::Onnx, DType::F32, 7992, 8192, 5147),
     ("qwen3-0.6b", BackendKind::Onnx, DType::Int8, 499, 512, 1069),
     ("qwen3-0.6b", BackendKind::Onnx, DType::Int4, 499, 512, 818),
     ("qwen3-0.6b", BackendKind::Onnx, DType::Int4, 7992, 8192, 2739),
