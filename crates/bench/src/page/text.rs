@@ -9,8 +9,22 @@ pub(super) fn inline(text: &str) -> Markup {
     html! {
         @for (i, part) in parts.iter().enumerate() {
             @if i % 2 == 0 { (part) }
-            @else if i + 1 < parts.len() || closed { code { (part) } }
+            @else if i + 1 < parts.len() || closed { (code(part)) }
             @else { "`" (part) }
+        }
+    }
+}
+
+/// A command line breaks between its options only.
+fn code(text: &str) -> Markup {
+    if !text.contains(" --") {
+        return html! { code { (text) } };
+    }
+    html! {
+        code {
+            @for (i, option) in text.split(" --").enumerate() {
+                @if i == 0 { span { (option) } } @else { " " span { "--" (option) } }
+            }
         }
     }
 }
@@ -38,6 +52,7 @@ mod tests {
         let check = |text, expected: &str| assert_eq!(inline(text).into_string(), expected);
         check("use `--dtype int4` & <go>", "use <code>--dtype int4</code> &amp; &lt;go&gt;");
         check("one ` only", "one ` only");
+        check("`-a 1 --b <`", "<code><span>-a 1</span> <span>--b &lt;</span></code>");
         check("`a` b `c`", "<code>a</code> b <code>c</code>");
     }
 
