@@ -7,6 +7,7 @@ use tandem_core::backend::{Capabilities, LoadOptions, WeightFile};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{ModelFile, ModelFiles};
+use tandem_core::huge_pages::Before;
 use tandem_core::{Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, Result};
 
 use crate::decoder::Decode;
@@ -50,6 +51,7 @@ impl Backend for CandleBackend {
         refuse_what_is_no_checkpoint(files, &config, options)?;
         refuse_quantised_file(files, options.device)?;
         let threads = device::threads(&options.threads)?;
+        let before = Before::now();
         let mut info = info(files, &config, options, wanted, threads.current_num_threads())?;
         info.check_device_share(options.require_device)?;
         if !config.architecture.has_llama_form() {
@@ -65,6 +67,9 @@ impl Backend for CandleBackend {
             }
         })?;
         (info.dtype, info.weight_types) = (dtype, weight_types);
+        if device.is_cpu() && !options.small_pages {
+            before.gather();
+        }
         let decoder: Box<dyn Decode> = match &device {
             candle_core::Device::Cpu => Box::new(decoder),
             other => {

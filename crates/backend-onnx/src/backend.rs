@@ -9,6 +9,7 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use tandem_core::backend::{Capabilities, LoadOptions, Placement};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
+use tandem_core::huge_pages::Before;
 use tandem_core::{Backend, BackendKind, Device, DeviceReport, Error, Model, ModelInfo, Result};
 
 use crate::device::{provider_name, reports, session_builder};
@@ -75,7 +76,11 @@ impl Backend for OnnxBackend {
         files.refuse_gguf()?;
         let config = ModelConfig::from_file(&files.config)?;
         let source = Source::choose(files, &config, options)?;
+        let before = Before::now();
         let session = self.commit(options, &source)?;
+        if options.device == Device::Cpu && !options.small_pages {
+            before.gather();
+        }
         let graph = DecoderGraph::read(&session, &source.name, &config)?;
         let placement = placement::read(&session).doing("to read where the nodes were placed")?;
         let info = describe(files, options, &config, &source, &graph, (placement, n_threads(options)));

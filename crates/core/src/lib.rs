@@ -3,7 +3,7 @@
 //! - [`backend`]: what an engine must do, three small traits.
 //! - [`config`], [`files`]: what a published checkpoint says of itself and which files it has.
 //! - [`checkpoint`]: a checkpoint's weights by name. [`export`]: what a graph of one is to be. [`progress`]: how far long work is.
-//! - [`gguf`]: files of llama.cpp, which hold all of that in one.
+//! - [`gguf`]: files of llama.cpp, which hold all of that in one. [`huge_pages`]: weights where they are read fastest.
 //! - [`tokenizer`], [`template`]: text to tokens and back, chat messages to a prompt.
 //! - [`sequence`], [`sampler`], [`stop`], [`generate`], [`score`]: from logits to text. They exist once, so that engines differ in arithmetic only.
 //! - `conformance` (feature): the cases that every backend passes, and the backend that shows they can be passed.
@@ -20,6 +20,7 @@ pub mod export;
 pub mod files;
 pub mod generate;
 pub mod gguf;
+pub mod huge_pages;
 pub mod progress;
 pub mod sampler;
 pub mod score;

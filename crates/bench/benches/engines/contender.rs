@@ -94,9 +94,9 @@ impl Contender {
 }
 
 /// What `backend` makes of `directory`.
-pub(crate) fn of_backend(backend: &dyn Backend, directory: &Path, dtype: Option<DType>, threads: usize) -> Result<Contender> {
+pub(crate) fn of_backend(backend: &dyn Backend, directory: &Path, options: &LoadOptions) -> Result<Contender> {
     let files = ModelFiles::discover(directory, &directory.to_string_lossy())?;
-    let model = backend.load(&files, &LoadOptions { dtype, threads: self::threads(threads)?, ..LoadOptions::default() })?;
+    let model = backend.load(&files, options)?;
     let name = format!("{} {}", model.info().backend, model.info().dtype);
     let bytes_of_weight = bytes_of_weight(model.info().dtype);
     let sequence = OfModel { session: new_session(&model)?, model };

@@ -1,4 +1,4 @@
-//! What is measured of the machine and of a process of its own: the memory's bandwidth, and the peak of a load.
+//! What is measured of a process of its own: the peak of a load.
 
 use std::path::Path;
 use std::time::Instant;
@@ -9,22 +9,6 @@ use tandem_bench::peak_rss_bytes;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
 use tandem_core::{Backend, DType, LoadOptions};
-
-/// Seconds for a byte, when every thread reads a part of 1 GB: the best of four times.
-pub(crate) fn seconds_for_a_byte(threads: usize) -> f64 {
-    const BYTES: usize = 1 << 30;
-    let array = vec![1_u64; BYTES / size_of::<u64>()];
-    let once = || {
-        let started = Instant::now();
-        std::thread::scope(|scope| {
-            for part in array.chunks(array.len().div_ceil(threads)) {
-                scope.spawn(|| std::hint::black_box(part.iter().fold(0_u64, |sum, value| sum.wrapping_add(*value))));
-            }
-        });
-        started.elapsed().as_secs_f64()
-    };
-    (0..4).map(|_| once()).fold(f64::INFINITY, f64::min) / BYTES as f64
-}
 
 /// Loads `checkpoint` into this process, which has done nothing else, and prints what that took.
 pub(crate) fn load_alone(checkpoint: &Path, dtype: DType, threads: usize) -> Result<()> {

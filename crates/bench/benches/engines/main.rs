@@ -3,6 +3,8 @@
 //! `cargo bench -p tandem-bench --bench engines -- CHECKPOINT [GRAPH_DIRECTORY [THREADS [ROUNDS]]]`, where CHECKPOINT is a directory
 //! with safetensors and GRAPH_DIRECTORY one with the same weights as a graph of f32; without it, or with `-`, ONNX Runtime is left
 //! out. A Qwen2 checkpoint runs in candle-transformers too. Ratios are medians over the rounds of the ratio within a round.
+//!
+//! `… -- pages CHECKPOINT [GRAPH_DIRECTORY [THREADS [ROUNDS]]]`: each of our engines with its weights in huge pages, and without.
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
 mod contender;
@@ -15,8 +17,9 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use tandem_backend_candle::CandleBackend;
 use tandem_backend_onnx::OnnxBackend;
+use tandem_bench::machine::read_bandwidth;
 use tandem_bench::median;
-use tandem_core::DType;
+use tandem_core::{Backend, DType, LoadOptions};
 
 use crate::contender::{Contender, PHASES};
 
@@ -25,30 +28,58 @@ const THREAD_VARIABLES: [&str; 2] = ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"];
 
 const DTYPES: [DType; 3] = [DType::F32, DType::Int8, DType::Int4];
 
+/// What is compared, and on how many threads for how many rounds.
+struct Task<'a> {
+    checkpoint: &'a Path,
+    graph: Option<&'a Path>,
+    threads: usize,
+    rounds: usize,
+}
+
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [] => println!("skipped: give a checkpoint: cargo bench -p tandem-bench --bench engines -- CHECKPOINT [GRAPH_DIRECTORY]"),
-        [checkpoint] => compare(Path::new(checkpoint), None, 2, 5)?,
-        [checkpoint, graph] => compare(Path::new(checkpoint), path(graph), 2, 5)?,
         ["load", checkpoint, dtype, threads] => machine::load_alone(Path::new(checkpoint), dtype.parse()?, threads.parse()?)?,
-        [checkpoint, graph, threads] => compare(Path::new(checkpoint), path(graph), threads.parse()?, 5)?,
-        [checkpoint, graph, threads, rounds] => {
-            compare(Path::new(checkpoint), path(graph), threads.parse()?, rounds.parse()?)?;
-        }
-        _ => bail!("usage: engines CHECKPOINT [GRAPH_DIRECTORY [THREADS [ROUNDS]]]"),
+        _ if std::env::var_os(THREAD_VARIABLES[0]).is_none() => return again(&arguments),
+        ["pages", rest @ ..] => compare_pages(&Task::of(rest)?)?,
+        all => compare_engines(&Task::of(all)?)?,
     }
     Ok(())
 }
 
-fn path(argument: &str) -> Option<&Path> {
-    (argument != "-").then(|| Path::new(argument))
+impl<'a> Task<'a> {
+    fn of(arguments: &[&'a str]) -> Result<Self> {
+        let [checkpoint, rest @ ..] = arguments else {
+            bail!("usage: engines [pages] CHECKPOINT [GRAPH_DIRECTORY [THREADS [ROUNDS]]]")
+        };
+        let number = |i: usize, default| rest.get(i).map_or(Ok(default), |text| text.parse());
+        let graph = rest.first().filter(|graph| **graph != "-").map(|graph| Path::new(*graph));
+        Ok(Self { checkpoint: Path::new(*checkpoint), graph, threads: number(1, 2)?, rounds: number(2, 5)? })
+    }
+
+    /// Runs `contenders` in turns and prints what came of it.
+    fn run(&self, contenders: &mut [Contender]) -> Result<()> {
+        // What the memory can do, not what it did beside others.
+        let mut bandwidth = 0.0_f64;
+        // The first round warms everything.
+        for round in 0..=self.rounds {
+            bandwidth = bandwidth.max(read_bandwidth(self.threads));
+            for phase in 0..PHASES.len() {
+                for contender in contenders.iter_mut() {
+                    contender.run(phase, round > 0)?;
+                }
+            }
+        }
+        let Self { checkpoint, threads, rounds, .. } = self;
+        println!("{}, {threads} threads, {rounds} rounds in turns, memory {:.1} GB/s", checkpoint.display(), bandwidth / 1e9);
+        print(contenders, bandwidth);
+        Ok(())
+    }
 }
 
-fn compare(checkpoint: &Path, graph: Option<&Path>, threads: usize, rounds: usize) -> Result<()> {
-    if std::env::var(THREAD_VARIABLES[0]).ok() != Some(threads.to_string()) {
-        return again(threads);
-    }
+fn compare_engines(task: &Task<'_>) -> Result<()> {
+    let Task { checkpoint, graph, threads, .. } = *task;
     for dtype in DTYPES {
         itself()
             .args(["load".as_ref(), checkpoint.as_os_str(), dtype.to_string().as_ref(), threads.to_string().as_ref()])
@@ -56,30 +87,38 @@ fn compare(checkpoint: &Path, graph: Option<&Path>, threads: usize, rounds: usiz
     }
     let mut contenders = Vec::new();
     for dtype in DTYPES {
-        contenders.push(contender::of_backend(&CandleBackend::new(), checkpoint, Some(dtype), threads)?);
+        contenders.push(contender::of_backend(&CandleBackend::new(), checkpoint, &options(Some(dtype), threads)?)?);
     }
     if let Some(graph) = graph {
-        contenders.push(contender::of_backend(&OnnxBackend::new(None), graph, None, threads)?);
+        contenders.push(contender::of_backend(&OnnxBackend::new(None), graph, &options(None, threads)?)?);
     }
     match published::contender(checkpoint)? {
         Some(published) => contenders.push(published),
         None => println!("skipped: candle-transformers, since the checkpoint is no Qwen2"),
     }
-    let mut reading = Vec::new();
-    // The first round warms everything.
-    for round in 0..=rounds {
-        reading.push(machine::seconds_for_a_byte(threads));
-        for phase in 0..PHASES.len() {
-            for contender in &mut contenders {
-                contender.run(phase, round > 0)?;
-            }
+    task.run(&mut contenders)
+}
+
+fn compare_pages(task: &Task<'_>) -> Result<()> {
+    let pair = |backend: &dyn Backend, directory: &Path, dtype: Option<DType>| {
+        let huge = options(dtype, task.threads)?;
+        let small = LoadOptions { small_pages: true, ..huge.clone() };
+        let mut contenders = Vec::new();
+        for (pages, options) in [("small", small), ("huge", huge)] {
+            let mut contender = contender::of_backend(backend, directory, &options)?;
+            contender.name += &format!(", {pages} pages");
+            contenders.push(contender);
         }
+        task.run(&mut contenders)
+    };
+    for dtype in DTYPES {
+        pair(&CandleBackend::new(), task.checkpoint, Some(dtype))?;
     }
-    // What the memory can do, not what it did beside others.
-    let bandwidth = 1.0 / reading.iter().copied().fold(f64::INFINITY, f64::min);
-    println!("{}, {threads} threads, {rounds} rounds in turns, memory {:.1} GB/s", checkpoint.display(), bandwidth / 1e9);
-    print(&contenders, bandwidth);
-    Ok(())
+    task.graph.map_or(Ok(()), |graph| pair(&OnnxBackend::new(None), graph, None))
+}
+
+fn options(dtype: Option<DType>, threads: usize) -> Result<LoadOptions> {
+    Ok(LoadOptions { dtype, threads: contender::threads(threads)?, ..LoadOptions::default() })
 }
 
 /// Each contender in a line: tokens a second, in brackets the speed as a multiple of the first's, and for decoding as a share of what
@@ -110,10 +149,10 @@ fn itself() -> Command {
 }
 
 /// Runs the whole in a process whose environment has the number of threads.
-fn again(threads: usize) -> Result<()> {
-    let mut command = itself();
-    command.args(std::env::args_os().skip(1));
-    command.envs(THREAD_VARIABLES.map(|variable| (variable, threads.to_string())));
-    let status = command.status().context("the bench starts itself")?;
+fn again(arguments: &[String]) -> Result<()> {
+    let numbers = if arguments[0] == "pages" { &arguments[1..] } else { arguments };
+    let threads = numbers.get(2).map_or("2", String::as_str);
+    let status = itself().args(arguments).envs(THREAD_VARIABLES.map(|variable| (variable, threads))).status();
+    let status = status.context("the bench starts itself")?;
     if status.success() { Ok(()) } else { bail!("{status}") }
 }

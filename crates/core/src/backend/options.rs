@@ -209,6 +209,8 @@ pub struct LoadOptions {
     pub require_device: Option<f64>,
     /// Settings of CoreML, used with [`Device::CoreMl`].
     pub coreml: CoreMlOptions,
+    /// Leaves weights in pages of the usual size: see [`huge_pages`](crate::huge_pages).
+    pub small_pages: bool,
     /// Where a backend keeps what it makes of a checkpoint, in the place of the user's cache.
     pub cache: Option<PathBuf>,
     /// Who is told how far the work is when a backend must make something of a checkpoint first.

@@ -1,0 +1,184 @@
+//! Weights in huge pages.
+//!
+//! Decoding reads every weight for every token, from end to end. In pages of 4 KiB the processor looks up an address for each 4 KiB of
+//! them and fetches ahead only to the end of each; in huge pages, of 2 MiB on most machines, that is gone (figures: README of
+//! `tandem-bench`). Linux gives them to who asks, and engines that come as a library do not ask. So what a load has mapped is
+//! gathered into huge pages after it, whoever allocated it and wherever it came from: contents and addresses stay as they are.
+
+#[cfg(not(target_os = "linux"))]
+use elsewhere::Mapped;
+#[cfg(target_os = "linux")]
+use linux::Mapped;
+
+/// What a process has mapped before a load.
+#[derive(Debug)]
+pub struct Before(Mapped);
+
+impl Before {
+    /// What is mapped now.
+    pub fn now() -> Self {
+        Self(Mapped::now())
+    }
+
+    /// Gathers what is new since then into huge pages, on a thread of its own: nobody waits. Only pages that are wholly in use are
+    /// gathered, so that memory does not grow. Where the system has no huge pages, or its administrator wants none, nothing is done.
+    pub fn gather(self) {
+        self.0.gather();
+    }
+}
+
+/// Other systems have no such call.
+#[cfg(not(target_os = "linux"))]
+mod elsewhere {
+    #[derive(Debug)]
+    pub(super) struct Mapped;
+
+    impl Mapped {
+        pub(super) fn now() -> Self {
+            Self
+        }
+
+        pub(super) fn gather(self) {}
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::fs;
+    use std::ops::Range;
+
+    /// Linux 6.1's; not every C library names it.
+    const COLLAPSE: libc::c_int = 25;
+
+    /// Anonymous memory that can be written: ranges of addresses, in order.
+    #[derive(Debug, Default)]
+    pub(super) struct Mapped(Vec<Range<usize>>);
+
+    impl Mapped {
+        pub(super) fn now() -> Self {
+            Self(fs::read_to_string("/proc/self/maps").unwrap_or_default().lines().filter_map(anonymous).collect())
+        }
+
+        pub(super) fn gather(self) {
+            let Some(size) = huge_page() else { return };
+            let pages = huge_pages(&without(&Self::now().0, &self.0), size);
+            if !pages.is_empty() {
+                // When no thread can be had, weights stay where they are.
+                let _ = std::thread::Builder::new()
+                    .name("huge-pages".into())
+                    .spawn(move || pages.into_iter().filter(|&start| gather_page(start, size)).count());
+            }
+        }
+    }
+
+    /// The addresses of a line of `/proc/self/maps`, as proc_pid_maps(5) has them, when it is one of anonymous memory.
+    fn anonymous(line: &str) -> Option<Range<usize>> {
+        let mut fields = line.split_ascii_whitespace();
+        let (addresses, permissions) = (fields.next()?, fields.next()?);
+        let (inode, name) = (fields.nth(2)?, fields.next());
+        let (start, end) = addresses.split_once('-')?;
+        (permissions == "rw-p" && inode == "0" && name.is_none_or(|name| name == "[heap]"))
+            .then(|| Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?))?
+    }
+
+    /// The size of a huge page in bytes; `None` where there are none or none are wanted.
+    fn huge_page() -> Option<usize> {
+        let setting = |name| fs::read_to_string(format!("/sys/kernel/mm/transparent_hugepage/{name}")).ok();
+        let wanted = !setting("enabled")?.contains("[never]");
+        setting("hpage_pmd_size")?.trim().parse().ok().filter(|size: &usize| wanted && size.is_power_of_two())
+    }
+
+    /// What of `ranges` is not in `others`; both are in order.
+    fn without(ranges: &[Range<usize>], others: &[Range<usize>]) -> Vec<Range<usize>> {
+        let mut left = Vec::new();
+        for range in ranges {
+            let mut start = range.start;
+            for other in others.iter().filter(|other| other.start < range.end && other.end > range.start) {
+                left.push(start..other.start.max(start));
+                start = start.max(other.end);
+            }
+            left.push(start..range.end.max(start));
+        }
+        left.retain(|range| !range.is_empty());
+        left
+    }
+
+    /// Where the whole pages of `size` bytes within `ranges` start.
+    fn huge_pages(ranges: &[Range<usize>], size: usize) -> Vec<usize> {
+        let within = |range: &Range<usize>| (range.start.next_multiple_of(size)..range.end).step_by(size);
+        ranges.iter().flat_map(|range| within(range).filter(|start| start + size <= range.end)).collect()
+    }
+
+    /// Makes one of the `size` bytes at `start` where all of them are in memory; whether it is one.
+    #[expect(unsafe_code, reason = "calls of the system that take an address")]
+    fn gather_page(start: usize, size: usize) -> bool {
+        let start: *mut libc::c_void = std::ptr::with_exposed_provenance_mut(start);
+        // As many as there are with the smallest pages.
+        let mut resident = vec![1_u8; size / 4096];
+        // SAFETY: it writes a byte for each page of the range, and there is room for as many; memory that is gone meanwhile is an error.
+        let known = unsafe { libc::mincore(start, size, resident.as_mut_ptr()) } == 0;
+        // SAFETY: the system moves pages and keeps what they hold; for memory that is gone or another's meanwhile that is as true.
+        known && resident.iter().all(|page| page & 1 == 1) && unsafe { libc::madvise(start, size, COLLAPSE) } == 0
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn only_anonymous_memory_that_can_be_written_is_taken() {
+            assert_eq!(anonymous("7f00-7f10 rw-p 00000000 00:00 0 "), Some(0x7f00..0x7f10));
+            assert_eq!(anonymous("7f00-7f10 rw-p 00000000 00:00 0                          [heap]"), Some(0x7f00..0x7f10));
+            for other in [
+                "7f00-7f10 r--p 00000000 00:00 0 ",
+                "7f00-7f10 rw-s 00000000 00:00 0 ",
+                "7f00-7f10 rw-p 00000000 fe:01 1234 /usr/lib/libc.so.6",
+                "7f00-7f10 rw-p 00000000 00:00 0 [stack]",
+                "zz-7f10 rw-p 00000000 00:00 0",
+                "",
+            ] {
+                assert_eq!(anonymous(other), None, "{other}");
+            }
+        }
+
+        #[test]
+        fn what_was_there_before_is_left() {
+            assert_eq!(without(&[0..10, 20..30], &[]), [0..10, 20..30]);
+            assert_eq!(without(&[0..100], &[0..10, 40..50, 90..120]), [10..40, 50..90]);
+            assert!(without(&[5..10], &[0..20]).is_empty());
+            assert_eq!(without(&[0..10, 20..30], &[8..22]), [0..8, 22..30]);
+            assert_eq!(huge_pages(&[1..17, 20..31], 4), [4, 8, 12, 20, 24]);
+        }
+
+        #[test]
+        fn gathered_memory_holds_what_it_held() {
+            let Some(size) = huge_page() else { return eprintln!("skipped: this system has no huge pages, or wants none") };
+            let before = Mapped::now();
+            let values: Vec<u64> = (0..8 * size as u64 / 8).collect();
+            let own = values.as_ptr().addr()..values.as_ptr().addr() + 8 * size;
+            let pages = huge_pages(&without(&Mapped::now().0, &before.0), size);
+            let of_values: Vec<usize> =
+                pages.into_iter().filter(|start| own.contains(start) && own.contains(&(start + size - 1))).collect();
+            assert!(of_values.len() >= 6, "of 8 pages' size at least 6 are whole: {}", of_values.len());
+            let gathered = of_values.iter().filter(|&&start| gather_page(start, size)).count();
+            assert!(values.iter().enumerate().all(|(i, value)| *value == i as u64));
+            let smaps = fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
+            let huge = smaps
+                .lines()
+                .find_map(|line| line.strip_prefix("AnonHugePages:")?.trim().strip_suffix(" kB")?.parse::<usize>().ok());
+            if gathered == 0 {
+                return eprintln!("skipped: this system makes no huge page on request");
+            }
+            assert!(huge.is_some_and(|kib| kib * 1024 >= gathered * size), "{gathered} pages, {huge:?} KiB");
+        }
+
+        #[test]
+        fn memory_without_contents_is_left() {
+            let Some(size) = huge_page() else { return eprintln!("skipped: this system has no huge pages, or wants none") };
+            let empty: Vec<u8> = Vec::with_capacity(4 * size);
+            let start = empty.as_ptr().addr().next_multiple_of(size);
+            assert!(!gather_page(start, size));
+            assert!(!gather_page(0, size), "what is not mapped is left");
+        }
+    }
+}
