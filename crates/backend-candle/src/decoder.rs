@@ -19,7 +19,8 @@ pub(crate) trait Decode: Send + Sync {
     /// What a cache keeps of a token.
     fn kept(&self) -> Kept;
 
-    /// The hidden states of `tokens` before the last norm, `[tokens.len(), hidden_size]`; `None` when `cancel` was set meanwhile.
+    /// The hidden states of what is wanted of `tokens` before the last norm, `[wanted, hidden_size]`; `None` when `cancel` was set
+    /// meanwhile.
     fn forward(&self, tokens: &[TokenId], spans: &[Span], cancel: &CancelToken, pass: &mut dyn Pass) -> Result<Option<Tensor>>;
 
     /// As [`attention`](crate::attention::attention).
@@ -104,11 +105,39 @@ pub(crate) struct Span {
     pub(crate) rows: Range<usize>,
     /// The position of the first within its sequence.
     pub(crate) first_position: usize,
+    /// How many of its last tokens are wanted, at least one. Of the others the last layer computes keys and values alone, as nothing
+    /// else of it is ever read.
+    pub(crate) n_wanted: usize,
 }
 
-/// Queries, keys and values of one span in one layer, `[heads, n, head_dim]` each, normed and turned.
+impl Span {
+    /// Of all its tokens the last ones, of which alone the last layer makes something.
+    pub(crate) fn wanted(&self) -> Range<usize> {
+        self.rows.end - self.n_wanted..self.rows.end
+    }
+}
+
+/// Of the rows of `x`, `[n, width]`, those that are wanted of `spans`.
+pub(crate) fn wanted_rows(x: &Tensor, spans: &[Span]) -> Result<Tensor> {
+    if spans.iter().all(|span| span.n_wanted == span.rows.len()) {
+        return Ok(x.clone());
+    }
+    let parts = spans.iter().map(|span| x.narrow(0, span.wanted().start, span.n_wanted)).collect::<Result<Vec<_>>>()?;
+    Tensor::cat(&parts, 0)
+}
+
+/// The last `n` queries of `queries`, `[heads, all, head_dim]`.
+pub(crate) fn last_queries(queries: &Tensor, n: usize) -> Result<Tensor> {
+    let all = queries.dim(1)?;
+    if n == all { Ok(queries.clone()) } else { queries.narrow(1, all - n, n)?.contiguous() }
+}
+
+/// Queries, keys and values of one span in one layer, `[heads, n, head_dim]` each, normed and turned; in the last layer only the
+/// queries that are wanted.
 pub(crate) struct Attended {
     pub(crate) layer: usize,
+    /// The position of the first query within its sequence.
+    pub(crate) first_query: usize,
     pub(crate) window: Option<usize>,
     pub(crate) queries: Tensor,
     pub(crate) keys: Tensor,
@@ -136,7 +165,8 @@ impl Decode for Decoder {
             }
             let normed = rms_norm(&x, &layer.attention_norm, self.rms_norm_eps)?;
             pass.see(Some(index), Seen::Is(Stage::AttentionNorm), &normed)?;
-            x = add(&x, &self.attended(index, layer, &normed, spans, &positions, pass)?)?;
+            let attended = self.attended(index, layer, &normed, spans, &positions, pass)?;
+            x = add(&self.left(index, &x, spans)?, &attended)?;
             pass.see(Some(index), Seen::Is(Stage::AttentionResidual), &x)?;
             x = add(&x, &self.fed_forward(index, layer, &x, pass)?)?;
             pass.see(Some(index), Seen::Is(Stage::MlpResidual), &x)?;
@@ -182,10 +212,12 @@ impl Decoder {
             let own = projected.narrow(0, span.rows.start, span.rows.len())?;
             let heads = table.heads(&own, &self.heads, norms, &positions[span.rows.clone()])?;
             let (queries, keys) = (self.heads.queries, self.heads.keys);
+            let n_queries = if self.is_last(index) { span.n_wanted } else { span.rows.len() };
             parts.push(pass.attend(Attended {
                 layer: index,
+                first_query: span.first_position + span.rows.len() - n_queries,
                 window: layer.window,
-                queries: heads.narrow(0, 0, queries)?,
+                queries: last_queries(&heads.narrow(0, 0, queries)?, n_queries)?,
                 keys: heads.narrow(0, queries, keys)?,
                 values: heads.narrow(0, queries + keys, keys)?,
             })?);
@@ -198,6 +230,15 @@ impl Decoder {
         let output = layer.attention_out.forward(&context)?;
         pass.see(Some(index), Seen::Is(Stage::AttentionOutput), &output)?;
         Ok(output)
+    }
+
+    fn is_last(&self, index: usize) -> bool {
+        index + 1 == self.layers.len()
+    }
+
+    /// What a layer goes on with after its attention.
+    fn left(&self, index: usize, x: &Tensor, spans: &[Span]) -> Result<Tensor> {
+        if self.is_last(index) { wanted_rows(x, spans) } else { Ok(x.clone()) }
     }
 
     /// What the feed-forward block adds to `x`.

@@ -10,7 +10,7 @@ use tandem_core::{CancelToken, TokenId};
 
 use crate::attention::Sight;
 use crate::cache::Kept;
-use crate::decoder::{Attended, Decode, Decoder, Layer, Pass, Span};
+use crate::decoder::{Attended, Decode, Decoder, Layer, Pass, Span, last_queries, wanted_rows};
 use crate::linear::{Linear, Matrix};
 use crate::rotary::{Heads, Rotary};
 
@@ -108,7 +108,15 @@ impl DeviceDecoder {
         for (span, turn) in spans {
             let own = projected.narrow(0, span.rows.start, span.rows.len())?;
             let [queries, keys, values] = self.heads(&own, layer.qk_norms.as_ref(), turn)?;
-            parts.push(pass.attend(Attended { layer: index, window: layer.window, queries, keys, values })?);
+            let n_queries = if index + 1 == self.layers.len() { span.n_wanted } else { span.rows.len() };
+            parts.push(pass.attend(Attended {
+                layer: index,
+                first_query: span.first_position + span.rows.len() - n_queries,
+                window: layer.window,
+                queries: last_queries(&queries, n_queries)?,
+                keys,
+                values,
+            })?);
         }
         Tensor::cat(&parts, 0)
     }
@@ -139,14 +147,17 @@ impl Decode for DeviceDecoder {
     }
 
     fn forward(&self, tokens: &[TokenId], spans: &[Span], cancel: &CancelToken, pass: &mut dyn Pass) -> Result<Option<Tensor>> {
-        let spans: Vec<(&Span, Turn)> = spans.iter().map(|span| Ok((span, self.turn(span)?))).collect::<Result<_>>()?;
+        let turned: Vec<(&Span, Turn)> = spans.iter().map(|span| Ok((span, self.turn(span)?))).collect::<Result<_>>()?;
         let mut x = self.embedding.index_select(&Tensor::new(tokens, &self.device)?, 0)?;
         for (index, layer) in self.layers.iter().enumerate() {
             if cancel.is_cancelled() {
                 return Ok(None);
             }
             let normed = rms_norm(&x, &layer.attention_norm, self.eps)?;
-            let attended = self.attended(index, &normed, &spans, pass)?;
+            let attended = self.attended(index, &normed, &turned, pass)?;
+            if index + 1 == self.layers.len() {
+                x = wanted_rows(&x, spans)?;
+            }
             x = (x + layer.attention_out.forward(&attended)?)?;
             let gate_up = layer.gate_up.forward(&rms_norm(&x, &layer.mlp_norm, self.eps)?)?;
             let inner = gate_up.dim(1)? / 2;

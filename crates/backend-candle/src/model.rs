@@ -35,10 +35,10 @@ impl Loaded {
         let mut spans: Vec<Span> = Vec::with_capacity(sequences.len());
         for sequence in sequences {
             let start = spans.last().map_or(0, |span| span.rows.end);
-            spans.push(Span { rows: start..start + sequence.len(), first_position: 0 });
+            spans.push(Span { rows: start..start + sequence.len(), first_position: 0, n_wanted: sequence.len() });
         }
         let states = self.decoder.forward(&tokens, &spans, &CancelToken::new(), &mut |attended: Attended| {
-            let sight = Sight { n_past: 0, window: attended.window };
+            let sight = Sight { n_past: attended.first_query, window: attended.window };
             self.decoder.attention(&attended.queries, &attended.keys, &attended.values, sight)
         });
         let states = states.doing(DOING)?.ok_or(Error::Cancelled)?;
@@ -56,7 +56,7 @@ impl Loaded {
     fn encode_long(self: &Arc<Self>, sequence: &[TokenId], out: &mut Vec<f32>) -> Result<()> {
         let options = SessionOptions { max_tokens: Some(sequence.len()), ..SessionOptions::default() };
         let mut session = CandleSession::new(Arc::clone(self), &options)?;
-        session.pass_over(sequence, &mut |states, _| self.push_normed(states, out))
+        session.pass_over(sequence, true, &mut |states, _| self.push_normed(states, out))
     }
 }
 

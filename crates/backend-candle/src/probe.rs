@@ -12,7 +12,7 @@ use crate::values::Values;
 /// What one pass over `tokens` computes at `points`, in the order of computation.
 pub(crate) fn probe(decoder: &Decoder, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
     let mut watch = Watch { decoder, tokens, points, probes: Vec::new() };
-    let spans = [Span { rows: 0..tokens.len(), first_position: 0 }];
+    let spans = [Span { rows: 0..tokens.len(), first_position: 0, n_wanted: tokens.len() }];
     if let Some(states) = decoder.forward(tokens, &spans, &CancelToken::new(), &mut watch)? {
         watch.keep(ProbePoint { layer: None, stage: Stage::FinalNorm }, &decoder.normed(&states)?)?;
         if watch.wants(ProbePoint { layer: None, stage: Stage::Logits }) {

@@ -34,14 +34,19 @@ impl CandleSession {
         Ok(Self { model, cache, n_tokens: 0, max_tokens, cancel: options.cancel.clone() })
     }
 
-    /// Writes `tokens` to the cache and gives `take` the hidden states of each pass before the last norm, `[n, hidden_size]`, and
-    /// whether it is the last one. They are held when all passes are done, and none of them after an error.
-    pub(crate) fn pass_over(&mut self, tokens: &[TokenId], take: &mut dyn FnMut(&Tensor, bool) -> Result<()>) -> Result<()> {
+    /// Writes `tokens` to the cache and gives `take` the hidden states of each pass before the last norm, `[n, hidden_size]`, of its last
+    /// token or of `all`, and whether it is the last pass. They are held when all passes are done, and none of them after an error.
+    pub(crate) fn pass_over(
+        &mut self,
+        tokens: &[TokenId],
+        all: bool,
+        take: &mut dyn FnMut(&Tensor, bool) -> Result<()>,
+    ) -> Result<()> {
         let total = self.n_tokens + tokens.len();
         self.cache.reserve(self.n_tokens, total).doing("to grow the KV cache")?;
         let mut held = self.n_tokens;
         for part in tokens.chunks(PASS) {
-            let states = self.pass(part, held)?;
+            let states = self.pass(part, held, all)?;
             held += part.len();
             take(&states, held == total)?;
         }
@@ -49,12 +54,12 @@ impl CandleSession {
         Ok(())
     }
 
-    /// The hidden states of `tokens` after `held` others.
-    fn pass(&self, tokens: &[TokenId], held: usize) -> Result<Tensor> {
-        let span = Span { rows: 0..tokens.len(), first_position: held };
+    /// The hidden states of the last of `tokens`, or of `all`, after `held` others.
+    fn pass(&self, tokens: &[TokenId], held: usize, all: bool) -> Result<Tensor> {
+        let span = Span { rows: 0..tokens.len(), first_position: held, n_wanted: if all { tokens.len() } else { 1 } };
         let states = self.model.decoder.forward(tokens, &[span], &self.cancel, &mut |attended: Attended| {
             let layer = self.cache.write(attended.layer, held, &attended.keys, &attended.values)?;
-            let sight = Sight { n_past: held, window: attended.window };
+            let sight = Sight { n_past: attended.first_query, window: attended.window };
             self.model.decoder.attention(&attended.queries, &layer.keys, &layer.values, sight)
         });
         states.doing(DOING)?.ok_or(Error::Cancelled)
@@ -63,14 +68,11 @@ impl CandleSession {
     fn run(&mut self, tokens: &[TokenId], wanted: LogitsWanted) -> Result<Logits> {
         let model = Arc::clone(&self.model);
         let mut values = Vec::new();
-        self.pass_over(tokens, &mut |states, is_last| {
-            let states = match wanted {
-                LogitsWanted::All => states.clone(),
-                LogitsWanted::Last if is_last => states.narrow(0, states.dim(0).doing(DOING)? - 1, 1).doing(DOING)?,
-                _ => return Ok(()),
-            };
-            let logits = model.decoder.logits(&states).doing(DOING)?;
-            values.extend_from_slice(&Values::of(&logits).doing(DOING)?);
+        self.pass_over(tokens, wanted == LogitsWanted::All, &mut |states, is_last| {
+            if wanted == LogitsWanted::All || wanted == LogitsWanted::Last && is_last {
+                let logits = model.decoder.logits(states).doing(DOING)?;
+                values.extend_from_slice(&Values::of(&logits).doing(DOING)?);
+            }
             Ok(())
         })?;
         Ok(if wanted == LogitsWanted::None { Logits::none() } else { Logits::new(values, model.info.vocab_size) })

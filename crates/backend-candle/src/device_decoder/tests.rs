@@ -97,7 +97,7 @@ fn a_key_is_turned_by_the_table_of_f32_in_every_dtype() {
     let config = ModelConfig::from_file(&files.config).unwrap();
     let cosines = |dtype| {
         let decoder = DeviceDecoder::new(in_f32(&files, &config).unwrap(), dtype, &Device::Cpu).unwrap();
-        let turn = decoder.turn(&Span { rows: 0..3, first_position: 8000 }).unwrap();
+        let turn = decoder.turn(&Span { rows: 0..3, first_position: 8000, n_wanted: 3 }).unwrap();
         turn.cosines.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
     close(&cosines(DType::BF16), &cosines(DType::F32), 0.005, "cosines");
