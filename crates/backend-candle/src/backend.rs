@@ -62,7 +62,7 @@ impl Backend for CandleBackend {
             Some(path) => gguf::load(path, &config, options),
             None => {
                 let checkpoint = Checkpoint::open(files)?;
-                let reader = Reader { checkpoint: &checkpoint, file: &files.name, bits };
+                let reader = Reader { checkpoint: &checkpoint, file: &files.name, bits, numerics: options.numerics };
                 Ok(FromGguf { decoder: weights::decoder(&reader, &config)?, dtype: wanted, weight_types: Vec::new() })
             }
         })?;

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rayon::prelude::*;
-use tandem_core::backend::{LoadOptions, WeightType};
+use tandem_core::backend::{LoadOptions, Numerics, WeightType};
 use tandem_core::config::ModelConfig;
 use tandem_core::gguf::{Gguf, GgufTensor, TensorType};
 use tandem_core::{DType, Error, Result};
@@ -54,7 +54,7 @@ pub(crate) fn load(path: &Path, config: &ModelConfig, options: &LoadOptions) -> 
         }
     };
     let interleaved = gguf.has_interleaved_heads()?.then_some(config.head_dim());
-    let weights = Weights { gguf: &gguf, floats, interleaved };
+    let weights = Weights { gguf: &gguf, floats, numerics: options.numerics, interleaved };
     let decoder = weights::decoder(&weights, config)?;
     Ok(FromGguf { decoder, dtype: options.dtype.unwrap_or(stored), weight_types: weights.types() })
 }
@@ -97,6 +97,7 @@ enum Floats {
 struct Weights<'g> {
     gguf: &'g Gguf,
     floats: Floats,
+    numerics: Numerics,
     /// The width of a head, where the rows of queries and keys are in llama.cpp's own order.
     interleaved: Option<usize>,
 }
@@ -160,7 +161,7 @@ impl Source for Weights<'_> {
         }
         self.each_row(&parts, columns, targets.into_par_iter(), blocks::quantised);
         self.gguf.release();
-        let matrix = Matrix::blocks(bits, codes, scales, rows, columns);
+        let matrix = Matrix::blocks((bits, codes, scales), rows, columns, self.numerics);
         if offsets.is_empty() { Ok(matrix) } else { Ok(matrix.with_offsets(offsets).doing(DOING)?) }
     }
 

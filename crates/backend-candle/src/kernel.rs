@@ -7,10 +7,16 @@ mod plain;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use crate::quantize::{BLOCK, Blocks};
+use tandem_core::backend::Numerics;
+
+use crate::quantize::{BLOCK, Bits, Blocks};
+use crate::rounded::{Group, Pair};
 
 /// The most rows of inputs that are multiplied while a weight is in a register.
 pub(crate) const MAX_ROWS: usize = 8;
+
+/// The most rounded inputs that meet a tile together.
+pub(crate) const PACKED_INPUTS: usize = 6;
 
 /// Rows of weights whose products with some inputs are computed in registers: a tile.
 pub(crate) const TILE: usize = 32;
@@ -26,6 +32,25 @@ pub(crate) enum Level {
     /// 512 bits.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// The same, with sums of products of bytes in one instruction.
+    #[cfg(target_arch = "x86_64")]
+    Vnni,
+}
+
+/// A tile of quantised weights as the products of whole numbers take them. Made once, it is used for many inputs.
+pub(crate) struct Packed {
+    bits: Bits,
+    /// Four weights of a row in each number, offset so that they have no sign: `[columns / 4, TILE]`.
+    words: Vec<[u32; TILE]>,
+    /// `[columns / BLOCK, TILE]`
+    scales: Vec<[f32; TILE]>,
+}
+
+impl Packed {
+    /// Room for rows of `columns` weights.
+    pub(crate) fn new(bits: Bits, columns: usize) -> Self {
+        Self { bits, words: vec![[0; TILE]; columns / 4], scales: vec![[0.0; TILE]; columns / BLOCK] }
+    }
 }
 
 impl Level {
@@ -35,13 +60,33 @@ impl Level {
         {
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
             if avx2 && is_x86_feature_detected!("avx512f") {
-                return Self::Avx512;
+                let bytes = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl");
+                return if bytes && is_x86_feature_detected!("avx512vnni") { Self::Vnni } else { Self::Avx512 };
             }
             if avx2 {
                 return Self::Avx2;
             }
         }
         Self::Plain
+    }
+
+    /// The one for products with quantised weights: that of floats unless inputs may be rounded.
+    pub(crate) fn of(numerics: Numerics) -> Self {
+        match Self::detect() {
+            #[cfg(target_arch = "x86_64")]
+            Self::Vnni if numerics == Numerics::Exact => Self::Avx512,
+            level => level,
+        }
+    }
+
+    /// Whether products with quantised weights are those of [`Rounded`](crate::rounded::Rounded) inputs: where it has them, they are
+    /// several times faster than those of floats.
+    pub(crate) fn rounds(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Vnni => true,
+            _ => false,
+        }
     }
 
     /// Every one that this processor has.
@@ -52,6 +97,7 @@ impl Level {
             Self::Plain => {}
             Self::Avx2 => levels.push(Self::Avx2),
             Self::Avx512 => levels.extend([Self::Avx2, Self::Avx512]),
+            Self::Vnni => levels.extend([Self::Avx2, Self::Avx512, Self::Vnni]),
         }
         levels
     }
@@ -70,7 +116,7 @@ impl Level {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx512 => unsafe { x86::avx512::products(weights, inputs, columns, out) },
+            Self::Avx512 | Self::Vnni => unsafe { x86::avx512::products(weights, inputs, columns, out) },
         }
     }
 
@@ -89,7 +135,7 @@ impl Level {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx512 => unsafe { x86::avx512::weighted_sums(weights, values, width, out) },
+            Self::Avx512 | Self::Vnni => unsafe { x86::avx512::weighted_sums(weights, values, width, out) },
         }
     }
 
@@ -100,7 +146,7 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => 2,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => 12,
+            Self::Avx512 | Self::Vnni => 12,
         }
     }
 
@@ -119,7 +165,7 @@ impl Level {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx512 => unsafe { x86::tiles::avx512::tile(weights, inputs, sums) },
+            Self::Avx512 | Self::Vnni => unsafe { x86::tiles::avx512::tile(weights, inputs, sums) },
         }
     }
 
@@ -136,7 +182,7 @@ impl Level {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx512 => unsafe { x86::tiles::avx512::turn(rows, stride, inner, out) },
+            Self::Avx512 | Self::Vnni => unsafe { x86::tiles::avx512::turn(rows, stride, inner, out) },
         };
         for (place, out) in out.chunks_exact_mut(TILE).enumerate() {
             let first = if place < places { full } else { 0 };
@@ -162,122 +208,59 @@ impl Level {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx512 => unsafe { x86::avx512::block_products(weights, inputs, columns, out) },
+            Self::Avx512 | Self::Vnni => unsafe { x86::avx512::block_products(weights, inputs, columns, out) },
+        }
+    }
+
+    /// As [`block_products`](Self::block_products), of rounded inputs in [pairs](crate::rounded::Rounded::pairs).
+    pub(crate) fn rounded_products(self, weights: Blocks<'_>, inputs: &[Pair], columns: usize, out: &mut [f32]) {
+        let n = inputs.len() / columns.div_ceil(2 * BLOCK);
+        assert!(
+            (1..=MAX_ROWS).contains(&n) && inputs.len() == n * columns.div_ceil(2 * BLOCK),
+            "the inputs are whole rows, and few"
+        );
+        assert!(columns.is_multiple_of(BLOCK), "a row is whole blocks");
+        assert_eq!(weights.scales.len() * BLOCK * n, out.len() * columns, "there is a product for each pair of rows");
+        assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
+        match self {
+            // SAFETY: a `Level` of this name is only made where the processor has these instructions.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "instructions that not every processor has")]
+            Self::Vnni => unsafe { x86::vnni::products(weights, inputs, columns, out) },
+            _ => plain::rounded_products(weights, inputs, columns, out),
+        }
+    }
+
+    /// Writes up to [`TILE`] rows of `per_row` blocks to `packed`, which has room for as many; rows that are missing are zeros.
+    pub(crate) fn pack(self, weights: Blocks<'_>, per_row: usize, packed: &mut Packed) {
+        let rows = weights.scales.len() / per_row;
+        assert!((1..=TILE).contains(&rows) && weights.scales.len() == rows * per_row, "the rows are whole, and few");
+        assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
+        assert!(packed.bits == weights.bits && packed.scales.len() == per_row, "a tile is as long as its rows");
+        match self {
+            // SAFETY: a `Level` of this name is only made where the processor has these instructions.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "instructions that not every processor has")]
+            Self::Vnni => unsafe { x86::vnni::pack(weights, per_row, packed) },
+            _ => plain::pack(weights, per_row, packed),
+        }
+    }
+
+    /// The products of a tile with each of up to [`PACKED_INPUTS`] inputs.
+    pub(crate) fn packed_products(self, packed: &Packed, inputs: &Group, out: &mut [[f32; TILE]]) {
+        assert!((1..=PACKED_INPUTS).contains(&inputs.n) && out.len() == inputs.n, "the inputs are few");
+        let n_blocks = packed.scales.len() * inputs.n;
+        assert!(inputs.scales.len() == n_blocks && inputs.below.len() == n_blocks, "inputs are as long as rows");
+        assert_eq!(inputs.words.len() * BLOCK, n_blocks * BLOCK * BLOCK / 4, "every block has its codes");
+        match self {
+            // SAFETY: a `Level` of this name is only made where the processor has these instructions.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "instructions that not every processor has")]
+            Self::Vnni => unsafe { x86::vnni::packed_products(packed, inputs, out) },
+            _ => plain::packed_products(packed, inputs, out),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::quantize::Bits;
-
-    /// `n` numbers between -1 and 1 of a linear congruential sequence (Numerical Recipes' constants).
-    pub(super) fn numbers(n: usize, seed: u32) -> Vec<f32> {
-        let mut state = seed;
-        (0..n)
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-            })
-            .collect()
-    }
-
-    fn in_f64(weights: &[f32], inputs: &[f32], columns: usize) -> Vec<f32> {
-        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32;
-        weights.chunks(columns).flat_map(|row| inputs.chunks(columns).map(move |input| dot(row, input))).collect()
-    }
-
-    #[test]
-    fn every_level_gives_the_products() {
-        for (rows, columns) in [(1, 1), (1, 16), (3, 31), (5, 64), (9, 100), (2, 896), (7, 33), (4, 15), (13, 128)] {
-            for n in 1..=MAX_ROWS {
-                let (weights, inputs) = (numbers(rows * columns, 1), numbers(n * columns, 2));
-                let expected = in_f64(&weights, &inputs, columns);
-                for level in Level::all() {
-                    let mut out = vec![f32::NAN; rows * n];
-                    level.products(&weights, &inputs, columns, &mut out);
-                    for (out, expected) in out.iter().zip(&expected) {
-                        assert!((out - expected).abs() <= 2e-5, "{level:?} {rows}x{columns} {n}: {out} {expected}");
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn every_level_turns_rows_and_gives_their_tiles() {
-        for (n_rows, inner, stride) in [(32, 64, 64), (32, 33, 50), (31, 16, 16), (9, 40, 41), (1, 1, 1), (17, 96, 100)] {
-            let rows = numbers((n_rows - 1) * stride + inner, 7);
-            let row = |r: usize, place: usize| if r < n_rows { rows[r * stride + place] } else { 0.0 };
-            for level in Level::all() {
-                let mut turned = vec![f32::NAN; inner * TILE];
-                level.turn(&rows, stride, inner, &mut turned);
-                for (i, turned) in turned.iter().enumerate() {
-                    assert_eq!(*turned, row(i % TILE, i / TILE), "{level:?} {n_rows}x{inner} of {stride}");
-                }
-                for n in 1..=level.tile_inputs() {
-                    let inputs = numbers(inner * n, 8);
-                    let mut sums = vec![1.0; n * TILE];
-                    level.tile(&turned, &inputs, &mut sums);
-                    for (i, sum) in sums.iter().enumerate() {
-                        let terms = (0..inner).map(|k| f64::from(row(i % TILE, k)) * f64::from(inputs[k * n + i / TILE]));
-                        let expected = 1.0 + terms.sum::<f64>();
-                        assert!((f64::from(*sum) - expected).abs() <= 2e-5, "{level:?} {n_rows}x{inner} {n}: {sum} {expected}");
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn every_level_gives_the_weighted_sums() {
-        for (rows, width) in [(1, 1), (3, 16), (5, 64), (70, 128), (9, 40), (2, 31), (256, 80)] {
-            for n in 1..=MAX_ROWS {
-                let (weights, values) = (numbers(rows * n, 5), numbers(rows * width, 6));
-                for level in Level::all() {
-                    let mut out = vec![1.0; n * width];
-                    level.weighted_sums(&weights, &values, width, &mut out);
-                    for (i, out) in out.iter().enumerate() {
-                        let (column, place) = (i / width, i % width);
-                        let terms =
-                            (0..rows).map(|row| f64::from(weights[row * n + column]) * f64::from(values[row * width + place]));
-                        let expected = 1.0 + terms.sum::<f64>();
-                        assert!((f64::from(*out) - expected).abs() <= 2e-5, "{level:?} {rows}x{width} {n}: {out} {expected}");
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn every_level_gives_the_products_of_blocks() {
-        for bits in [Bits::Eight, Bits::Four] {
-            for (rows, columns) in [(1, 32), (3, 64), (5, 96), (8, 896), (6, 160)] {
-                let blocks = rows * columns / BLOCK;
-                let (mut codes, mut scales) = (vec![0; blocks * bits.block_bytes()], vec![0.0; blocks]);
-                bits.quantize(&numbers(rows * columns, 3), &mut codes, &mut scales);
-                let weights = Blocks { bits, codes: &codes, scales: &scales };
-                let mut floats = vec![0.0; rows * columns];
-                weights.dequantize(&mut floats);
-                for n in 1..=MAX_ROWS {
-                    let inputs = numbers(n * columns, 4);
-                    let expected = in_f64(&floats, &inputs, columns);
-                    for level in Level::all() {
-                        let mut out = vec![f32::NAN; rows * n];
-                        level.block_products(weights, &inputs, columns, &mut out);
-                        for (out, expected) in out.iter().zip(&expected) {
-                            assert!((out - expected).abs() <= 2e-5, "{level:?} {bits:?} {rows}x{columns} {n}: {out} {expected}");
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "a product for each pair")]
-    fn an_output_of_another_size_is_refused() {
-        Level::detect().products(&[0.0; 32], &[0.0; 16], 16, &mut [0.0; 3]);
-    }
-}
+mod tests;

@@ -31,6 +31,7 @@ mod probe;
 mod product;
 mod quantize;
 mod rotary;
+mod rounded;
 mod session;
 mod values;
 mod weights;

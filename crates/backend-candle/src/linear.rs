@@ -1,16 +1,18 @@
 //! Products with weights: of a few rows by loops that read each weight once in all threads, of many in tiles.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
-use tandem_core::backend::Stage;
+use tandem_core::backend::{Numerics, Stage};
 
 use crate::decoder::Seen;
 use crate::elementwise;
 use crate::kernel::{Level, MAX_ROWS};
-use crate::product::{Weights, product};
+use crate::product::{Weights, product, rounded_product};
 use crate::quantize::{BLOCK, Bits, Blocks};
+use crate::rounded::Rounded;
 use crate::values::{Values, tensor, zeros};
 
 /// Rows of inputs up to which weights are read once for every eight of them, rather than turned into tiles.
@@ -18,6 +20,9 @@ const FEW_ROWS: usize = 16;
 
 /// The least number of weights that is worth a thread's attention.
 const WORTH_A_THREAD: usize = 1 << 15;
+
+/// Bytes of weights that a thread reads before it looks for more: so few that none waits long for the last, some ten microseconds.
+const TASK_BYTES: usize = 512 << 10;
 
 /// A projection: `x Wᵀ + b`.
 pub(crate) struct Linear {
@@ -34,8 +39,8 @@ impl Linear {
     }
 }
 
-/// Room for what lies between the two products of an MLP, which a prompt's passes have in turns: to take it from the system each time
-/// costs a quarter of the pass.
+/// Room for what lies between the two products of an MLP, which a prompt's passes have in turns: memory that is new each time has to be
+/// given and cleared by the system first.
 #[derive(Default)]
 pub(crate) struct Rooms(Mutex<Vec<Room>>);
 
@@ -128,8 +133,13 @@ impl Matrix {
     }
 
     /// Takes the codes and scales of quantised values, row-major; `columns` are whole blocks.
-    pub(crate) fn blocks(bits: Bits, codes: Vec<u8>, scales: Vec<f32>, rows: usize, columns: usize) -> Self {
-        Self { stored: Stored::Blocks { bits, codes, scales }, rows, columns, level: Level::detect(), offsets: None }
+    pub(crate) fn blocks(
+        (bits, codes, scales): (Bits, Vec<u8>, Vec<f32>),
+        rows: usize,
+        columns: usize,
+        numerics: Numerics,
+    ) -> Self {
+        Self { stored: Stored::Blocks { bits, codes, scales }, rows, columns, level: Level::of(numerics), offsets: None }
     }
 
     /// The same with `offsets`, `[rows, columns / BLOCK]`, added to the weights of each block.
@@ -180,13 +190,19 @@ impl Matrix {
     fn write_product(&self, x: &[f32], bias: Option<&[f32]>, packed: &mut Vec<f32>, out: &mut [f32]) -> Result<()> {
         let (columns, n) = (self.columns, x.len() / self.columns);
         let held = self.weights()?;
-        let weights = held.weights();
-        if n <= FEW_ROWS {
-            for (x, out) in x.chunks(MAX_ROWS * columns).zip(out.chunks_mut(MAX_ROWS * self.rows)) {
-                self.product_of_few(weights, x, out);
+        match held.weights() {
+            Weights::Blocks(blocks) if self.level.rounds() => self.write_rounded(blocks, x, out),
+            weights if n <= FEW_ROWS => {
+                for (x, out) in x.chunks(MAX_ROWS * columns).zip(out.chunks_mut(MAX_ROWS * self.rows)) {
+                    self.product_of_few(weights, x.len() / columns, out, |rows, out| match weights {
+                        Weights::Floats(values) => {
+                            self.level.products(&values[rows.start * columns..rows.end * columns], x, columns, out);
+                        }
+                        Weights::Blocks(blocks) => self.level.block_products(blocks.rows(rows, columns), x, columns, out),
+                    });
+                }
             }
-        } else {
-            product(self.level, weights, x, columns, room(packed, x.len()), out);
+            weights => product(self.level, weights, x, columns, room(packed, x.len()), out),
         }
         if let Some(offsets) = &self.offsets {
             let sums = x.as_chunks::<BLOCK>().0.iter().map(|block| block.iter().sum()).collect();
@@ -208,20 +224,32 @@ impl Matrix {
         })
     }
 
-    /// Of up to [`MAX_ROWS`] rows; every thread takes rows of weights.
-    fn product_of_few(&self, weights: Weights<'_>, x: &[f32], out: &mut [f32]) {
-        let (columns, n) = (self.columns, x.len() / self.columns);
-        let share = self.rows.div_ceil(4 * rayon::current_num_threads()).next_multiple_of(4);
-        let share = share.max(WORTH_A_THREAD.div_ceil(columns));
+    /// Of inputs that are rounded first.
+    fn write_rounded(&self, weights: Blocks<'_>, x: &[f32], out: &mut [f32]) {
+        let inputs = Rounded::new(x, self.columns);
+        let n = x.len() / self.columns;
+        if n > MAX_ROWS {
+            return rounded_product(self.level, weights, &inputs, out);
+        }
+        let inputs = inputs.pairs(weights.bits.offset());
+        self.product_of_few(Weights::Blocks(weights), n, out, |rows, out| {
+            self.level.rounded_products(weights.rows(rows, self.columns), &inputs, self.columns, out);
+        });
+    }
+
+    /// Of `n` inputs, up to [`MAX_ROWS`]; every thread has `products` of some rows of weights with all of them, `[rows, n]`.
+    fn product_of_few(
+        &self,
+        weights: Weights<'_>,
+        n: usize,
+        out: &mut [f32],
+        products: impl Fn(Range<usize>, &mut [f32]) + Sync,
+    ) {
+        let tasks = (4 * rayon::current_num_threads()).max(weights.bytes() / TASK_BYTES);
+        let share = self.rows.div_ceil(tasks).next_multiple_of(4).max(WORTH_A_THREAD.div_ceil(self.columns));
         let by_weight = |out: &mut [f32]| {
-            out.par_chunks_mut(share * n).enumerate().for_each(|(i, out)| {
-                let rows = i * share..i * share + out.len() / n;
-                match weights {
-                    Weights::Floats(values) => {
-                        self.level.products(&values[rows.start * columns..rows.end * columns], x, columns, out);
-                    }
-                    Weights::Blocks(blocks) => self.level.block_products(blocks.rows(rows, columns), x, columns, out),
-                }
+            out.par_chunks_mut(share * n).with_max_len(1).enumerate().for_each(|(i, out)| {
+                products(i * share..i * share + out.len() / n, out);
             });
         };
         if n == 1 {

@@ -6,6 +6,7 @@ use crate::attention::Sight;
 use crate::kernel::Level;
 use crate::product;
 use crate::quantize::{BLOCK, Bits, Blocks};
+use crate::rounded::Rounded;
 use crate::values::zeros;
 
 /// A set of instructions that this processor has.
@@ -34,6 +35,22 @@ impl Instructions {
     /// As [`products`](Self::products).
     pub fn block_products(self, weights: &Quantized, inputs: &[f32], columns: usize, out: &mut [f32]) {
         self.0.block_products(weights.blocks(), inputs, columns, out);
+    }
+
+    /// As [`block_products`](Self::block_products), with `inputs` rounded first: where [`rounds`](Self::rounds).
+    pub fn rounded_products(self, weights: &Quantized, inputs: &[f32], columns: usize, out: &mut [f32]) {
+        let inputs = Rounded::new(inputs, columns).pairs(weights.bits.offset());
+        self.0.rounded_products(weights.blocks(), &inputs, columns, out);
+    }
+
+    /// As [`block_product`](Self::block_product), with `inputs` rounded first.
+    pub fn rounded_product(self, weights: &Quantized, inputs: &[f32], columns: usize, out: &mut [f32]) {
+        product::rounded_product(self.0, weights.blocks(), &Rounded::new(inputs, columns), out);
+    }
+
+    /// Whether it has loops for rounded inputs.
+    pub fn rounds(self) -> bool {
+        self.0.rounds()
     }
 
     /// `weights`, `[rows, columns]`, times many `inputs`, `[n, columns]`, on the threads of the current pool: `[n, rows]`.

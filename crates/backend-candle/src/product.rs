@@ -2,14 +2,16 @@
 //!
 //! The order of the loops is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008): inputs are packed
 //! once, a slice of some rows of weights is turned, or dequantised and turned, into the cache that is nearest, and meets all inputs there.
-//! So blocks cost hardly more than floats: each is dequantised once for all inputs.
+//! So blocks cost hardly more than floats: each is dequantised once for all inputs. Where inputs are rounded, blocks stay whole numbers
+//! and cost less.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::kernel::{Level, TILE};
+use crate::kernel::{Level, PACKED_INPUTS, Packed, TILE};
 use crate::quantize::{BLOCK, Blocks};
+use crate::rounded::Rounded;
 
 /// Weights of a row that a tile takes at a time: whole blocks. A tile of them is 56 KB.
 const SLICE: usize = 14 * BLOCK;
@@ -26,12 +28,49 @@ pub(crate) enum Weights<'m> {
     Blocks(Blocks<'m>),
 }
 
+impl Weights<'_> {
+    /// What they take in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Floats(values) => size_of_val(*values),
+            Self::Blocks(blocks) => blocks.codes.len() + size_of_val(blocks.scales),
+        }
+    }
+}
+
 /// `out = x Wᵀ` for `x` of `[n, columns]` and weights of `[rows, columns]`, on all threads: `out` is `[n, rows]`. `packed` has places for
 /// as many values as `x`, and is overwritten.
 pub(crate) fn product(level: Level, weights: Weights<'_>, x: &[f32], columns: usize, packed: &mut [f32], out: &mut [f32]) {
     let n = x.len() / columns;
-    let rows = out.len() / n;
     pack(level, x, columns, packed);
+    let task = Task { level, weights, columns, packed, n };
+    in_tasks(n, out, |first, out| task.run(first, out));
+}
+
+/// As [`product`], of rounded inputs.
+pub(crate) fn rounded_product(level: Level, weights: Blocks<'_>, inputs: &Rounded, out: &mut [f32]) {
+    let per_row = inputs.per_row;
+    let groups = inputs.groups(weights.bits.offset(), PACKED_INPUTS);
+    in_tasks(inputs.codes.len() / per_row, out, |first, out| {
+        let rows = out[0].len();
+        let mut packed = Packed::new(weights.bits, per_row * BLOCK);
+        for start in (0..rows).step_by(TILE) {
+            let own = start..rows.min(start + TILE);
+            level.pack(weights.rows(first + own.start..first + own.end, per_row * BLOCK), per_row, &mut packed);
+            for (inputs, out) in groups.iter().zip(out.chunks_mut(PACKED_INPUTS)) {
+                let mut products = [[0.0; TILE]; PACKED_INPUTS];
+                level.packed_products(&packed, inputs, &mut products[..inputs.n]);
+                for (out, products) in out.iter_mut().zip(&products) {
+                    out[own.clone()].copy_from_slice(&products[..own.len()]);
+                }
+            }
+        }
+    });
+}
+
+/// Has all threads `run` tasks on some columns of `out`, `[n, rows]`: they are given the first and a slice for each of the `n`.
+fn in_tasks(n: usize, out: &mut [f32], run: impl Fn(usize, &mut [&mut [f32]]) + Sync) {
+    let rows = out.len() / n;
     let n_tiles = rows.div_ceil(TILE);
     let tasks = n_tiles.div_ceil(TASK).next_multiple_of(rayon::current_num_threads());
     let task_rows = n_tiles.div_ceil(tasks) * TILE;
@@ -39,8 +78,7 @@ pub(crate) fn product(level: Level, weights: Weights<'_>, x: &[f32], columns: us
     for row in out.chunks_exact_mut(rows) {
         parts.iter_mut().zip(row.chunks_mut(task_rows)).for_each(|(part, own)| part.push(own));
     }
-    let task = Task { level, weights, columns, packed, n };
-    parts.into_par_iter().with_max_len(1).enumerate().for_each(|(i, mut out)| task.run(i * task_rows, &mut out));
+    parts.into_par_iter().with_max_len(1).enumerate().for_each(|(i, mut out)| run(i * task_rows, &mut out));
 }
 
 /// Writes the rows of `x` to `packed`, as many together as a tile takes: `[columns, inputs]` for each of these.
@@ -128,6 +166,20 @@ mod tests {
         }
     }
 
+    fn check_rounded(level: Level, weights: Blocks<'_>, floats: &[f32], (n, rows, columns): (usize, usize, usize)) {
+        let x: Vec<f32> = (0..n * columns).map(|i| ((i * i) as f32 * 0.23).sin()).collect();
+        let rounded = Rounded::new(&x, columns);
+        let codes = rounded.codes.iter().zip(&rounded.scales);
+        let back: Vec<f32> = codes.flat_map(|(codes, scale)| codes.map(|code| f32::from(code) * scale)).collect();
+        let mut out = vec![f32::NAN; n * rows];
+        rounded_product(level, weights, &rounded, &mut out);
+        for (i, out) in out.iter().enumerate() {
+            let pairs = back[i / rows * columns..][..columns].iter().zip(&floats[i % rows * columns..][..columns]);
+            let expected: f64 = pairs.map(|(x, weight)| f64::from(*x) * f64::from(*weight)).sum();
+            assert!((f64::from(*out) - expected).abs() <= 1e-4, "{level:?} {n} x {rows} x {columns}: {out} {expected}");
+        }
+    }
+
     #[test]
     fn every_level_gives_the_product() {
         for shape in [(1, 1, 1), (17, 33, 31), (13, 100, 64), (40, 1000, 96), (25, 64, SLICE + 32), (12, 32, 2 * SLICE)] {
@@ -143,6 +195,7 @@ mod tests {
                     let mut floats = vec![0.0; weights.len()];
                     blocks.dequantize(&mut floats);
                     check(level, Weights::Blocks(blocks), &floats, shape);
+                    check_rounded(level, blocks, &floats, shape);
                 }
             }
         }

@@ -37,6 +37,14 @@ impl Bits {
         }
     }
 
+    /// What is added to a weight so that it has no sign.
+    pub(crate) const fn offset(self) -> i32 {
+        match self {
+            Self::Eight => 128,
+            Self::Four => 8,
+        }
+    }
+
     /// Quantises `weights`, whole blocks, to `codes` and `scales`.
     pub(crate) fn quantize(self, weights: &[f32], codes: &mut [u8], scales: &mut [f32]) {
         let blocks = weights.as_chunks::<BLOCK>().0;

@@ -3,6 +3,7 @@
 
 use half::f16;
 use rayon::prelude::*;
+use tandem_core::backend::Numerics;
 use tandem_core::checkpoint::{Checkpoint, StoredTensor};
 use tandem_core::config::ModelConfig;
 use tandem_core::{DType, Error, Result};
@@ -115,6 +116,8 @@ pub(crate) struct Reader<'c> {
     pub(crate) file: &'c str,
     /// How matrices are quantised, where they are.
     pub(crate) bits: Option<Bits>,
+    /// How products with those are computed.
+    pub(crate) numerics: Numerics,
 }
 
 impl Source for Reader<'_> {
@@ -168,7 +171,7 @@ impl Reader<'_> {
                 self.checkpoint.release();
             }
         }
-        Ok(Matrix::blocks(bits, codes, scales, rows, columns))
+        Ok(Matrix::blocks((bits, codes, scales), rows, columns, self.numerics))
     }
 
     /// The values of tensors of the shapes `[rows, inner...]`, one after the other.

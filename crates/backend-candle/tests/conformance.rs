@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use tandem_backend_candle::CandleBackend;
-use tandem_core::backend::{ThreadOptions, TokenBatch};
+use tandem_core::backend::{Numerics, ThreadOptions, TokenBatch};
 use tandem_core::conformance;
 use tandem_core::conformance::{Fixture, Golden};
 use tandem_core::files::ModelFiles;
@@ -25,11 +25,14 @@ conformance!(mistral, || Ok(fixture("mistral", 2)));
 conformance!(gemma2, || Ok(fixture("gemma2", 2)));
 conformance!(gemma3, || Ok(fixture("gemma3", 2)));
 conformance!(phi3, || Ok(fixture("phi3", 2)));
-conformance!(qwen2_tied_int8, || Ok(quantized("qwen2-tied", DType::Int8)));
-conformance!(qwen3_int8, || Ok(quantized("qwen3", DType::Int8)));
-conformance!(qwen2_untied_int4, || Ok(quantized("qwen2-untied", DType::Int4)));
-conformance!(llama3_rope_int4, || Ok(quantized("llama3-rope", DType::Int4)));
-conformance!(mistral_int4, || Ok(quantized("mistral", DType::Int4)));
+conformance!(qwen2_tied_int8, || Ok(quantized("qwen2-tied", DType::Int8, Numerics::Exact)));
+conformance!(qwen3_int8, || Ok(quantized("qwen3", DType::Int8, Numerics::Exact)));
+conformance!(qwen3_int8_fast, || Ok(quantized("qwen3", DType::Int8, Numerics::Fast)));
+conformance!(qwen2_untied_int4, || Ok(quantized("qwen2-untied", DType::Int4, Numerics::Exact)));
+conformance!(qwen2_untied_int4_fast, || Ok(quantized("qwen2-untied", DType::Int4, Numerics::Fast)));
+conformance!(llama3_rope_int4, || Ok(quantized("llama3-rope", DType::Int4, Numerics::Exact)));
+conformance!(mistral_int4, || Ok(quantized("mistral", DType::Int4, Numerics::Exact)));
+conformance!(mistral_int4_fast, || Ok(quantized("mistral", DType::Int4, Numerics::Fast)));
 conformance!(one_thread, || Ok(fixture("qwen3", 1)));
 conformance!(five_threads, || Ok(fixture("qwen2-untied", 5)));
 
@@ -68,15 +71,22 @@ fn hidden_states_match_golden() {
     }
 }
 
-/// The goldens' weights lie on a grid that 4 bits hold, and activations are not rounded here: int4 is held to the tolerance of f32.
-fn quantized(name: &str, dtype: DType) -> Fixture {
+/// The goldens' weights lie on a grid that 4 bits hold: int4 is held to the tolerance of f32 where activations are not rounded.
+fn quantized(name: &str, dtype: DType, numerics: Numerics) -> Fixture {
     let mut fixture = fixture(name, 2);
-    fixture.options.dtype = Some(dtype);
-    if dtype == DType::Int8 {
-        // Eight bits do not hold that grid in every block.
-        let golden = Golden::read(&directory(name), "optimum_int8");
-        fixture.golden = Some(Golden { greedy_equal: false, ..golden });
+    (fixture.options.dtype, fixture.options.numerics) = (Some(dtype), numerics);
+    let mut golden = Golden::read(&directory(name), if dtype == DType::Int8 { "optimum_int8" } else { Golden::MADE });
+    if numerics == Numerics::Fast && dtype == DType::Int4 {
+        // As far as the graph whose activations are rounded as well is from it.
+        golden.tolerance = Golden::read(&directory(name), "genai_int4").tolerance;
     }
+    // Eight bits do not hold that grid in every block.
+    golden.greedy_equal &= dtype == DType::Int4 && numerics == Numerics::Exact;
+    if numerics == Numerics::Fast {
+        // What differs in its last bit may be rounded the other way: two ways to the same logits may each be that far from the golden.
+        fixture.tolerance = 2.0 * golden.tolerance;
+    }
+    fixture.golden = Some(golden);
     fixture
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tandem_core::backend::{LoadOptions, TokenBatch};
+use tandem_core::backend::{LoadOptions, Numerics, TokenBatch};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
 use tandem_core::conformance::{Fixture, Golden};
@@ -105,7 +105,7 @@ fn a_key_is_turned_by_the_table_of_f32_in_every_dtype() {
 
 fn in_f32(files: &ModelFiles, config: &ModelConfig) -> Result<Decoder> {
     let checkpoint = Checkpoint::open(files)?;
-    crate::weights::decoder(&Reader { checkpoint: &checkpoint, file: &files.name, bits: None }, config)
+    crate::weights::decoder(&Reader { checkpoint: &checkpoint, file: &files.name, bits: None, numerics: Numerics::Exact }, config)
 }
 
 #[track_caller]

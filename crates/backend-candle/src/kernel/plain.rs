@@ -1,7 +1,8 @@
 //! The loops in plain Rust, for processors without wide vectors.
 
-use super::TILE;
-use crate::quantize::{BLOCK, Blocks};
+use super::{Packed, TILE};
+use crate::quantize::{BLOCK, Bits, Blocks};
+use crate::rounded::{Group, Pair};
 
 /// Sums that run side by side: what the compiler turns into one vector register or two.
 const LANES: usize = 8;
@@ -28,6 +29,64 @@ pub(super) fn block_products(weights: Blocks<'_>, inputs: &[f32], columns: usize
                 *out += dot(&floats, &input[block * BLOCK..(block + 1) * BLOCK]);
             }
         }
+    }
+}
+
+/// See [`Level::rounded_products`](super::Level::rounded_products).
+pub(super) fn rounded_products(weights: Blocks<'_>, inputs: &[Pair], columns: usize, out: &mut [f32]) {
+    let per_row = columns.div_ceil(2 * BLOCK);
+    let n = inputs.len() / per_row;
+    out.fill(0.0);
+    for (row, out) in out.chunks_exact_mut(n).enumerate() {
+        for block in 0..columns / BLOCK {
+            let own = weights.rows(row..row + 1, columns).block(block);
+            let (codes, half) = (unsigned(own), block % 2);
+            for (input, out) in inputs.chunks_exact(per_row).zip(out.iter_mut()) {
+                let pair = &input[block / 2];
+                let products = codes.iter().zip(&pair.codes[half]).map(|(weight, code)| i32::from(*weight) * i32::from(*code));
+                *out += (pair.below[8 * half] + products.sum::<i32>()) as f32 * (pair.scales[8 * half] * own.scales[0]);
+            }
+        }
+    }
+}
+
+/// See [`Level::pack`](super::Level::pack).
+pub(super) fn pack(weights: Blocks<'_>, per_row: usize, packed: &mut Packed) {
+    packed.words.fill([0; TILE]);
+    packed.scales.fill([0.0; TILE]);
+    for (i, scale) in weights.scales.iter().enumerate() {
+        let (row, block) = (i / per_row, i % per_row);
+        packed.scales[block][row] = *scale;
+        for (word, codes) in unsigned(weights.block(i)).as_chunks().0.iter().enumerate() {
+            packed.words[block * BLOCK / 4 + word][row] = u32::from_le_bytes(*codes);
+        }
+    }
+}
+
+/// See [`Level::packed_products`](super::Level::packed_products).
+pub(super) fn packed_products(packed: &Packed, inputs: &Group, out: &mut [[f32; TILE]]) {
+    for (input, out) in out.iter_mut().enumerate() {
+        for (row, out) in out.iter_mut().enumerate() {
+            *out = (0..packed.scales.len()).map(|block| of_block(packed, inputs, block, row, input)).sum();
+        }
+    }
+}
+
+/// The product of one block of row `row` and input number `input`.
+fn of_block(packed: &Packed, inputs: &Group, block: usize, row: usize, input: usize) -> f32 {
+    let words = block * BLOCK / 4..(block + 1) * BLOCK / 4;
+    let pairs = words.map(|word| (packed.words[word][row].to_le_bytes(), inputs.words[word * inputs.n + input].to_le_bytes()));
+    let products =
+        pairs.flat_map(|(weights, codes)| (0..4).map(move |i| i32::from(weights[i]) * i32::from(codes[i].cast_signed())));
+    let i = block * inputs.n + input;
+    (inputs.below[i] + products.sum::<i32>()) as f32 * (packed.scales[block][row] * inputs.scales[i])
+}
+
+/// The weights of a block, offset so that they have no sign.
+fn unsigned(block: Blocks<'_>) -> [u8; BLOCK] {
+    match block.bits {
+        Bits::Eight => std::array::from_fn(|i| block.codes[i] ^ 128),
+        Bits::Four => std::array::from_fn(|i| (block.codes[i % 16] >> (i / 16 * 4)) & 15),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod blocks;
 pub(super) mod tiles;
+pub(super) mod vnni;
 
 /// Writes the loops for one width. `$tall` is how many rows of weights go together with up to eight inputs: sums fill the registers.
 macro_rules! loops {

@@ -7,6 +7,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use tandem_backend_candle::CandleBackend;
+use tandem_core::backend::Numerics;
 use tandem_core::conformance::GgufWriter;
 use tandem_core::files::ModelFiles;
 use tandem_core::gguf::{Gguf, TensorType};
@@ -74,7 +75,7 @@ fn check(name: &str, model_type: &str, kinds: Kinds<'_>, dtype: Option<DType>, a
         let kind = kind_of(name, shape);
         (kind, stored(kind, shape, values))
     });
-    let options = LoadOptions { dtype, ..LoadOptions::default() };
+    let options = LoadOptions { dtype, numerics: Numerics::Exact, ..LoadOptions::default() };
     let computed = logits(&*load(&writer, name, &options).unwrap());
 
     write(directory.path(), model_type, &weights, &|published, shape, values| {

@@ -138,7 +138,7 @@ fn turned_avx2(rows: [__m256; 8]) -> [__m256; 8] {
 /// As `turned_avx2`, of twice the width.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn turned_avx512(rows: [__m512; 16]) -> [__m512; 16] {
+pub(super) fn turned_avx512(rows: [__m512; 16]) -> [__m512; 16] {
     let mut fours = rows;
     for (four, rows) in fours.as_chunks_mut::<4>().0.iter_mut().zip(rows.as_chunks::<4>().0) {
         let [a, b, c, d] = *rows;

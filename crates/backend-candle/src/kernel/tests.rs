@@ -1,0 +1,156 @@
+//! Every level against f64, and so against each other.
+
+use super::*;
+use crate::rounded::Rounded;
+
+/// `n` numbers between -1 and 1 of a linear congruential sequence (Numerical Recipes' constants).
+fn numbers(n: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed;
+    (0..n)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+fn in_f64(weights: &[f32], inputs: &[f32], columns: usize) -> Vec<f32> {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>() as f32;
+    weights.chunks(columns).flat_map(|row| inputs.chunks(columns).map(move |input| dot(row, input))).collect()
+}
+
+#[test]
+fn every_level_gives_the_products() {
+    for (rows, columns) in [(1, 1), (1, 16), (3, 31), (5, 64), (9, 100), (2, 896), (7, 33), (4, 15), (13, 128)] {
+        for n in 1..=MAX_ROWS {
+            let (weights, inputs) = (numbers(rows * columns, 1), numbers(n * columns, 2));
+            let expected = in_f64(&weights, &inputs, columns);
+            for level in Level::all() {
+                let mut out = vec![f32::NAN; rows * n];
+                level.products(&weights, &inputs, columns, &mut out);
+                for (out, expected) in out.iter().zip(&expected) {
+                    assert!((out - expected).abs() <= 2e-5, "{level:?} {rows}x{columns} {n}: {out} {expected}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_level_turns_rows_and_gives_their_tiles() {
+    for (n_rows, inner, stride) in [(32, 64, 64), (32, 33, 50), (31, 16, 16), (9, 40, 41), (1, 1, 1), (17, 96, 100)] {
+        let rows = numbers((n_rows - 1) * stride + inner, 7);
+        let row = |r: usize, place: usize| if r < n_rows { rows[r * stride + place] } else { 0.0 };
+        for level in Level::all() {
+            let mut turned = vec![f32::NAN; inner * TILE];
+            level.turn(&rows, stride, inner, &mut turned);
+            for (i, turned) in turned.iter().enumerate() {
+                assert_eq!(*turned, row(i % TILE, i / TILE), "{level:?} {n_rows}x{inner} of {stride}");
+            }
+            for n in 1..=level.tile_inputs() {
+                let inputs = numbers(inner * n, 8);
+                let mut sums = vec![1.0; n * TILE];
+                level.tile(&turned, &inputs, &mut sums);
+                for (i, sum) in sums.iter().enumerate() {
+                    let terms = (0..inner).map(|k| f64::from(row(i % TILE, k)) * f64::from(inputs[k * n + i / TILE]));
+                    let expected = 1.0 + terms.sum::<f64>();
+                    assert!((f64::from(*sum) - expected).abs() <= 2e-5, "{level:?} {n_rows}x{inner} {n}: {sum} {expected}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_level_gives_the_weighted_sums() {
+    for (rows, width) in [(1, 1), (3, 16), (5, 64), (70, 128), (9, 40), (2, 31), (256, 80)] {
+        for n in 1..=MAX_ROWS {
+            let (weights, values) = (numbers(rows * n, 5), numbers(rows * width, 6));
+            for level in Level::all() {
+                let mut out = vec![1.0; n * width];
+                level.weighted_sums(&weights, &values, width, &mut out);
+                for (i, out) in out.iter().enumerate() {
+                    let (column, place) = (i / width, i % width);
+                    let terms =
+                        (0..rows).map(|row| f64::from(weights[row * n + column]) * f64::from(values[row * width + place]));
+                    let expected = 1.0 + terms.sum::<f64>();
+                    assert!((f64::from(*out) - expected).abs() <= 2e-5, "{level:?} {rows}x{width} {n}: {out} {expected}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_level_gives_the_products_of_blocks() {
+    for bits in [Bits::Eight, Bits::Four] {
+        for (rows, columns) in [(1, 32), (3, 64), (5, 96), (8, 896), (6, 160)] {
+            let blocks = rows * columns / BLOCK;
+            let (mut codes, mut scales) = (vec![0; blocks * bits.block_bytes()], vec![0.0; blocks]);
+            bits.quantize(&numbers(rows * columns, 3), &mut codes, &mut scales);
+            let weights = Blocks { bits, codes: &codes, scales: &scales };
+            let mut floats = vec![0.0; rows * columns];
+            weights.dequantize(&mut floats);
+            for n in 1..=MAX_ROWS {
+                let inputs = numbers(n * columns, 4);
+                let expected = in_f64(&floats, &inputs, columns);
+                for level in Level::all() {
+                    let mut out = vec![f32::NAN; rows * n];
+                    level.block_products(weights, &inputs, columns, &mut out);
+                    for (out, expected) in out.iter().zip(&expected) {
+                        assert!((out - expected).abs() <= 2e-5, "{level:?} {bits:?} {rows}x{columns} {n}: {out} {expected}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Every level gives what whole numbers give.
+#[test]
+fn every_level_gives_the_products_of_rounded_inputs() {
+    for bits in [Bits::Eight, Bits::Four] {
+        for (rows, columns) in [(1, 32), (3, 64), (5, 96), (32, 896), (17, 160)] {
+            let blocks = rows * columns / BLOCK;
+            let (mut codes, mut scales) = (vec![0; blocks * bits.block_bytes()], vec![0.0; blocks]);
+            bits.quantize(&numbers(rows * columns, 3), &mut codes, &mut scales);
+            let weights = Blocks { bits, codes: &codes, scales: &scales };
+            let mut floats = vec![0.0; rows * columns];
+            weights.dequantize(&mut floats);
+            for n in 1..=MAX_ROWS {
+                let rounded = Rounded::new(&numbers(n * columns, 4), columns);
+                let (pairs, groups) = (rounded.pairs(bits.offset()), rounded.groups(bits.offset(), PACKED_INPUTS));
+                let of_blocks = rounded.codes.iter().zip(&rounded.scales);
+                let back: Vec<f32> = of_blocks.flat_map(|(codes, scale)| codes.map(|code| f32::from(code) * scale)).collect();
+                let expected = in_f64(&floats, &back, columns);
+                let check = |level: Level, what: &str, row: usize, i: usize, out: f32| {
+                    let expected = expected[row * n + i];
+                    assert!((out - expected).abs() <= 2e-5, "{level:?} {what} {bits:?} {rows}x{columns} {n}: {out} {expected}");
+                };
+                for level in Level::all() {
+                    let mut out = vec![f32::NAN; rows * n];
+                    level.rounded_products(weights, &pairs, columns, &mut out);
+                    out.iter().enumerate().for_each(|(i, out)| check(level, "few", i / n, i % n, *out));
+                    let mut packed = Packed::new(bits, columns);
+                    level.pack(weights, columns / BLOCK, &mut packed);
+                    for (first, inputs) in groups.iter().enumerate() {
+                        let mut out = vec![[f32::NAN; TILE]; inputs.n];
+                        level.packed_products(&packed, inputs, &mut out);
+                        for (i, out) in out.iter().enumerate() {
+                            for (row, out) in out.iter().enumerate() {
+                                let i = first * PACKED_INPUTS + i;
+                                if row < rows { check(level, "packed", row, i, *out) } else { assert_eq!(*out, 0.0) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "a product for each pair")]
+fn an_output_of_another_size_is_refused() {
+    Level::detect().products(&[0.0; 32], &[0.0; 16], 16, &mut [0.0; 3]);
+}

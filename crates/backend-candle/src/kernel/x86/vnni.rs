@@ -1,0 +1,222 @@
+//! Products of weights of few bits with inputs of eight, in whole numbers: AVX-512 with its instruction for four products of bytes at
+//! once (VNNI).
+//!
+//! The instruction takes numbers without a sign on one side. Weights are that side: they are stored as what they are plus an offset, and
+//! the offset times the sum of the inputs is what a sum starts below zero.
+#![expect(unsafe_code, reason = "vectors are loaded from an address")]
+
+use std::arch::x86_64::*;
+
+use super::fetch;
+use super::tiles::turned_avx512;
+use crate::kernel::{Packed, TILE};
+use crate::quantize::{BLOCK, Bits, Blocks};
+use crate::rounded::{Group, Pair};
+
+/// Numbers of four bytes in a block.
+const WORDS: usize = BLOCK / 4;
+
+/// See [`Level::rounded_products`](crate::kernel::Level::rounded_products).
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(in crate::kernel) fn products(weights: Blocks<'_>, inputs: &[Pair], columns: usize, out: &mut [f32]) {
+    match weights.bits {
+        Bits::Eight => of_bits::<8>(weights, inputs, columns, out),
+        Bits::Four => of_bits::<4>(weights, inputs, columns, out),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn of_bits<const B: usize>(weights: Blocks<'_>, inputs: &[Pair], columns: usize, out: &mut [f32]) {
+    match inputs.len() / columns.div_ceil(2 * BLOCK) {
+        1 => in_tiles::<B, 4, 1>(weights, inputs, columns, out),
+        2 => in_tiles::<B, 4, 2>(weights, inputs, columns, out),
+        3 => in_tiles::<B, 2, 3>(weights, inputs, columns, out),
+        4 => in_tiles::<B, 2, 4>(weights, inputs, columns, out),
+        5 => in_tiles::<B, 2, 5>(weights, inputs, columns, out),
+        6 => in_tiles::<B, 2, 6>(weights, inputs, columns, out),
+        7 => in_tiles::<B, 2, 7>(weights, inputs, columns, out),
+        _ => in_tiles::<B, 2, 8>(weights, inputs, columns, out),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn in_tiles<const B: usize, const R: usize, const N: usize>(
+    weights: Blocks<'_>,
+    inputs: &[Pair],
+    columns: usize,
+    out: &mut [f32],
+) {
+    let rows = out.len() / N;
+    let whole = rows - rows % R;
+    for first in (0..whole).step_by(R) {
+        tile::<B, R, N>(weights.rows(first..first + R, columns), inputs, columns, &mut out[first * N..(first + R) * N]);
+    }
+    for row in whole..rows {
+        tile::<B, 1, N>(weights.rows(row..row + 1, columns), inputs, columns, &mut out[row * N..(row + 1) * N]);
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn tile<const B: usize, const R: usize, const N: usize>(weights: Blocks<'_>, inputs: &[Pair], columns: usize, out: &mut [f32]) {
+    let mut sums = [[_mm512_setzero_ps(); N]; R];
+    let blocks = columns / BLOCK;
+    let (pairs, row_bytes) = (blocks.div_ceil(2), B * columns / 8);
+    let inputs: [&[Pair]; N] = std::array::from_fn(|i| &inputs[i * pairs..(i + 1) * pairs]);
+    for pair in 0..pairs {
+        for (r, sums) in sums.iter_mut().enumerate() {
+            let codes = &weights.codes[r * row_bytes + pair * (B * BLOCK / 4)..(r + 1) * row_bytes];
+            let scales = &weights.scales[r * blocks + 2 * pair..(r + 1) * blocks];
+            fetch(codes);
+            let weight = if B == 8 { two_eight(codes) } else { two_four(codes) };
+            let scale = two_scales(scales);
+            for (sum, input) in sums.iter_mut().zip(&inputs) {
+                *sum = with_products(weight, scale, &input[pair], *sum);
+            }
+        }
+    }
+    for (sums, out) in sums.iter().zip(out.chunks_exact_mut(N)) {
+        for (sum, out) in sums.iter().zip(out) {
+            *out = _mm512_reduce_add_ps(*sum);
+        }
+    }
+}
+
+/// `sum` with the products of two blocks added.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn with_products(weight: __m512i, scale: __m512, input: &Pair, sum: __m512) -> __m512 {
+    // SAFETY: each is 64 bytes.
+    let (codes, below, scales) = unsafe {
+        (
+            _mm512_loadu_si512(input.codes.as_ptr().cast()),
+            _mm512_loadu_si512(input.below.as_ptr().cast()),
+            _mm512_loadu_ps(input.scales.as_ptr()),
+        )
+    };
+    let dots = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(below, weight, codes));
+    _mm512_fmadd_ps(dots, _mm512_mul_ps(scale, scales), sum)
+}
+
+/// The scales of the next two blocks, eight times each; zeros for a block that is missing.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn two_scales(scales: &[f32]) -> __m512 {
+    let both = match scales {
+        [first, second, ..] => u64::from(first.to_bits()) | u64::from(second.to_bits()) << 32,
+        [first] => u64::from(first.to_bits()),
+        [] => 0,
+    };
+    let both = _mm512_castsi512_ps(_mm512_set1_epi64(both.cast_signed()));
+    _mm512_permutevar_ps(both, _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1))
+}
+
+/// See [`Level::pack`](crate::kernel::Level::pack).
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(in crate::kernel) fn pack(weights: Blocks<'_>, per_row: usize, packed: &mut Packed) {
+    let rows = weights.scales.len() / per_row;
+    for first in (0..TILE).step_by(16) {
+        for block in (0..per_row).step_by(2) {
+            let n = 2.min(per_row - block);
+            let mut square = [_mm512_setzero_ps(); 16];
+            for (square, row) in square.iter_mut().zip(first..rows) {
+                let own = weights.rows(row..row + 1, per_row * BLOCK).rows(block..block + n, BLOCK);
+                *square =
+                    _mm512_castsi512_ps(if weights.bits == Bits::Eight { two_eight(own.codes) } else { two_four(own.codes) });
+            }
+            let turned = turned_avx512(square);
+            let words = packed.words[block * WORDS..(block + n) * WORDS].iter_mut().zip(turned);
+            for (words, turned) in words {
+                let words: &mut [u32; 16] = words[first..].first_chunk_mut().expect("a tile has whole vectors");
+                // SAFETY: sixteen numbers of four bytes.
+                unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), _mm512_castps_si512(turned)) };
+            }
+        }
+    }
+    for (block, scales) in packed.scales[..per_row].iter_mut().enumerate() {
+        for (row, scale) in scales.iter_mut().enumerate() {
+            *scale = if row < rows { weights.scales[row * per_row + block] } else { 0.0 };
+        }
+    }
+}
+
+/// One or two blocks of eight bits, as numbers without a sign.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn two_eight(codes: &[u8]) -> __m512i {
+    let mask = if codes.len() >= 2 * BLOCK { u64::MAX } else { u64::from(u32::MAX) };
+    debug_assert!(codes.len() >= BLOCK, "a block at least");
+    // SAFETY: of the bytes that are there.
+    let loaded = unsafe { _mm512_maskz_loadu_epi8(mask, codes.as_ptr().cast()) };
+    _mm512_xor_si512(loaded, _mm512_set1_epi8(i8::MIN))
+}
+
+/// One or two blocks of four bits, in order.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn two_four(codes: &[u8]) -> __m512i {
+    let mask = if codes.len() >= BLOCK { u32::MAX } else { u32::from(u16::MAX) };
+    debug_assert!(codes.len() >= BLOCK / 2, "a block at least");
+    // SAFETY: of the bytes that are there.
+    let both = unsafe { _mm256_maskz_loadu_epi8(mask, codes.as_ptr().cast()) };
+    let halves = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(both), _mm256_srli_epi16::<4>(both));
+    // Low halves of both, then high halves of both: each block's go together.
+    _mm512_and_si512(_mm512_shuffle_i64x2::<0b11_01_10_00>(halves, halves), _mm512_set1_epi8(15))
+}
+
+/// See [`Level::packed_products`](crate::kernel::Level::packed_products).
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(in crate::kernel) fn packed_products(packed: &Packed, inputs: &Group, out: &mut [[f32; TILE]]) {
+    match inputs.n {
+        1 => of_packed::<1>(packed, inputs, out),
+        2 => of_packed::<2>(packed, inputs, out),
+        3 => of_packed::<3>(packed, inputs, out),
+        4 => of_packed::<4>(packed, inputs, out),
+        5 => of_packed::<5>(packed, inputs, out),
+        _ => of_packed::<6>(packed, inputs, out),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn of_packed<const N: usize>(packed: &Packed, inputs: &Group, out: &mut [[f32; TILE]]) {
+    // As many as WORDS, which the compiler must not know: it would unroll the loop over them until sums no longer fit the registers.
+    let words = packed.words.len() / packed.scales.len();
+    let blocks = packed.words.chunks_exact(words).zip(inputs.words.as_chunks::<N>().0.chunks_exact(words));
+    let of_block = packed.scales.iter().zip(inputs.scales.as_chunks::<N>().0.iter().zip(inputs.below.as_chunks::<N>().0));
+    let mut sums = [[_mm512_setzero_ps(); 2]; N];
+    for ((weights, inputs), (scales, (input_scales, below))) in blocks.zip(of_block) {
+        let mut dots = [[_mm512_setzero_si512(); 2]; N];
+        for (dots, below) in dots.iter_mut().zip(below) {
+            *dots = [_mm512_set1_epi32(*below); 2];
+        }
+        for (weights, inputs) in weights.iter().zip(inputs) {
+            let weights = halves(weights);
+            for (dots, four) in dots.iter_mut().zip(inputs) {
+                let four = _mm512_set1_epi32(*four);
+                *dots = [_mm512_dpbusd_epi32(dots[0], weights[0], four), _mm512_dpbusd_epi32(dots[1], weights[1], four)];
+            }
+        }
+        let scales = scales.as_chunks::<16>().0;
+        // SAFETY: sixteen floats each.
+        let scales = unsafe { [_mm512_loadu_ps(scales[0].as_ptr()), _mm512_loadu_ps(scales[1].as_ptr())] };
+        for ((sums, dots), input) in sums.iter_mut().zip(&dots).zip(input_scales) {
+            let input = _mm512_set1_ps(*input);
+            for ((sum, dots), scale) in sums.iter_mut().zip(dots).zip(scales) {
+                *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(*dots), _mm512_mul_ps(scale, input), *sum);
+            }
+        }
+    }
+    for (sums, out) in sums.iter().zip(out) {
+        for (sum, out) in sums.iter().zip(out.as_chunks_mut::<16>().0) {
+            // SAFETY: sixteen floats.
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), *sum) };
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn halves(words: &[u32; TILE]) -> [__m512i; 2] {
+    let (halves, _) = words.as_chunks::<16>();
+    // SAFETY: sixteen numbers of four bytes each.
+    unsafe { [_mm512_loadu_si512(halves[0].as_ptr().cast()), _mm512_loadu_si512(halves[1].as_ptr().cast())] }
+}
