@@ -1,10 +1,11 @@
 """Makes GGUF files of a checkpoint, for llama.cpp as a peer to measure against.
 
-usage: gguf_files.py CHECKPOINT OUTPUT_PREFIX [--type q4_0|q8_0|f32]...
+usage: gguf_files.py CHECKPOINT OUTPUT_PREFIX [--type q4_0|q4_0-as-published|q8_0|f32]...
 
 CHECKPOINT is a directory of a Qwen2 or Qwen3 model, such as make.py or `tandem bench --shape` makes. OUTPUT_PREFIX gets `.Q4_0.gguf` and so
-on. Matrices are quantised by the `gguf` package, whose blocks are llama.cpp's own; norms and biases stay f32. The vocabulary is one of
-placeholders: speed does not depend on what tokens mean, and llama-bench draws its tokens at random.
+on. Matrices are quantised by the `gguf` package, whose blocks are llama.cpp's own; norms and biases stay f32. `q4_0` is 4 bits throughout, as
+Tandem's int4 is; `q4_0-as-published` leaves embedding and head at 8 bits, as `llama-quantize` does with matrices whose rows are no multiple of
+256. The vocabulary is one of placeholders: speed does not depend on what tokens mean, and llama-bench draws its tokens at random.
 """
 
 import argparse
@@ -14,11 +15,15 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+F32, Q8_0, Q4_0 = gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.Q4_0
+# Of matrices, of embedding and head, of the file.
 TYPES = {
-    "f32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
-    "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
-    "q4_0": (gguf.GGMLQuantizationType.Q4_0, gguf.LlamaFileType.MOSTLY_Q4_0),
+    "f32": (F32, F32, gguf.LlamaFileType.ALL_F32),
+    "q8_0": (Q8_0, Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
+    "q4_0": (Q4_0, Q4_0, gguf.LlamaFileType.MOSTLY_Q4_0),
+    "q4_0-as-published": (Q4_0, Q8_0, gguf.LlamaFileType.MOSTLY_Q4_0),
 }
+VOCABULARY = ("token_embd.weight", "output.weight")
 ARCHITECTURES = {"qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3}
 
 
@@ -60,7 +65,7 @@ def write(checkpoint, output, type_name):
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     architecture = ARCHITECTURES[config["model_type"]]
     names = gguf.get_tensor_name_map(architecture, config["num_hidden_layers"])
-    quantization, file_type = TYPES[type_name]
+    of_matrices, of_vocabulary, file_type = TYPES[type_name]
     writer = gguf.GGUFWriter(output, gguf.MODEL_ARCH_NAMES[architecture])
     writer.add_name(checkpoint.name)
     writer.add_block_count(config["num_hidden_layers"])
@@ -78,7 +83,8 @@ def write(checkpoint, output, type_name):
     add_vocabulary(writer, config)
     for name, values in tensors(checkpoint / "model.safetensors"):
         new = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        if values.ndim == 2 and type_name != "f32":
+        quantization = of_vocabulary if new in VOCABULARY else of_matrices
+        if values.ndim == 2 and quantization != F32:
             writer.add_tensor(new, gguf.quants.quantize(values, quantization), raw_dtype=quantization)
         else:
             writer.add_tensor(new, values)
@@ -95,7 +101,7 @@ def main():
     parser.add_argument("--type", action="append", choices=list(TYPES), default=[])
     arguments = parser.parse_args()
     for type_name in arguments.type or ["q4_0", "q8_0"]:
-        write(arguments.checkpoint, f"{arguments.prefix}.{type_name.upper()}.gguf", type_name)
+        write(arguments.checkpoint, f"{arguments.prefix}.{type_name[0].upper()}{type_name[1:]}.gguf", type_name)
 
 
 if __name__ == "__main__":

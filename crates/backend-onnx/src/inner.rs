@@ -1,7 +1,9 @@
 //! The values between the nodes of a graph: the graph is loaded once more, with those values as outputs.
 //!
-//! It knows the names that `tandem-onnx-graph` gives to the values of a graph that it builds. Queries are turned by their positions
-//! within the attention operator, which does not show them; keys come turned out of the cache.
+//! Which value holds what is known by its name (`names.rs`). Queries are turned by their positions within the attention operator, which
+//! does not show them; keys come turned out of the cache.
+
+mod names;
 
 use std::ffi::CString;
 use std::ptr;
@@ -15,6 +17,9 @@ use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
 use tandem_core::{DType, Error, Result, TokenId};
 use tandem_onnx_graph::{DataType, Graph};
+
+pub(crate) use self::names::can_probe;
+use self::names::known_values;
 
 use crate::cache::empty_past;
 use crate::error::{Doing, failed};
@@ -60,11 +65,6 @@ enum Holds {
     },
 }
 
-/// Whether `graph` has the names that this module knows.
-pub(crate) fn can_probe(graph: &Graph) -> bool {
-    graph.main().producer("layers.0.attention_input").is_some()
-}
-
 impl Probed {
     /// Loads the graph of `origin` again; `commit` makes the engine's session of it.
     ///
@@ -80,13 +80,10 @@ impl Probed {
         let mut edit = graph.edit();
         let float = if source.dtype == DType::F16 { DataType::FLOAT16 } else { DataType::FLOAT };
         let mut values = Vec::new();
-        for (name, holds) in known_values(&config) {
-            if graph.main().producer(&name).is_some() {
-                edit.add_output(&name, float).map_err(bad_graph)?;
-                let name =
-                    CString::new(name).map_err(|error| Error::bad_file(&source.name, "a name holds a zero byte", error))?;
-                values.push(Value { name, holds });
-            }
+        for (name, holds) in known_values(&graph, &config) {
+            edit.add_output(&name, float).map_err(bad_graph)?;
+            let name = CString::new(name).map_err(|error| Error::bad_file(&source.name, "a name holds a zero byte", error))?;
+            values.push(Value { name, holds });
         }
         let relocated = directory.filter(|_| !graph.external_files().is_empty()).map(|directory| edit.relocate(directory));
         let relocated = relocated.transpose().map_err(bad_graph)?;
@@ -181,39 +178,6 @@ impl Holds {
             }
         }
     }
-}
-
-/// Names of values, in the order in which they are computed; a graph need not have all.
-fn known_values(config: &ModelConfig) -> Vec<(String, Holds)> {
-    let head_dim = config.head_dim();
-    let (queries, keys) = (config.n_heads * head_dim, config.n_kv_heads * head_dim);
-    let outside = |stage| Holds::One(ProbePoint { layer: None, stage });
-    let mut values = vec![("embed".to_owned(), outside(Stage::Embedding))];
-    for layer in 0..config.n_layers {
-        let named = |name: &str| format!("layers.{layer}.{name}");
-        let at = |stage| ProbePoint { layer: Some(layer), stage };
-        let one = |name: &str, stage| (named(name), Holds::One(at(stage)));
-        values.extend([
-            one("attention_input", Stage::AttentionNorm),
-            (named("qkv"), Holds::Projected { layer, queries, keys }),
-            one("query.normed", Stage::QueryNorm),
-            one("key.normed", Stage::KeyNorm),
-            (format!("present.{layer}.key"), Holds::Cached { point: at(Stage::KeyRope), head_dim }),
-            one("context", Stage::AttentionContext),
-            one("attention", Stage::AttentionOutput),
-            one("mlp_input.sum", Stage::AttentionResidual),
-            one("mlp_input", Stage::MlpNorm),
-            one("gate", Stage::Gate),
-            one("up", Stage::Up),
-            one("gated", Stage::Activation),
-            one("down", Stage::Down),
-            (format!("layers.{}.attention_input.sum", layer + 1), Holds::One(at(Stage::MlpResidual))),
-        ]);
-    }
-    // In a graph of f16 the second name is that of the value before it is widened.
-    values.extend(["hidden_states", "hidden_states.f16"].map(|name| (name.to_owned(), outside(Stage::FinalNorm))));
-    values.push(("logits".into(), outside(Stage::Logits)));
-    values
 }
 
 fn floats(value: &DynValue) -> Result<Vec<f32>> {

@@ -133,17 +133,31 @@ pub struct Loaded {
     pub weight_files: Vec<String>,
 }
 
+/// What one step reads of the weights.
+#[derive(Clone, Copy, Debug)]
+pub enum StepReads {
+    /// So many, in the dtype that they were loaded in.
+    Weights(u64),
+    /// This share of the files, whose blocks may be of any size.
+    Share(f64),
+}
+
 impl Loaded {
-    /// From what a model says of itself; `n_read` are the weights that a step reads.
-    pub fn new(info: &ModelInfo, n_read: u64) -> Self {
+    /// From what a model says of itself.
+    pub fn new(info: &ModelInfo, reads: StepReads) -> Self {
+        let model_bytes = info.weight_files.iter().map(|file| file.bytes).sum();
+        let step_bytes = match reads {
+            StepReads::Weights(n) => n as f64 * bytes_per_weight(info.dtype),
+            StepReads::Share(share) => model_bytes as f64 * share,
+        };
         Self {
             engine: info.backend.to_string(),
             engine_version: info.engine_version.clone(),
             device: info.device.to_string(),
             dtype: info.dtype.to_string(),
             threads: info.threads,
-            model_bytes: info.weight_files.iter().map(|file| file.bytes).sum(),
-            step_bytes: Some((n_read as f64 * bytes_per_weight(info.dtype)) as u64),
+            model_bytes,
+            step_bytes: Some(step_bytes as u64),
             kv_bytes_per_token: Some(info.kv_bytes_per_token as u64),
             max_context: Some(info.max_context),
             has_hidden_states: info.capabilities.hidden_states,

@@ -15,7 +15,7 @@ use crate::machine::{Activity, read_bandwidth};
 use crate::measure::{Sample, Workload, measure};
 use crate::memory::peak_rss_bytes;
 use crate::process;
-use crate::record::Loaded;
+use crate::record::{Loaded, StepReads};
 
 /// What a worker is to do.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -100,15 +100,15 @@ pub enum Answer {
     },
 }
 
-/// Does the work of `request` in this process. `load` loads the model and says how many weights a step reads.
+/// Does the work of `request` in this process. `load` loads the model and says what a step reads of its weights.
 ///
 /// # Errors
 /// As `load`, and as [`measure`].
-pub fn work(request: &Request, load: &mut dyn FnMut() -> Result<(std::sync::Arc<dyn Model>, u64)>) -> Result<Answer> {
+pub fn work(request: &Request, load: &mut dyn FnMut() -> Result<(std::sync::Arc<dyn Model>, StepReads)>) -> Result<Answer> {
     match &request.task {
         Task::Prepare { tokens, logits } => {
-            let (model, n_read) = load()?;
-            let loaded = Loaded::new(model.info(), n_read);
+            let (model, reads) = load()?;
+            let loaded = Loaded::new(model.info(), reads);
             let most = tokens.len().min(model.info().max_context);
             let written = loss::logits(&*model, &tokens[..most]).and_then(|values| loss::write_logits(&values, logits));
             Ok(Answer::Prepared { loaded, no_logits: written.err().map(|error| error.to_string()) })

@@ -25,8 +25,8 @@ pub struct Genai {
     pub dtype: String,
     /// Threads to compute with.
     pub threads: usize,
-    /// Bytes of weights that one step reads.
-    pub step_bytes: Option<u64>,
+    /// The share of its weights that one step reads.
+    pub step_share: f64,
 }
 
 /// What the script prints.
@@ -77,14 +77,15 @@ impl Contestant for Genai {
         let (answer, _) = self.ask(&nothing, cancel)?;
         let files = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
         let weights: Vec<_> = files.filter(|file| file.file_name().to_string_lossy().contains(".onnx")).collect();
+        let model_bytes: u64 = weights.iter().filter_map(|file| Some(file.metadata().ok()?.len())).sum();
         let loaded = Loaded {
             engine: "onnxruntime-genai".into(),
             engine_version: answer.version,
             device: "cpu".into(),
             dtype: self.dtype.clone(),
             threads: self.threads,
-            model_bytes: weights.iter().filter_map(|file| Some(file.metadata().ok()?.len())).sum(),
-            step_bytes: self.step_bytes,
+            model_bytes,
+            step_bytes: Some((model_bytes as f64 * self.step_share) as u64),
             weight_files: weights.iter().map(|file| file.path().display().to_string()).collect(),
             ..Loaded::default()
         };
@@ -114,7 +115,7 @@ mod tests {
     fn a_directory_without_a_configuration_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let directory = dir.path().to_path_buf();
-        let mut peer = Genai { python: "./none".into(), directory, dtype: "int4".into(), threads: 1, step_bytes: None };
+        let mut peer = Genai { python: "./none".into(), directory, dtype: "int4".into(), threads: 1, step_share: 1.0 };
         let error = peer.prepare(&[], Path::new("x"), &CancelToken::new()).unwrap_err();
         assert!(error.to_string().contains("genai_config.json"), "{error}");
     }

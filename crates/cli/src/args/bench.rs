@@ -51,7 +51,7 @@ pub(crate) struct ContenderOptions {
     /// Where to run: `cpu`, `cuda`, `cuda:N`, `coreml`, or `auto` for the best that can be used [default: cpu]
     #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Option<DeviceChoice>,
-    /// Dtypes of the weights [default: f32, int8 and int4 of a checkpoint, a graph's own otherwise]
+    /// Dtypes of the weights [default: f32, int8 and int4 of a checkpoint, a graph's own otherwise; none beside `--graph`]
     #[arg(long = "dtype", value_name = "DTYPE", value_delimiter = ',', value_parser = one_of::<DType>(&["f32", "f16", "bf16", "int8", "int4"]))]
     pub(crate) dtypes: Vec<DType>,
     /// Numbers of threads [default: the processors that this process may use]
@@ -60,9 +60,9 @@ pub(crate) struct ContenderOptions {
     /// In what the products with quantised weights are computed: `fast`, `exact`, or both [default: fast]
     #[arg(long, value_name = "NUMERICS", value_delimiter = ',', value_parser = ["fast", "exact"])]
     pub(crate) numerics: Vec<String>,
-    /// Load this graph of the model's in the place of the one chosen by dtype
-    #[arg(long, value_name = "FILE")]
-    pub(crate) graph: Option<PathBuf>,
+    /// Let these graphs of the model's take part, with commas between them
+    #[arg(long = "graph", value_name = "FILE", value_delimiter = ',')]
+    pub(crate) graphs: Vec<PathBuf>,
     /// ONNX Runtime's library, in the place of the one that is found
     #[arg(long, value_name = "FILE")]
     pub(crate) ort_library: Option<PathBuf>,

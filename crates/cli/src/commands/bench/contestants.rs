@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use tandem::{BackendKind, DType, ExportOptions, ModelFiles};
 use tandem_bench::peer::{Genai, LlamaBench};
-use tandem_bench::record::bytes_per_weight;
 use tandem_bench::run::{Contestant, Own};
 use tandem_bench::work::EngineChoice;
 
 use super::facts::Facts;
-use super::worker::{is_checkpoint, weights_read};
+use super::worker::{is_checkpoint, share_read};
 use crate::args::{BenchArgs, ContenderOptions, DeviceChoice, Peer};
 use crate::failure::Usage;
 use crate::paths;
@@ -28,11 +27,7 @@ pub(super) fn field(args: &BenchArgs, reference: &str, files: &ModelFiles, facts
         [] => tandem::compiled(),
         named => named.to_vec(),
     };
-    let dtypes: Vec<Option<DType>> = match options.dtypes.as_slice() {
-        [] if is_checkpoint(files) && options.graph.is_none() => [DType::F32, DType::Int8, DType::Int4].map(Some).to_vec(),
-        [] => vec![None],
-        named => named.iter().copied().map(Some).collect(),
-    };
+    let weights = weights(options, &backends, files)?;
     let threads: Vec<usize> = match options.threads.as_slice() {
         [] => vec![std::thread::available_parallelism().map_or(1, usize::from)],
         named => named.iter().copied().map(usize::from).collect(),
@@ -40,9 +35,9 @@ pub(super) fn field(args: &BenchArgs, reference: &str, files: &ModelFiles, facts
     let mut contestants: Vec<Box<dyn Contestant>> = Vec::new();
     for &threads in &threads {
         for &backend in &backends {
-            for &dtype in &dtypes {
-                for numerics in numerics(options, dtype) {
-                    contestants.push(Box::new(own(reference, options, backend, dtype, threads, numerics)?));
+            for weights in weights.iter().filter(|weights| weights.suit(backend)) {
+                for numerics in numerics(options, weights) {
+                    contestants.push(Box::new(own(reference, options, backend, weights, threads, numerics)?));
                 }
             }
         }
@@ -50,14 +45,46 @@ pub(super) fn field(args: &BenchArgs, reference: &str, files: &ModelFiles, facts
             contestants.extend(self::peer(peer, args, reference, files, facts, threads)?);
         }
     }
-    let f32_of = |backend: BackendKind| own(reference, options, backend, Some(DType::F32), threads[0], None);
+    let f32_of = |backend: BackendKind| own(reference, options, backend, &F32, threads[0], None);
     let outside = backends.first().filter(|_| is_checkpoint(files)).map(|&backend| f32_of(backend)).transpose()?;
     Ok(Field { contestants, reference: outside.map(|own| Box::new(own) as Box<dyn Contestant>) })
 }
 
+/// The weights that a contender computes with.
+enum Weights {
+    /// In this dtype, or in the one that the model has.
+    Dtype(Option<DType>),
+    /// Those of a graph.
+    Graph(PathBuf),
+}
+
+const F32: Weights = Weights::Dtype(Some(DType::F32));
+
+impl Weights {
+    /// A graph is ONNX Runtime's alone.
+    fn suit(&self, backend: BackendKind) -> bool {
+        backend == BackendKind::Onnx || matches!(self, Self::Dtype(_))
+    }
+}
+
+/// Every dtype and every graph that is named, or all dtypes of a checkpoint.
+fn weights(options: &ContenderOptions, backends: &[BackendKind], files: &ModelFiles) -> Result<Vec<Weights>> {
+    if !options.graphs.is_empty() && !backends.contains(&BackendKind::Onnx) {
+        return Err(Usage::new("`--graph` is of ONNX Runtime", "add `onnx` to `--backend`, or leave out `--graph`").into());
+    }
+    let dtypes: Vec<Option<DType>> = match options.dtypes.as_slice() {
+        [] if !options.graphs.is_empty() => Vec::new(),
+        [] if is_checkpoint(files) => [DType::F32, DType::Int8, DType::Int4].map(Some).to_vec(),
+        [] => vec![None],
+        named => named.iter().copied().map(Some).collect(),
+    };
+    let graphs = options.graphs.iter().cloned().map(Weights::Graph);
+    Ok(dtypes.into_iter().map(Weights::Dtype).chain(graphs).collect())
+}
+
 /// Numerics make a difference to quantised weights only.
-fn numerics(options: &ContenderOptions, dtype: Option<DType>) -> Vec<Option<&str>> {
-    let is_quantised = matches!(dtype, None | Some(DType::Int8 | DType::Int4));
+fn numerics<'o>(options: &'o ContenderOptions, weights: &Weights) -> Vec<Option<&'o str>> {
+    let is_quantised = matches!(weights, Weights::Graph(_) | Weights::Dtype(None | Some(DType::Int8 | DType::Int4)));
     match options.numerics.as_slice() {
         named if is_quantised && !named.is_empty() => named.iter().map(|name| Some(name.as_str())).collect(),
         _ => vec![None],
@@ -68,7 +95,7 @@ fn own(
     reference: &str,
     options: &ContenderOptions,
     backend: BackendKind,
-    dtype: Option<DType>,
+    weights: &Weights,
     threads: usize,
     numerics: Option<&str>,
 ) -> Result<Own> {
@@ -81,7 +108,10 @@ fn own(
             return Err(Usage::new("a bench runs on a device that is named, not on `auto`", "`tandem devices` lists them").into());
         }
     };
-    let dtype = dtype.map(|dtype| dtype.to_string());
+    let (dtype, graph) = match weights {
+        Weights::Dtype(dtype) => (dtype.map(|dtype| dtype.to_string()), None),
+        Weights::Graph(graph) => (None, Some(graph.clone())),
+    };
     let mut name = backend.to_string();
     let mut shown = format!("--backend {backend}");
     let mut add = |flag: &str, value: &Option<String>| {
@@ -92,6 +122,7 @@ fn own(
     };
     add("device", &device);
     add("dtype", &dtype);
+    add("graph", &graph.as_ref().map(|graph| graph.display().to_string()));
     add("numerics", &numerics.map(str::to_owned));
     let plural = if threads == 1 { "" } else { "s" };
     let engine = EngineChoice {
@@ -101,7 +132,7 @@ fn own(
         dtype,
         numerics: numerics.map(str::to_owned),
         threads: Some(threads),
-        graph: options.graph.clone(),
+        graph,
         ort_library: options.ort_library.clone(),
     };
     Ok(Own {
@@ -139,13 +170,11 @@ fn peer(
         }
         Peer::Genai(python) => {
             let directory = args.peers.genai_model.clone().map_or_else(|| genai_export(files, facts), Ok)?;
-            let step_bytes = (weights_read(&facts.config) as f64 * bytes_per_weight(DType::Int4)) as u64;
-            let step_bytes = args.peers.genai_model.is_none().then_some(step_bytes);
             let dtype = args.peers.genai_model.as_ref().map_or_else(|| "int4".into(), |path| name_of(path));
-            Ok(vec![Box::new(Genai { python: python.clone(), directory, dtype, threads, step_bytes })])
+            Ok(vec![Box::new(Genai { python: python.clone(), directory, dtype, threads, step_share: share_read(&facts.config) })])
         }
         Peer::CandleTransformers => {
-            let mut own = own(reference, &args.contenders, BackendKind::Candle, Some(DType::F32), threads, None)?;
+            let mut own = own(reference, &args.contenders, BackendKind::Candle, &F32, threads, None)?;
             own.name = own.name.replacen("candle", "candle-transformers", 1);
             own.options = String::new();
             own.engine.is_transformers = true;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tandem::{Error, LoadOptions, Model, ModelConfig, ModelFiles, ThreadOptions};
+use tandem_bench::record::StepReads;
 use tandem_bench::work::{Answer, EngineChoice, Request, work as work_on};
 
 use crate::failure::{FAILED, Failure};
@@ -25,16 +26,20 @@ pub(super) fn work() -> Result<ExitCode> {
     Ok(if matches!(answer, Answer::Failed { .. }) { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
 }
 
-/// The model, and how many weights a step reads.
-fn load(reference: &str, choice: &EngineChoice) -> tandem::Result<(Arc<dyn Model>, u64)> {
+/// The model, and what a step reads of its weights.
+fn load(reference: &str, choice: &EngineChoice) -> tandem::Result<(Arc<dyn Model>, StepReads)> {
     let files = tandem::find(reference)?;
-    let n_read = weights_read(&ModelConfig::from_file(&files.config)?);
+    let config = ModelConfig::from_file(&files.config)?;
+    let reads = match &choice.graph {
+        Some(_) => StepReads::Share(share_read(&config)),
+        None => StepReads::Weights(weights_read(&config)),
+    };
     let options = options(choice)?;
     if choice.is_transformers {
-        return Ok((tandem::peer(&files, &options)?, n_read));
+        return Ok((tandem::peer(&files, &options)?, reads));
     }
     let kind = choice.backend.as_deref().map(str::parse).transpose()?;
-    Ok((tandem::backend(kind, choice.ort_library.clone())?.load(&files, &options)?, n_read))
+    Ok((tandem::backend(kind, choice.ort_library.clone())?.load(&files, &options)?, reads))
 }
 
 fn options(choice: &EngineChoice) -> tandem::Result<LoadOptions> {
@@ -60,9 +65,14 @@ fn options(choice: &EngineChoice) -> tandem::Result<LoadOptions> {
 }
 
 /// All weights but those of an embedding that is not the head as well: of it, a step reads one row.
-pub(super) fn weights_read(config: &ModelConfig) -> u64 {
+fn weights_read(config: &ModelConfig) -> u64 {
     let embedding = config.vocab_size as u64 * config.hidden_size as u64;
     config.n_parameters() - if config.tie_word_embeddings { 0 } else { embedding }
+}
+
+/// The same as a share of all weights, 0 to 1.
+pub(super) fn share_read(config: &ModelConfig) -> f64 {
+    weights_read(config) as f64 / config.n_parameters().max(1) as f64
 }
 
 /// Whether a backend can make a graph or weights of any dtype from these files.
