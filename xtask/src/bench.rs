@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::interrupt::Interrupt;
 use crate::process;
 
 /// Feature sets that are built: a program for each backend, and one with both, which is only weighed.
@@ -64,8 +65,12 @@ pub(crate) fn run(arguments: &[&str]) -> Result<ExitCode> {
     fs::write(&facts, facts_of(&builds)?).with_context(|| format!("`{}` cannot be written", facts.display()))?;
 
     let models: Vec<&[&str]> = if options.has_model { vec![&[]] } else { USUAL.to_vec() };
+    let interrupt = Interrupt::listen()?;
     let mut worst = 0;
     for model in models {
+        if interrupt.was_pressed() {
+            break;
+        }
         let name = model.last().copied().unwrap_or("bench");
         let code = measure(&builds, model, &options.rest, &directory, name, &facts)?;
         // A failure outweighs a gate.

@@ -7,6 +7,7 @@ mod bench;
 mod ci;
 mod cuda;
 mod demo;
+mod interrupt;
 mod parity;
 mod process;
 mod readme;

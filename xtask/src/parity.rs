@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::interrupt::Interrupt;
 use crate::process::{self, Profile};
 
 const REFERENCE: &str = "candle:f32";
@@ -17,6 +18,7 @@ pub(crate) fn run(more: &[&str]) -> Result<()> {
     process::setup(Profile::Release)?;
     let reports = process::root().join("target/parity");
     std::fs::create_dir_all(&reports).with_context(|| format!("cannot make `{}`", reports.display()))?;
+    let interrupt = Interrupt::listen()?;
     let mut failed = Vec::new();
     for (name, reference) in models()? {
         let file = |extension: &str| reports.join(&name).with_extension(extension).display().to_string();
@@ -28,6 +30,7 @@ pub(crate) fn run(more: &[&str]) -> Result<()> {
         if process::run(process::tandem(Profile::Release, &arguments)?).is_err() {
             failed.push(name);
         }
+        ensure!(!interrupt.was_pressed(), "interrupted; what was measured is in `{}`", reports.display());
     }
     println!("reports: {}", reports.display());
     ensure!(failed.is_empty(), "not the same, or not measured: {}", failed.join(", "));

@@ -15,7 +15,7 @@ use ort::value::{DynValue, TensorElementType};
 use tandem_core::backend::{LoadOptions, Probe, ProbePoint, Stage};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
-use tandem_core::{DType, Error, Result, TokenId};
+use tandem_core::{Error, Result, TokenId};
 use tandem_onnx_graph::{DataType, Graph};
 
 pub(crate) use self::names::can_probe;
@@ -78,7 +78,9 @@ impl Probed {
             Place::Memory { bytes, .. } => (Graph::parse(bytes.to_vec(), &source.name).map_err(bad_graph)?, None),
         };
         let mut edit = graph.edit();
-        let float = if source.dtype == DType::F16 { DataType::FLOAT16 } else { DataType::FLOAT };
+        // Weights of 4 bits come with activations of 16 or of 32: what flows through the layers is what the cache holds.
+        let mut pasts = graph.inputs().filter(|input| input.name.starts_with("past"));
+        let float = pasts.find_map(|past| past.data_type).unwrap_or(DataType::FLOAT);
         let mut values = Vec::new();
         for (name, holds) in known_values(&graph, &config) {
             edit.add_output(&name, float).map_err(bad_graph)?;

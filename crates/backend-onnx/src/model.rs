@@ -79,9 +79,8 @@ impl Model for OnnxModel {
     fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
         let info = &self.loaded.info;
         if !info.capabilities.probe {
-            return Err(
-                info.unsupported("a look at inner values", "its graph names them otherwise than those that are made here")
-            );
+            let reason = "its graph names them otherwise than Tandem, onnxruntime-genai's builder and optimum do";
+            return Err(info.unsupported("a look at inner values", reason));
         }
         info.check_append(0, info.max_context, tokens, LogitsWanted::None)?;
         let mut probed = self.loaded.probed.lock().unwrap_or_else(PoisonError::into_inner);

@@ -52,6 +52,9 @@ pub struct EngineChoice {
     pub numerics: Option<String>,
     /// Threads.
     pub threads: Option<usize>,
+    /// Idle threads spin.
+    #[serde(default)]
+    pub spin: bool,
     /// Exactly this graph.
     pub graph: Option<PathBuf>,
     /// ONNX Runtime's library.

@@ -91,3 +91,27 @@ fn what_is_not_finite_is_not_drawn() {
     let html = Page { lead: vec![Block::Lines(empty), Block::Bars(BarChart::default())], ..Page::default() }.render();
     assert!(!html.contains("NaN") && !html.contains("inf"), "{html}");
 }
+
+#[test]
+fn rows_that_become_cards_stay_a_table_to_a_screen_reader() {
+    let mut table = Table::new("What to use", &["wish", "use", "speed"]).of_cards();
+    table.rows.push(vec![Cell::text("the fastest"), Cell::text("`onnx`"), Cell::figure("71.2")]);
+    let html = Page { lead: vec![Block::Table(table)], ..Page::default() }.render();
+    for role in ["table", "rowgroup", "row", "columnheader", "rowheader", "cell"] {
+        assert!(attributes(&html, "role").contains(&role), "{role}");
+    }
+    assert_eq!(attributes(&html, "data-label"), ["use", "speed"]);
+}
+
+#[test]
+fn two_series_of_one_colour_have_marks_of_two_forms() {
+    let series = |i: usize| Series { name: i.to_string(), points: vec![Point { x: 0.0, y: 1.0, interval: None }] };
+    let chart = LineChart { series: (0..16).map(series).collect(), ..LineChart::default() };
+    let html = Page { lead: vec![Block::Lines(chart)], ..Page::default() }.render();
+    // Marks of the legend are all drawn at one place, in the colour of what they stand in.
+    let legend = html.split("class=\"legend\"").nth(1).unwrap();
+    let colours = legend.split("class=\"c").skip(1).filter_map(|rest| rest.get(..1));
+    let marks = attributes(legend, "d").into_iter().filter(|path| *path != "M1 7H23");
+    let pairs: std::collections::HashSet<_> = colours.zip(marks).collect();
+    assert_eq!(pairs.len(), 16);
+}

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use candle_core::{DType, Device, Result as CandleResult, Tensor};
 use candle_nn::VarBuilder;
-use candle_transformers::models::{gemma2, gemma3, phi3};
+use candle_transformers::models::{gemma2, gemma3, llama, phi3, qwen2, qwen3};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::{Architecture, ModelConfig};
 use tandem_core::{Result, TokenId};
@@ -22,6 +22,8 @@ pub(crate) struct Family {
     max_context: usize,
     /// Tokens from which on they must go one by one.
     window: Option<usize>,
+    /// The most tokens that it is given at once.
+    pass: usize,
 }
 
 #[derive(Clone)]
@@ -29,6 +31,10 @@ enum Decoder {
     Gemma2(gemma2::Model),
     Gemma3(gemma3::Model),
     Phi3(phi3::Model),
+    // Of these we have decoders of our own, and measure candle-transformers' beside them.
+    Qwen2(qwen2::ModelForCausalLM),
+    Qwen3(qwen3::ModelForCausalLM),
+    Llama { model: Box<llama::Llama>, cache: Box<llama::Cache> },
 }
 
 impl Family {
@@ -41,6 +47,15 @@ impl Family {
         let decoder = match config.architecture {
             Architecture::Gemma2 => gemma2::Model::new(false, &form.gemma2(config), builder).map(Decoder::Gemma2),
             Architecture::Gemma3 => gemma3::Model::new(false, &form.gemma3(config), builder).map(Decoder::Gemma3),
+            Architecture::Qwen2 => {
+                qwen2::ModelForCausalLM::new(&form::read(config, file, serde_json::from_value)?, builder).map(Decoder::Qwen2)
+            }
+            Architecture::Qwen3 => {
+                qwen3::ModelForCausalLM::new(&form::read(config, file, serde_json::from_value)?, builder).map(Decoder::Qwen3)
+            }
+            Architecture::Llama => {
+                llama(form::read(config, file, serde_json::from_value::<llama::LlamaConfig>)?.into_config(false), builder, device)
+            }
             _ => phi3::Model::new(&form.phi3(config), builder).map(Decoder::Phi3),
         };
         // What went wrong with a weight, in words that name it.
@@ -48,7 +63,9 @@ impl Family {
             return Err(error);
         }
         let decoder = decoder.doing("to load the weights")?;
-        Ok(Self { decoder, device: device.clone(), max_context: form.max_context, window: form.ring })
+        // A user of candle-transformers gives it the whole prompt.
+        let pass = if config.architecture.has_llama_form() { usize::MAX } else { PASS };
+        Ok(Self { decoder, device: device.clone(), max_context: form.max_context, window: form.ring, pass })
     }
 
     /// The most tokens for which it is exact.
@@ -58,7 +75,7 @@ impl Family {
 
     /// The most tokens that may follow `held` ones in one go.
     pub(crate) fn pass(&self, held: usize) -> usize {
-        self.window.map_or(PASS, |window| window.saturating_sub(held).clamp(1, PASS))
+        self.window.map_or(self.pass, |window| window.saturating_sub(held).clamp(1, self.pass))
     }
 
     /// Appends `tokens` to the `held` ones in the cache and gives the logits of the last: `[vocab_size]`.
@@ -68,7 +85,17 @@ impl Family {
             Decoder::Gemma2(model) => model.forward(&tokens, held),
             Decoder::Gemma3(model) => model.forward(&tokens, held),
             Decoder::Phi3(model) => model.forward(&tokens, held),
+            Decoder::Qwen2(model) => model.forward(&tokens, held),
+            Decoder::Qwen3(model) => model.forward(&tokens, held),
+            Decoder::Llama { model, cache } => model.forward(&tokens, held, cache),
         };
         logits?.flatten_all()?.to_vec1()
     }
+}
+
+/// Llama's decoder, whose cache stands beside it.
+fn llama(config: llama::Config, weights: VarBuilder<'_>, device: &Device) -> CandleResult<Decoder> {
+    let model = Box::new(llama::Llama::load(weights, &config)?);
+    let cache = Box::new(llama::Cache::new(true, DType::F32, &config, device)?);
+    Ok(Decoder::Llama { model, cache })
 }

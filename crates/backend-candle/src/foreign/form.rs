@@ -10,6 +10,7 @@
 
 use candle_nn::Activation;
 use candle_transformers::models::{gemma2, gemma3, phi3};
+use serde_json::{Value, json};
 use tandem_core::config::{Architecture, GemmaConfig, ModelConfig, RopeScaling};
 use tandem_core::{Error, Result};
 
@@ -41,7 +42,8 @@ impl Form {
                 hint: Some("use a graph of this model, if one is published, with `--backend onnx`".into()),
             })
         };
-        if config.rope.scaling != RopeScaling::Default {
+        // What it is measured with only, beside decoders of our own, takes as long with any.
+        if config.rope.scaling != RopeScaling::Default && !config.architecture.has_llama_form() {
             return refused("the rope scaling".into(), "computes none as it was published");
         }
         let shortest = config.layer_windows.iter().flatten().copied().min();
@@ -62,6 +64,9 @@ impl Form {
                 }
                 None => refused("the order of layers with a window".into(), "knows one layer without a window in every so many"),
             },
+            Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Llama => {
+                Ok(Self { max_context: config.max_context, ring: None, pattern: 1 })
+            }
             _ => refused("the architecture".into(), "is not asked for it"),
         }
     }
@@ -134,6 +139,28 @@ impl Form {
             tie_word_embeddings: config.tie_word_embeddings,
         }
     }
+}
+
+/// The configuration of a family whose own type is read from JSON by `parse`, with the fields that it requires and publishers leave out.
+///
+/// # Errors
+/// [`Error::BadFile`] for one that it does not read; `file` is the model's name in messages.
+pub(crate) fn read<C>(config: &ModelConfig, file: &str, parse: fn(Value) -> serde_json::Result<C>) -> Result<C> {
+    let mut json = config.raw().clone();
+    let defaults = json!({"max_window_layers": config.n_layers, "use_sliding_window": false, "attention_bias": config.qkv_bias});
+    if let (Value::Object(fields), Value::Object(defaults)) = (&mut json, defaults) {
+        for (name, value) in defaults {
+            fields.entry(name).or_insert(value);
+        }
+        fields.insert("head_dim".into(), config.head_dim().into());
+        fields.insert("rope_theta".into(), config.rope.theta.into());
+        fields.insert("tie_word_embeddings".into(), config.tie_word_embeddings.into());
+        // Without a window it is null, and Qwen2's must be a number.
+        if fields.get("sliding_window").is_none_or(Value::is_null) {
+            fields.insert("sliding_window".into(), config.max_context.into());
+        }
+    }
+    parse(json).map_err(|error| Error::bad_file(file, "has a configuration that candle-transformers does not read", error))
 }
 
 /// Makes the scores of Gemma be divided by the root of `query_pre_attn_scalar`: candle-transformers divides them by that of `head_dim`.

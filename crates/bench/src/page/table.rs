@@ -17,6 +17,8 @@ pub struct Table {
     pub columns: Vec<String>,
     /// The rows, each with as many cells as there are columns.
     pub rows: Vec<Vec<Cell>>,
+    /// On a phone each row is a card: for few rows that are to be read whole.
+    pub are_cards: bool,
 }
 
 /// One cell.
@@ -33,26 +35,38 @@ pub struct Cell {
 impl Table {
     /// A table without rows.
     pub fn new(caption: impl Into<String>, columns: &[&str]) -> Self {
-        Self { caption: caption.into(), columns: columns.iter().map(|&column| column.into()).collect(), rows: Vec::new() }
+        Self { caption: caption.into(), columns: columns.iter().map(|&column| column.into()).collect(), ..Self::default() }
+    }
+
+    /// The same, with a card for each row where the screen is narrow.
+    #[must_use]
+    pub fn of_cards(self) -> Self {
+        Self { are_cards: true, ..self }
     }
 
     pub(super) fn render(&self, ids: &mut Ids) -> Markup {
         let id = ids.next();
         let is_figure = |column: usize| self.rows.first().and_then(|row| row.get(column)).is_some_and(|cell| cell.is_figure);
+        // A cell that is drawn as a block is none to a screen reader, unless it says so.
+        let role = |role: &'static str| self.are_cards.then_some(role);
+        let label = |column: usize| self.columns.get(column).filter(|_| self.are_cards);
         html! {
             div.scroll role="region" aria-labelledby=(id) tabindex="0" {
-                table {
+                table class=[self.are_cards.then_some("cards")] role=[role("table")] {
                     caption id=(id) { (inline(&self.caption)) }
-                    thead { tr {
+                    thead role=[role("rowgroup")] { tr role=[role("row")] {
                         @for (i, column) in self.columns.iter().enumerate() {
-                            th scope="col" class=[is_figure(i).then_some("figure")] { (inline(column)) }
+                            th scope="col" role=[role("columnheader")] class=[is_figure(i).then_some("figure")] { (inline(column)) }
                         }
                     } }
-                    tbody {
-                        @for row in &self.rows { tr {
+                    tbody role=[role("rowgroup")] {
+                        @for row in &self.rows { tr role=[role("row")] {
                             @for (i, cell) in row.iter().enumerate() {
-                                @if i == 0 { th scope="row" class=[cell.class()] { (cell.tone.sign()) (inline(&cell.text)) } }
-                                @else { td class=[cell.class()] { (cell.tone.sign()) (inline(&cell.text)) } }
+                                @if i == 0 {
+                                    th scope="row" role=[role("rowheader")] class=[cell.class()] { (cell.content()) }
+                                } @else {
+                                    td role=[role("cell")] data-label=[label(i)] class=[cell.class()] { (cell.content()) }
+                                }
                             }
                         } }
                     }
@@ -77,6 +91,10 @@ impl Cell {
     #[must_use]
     pub fn with(self, tone: Tone) -> Self {
         Self { tone, ..self }
+    }
+
+    fn content(&self) -> Markup {
+        html! { (self.tone.sign()) (inline(&self.text)) }
     }
 
     fn class(&self) -> Option<String> {

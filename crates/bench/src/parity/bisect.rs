@@ -7,6 +7,8 @@
 mod replay;
 mod values;
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 use tandem_core::backend::{Probe, ProbePoint, Stage};
 use tandem_core::{CancelToken, DType, Error, LogitsWanted, Result, TokenId};
@@ -138,14 +140,17 @@ pub(super) fn bisect(
     let floor = floor(candidate.model.info().dtype);
     let mut stages = Vec::new();
     let mut finding = Finding::Nothing;
+    // By how much the sides differ at each point; where one of them does not show it, what it was given counts.
+    let mut differences: HashMap<ProbePoint, f64> = HashMap::new();
     for &point in &points {
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let (Some(a), Some(b)) = (ours.shown(point), theirs.shown(point)) else { continue };
         let inputs = values::inputs(point, n_layers);
-        let inherited =
-            inputs.iter().filter_map(|&input| Some(relative(theirs.get(input)?, ours.get(input)?))).fold(0.0, f64::max);
+        let inherited = inputs.iter().filter_map(|input| differences.get(input).copied()).fold(0.0, f64::max);
+        let here = theirs.get(point).zip(ours.get(point)).map(|(theirs, ours)| relative(theirs, ours));
+        differences.insert(point, here.unwrap_or(inherited));
+        let (Some(a), Some(b)) = (ours.shown(point), theirs.shown(point)) else { continue };
         let mut difference = StageDifference {
             layer: point.layer,
             stage: point.stage.name(),

@@ -45,7 +45,7 @@ fn lead(report: &ParityReport) -> Vec<Block> {
 fn summary(report: &ParityReport) -> Table {
     let columns =
         ["candidate", "verdict", "same first token", "mean divergence, nats", "largest difference", "perplexity", "greedy texts"];
-    let mut table = Table::new("Candidates against the reference", &columns);
+    let mut table = Table::new("Candidates against the reference", &columns).of_cards();
     for pair in &report.pairs {
         let logits = pair.logits.measured.as_ref();
         let of_logits = |value: &dyn Fn(&super::LogitsMeasures) -> String| Cell::figure(logits.map_or_else(|| "–".into(), value));

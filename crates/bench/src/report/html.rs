@@ -44,9 +44,7 @@ fn lead(record: &Record, advice: &Advice<'_>) -> Vec<Block> {
     if !advice.choices.is_empty() {
         blocks.push(Block::Table(choices(record, advice)));
     }
-    if let Some(remark) = threads_remark(record) {
-        blocks.push(Block::text(remark));
-    }
+    blocks.extend([threads_remark(record), peers_remark(record, advice)].into_iter().flatten().map(Block::text));
     if advice.is_random {
         let text = "The model knows nothing: its weights are random, or the text is foreign to it. Speeds are those of any model of this \
                     shape; what a published model loses must be measured on its own weights.";
@@ -115,7 +113,8 @@ fn choices(record: &Record, advice: &Advice<'_>) -> Table {
     let prompt = usual(&record.workload.prompts);
     let first = format!("first token of {prompt}");
     let decode = advice.metric.to_string();
-    let mut table = Table::new("What to use here", &["If you want", "use", &decode, "what is lost", &first, "peak memory"]);
+    let columns = ["If you want", "use", &decode, "what is lost", &first, "peak memory"];
+    let mut table = Table::new("What to use here", &columns).of_cards();
     for choice in &advice.choices {
         let figure = |metric: Metric| {
             let values = choice.contender.values(metric);
@@ -141,6 +140,17 @@ fn choices(record: &Record, advice: &Advice<'_>) -> Table {
 /// The options that choose a contender, or its name where there are none.
 fn used(contender: &Contender) -> &str {
     if contender.options.is_empty() { &contender.name } else { &contender.options }
+}
+
+/// How the fastest peer does against the contender to use.
+fn peers_remark(record: &Record, advice: &Advice<'_>) -> Option<String> {
+    let first = advice.choices.first()?.contender;
+    let speed = |contender: &Contender| median(&contender.values(advice.metric));
+    let peers = record.measured().filter(|contender| contender.is_peer && speed(contender).is_finite());
+    let peer = peers.max_by(|a, b| speed(a).total_cmp(&speed(b)))?;
+    let compared = peer.against(first, advice.metric)?;
+    let said = words::comparison(advice.metric, &compared);
+    Some(format!("Of the peers, {} decodes fastest: {said}, against `{}`.", peer.name, used(first)))
 }
 
 /// That the number of threads was not varied, when so.

@@ -27,12 +27,22 @@ pub(crate) struct Loaded {
 impl Loaded {
     /// `reference` is `demo`, the name of a golden, or a directory.
     pub(crate) fn new(reference: &str, backend: BackendKind, dtype: DType, numerics: Numerics) -> Self {
+        let options = LoadOptions { dtype: Some(dtype), numerics, ..LoadOptions::default() };
+        Self::load(reference, backend, format!("{backend}:{dtype}"), options)
+    }
+
+    /// A graph that is part of a golden.
+    pub(crate) fn published(name: &str, graph: &str) -> Self {
+        let options = LoadOptions { graph: Some(golden(name).join("onnx").join(graph)), ..LoadOptions::default() };
+        Self::load(name, BackendKind::Onnx, format!("onnx={graph}"), options)
+    }
+
+    fn load(reference: &str, backend: BackendKind, name: String, options: LoadOptions) -> Self {
         let files = files(reference);
         let engine: Box<dyn Backend> = match backend {
             BackendKind::Onnx => Box::new(OnnxBackend::new(None)),
             _ => Box::new(CandleBackend::new()),
         };
-        let options = LoadOptions { dtype: Some(dtype), numerics, ..LoadOptions::default() };
         let model = engine.load(&files, &options).unwrap();
         let tokenizer = files.tokenizer.as_ref().unwrap();
         let tokenizer = Tokenizer::from_json(&tokenizer.read(64 << 20).unwrap(), &tokenizer.name()).unwrap();
@@ -43,7 +53,7 @@ impl Loaded {
         let tokens = TemplateTokens::new(config.as_ref(), &tokenizer);
         let template = ChatTemplate::choose(None, config.as_ref(), tokens).unwrap();
         let end_tokens = ModelConfig::from_file(&files.config).unwrap().eos_token_ids;
-        Self { name: format!("{backend}:{dtype}"), files, model, tokenizer, template, end_tokens, numerics }
+        Self { name, files, model, tokenizer, template, end_tokens, numerics: options.numerics }
     }
 
     pub(crate) fn side(&self) -> Side<'_> {

@@ -60,6 +60,9 @@ pub(crate) struct ContenderOptions {
     /// In what the products with quantised weights are computed: `fast`, `exact`, or both [default: fast]
     #[arg(long, value_name = "NUMERICS", value_delimiter = ',', value_parser = ["fast", "exact"])]
     pub(crate) numerics: Vec<String>,
+    /// Whether idle threads of ONNX Runtime spin: `false`, `true`, or both [default: false, as in `tandem run`]
+    #[arg(long, value_name = "BOOL", value_delimiter = ',')]
+    pub(crate) spin: Vec<bool>,
     /// Let these graphs of the model's take part, with commas between them
     #[arg(long = "graph", value_name = "FILE", value_delimiter = ',')]
     pub(crate) graphs: Vec<PathBuf>,

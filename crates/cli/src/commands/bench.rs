@@ -4,6 +4,7 @@ mod contestants;
 mod facts;
 mod worker;
 
+use std::iter::successors;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -75,6 +76,9 @@ fn measure(args: &BenchArgs, reference: &str, cancel: &CancelToken, output: &Out
     let files = tandem::find(reference)?;
     let facts = facts::Facts::read(&files, args, cancel, &progress)?;
     let mut field = contestants::field(args, reference, &files, &facts)?;
+    if let Some(left_out) = facts.left_out(args) {
+        output.note(&left_out);
+    }
     let tokens = facts.tokens.clone();
     let mut record = facts.into_record(reference, args)?;
     if let Some(shape) = &args.shape {
@@ -95,7 +99,9 @@ fn measure(args: &BenchArgs, reference: &str, cancel: &CancelToken, output: &Out
         Step::RoundDone(_) => {
             let result = record.write(&file);
             if let (Ok(()), Err(error)) = (&saved, &result) {
-                output.note(&format!("the samples are not kept: {error}; measuring goes on"));
+                let reasons = successors(Some(error as &dyn std::error::Error), |error| error.source());
+                let reasons: Vec<String> = reasons.map(ToString::to_string).collect();
+                output.note(&format!("the samples are not kept: {}; measuring goes on", reasons.join(": ")));
             }
             saved = result;
         }

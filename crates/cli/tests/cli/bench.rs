@@ -179,6 +179,7 @@ fn an_interrupt_keeps_what_was_measured() {
         assert!(started.elapsed() < Duration::from_secs(120), "no round was done");
         std::thread::sleep(Duration::from_millis(50));
     }
+    let workers = children(child.id());
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let mut stdout = String::new();
     child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
@@ -187,4 +188,61 @@ fn an_interrupt_keeps_what_was_measured() {
     let kept: Value = serde_json::from_str(&place.read("kept.json")).unwrap();
     assert_eq!(kept["is_complete"], false);
     assert!(!kept["contenders"][0]["samples"].as_array().unwrap().is_empty());
+    for worker in workers {
+        assert!(!std::path::Path::new(&format!("/proc/{worker}")).exists(), "worker {worker} goes on");
+    }
+}
+
+/// Processes that `parent` has started, where the system shows them (proc(5): the fourth field of `stat`).
+#[cfg(unix)]
+fn children(parent: u32) -> Vec<u32> {
+    let of = |entry: std::fs::DirEntry| {
+        let process = entry.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        let of_parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok()? == parent;
+        of_parent.then_some(process)
+    };
+    std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(of).collect()
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_loses_no_figure() {
+    let Some(place) = place_with_engine() else { return };
+    let more = ["--backend", "onnx", "--threads", "1", "-o", "out.json", "--html", "out.html"];
+    let outcome = place.tandem_on_full_disk(1, &short(&more));
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    assert!(outcome.stdout.contains("decode at 8") && outcome.stdout.contains("onnx, 1 thread"), "{}", outcome.stdout);
+    for part in ["the samples are not kept: `out.json`: cannot be written: ", "; measuring goes on", "error: ", "hint: make room"]
+    {
+        assert!(outcome.stderr.contains(part), "`{part}` is not in:\n{}", outcome.stderr);
+    }
+    assert!(!place.path("out.json").exists() && !place.path("out.html").exists(), "half a report is left");
+}
+
+#[test]
+fn graphs_are_contenders_beside_dtypes() {
+    let Some(place) = place_with_engine() else { return };
+    place.copy("onnx/optimum_f32/model.onnx", "other/model.onnx");
+    let graphs = "model/onnx/model.onnx,other/model.onnx";
+    let more = ["--backend", "onnx", "--threads", "1", "--graph", graphs, "--dtype", "f32", "--rounds", "1", "--json"];
+    let arguments = ["bench", "model", "--prompt", "4", "--depth", "0", "--generate", "4"];
+    let report = place.json(&[&arguments[..], &more].concat());
+    let names: Vec<&str> = report["contenders"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["onnx f32, 1 thread", "onnx model/onnx/model.onnx, 1 thread", "onnx other/model.onnx, 1 thread"]);
+    assert_eq!(report["contenders"][2]["options"], "--backend onnx --graph other/model.onnx --threads 1");
+    assert!(
+        report["contenders"][1]["loaded"]["step_bytes"].as_u64() <= report["contenders"][1]["loaded"]["model_bytes"].as_u64()
+    );
+    place.tandem(&["bench", "model", "--backend", "candle", "--graph", "other/model.onnx"]).fails(2, &["`--graph`", "onnx"]);
+}
+
+#[test]
+fn what_the_model_does_not_hold_is_left_out_and_said() {
+    let Some(place) = place_with_engine() else { return };
+    let more =
+        ["--backend", "onnx", "--threads", "1", "--rounds", "1", "--generate", "4", "--depth", "0", "--prompt", "4,100000"];
+    let outcome = place.tandem(&[&["bench", "model"], &more[..]].concat());
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("left out: a prompt of 100000; the model holds 256 tokens"), "{}", outcome.stderr);
 }

@@ -90,3 +90,29 @@ fn the_second_ends_the_process() {
     interrupt(&child);
     assert_eq!(ends(&mut child).signal(), Some(2));
 }
+
+#[test]
+fn a_comparison_keeps_what_was_measured() {
+    let Some(place) = place_with_engine() else { return };
+    place.write("prompts.txt", "The fox\n");
+    let args =
+        ["parity", "model", "--reference", "onnx", "--corpus", "prompts.txt", "--generate", "0", "--json", "--report", "r.json"];
+    // More candidates than there is time for.
+    let candidates = ["--candidate", "onnx"].repeat(1000);
+    let mut child =
+        place.command(&[&args[..], &candidates].concat()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let started = Instant::now();
+    while !place.path("r.json").exists() {
+        assert!(started.elapsed() < 6 * SOON, "no candidate was measured");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    interrupt(&child);
+    let mut stdout = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+    assert_eq!(ends(&mut child).code(), Some(1));
+    for text in [stdout, place.read("r.json")] {
+        let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&report["verdict"], &report["pairs"][0]["verdict"]), (&json!("incomplete"), &json!("pass")));
+        assert!(report["problems"].as_array().unwrap().iter().any(|problem| problem["message"] == "cancelled"), "{report}");
+    }
+}

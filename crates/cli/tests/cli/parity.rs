@@ -65,3 +65,60 @@ fn what_is_wrong_with_the_arguments_is_said_before_anything_is_loaded() {
         check(&["--candidate", "onnx"], 1, "backend `candle` is not part of this build");
     }
 }
+
+#[test]
+fn a_model_that_one_side_cannot_run_is_named() {
+    let Some(place) = place_with_engine() else { return };
+    place.write("prompts.txt", "The fox\n");
+    // It has a graph and no weights beside it.
+    let more = ["--corpus", "prompts.txt", "--generate", "0", "--candidate", "candle", "--candidate", "onnx", "--json"];
+    let outcome = place.tandem(&[&["parity", "model", "--reference", "onnx"], &more[..]].concat());
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    let report = outcome.json();
+    let problem = &report["problems"][0];
+    assert_eq!(problem["at"], "candidate `candle`");
+    let expected = match tandem::compiled().contains(&tandem::BackendKind::Candle) {
+        true => "candle reads checkpoints (safetensors), not graphs",
+        false => "backend `candle` is not part of this build",
+    };
+    assert!(problem["message"].as_str().unwrap().contains(expected), "{problem}");
+    assert_eq!(report["pairs"][0]["logits"]["max_abs"], 0.0, "the other candidate is measured");
+    // A reference that cannot run leaves nothing to measure.
+    place.tandem(&["parity", "no-such-model", "--reference", "onnx", "--candidate", "onnx"]).fails(1, &["no-such-model"]);
+}
+
+#[test]
+fn a_prompt_of_100000_tokens_is_named_and_the_others_are_measured() {
+    let Some(place) = place_with_engine() else { return };
+    place.write("prompts.txt", format!("The fox\n{}\nA lantern\n", "word ".repeat(100_000)));
+    let args =
+        ["parity", "model", "--reference", "onnx", "--candidate", "onnx", "--corpus", "prompts.txt", "--generate", "0", "--json"];
+    let outcome = place.tandem(&args);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    let report = outcome.json();
+    let problem = &report["pairs"][0]["problems"][0];
+    assert_eq!(problem["at"], "prompt `line 2`");
+    assert!(problem["message"].as_str().unwrap().contains("and 256 fit"), "{problem}");
+    assert_eq!(report["pairs"][0]["logits"]["prompts"].as_array().unwrap().len(), 2);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_costs_the_files_and_no_figure() {
+    let Some(place) = place_with_engine() else { return };
+    place.write("prompts.txt", "The fox\n");
+    let args =
+        ["parity", "model", "--reference", "onnx", "--candidate", "onnx", "--corpus", "prompts.txt", "--generate", "0", "--json"];
+    let outcome = place.tandem_on_full_disk(1, &[&args[..], &["--report", "r.json", "--html", "r.html"]].concat());
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    let report = outcome.json();
+    assert_eq!(report["pairs"][0]["verdict"], "pass");
+    let problems = report["problems"].as_array().unwrap();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    for (problem, file) in problems.iter().zip(["r.json", "r.html"]) {
+        assert_eq!(problem["at"], format!("report `{file}`"));
+        assert!(problem["message"].as_str().unwrap().starts_with(&format!("`{file}`: cannot be written: ")), "{problem}");
+        assert_eq!(problem["hint"], "make room on the disk, or name another file");
+        assert!(!place.path(file).exists(), "half a report is left");
+    }
+}

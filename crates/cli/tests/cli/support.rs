@@ -133,6 +133,28 @@ impl Place {
         command
     }
 
+    /// The same on a disk that takes no file of more than `most_kib`.
+    #[cfg(unix)]
+    pub(crate) fn tandem_on_full_disk(&self, most_kib: u32, args: &[&str]) -> Outcome {
+        let program = self.command(args);
+        // Without the signal, a write fails as on a full disk. Limits of files are in blocks of 512 bytes.
+        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", most_kib * 2);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script]).arg(program.get_program()).args(args).current_dir(self.dir.path()).stdin(Stdio::null());
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        let output = shell.output().unwrap();
+        Outcome {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
     pub(crate) fn tandem(&self, args: &[&str]) -> Outcome {
         self.tandem_with_input(args, "")
     }

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::super::text::{inline, number};
 use super::super::{Cell, Ids, Table};
 use super::frame::{WIDTH, figure, finite, ticks};
-use super::series_class;
+use super::{N_SERIES, series_class};
 
 const HEIGHT: f64 = 240.0;
 const LEFT: f64 = 44.0;
@@ -98,7 +98,12 @@ impl LineChart {
             let cells = xs.iter().map(|&x| Cell::figure(at(x).map_or_else(|| "–".into(), |point| number(point.y))));
             std::iter::once(Cell::text(&series.name)).chain(cells).collect()
         });
-        Table { caption: format!("{}, {}, by {}", self.title, self.y_label, self.x_label), columns, rows: rows.collect() }
+        Table {
+            caption: format!("{}, {}, by {}", self.title, self.y_label, self.x_label),
+            columns,
+            rows: rows.collect(),
+            ..Table::default()
+        }
     }
 }
 
@@ -166,9 +171,10 @@ impl Series {
     }
 }
 
-/// The mark of series `i` around a point: each has a form of its own, for who cannot tell the colours.
+/// The mark of series `i` around a point: each has a form of its own, for who cannot tell the colours. Once the colours begin anew, they meet
+/// other forms.
 fn mark(i: usize, x: f64, y: f64) -> String {
-    match i % 4 {
+    match (i + i / N_SERIES) % 4 {
         0 => format!("M{:.1} {y:.1}a4 4 0 1 0 8 0a4 4 0 1 0 -8 0", x - 4.0),
         1 => format!("M{:.1} {:.1}h7v7h-7z", x - 3.5, y - 3.5),
         2 => format!("M{x:.1} {:.1}l5 8.5h-10z", y - 5.0),

@@ -37,7 +37,10 @@ pub(super) fn field(args: &BenchArgs, reference: &str, files: &ModelFiles, facts
         for &backend in &backends {
             for weights in weights.iter().filter(|weights| weights.suit(backend)) {
                 for numerics in numerics(options, weights) {
-                    contestants.push(Box::new(own(reference, options, backend, weights, threads, numerics)?));
+                    for spin in spins(options, backend) {
+                        let variant = Variant { backend, weights, threads, numerics, spin };
+                        contestants.push(Box::new(own(reference, options, variant)?));
+                    }
                 }
             }
         }
@@ -45,9 +48,24 @@ pub(super) fn field(args: &BenchArgs, reference: &str, files: &ModelFiles, facts
             contestants.extend(self::peer(peer, args, reference, files, facts, threads)?);
         }
     }
-    let f32_of = |backend: BackendKind| own(reference, options, backend, &F32, threads[0], None);
+    let f32_of = |backend: BackendKind| own(reference, options, Variant::f32(backend, threads[0]));
     let outside = backends.first().filter(|_| is_checkpoint(files)).map(|&backend| f32_of(backend)).transpose()?;
     Ok(Field { contestants, reference: outside.map(|own| Box::new(own) as Box<dyn Contestant>) })
+}
+
+/// One contender of Tandem's own.
+struct Variant<'v> {
+    backend: BackendKind,
+    weights: &'v Weights,
+    threads: usize,
+    numerics: Option<&'v str>,
+    spin: bool,
+}
+
+impl Variant<'_> {
+    fn f32(backend: BackendKind, threads: usize) -> Self {
+        Self { backend, weights: &F32, threads, numerics: None, spin: false }
+    }
 }
 
 /// The weights that a contender computes with.
@@ -91,14 +109,16 @@ fn numerics<'o>(options: &'o ContenderOptions, weights: &Weights) -> Vec<Option<
     }
 }
 
-fn own(
-    reference: &str,
-    options: &ContenderOptions,
-    backend: BackendKind,
-    weights: &Weights,
-    threads: usize,
-    numerics: Option<&str>,
-) -> Result<Own> {
+/// Threads of candle sleep when they are idle, whatever is asked for.
+fn spins(options: &ContenderOptions, backend: BackendKind) -> Vec<bool> {
+    match options.spin.as_slice() {
+        named if backend == BackendKind::Onnx && !named.is_empty() => named.to_vec(),
+        _ => vec![false],
+    }
+}
+
+fn own(reference: &str, options: &ContenderOptions, variant: Variant<'_>) -> Result<Own> {
+    let Variant { backend, weights, threads, numerics, spin } = variant;
     let program = options.programs.iter().find(|program| program.backend == backend).map(|program| program.path.clone());
     let program = program.map_or_else(|| std::env::current_exe().context("where this program lies"), Ok)?;
     let device = match options.device {
@@ -124,6 +144,7 @@ fn own(
     add("dtype", &dtype);
     add("graph", &graph.as_ref().map(|graph| graph.display().to_string()));
     add("numerics", &numerics.map(str::to_owned));
+    let (spinning, flag) = if spin { (" spinning", " --spin") } else { ("", "") };
     let plural = if threads == 1 { "" } else { "s" };
     let engine = EngineChoice {
         is_transformers: false,
@@ -132,12 +153,13 @@ fn own(
         dtype,
         numerics: numerics.map(str::to_owned),
         threads: Some(threads),
+        spin,
         graph,
         ort_library: options.ort_library.clone(),
     };
     Ok(Own {
-        name: format!("{name}, {threads} thread{plural}"),
-        options: format!("{shown} --threads {threads}"),
+        name: format!("{name}, {threads}{spinning} thread{plural}"),
+        options: format!("{shown} --threads {threads}{flag}"),
         program,
         reference: reference.into(),
         engine,
@@ -174,7 +196,7 @@ fn peer(
             Ok(vec![Box::new(Genai { python: python.clone(), directory, dtype, threads, step_share: share_read(&facts.config) })])
         }
         Peer::CandleTransformers => {
-            let mut own = own(reference, &args.contenders, BackendKind::Candle, &F32, threads, None)?;
+            let mut own = own(reference, &args.contenders, Variant::f32(BackendKind::Candle, threads))?;
             own.name = own.name.replacen("candle", "candle-transformers", 1);
             own.options = String::new();
             own.engine.is_transformers = true;

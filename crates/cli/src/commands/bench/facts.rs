@@ -43,6 +43,17 @@ impl Facts {
         Ok(Self { config, workload, tokens, hashed })
     }
 
+    /// What was asked for and is more than the model holds.
+    pub(super) fn left_out(&self, args: &BenchArgs) -> Option<String> {
+        let beyond = |asked: &[usize], taken: &[usize], what: &str| -> Vec<String> {
+            asked.iter().filter(|n| !taken.contains(n)).map(|n| format!("{what} {n}")).collect()
+        };
+        let prompts = beyond(&args.work.prompts, &self.workload.prompts, "a prompt of");
+        let depths = beyond(&args.work.depths, &self.workload.depths, "decoding at depth");
+        let all = [prompts, depths].concat();
+        (!all.is_empty()).then(|| format!("left out: {}; the model holds {} tokens", all.join(", "), self.config.max_context))
+    }
+
     /// An empty record.
     pub(super) fn into_record(self, reference: &str, args: &BenchArgs) -> Result<Record> {
         let builds: Vec<Build> = match &args.report.builds {

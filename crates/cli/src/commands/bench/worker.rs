@@ -58,7 +58,7 @@ fn options(choice: &EngineChoice) -> tandem::Result<LoadOptions> {
         device: choice.device.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
         dtype: choice.dtype.as_deref().map(str::parse).transpose()?,
         graph: choice.graph.clone(),
-        threads: ThreadOptions { count: choice.threads.and_then(|n| n.try_into().ok()), spin: false },
+        threads: ThreadOptions { count: choice.threads.and_then(|n| n.try_into().ok()), spin: choice.spin },
         numerics,
         ..LoadOptions::default()
     })
