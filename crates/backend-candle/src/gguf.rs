@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use tandem_core::backend::{LoadOptions, Numerics, WeightType};
 use tandem_core::config::ModelConfig;
 use tandem_core::gguf::{Gguf, GgufTensor, TensorType};
-use tandem_core::{DType, Error, Result};
+use tandem_core::{DType, Error, Result, huge_pages};
 
 use self::blocks::{Target, has_offsets};
 use crate::decoder::Decoder;
@@ -136,6 +136,7 @@ impl Source for Weights<'_> {
         let rows = parts.iter().map(|part| part.tensor.shape[0]).sum();
         let Some(bits) = self.bits(&parts) else {
             let mut values = vec![0.0; rows * columns];
+            huge_pages::advise(&mut values);
             self.each_row(&parts, columns, values.par_chunks_mut(columns), blocks::floats);
             self.gguf.release();
             return Ok(Matrix::floats(values, rows, columns).doing(DOING)?);
@@ -149,6 +150,8 @@ impl Source for Weights<'_> {
         }
         let (row_blocks, row_bytes) = (columns / BLOCK, columns / BLOCK * bits.block_bytes());
         let (mut codes, mut scales) = (vec![0; rows * row_bytes], vec![0.0; rows * row_blocks]);
+        huge_pages::advise(&mut codes);
+        huge_pages::advise(&mut scales);
         let mut offsets = vec![0.0; if parts.iter().any(|part| has_offsets(part.tensor.kind)) { rows * row_blocks } else { 0 }];
         // Rows without offsets are given empty ones.
         let row_offsets = if offsets.is_empty() { 0 } else { row_blocks };

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use tandem_core::backend::Numerics;
 use tandem_core::checkpoint::{Checkpoint, StoredTensor};
 use tandem_core::config::ModelConfig;
-use tandem_core::{DType, Error, Result};
+use tandem_core::{DType, Error, Result, huge_pages};
 
 use crate::decoder::{Decoder, Layer};
 use crate::error::Doing;
@@ -151,6 +151,8 @@ impl Reader<'_> {
         let stored = self.checked_all(parts, &[columns])?;
         let (row_blocks, row_bytes) = (columns / BLOCK, columns / BLOCK * bits.block_bytes());
         let (mut codes, mut scales) = (vec![0; rows * row_bytes], vec![0.0; rows * row_blocks]);
+        huge_pages::advise(&mut codes);
+        huge_pages::advise(&mut scales);
         let (mut codes_left, mut scales_left) = (codes.as_mut_slice(), scales.as_mut_slice());
         for (tensor, (_, n)) in stored.iter().zip(parts) {
             let (own_codes, own_scales);
@@ -178,6 +180,7 @@ impl Reader<'_> {
     fn values(&self, parts: &[(String, usize)], inner: &[usize]) -> Result<Vec<f32>> {
         let stored = self.checked_all(parts, inner)?;
         let mut values = vec![0.0; stored.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum()];
+        huge_pages::advise(&mut values);
         let mut rest = values.as_mut_slice();
         for tensor in &stored {
             let own;

@@ -2,8 +2,8 @@
 //!
 //! Decoding reads every weight for every token, from end to end. In pages of 4 KiB the processor looks up an address for each 4 KiB of
 //! them and fetches ahead only to the end of each; in huge pages, of 2 MiB on most machines, that is gone (figures: README of
-//! `tandem-bench`). Linux gives them to who asks, and engines that come as a library do not ask. So what a load has mapped is
-//! gathered into huge pages after it, whoever allocated it and wherever it came from: contents and addresses stay as they are.
+//! `tandem-bench`). Linux gives them to who asks before memory is first written to: [`advise`]. Engines that come as a library do not
+//! ask. So what a load has mapped is gathered into huge pages after it, whoever allocated it: contents and addresses stay as they are.
 
 #[cfg(not(target_os = "linux"))]
 use elsewhere::Mapped;
@@ -20,11 +20,19 @@ impl Before {
         Self(Mapped::now())
     }
 
-    /// Gathers what is new since then into huge pages, on a thread of its own: nobody waits. Only pages that are wholly in use are
+    /// Gathers what is new since then into huge pages, on a thread of its own that stands back for others: nobody waits. Only pages that are wholly in use are
     /// gathered, so that memory does not grow. Where the system has no huge pages, or its administrator wants none, nothing is done.
     pub fn gather(self) {
         self.0.gather();
     }
+}
+
+/// Asks that `values`, which nobody has written to yet, lie in huge pages; few of them are left where they are.
+pub fn advise<T>(values: &mut [T]) {
+    #[cfg(target_os = "linux")]
+    linux::advise(values.as_mut_ptr().expose_provenance()..values.as_mut_ptr().expose_provenance() + size_of_val(values));
+    #[cfg(not(target_os = "linux"))]
+    let _ = values;
 }
 
 /// Other systems have no such call.
@@ -64,9 +72,10 @@ mod linux {
             let pages = huge_pages(&without(&Self::now().0, &self.0), size);
             if !pages.is_empty() {
                 // When no thread can be had, weights stay where they are.
-                let _ = std::thread::Builder::new()
-                    .name("huge-pages".into())
-                    .spawn(move || pages.into_iter().filter(|&start| gather_page(start, size)).count());
+                let _ = std::thread::Builder::new().name("huge-pages".into()).spawn(move || {
+                    stand_back();
+                    pages.into_iter().filter(|&start| gather_page(start, size)).count()
+                });
             }
         }
     }
@@ -107,6 +116,26 @@ mod linux {
     fn huge_pages(ranges: &[Range<usize>], size: usize) -> Vec<usize> {
         let within = |range: &Range<usize>| (range.start.next_multiple_of(size)..range.end).step_by(size);
         ranges.iter().flat_map(|range| within(range).filter(|start| start + size <= range.end)).collect()
+    }
+
+    /// As [`super::advise`], of a range of addresses.
+    #[expect(unsafe_code, reason = "a call of the system that takes an address")]
+    pub(super) fn advise(range: Range<usize>) {
+        /// No other size is smaller, and a page that is not wholly in the range is left.
+        const SMALLEST: usize = 4096;
+        const WORTH_IT: usize = 2 << 20;
+        let (start, end) = (range.start.next_multiple_of(SMALLEST), range.end / SMALLEST * SMALLEST);
+        if range.len() >= WORTH_IT && huge_page().is_some() {
+            // SAFETY: advice about the pages of memory that the caller has; it changes nothing that can be read, and may be refused.
+            unsafe { libc::madvise(std::ptr::with_exposed_provenance_mut(start), end - start, libc::MADV_HUGEPAGE) };
+        }
+    }
+
+    /// Lets other threads go first.
+    #[expect(unsafe_code, reason = "a call of the system")]
+    fn stand_back() {
+        // SAFETY: it changes this thread's priority and nothing else.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
     }
 
     /// Makes one of the `size` bytes at `start` where all of them are in memory; whether it is one.
@@ -171,6 +200,16 @@ mod linux {
                 return eprintln!("skipped: this system makes no huge page on request");
             }
             assert!(huge.is_some_and(|kib| kib * 1024 >= gathered * size), "{gathered} pages, {huge:?} KiB");
+        }
+
+        #[test]
+        fn advised_memory_is_written_and_read() {
+            let mut values = vec![0_u64; (5 << 20) / 8 + 3];
+            super::super::advise(&mut values);
+            super::super::advise(&mut values[1..4]);
+            super::super::advise::<u8>(&mut []);
+            values.iter_mut().zip(1..).for_each(|(value, i)| *value = i);
+            assert!(values.iter().zip(1..).all(|(value, i)| *value == i));
         }
 
         #[test]
