@@ -147,6 +147,11 @@ impl<'m> Parity<'m> {
         }
         self.measure(candidate, rule.as_ref(), &prompts, &mut report, listen);
         if let Some(rule) = &rule {
+            let perplexity = report.logits.measured.as_ref().map_or(0.0, |logits| logits.reference_perplexity);
+            if let Some(told) = report.rule.as_mut().filter(|_| rule.judges_random(perplexity, candidate.model.info().vocab_size))
+            {
+                told.reason += " The reference knows nothing, as random weights do, and these are the limits for such weights.";
+            }
             report.gates = self.options.thresholds.gates(
                 rule,
                 candidate.model.info(),

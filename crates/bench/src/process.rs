@@ -10,6 +10,9 @@ use tandem_core::{CancelToken, Error, Result};
 /// How often it is looked at: rarely enough to cost it nothing.
 const PATIENCE: Duration = Duration::from_millis(20);
 
+/// How long this process may take to hear of a Ctrl-C that has ended the other.
+const HEARING: Duration = Duration::from_millis(100);
+
 /// How much of what a program says before it fails is told to the user, in bytes.
 const LAST_WORDS: usize = 600;
 
@@ -71,7 +74,12 @@ fn wait(child: &mut Child, name: &str, cancel: &CancelToken) -> Result<(ExitStat
         peak = peak.max(peak_of(child.id()));
         let lost = |error: std::io::Error| Error::bad_file(name, "was lost while it ran", error);
         if let Some(status) = child.try_wait().map_err(lost)? {
-            return if cancel.is_cancelled() { Err(Error::Cancelled) } else { Ok((status, peak)) };
+            // Ctrl-C on a terminal reaches it as well, and ends it before this process has heard of it.
+            if !status.success() && !cancel.is_cancelled() {
+                thread::sleep(HEARING);
+            }
+            let is_cancelled = cancel.is_cancelled() || was_interrupted(status);
+            return if is_cancelled { Err(Error::Cancelled) } else { Ok((status, peak)) };
         }
         if cancel.is_cancelled() {
             // It may have ended by itself, since Ctrl-C reaches it as well.
@@ -81,6 +89,19 @@ fn wait(child: &mut Child, name: &str, cancel: &CancelToken) -> Result<(ExitStat
         }
         thread::sleep(PATIENCE);
     }
+}
+
+/// Whether Ctrl-C ended it.
+#[cfg(unix)]
+fn was_interrupted(status: ExitStatus) -> bool {
+    use std::os::unix::process::ExitStatusExt;
+    // SIGINT of signal(7), the same on every system.
+    status.signal() == Some(2)
+}
+
+#[cfg(not(unix))]
+fn was_interrupted(_: ExitStatus) -> bool {
+    false
 }
 
 fn read(mut stream: impl Read) -> String {
@@ -116,6 +137,21 @@ mod tests {
         let error = run(Command::new("./no-such-program"), "peer `x`", "", &CancelToken::new()).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("peer `x`") && text.contains("no-such-program"), "{text}");
+    }
+
+    #[test]
+    fn one_that_ctrl_c_ended_was_ended_by_the_user() {
+        use std::os::unix::process::ExitStatusExt;
+        // Not by a signal that is sent: who runs the tests in the background has it ignored.
+        assert!(was_interrupted(ExitStatus::from_raw(2)) && !was_interrupted(ExitStatus::from_raw(2 << 8)));
+        let cancel = CancelToken::new();
+        let later = cancel.clone();
+        let heard = thread::spawn(move || {
+            thread::sleep(HEARING / 4);
+            later.cancel();
+        });
+        assert!(matches!(run(shell("exit 130"), "peer", "", &cancel), Err(Error::Cancelled)));
+        heard.join().unwrap();
     }
 
     #[test]

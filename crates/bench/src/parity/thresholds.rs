@@ -49,7 +49,12 @@ pub struct PairRule {
     /// Why these limits.
     pub reason: String,
     limits: BTreeMap<Metric, f64>,
+    /// In their place where the reference knows nothing, as random weights do.
+    limits_of_random: Option<BTreeMap<Metric, f64>>,
 }
+
+/// A reference whose perplexity exceeds this share of the vocabulary knows nothing: every token is about as probable to it.
+const CHANCE: f64 = 0.25;
 
 /// What one side may differ by from itself.
 #[derive(Clone, Debug, Deserialize)]
@@ -195,8 +200,9 @@ impl Thresholds {
         generation: Option<&GenerationMeasures>,
         consistency: Option<&ConsistencyMeasures>,
     ) -> Vec<Gate> {
+        let perplexity = logits.map_or(0.0, |logits| logits.reference_perplexity);
         let mut gates = Vec::new();
-        for (&metric, &limit) in &rule.limits {
+        for (&metric, &limit) in rule.limits(perplexity, info.vocab_size) {
             if let Some(value) = measured(metric, logits, generation) {
                 gates.push(self.gate(info, metric, value, limit));
             }
@@ -225,6 +231,19 @@ impl Thresholds {
         let candidate = format!("{}:{}", info.backend, info.dtype);
         let fits = |known: &&KnownDifference| known.metric == metric && known.model == model && known.candidate == candidate;
         self.known.iter().find(fits).map(|known| known.reason.as_str())
+    }
+}
+
+impl PairRule {
+    /// What is judged, by the perplexity of the reference.
+    fn limits(&self, perplexity: f64, vocab_size: usize) -> &BTreeMap<Metric, f64> {
+        let is_random = self.judges_random(perplexity, vocab_size);
+        self.limits_of_random.as_ref().filter(|_| is_random).unwrap_or(&self.limits)
+    }
+
+    /// Whether limits for random weights are taken for a reference of this perplexity.
+    pub(super) fn judges_random(&self, perplexity: f64, vocab_size: usize) -> bool {
+        self.limits_of_random.is_some() && perplexity > CHANCE * vocab_size as f64
     }
 }
 
@@ -293,6 +312,18 @@ mod tests {
         for dtype in DType::ALL {
             assert!(rules.pairs.iter().any(|rule| rule.candidate == dtype), "{dtype}");
         }
+    }
+
+    #[test]
+    fn a_reference_that_knows_nothing_has_limits_of_its_own_where_they_are_given() {
+        let rules = "version = 1\n[[pair]]\nname = 'a'\nreference = 'f32'\ncandidate = 'int4'\ntie = 0.1\nreason = 'a test'\n\
+                     limits = { top1 = 0.9 }\nlimits_of_random = { kl_mean = 0.1 }";
+        let rules = Thresholds::parse("test", rules).unwrap();
+        let judged = |perplexity| rules.pairs[0].limits(perplexity, 1000).keys().copied().collect::<Vec<_>>();
+        assert_eq!((judged(30.0), judged(800.0)), (vec![Metric::Top1], vec![Metric::KlMean]));
+        // The strict gate is the same for all.
+        let strict = &Thresholds::embedded().pairs[0];
+        assert_eq!(strict.limits(1e9, 1000), &strict.limits);
     }
 
     #[test]

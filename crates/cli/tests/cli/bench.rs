@@ -167,23 +167,28 @@ fn a_peer_that_is_not_there_leaves_the_others() {
 #[test]
 fn an_interrupt_keeps_what_was_measured() {
     use std::io::Read;
+    use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
 
     let Some(place) = place_with_engine() else { return };
     let arguments = ["bench", "model", "--prompt", "4", "--depth", "0", "--generate", "4", "--rounds", "10000", "--threads", "1"];
     let mut command = place.command(&[&arguments[..], &["--backend", "onnx", "-o", "kept.json"]].concat());
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    // A terminal sends the signal to all of a group.
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn().unwrap();
     let started = Instant::now();
     while !place.path("kept.json").exists() {
         assert!(started.elapsed() < Duration::from_secs(120), "no round was done");
         std::thread::sleep(Duration::from_millis(50));
     }
     let workers = children(child.id());
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert!(Command::new("kill").args(["-INT", "--", &format!("-{}", child.id())]).status().unwrap().success());
     let mut stdout = String::new();
     child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(stderr.ends_with("error: cancelled\n") && !stderr.contains("goes no further"), "{stderr}");
     assert!(stdout.contains("of 10000 rounds") && stdout.contains("onnx, 1 thread"), "{stdout}");
     let kept: Value = serde_json::from_str(&place.read("kept.json")).unwrap();
     assert_eq!(kept["is_complete"], false);
