@@ -79,7 +79,7 @@ impl GraphPlan {
             Ok(weight)
         };
         let options = BuildOptions { metadata, ..self.options.clone() };
-        let graph = export(&self.spec, &options, &mut source, directory).map_err(Self::failed)?;
+        let graph = export(&self.spec, &options, &mut source, directory, &|| cancel.is_cancelled()).map_err(Self::failed)?;
         meter.begin("", 0);
         Ok(graph)
     }
@@ -91,6 +91,7 @@ impl GraphPlan {
                 Ok(error) => *error,
                 Err(source) => bad_graph(tandem_onnx_graph::Error::Weight { model, name, source }),
             },
+            tandem_onnx_graph::Error::Interrupted { .. } => Error::Cancelled,
             error => bad_graph(error),
         }
     }

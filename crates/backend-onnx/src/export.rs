@@ -26,7 +26,7 @@ use crate::checkpoint::{GraphPlan, refuse_unknown_form};
 
 /// What made a graph: the release, and a number that grows when the same release of Tandem would make another graph than before.
 /// Graphs of other versions are not found in the cache.
-pub const EXPORTER_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-2");
+pub const EXPORTER_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-3");
 
 /// Exports the checkpoint of `files` to a directory that ONNX Runtime, onnxruntime-genai and Tandem itself load as it is: the graph and
 /// its weights, a `genai_config.json` where the graph gives logits, and copies of configuration and tokenizer.

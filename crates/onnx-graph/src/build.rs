@@ -1,7 +1,8 @@
 //! From the weights of a checkpoint to a decoder graph for ONNX Runtime.
 //!
 //! The graph follows what onnxruntime-genai's builder writes for its CPU engine, because those operators take the KV cache in
-//! place: `com.microsoft.GroupQueryAttention` with rotation inside it, `SkipSimplifiedLayerNormalization`, `MatMulNBits`.
+//! place: `com.microsoft.GroupQueryAttention` with rotation inside it, `SkipSimplifiedLayerNormalization`, `MatMulNBits`. Unlike its
+//! graphs, these compute only kept tokens after the last attention, unless the hidden states of all are wanted.
 //!
 //! | input | type and shape |
 //! |---|---|
@@ -43,6 +44,9 @@ pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
 /// asked for more than once.
 pub type WeightSource<'s, 'w> = dyn FnMut(&str) -> std::result::Result<Weight<'w>, SourceError> + 's;
 
+/// Asked many times a second, by several threads, whether the work is to end: [`Error::Interrupted`].
+pub type Interrupted<'i> = dyn Fn() -> bool + Sync + 'i;
+
 /// The name of the graph in an exported directory.
 pub const GRAPH_FILE: &str = "model.onnx";
 /// The name of the weights in an exported directory, and in the graph of [`build`].
@@ -63,7 +67,7 @@ pub struct Built {
 /// When the specification contradicts itself, or a weight is missing or has another shape than the specification says.
 pub fn build(spec: &DecoderSpec, options: &BuildOptions, weights: &mut WeightSource<'_, '_>) -> Result<Built> {
     let mut sink = sink::External::new(DATA_FILE.into(), Vec::new());
-    let graph = plan::run(spec, options, weights, &mut sink)?;
+    let graph = plan::run(spec, options, weights, &mut sink, &|| false)?;
     Ok(Built { graph, data: sink.into_inner() })
 }
 
@@ -72,7 +76,7 @@ pub fn build(spec: &DecoderSpec, options: &BuildOptions, weights: &mut WeightSou
 /// # Errors
 /// As [`build`], and when the file would have more than 2 GiB.
 pub fn build_inline(spec: &DecoderSpec, options: &BuildOptions, weights: &mut WeightSource<'_, '_>) -> Result<Vec<u8>> {
-    let graph = plan::run(spec, options, weights, &mut sink::Inline)?;
+    let graph = plan::run(spec, options, weights, &mut sink::Inline, &|| false)?;
     match graph.len() as u64 > crate::graph::MAX_PROTO_BYTES {
         true => Err(Error::bad_file(&spec.name, "the graph would have more than 2 GiB")
             .with_hint("keep the weights in a file of their own")),
@@ -84,16 +88,18 @@ pub fn build_inline(spec: &DecoderSpec, options: &BuildOptions, weights: &mut We
 /// whole or not at all; memory holds a few of the largest weights at a time.
 ///
 /// # Errors
-/// As [`build`], and when the directory exists already or cannot be written.
+/// As [`build`], and when the directory exists already or cannot be written; [`Error::Interrupted`] soon after `interrupted`
+/// has said so.
 pub fn export(
     spec: &DecoderSpec,
     options: &BuildOptions,
     weights: &mut WeightSource<'_, '_>,
     directory: &Path,
+    interrupted: &Interrupted<'_>,
 ) -> Result<PathBuf> {
     sink::write_directory(directory, |data| {
         let mut sink = sink::External::new(directory.join(DATA_FILE).display().to_string(), data);
-        plan::run(spec, options, weights, &mut sink)
+        plan::run(spec, options, weights, &mut sink, interrupted)
     })?;
     Ok(directory.join(GRAPH_FILE))
 }

@@ -1,15 +1,20 @@
 //! Changes to a graph that somebody else wrote. What is not touched stays as it is, byte for byte, known here or not.
 
+mod forms;
 mod head;
+mod kept;
 mod logits;
 mod low_rank;
 mod patches;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use self::kept::Kept;
+use self::logits::KEEP;
 pub use self::logits::LogitsControl;
 pub use self::low_rank::LowRank;
+use self::low_rank::Update;
 use self::patches::Patches;
 use crate::check::resolve;
 use crate::encode;
@@ -27,8 +32,12 @@ use crate::wire::{Fields, Payload, Slice};
 pub struct Edit<'g> {
     graph: &'g Graph,
     patches: Patches,
-    /// Low-rank updates have been added: their names are taken.
-    has_updates: bool,
+    /// The outputs that were added.
+    outputs: BTreeSet<String>,
+    /// Low-rank updates of products.
+    updates: Vec<Update<'g>>,
+    /// The product of which only the rows of kept tokens are wanted.
+    head: Option<&'g Node>,
 }
 
 /// In what the products of `MatMulNBits` are computed.
@@ -44,7 +53,7 @@ pub enum Activations {
 impl Graph {
     /// Begins to change the graph.
     pub fn edit(&self) -> Edit<'_> {
-        Edit { graph: self, patches: Patches::default(), has_updates: false }
+        Edit { graph: self, patches: Patches::default(), outputs: BTreeSet::new(), updates: Vec::new(), head: None }
     }
 }
 
@@ -69,7 +78,7 @@ impl<'g> Edit<'g> {
         n_changed
     }
 
-    /// Makes an output of a value within the main graph.
+    /// Makes an output of a value within the main graph. It has all tokens, whatever number of logits is asked for.
     ///
     /// # Errors
     /// When there is no such value. One that is an output already stays one.
@@ -83,7 +92,9 @@ impl<'g> Edit<'g> {
             return Err(Error::bad_field(file, "graph.node", format!("no node computes the value `{value}`")));
         }
         let output = ValueInfo { name: value.into(), data_type: Some(data_type), dims: None };
-        self.append_to_main(graph::OUTPUT, &encode::value_info(&output));
+        if self.outputs.insert(value.into()) {
+            self.append_to_main(graph::OUTPUT, &encode::value_info(&output));
+        }
         Ok(())
     }
 
@@ -121,7 +132,16 @@ impl<'g> Edit<'g> {
     /// # Errors
     /// When it has more than 2 GiB, which no ONNX file can have.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        let bytes = self.patches.apply(Slice::whole(self.graph.bytes()));
+        let mut patches = self.patches.clone();
+        // Which tokens a product sees is known only when all is said that the graph is to compute.
+        let mut kept = self.head.map(|head| Kept::plan(self.graph, head, &self.outputs));
+        for update in &self.updates {
+            update.apply(self.graph, kept.as_mut(), &mut patches);
+        }
+        if let Some(kept) = &kept {
+            logits::cut(self.graph, kept, &mut patches);
+        }
+        let bytes = patches.apply(Slice::whole(self.graph.bytes()));
         if bytes.len() as u64 > MAX_PROTO_BYTES {
             let problem = format!("the changed graph has {} bytes, more than the 2 GiB that an ONNX file can have", bytes.len());
             return Err(Error::bad_file(self.graph.file(), problem));
@@ -148,7 +168,7 @@ impl<'g> Edit<'g> {
     }
 
     fn set_attribute(&mut self, of: &Node, value: Attribute) {
-        let message = self.message(&of.range);
+        let message = message(self.graph, &of.range);
         let name = value.name.as_bytes();
         let current = children(message, node::ATTRIBUTE).find(|child| text(*child, attribute::NAME) == Some(name));
         let bytes = encode::attribute(&value);
@@ -159,7 +179,7 @@ impl<'g> Edit<'g> {
     }
 
     fn set_location(&mut self, tensor: &std::ops::Range<usize>, location: &str) {
-        let entries = children(self.message(tensor), tensor::EXTERNAL_DATA);
+        let entries = children(message(self.graph, tensor), tensor::EXTERNAL_DATA);
         for entry in entries.filter(|entry| text(*entry, entry::KEY) == Some(b"location")) {
             self.patches.replace(entry.start, encode::string_entry("location", location));
         }
@@ -168,10 +188,10 @@ impl<'g> Edit<'g> {
     fn append_to_main(&mut self, number: u32, message: &[u8]) {
         self.patches.append(self.graph.main().range.start, number, message);
     }
+}
 
-    fn message(&self, range: &std::ops::Range<usize>) -> Slice<'g> {
-        Slice { bytes: self.graph.slice(range), start: range.start }
-    }
+fn message<'g>(graph: &'g Graph, range: &std::ops::Range<usize>) -> Slice<'g> {
+    Slice { bytes: graph.slice(range), start: range.start }
 }
 
 /// The payloads of the fields with this number; the message has been read before, so that its form is known to be good.

@@ -55,13 +55,24 @@ pub enum Error {
         /// The reader's own error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+
+    /// Work that its caller ended.
+    #[error("`{model}`: building its graph was interrupted")]
+    Interrupted {
+        /// The model.
+        model: String,
+    },
 }
 
 impl Error {
     /// The path of the file, or the name of an embedded one, or of the model.
     pub fn file(&self) -> &str {
         match self {
-            Self::Io { file, .. } | Self::File { file, .. } | Self::Field { file, .. } | Self::Weight { model: file, .. } => file,
+            Self::Io { file, .. }
+            | Self::File { file, .. }
+            | Self::Field { file, .. }
+            | Self::Weight { model: file, .. }
+            | Self::Interrupted { model: file } => file,
         }
     }
 
@@ -70,7 +81,7 @@ impl Error {
         match self {
             Self::Field { field, .. } => Some(field),
             Self::Weight { name, .. } => Some(name),
-            Self::Io { .. } | Self::File { .. } => None,
+            Self::Io { .. } | Self::File { .. } | Self::Interrupted { .. } => None,
         }
     }
 
@@ -78,7 +89,7 @@ impl Error {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::File { hint, .. } | Self::Field { hint, .. } => hint.as_deref(),
-            Self::Io { .. } | Self::Weight { .. } => None,
+            Self::Io { .. } | Self::Weight { .. } | Self::Interrupted { .. } => None,
         }
     }
 

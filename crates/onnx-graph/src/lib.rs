@@ -34,8 +34,8 @@ mod schema;
 mod wire;
 
 pub use crate::build::{
-    Blocks, BuildOptions, Built, DATA_FILE, DecoderSpec, GRAPH_FILE, Outputs, RopeTable, SourceError, Weight, WeightFormat,
-    WeightSource, WeightType, build, build_inline, export, probe,
+    Blocks, BuildOptions, Built, DATA_FILE, DecoderSpec, GRAPH_FILE, Interrupted, Outputs, RopeTable, SourceError, Weight,
+    WeightFormat, WeightSource, WeightType, build, build_inline, export, probe,
 };
 pub use crate::edit::{Activations, Edit, LogitsControl, LowRank};
 pub use crate::error::{Error, Result};

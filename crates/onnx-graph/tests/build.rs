@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tandem_onnx_graph::{
     Blocks, BuildOptions, Built, DATA_FILE, DataType, DecoderSpec, Dim, Error, Graph, Outputs, RopeTable, SourceError,
@@ -279,7 +280,7 @@ fn one_file_several_files_and_memory_hold_the_same() {
         }
         let parent = tempfile::tempdir().unwrap();
         let directory = parent.path().join("a/b");
-        let path = export(&spec, &options, &mut source(&spec), &directory).unwrap();
+        let path = export(&spec, &options, &mut source(&spec), &directory, &|| false).unwrap();
         assert_eq!(fs::read(&path).unwrap(), in_memory.graph);
         assert_eq!(fs::read(directory.join(DATA_FILE)).unwrap(), in_memory.data);
         Graph::open(&path).unwrap().check(&directory).unwrap();
@@ -314,7 +315,7 @@ fn wrong_and_missing_weights_are_named_and_leave_nothing_behind() {
         "model.norm.weight" => Err("it is not there".into()),
         _ => sound(name),
     };
-    let error = export(&spec, &options, &mut missing, &directory).unwrap_err();
+    let error = export(&spec, &options, &mut missing, &directory, &|| false).unwrap_err();
     assert_eq!(
         (error.to_string(), error.field()),
         ("`tiny`: the weight `model.norm.weight` cannot be read".into(), Some("model.norm.weight"))
@@ -331,9 +332,46 @@ fn wrong_and_missing_weights_are_named_and_leave_nothing_behind() {
     let error = build(&spec, &options, &mut short).unwrap_err();
     assert!(error.to_string().ends_with("has 6 bytes and not 2560"), "{error}");
 
-    export(&spec, &options, &mut source(&spec), &directory).unwrap();
-    let error = export(&spec, &options, &mut source(&spec), &directory).unwrap_err();
+    export(&spec, &options, &mut source(&spec), &directory, &|| false).unwrap();
+    let error = export(&spec, &options, &mut source(&spec), &directory, &|| false).unwrap_err();
     assert!(matches!(error, Error::File { .. }) && error.to_string().ends_with("exists already"), "{error}");
+}
+
+#[test]
+fn work_ends_within_a_weight_and_leaves_nothing_behind() {
+    let parent = tempfile::tempdir().unwrap();
+    let directory = parent.path().join("exported");
+    // One weight of many rows, and no other that takes as many questions.
+    let spec = DecoderSpec { vocab_size: 5000, ..spec() };
+    for format in [WeightFormat::F32, WeightFormat::Int4] {
+        let n_questions = AtomicUsize::new(0);
+        let mut n_weights = 0;
+        let mut sound = source(&spec);
+        let mut counted = |name: &str| {
+            n_weights += usize::from(name != "model.embed_tokens.weight");
+            sound(name)
+        };
+        let interrupted = || n_questions.fetch_add(1, Ordering::SeqCst) >= 20;
+        let error = export(&spec, &options(Outputs::Logits, format), &mut counted, &directory, &interrupted).unwrap_err();
+        assert!(matches!(error, Error::Interrupted { .. }), "{error}");
+        assert_eq!((error.to_string(), n_weights), ("`tiny`: building its graph was interrupted".into(), 0));
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn the_last_layer_computes_kept_tokens_alone_unless_all_hidden_states_are_wanted() {
+    let slices = |outputs, adapter_inputs| {
+        let options = BuildOptions { adapter_inputs, ..options(outputs, WeightFormat::F32) };
+        let (graph, _) = built(&spec(), &options);
+        let slices = graph.nodes().iter().filter(|node| node.op_type == "Slice");
+        slices.map(|slice| slice.inputs[0].clone()).collect::<Vec<_>>()
+    };
+    let early = ["layers.1.context", "layers.1.attention_input.sum"];
+    assert_eq!(slices(Outputs::Logits, false), early);
+    assert_eq!(slices(Outputs::Logits, true), early);
+    assert_eq!(slices(Outputs::LogitsAndHiddenStates, false), ["hidden_states"]);
+    assert!(slices(Outputs::HiddenStates, false).is_empty());
 }
 
 #[test]

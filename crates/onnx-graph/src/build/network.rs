@@ -20,6 +20,8 @@ pub(super) struct Network<'s> {
     pub(super) steps: Vec<Step>,
     pub(super) inputs: Vec<ValueInfo>,
     pub(super) outputs: Vec<ValueInfo>,
+    /// What follows sees the kept tokens alone.
+    is_kept: bool,
 }
 
 /// The values that pass from layer to layer.
@@ -33,8 +35,16 @@ struct Stream {
 impl<'s> Network<'s> {
     /// The whole decoder; `stored` is the type of the embedding in the checkpoint.
     pub(super) fn new(spec: &'s DecoderSpec, options: &'s BuildOptions, stored: WeightType) -> Self {
-        let mut network =
-            Self { spec, options, float: options.float(), nodes: vec![], steps: vec![], inputs: vec![], outputs: vec![] };
+        let mut network = Self {
+            spec,
+            options,
+            float: options.float(),
+            nodes: vec![],
+            steps: vec![],
+            inputs: vec![],
+            outputs: vec![],
+            is_kept: false,
+        };
         network.io();
         network.lengths();
         network.rope();
@@ -133,24 +143,34 @@ impl<'s> Network<'s> {
         }
     }
 
-    /// From hidden states to logits, of the last `num_logits_to_keep` tokens: a slice from `-n` on, and `-0` is the first.
-    fn head(&mut self, hidden: &str, logits: &str) {
-        let spec = self.spec;
+    /// The last `num_logits_to_keep` tokens of each value: a slice from `-n` on, and `-0` is the first. From here on there are no others.
+    fn keep<const N: usize>(&mut self, values: [String; N]) -> [String; N] {
+        self.is_kept = true;
         self.ints("one_in_list", &[1], &[1]);
         self.ints("end", &[1], &[i64::MAX]);
         self.add("", "Neg", &["num_logits_to_keep"], "kept");
         self.add("", "Reshape", &["kept", "one_in_list"], "kept_from");
-        self.add("", "Slice", &[hidden, "kept_from", "end", "one_in_list"], "kept_hidden");
+        values.map(|value| {
+            let kept = format!("{value}.kept");
+            self.add("", "Slice", &[&value, "kept_from", "end", "one_in_list"], &kept);
+            kept
+        })
+    }
+
+    /// From hidden states to logits.
+    fn head(&mut self, hidden: &str, logits: &str) {
+        let spec = self.spec;
+        let [kept] = if self.is_kept { [hidden.to_owned()] } else { self.keep([hidden.to_owned()]) };
         let embedding = format!("{}embed_tokens.weight", spec.prefix);
         if let Some(form) = self.shared_form() {
-            self.quantized_product("kept_hidden", &embedding, None, [spec.hidden_size, spec.vocab_size], form, logits);
+            self.quantized_product(&kept, &embedding, None, [spec.hidden_size, spec.vocab_size], form, logits);
         } else if self.shares_floats() {
-            self.add("com.microsoft", "FusedMatMul", &["kept_hidden", &embedding], logits).with_int("transB", 1);
+            self.add("com.microsoft", "FusedMatMul", &[&kept, &embedding], logits).with_int("transB", 1);
         } else {
             let name = if spec.tie_word_embeddings { embedding } else { "lm_head.weight".into() };
             let part = Part { name, shape: vec![spec.vocab_size, spec.hidden_size] };
             let matrix = Matrix { weights: vec![part], bias: None, format: self.options.head };
-            self.product("kept_hidden", "head.weight", matrix, logits);
+            self.product(&kept, "head.weight", matrix, logits);
         }
     }
 

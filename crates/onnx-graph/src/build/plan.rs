@@ -4,7 +4,7 @@ use super::network::Network;
 use super::quantize::{self, Form};
 use super::spec::{BuildOptions, DecoderSpec};
 use super::weights::{self, FloatType, WeightType};
-use super::{WeightSource, sink::Sink};
+use super::{Interrupted, WeightSource, sink::Sink};
 use crate::encode::{self, Data};
 use crate::error::{Error, Result};
 use crate::graph::{DataType, ExternalData};
@@ -73,6 +73,7 @@ pub(super) fn run(
     options: &BuildOptions,
     source: &mut WeightSource<'_, '_>,
     sink: &mut dyn Sink,
+    interrupted: &Interrupted<'_>,
 ) -> Result<Vec<u8>> {
     spec.check(options)?;
     let stored = embedding_type(spec, source)?;
@@ -81,8 +82,11 @@ pub(super) fn run(
     network.nodes.iter().for_each(|node| put_bytes(&mut body, graph::NODE, encode::node(node)));
     put_bytes(&mut body, graph::NAME, "decoder");
     for step in &network.steps {
-        let places: Vec<_> =
-            make(spec, options.float(), step, source)?.into_iter().map(|bytes| sink.put(bytes)).collect::<Result<_>>()?;
+        let work = Work { spec, float: options.float(), interrupted };
+        let mut places = Vec::new();
+        for bytes in work.make(step, source)? {
+            places.push(sink.put(bytes, &|| work.go_on())?);
+        }
         let named = step.constants.iter().zip(&places);
         let views = step.views.iter().map(|(index, constant)| (constant, &places[*index]));
         for (constant, place) in named.chain(views) {
@@ -119,27 +123,52 @@ fn embedding_type(spec: &DecoderSpec, source: &mut WeightSource<'_, '_>) -> Resu
     Ok(weights::read(&spec.name, source, &name, &[spec.vocab_size, spec.hidden_size])?.kind)
 }
 
-/// The bytes of a step's constants.
-fn make(spec: &DecoderSpec, float: FloatType, step: &Step, source: &mut WeightSource<'_, '_>) -> Result<Vec<Vec<u8>>> {
-    let mut read = |parts: &[Part]| -> Result<Vec<_>> {
-        parts.iter().map(|part| weights::read(&spec.name, source, &part.name, &part.shape)).collect()
-    };
-    Ok(match &step.recipe {
-        Recipe::Fixed(bytes) => vec![bytes.clone()],
-        Recipe::Rope(function) => vec![float.to_bytes(&rope(spec, *function))],
-        Recipe::AsStored(part) => read(std::slice::from_ref(part))?.into_iter().map(|weight| weight.bytes.into_owned()).collect(),
-        Recipe::Floats(parts) => vec![weights::concatenate(&read(parts)?, float)],
-        Recipe::Transposed(parts) => vec![weights::transpose(&read(parts)?, parts[0].shape[1], float)],
-        Recipe::Quantized(parts, form) => {
-            let quantized = quantize::quantize(&read(parts)?, parts[0].shape[1], *form).ok_or_else(|| {
-                Error::bad_field(&spec.name, &parts[0].name, "a weight in it is not finite, and none can be quantised beside it")
-                    .with_hint("the weights are damaged: download them again")
-            })?;
-            let mut made = vec![quantized.codes, float.to_bytes(&quantized.scales)];
-            made.extend((!form.blocks.symmetric).then_some(quantized.zeros));
-            made
+/// What making a constant needs to know besides the constant.
+struct Work<'w> {
+    spec: &'w DecoderSpec,
+    float: FloatType,
+    interrupted: &'w Interrupted<'w>,
+}
+
+impl Work<'_> {
+    /// An error when the work is to end.
+    fn go_on(&self) -> Result<()> {
+        match (self.interrupted)() {
+            true => Err(Error::Interrupted { model: self.spec.name.clone() }),
+            false => Ok(()),
         }
-    })
+    }
+
+    /// The bytes of a step's constants.
+    fn make(&self, step: &Step, source: &mut WeightSource<'_, '_>) -> Result<Vec<Vec<u8>>> {
+        let Self { spec, float, .. } = *self;
+        let go_on = || self.go_on();
+        let mut read = |parts: &[Part]| -> Result<Vec<_>> {
+            parts.iter().map(|part| weights::read(&spec.name, source, &part.name, &part.shape)).collect()
+        };
+        Ok(match &step.recipe {
+            Recipe::Fixed(bytes) => vec![bytes.clone()],
+            Recipe::Rope(function) => vec![float.to_bytes(&rope(spec, *function))],
+            Recipe::AsStored(part) => {
+                read(std::slice::from_ref(part))?.into_iter().map(|weight| weight.bytes.into_owned()).collect()
+            }
+            Recipe::Floats(parts) => vec![weights::concatenate(&read(parts)?, float, &go_on)?],
+            Recipe::Transposed(parts) => vec![weights::transpose(&read(parts)?, parts[0].shape[1], float, &go_on)?],
+            Recipe::Quantized(parts, form) => {
+                let quantized = quantize::quantize(&read(parts)?, parts[0].shape[1], *form, &go_on)?.ok_or_else(|| {
+                    Error::bad_field(
+                        &spec.name,
+                        &parts[0].name,
+                        "a weight in it is not finite, and none can be quantised beside it",
+                    )
+                    .with_hint("the weights are damaged: download them again")
+                })?;
+                let mut made = vec![quantized.codes, float.to_bytes(&quantized.scales)];
+                made.extend((!form.blocks.symmetric).then_some(quantized.zeros));
+                made
+            }
+        })
+    }
 }
 
 /// `[n_positions, head_dim / 2]`, computed as transformers does: the angle in 32 bits, then its cosine or sine, then the

@@ -13,7 +13,8 @@ use std::ops::Range;
 use std::thread;
 
 use super::spec::Blocks;
-use super::weights::Weight;
+use super::weights::{GoOn, Weight};
+use crate::error::Result;
 
 /// How a matrix is quantised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +51,8 @@ impl Form {
 }
 
 /// Quantises `[outputs, inputs]` weights, one above the other, on all cores. The result does not depend on how many; there is
-/// none when a weight is not finite.
-pub(super) fn quantize(weights: &[Weight<'_>], n_inputs: usize, form: Form) -> Option<Quantized> {
+/// none when a weight is not finite. Between rows, `go_on` can end it.
+pub(super) fn quantize(weights: &[Weight<'_>], n_inputs: usize, form: Form, go_on: &GoOn<'_>) -> Result<Option<Quantized>> {
     let n_rows: usize = weights.iter().map(|weight| weight.shape[0]).sum();
     let n_threads = thread::available_parallelism().map_or(1, NonZero::get).min(n_rows);
     let rows_each = n_rows.div_ceil(n_threads);
@@ -62,20 +63,28 @@ pub(super) fn quantize(weights: &[Weight<'_>], n_inputs: usize, form: Form) -> O
         _ => quantize_rows::<32>,
     };
     let parts = thread::scope(|scope| {
-        let spawn = |first| scope.spawn(move || quantize_rows(weights, first..n_rows.min(first + rows_each), n_inputs, form));
+        let spawn =
+            |first| scope.spawn(move || quantize_rows(weights, first..n_rows.min(first + rows_each), n_inputs, form, go_on));
         let threads: Vec<_> = (0..n_rows).step_by(rows_each).map(spawn).collect();
         threads.into_iter().map(|thread| thread.join().expect("quantising does not panic")).collect::<Vec<_>>()
     });
-    parts.into_iter().try_fold(Quantized::default(), |mut all, part| {
-        let part = part?;
+    let mut all = Quantized::default();
+    for part in parts {
+        let Some(part) = part? else { return Ok(None) };
         all.codes.extend_from_slice(&part.codes);
         all.scales.extend_from_slice(&part.scales);
         all.zeros.extend_from_slice(&part.zeros);
-        Some(all)
-    })
+    }
+    Ok(Some(all))
 }
 
-fn quantize_rows<const N: usize>(weights: &[Weight<'_>], rows: Range<usize>, n_inputs: usize, form: Form) -> Option<Quantized> {
+fn quantize_rows<const N: usize>(
+    weights: &[Weight<'_>],
+    rows: Range<usize>,
+    n_inputs: usize,
+    form: Form,
+    go_on: &GoOn<'_>,
+) -> Result<Option<Quantized>> {
     let mut row = vec![0.0; n_inputs.next_multiple_of(N)];
     let mut out = Quantized::default();
     let mut zeros = Vec::new();
@@ -83,9 +92,10 @@ fn quantize_rows<const N: usize>(weights: &[Weight<'_>], rows: Range<usize>, n_i
     for weight in weights {
         let last = first + weight.shape[0];
         for index in rows.start.max(first)..rows.end.min(last) {
+            go_on()?;
             weight.widen((index - first) * n_inputs, &mut row[..n_inputs]);
             if !row.iter().all(|weight| weight.is_finite()) {
-                return None;
+                return Ok(None);
             }
             for block in row.as_chunks::<N>().0 {
                 let fit = search::best(block, form);
@@ -100,7 +110,7 @@ fn quantize_rows<const N: usize>(weights: &[Weight<'_>], rows: Range<usize>, n_i
         }
         first = last;
     }
-    Some(out)
+    Ok(Some(out))
 }
 
 /// Writes codes of `bits`; a half byte that is left over is zero.

@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use super::plan::Place;
+use super::weights::GoOn;
 use super::{DATA_FILE, GRAPH_FILE};
 use crate::error::{Error, Result};
 use crate::graph::ExternalData;
@@ -15,9 +16,12 @@ const LINE: u64 = 64;
 /// Constants below this stay in the graph: the engine needs shapes and axes before it opens other files.
 const INLINE_BELOW: usize = 64;
 
+/// Bytes that are written at a time.
+const PART: usize = 8 << 20;
+
 /// Takes constants in order.
 pub(crate) trait Sink {
-    fn put(&mut self, bytes: Vec<u8>) -> Result<Place>;
+    fn put(&mut self, bytes: Vec<u8>, go_on: &GoOn<'_>) -> Result<Place>;
 }
 
 /// Everything into the graph's own file.
@@ -32,7 +36,7 @@ pub(super) struct External<W> {
 }
 
 impl Sink for Inline {
-    fn put(&mut self, bytes: Vec<u8>) -> Result<Place> {
+    fn put(&mut self, bytes: Vec<u8>, _: &GoOn<'_>) -> Result<Place> {
         Ok(Place::Inline(bytes))
     }
 }
@@ -54,14 +58,17 @@ impl<W: Write> External<W> {
 }
 
 impl<W: Write> Sink for External<W> {
-    fn put(&mut self, bytes: Vec<u8>) -> Result<Place> {
+    fn put(&mut self, bytes: Vec<u8>, go_on: &GoOn<'_>) -> Result<Place> {
         if bytes.len() < INLINE_BELOW {
             return Ok(Place::Inline(bytes));
         }
         let alignment = if bytes.len() as u64 >= PAGE { PAGE } else { LINE };
         let offset = self.length.next_multiple_of(alignment);
         self.write(&vec![0; (offset - self.length) as usize])?;
-        self.write(&bytes)?;
+        for part in bytes.chunks(PART) {
+            go_on()?;
+            self.write(part)?;
+        }
         Ok(Place::External(ExternalData { location: DATA_FILE.into(), offset, length: Some(bytes.len() as u64) }))
     }
 }

@@ -31,6 +31,9 @@ pub enum WeightType {
     Bf16,
 }
 
+/// Asked before each part of a long work; an error ends it.
+pub(super) type GoOn<'g> = dyn Fn() -> Result<()> + Sync + 'g;
+
 /// The type of the floats that a graph computes with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FloatType {
@@ -94,7 +97,7 @@ pub(super) fn read<'w>(model: &str, source: &mut WeightSource<'_, 'w>, name: &st
 }
 
 /// `[outputs, inputs]` weights, one after the other, as one `[inputs, outputs of all]` of floats: what `MatMul` multiplies by.
-pub(super) fn transpose(weights: &[Weight<'_>], n_inputs: usize, float: FloatType) -> Vec<u8> {
+pub(super) fn transpose(weights: &[Weight<'_>], n_inputs: usize, float: FloatType, go_on: &GoOn<'_>) -> Result<Vec<u8>> {
     /// Rows that are read before their columns are written: a cache line of the output.
     const TILE: usize = 16;
     let width = float.n_bytes();
@@ -104,6 +107,7 @@ pub(super) fn transpose(weights: &[Weight<'_>], n_inputs: usize, float: FloatTyp
     let mut column = 0;
     for weight in weights {
         for first in (0..weight.shape[0]).step_by(TILE) {
+            go_on()?;
             let n_rows = TILE.min(weight.shape[0] - first);
             let rows = &mut rows[..n_rows * n_inputs];
             weight.widen(first * n_inputs, rows);
@@ -114,11 +118,11 @@ pub(super) fn transpose(weights: &[Weight<'_>], n_inputs: usize, float: FloatTyp
             column += n_rows;
         }
     }
-    out
+    Ok(out)
 }
 
 /// All elements of the weights, one after the other.
-pub(super) fn concatenate(weights: &[Weight<'_>], float: FloatType) -> Vec<u8> {
+pub(super) fn concatenate(weights: &[Weight<'_>], float: FloatType, go_on: &GoOn<'_>) -> Result<Vec<u8>> {
     /// Elements that are widened at a time.
     const PART: usize = 4096;
     let n_elements = |weight: &Weight<'_>| weight.shape.iter().product::<usize>();
@@ -127,12 +131,13 @@ pub(super) fn concatenate(weights: &[Weight<'_>], float: FloatType) -> Vec<u8> {
     for weight in weights {
         let n_elements = n_elements(weight);
         for first in (0..n_elements).step_by(PART) {
+            go_on()?;
             let part = &mut part[..PART.min(n_elements - first)];
             weight.widen(first, part);
             out.extend_from_slice(&float.to_bytes(part));
         }
     }
-    out
+    Ok(out)
 }
 
 impl FloatType {

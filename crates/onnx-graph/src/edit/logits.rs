@@ -1,15 +1,17 @@
 //! Lets the caller say how many logits it wants, so that a prompt costs one product with the vocabulary and not one a token.
 
-use super::{Edit, children, head, text};
+use super::kept::{Kept, cut_name};
+use super::patches::Patches;
+use super::{Edit, children, head, message, text};
 use crate::encode::{self, Data};
 use crate::error::{Error, Result};
-use crate::graph::{DataType, Dim, Node, ValueInfo};
+use crate::graph::{DataType, Dim, Graph, Node, ValueInfo};
 use crate::schema::{graph, node, types, value_info};
 use crate::wire::Slice;
 
 /// The input's name and meaning in graphs of transformers.js: a scalar, 0 for the logits of all tokens, `n` for those of the
 /// last `n`.
-const KEEP: &str = "num_logits_to_keep";
+pub(super) const KEEP: &str = "num_logits_to_keep";
 /// The number of logits, as a dim. It needs a name of its own: ONNX Runtime shares buffers between values whose dims have
 /// the same names.
 const KEPT: &str = "num_logits";
@@ -26,8 +28,8 @@ pub enum LogitsControl {
 impl Edit<'_> {
     /// Gives the graph an input `num_logits_to_keep`, unless it has one or gives the logits of the last token only.
     ///
-    /// Between the hidden states and the head, `Slice` takes the tokens from `-num_logits_to_keep` on; as `-0` is the first
-    /// token, 0 takes all.
+    /// `Slice` takes the tokens from `-num_logits_to_keep` on; as `-0` is the first token, 0 takes all. It stands as early as it can:
+    /// from the last attention on, every operator works on kept tokens alone, save where something else needs the others too.
     ///
     /// # Errors
     /// When there is no output of the name `logits`, or what computes it is no head that this understands.
@@ -50,32 +52,10 @@ impl Edit<'_> {
         }
         let has_dims = dims.is_some();
         let head = head::find(self.graph, &output.name)?;
-        self.slice_input(head.node);
-        self.forget_shapes(&head.values);
+        self.head = Some(head.node);
+        forget_shapes(self.graph, &mut self.patches, |value| head.values.contains(&value));
         if has_dims {
             self.rename_kept_dim(logits);
-        }
-        Ok(LogitsControl::Input)
-    }
-
-    /// Puts the slice before the node's first input.
-    fn slice_input(&mut self, head: &Node) {
-        let name = |part: &str| format!("{KEEP}/{part}");
-        let hidden = head.inputs[0].as_str();
-        let make = |op_type: &str, inputs: &[&str], output: &str| Node {
-            name: name(op_type),
-            op_type: op_type.into(),
-            inputs: inputs.iter().map(|&input| input.into()).collect(),
-            outputs: vec![name(output)],
-            ..Node::default()
-        };
-        let nodes = [
-            make("Neg", &[KEEP], "negative"),
-            make("Reshape", &[&name("negative"), &name("one")], "start"),
-            make("Slice", &[hidden, &name("start"), &name("end"), &name("one")], "hidden"),
-        ];
-        for added in &nodes {
-            self.patches.insert_before(head.range.start, graph::NODE, &encode::node(added));
         }
         for (part, value) in [("one", 1), ("end", i64::MAX)] {
             let tensor = encode::tensor(&name(part), DataType::INT64, &[1], Data::Raw(&value.to_le_bytes()));
@@ -83,29 +63,57 @@ impl Edit<'_> {
         }
         let input = ValueInfo { name: KEEP.into(), data_type: Some(DataType::INT64), dims: Some(vec![]) };
         self.append_to_main(graph::INPUT, &encode::value_info(&input));
-        let first = children(self.message(&head.range), node::INPUT).next();
-        if let Some(first) = first {
-            self.patches.replace(first.start, name("hidden").into_bytes());
-        }
-    }
-
-    /// Takes away the shapes that the file gives to values after the head: they count all tokens.
-    fn forget_shapes(&mut self, values: &[&str]) {
-        let main = self.message(&self.graph.main().range);
-        for info in children(main, graph::VALUE_INFO) {
-            if text(info, value_info::NAME).is_some_and(|name| values.iter().any(|value| value.as_bytes() == name)) {
-                self.patches.remove(info.start);
-            }
-        }
+        Ok(LogitsControl::Input)
     }
 
     fn rename_kept_dim(&mut self, logits: &str) {
-        let main = self.message(&self.graph.main().range);
+        let main = message(self.graph, &self.graph.main().range);
         let output = children(main, graph::OUTPUT).find(|output| text(*output, value_info::NAME) == Some(logits.as_bytes()));
         let tensor_type = child(child(output, value_info::TYPE, 0), types::TENSOR, 0);
         let tokens = child(child(tensor_type, types::TENSOR_SHAPE, 0), types::SHAPE_DIM, 1);
         if let Some(tokens) = tokens {
             self.patches.replace(tokens.start, encode::dim(&Dim::Symbolic(KEPT.into())));
+        }
+    }
+}
+
+/// Puts the slices where `kept` says.
+pub(super) fn cut(edited: &Graph, kept: &Kept<'_>, patches: &mut Patches) {
+    let make = |op_type: &str, inputs: &[&str], output: String| {
+        let inputs = inputs.iter().map(|&input| input.into()).collect();
+        Node { name: output.clone(), op_type: op_type.into(), inputs, outputs: vec![output], ..Node::default() }
+    };
+    let cuts = kept.cuts();
+    if let Some((_, first)) = cuts.first() {
+        for added in [make("Neg", &[KEEP], name("negative")), make("Reshape", &[&name("negative"), &name("one")], name("start"))]
+        {
+            patches.insert_before(first.before, graph::NODE, &encode::node(&added));
+        }
+    }
+    for (value, cut) in cuts {
+        let slice = make("Slice", &[value, &name("start"), &name("end"), &name("one")], cut_name(value));
+        patches.insert_before(cut.before, graph::NODE, &encode::node(&slice));
+        for taker in &cut.takers {
+            let inputs = children(message(edited, &taker.range), node::INPUT);
+            for input in inputs.filter(|input| input.bytes == value.as_bytes()) {
+                patches.replace(input.start, cut_name(value).into_bytes());
+            }
+        }
+    }
+    forget_shapes(edited, patches, |value| kept.values.contains(value));
+}
+
+/// What an addition of ours is called.
+fn name(part: &str) -> String {
+    format!("{KEEP}.{part}")
+}
+
+/// Takes away the shapes that the file gives to `values`: they count all tokens.
+fn forget_shapes(edited: &Graph, patches: &mut Patches, values: impl Fn(&str) -> bool) {
+    for info in children(message(edited, &edited.main().range), graph::VALUE_INFO) {
+        let name = text(info, value_info::NAME).and_then(|name| std::str::from_utf8(name).ok());
+        if name.is_some_and(&values) {
+            patches.remove(info.start);
         }
     }
 }

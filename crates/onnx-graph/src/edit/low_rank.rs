@@ -8,10 +8,12 @@ mod target;
 use std::collections::BTreeMap;
 
 use self::target::Target;
-use super::{Edit, children};
+use super::kept::Kept;
+use super::patches::Patches;
+use super::{Edit, children, message};
 use crate::encode::{self, Data};
 use crate::error::{Error, Result};
-use crate::graph::{DataType, Node};
+use crate::graph::{DataType, Graph, Node};
 use crate::schema::{graph, node};
 
 /// An update of one module's weight by `scale * b * a`, as PEFT has it.
@@ -29,7 +31,15 @@ pub struct LowRank<'a> {
     pub scale: f32,
 }
 
+/// A product and what is added to it.
+#[derive(Debug)]
+pub(super) struct Update<'g> {
+    target: Target<'g>,
+    factors: Factors,
+}
+
 /// `A` and `B` of one product, for the updates of one module or of several that the graph has packed into one.
+#[derive(Debug)]
 struct Factors {
     rank: usize,
     /// `[inputs, rank]`
@@ -45,7 +55,7 @@ impl Edit<'_> {
     /// # Errors
     /// When a module has no product in the graph, is named twice, or has another shape than its update; at a second call.
     pub fn add_low_rank(&mut self, updates: &[LowRank<'_>]) -> Result<()> {
-        if std::mem::replace(&mut self.has_updates, true) {
+        if !self.updates.is_empty() {
             return Err(Error::bad_file(self.graph.file(), "low-rank updates have been added already"));
         }
         let targets = target::find(self.graph);
@@ -72,35 +82,47 @@ impl Edit<'_> {
             }
             of_targets.entry(target).or_default().push((update, columns));
         }
+        let mut targets: Vec<_> = targets.into_iter().map(Some).collect();
         for (index, updates) in of_targets {
-            self.update(&targets[index], &Factors::new(&targets[index], &updates));
+            let target = targets[index].take().expect("the map has each target once");
+            let factors = Factors::new(&target, &updates);
+            self.updates.push(Update { target, factors });
         }
         Ok(())
     }
+}
 
-    /// Renames the product's result and adds the update to it under the old name.
-    fn update(&mut self, target: &Target<'_>, factors: &Factors) {
+impl Update<'_> {
+    /// Renames the product's result and adds the update to it under the old name, for the tokens that the product sees.
+    pub(super) fn apply<'g>(&'g self, edited: &Graph, kept: Option<&mut Kept<'g>>, patches: &mut Patches) {
+        let Self { target, factors } = self;
         let name = |part: &str| format!("low_rank/{}/{part}", target.output);
+        let input = match kept.filter(|kept| kept.values.contains(target.output)) {
+            Some(kept) => kept.name(target.input, target.last.range.start),
+            None => target.input.into(),
+        };
         let nodes = [
-            binary("MatMul", [target.input, &name("a")], name("small")),
+            binary("MatMul", [&input, &name("a")], name("small")),
             binary("MatMul", [&name("small"), &name("b")], name("update")),
             binary("Add", [&name("base"), &name("update")], target.output.into()),
         ];
+        let main = edited.main().range.start;
         for added in &nodes {
             let bytes = encode::node(added);
             match target.next {
-                Some(next) => self.patches.insert_before(next.range.start, graph::NODE, &bytes),
-                None => self.append_to_main(graph::NODE, &bytes),
+                Some(next) => patches.insert_before(next.range.start, graph::NODE, &bytes),
+                None => patches.append(main, graph::NODE, &bytes),
             }
         }
         let (rank, n_inputs) = (factors.rank as i64, target.n_inputs as i64);
         for (part, values, dims) in [("a", &factors.a, [n_inputs, rank]), ("b", &factors.b, [rank, target.n_outputs as i64])] {
             let bytes = to_bytes(values, target.data_type);
-            self.append_to_main(graph::INITIALIZER, &encode::tensor(&name(part), target.data_type, &dims, Data::Raw(&bytes)));
+            let tensor = encode::tensor(&name(part), target.data_type, &dims, Data::Raw(&bytes));
+            patches.append(main, graph::INITIALIZER, &tensor);
         }
-        let outputs = children(self.message(&target.last.range), node::OUTPUT);
+        let outputs = children(message(edited, &target.last.range), node::OUTPUT);
         for output in outputs.filter(|output| output.bytes == target.output.as_bytes()) {
-            self.patches.replace(output.start, name("base").into_bytes());
+            patches.replace(output.start, name("base").into_bytes());
         }
     }
 }

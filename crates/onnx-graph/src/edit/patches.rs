@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::wire::{Fields, Payload, Slice, put_bytes};
 
 /// What happens to the fields of a file; each is known by where its payload starts.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Patches {
     replaced: BTreeMap<usize, Vec<u8>>,
     removed: BTreeSet<usize>,

@@ -84,6 +84,10 @@ pub(super) fn subgraph(limits: &Limits<'_>, at: &At<'_>, message: Slice<'_>) -> 
                 let at = at.item("output", subgraph.outputs.len());
                 subgraph.outputs.push(self::value_info(limits, &at, reader.message(&field, &at)?)?);
             }
+            graph::VALUE_INFO => {
+                let at = at.item("value_info", subgraph.values.len());
+                subgraph.values.push(self::value_info(limits, &at, reader.message(&field, &at)?)?);
+            }
             _ => {}
         }
     }

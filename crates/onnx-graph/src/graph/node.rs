@@ -75,6 +75,8 @@ pub struct Subgraph {
     pub inputs: Vec<ValueInfo>,
     /// What is computed.
     pub outputs: Vec<ValueInfo>,
+    /// Values between the nodes whose types or shapes the file gives.
+    pub values: Vec<ValueInfo>,
     /// The whole `GraphProto`, as positions in the file.
     pub range: Range<usize>,
 }

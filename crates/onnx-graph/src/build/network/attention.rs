@@ -28,15 +28,15 @@ impl Network<'_> {
         }
     }
 
+    /// What each token takes from those before it; gives the name of the value.
     pub(super) fn attention(&mut self, layer: usize, input: &str) -> String {
         let spec = self.spec;
-        let value = |name: &str| format!("layers.{layer}.{name}");
         let [query, key, kv_value] = self.query_key_value(layer, input);
         let (past, present) = (format!("past_key_values.{layer}"), format!("present.{layer}"));
         let (past_key, past_value) = (format!("{past}.key"), format!("{past}.value"));
         let inputs =
             [query.as_str(), &key, &kv_value, &past_key, &past_value, "last_positions", "total_tokens", "cos_cache", "sin_cache"];
-        let context = value("context");
+        let context = format!("layers.{layer}.context");
         let node = self.add("com.microsoft", "GroupQueryAttention", &inputs, &context);
         node.outputs.extend([format!("{present}.key"), format!("{present}.value")]);
         node.with_int("num_heads", spec.n_heads as i64);
@@ -45,13 +45,20 @@ impl Network<'_> {
         node.with_int("do_rotary", 1);
         node.with_int("rotary_interleaved", 0);
         node.with_int("local_window_size", spec.layer_windows[layer].map_or(-1, |window| window as i64));
+        context
+    }
+
+    /// The projection out of attention.
+    pub(super) fn attention_output(&mut self, layer: usize, context: &str) -> String {
+        let spec = self.spec;
+        let output = format!("layers.{layer}.attention");
         let block = format!("layers.{layer}.self_attn.o_proj");
         let weight = self.part(&format!("{block}.weight"), &[spec.hidden_size, spec.query_size()]);
         let bias = spec.attention_output_bias.then(|| vec![self.part(&format!("{block}.bias"), &[spec.hidden_size])]);
         let name = weight.name.clone();
         let matrix = Matrix { weights: vec![weight], bias, format: self.options.weights };
-        self.projection(&context, &name, matrix, &value("attention"));
-        value("attention")
+        self.projection(context, &name, matrix, &output);
+        output
     }
 
     /// Queries, keys and values from one product. Without norms they stay together, which the operator takes as its first

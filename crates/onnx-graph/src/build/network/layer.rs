@@ -1,5 +1,6 @@
 //! One decoder layer: attention and feed-forward block, each after a norm and added to what came before.
 
+use super::super::spec::Outputs;
 use super::parts::Matrix;
 use super::{Network, Stream};
 use crate::graph::AttributeValue;
@@ -10,8 +11,13 @@ impl Network<'_> {
         let prefix = format!("layers.{layer}");
         let weight = self.norm_weight(&format!("{prefix}.input_layernorm.weight"), hidden);
         let normed = format!("{prefix}.attention_input");
-        let residual = self.add_norm(stream, &weight, &normed);
-        let update = self.attention(layer, &normed);
+        let mut residual = self.add_norm(stream, &weight, &normed);
+        let mut context = self.attention(layer, &normed);
+        // No token looks at another any more: those whose logits nobody wants need go no further.
+        if layer + 1 == self.spec.n_layers && self.options.outputs == Outputs::Logits {
+            [context, residual] = self.keep([context, residual]);
+        }
+        let update = self.attention_output(layer, &context);
         let weight = self.norm_weight(&format!("{prefix}.post_attention_layernorm.weight"), hidden);
         let normed = format!("{prefix}.mlp_input");
         let residual = self.add_norm(Stream { residual, update: Some(update) }, &weight, &normed);

@@ -6,6 +6,7 @@ use std::ops::Range;
 use crate::graph::{DataType, Graph, Node};
 
 /// A product with a weight, whose node is named after a module.
+#[derive(Debug)]
 pub(super) struct Target<'g> {
     layer: usize,
     /// `q_proj`, or `qkv_proj` for three of them.
