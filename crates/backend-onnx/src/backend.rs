@@ -94,6 +94,7 @@ impl Backend for OnnxBackend {
                 in_place: source.in_place,
                 one_run_at_a_time: (options.device != Device::Cpu).then(|| Mutex::new(())),
                 info,
+                _cached: source.cached,
                 origin: Origin { files: files.clone(), options: options.clone() },
                 probed: Mutex::new(None),
                 backend: self.clone(),

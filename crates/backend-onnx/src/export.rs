@@ -6,9 +6,11 @@
 mod cached;
 mod genai;
 mod hashes;
+mod lock;
 mod provenance;
 mod space;
 mod staging;
+mod stock;
 #[cfg(test)]
 mod tests;
 
@@ -20,8 +22,9 @@ use tandem_core::config::ModelConfig;
 use tandem_core::files::{ModelFile, ModelFiles};
 use tandem_core::{CancelToken, Error, ExportOptions, Exported, Progress, ProgressEvent, Result};
 
-pub use self::cached::cached_graph;
+pub use self::cached::{CachedGraph, cached_graph};
 use self::staging::Staging;
+pub use self::stock::{CACHE_SIZE, RemovedGraphs, StockedGraph, clear, graphs_dir, limit, stock};
 use crate::checkpoint::{GraphPlan, refuse_unknown_form};
 
 /// What made a graph: the release, and a number that grows when the same release of Tandem would make another graph than before.
@@ -134,5 +137,17 @@ fn cannot(done: &str, path: &Path, error: io::Error) -> Error {
         problem: format!("cannot be {done}"),
         hint: Some(hint.into()),
         source: Some(error.into()),
+    }
+}
+
+/// A failure of the cache, with what to do about it.
+fn unusable(done: &str, path: &Path, error: io::Error) -> Error {
+    match cannot(done, path, error) {
+        Error::BadFile { file, problem, source, .. } => {
+            let hint =
+                "make the cache writable, set `TANDEM_CACHE` to a directory that is, or export the model with `tandem export`";
+            Error::BadFile { file, problem, hint: Some(hint.into()), source }
+        }
+        other => other,
     }
 }

@@ -9,6 +9,7 @@ use tandem_core::{Device, LogitsWanted, Model, ModelInfo, Result, Session, Sessi
 
 use crate::backend::OnnxBackend;
 use crate::error::Doing;
+use crate::export::CachedGraph;
 use crate::graph::DecoderGraph;
 use crate::inner::{Origin, Probed};
 use crate::run::Names;
@@ -28,6 +29,8 @@ pub(crate) struct Loaded {
     /// The engine appends to one buffer for each cache.
     pub(crate) in_place: bool,
     pub(crate) info: ModelInfo,
+    /// Keeps the graph in the cache for as long as the engine reads it.
+    pub(crate) _cached: Option<CachedGraph>,
     /// Held during a run where the provider does not promise that several may run at once.
     pub(crate) one_run_at_a_time: Option<Mutex<()>>,
     /// What it was loaded from.

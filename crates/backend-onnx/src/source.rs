@@ -11,7 +11,7 @@ use tandem_core::{DType, Error, GraphForm, Result};
 use tandem_onnx_graph::{Activations, DataType, Edit, Graph, LogitsControl, Node};
 
 use crate::checkpoint::{GraphPlan, refuse_unknown_form};
-use crate::export::cached_graph;
+use crate::export::{CachedGraph, cached_graph};
 use crate::inner::can_probe;
 
 /// A graph larger than this, weights within it, is changed only where it must be: the change is made on a copy in memory.
@@ -35,6 +35,8 @@ pub(crate) struct Source {
     pub(crate) can_probe: bool,
     /// The graph and the files that its weights are in.
     pub(crate) weight_files: Vec<WeightFile>,
+    /// Keeps others from removing it from the cache, where it comes from there.
+    pub(crate) cached: Option<CachedGraph>,
 }
 
 /// Where the engine reads a graph.
@@ -98,6 +100,7 @@ impl Source {
             in_place: appends_in_place(&graph),
             can_probe: can_probe(&graph),
             weight_files: weight_files(file, &graph, directory)?,
+            cached: None,
             name,
         })
     }
@@ -109,8 +112,10 @@ impl Source {
         let dtype = options.dtype.unwrap_or(DType::F32);
         let n_bytes = files.weights.iter().map(ModelFile::len).sum::<Result<u64>>()?;
         if n_bytes >= BUILT_IN_MEMORY && files.weights.iter().all(|file| file.path().is_some()) {
-            let file = ModelFile::Path(cached_graph(files, dtype, options)?);
-            return Self::read(&GraphFile { file, dtype: Some(dtype) }, options);
+            let cached = cached_graph(files, dtype, options)?;
+            let file = ModelFile::Path(cached.path().into());
+            let read = Self::read(&GraphFile { file, dtype: Some(dtype) }, options)?;
+            return Ok(Self { cached: Some(cached), ..read });
         }
         let bytes = GraphPlan::open(files, config, GraphForm::of(dtype))?.build()?;
         let graph = Graph::parse(bytes, &files.name).map_err(bad_graph)?;
@@ -122,6 +127,7 @@ impl Source {
             in_place: appends_in_place(&graph),
             can_probe: can_probe(&graph),
             weight_files: files.weights.iter().map(weight_file).collect::<Result<_>>()?,
+            cached: None,
         })
     }
 }

@@ -25,6 +25,7 @@ pub mod progress;
 pub mod sampler;
 pub mod score;
 pub mod sequence;
+pub mod size;
 pub mod stop;
 pub mod template;
 pub mod tokenizer;

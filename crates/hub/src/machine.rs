@@ -4,14 +4,13 @@
 
 mod control_group;
 mod processor;
-mod size;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub use self::processor::{Processor, features};
-pub use self::size::Size;
 use sysinfo::{MemoryRefreshKind, System};
+pub use tandem_core::size::Size;
 
 /// What there is, in bytes, at the moment when it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,37 +1,49 @@
 //! Graphs in the cache: one for each checkpoint, dtype and version of the exporter.
 
-use std::fs::{self, File, TryLockError};
-use std::io;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use tandem_core::backend::LoadOptions;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
-use tandem_core::{DType, Error, GraphForm, ProgressEvent, Result};
+use tandem_core::{DType, GraphForm, Result};
 use tandem_onnx_graph::GRAPH_FILE;
 
 use super::hashes::Hashes;
+use super::lock::{Held, lock, share};
 use super::staging::Staging;
-use super::{EXPORTER_VERSION, cannot, provenance, refuse_without_weights, space};
+use super::stock::{limit, trim};
+use super::{EXPORTER_VERSION, provenance, refuse_without_weights, space, unusable};
 use crate::checkpoint::GraphPlan;
-use crate::library;
 
-/// How often a process looks whether the other one is done.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// A graph in the cache. Nobody removes it for as long as this lives.
+#[derive(Debug)]
+pub struct CachedGraph {
+    path: PathBuf,
+    /// None where the cache cannot be written or knows no locks.
+    _used: Option<File>,
+}
+
+impl CachedGraph {
+    /// The ONNX file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
 
 /// The graph of the checkpoint `files` with weights of `dtype`, from the cache; the first time it is exported there, into
 /// `graphs/<key>` of `options.cache` or the user's. The key is a hash of the contents of configuration and weights, the dtype, and [`EXPORTER_VERSION`].
 ///
-/// Two processes at once make one export: the second waits, and uses it.
+/// Two processes at once make one export: the second waits, and uses it. When the graphs together are larger than
+/// [`CACHE_SIZE`](super::CACHE_SIZE) says, those that were used longest ago and are not in use are removed after an export.
 ///
 /// # Errors
-/// As [`export`](super::export).
-pub fn cached_graph(files: &ModelFiles, dtype: DType, options: &LoadOptions) -> Result<PathBuf> {
+/// As [`export`](super::export), and [`Error::InvalidOption`](tandem_core::Error::InvalidOption) for a [`CACHE_SIZE`](super::CACHE_SIZE)
+/// that is no amount.
+pub fn cached_graph(files: &ModelFiles, dtype: DType, options: &LoadOptions) -> Result<CachedGraph> {
     refuse_without_weights(files)?;
-    let graphs = options.cache.clone().map_or_else(library::cache_dir, Ok)?.join("graphs");
+    let graphs = super::stock::graphs_dir(options.cache.as_deref())?;
     let form = GraphForm::of(dtype);
     let mut remembered = Hashes::open(graphs.join("hashes.json"));
     let hashes = provenance::sources(files).map(|file| remembered.sha256(file, &options.progress, &options.cancel));
@@ -39,26 +51,52 @@ pub fn cached_graph(files: &ModelFiles, dtype: DType, options: &LoadOptions) -> 
     remembered.save();
 
     let directory = graphs.join(key(form, &hashes));
+    let (path, locked) = (directory.join(GRAPH_FILE), directory.with_extension("lock"));
+    let what = format!("the export of {} to {dtype}", files.name);
+    loop {
+        if path.is_file() {
+            match share(&locked, &what, options)? {
+                // It may have been removed meanwhile.
+                Held::Lock(used) if path.is_file() => return Ok(CachedGraph { path, _used: Some(used) }),
+                Held::Lock(_) => {}
+                // A cache that cannot be written serves as well, and nobody removes anything from it.
+                Held::Nothing => return Ok(CachedGraph { path, _used: None }),
+            }
+        }
+        make(files, form, &hashes, &directory, &what, options)?;
+    }
+}
+
+/// Exports the graph into `directory`, unless another process has.
+fn make(
+    files: &ModelFiles,
+    form: GraphForm,
+    hashes: &[String],
+    directory: &Path,
+    what: &str,
+    options: &LoadOptions,
+) -> Result<()> {
     let graph = directory.join(GRAPH_FILE);
-    // Without the lock first, so that a cache which cannot be written serves as well.
-    if graph.is_file() {
-        return Ok(graph);
-    }
+    let graphs = directory.parent().unwrap_or(directory);
     let plan = GraphPlan::open(files, &ModelConfig::from_file(&files.config)?, form)?;
-    fs::create_dir_all(&graphs).map_err(|error| unusable("made", &graphs, error))?;
-    let _lock = lock(&directory.with_extension("lock"), &format!("the export of {} to {dtype}", files.name), options)?;
+    let limit = limit()?;
+    fs::create_dir_all(graphs).map_err(|error| unusable("made", graphs, error))?;
+    let _lock = lock(&directory.with_extension("lock"), what, options)?;
     if graph.is_file() {
-        return Ok(graph);
+        return Ok(());
     }
-    space::check(&directory, plan.n_bytes(), &space::available)?;
-    let staging = Staging::new(&directory)?;
-    let metadata = provenance::metadata(files, &hashes);
+    space::check(directory, plan.n_bytes(), &space::available)?;
+    let staging = Staging::new(directory)?;
+    let metadata = provenance::metadata(files, hashes);
     plan.write(&staging.directory(), metadata, &options.progress, &options.cancel)?;
-    match staging.publish(false) {
+    // A removal that was killed may have left a part of an earlier one.
+    match staging.publish(true) {
         // Where there are no locks, another process was faster; its graph is the same.
-        Err(_) if graph.is_file() => Ok(graph),
-        published => published.map(|()| graph),
+        Err(_) if graph.is_file() => {}
+        published => published?,
     }
+    trim(graphs, limit, directory);
+    Ok(())
 }
 
 fn key(form: GraphForm, hashes: &[String]) -> String {
@@ -71,40 +109,4 @@ fn key(form: GraphForm, hashes: &[String]) -> String {
         hasher.update([0]);
     }
     format!("{:x}", hasher.finalize())
-}
-
-/// Holds `path` against every other process; `what` is what they would do. The wait can be cancelled.
-fn lock(path: &Path, what: &str, options: &LoadOptions) -> Result<File> {
-    let lock = File::options().write(true).create(true).truncate(false).open(path);
-    let lock = lock.map_err(|error| unusable("written", path, error))?;
-    let mut waits = false;
-    loop {
-        match lock.try_lock() {
-            Ok(()) => return Ok(lock),
-            // Some network file systems know no locks. The rename at the end is atomic all the same.
-            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => return Ok(lock),
-            Err(TryLockError::Error(error)) => return Err(unusable("locked", path, error)),
-            Err(TryLockError::WouldBlock) => {}
-        }
-        if options.cancel.is_cancelled() {
-            return Err(Error::Cancelled);
-        }
-        if !waits {
-            options.progress.tell(&ProgressEvent::Waiting { what });
-            waits = true;
-        }
-        thread::sleep(PATIENCE);
-    }
-}
-
-/// A failure of the cache, with what to do about it.
-fn unusable(done: &str, path: &Path, error: io::Error) -> Error {
-    match cannot(done, path, error) {
-        Error::BadFile { file, problem, source, .. } => {
-            let hint =
-                "make the cache writable, set `TANDEM_CACHE` to a directory that is, or export the model with `tandem export`";
-            Error::BadFile { file, problem, hint: Some(hint.into()), source }
-        }
-        other => other,
-    }
 }

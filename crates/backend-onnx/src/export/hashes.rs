@@ -88,7 +88,7 @@ fn blob_name(path: &Path) -> Option<&str> {
     path.file_name()?.to_str().filter(|name| in_blobs && is_sha256(name))
 }
 
-fn is_sha256(text: &str) -> bool {
+pub(super) fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 

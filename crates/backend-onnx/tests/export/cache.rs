@@ -7,7 +7,7 @@ use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use safetensors::Dtype;
-use tandem_backend_onnx::export::cached_graph;
+use tandem_backend_onnx::export::{StockedGraph, cached_graph, clear, graphs_dir, stock};
 use tandem_backend_onnx::{OnnxBackend, library};
 use tandem_core::backend::LogitsWanted;
 use tandem_core::conformance;
@@ -40,7 +40,7 @@ fn a_checkpoint_is_exported_once_for_each_dtype_and_content() {
     content.write(&checkpoint);
     let graph = |dtype| {
         let files = ModelFiles::discover(&checkpoint, "qwen3").unwrap();
-        cached_graph(&files, dtype, &options).unwrap()
+        cached_graph(&files, dtype, &options).unwrap().path().to_owned()
     };
     let int4 = graph(DType::Int4);
     assert_eq!((graph(DType::Int4), n_exports.load(Ordering::SeqCst)), (int4.clone(), 1));
@@ -92,7 +92,7 @@ fn two_at_once_make_one_export() {
         let options = LoadOptions { cache: Some(cache.clone()), progress, ..LoadOptions::default() };
         let files = ModelFiles::discover(&golden("qwen3"), "qwen3").unwrap();
         start.wait();
-        cached_graph(&files, DType::Int4, &options).unwrap()
+        cached_graph(&files, DType::Int4, &options).unwrap().path().to_owned()
     };
     let (first, second) = std::thread::scope(|scope| {
         let threads = [scope.spawn(one), scope.spawn(one)];
@@ -110,7 +110,8 @@ fn who_waits_can_be_cancelled() {
     let files = ModelFiles::discover(&golden("qwen3"), "qwen3").unwrap();
     let (options, _) = counting(dir.path());
     let graph = cached_graph(&files, DType::Int4, &options).unwrap();
-    let directory = graph.parent().unwrap();
+    let directory = &graph.path().parent().unwrap().to_owned();
+    drop(graph);
     fs::remove_dir_all(directory).unwrap();
     let lock = fs::File::open(directory.with_extension("lock")).unwrap();
     lock.lock().unwrap();
@@ -144,7 +145,28 @@ fn a_cancelled_export_leaves_nothing_and_the_next_one_works() {
     let left = names(&dir.path().join("graphs"));
     assert!(left.iter().all(|name| name.ends_with(".lock") || name == "hashes.json"), "{left:?}");
     let options = LoadOptions { cache: Some(dir.path().into()), ..LoadOptions::default() };
-    assert!(cached_graph(&files, DType::F32, &options).unwrap().is_file());
+    assert!(cached_graph(&files, DType::F32, &options).unwrap().path().is_file());
+}
+
+#[test]
+fn a_graph_in_use_stays_and_the_others_can_be_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = LoadOptions { cache: Some(dir.path().into()), ..LoadOptions::default() };
+    let files = ModelFiles::discover(&golden("qwen3"), "qwen3").unwrap();
+    let [used, idle] = [DType::Int4, DType::Int8].map(|dtype| cached_graph(&files, dtype, &options).unwrap());
+    drop(idle);
+    let graphs = graphs_dir(options.cache.as_deref()).unwrap();
+    let kinds = |of: &[StockedGraph]| of.iter().map(|graph| graph.dtype.clone().unwrap()).collect::<Vec<_>>();
+    assert_eq!(kinds(&stock(&graphs)), ["int4", "int8"]);
+    assert_eq!(stock(&graphs)[0].source.as_deref(), Some("qwen3"));
+    let done = clear(&graphs).unwrap();
+    assert_eq!((kinds(&done.removed), kinds(&done.in_use)), (vec!["int8".into()], vec!["int4".into()]));
+    assert!(used.path().is_file());
+    drop(used);
+    assert_eq!(clear(&graphs).unwrap().removed.len(), 1);
+    assert!(stock(&graphs).is_empty());
+    // What was removed is made again.
+    assert!(cached_graph(&files, DType::Int8, &options).unwrap().path().is_file());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! An amount of memory as people write it: `16GiB`, `500 MB`.
+//! An amount of memory or disk as people write it: `16GiB`, `500 MB`.
 
 use std::str::FromStr;
 

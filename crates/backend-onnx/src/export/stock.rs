@@ -1,0 +1,189 @@
+//! All graphs in the cache: what there is, how much of it is kept, and how it is removed.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use tandem_core::size::Size;
+use tandem_core::{Error, Result};
+use tandem_onnx_graph::{GRAPH_FILE, Graph};
+
+use super::hashes::is_sha256;
+use super::{lock, unusable};
+use crate::library;
+
+/// The variable that says how large the graphs in the cache may be together, such as `50GB`.
+pub const CACHE_SIZE: &str = "TANDEM_CACHE_SIZE";
+
+/// How large they may be where it is not set.
+const DEFAULT_SIZE: u64 = 30_000_000_000;
+
+/// A graph in the cache.
+#[derive(Clone, Debug)]
+pub struct StockedGraph {
+    /// The directory.
+    pub directory: PathBuf,
+    /// The checkpoint that it was made of, as far as its file says.
+    pub source: Option<String>,
+    /// The dtype of its weights, likewise.
+    pub dtype: Option<String>,
+    /// What it takes on the disk.
+    pub bytes: u64,
+    /// When it was used last.
+    pub used: SystemTime,
+}
+
+/// What a removal did.
+#[derive(Clone, Debug, Default)]
+pub struct RemovedGraphs {
+    /// Those that are gone.
+    pub removed: Vec<StockedGraph>,
+    /// Those that a process uses, which stay.
+    pub in_use: Vec<StockedGraph>,
+}
+
+/// Where the graphs are: in `cache`, or the user's own.
+///
+/// # Errors
+/// [`Error::EngineLibrary`] when the user has no cache.
+pub fn graphs_dir(cache: Option<&Path>) -> Result<PathBuf> {
+    Ok(cache.map_or_else(library::cache_dir, |cache| Ok(cache.into()))?.join("graphs"))
+}
+
+/// How large the graphs may be together: what [`CACHE_SIZE`] says, or 30 GB.
+///
+/// # Errors
+/// [`Error::InvalidOption`] when that is no amount.
+pub fn limit() -> Result<u64> {
+    limit_of(std::env::var_os(CACHE_SIZE).as_deref())
+}
+
+/// The graphs in `graphs`, which is a [`graphs_dir`], that used longest ago first. None when there is no such directory.
+pub fn stock(graphs: &Path) -> Vec<StockedGraph> {
+    let entries = fs::read_dir(graphs).into_iter().flatten().flatten();
+    let mut found: Vec<_> = entries.filter_map(|entry| read(&entry.path())).collect();
+    found.sort_by(|one, other| (one.used, &one.directory).cmp(&(other.used, &other.directory)));
+    found
+}
+
+/// Removes every graph in `graphs` that nobody uses. One that is needed again is made again.
+///
+/// # Errors
+/// [`Error::BadFile`] when one cannot be removed.
+pub fn clear(graphs: &Path) -> Result<RemovedGraphs> {
+    let mut done = RemovedGraphs::default();
+    for graph in stock(graphs) {
+        match remove(&graph).map_err(|error| unusable("removed", &graph.directory, error))? {
+            true => done.removed.push(graph),
+            false => done.in_use.push(graph),
+        }
+    }
+    Ok(done)
+}
+
+/// Removes graphs that nobody uses, those used longest ago first, until all together take `limit` bytes; `newest` stays whatever its
+/// size. What cannot be removed stays: the next export tries again.
+pub(super) fn trim(graphs: &Path, limit: u64, newest: &Path) {
+    let stock = stock(graphs);
+    let mut total: u64 = stock.iter().map(|graph| graph.bytes).sum();
+    for graph in stock.iter().filter(|graph| graph.directory != newest) {
+        if total <= limit {
+            return;
+        }
+        if matches!(remove(graph), Ok(true)) {
+            total -= graph.bytes;
+        }
+    }
+}
+
+/// Removes a graph unless somebody uses it. First of all the file goes by which it is found, so that no part of it is taken for it.
+fn remove(graph: &StockedGraph) -> std::io::Result<bool> {
+    let Some(_lock) = lock::alone(&graph.directory.with_extension("lock")) else { return Ok(false) };
+    match fs::remove_file(graph.directory.join(GRAPH_FILE)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    fs::remove_dir_all(&graph.directory)?;
+    Ok(true)
+}
+
+fn read(directory: &Path) -> Option<StockedGraph> {
+    directory.file_name().and_then(OsStr::to_str).filter(|name| is_sha256(name))?;
+    let files = fs::read_dir(directory).ok()?.flatten();
+    let bytes = files.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
+    let times = [directory.with_extension("lock"), directory.to_owned()];
+    let used = times.iter().find_map(|path| path.metadata().and_then(|metadata| metadata.modified()).ok())?;
+    let graph = Graph::open(&directory.join(GRAPH_FILE)).ok();
+    let said = |name: &str| graph.as_ref()?.metadata().iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+    Some(StockedGraph { source: said("tandem.source"), dtype: said("tandem.weights"), directory: directory.into(), bytes, used })
+}
+
+fn limit_of(text: Option<&OsStr>) -> Result<u64> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(DEFAULT_SIZE) };
+    let text = text.to_string_lossy();
+    let size = text.parse::<Size>();
+    size.map(|size| size.0)
+        .map_err(|_| Error::invalid_option(CACHE_SIZE, &text, "is no amount such as `50GB`, `50GiB` or `500MB`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const TEN: [u8; 10] = [0; 10];
+
+    /// A graph of some 10 bytes that was used `age` ago, called by a letter.
+    fn put(graphs: &Path, letter: char, age: Duration) -> PathBuf {
+        let directory = graphs.join(String::from(letter).repeat(64));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join(GRAPH_FILE), TEN).unwrap();
+        let lock = fs::File::create(directory.with_extension("lock")).unwrap();
+        lock.set_modified(SystemTime::now() - age).unwrap();
+        directory
+    }
+
+    fn letters(graphs: &Path) -> String {
+        stock(graphs).iter().filter_map(|graph| graph.directory.file_name()?.to_str()?.chars().next()).collect()
+    }
+
+    #[test]
+    fn what_was_used_longest_ago_goes_until_the_rest_fits() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let dir = tempfile::tempdir().unwrap();
+        let graphs = dir.path();
+        let [_, b, c, d] = [('a', 3), ('b', 4), ('c', 2), ('d', 1)].map(|(letter, age)| put(graphs, letter, HOUR * age));
+        fs::write(graphs.join("hashes.json"), TEN).unwrap();
+        fs::create_dir(graphs.join("other")).unwrap();
+        assert_eq!(letters(graphs), "bacd");
+        trim(graphs, 40, &d);
+        assert_eq!(letters(graphs), "bacd");
+        trim(graphs, 39, &d);
+        assert_eq!(letters(graphs), "acd");
+        // Whoever uses one keeps it, and the newest stays in any case.
+        let used = fs::File::open(c.with_extension("lock")).unwrap();
+        used.lock_shared().unwrap();
+        trim(graphs, 0, &d);
+        assert_eq!(letters(graphs), "cd");
+        let done = clear(graphs).unwrap();
+        assert_eq!((done.removed.len(), done.in_use.len(), letters(graphs)), (1, 1, "c".into()));
+        drop(used);
+        // What a removal left that was killed.
+        fs::remove_file(c.join(GRAPH_FILE)).unwrap();
+        fs::write(c.join("model.onnx.data"), TEN).unwrap();
+        assert_eq!((clear(graphs).unwrap().removed.len(), letters(graphs)), (1, String::new()));
+        assert!(!b.exists() && graphs.join("other").exists() && graphs.join("hashes.json").exists());
+        assert!(clear(&graphs.join("absent")).unwrap().removed.is_empty());
+    }
+
+    #[test]
+    fn the_limit_is_an_amount_with_a_unit() {
+        let limit = |text: &str| limit_of(Some(text.as_ref()));
+        assert_eq!((limit_of(None).unwrap(), limit("").unwrap()), (DEFAULT_SIZE, DEFAULT_SIZE));
+        assert_eq!((limit("50GB").unwrap(), limit("1GiB").unwrap()), (50_000_000_000, 1 << 30));
+        let error = limit("much").unwrap_err();
+        assert!(error.to_string().contains("`much`") && error.to_string().contains(CACHE_SIZE), "{error}");
+    }
+}
