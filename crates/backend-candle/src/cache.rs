@@ -1,6 +1,7 @@
 //! Keys and values of one sequence, written in place: `[kv_heads, capacity, head_dim]` for each layer.
 
 use candle_core::{DType, Device, Result, Tensor};
+use tandem_core::freed;
 
 /// Tokens that there is room for at first; room doubles when it is used up.
 const FIRST_CAPACITY: usize = 256;
@@ -55,6 +56,8 @@ impl KvCache {
         let layers = self.layers.iter().map(|layer| Ok(LayerCache { keys: grown(&layer.keys)?, values: grown(&layer.values)? }));
         self.layers = layers.collect::<Result<_>>()?;
         self.capacity = capacity;
+        // What was outgrown is too small for what comes next.
+        freed::give_back();
         Ok(())
     }
 

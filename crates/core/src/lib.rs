@@ -18,6 +18,7 @@ pub mod divergence;
 pub mod error;
 pub mod export;
 pub mod files;
+pub mod freed;
 pub mod generate;
 pub mod gguf;
 pub mod huge_pages;
