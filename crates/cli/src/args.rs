@@ -214,7 +214,10 @@ pub(crate) struct CompletionsArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct ModelArg {
-    /// The model: `demo`, a directory with a model's files, an `.onnx` file within one, or `owner/name[@revision]` on the hub
+    /// The model: `demo`, `auto`, a name of the catalog such as `qwen2.5:0.5b`, a path, or `owner/name[@revision]` on the hub
+    ///
+    /// A path is that of a directory with a model's files, of an `.onnx` file within one, or of a `.gguf` file. Where a repository of the
+    /// hub has several GGUF files, `owner/name:Q4_K_M` names one of them. `auto` is the largest model of the catalog that fits the memory.
     #[arg(id = "model", value_name = "MODEL")]
     pub(crate) reference: String,
 }

@@ -56,7 +56,12 @@ impl Expected<'_> {
                 self.what_fits(&memory)
             )),
             Verdict::Refused(Limit { name, left, needed }) => {
-                let hint = format!("the sum: {}; {}; `--no-memory-check` tries it", sum(&plan), self.what_fits(&memory));
+                let threads = match needed.saturating_sub(plan.peak()) {
+                    0 => String::new(),
+                    // It takes none of the memory.
+                    more => format!(" + address space of threads {}", bytes(more)),
+                };
+                let hint = format!("the sum: {}{threads}; {}; `--no-memory-check` tries it", sum(&plan), self.what_fits(&memory));
                 let (model, needed, left) = (self.files.name.clone(), bytes(needed), bytes(left));
                 return Err(Error::OutOfMemory { model, needed, limit: name, left, hint }.into());
             }
@@ -80,7 +85,7 @@ impl Expected<'_> {
         let choice = choose(&Catalog::builtin(), memory, (backend, DType::Int4), Some(self.n_tokens), threads(), &measurements());
         match choice.taken() {
             Some(taken) => format!("`{}` with `--dtype int4` would fit: {}", taken.entry.name, bytes(taken.plan.peak())),
-            None => "no model of the catalog fits, but `demo` does".into(),
+            None => "no model of the catalog fits, and none is smaller than `demo`".into(),
         }
     }
 

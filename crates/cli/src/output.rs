@@ -2,6 +2,7 @@
 //!
 //! What a model or a file says never reaches a terminal as it is: control characters are shown, not obeyed.
 
+mod columns;
 mod printable;
 mod progress;
 
@@ -13,6 +14,7 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+pub(crate) use self::columns::{WIDTH, wrap, wrap_all};
 use self::printable::{escape_json, printable};
 pub(crate) use self::progress::Progress;
 use crate::args::OutputArgs;

@@ -1,57 +1,102 @@
-//! Names of the catalog and `auto`, as the repositories that they stand for.
-
-use std::path::Path;
+//! What a MODEL names: every command asks here, so that a name means the same to all of them.
 
 use anyhow::Result;
 use tandem::catalog::{Catalog, CatalogEntry};
-use tandem::plan::{Choice, choose};
+use tandem::hub::HubReference;
+use tandem::plan::{Candidate, Choice, choose};
 use tandem::{BackendKind, DType, Error};
 
 use crate::args::EngineOptions;
+use crate::config::Config;
 use crate::figures::bytes;
 use crate::memory::{measurements, memory, sum, threads};
 use crate::output::Output;
 
 /// The word for the largest model that fits.
-pub(crate) const AUTO: &str = "auto";
+const AUTO: &str = "auto";
 
-/// Whether `reference` is a word of the catalog's and no path that exists.
-pub(crate) fn is_of_catalog(reference: &str) -> bool {
-    !Path::new(reference).exists() && (reference == AUTO || Catalog::is_name(reference))
+/// What a reference names.
+pub(crate) enum Named {
+    /// The built-in model, a path or a repository: what it says.
+    Itself,
+    /// A model of the catalog, by its name.
+    OfCatalog(Box<CatalogEntry>),
+    /// What `auto` came to.
+    Auto(Box<Auto>),
 }
 
-/// The repository that `reference` stands for, or itself where it is no word of the catalog's. What `auto` came to is said, with the
-/// sum.
+/// The choice that `auto` stands for.
+pub(crate) struct Auto {
+    pub(crate) choice: Choice,
+    pub(crate) taken: Candidate,
+}
+
+/// What `reference` names; what a command does with it is up to the command. No file is read and no hub asked.
 ///
 /// # Errors
-/// [`Error::ModelNotFound`] for a name that the catalog has not, and where nothing fits.
+/// [`Error::ModelNotFound`] with names that are near, and where nothing fits.
+pub(crate) fn named(reference: &str, catalog: &Catalog, options: &EngineOptions) -> tandem::Result<Named> {
+    if tandem::is_local(reference) || HubReference::looks_like_one(reference) {
+        return Ok(Named::Itself);
+    }
+    if reference == AUTO {
+        let n_threads = options.threads.map_or_else(threads, usize::from);
+        let context = options.context.map(usize::from);
+        let choice = choose(catalog, &memory(options), engine(options), context, n_threads, &measurements());
+        let taken = choice.taken().cloned().ok_or_else(|| nothing_fits(&choice))?;
+        return Ok(Named::Auto(Box::new(Auto { choice, taken })));
+    }
+    let entry = catalog.find(reference).ok_or_else(|| tandem::unknown(reference, catalog))?;
+    Ok(Named::OfCatalog(Box::new(entry.clone())))
+}
+
+/// The reference that the backend of `options` loads; what `auto` came to is said.
+///
+/// # Errors
+/// As [`named`].
 pub(crate) fn resolve(reference: &str, catalog: &Catalog, options: &EngineOptions, output: &Output) -> Result<String> {
-    if !is_of_catalog(reference) {
-        return Ok(reference.into());
-    }
+    let named = named(reference, catalog, options)?;
+    named.say(output);
     let (backend, _) = engine(options);
-    if reference != AUTO {
-        return Ok(known(catalog, reference)?.repository(backend).into());
-    }
-    let choice = auto(catalog, options);
-    let taken = choice.taken().ok_or_else(|| nothing_fits(&choice))?;
-    let (name, peak, usable) = (&taken.entry.name, bytes(taken.plan.peak()), bytes(choice.usable));
-    output.note(&format!("`auto` is `{name}`: it takes about {peak} of {usable}: {}", sum(&taken.plan)));
-    Ok(taken.entry.repository(backend).into())
+    Ok(named.entry().map_or(reference, |entry| entry.repository(backend)).into())
 }
 
-/// The entry called `name`.
+/// The reference of the checkpoint, for work in which several backends are to have the same weights; under the user's own options.
 ///
 /// # Errors
-/// [`Error::ModelNotFound`] with names that are near.
-pub(crate) fn known<'c>(catalog: &'c Catalog, name: &str) -> tandem::Result<&'c CatalogEntry> {
-    catalog.find(name).ok_or_else(|| catalog.unknown(name))
+/// As [`named`], and for a configuration that is wrong.
+pub(crate) fn resolve_checkpoint(reference: &str, output: &Output) -> Result<String> {
+    let config = Config::load()?;
+    let named = named(reference, &config.catalog, &config.engine)?;
+    named.say(output);
+    Ok(named.entry().map_or(reference, |entry| &entry.checkpoint).into())
 }
 
-/// What `auto` comes to under `options`.
-pub(crate) fn auto(catalog: &Catalog, options: &EngineOptions) -> Choice {
-    let n_threads = options.threads.map_or_else(threads, usize::from);
-    choose(catalog, &memory(options), engine(options), options.context.map(usize::from), n_threads, &measurements())
+impl Named {
+    /// The model of the catalog, where it is one.
+    pub(crate) fn entry(&self) -> Option<&CatalogEntry> {
+        match self {
+            Self::Itself => None,
+            Self::OfCatalog(entry) => Some(entry),
+            Self::Auto(auto) => Some(&auto.taken.entry),
+        }
+    }
+
+    /// Every repository that its files may have come here from, or `reference` itself.
+    pub(crate) fn repositories<'n>(&'n self, reference: &'n str) -> Vec<&'n str> {
+        match self.entry() {
+            Some(entry) => std::iter::once(&entry.checkpoint).chain(&entry.graphs).map(String::as_str).collect(),
+            None => vec![reference],
+        }
+    }
+
+    /// Says what `auto` came to, with the sum.
+    pub(crate) fn say(&self, output: &Output) {
+        let Self::Auto(auto) = self else { return };
+        let Auto { choice, taken } = &**auto;
+        let (name, peak, usable) = (&taken.entry.name, bytes(taken.plan.peak()), bytes(choice.usable));
+        output.note(&format!("`auto` is `{name}`: it takes about {peak} of {usable}: {}", sum(&taken.plan)));
+    }
 }
 
 /// The backend and dtype that count where none is given.
@@ -61,7 +106,7 @@ pub(crate) fn engine(options: &EngineOptions) -> (BackendKind, DType) {
 }
 
 /// Says so, with the smallest that there is.
-pub(crate) fn nothing_fits(choice: &Choice) -> Error {
+fn nothing_fits(choice: &Choice) -> Error {
     let smallest = choice.smallest();
     let smallest = smallest.map(|candidate| format!("`{}` takes {}; ", candidate.entry.name, bytes(candidate.plan.peak())));
     Error::ModelNotFound {

@@ -221,7 +221,8 @@ impl Error {
                 Some("the weights or the graph are damaged, or the dtype overflows: try `--dtype f32`".into())
             }
             Self::InvalidToken { .. } => Some("the tokenizer and the model do not belong together".into()),
-            Self::Engine { .. } | Self::InvalidOption { .. } | Self::Cancelled => None,
+            Self::InvalidOption { option, .. } => crate::sampler::usual(option).map(Into::into),
+            Self::Engine { .. } | Self::Cancelled => None,
         }
     }
 

@@ -12,6 +12,7 @@ mod scores;
 mod weights;
 
 pub use options::SamplingOptions;
+pub(crate) use options::usual;
 
 use self::candidates::{Candidates, Filters};
 use self::options::decimal;

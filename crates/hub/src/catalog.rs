@@ -53,6 +53,12 @@ impl Catalog {
         &self.entries
     }
 
+    /// What [`find`](Self::find) finds: every entry's name, and the names without their sizes.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        let family = |entry: &CatalogEntry| entry.name.split_once(':').map(|(family, _)| family.to_owned());
+        self.entries.iter().flat_map(move |entry| [Some(entry.name.clone()), family(entry)]).flatten()
+    }
+
     /// The entry that `name` names: exactly, in any case of letters, or without its size, `qwen2.5`, for the smallest of that name.
     pub fn find(&self, name: &str) -> Option<&CatalogEntry> {
         let name = name.to_lowercase();
@@ -69,7 +75,7 @@ impl Catalog {
 
     /// The error for a name that no entry has, with those that are near.
     pub fn unknown(&self, name: &str) -> Error {
-        let near = near_names(name, self.entries.iter().map(|entry| entry.name.clone()));
+        let near = near_names(name, self.names());
         let quoted = |names: &[String]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         let all: Vec<String> = self.entries.iter().map(|entry| entry.name.clone()).collect();
         Error::ModelNotFound {

@@ -126,7 +126,7 @@ impl Hub {
             let path = directory.join(name);
             fs::read(&path).map_err(|error| cannot("be read", &path, error))
         };
-        let files = match wanted.select(reference.repository.id(), &names, &read) {
+        let files = match wanted.select(reference, &names, &read) {
             Err(Error::BadFile { .. }) => return Ok(None),
             selected => selected?,
         };

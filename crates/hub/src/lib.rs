@@ -28,6 +28,6 @@ pub use cache::{Cache, CachedFile, CachedModel, CachedSnapshot, Removed};
 pub use content::{ContentHash, Hasher, Hashes};
 pub use hub::{Damage, Fault, Hub, PullOptions, Pulled, PulledFile, Snapshot};
 pub use lockfile::{LockFile, LockedFile, LockedModel};
-pub use repository::{Commit, HubReference, Repository, Revision};
+pub use repository::{Commit, HubReference, Repository, Revision, Variant};
 pub use settings::{HubSettings, Token};
 pub use wanted::Wanted;

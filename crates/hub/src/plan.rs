@@ -12,6 +12,7 @@ mod onnx;
 mod subject;
 
 use serde::Serialize;
+use tandem_core::template::STACK_BYTES;
 use tandem_core::{BackendKind, DType};
 
 pub use self::choose::{Candidate, Choice, PLANNED_CONTEXT, choose};
@@ -59,8 +60,13 @@ pub struct Part {
     pub is_file: bool,
 }
 
-/// Of the address space, beyond what is in memory: a thread's stack, as musl, glibc and Rust take it at most.
-const STACK: u64 = 8 << 20;
+/// Of the address space, beyond what is in memory, for each thread: its stack, as musl, glibc and Rust take it at most, and the part of the
+/// heap that the GNU C library reserves for it (`HEAP_MAX_SIZE` of its `malloc/arena.c`).
+const OF_THREAD: u64 = (8 << 20) + (64 << 20);
+
+/// Threads beside those that compute: the one that listens to Ctrl-C, and the one that gathers weights into huge pages or renders the
+/// prompt.
+const OTHER_THREADS: u64 = 2;
 
 impl Plan {
     /// What `subject` takes under `workload`, by what was `measured` before.
@@ -83,15 +89,17 @@ impl Plan {
         total(&self.kept) + self.phase().iter().map(|part| part.bytes).sum::<u64>()
     }
 
-    /// That part of the peak that the kernel cannot take back: what a control group kills for.
+    /// That part of the peak that the kernel cannot take back: what a control group kills for. Runs that took less than planned may have
+    /// left out files alone, and do not count.
     pub fn unreclaimable(&self) -> u64 {
         let own = |parts: &[Part]| parts.iter().filter(|part| !part.is_file).map(|part| part.bytes).sum::<u64>();
-        self.corrected(own(&self.kept) + own(&self.loading).max(own(&self.running)))
+        let more = self.correction.map_or(0, |correction| u64::try_from(correction).unwrap_or(0));
+        own(&self.kept) + own(&self.loading).max(own(&self.running)) + more
     }
 
-    /// What it maps at the least: what `ulimit -v` counts. Allocators reserve more where they may.
+    /// What it maps: what `ulimit -v` counts. With less the engine may run, and the prompt's template find no stack any more.
     pub fn address_space(&self, threads: usize) -> u64 {
-        self.peak() + STACK * (threads as u64 + 1)
+        self.peak() + OF_THREAD * (threads as u64 + OTHER_THREADS) + STACK_BYTES as u64
     }
 
     /// The parts that are there at the peak.

@@ -1,4 +1,4 @@
-//! What a repository, a revision and a commit of the hub may be called, and references to them: `owner/name[@revision]`.
+//! What a repository, a revision and a commit of the hub may be called, and references to them: `owner/name[:variant][@revision]`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,11 +19,17 @@ pub struct Revision(String);
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Commit(String);
 
-/// `owner/name[@revision]`.
+/// One of several GGUF files of a repository: its name, or the end of it that says how its weights are stored, such as `Q4_K_M`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Variant(String);
+
+/// `owner/name[:variant][@revision]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HubReference {
     /// The repository.
     pub repository: Repository,
+    /// Which of its GGUF files; `None` leaves it to the dtype, and is all there is for a checkpoint and for graphs.
+    pub variant: Option<Variant>,
     /// The revision; `main` when none is named.
     pub revision: Revision,
 }
@@ -44,6 +50,13 @@ impl Revision {
     /// The commit, when it is one.
     pub fn as_commit(&self) -> Option<Commit> {
         self.0.parse().ok()
+    }
+}
+
+impl Variant {
+    /// Its text.
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
@@ -101,6 +114,16 @@ impl FromStr for Revision {
     }
 }
 
+impl FromStr for Variant {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let fine = (1..=255).contains(&text.len()) && text.chars().all(is_allowed) && !text.starts_with(['.', '-']);
+        if fine { Ok(Self(text.into())) } else { Err(Error::invalid_option("variant", text, "is no name of a GGUF file")) }
+    }
+}
+
 impl FromStr for Commit {
     type Err = Error;
 
@@ -125,11 +148,15 @@ impl FromStr for HubReference {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (repository, revision) = match text.split_once('@') {
-            Some((repository, revision)) => (repository, revision.parse()?),
+        let (named, revision) = match text.split_once('@') {
+            Some((named, revision)) => (named, revision.parse()?),
             None => (text, Revision::default()),
         };
-        Ok(Self { repository: repository.parse()?, revision })
+        let (repository, variant) = match named.split_once(':') {
+            Some((repository, variant)) => (repository, Some(variant.parse()?)),
+            None => (named, None),
+        };
+        Ok(Self { repository: repository.parse()?, variant, revision })
     }
 }
 
@@ -145,6 +172,12 @@ impl fmt::Display for Revision {
     }
 }
 
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl fmt::Display for Commit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -153,16 +186,20 @@ impl fmt::Display for Commit {
 
 impl fmt::Display for HubReference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self == Self::from(self.repository.clone()) {
-            true => write!(f, "{}", self.repository),
-            false => write!(f, "{}@{}", self.repository, self.revision),
+        write!(f, "{}", self.repository)?;
+        if let Some(variant) = &self.variant {
+            write!(f, ":{variant}")?;
         }
+        if self.revision != Revision::default() {
+            write!(f, "@{}", self.revision)?;
+        }
+        Ok(())
     }
 }
 
 impl From<Repository> for HubReference {
     fn from(repository: Repository) -> Self {
-        Self { repository, revision: Revision::default() }
+        Self { repository, variant: None, revision: Revision::default() }
     }
 }
 
@@ -172,7 +209,14 @@ mod tests {
 
     #[test]
     fn references_are_read_and_written() {
-        for text in ["Qwen/Qwen2.5-0.5B", "a/b@v1.0", "a_b/c.d-e@refs/pr/7", "a/b@0123456789012345678901234567890123456789"] {
+        for text in [
+            "Qwen/Qwen2.5-0.5B",
+            "a/b@v1.0",
+            "a_b/c.d-e@refs/pr/7",
+            "a/b@0123456789012345678901234567890123456789",
+            "a/b:Q4_K_M",
+            "a/b:x-1.gguf@v1",
+        ] {
             assert_eq!(text.parse::<HubReference>().unwrap().to_string(), text);
         }
         assert_eq!("a/b@main".parse::<HubReference>().unwrap().to_string(), "a/b");
@@ -183,7 +227,8 @@ mod tests {
     fn what_could_leave_the_cache_is_no_reference() {
         for text in [
             "demo", "a/b/c", "/a", "a/", "../a", "a/..", "a--b/c", "a/b.git", "~/a", "./a", "a/b@", "a/b@../x", "a/b@/x",
-            "a/b@x//y", "a/b@-x", "a/b@x/.y", "a b/c", "a/b\0", "a/b@x\0", "a\\b/c", "C:/b", "a/b@x:y",
+            "a/b@x//y", "a/b@-x", "a/b@x/.y", "a b/c", "a/b\0", "a/b@x\0", "a/b:", "a/b:x/y", "a/b:../x", "a:b/c", "a/b:x:y",
+            "a/b:x\0", "a\\b/c", "C:/b", "a/b@x:y",
         ] {
             assert!(!HubReference::looks_like_one(text), "{text}");
         }

@@ -1,10 +1,14 @@
 //! Which files of a repository a backend needs at a dtype: a download of gigabytes that nothing reads helps nobody.
 
+mod gguf;
+
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 use tandem_core::files::ModelFiles;
 use tandem_core::{BackendKind, DType, Error, Result};
+
+use crate::repository::HubReference;
 
 /// What a model has beside its weights; none of them is large. The last four say how an embedding is made of hidden states.
 const SMALL: [&str; 9] = [
@@ -36,18 +40,25 @@ pub struct Wanted {
 pub(crate) type Read<'r> = &'r dyn Fn(&str) -> Result<Vec<u8>>;
 
 impl Wanted {
-    /// Which of `names`, the files of the repository `model`, are needed: the small ones first. `read` is asked for the files that name
-    /// others.
+    /// Which of `names`, the files of the repository of `reference`, are needed: the small ones first. `read` is asked for the files that
+    /// name others.
     ///
-    /// The choice between graphs and checkpoint is that of the backends themselves when they load a directory with all of `names`.
+    /// The choice between graphs and checkpoint is that of the backends themselves when they load a directory with all of `names`. A GGUF
+    /// file is a model by itself, and is taken where there is nothing else or where the reference names it.
     ///
     /// # Errors
     /// [`Error::ModelNotFound`] and [`Error::Unsupported`] when the repository has nothing for the backend, [`Error::BadField`] when one
     /// of its files names what it has not, and the errors of `read`.
-    pub(crate) fn select(&self, model: &str, names: &[&str], read: Read<'_>) -> Result<Vec<String>> {
+    pub(crate) fn select(&self, reference: &HubReference, names: &[&str], read: Read<'_>) -> Result<Vec<String>> {
+        let model = reference.repository.id();
         let has = |name: &str| names.contains(&name);
-        if !has("config.json") && names.iter().any(|name| name.ends_with(".gguf")) {
-            return Err(nothing_usable(model, names));
+        let has_others = names.iter().any(|name| name.ends_with(".safetensors") || name.ends_with(".onnx"));
+        if names.iter().any(|name| gguf::is_gguf(name)) && (reference.variant.is_some() || !has_others) {
+            let beside = gguf::BESIDE.into_iter().filter(|name| has(name)).map(str::to_owned);
+            return Ok(beside.chain([gguf::choose(*self, reference, names)?]).collect());
+        }
+        if let Some(variant) = &reference.variant {
+            return Err(no_variants(model, variant.as_str()));
         }
         let files = ModelFiles::listed(model, names)?;
         let mut selected: Vec<String> = SMALL.into_iter().filter(|name| has(name)).map(str::to_owned).collect();
@@ -139,12 +150,17 @@ fn no_checkpoint(model: &str) -> Error {
     }
 }
 
+fn no_variants(model: &str, variant: &str) -> Error {
+    Error::Unsupported {
+        what: format!("`{variant}` of the repository `{model}`"),
+        reason: "what stands behind `:` names a GGUF file, and this repository has none".into(),
+        hint: Some("leave it out; `--dtype` says what the weights are to be".into()),
+    }
+}
+
 fn nothing_usable(model: &str, names: &[&str]) -> Error {
     let ends = |extensions: &[&str]| names.iter().find(|name| extensions.iter().any(|extension| name.ends_with(extension)));
-    let (reason, hint) = if let Some(file) = ends(&[".gguf"]) {
-        let hint = "obtain one of them and name the file, or name the repository of the checkpoint that they were made from";
-        (format!("it has GGUF files, such as `{file}`, and each is a model"), hint)
-    } else if let Some(file) = ends(&[".bin", ".pt", ".pth", ".ckpt"]) {
+    let (reason, hint) = if let Some(file) = ends(&[".bin", ".pt", ".pth", ".ckpt"]) {
         let reason = format!("it has its weights in `{file}` only, and pickle files are never opened: they can run code");
         (reason, "look for a copy of the model with `model.safetensors`")
     } else {
@@ -179,7 +195,7 @@ mod tests {
     #[track_caller]
     fn check(more: &[&str], backend: BackendKind, dtype: Option<DType>, expected: &[&str]) {
         let names = [&ALWAYS[..], &["README.md"], more].concat();
-        let selected = Wanted { backend, dtype }.select("owner/name", &names, &read);
+        let selected = Wanted { backend, dtype }.select(&"owner/name".parse().unwrap(), &names, &read);
         let selected = selected.map(|names| names[ALWAYS.len()..].to_vec()).map_err(|error| error.to_string());
         match expected {
             [error] if error.contains(' ') => assert!(selected.as_ref().unwrap_err().contains(error), "{selected:?}"),
@@ -210,6 +226,13 @@ mod tests {
         check(&GRAPHS, Candle, None, &["backend `candle`"]);
         check(&GRAPHS, Onnx, Some(DType::Int8), &["`int8` of `owner/name`"]);
         check(&["model.q4.gguf"], Onnx, None, &["has GGUF files"]);
+        check(&["model.safetensors", "model.q4.gguf"], Candle, None, &["model.safetensors"]);
+        let gguf = Wanted { backend: Candle, dtype: None }.select(
+            &"owner/name:q4".parse().unwrap(),
+            &["config.json", "tokenizer.json", "model.safetensors", "model.q4.gguf", "model.q8.gguf"],
+            &read,
+        );
+        assert_eq!(gguf.unwrap(), ["tokenizer.json", "model.q4.gguf"]);
         check(&["pytorch_model.bin"], Candle, None, &["pickle files are never opened"]);
         check(&[], Onnx, None, &["neither safetensors nor ONNX graphs"]);
         check(

@@ -41,7 +41,7 @@ pub use chat::{Chat, Reply};
 pub use memory::{MemoryPlan, memory_plan};
 pub use model::{Settings, TextModel, load};
 pub use numerics::{NumericsCost, numerics_cost};
-pub use reference::{find, find_for, hub_reference, hub_reference_for, wanted};
+pub use reference::{find, find_for, hub_reference, hub_reference_for, is_local, unknown, wanted};
 
 pub use tandem_hub::{catalog, machine, plan};
 

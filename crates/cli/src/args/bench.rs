@@ -20,7 +20,7 @@ use super::{DeviceChoice, OutputArgs, examples};
 #[derive(Args, Debug)]
 #[command(after_help = examples::BENCH)]
 pub(crate) struct BenchArgs {
-    /// The model: `demo`, a directory with a model's files, or an `.onnx` file within one
+    /// The model: `demo`, `auto`, a name of the catalog such as `qwen2.5:0.5b`, a path, or `owner/name[@revision]` on the hub
     #[arg(value_name = "MODEL", required_unless_present_any = ["shape", "report", "worker"], conflicts_with_all = ["shape", "report"])]
     pub(crate) model: Option<String>,
     /// Random weights in the shape of this published model, made once into the cache

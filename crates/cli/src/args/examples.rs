@@ -88,6 +88,7 @@ pub(super) const PULL: &str = "\
 Examples:
   tandem pull Qwen/Qwen2.5-0.5B-Instruct
   tandem pull onnx-community/Qwen2.5-0.5B-Instruct --dtype int4
+  tandem pull owner/name-GGUF:Q4_K_M --backend candle
   tandem pull Qwen/Qwen2.5-0.5B-Instruct@main --lock && git add tandem.lock
   tandem pull --locked
   tandem pull Qwen/Qwen2.5-0.5B-Instruct --bundle qwen.tar

@@ -16,7 +16,8 @@ use super::{OutputArgs, examples};
 #[derive(Args, Debug)]
 #[command(after_help = examples::PULL)]
 pub(crate) struct PullArgs {
-    /// The model, `owner/name[@revision]`; with `--locked` every one in the lock file when none is named
+    /// The model: `owner/name[@revision]`, `owner/name:Q4_K_M` for one of several GGUF files, a name of the catalog, or `auto`; with
+    /// `--locked` every one in the lock file when none is named
     #[arg(id = "model", value_name = "MODEL", required_unless_present_any = ["locked", "from_bundle"])]
     pub(crate) reference: Option<String>,
     /// The engine that is to load it [default: the first of this build]
@@ -60,7 +61,7 @@ pub(crate) struct ListArgs {
 #[derive(Args, Debug)]
 #[command(after_help = examples::RM)]
 pub(crate) struct RmArgs {
-    /// The models, `owner/name[@revision]`
+    /// The models: `owner/name[@revision]`, or names of the catalog, with every repository of theirs
     #[arg(id = "model", value_name = "MODEL", required = true)]
     pub(crate) references: Vec<String>,
     #[command(flatten)]

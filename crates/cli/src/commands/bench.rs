@@ -24,6 +24,7 @@ use crate::hub::find;
 use crate::interrupt::Interrupts;
 use crate::output::Output;
 use crate::paths;
+use crate::reference::resolve_checkpoint;
 
 pub(crate) fn bench(args: BenchArgs, output: &Output) -> Result<ExitCode> {
     if args.worker {
@@ -37,7 +38,9 @@ pub(crate) fn bench(args: BenchArgs, output: &Output) -> Result<ExitCode> {
         let saved = args.report.file.as_ref().map_or(Ok(()), |file| record.write(file));
         return finish(&record, baseline.as_ref(), &args.report, saved.map_err(Into::into), output);
     }
-    if let Some(model) = &args.model {
+    let mut args = args;
+    if let Some(model) = &mut args.model {
+        *model = resolve_checkpoint(model, output)?;
         // Measuring begins when it is here: the workers find it in the cache.
         find(model, &Settings::default(), output)?;
     }

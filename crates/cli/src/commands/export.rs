@@ -13,6 +13,7 @@ use crate::figures;
 use crate::hub::find;
 use crate::interrupt::Interrupts;
 use crate::output::Output;
+use crate::reference::resolve_checkpoint;
 use tandem_bench::peak_rss_bytes;
 
 /// What `--json` prints.
@@ -41,7 +42,7 @@ struct FileRow {
 }
 
 pub(crate) fn export(args: ExportArgs, output: &Output) -> Result<ExitCode> {
-    let reference = &args.model.reference;
+    let reference = &resolve_checkpoint(&args.model.reference, output)?;
     // An export is made of the checkpoint, which is what candle reads: graphs beside it are of no use.
     let files = find(reference, &Settings { backend: Some(BackendKind::Candle), ..Settings::default() }, output)?;
     let directory = args.directory.unwrap_or_else(|| default_directory(reference, args.form.dtype));

@@ -9,10 +9,16 @@ use tandem::hub::{CachedModel, CachedSnapshot, Hub};
 
 use crate::args::ListArgs;
 use crate::figures;
-use crate::output::{BOLD, DIM, Output};
+use crate::output::{BOLD, DIM, Output, WIDTH, wrap_all};
 
 /// Names longer than this have a line to themselves.
 const NAME_WIDTH: usize = 44;
+
+/// Revisions longer than this too.
+const REVISION_WIDTH: usize = WIDTH - NAME_WIDTH - SIZES_WIDTH;
+
+/// Columns of size and number of files, with what is between columns.
+const SIZES_WIDTH: usize = 17;
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -70,39 +76,48 @@ fn show(report: &Report, output: &Output) -> Result<()> {
         return Ok(());
     }
     output.line(&output.paint(DIM, &format!("{:<NAME_WIDTH$} {:>8} {:>5}  REVISION", "MODEL", "SIZE", "FILES")))?;
-    for model in &report.models {
-        for snapshot in &model.snapshots {
-            let figures = format!(
-                "{:>8} {:>5}  {}",
-                figures::bytes(snapshot.bytes),
-                snapshot.files.len(),
-                output.for_stdout(&revision(snapshot))
-            );
-            let padding = " ".repeat(NAME_WIDTH.saturating_sub(model.model.len()));
-            let name = output.paint(BOLD, &model.model);
-            match model.model.len() > NAME_WIDTH {
-                true => output.line(&format!("{name}\n{} {figures}", " ".repeat(NAME_WIDTH)))?,
-                false => output.line(&format!("{name}{padding} {figures}"))?,
-            }
-        }
-        if model.partial_bytes > 0 {
-            let have = figures::bytes(model.partial_bytes);
-            let name = output.for_stdout(&model.model);
-            output.line(&format!("{name}\n  {have} of a download that is not whole; `tandem pull` goes on with it"))?;
-        }
-    }
+    report.models.iter().try_for_each(|model| show_model(model, output))?;
     let n_models = report.models.len();
     let plural = if n_models == 1 { "" } else { "s" };
     output.note(&format!("{n_models} model{plural}, {} in {}", figures::bytes(report.bytes), report.cache));
     Ok(())
 }
 
-/// `main`, or the beginning of the commit.
-fn revision(snapshot: &SnapshotRow) -> String {
-    match snapshot.revisions.as_slice() {
-        [] => snapshot.commit.get(..12).unwrap_or(&snapshot.commit).to_owned(),
-        revisions => revisions.join(", "),
+/// A line for each commit; what is too long for its column has lines of its own.
+fn show_model(model: &ModelRow, output: &Output) -> Result<()> {
+    for snapshot in &model.snapshots {
+        let revisions = output.for_stdout(&snapshot.revisions.join(", ")).into_owned();
+        let is_short = (1..=REVISION_WIDTH).contains(&revisions.chars().count());
+        let revision = if is_short { revisions.as_str() } else { snapshot.commit.get(..12).unwrap_or(&snapshot.commit) };
+        let figures = format!("{:>8} {:>5}  {revision}", figures::bytes(snapshot.bytes), snapshot.files.len());
+        let indent = " ".repeat(NAME_WIDTH);
+        match model.model.len() > NAME_WIDTH {
+            true => {
+                show_name(model, output)?;
+                output.line(&format!("{indent} {figures}"))?;
+            }
+            false => {
+                let padding = &indent[model.model.len()..];
+                output.line(&format!("{}{padding} {figures}", output.paint(BOLD, &model.model)))?;
+            }
+        }
+        if !is_short {
+            wrap_all(&revisions, WIDTH - 2)
+                .iter()
+                .filter(|line| !line.is_empty())
+                .try_for_each(|line| output.line(&format!("  {line}")))?;
+        }
     }
+    if model.partial_bytes > 0 {
+        let have = figures::bytes(model.partial_bytes);
+        show_name(model, output)?;
+        output.line(&format!("  {have} of a download that is not whole; `tandem pull` goes on with it"))?;
+    }
+    Ok(())
+}
+
+fn show_name(model: &ModelRow, output: &Output) -> Result<()> {
+    wrap_all(&model.model, WIDTH).iter().try_for_each(|line| output.line(&output.paint(BOLD, line)))
 }
 
 fn model_row(model: CachedModel) -> ModelRow {

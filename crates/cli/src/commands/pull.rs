@@ -7,13 +7,15 @@ use std::time::Instant;
 use anyhow::Result;
 use serde::Serialize;
 use tandem::hub::{Hub, HubReference, LockFile, LockedModel, PullOptions, Pulled, Wanted};
-use tandem::{CancelToken, Progress, Settings};
+use tandem::{CancelToken, LoadOptions, Progress, Settings};
 
-use crate::args::PullArgs;
+use crate::args::{EngineOptions, PullArgs};
+use crate::config::Config;
 use crate::failure::Usage;
 use crate::figures;
 use crate::hub::with_progress;
 use crate::output::Output;
+use crate::reference::resolve;
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -57,12 +59,17 @@ struct Work<'w> {
 
 pub(crate) fn pull(args: PullArgs, output: &Output) -> Result<ExitCode> {
     let hub = Hub::from_env()?;
-    let settings = Settings { backend: args.backend, ..Settings::default() };
-    let wanted = Wanted { dtype: args.dtype, ..tandem::wanted(&settings) };
-    let work = Work { hub: &hub, args: &args, wanted, output };
+    let config = Config::load()?;
+    let engine = EngineOptions { backend: args.backend, dtype: args.dtype, ..EngineOptions::default() }.or(config.engine);
+    let load = LoadOptions { dtype: engine.dtype, ..LoadOptions::default() };
+    let settings = Settings { backend: engine.backend, load, ..Settings::default() };
+    let work = Work { hub: &hub, args: &args, wanted: tandem::wanted(&settings), output };
     let models = match (&args.from_bundle, &args.reference) {
         (Some(bundle), _) => vec![work.unpack(bundle)?],
-        (None, Some(reference)) => vec![work.one(&tandem::hub_reference_for(reference, &settings)?)?],
+        (None, Some(reference)) => {
+            let reference = resolve(reference, &config.catalog, &engine, output)?;
+            vec![work.one(&tandem::hub_reference_for(&reference, &settings)?)?]
+        }
         (None, None) => work.lock_file()?.models.iter().map(|model| work.one(&reference_of(model))).collect::<Result<_>>()?,
     };
     if output.is_json() {
@@ -163,5 +170,5 @@ impl Work<'_> {
 }
 
 fn reference_of(model: &LockedModel) -> HubReference {
-    HubReference { repository: model.repository.clone(), revision: model.revision.clone() }
+    HubReference { repository: model.repository.clone(), variant: None, revision: model.revision.clone() }
 }

@@ -7,8 +7,11 @@ use serde::Serialize;
 use tandem::hub::{Hub, HubReference};
 
 use crate::args::RmArgs;
+use crate::config::Config;
+use crate::failure::Usage;
 use crate::figures;
 use crate::output::Output;
+use crate::reference::named;
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -28,24 +31,45 @@ struct Row {
 
 pub(crate) fn rm(args: &RmArgs, output: &Output) -> Result<ExitCode> {
     let hub = Hub::from_env()?;
+    let config = Config::load()?;
     // All are understood before the first is removed.
-    let references: Vec<(&String, HubReference)> =
-        args.references.iter().map(|text| Ok((text, tandem::hub_reference(text)?))).collect::<tandem::Result<_>>()?;
+    let references: Vec<(String, HubReference)> =
+        args.references.iter().map(|text| meant(text, &hub, &config, output)).collect::<Result<Vec<_>>>()?.concat();
     let mut removed = Vec::new();
-    for (text, reference) in references {
-        let gone = match text.contains('@') {
+    for (model, reference) in references {
+        let gone = match model.contains('@') {
             true => hub.cache().remove_revision(&reference)?,
             false => hub.cache().remove(&reference.repository)?,
         };
         if !output.is_json() {
             let n_files = gone.n_files;
             let plural = if n_files == 1 { "" } else { "s" };
-            output.line(&format!("removed {text}: {} in {n_files} file{plural}", figures::bytes(gone.bytes)))?;
+            output.line(&format!("removed {model}: {} in {n_files} file{plural}", figures::bytes(gone.bytes)))?;
         }
-        removed.push(Row { model: text.clone(), commits: gone.commits, n_files: gone.n_files, bytes: gone.bytes });
+        removed.push(Row { model, commits: gone.commits, n_files: gone.n_files, bytes: gone.bytes });
     }
     if output.is_json() {
         output.document(&Report { bytes: removed.iter().map(|row| row.bytes).sum(), removed })?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The repositories that `text` names, as they are called: those of a model of the catalog that are here, or one, which then says that
+/// it is not.
+fn meant(text: &str, hub: &Hub, config: &Config, output: &Output) -> Result<Vec<(String, HubReference)>> {
+    let named = named(text, &config.catalog, &config.engine)?;
+    named.say(output);
+    let repositories = named.repositories(text).into_iter();
+    let mut meant: Vec<_> =
+        repositories.map(|name| Ok((name.to_owned(), tandem::hub_reference(name)?))).collect::<tandem::Result<_>>()?;
+    if let Some((_, HubReference { repository, variant: Some(variant), .. })) = meant.first() {
+        let problem = format!("`{variant}` cannot be removed alone: a model is removed with all its files");
+        return Err(Usage::new(problem, format!("`tandem rm {repository}` removes them all")).into());
+    }
+    let is_here = |(_, reference): &(String, HubReference)| hub.cache().model(&reference.repository).is_some();
+    match meant.iter().any(is_here) {
+        true => meant.retain(is_here),
+        false => meant.truncate(1),
+    }
+    Ok(meant)
 }

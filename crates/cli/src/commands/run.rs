@@ -137,6 +137,9 @@ fn generate(mut generation: Generation<'_>, output: &Output) -> Result<Outcome> 
             }
             Ok(Event::Token { text, .. }) => {
                 n_tokens += 1;
+                if n_tokens == 1 {
+                    output.detail("the prompt is read, the first token is there");
+                }
                 show(&text, &mut progress)?;
                 if let Some(progress) = &progress {
                     progress.say(format!("generating: {n_tokens} tokens"));

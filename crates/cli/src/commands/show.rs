@@ -19,6 +19,7 @@ use crate::engine::settings;
 use crate::hub::find;
 use crate::memory::{self, Expected};
 use crate::output::Output;
+use crate::reference::named;
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -109,7 +110,9 @@ pub(crate) fn show(args: ShowArgs, output: &Output) -> Result<ExitCode> {
     let config = Config::load()?;
     let engine = args.engine.or(config.engine);
     let reference = args.model.reference;
-    if catalog::show(&reference, &config.catalog, &engine, output)? {
+    let named = named(&reference, &config.catalog, &engine)?;
+    if let Some(entry) = named.entry() {
+        catalog::show(&reference, entry, &named, &engine, output)?;
         return Ok(ExitCode::SUCCESS);
     }
     let settings = settings(&engine, output)?;

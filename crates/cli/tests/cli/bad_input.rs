@@ -25,7 +25,7 @@ fn a_model_that_is_not_there_is_missed_by_name() {
     place.tandem(&["run", "deno", "x"]).fails(1, &["no model `deno`", "hint: did you mean `demo`"]);
     place.tandem(&["run", "./modle", "x"]).fails(1, &["no model `./modle`", "`model`"]);
     place.tandem(&["run", "owner/name", "x"]).fails(1, &["no model `owner/name`", "`HF_HUB_OFFLINE` is set", "hint: "]);
-    place.tandem(&["run", "a/b/c", "x"]).fails(1, &["no model `a/b/c`", "not of the form `owner/name`", "hint: "]);
+    place.tandem(&["run", "a/b/c", "x"]).fails(1, &["no model `a/b/c`", "not of the form `owner/name[@revision]`", "hint: "]);
 }
 
 #[test]

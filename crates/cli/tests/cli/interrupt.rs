@@ -1,6 +1,6 @@
 //! Ctrl-C.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::support::{ENDLESS, Place, place_with_engine};
 
 /// More than any test waits for.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 fn interrupt(child: &Child) {
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
@@ -19,6 +19,35 @@ fn interrupt(child: &Child) {
 fn start(place: &Place, more: &[&str]) -> Child {
     let args = [&["run", "model", "The fox", "--max-tokens", "1000000"], &ENDLESS[..], more].concat();
     place.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Waits for `event`, and fails when that takes too long.
+fn until(mut event: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !event() {
+        assert!(started.elapsed() < SOON, "it did not happen within {SOON:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether who writes to this pipe has to wait: a page is not free any more.
+fn is_full(pipe: &impl std::os::fd::AsFd) -> bool {
+    const PIPE: u64 = 65536;
+    rustix::io::ioctl_fionread(pipe).unwrap() > PIPE - 4096 - 100
+}
+
+/// Whether the signal that was sent came to the process.
+#[cfg(target_os = "linux")]
+fn has_taken(child: &Child) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
+    u64::from_str_radix(pending.trim(), 16).unwrap() & 1 << (libc::SIGINT - 1) == 0
+}
+
+#[cfg(not(target_os = "linux"))]
+fn has_taken(_child: &Child) -> bool {
+    std::thread::sleep(Duration::from_millis(500));
+    true
 }
 
 /// Waits for the child, and fails when that takes too long.
@@ -56,10 +85,12 @@ fn the_first_ends_the_generation() {
 fn a_document_says_that_it_was_cancelled() {
     let Some(place) = place_with_engine().map(Place::with_long_context) else { return };
     let mut child = start(&place, &["--json", "-v"]);
-    // With `-v` it says when the model is loaded; the generation starts at once then.
-    let mut stderr = child.stderr.take().unwrap();
-    stderr.read_exact(&mut [0; 10]).unwrap();
-    std::thread::sleep(Duration::from_millis(500));
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("the first token is there") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).unwrap() > 0, "it ended before");
+    }
     interrupt(&child);
     let mut stdout = String::new();
     child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
@@ -83,9 +114,9 @@ fn the_second_ends_the_process() {
     let mut child = start(&place, &["--logit-bias=144=1000"]);
     let mut stdout = child.stdout.take().unwrap();
     stdout.read_exact(&mut [0; 100]).unwrap();
-    std::thread::sleep(Duration::from_secs(1));
+    until(|| is_full(&stdout));
     interrupt(&child);
-    std::thread::sleep(Duration::from_millis(500));
+    until(|| has_taken(&child));
     assert!(child.try_wait().unwrap().is_none(), "the first one ended it");
     interrupt(&child);
     assert_eq!(ends(&mut child).signal(), Some(2));

@@ -13,11 +13,15 @@ mod chat;
 mod config;
 mod doctor;
 mod export;
+mod gguf;
 mod help;
 mod interrupt;
+mod loopback;
 mod memory;
 mod models;
 mod parity;
+mod references;
+mod repair;
 mod reports;
 mod run;
 #[path = "../../../hub/tests/hub/server.rs"]

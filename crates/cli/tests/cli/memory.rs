@@ -42,10 +42,28 @@ fn the_catalog_is_shown_without_a_download() {
 }
 
 #[test]
+fn a_model_is_shown_in_80_columns() {
+    let Some(place) = crate::support::place_with_onnx() else { return };
+    let check = |name: &str, args: &[&str]| {
+        let Outcome { code, stdout, stderr } = place.tandem(&imagined(args));
+        assert_eq!((code, stderr.as_str()), (Some(0), ""));
+        assert!(stdout.lines().all(|line| line.chars().count() <= 80), "{stdout}");
+        insta::assert_snapshot!(name, stdout);
+        #[cfg(unix)]
+        {
+            let (_, text) = crate::terminal::on_terminal(place.command(&imagined(args)));
+            insta::assert_snapshot!(format!("{name}_terminal"), text.replace('\u{1b}', "␛"));
+        }
+    };
+    check("show_model", &["show", "model", "--no-load", "--hashes"]);
+    check("show_demo", &["show", "demo", "--no-load"]);
+}
+
+#[test]
 fn auto_is_the_largest_that_fits() {
     let place = Place::new();
     let taken = |memory: &str| {
-        let report = place.json(&["show", "auto", "--json", "--memory", memory, "--threads", "2"]);
+        let report = place.json(&["show", "auto", "--json", "--memory", memory, "--threads", "2", "--backend", "onnx"]);
         assert_eq!(report["memory"]["verdict"], "fits", "{report}");
         report["entry"]["parameters"].as_u64().unwrap()
     };
@@ -80,22 +98,57 @@ fn own_models_are_in_the_catalog() {
     place.tandem(&["show", "mine:1b"]).fails(2, &["field `model`", "unknown field `layer`"]);
 }
 
+/// `command` under `ulimit -v`, in KiB.
+#[cfg(target_os = "linux")]
+fn limited(command: &std::process::Command, kibibytes: u64) -> Outcome {
+    let mut limited = std::process::Command::new("sh");
+    limited
+        .args(["-c", &format!("ulimit -v {kibibytes}; exec \"$@\""), "sh"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    limited.current_dir(command.get_current_dir().unwrap());
+    limited.env_remove("HF_TOKEN").envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = limited.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Outcome { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// The built-in model on every backend: refused with the sum where the limit is too small, run where it is roomy.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_demo_is_refused_rather_than_killed() {
+    let Some(place) = place_with_engine() else { return };
+    for backend in tandem::compiled() {
+        let backend = backend.to_string();
+        let run = ["run", "demo", "Tell me a story.", "--max-tokens", "4", "--temperature", "0", "--threads", "2"];
+        let run = [&run[..], &["--backend", &backend]].concat();
+        // With the least of them nothing starts; with the most everything but the thread that renders the prompt.
+        for kibibytes in [40_000, 100_000, 200_000, 400_000] {
+            let refused = limited(&place.command(&run), kibibytes);
+            refused.fails(
+                1,
+                &[
+                    "`demo` does not fit: it needs ",
+                    " MB of memory, and ",
+                    "(`ulimit -v`) leaves ",
+                    "hint: the sum: engine ",
+                    " + address space of threads ",
+                ],
+            );
+        }
+        let roomy = limited(&place.command(&run), 4_000_000);
+        assert_eq!(roomy.code, Some(0), "{backend}: {}", roomy.stderr);
+        assert!(!roomy.stdout.is_empty() && !roomy.stderr.contains("memory"), "{backend}: {}", roomy.stderr);
+    }
+}
+
 /// A limit of the address space is the one that a test can set without rights.
 #[cfg(target_os = "linux")]
 #[test]
 fn what_cannot_fit_is_refused_with_the_sum() {
     let Some(place) = place_with_engine() else { return };
     let place = place.with_long_context();
-    let limited = |args: &[&str]| {
-        let tandem = place.command(args);
-        let mut limited = std::process::Command::new("sh");
-        limited.args(["-c", "ulimit -v 600000; exec \"$@\"", "sh"]).arg(tandem.get_program()).args(tandem.get_args());
-        limited.current_dir(tandem.get_current_dir().unwrap());
-        limited.envs(tandem.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let output = limited.output().unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        Outcome { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
-    };
+    let limited = |args: &[&str]| limited(&place.command(args), 900_000);
     // An end token that is sure to come, so that a run which is let through ends.
     let run = ["run", "model", "x", "--raw", "--max-tokens", "1000000", "--logit-bias=285=1000"];
     limited(&run).fails(

@@ -6,80 +6,9 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
-use crate::server::{COMMIT, FakeHub, Fault};
+use crate::loopback::{Hub, SECRET, WEIGHTS, outcome};
+use crate::server::{COMMIT, Fault};
 use crate::support::{Outcome, Place, place_with_engine};
-
-const WEIGHTS: &str = "model.safetensors";
-const SECRET: &str = "hf_ThisIsTheSecret";
-
-/// A hub with the golden checkpoint as `owner/name`.
-struct Hub {
-    place: Place,
-    hub: FakeHub,
-}
-
-impl Hub {
-    fn new(place: Place) -> Self {
-        let names = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", WEIGHTS, "README.md"];
-        let files = names.map(|name| {
-            place.copy(if name == "README.md" { "config.json" } else { name }, &format!("published/{name}"));
-            (name, std::fs::read(place.path(&format!("published/{name}"))).unwrap())
-        });
-        Self { hub: FakeHub::start(&files), place }
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = self.place.command(args);
-        command.env_remove("HF_HUB_OFFLINE").env("HF_ENDPOINT", self.hub.endpoint()).env("HF_TOKEN", SECRET);
-        command.env("HF_HUB_DOWNLOAD_TIMEOUT", "5");
-        command
-    }
-
-    fn offline(&self, args: &[&str]) -> Command {
-        let mut command = self.command(args);
-        command.env("HF_HUB_OFFLINE", "1");
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Outcome {
-        outcome(self.command(args))
-    }
-
-    #[track_caller]
-    fn json(&self, args: &[&str]) -> Value {
-        let outcome = self.run(args);
-        assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-        outcome.json()
-    }
-
-    /// Where the hub's cache lies, as it is printed.
-    fn cache(&self) -> String {
-        self.place.path("home/.cache/huggingface/hub").display().to_string()
-    }
-
-    /// What was printed, without what differs from run to run.
-    fn plain(&self, text: &str) -> String {
-        let mut text = text.replace(&self.cache(), "CACHE");
-        if let Some((before, after)) = text.clone().split_once(" downloaded in ") {
-            let (_, rest) = after.split_once(" s,").unwrap();
-            text = format!("{before} downloaded in 0.0 s,{rest}");
-        }
-        text
-    }
-}
-
-fn outcome(mut command: Command) -> Outcome {
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    // What the test harness says before it becomes the binary.
-    let stdout = text(output.stdout);
-    let stdout = stdout.strip_prefix("\nrunning 1 test\n").unwrap_or(&stdout).to_owned();
-    let outcome = Outcome { code: output.status.code(), stdout, stderr: text(output.stderr) };
-    assert!(!outcome.stdout.contains(SECRET) && !outcome.stderr.contains(SECRET), "{}", outcome.stderr);
-    outcome
-}
 
 #[track_caller]
 fn snapshot(name: &str, hub: &Hub, args: &[&str]) {
@@ -105,6 +34,30 @@ fn models_are_pulled_listed_and_removed() {
     snapshot("rm", &hub, &["rm", "owner/name"]);
     snapshot("rm_again", &hub, &["rm", "owner/name"]);
     assert!(!std::path::Path::new(&hub.cache()).join("models--owner--name").exists());
+}
+
+#[test]
+fn long_names_and_revisions_are_listed_in_80_columns() {
+    let hub = Hub::new(Place::new());
+    let name = format!("{}/{}", "an-owner-with-a-long-name".repeat(2), "a-model-with-a-longer-one");
+    let longest = format!("owner/{}", "x".repeat(90));
+    let branch = format!("a-branch/with/{}", "y".repeat(120));
+    for reference in [&name, &longest, &format!("owner/name@{branch}"), "owner/name@a-tag-of-some-length", "owner/other@v1"] {
+        let pulled = hub.run(&["pull", reference, "-q"]);
+        assert_eq!(pulled.code, Some(0), "{reference}: {}", pulled.stderr);
+    }
+    // What broke off is said below its model.
+    let partial = format!("{}/models--owner--other/blobs/{}.incomplete", hub.cache(), "0".repeat(64));
+    std::fs::write(partial, [0; 1000]).unwrap();
+    snapshot("list_long", &hub, &["list"]);
+    let listed = hub.json(&["list", "--json"]);
+    let models = listed["models"].as_array().unwrap();
+    assert!([&name, &longest].iter().all(|name| models.iter().any(|model| model["model"] == name.as_str())), "{listed}");
+    #[cfg(unix)]
+    {
+        let (_, text) = crate::terminal::on_terminal(hub.command(&["list"]));
+        insta::assert_snapshot!("terminal_list_long", hub.plain(&text).replace('\u{1b}', "␛"));
+    }
 }
 
 #[test]

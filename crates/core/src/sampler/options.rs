@@ -107,6 +107,19 @@ impl SamplingOptions {
     }
 }
 
+/// What an option of the sampler usually is, and what switches it off; `None` for another option.
+pub(crate) fn usual(option: &str) -> Option<&'static str> {
+    Some(match option {
+        "temperature" => "0 takes the most probable token each time, 0.7 to 1 are usual",
+        "top_p" => "1 switches it off, 0.9 to 0.95 are usual",
+        "min_p" => "0 switches it off, 0.05 to 0.1 are usual",
+        "typical_p" => "1 switches it off, 0.9 to 0.95 are usual",
+        "repetition_penalty" => "1 switches it off, 1.05 to 1.2 are usual",
+        "presence_penalty" | "frequency_penalty" => "0 switches it off, up to 2 is usual",
+        _ => return None,
+    })
+}
+
 /// The number that the shortest decimal of `value` stands for: 0.7, where `f64::from(0.7_f32)` is 0.699999988.
 ///
 /// Hosts and configuration files write decimals, and the references that Tandem is held to read them as `f64`.

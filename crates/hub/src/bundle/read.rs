@@ -95,7 +95,7 @@ fn finish(
         locked.check(&pulled, progress, cancel)?;
     }
     cached.remember(&revision, &commit)?;
-    Ok((HubReference { repository, revision }, pulled))
+    Ok((HubReference { repository, variant: None, revision }, pulled))
 }
 
 fn manifest(entry: Entry<'_, File>, bundle: &str) -> Result<Contents> {

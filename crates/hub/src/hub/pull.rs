@@ -70,7 +70,7 @@ impl Hub {
     /// its name before its hash was found right.
     pub fn pull(&self, reference: &HubReference, options: &PullOptions) -> Result<Pulled> {
         let asked = match &options.locked {
-            Some(locked) => &HubReference { repository: reference.repository.clone(), revision: locked.commit.clone().into() },
+            Some(locked) => &HubReference { revision: locked.commit.clone().into(), ..reference.clone() },
             None => reference,
         };
         if self.settings.offline {
@@ -137,7 +137,7 @@ impl Pull<'_> {
             Some(locked) => locked.names(&self.listing)?,
             None => {
                 let read = |name: &str| self.read(name);
-                self.options.wanted.select(self.reference.repository.id(), &self.listing.names(), &read)?
+                self.options.wanted.select(self.reference, &self.listing.names(), &read)?
             }
         };
         names.iter().map(|name| self.target(name)).collect()

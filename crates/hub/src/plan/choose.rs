@@ -2,7 +2,7 @@
 
 use tandem_core::{BackendKind, DType};
 
-use super::{Measurements, Plan, Subject, Workload};
+use super::{Measurements, Plan, Subject, Verdict, Workload, judge};
 use crate::catalog::{Catalog, CatalogEntry, Kind};
 use crate::machine::Memory;
 
@@ -57,7 +57,7 @@ pub fn choose(
         let n_tokens = context.unwrap_or(PLANNED_CONTEXT).min(entry.context);
         let workload = Workload { backend, dtype, n_tokens, max_tokens: n_tokens, threads };
         let plan = Plan::new(&Subject::of_entry(entry), &workload, measured);
-        Candidate { entry: entry.clone(), fits: plan.peak() <= usable, plan }
+        Candidate { entry: entry.clone(), fits: judge(&plan, &workload, memory) == Verdict::Fits, plan }
     };
     let mut candidates: Vec<Candidate> =
         catalog.entries().iter().filter(|entry| entry.kind == Kind::Text && entry.is_open()).map(candidate).collect();

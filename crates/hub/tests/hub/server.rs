@@ -164,7 +164,7 @@ impl FakeHub {
 
 /// Whether a file lies in storage.
 pub(crate) fn is_large(name: &str) -> bool {
-    [".safetensors", ".onnx", "_data"].iter().any(|end| name.ends_with(end))
+    [".safetensors", ".gguf", ".onnx", "_data"].iter().any(|end| name.ends_with(end))
 }
 
 /// The `ETag` of a content, as the hub gives it.
@@ -215,6 +215,9 @@ impl State {
         let path = path.split('?').next().unwrap_or_default();
         if path.starts_with("/api/") {
             return self.answer_api(to);
+        }
+        if path == "/" {
+            return to.head(200, &[]);
         }
         let name = match path.split_once(&format!("/{COMMIT}/")) {
             Some((_, name)) => name.to_owned(),

@@ -3,10 +3,7 @@
 use anyhow::Result;
 
 use super::{Report, State};
-use crate::output::{BAD, BOLD, DIM, GOOD, Output};
-
-/// Columns that a line may take.
-const WIDTH: usize = 80;
+use crate::output::{BAD, BOLD, DIM, GOOD, Output, WIDTH, wrap};
 
 /// Columns before a finding: the state and the name.
 const INDENT: usize = 30;
@@ -41,33 +38,4 @@ pub(super) fn show(report: &Report, output: &Output) -> Result<()> {
         output.paint(BAD, "something needed does not work")
     };
     output.line(&format!("\n{verdict}"))
-}
-
-/// `text` in lines of at most `width` columns, broken between words; a word that is longer keeps its line.
-pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.into()),
-        }
-    }
-    if lines.is_empty() { vec![String::new()] } else { lines }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_break_between_words() {
-        let check = |text: &str, expected: &[&str]| assert_eq!(wrap(text, 10), expected, "{text}");
-        check("", &[""]);
-        check("one two", &["one two"]);
-        check("one two three four", &["one two", "three four"]);
-        check("a/very/long/path and more", &["a/very/long/path", "and more"]);
-    }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use serde::Serialize;
-use tandem::catalog::{Catalog, CatalogEntry};
+use tandem::catalog::CatalogEntry;
 use tandem::plan::{Choice, Plan, Subject, Workload};
 
 use super::memory_plan::{MemoryReport, planned_tokens};
@@ -11,14 +11,14 @@ use crate::args::EngineOptions;
 use crate::figures::{bytes, many};
 use crate::memory::{measurements, memory, threads};
 use crate::output::{BOLD, DIM, GOOD, Output};
-use crate::reference::{AUTO, auto, engine, is_of_catalog, known, nothing_fits};
+use crate::reference::{Named, engine};
 
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Report {
     model: String,
-    entry: Option<CatalogEntry>,
-    memory: Option<MemoryReport>,
+    entry: CatalogEntry,
+    memory: MemoryReport,
     /// With `auto`: the models that were considered, the largest first.
     considered: Vec<Considered>,
 }
@@ -30,50 +30,30 @@ struct Considered {
     fits: bool,
 }
 
-/// Shows what `reference` means in the catalog; false when it means nothing there.
-///
-/// # Errors
-/// [`tandem::Error::ModelNotFound`] for what has the form of a catalog's name and is none.
-pub(super) fn show(reference: &str, catalog: &Catalog, options: &EngineOptions, output: &Output) -> Result<bool> {
-    if !is_of_catalog(reference) {
-        return Ok(false);
-    }
-    let memory = memory(options);
+/// Shows `entry` of the catalog, which `reference` names.
+pub(super) fn show(reference: &str, entry: &CatalogEntry, named: &Named, options: &EngineOptions, output: &Output) -> Result<()> {
     let (backend, dtype) = engine(options);
     let threads = options.threads.map_or_else(threads, usize::from);
-    let context = options.context.map(usize::from);
-    let choice = (reference == AUTO).then(|| auto(catalog, options));
-    let entry = match &choice {
-        Some(choice) => choice.taken().map(|taken| taken.entry.clone()),
-        None => Some(known(catalog, reference)?.clone()),
+    let n_tokens = planned_tokens(options.context.map(usize::from), entry.context);
+    let workload = Workload { backend, dtype, n_tokens, max_tokens: n_tokens, threads };
+    let plan = Plan::new(&Subject::of_entry(entry), &workload, &measurements());
+    let advice = || "`tandem show auto` says what fits; `--dtype int8` and `int4` take less".into();
+    let considered = match named {
+        Named::Auto(auto) => considered(&auto.choice),
+        _ => Vec::new(),
     };
-    if let (None, Some(choice)) = (&entry, &choice) {
-        return Err(nothing_fits(choice).into());
-    }
-    let planned = entry.as_ref().map(|entry| {
-        let n_tokens = planned_tokens(context, entry.context);
-        let workload = Workload { backend, dtype, n_tokens, max_tokens: n_tokens, threads };
-        let plan = Plan::new(&Subject::of_entry(entry), &workload, &measurements());
-        let advice = || "`tandem show auto` says what fits; `--dtype int8` and `int4` take less".into();
-        MemoryReport::new(&plan, &workload, &memory, advice)
-    });
-    let report = Report { model: reference.into(), entry, memory: planned, considered: considered(choice.as_ref()) };
-    if output.is_json() {
-        output.document(&report)?
-    } else {
-        text(&report, output)?
-    }
-    Ok(true)
+    let memory = MemoryReport::new(&plan, &workload, &memory(options), advice);
+    let report = Report { model: reference.into(), entry: entry.clone(), memory, considered };
+    if output.is_json() { output.document(&report) } else { text(&report, output) }
 }
 
-fn considered(choice: Option<&Choice>) -> Vec<Considered> {
-    let candidates = choice.iter().flat_map(|choice| &choice.candidates);
+fn considered(choice: &Choice) -> Vec<Considered> {
     let row = |name: &str, peak_bytes, fits| Considered { name: name.into(), peak_bytes, fits };
-    candidates.map(|candidate| row(&candidate.entry.name, candidate.plan.peak(), candidate.fits)).collect()
+    choice.candidates.iter().map(|candidate| row(&candidate.entry.name, candidate.plan.peak(), candidate.fits)).collect()
 }
 
 fn text(report: &Report, output: &Output) -> Result<()> {
-    let Some(entry) = &report.entry else { return Ok(()) };
+    let entry = &report.entry;
     output.line(&output.paint(BOLD, &entry.name))?;
     row(output, "good at", &entry.good_at)?;
     row(output, "kind", &entry.kind.to_string())?;
@@ -88,7 +68,7 @@ fn text(report: &Report, output: &Output) -> Result<()> {
     if entry.needs_token {
         row(output, "access", "accept the licence on the hub and set `HF_TOKEN`")?;
     }
-    report.memory.iter().try_for_each(|memory| memory.show(output))?;
+    report.memory.show(output)?;
     if !report.considered.is_empty() {
         heading(output, "considered")?;
     }

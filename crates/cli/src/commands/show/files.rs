@@ -76,8 +76,12 @@ pub(super) fn has_chat_template(files: &ModelFiles) -> tandem::Result<bool> {
     Ok(files.chat_template.is_some() || json.get("chat_template").is_some_and(|template| !template.is_null()))
 }
 
-/// The licence that the model's card (`README.md`) names in its front matter, else the first line of a licence file.
+/// The licence that the model's card (`README.md`) names in its front matter, else the first line of a licence file; that of the program
+/// for a model that is part of it.
 pub(super) fn licence(files: &ModelFiles) -> Option<String> {
+    if matches!(files.config, ModelFile::Embedded { .. }) {
+        return Some(env!("CARGO_PKG_LICENSE").into());
+    }
     let dir = files.config.path()?.parent()?;
     let text = |name: &str| ModelFile::Path(dir.join(name)).read_text(MAX_TEXT).ok().map(|text| text.into_owned());
     let of_card = text("README.md").and_then(|card| licence_of_card(&card));

@@ -4,10 +4,13 @@ use anyhow::Result;
 
 use super::{Loaded, Report};
 use crate::figures::{bytes, many};
-use crate::output::{BOLD, DIM, Output};
+use crate::output::{BOLD, DIM, Output, WIDTH, wrap};
 
 /// Operators that are listed for a provider.
 const MAX_OPERATORS: usize = 8;
+
+/// Columns before a value: two, its name, and one.
+const INDENT: usize = 17;
 
 pub(super) fn show(report: &Report, output: &Output) -> Result<()> {
     let published = &report.published;
@@ -58,7 +61,7 @@ fn files(report: &Report, output: &Output) -> Result<()> {
     for file in &report.files {
         output.line(&format!("  {:>10}  {}", bytes(file.bytes), output.for_stdout(&file.name)))?;
         if let Some(sha256) = &file.sha256 {
-            output.line(&output.paint(DIM, &format!("              sha256 {sha256}")))?;
+            output.line(&output.paint(DIM, &format!("  sha256 {sha256}")))?;
         }
     }
     Ok(())
@@ -96,5 +99,8 @@ pub(super) fn heading(output: &Output, text: &str) -> Result<()> {
 }
 
 pub(super) fn row(output: &Output, name: &str, value: &str) -> Result<()> {
-    output.line(&format!("  {:<14} {}", name, output.for_stdout(value)))
+    for (i, line) in wrap(&output.for_stdout(value), WIDTH - INDENT).iter().enumerate() {
+        output.line(&format!("  {:<14} {line}", if i == 0 { name } else { "" }))?;
+    }
+    Ok(())
 }
