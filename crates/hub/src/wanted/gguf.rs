@@ -37,7 +37,7 @@ pub(super) fn choose(wanted: Wanted, reference: &HubReference, names: &[&str]) -
             (several, None) => Err(unclear(reference, several, "it is not said which of them is meant".into())),
             (several, Some(dtype)) => {
                 let of = |form: &&str| several.iter().find(|name| form_of(name).eq_ignore_ascii_case(form));
-                let found = stored_forms(dtype).iter().find_map(|form| of(form));
+                let found = stored_forms(dtype).iter().find_map(of);
                 let none = || unclear(reference, several, format!("none of them is stored as {dtype}"));
                 found.map(|name| (*name).to_owned()).ok_or_else(none)
             }
