@@ -34,8 +34,8 @@ mod numerics;
 mod reference;
 
 pub use backends::{
-    KNOWN_BACKENDS, SetupOptions, SetupReport, backend, cache_dir, compiled, export, ort_library, ort_version, peer,
-    prepare_process, prove, setup,
+    CachedGraph, CachedGraphs, KNOWN_BACKENDS, RemovedGraphs, SetupOptions, SetupReport, backend, cache_dir, cached_graphs,
+    compiled, export, ort_library, ort_version, peer, prepare_process, prove, remove_cached_graphs, setup,
 };
 pub use chat::{Chat, Reply};
 pub use memory::{MemoryPlan, memory_plan};

@@ -109,7 +109,12 @@ Examples:
 pub(super) const RM: &str = "\
 Examples:
   tandem rm Qwen/Qwen2.5-0.5B-Instruct
-  tandem rm Qwen/Qwen2.5-0.5B-Instruct@refs/pr/3";
+  tandem rm Qwen/Qwen2.5-0.5B-Instruct@refs/pr/3
+  tandem rm --graphs
+
+Environment:
+  TANDEM_CACHE_SIZE  how large the graphs may be together before those used longest ago are
+                     removed by themselves [default: 30GB]";
 
 pub(super) const DEVICES: &str = "\
 Examples:

@@ -47,7 +47,8 @@ pub(crate) struct PullArgs {
 
 /// List the models of the hub that are on this machine.
 ///
-/// Those that other programs downloaded into the same cache are among them.
+/// Those that other programs downloaded into the same cache are among them. What the graphs take that were made of checkpoints is
+/// said as well.
 #[derive(Args, Debug)]
 #[command(after_help = examples::LIST)]
 pub(crate) struct ListArgs {
@@ -62,8 +63,11 @@ pub(crate) struct ListArgs {
 #[command(after_help = examples::RM)]
 pub(crate) struct RmArgs {
     /// The models: `owner/name[@revision]`, or names of the catalog, with every repository of theirs
-    #[arg(id = "model", value_name = "MODEL", required = true)]
+    #[arg(id = "model", value_name = "MODEL", required_unless_present = "graphs")]
     pub(crate) references: Vec<String>,
+    /// Remove the graphs that were made of checkpoints and are kept for the next load; those in use stay
+    #[arg(long)]
+    pub(crate) graphs: bool,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use serde::Serialize;
 use tandem::hub::{CachedModel, CachedSnapshot, Hub};
+use tandem::{CachedGraph, CachedGraphs};
 
 use crate::args::ListArgs;
 use crate::figures;
@@ -27,6 +28,30 @@ struct Report {
     /// All models together.
     bytes: u64,
     models: Vec<ModelRow>,
+    /// What was made of checkpoints; null where nothing is kept.
+    graphs: Option<GraphsRow>,
+}
+
+#[derive(Serialize)]
+struct GraphsRow {
+    directory: String,
+    /// All graphs together.
+    bytes: u64,
+    /// What they may be before those used longest ago are removed.
+    limit: u64,
+    graphs: Vec<GraphRow>,
+}
+
+/// A graph that was made of a checkpoint.
+#[derive(Serialize)]
+pub(super) struct GraphRow {
+    directory: String,
+    /// The checkpoint's name, where the graph says it.
+    source: Option<String>,
+    dtype: Option<String>,
+    bytes: u64,
+    /// When it was used last, in seconds since 1970.
+    used: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -61,7 +86,8 @@ pub(crate) fn list(_args: &ListArgs, output: &Output) -> Result<ExitCode> {
     let hub = Hub::from_env()?;
     let models: Vec<ModelRow> = hub.cache().models().into_iter().map(model_row).collect();
     let bytes = models.iter().map(|model| model.bytes).sum();
-    let report = Report { cache: hub.cache().root().display().to_string(), bytes, models };
+    let graphs = tandem::cached_graphs()?.map(graphs_row);
+    let report = Report { cache: hub.cache().root().display().to_string(), bytes, models, graphs };
     if output.is_json() {
         output.document(&report)?;
     } else {
@@ -73,6 +99,7 @@ pub(crate) fn list(_args: &ListArgs, output: &Output) -> Result<ExitCode> {
 fn show(report: &Report, output: &Output) -> Result<()> {
     if report.models.is_empty() {
         output.note(&format!("there are no models in {}; `tandem pull owner/name` brings one", report.cache));
+        note_graphs(report, output);
         return Ok(());
     }
     output.line(&output.paint(DIM, &format!("{:<NAME_WIDTH$} {:>8} {:>5}  REVISION", "MODEL", "SIZE", "FILES")))?;
@@ -80,7 +107,19 @@ fn show(report: &Report, output: &Output) -> Result<()> {
     let n_models = report.models.len();
     let plural = if n_models == 1 { "" } else { "s" };
     output.note(&format!("{n_models} model{plural}, {} in {}", figures::bytes(report.bytes), report.cache));
+    note_graphs(report, output);
     Ok(())
+}
+
+fn note_graphs(report: &Report, output: &Output) {
+    let Some(graphs) = report.graphs.as_ref().filter(|graphs| !graphs.graphs.is_empty()) else { return };
+    let n_graphs = graphs.graphs.len();
+    let plural = if n_graphs == 1 { "" } else { "s" };
+    let (bytes, limit) = (figures::bytes(graphs.bytes), figures::bytes(graphs.limit));
+    output.note(&format!(
+        "{n_graphs} graph{plural} made of checkpoints, {bytes} of at most {limit} in {}; `tandem rm --graphs` removes them",
+        graphs.directory
+    ));
 }
 
 /// A line for each commit; what is too long for its column has lines of its own.
@@ -120,6 +159,30 @@ fn show_name(model: &ModelRow, output: &Output) -> Result<()> {
     wrap_all(&model.model, WIDTH).iter().try_for_each(|line| output.line(&output.paint(BOLD, line)))
 }
 
+fn graphs_row(graphs: CachedGraphs) -> GraphsRow {
+    let rows: Vec<GraphRow> = graphs.graphs.into_iter().map(graph_row).collect();
+    GraphsRow {
+        directory: graphs.directory.display().to_string(),
+        bytes: rows.iter().map(|row| row.bytes).sum(),
+        limit: graphs.limit,
+        graphs: rows,
+    }
+}
+
+pub(super) fn graph_row(graph: CachedGraph) -> GraphRow {
+    GraphRow {
+        directory: graph.directory.display().to_string(),
+        source: graph.source,
+        dtype: graph.dtype,
+        bytes: graph.bytes,
+        used: seconds(graph.used),
+    }
+}
+
+fn seconds(time: SystemTime) -> Option<u64> {
+    Some(time.duration_since(UNIX_EPOCH).ok()?.as_secs())
+}
+
 fn model_row(model: CachedModel) -> ModelRow {
     ModelRow {
         model: model.repository.to_string(),
@@ -131,7 +194,6 @@ fn model_row(model: CachedModel) -> ModelRow {
 }
 
 fn snapshot_row(snapshot: CachedSnapshot) -> SnapshotRow {
-    let seconds = |time: SystemTime| Some(time.duration_since(UNIX_EPOCH).ok()?.as_secs());
     SnapshotRow {
         commit: snapshot.commit.to_string(),
         revisions: snapshot.revisions,

@@ -1,11 +1,13 @@
-//! `tandem rm`: models of the hub, taken from this machine.
+//! `tandem rm`: models of the hub and graphs made of checkpoints, taken from this machine.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use serde::Serialize;
+use tandem::RemovedGraphs;
 use tandem::hub::{Hub, HubReference};
 
+use super::list::{GraphRow, graph_row};
 use crate::args::RmArgs;
 use crate::config::Config;
 use crate::failure::Usage;
@@ -17,6 +19,10 @@ use crate::reference::named;
 #[derive(Serialize)]
 struct Report {
     removed: Vec<Row>,
+    /// Graphs that were made of checkpoints.
+    graphs: Vec<GraphRow>,
+    /// Graphs that a process uses, which stay.
+    graphs_in_use: Vec<GraphRow>,
     /// All together.
     bytes: u64,
 }
@@ -48,8 +54,22 @@ pub(crate) fn rm(args: &RmArgs, output: &Output) -> Result<ExitCode> {
         }
         removed.push(Row { model, commits: gone.commits, n_files: gone.n_files, bytes: gone.bytes });
     }
+    let graphs = if args.graphs { tandem::remove_cached_graphs()? } else { RemovedGraphs::default() };
+    let graph_bytes: u64 = graphs.removed.iter().map(|graph| graph.bytes).sum();
     if output.is_json() {
-        output.document(&Report { bytes: removed.iter().map(|row| row.bytes).sum(), removed })?;
+        output.document(&Report {
+            bytes: graph_bytes + removed.iter().map(|row| row.bytes).sum::<u64>(),
+            removed,
+            graphs: graphs.removed.into_iter().map(graph_row).collect(),
+            graphs_in_use: graphs.in_use.into_iter().map(graph_row).collect(),
+        })?;
+    } else if args.graphs {
+        let n_graphs = graphs.removed.len();
+        let plural = if n_graphs == 1 { "" } else { "s" };
+        output.line(&format!("removed {n_graphs} graph{plural} made of checkpoints: {}", figures::bytes(graph_bytes)))?;
+        for graph in &graphs.in_use {
+            output.note(&format!("{} is in use and stays", graph.directory.display()));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::loopback::{Hub, SECRET, WEIGHTS, outcome};
 use crate::server::{COMMIT, Fault};
-use crate::support::{Outcome, Place, place_with_engine};
+use crate::support::{Outcome, Place, place_with_engine, place_with_onnx};
 
 #[track_caller]
 fn snapshot(name: &str, hub: &Hub, args: &[&str]) {
@@ -78,6 +78,35 @@ fn the_same_as_documents() {
     assert_eq!((&removed["bytes"], &removed["removed"][0]["commits"][0]), (&model["bytes"], &COMMIT.into()));
     let failed = hub.run(&["rm", "owner/name", "--json"]);
     assert_eq!((failed.code, failed.json()["error"]["message"].as_str().unwrap().starts_with("no model")), (Some(1), true));
+}
+
+#[test]
+fn graphs_made_of_checkpoints_are_listed_and_removed() {
+    let Some(place) = place_with_onnx() else { return };
+    let hub = Hub::new(place);
+    let key = "a".repeat(64);
+    hub.place.copy("onnx/optimum_f32/model.onnx", &format!("cache/graphs/{key}/model.onnx"));
+    let run = |args: &[&str]| {
+        let mut command = hub.command(args);
+        command.env("TANDEM_CACHE", hub.place.path("cache"));
+        outcome(command)
+    };
+    let listed = run(&["list", "--json"]).json();
+    let graph = &listed["graphs"]["graphs"][0];
+    assert_eq!((&graph["bytes"], &listed["graphs"]["limit"]), (&listed["graphs"]["bytes"], &30_000_000_000_u64.into()));
+    assert!(graph["directory"].as_str().unwrap().ends_with(&key), "{listed}");
+    let said = run(&["list"]).stderr;
+    assert!(said.contains("1 graph made of checkpoints, ") && said.contains("`tandem rm --graphs` removes them"), "{said}");
+    let removed = run(&["rm", "--graphs", "--json"]).json();
+    assert_eq!((&removed["bytes"], removed["graphs"].as_array().map(Vec::len)), (&graph["bytes"], Some(1)));
+    assert!(!hub.place.path("cache/graphs").join(&key).exists());
+    assert_eq!(run(&["rm", "--graphs"]).stdout, "removed 0 graphs made of checkpoints: 0 bytes\n");
+    let mut command = hub.command(&["list"]);
+    command.env("TANDEM_CACHE", hub.place.path("cache")).env("TANDEM_CACHE_SIZE", "much");
+    let refused = outcome(command);
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    assert!(refused.stderr.contains("TANDEM_CACHE_SIZE"), "{}", refused.stderr);
+    assert_eq!(run(&["rm"]).code, Some(2), "something must be named");
 }
 
 #[cfg(unix)]
