@@ -27,7 +27,7 @@ pub use prompt::{Prompt, PromptPiece};
 const MAX_SOURCE_BYTES: usize = 1 << 20;
 
 /// The stack of the thread that renders. A template can nest a list in a list once in some five steps, and a list is printed and
-/// freed by recursion: [`environment::FUEL`] steps must not overflow it. Only what is used costs memory.
+/// freed by recursion: the steps that a template has must not overflow it. Only what is used costs memory.
 pub const STACK_BYTES: usize = 256 << 20;
 
 /// The name of the one template in its environment.
