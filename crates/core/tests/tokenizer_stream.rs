@@ -155,8 +155,8 @@ proptest! {
         ids in prop::collection::vec(prop_oneof![0u32..3, 225u32..280], 1..20), skip: bool, which in 0..decoders().len(),
     ) {
         let (tokenizer, reference) = load(&with_decoder(fixtures::byte_fallback(), decoders()[which].clone()));
-        // `tokenizers` panics in `BPEDecoder` where all tokens are skipped.
-        prop_assume!(!skip || ids.iter().any(|&id| !tokenizer.is_special(id) && tokenizer.token(id).is_some()));
+        // `tokenizers` panics in `BPEDecoder` where no token is left: all are skipped, or unknown.
+        prop_assume!(ids.iter().any(|&id| tokenizer.token(id).is_some() && !(skip && tokenizer.is_special(id))));
         let (whole, pieces) = both(&tokenizer, &reference, &ids, skip);
         prop_assert_eq!(pieces.concat(), whole);
     }
