@@ -67,6 +67,7 @@ impl Backend for CandleBackend {
             }
         })?;
         (info.dtype, info.weight_types) = (dtype, weight_types);
+        info.memory_dtype = if dtype == DType::F32 && device.is_cpu() { decoder.memory_dtype() } else { dtype };
         if device.is_cpu() && !options.small_pages {
             before.gather();
         }
@@ -94,6 +95,7 @@ fn info(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions, dtype: 
         engine_version: CANDLE_VERSION.into(),
         device: options.device,
         dtype,
+        memory_dtype: dtype,
         architecture: config.architecture.to_string(),
         n_layers: config.n_layers,
         hidden_size: config.hidden_size,
@@ -119,7 +121,7 @@ fn dtype(options: &LoadOptions) -> Result<(DType, Option<Bits>)> {
         half @ (DType::F16 | DType::Bf16) if !on_processor => return Ok((half, None)),
         DType::F16 | DType::Bf16 => (
             "a processor computes with it more slowly than with f32, and less precisely",
-            "use `--dtype f32`, which widens weights published in f16 or bf16, or `int8` or `int4` for less memory",
+            "use `--dtype f32`, which keeps weights published in f16 or bf16 as they are in memory, or `int8` or `int4` for less",
         ),
         DType::Int8 | DType::Int4 => (
             "candle's kernels for quantised weights round activations, and were not held to any other engine",

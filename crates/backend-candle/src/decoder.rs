@@ -192,6 +192,11 @@ impl Decode for Decoder {
 }
 
 impl Decoder {
+    /// In what the largest matrices of weights lie in memory.
+    pub(crate) fn memory_dtype(&self) -> tandem_core::DType {
+        self.layers.first().map_or(&self.embedding, |layer| &layer.gate_up.weights).dtype()
+    }
+
     /// What attention adds to the states whose norm is `normed`.
     fn attended(
         &self,

@@ -247,8 +247,7 @@ impl Target<'_> {
     }
 
     fn matrix(&self, matrix: Matrix) -> Result<Tensor> {
-        let Some(floats) = matrix.into_floats() else { candle_core::bail!("weights that are quantised stay on the processor") };
-        self.tensor(floats)
+        self.tensor(matrix.into_tensor()?)
     }
 
     fn vector(&self, values: Vec<f32>) -> Result<Tensor> {

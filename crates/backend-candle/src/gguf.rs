@@ -9,6 +9,7 @@ mod blocks;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use half::vec::HalfBitsVecExt;
 use rayon::prelude::*;
 use tandem_core::backend::{LoadOptions, Numerics, WeightType};
 use tandem_core::config::ModelConfig;
@@ -17,10 +18,9 @@ use tandem_core::{DType, Error, Result, huge_pages};
 
 use self::blocks::{Target, has_offsets};
 use crate::decoder::Decoder;
-use crate::error::Doing;
-use crate::linear::Matrix;
+use crate::linear::{Matrix, Stored};
 use crate::quantize::{BLOCK, Bits};
-use crate::weights::{self, Source};
+use crate::weights::{self, Source, copy_halves};
 
 /// A decoder from a GGUF file, and in what its weights are.
 pub(crate) struct FromGguf {
@@ -131,15 +131,18 @@ impl Source for Weights<'_> {
     }
 
     fn matrix(&self, parts: &[(String, usize)], columns: usize) -> Result<Matrix> {
-        const DOING: &str = "to load the weights";
         let parts = self.parts(parts, &[columns])?;
         let rows = parts.iter().map(|part| part.tensor.shape[0]).sum();
         let Some(bits) = self.bits(&parts) else {
-            let mut values = vec![0.0; rows * columns];
-            huge_pages::advise(&mut values);
-            self.each_row(&parts, columns, values.par_chunks_mut(columns), blocks::floats);
-            self.gguf.release();
-            return Ok(Matrix::floats(values, rows, columns).doing(DOING)?);
+            let alike = |kind: TensorType| parts.iter().all(|part| part.tensor.kind == kind);
+            let stored = if alike(TensorType::F16) {
+                Stored::F16(self.read(&parts, columns, |_, bytes, out| copy_halves(bytes, out)).reinterpret_into())
+            } else if alike(TensorType::Bf16) {
+                Stored::Bf16(self.read(&parts, columns, |_, bytes, out| copy_halves(bytes, out)).reinterpret_into())
+            } else {
+                Stored::F32(self.read(&parts, columns, blocks::floats))
+            };
+            return Ok(Matrix::new(stored, rows, columns, self.numerics));
         };
         if !columns.is_multiple_of(BLOCK) {
             return Err(Error::Unsupported {
@@ -164,8 +167,8 @@ impl Source for Weights<'_> {
         }
         self.each_row(&parts, columns, targets.into_par_iter(), blocks::quantised);
         self.gguf.release();
-        let matrix = Matrix::blocks((bits, codes, scales), rows, columns, self.numerics);
-        if offsets.is_empty() { Ok(matrix) } else { Ok(matrix.with_offsets(offsets).doing(DOING)?) }
+        let matrix = Matrix::new(Stored::Blocks { bits, codes, scales }, rows, columns, self.numerics);
+        Ok(if offsets.is_empty() { matrix } else { matrix.with_offsets(offsets) })
     }
 
     fn vector(&self, parts: &[(String, usize)]) -> Result<Vec<f32>> {
@@ -210,6 +213,20 @@ impl Weights<'_> {
             }
         }
         Some(widest)
+    }
+
+    /// What `write` makes of each row.
+    fn read<V: Clone + Default + Send>(
+        &self,
+        parts: &[Part<'_>],
+        columns: usize,
+        write: fn(TensorType, &[u8], &mut [V]),
+    ) -> Vec<V> {
+        let mut values = vec![V::default(); columns * parts.iter().map(|part| part.tensor.shape[0]).sum::<usize>()];
+        huge_pages::advise(&mut values);
+        self.each_row(parts, columns, values.par_chunks_mut(columns), write);
+        self.gguf.release();
+        values
     }
 
     /// Has `read` make each target of its row of the file.

@@ -9,6 +9,7 @@ mod x86;
 
 use tandem_core::backend::Numerics;
 
+use crate::float::Float;
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::rounded::{Group, Pair};
 
@@ -26,7 +27,7 @@ pub(crate) const TILE: usize = 32;
 pub(crate) enum Level {
     /// What every processor has.
     Plain,
-    /// 256 bits, with fused multiply-add.
+    /// 256 bits, with fused multiply-add and f16.
     #[cfg(target_arch = "x86_64")]
     Avx2,
     /// 512 bits.
@@ -58,7 +59,7 @@ impl Level {
     pub(crate) fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
             if avx2 && is_x86_feature_detected!("avx512f") {
                 let bytes = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl");
                 return if bytes && is_x86_feature_detected!("avx512vnni") { Self::Vnni } else { Self::Avx512 };
@@ -103,7 +104,8 @@ impl Level {
     }
 
     /// Each row of `weights`, `[rows, columns]`, times each of `inputs`, `[n, columns]` with `n` up to [`MAX_ROWS`]: `[rows, n]`.
-    pub(crate) fn products(self, weights: &[f32], inputs: &[f32], columns: usize, out: &mut [f32]) {
+    /// Narrow weights give the same to the bit as when they are widened first.
+    pub(crate) fn products<F: Float>(self, weights: &[F], inputs: &[f32], columns: usize, out: &mut [f32]) {
         let n = inputs.len() / columns;
         assert!((1..=MAX_ROWS).contains(&n) && inputs.len() == n * columns, "the inputs are whole rows, and few");
         assert_eq!(weights.len() * n, out.len() * columns, "there is a product for each pair of rows");

@@ -19,6 +19,7 @@ mod device;
 mod device_decoder;
 mod elementwise;
 mod error;
+mod float;
 mod foreign;
 mod gguf;
 mod kernel;

@@ -3,12 +3,15 @@
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
+use half::{bf16, f16};
 use rayon::prelude::*;
+use tandem_core::DType;
 use tandem_core::backend::{Numerics, Stage};
 
 use crate::decoder::Seen;
 use crate::elementwise;
+use crate::float::Float;
 use crate::kernel::{Level, MAX_ROWS};
 use crate::product::{Weights, product, rounded_product};
 use crate::quantize::{BLOCK, Bits, Blocks};
@@ -98,72 +101,81 @@ pub(crate) struct Matrix {
     offsets: Option<Box<Matrix>>,
 }
 
-enum Stored {
-    /// `[rows, columns]`
-    Floats(Tensor),
+/// What weights are in memory: see [`Weights`].
+pub(crate) enum Stored {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    Bf16(Vec<bf16>),
     /// See [`Blocks`].
-    Blocks { bits: Bits, codes: Vec<u8>, scales: Vec<f32> },
+    Blocks {
+        bits: Bits,
+        codes: Vec<u8>,
+        scales: Vec<f32>,
+    },
 }
 
-/// What is stored, for as long as it is read.
-enum Held<'m> {
-    Floats(Values<'m>),
-    Blocks(Blocks<'m>),
-}
-
-impl Held<'_> {
+impl Stored {
     fn weights(&self) -> Weights<'_> {
         match self {
-            Self::Floats(values) => Weights::Floats(values),
-            Self::Blocks(blocks) => Weights::Blocks(*blocks),
+            Self::F32(values) => Weights::F32(values),
+            Self::F16(values) => Weights::F16(values),
+            Self::Bf16(values) => Weights::Bf16(values),
+            Self::Blocks { bits, codes, scales } => Weights::Blocks(Blocks { bits: *bits, codes, scales }),
+        }
+    }
+
+    fn dtype(&self) -> DType {
+        match self {
+            Self::F32(_) => DType::F32,
+            Self::F16(_) => DType::F16,
+            Self::Bf16(_) => DType::Bf16,
+            Self::Blocks { bits: Bits::Eight, .. } => DType::Int8,
+            Self::Blocks { bits: Bits::Four, .. } => DType::Int4,
         }
     }
 }
 
 impl Matrix {
-    /// Takes `values`, row-major.
-    pub(crate) fn floats(values: Vec<f32>, rows: usize, columns: usize) -> Result<Self> {
-        Ok(Self {
-            stored: Stored::Floats(tensor(values, (rows, columns))?),
-            rows,
-            columns,
-            level: Level::detect(),
-            offsets: None,
-        })
-    }
-
-    /// Takes the codes and scales of quantised values, row-major; `columns` are whole blocks.
-    pub(crate) fn blocks(
-        (bits, codes, scales): (Bits, Vec<u8>, Vec<f32>),
-        rows: usize,
-        columns: usize,
-        numerics: Numerics,
-    ) -> Self {
-        Self { stored: Stored::Blocks { bits, codes, scales }, rows, columns, level: Level::of(numerics), offsets: None }
+    /// Takes what is `stored`, row-major; of quantised values, `columns` are whole blocks.
+    pub(crate) fn new(stored: Stored, rows: usize, columns: usize, numerics: Numerics) -> Self {
+        Self { stored, rows, columns, level: Level::of(numerics), offsets: None }
     }
 
     /// The same with `offsets`, `[rows, columns / BLOCK]`, added to the weights of each block.
-    pub(crate) fn with_offsets(self, offsets: Vec<f32>) -> Result<Self> {
-        let offsets = Self::floats(offsets, self.rows, self.columns / BLOCK)?;
-        Ok(Self { offsets: Some(Box::new(offsets)), ..self })
+    pub(crate) fn with_offsets(self, offsets: Vec<f32>) -> Self {
+        let offsets = Self { stored: Stored::F32(offsets), columns: self.columns / BLOCK, offsets: None, ..self };
+        Self { offsets: Some(Box::new(offsets)), ..self }
     }
 
-    /// The weights as they are, `[rows, columns]`; `None` when they are quantised.
-    pub(crate) fn into_floats(self) -> Option<Tensor> {
+    /// What its weights are in memory.
+    pub(crate) fn dtype(&self) -> DType {
+        self.stored.dtype()
+    }
+
+    /// The weights as they are, `[rows, columns]`.
+    ///
+    /// # Errors
+    /// When they are quantised.
+    pub(crate) fn into_tensor(self) -> Result<Tensor> {
+        let shape = (self.rows, self.columns);
         match self.stored {
-            Stored::Floats(values) => Some(values),
-            Stored::Blocks { .. } => None,
+            Stored::F32(values) => Tensor::from_vec(values, shape, &Device::Cpu),
+            Stored::F16(values) => Tensor::from_vec(values, shape, &Device::Cpu),
+            Stored::Bf16(values) => Tensor::from_vec(values, shape, &Device::Cpu),
+            Stored::Blocks { .. } => candle_core::bail!("weights that are quantised stay on the processor"),
         }
     }
 
     /// The rows numbered `ids`: `[ids.len(), columns]`.
     pub(crate) fn select(&self, ids: &[u32]) -> Result<Tensor> {
-        let held = self.weights()?;
         let mut out = vec![0.0; ids.len() * self.columns];
         for (&id, out) in ids.iter().zip(out.chunks_exact_mut(self.columns)) {
             let id = id as usize;
-            match held.weights() {
-                Weights::Floats(values) => out.copy_from_slice(&values[id * self.columns..(id + 1) * self.columns]),
+            let own = id * self.columns..(id + 1) * self.columns;
+            match self.stored.weights() {
+                Weights::F32(values) => f32::widen(&values[own], out),
+                Weights::F16(values) => f16::widen(&values[own], out),
+                Weights::Bf16(values) => bf16::widen(&values[own], out),
                 Weights::Blocks(blocks) => blocks.rows(id..id + 1, self.columns).dequantize(out),
             }
         }
@@ -189,16 +201,18 @@ impl Matrix {
     /// As [`product`](Self::product), of whole rows `x` to `out`; `packed` is room that is enlarged where it must be.
     fn write_product(&self, x: &[f32], bias: Option<&[f32]>, packed: &mut Vec<f32>, out: &mut [f32]) -> Result<()> {
         let (columns, n) = (self.columns, x.len() / self.columns);
-        let held = self.weights()?;
-        match held.weights() {
+        match self.stored.weights() {
             Weights::Blocks(blocks) if self.level.rounds() => self.write_rounded(blocks, x, out),
             weights if n <= FEW_ROWS => {
                 for (x, out) in x.chunks(MAX_ROWS * columns).zip(out.chunks_mut(MAX_ROWS * self.rows)) {
-                    self.product_of_few(weights, x.len() / columns, out, |rows, out| match weights {
-                        Weights::Floats(values) => {
-                            self.level.products(&values[rows.start * columns..rows.end * columns], x, columns, out);
+                    self.product_of_few(weights, x.len() / columns, out, |rows, out| {
+                        let own = rows.start * columns..rows.end * columns;
+                        match weights {
+                            Weights::F32(values) => self.level.products(&values[own], x, columns, out),
+                            Weights::F16(values) => self.level.products(&values[own], x, columns, out),
+                            Weights::Bf16(values) => self.level.products(&values[own], x, columns, out),
+                            Weights::Blocks(blocks) => self.level.block_products(blocks.rows(rows, columns), x, columns, out),
                         }
-                        Weights::Blocks(blocks) => self.level.block_products(blocks.rows(rows, columns), x, columns, out),
                     });
                 }
             }
@@ -215,13 +229,6 @@ impl Matrix {
             }
         }
         Ok(())
-    }
-
-    fn weights(&self) -> Result<Held<'_>> {
-        Ok(match &self.stored {
-            Stored::Floats(values) => Held::Floats(Values::of(values)?),
-            Stored::Blocks { bits, codes, scales } => Held::Blocks(Blocks { bits: *bits, codes, scales }),
-        })
     }
 
     /// Of inputs that are rounded first.

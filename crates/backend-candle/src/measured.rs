@@ -55,7 +55,7 @@ impl Instructions {
 
     /// `weights`, `[rows, columns]`, times many `inputs`, `[n, columns]`, on the threads of the current pool: `[n, rows]`.
     pub fn product(self, weights: &[f32], inputs: &[f32], columns: usize, out: &mut [f32]) {
-        product::product(self.0, product::Weights::Floats(weights), inputs, columns, &mut zeros(inputs.len()), out);
+        product::product(self.0, product::Weights::F32(weights), inputs, columns, &mut zeros(inputs.len()), out);
     }
 
     /// As [`product`](Self::product).

@@ -36,6 +36,7 @@ pub fn load_transformers(files: &ModelFiles, options: &LoadOptions) -> Result<Ar
         engine_version: format!("candle-transformers {CANDLE_VERSION}"),
         device: options.device,
         dtype: DType::F32,
+        memory_dtype: DType::F32,
         architecture: config.architecture.to_string(),
         n_layers: config.n_layers,
         hidden_size: config.hidden_size,

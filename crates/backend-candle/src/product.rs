@@ -7,8 +7,10 @@
 
 use std::ops::Range;
 
+use half::{bf16, f16};
 use rayon::prelude::*;
 
+use crate::float::Float;
 use crate::kernel::{Level, PACKED_INPUTS, Packed, TILE};
 use crate::quantize::{BLOCK, Blocks};
 use crate::rounded::Rounded;
@@ -22,8 +24,10 @@ const TASK: usize = 14;
 /// Weights, `[rows, columns]`.
 #[derive(Clone, Copy)]
 pub(crate) enum Weights<'m> {
-    /// Row-major.
-    Floats(&'m [f32]),
+    /// Row-major, as the next two.
+    F32(&'m [f32]),
+    F16(&'m [f16]),
+    Bf16(&'m [bf16]),
     /// Quantised.
     Blocks(Blocks<'m>),
 }
@@ -32,7 +36,9 @@ impl Weights<'_> {
     /// What they take in memory.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Self::Floats(values) => size_of_val(*values),
+            Self::F32(values) => size_of_val(*values),
+            Self::F16(values) => size_of_val(*values),
+            Self::Bf16(values) => size_of_val(*values),
             Self::Blocks(blocks) => blocks.codes.len() + size_of_val(blocks.scales),
         }
     }
@@ -133,13 +139,21 @@ impl Task<'_> {
     /// Turns `n_rows` rows of weights from `first` on, at `places` within each.
     fn turn(&self, first: usize, n_rows: usize, places: Range<usize>, floats: &mut [f32], turned: &mut [f32]) {
         let (columns, inner) = (self.columns, places.len());
+        let floats = &mut floats[..n_rows * inner];
         match self.weights {
-            Weights::Floats(values) => {
+            Weights::F32(values) => {
                 let rows = &values[first * columns + places.start..(first + n_rows - 1) * columns + places.end];
                 self.level.turn(rows, columns, inner, turned);
             }
+            Weights::F16(values) => {
+                widen_rows(&values[first * columns..], columns, places, floats);
+                self.level.turn(floats, inner, inner, turned);
+            }
+            Weights::Bf16(values) => {
+                widen_rows(&values[first * columns..], columns, places, floats);
+                self.level.turn(floats, inner, inner, turned);
+            }
             Weights::Blocks(blocks) => {
-                let floats = &mut floats[..n_rows * inner];
                 for (row, floats) in floats.chunks_exact_mut(inner).enumerate() {
                     let row = blocks.rows(first + row..first + row + 1, columns);
                     row.rows(places.start / BLOCK..places.end / BLOCK, BLOCK).dequantize(floats);
@@ -147,6 +161,13 @@ impl Task<'_> {
                 self.level.turn(floats, inner, inner, turned);
             }
         }
+    }
+}
+
+/// Widens `places` of the first rows of `values`, as many as there is room for.
+fn widen_rows<F: Float>(values: &[F], columns: usize, places: Range<usize>, floats: &mut [f32]) {
+    for (row, floats) in values.chunks(columns).zip(floats.chunks_exact_mut(places.len())) {
+        F::widen(&row[places.clone()], floats);
     }
 }
 
@@ -186,7 +207,13 @@ mod tests {
             let (_, rows, columns) = shape;
             let weights: Vec<f32> = (0..rows * columns).map(|i| ((i * 7 + 3) as f32 * 0.61).sin()).collect();
             for level in Level::all() {
-                check(level, Weights::Floats(&weights), &weights, shape);
+                check(level, Weights::F32(&weights), &weights, shape);
+                let narrow: Vec<f16> = weights.iter().map(|weight| f16::from_f32(*weight)).collect();
+                let wide: Vec<f32> = narrow.iter().map(|weight| weight.to_f32()).collect();
+                check(level, Weights::F16(&narrow), &wide, shape);
+                let narrow: Vec<bf16> = weights.iter().map(|weight| bf16::from_f32(*weight)).collect();
+                let wide: Vec<f32> = narrow.iter().map(|weight| weight.to_f32()).collect();
+                check(level, Weights::Bf16(&narrow), &wide, shape);
                 for bits in [Bits::Eight, Bits::Four].into_iter().filter(|_| columns.is_multiple_of(BLOCK)) {
                     let blocks = rows * columns / BLOCK;
                     let (mut codes, mut scales) = (vec![0; blocks * bits.block_bytes()], vec![0.0; blocks]);

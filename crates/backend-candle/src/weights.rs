@@ -2,6 +2,7 @@
 //! widened to f32 or quantised; `gguf` reads the other format.
 
 use half::f16;
+use half::vec::HalfBitsVecExt;
 use rayon::prelude::*;
 use tandem_core::backend::Numerics;
 use tandem_core::checkpoint::{Checkpoint, StoredTensor};
@@ -9,12 +10,9 @@ use tandem_core::config::ModelConfig;
 use tandem_core::{DType, Error, Result, huge_pages};
 
 use crate::decoder::{Decoder, Layer};
-use crate::error::Doing;
-use crate::linear::{Linear, Matrix, Rooms};
+use crate::linear::{Linear, Matrix, Rooms, Stored};
 use crate::quantize::{BLOCK, Bits};
 use crate::rotary::{Heads, Rotary};
-
-const DOING: &str = "to load the weights";
 
 /// Where weights come from. `parts` are their names as published, with the rows of each; what is read is one above the other.
 pub(crate) trait Source {
@@ -127,10 +125,11 @@ impl Source for Reader<'_> {
 
     fn matrix(&self, parts: &[(String, usize)], columns: usize) -> Result<Matrix> {
         let rows = parts.iter().map(|(_, rows)| rows).sum();
-        match self.bits {
-            None => Ok(Matrix::floats(self.values(parts, &[columns])?, rows, columns).doing(DOING)?),
-            Some(bits) => self.quantized(bits, parts, rows, columns),
-        }
+        let stored = match self.bits {
+            None => self.floats(parts, columns)?,
+            Some(bits) => self.quantized(bits, parts, rows, columns)?,
+        };
+        Ok(Matrix::new(stored, rows, columns, self.numerics))
     }
 
     fn vector(&self, parts: &[(String, usize)]) -> Result<Vec<f32>> {
@@ -139,8 +138,21 @@ impl Source for Reader<'_> {
 }
 
 impl Reader<'_> {
+    /// As they are stored where they are stored alike, and otherwise widened.
+    fn floats(&self, parts: &[(String, usize)], columns: usize) -> Result<Stored> {
+        let stored = self.checked_all(parts, &[columns])?;
+        let alike = |dtype: DType| stored.iter().all(|tensor| tensor.dtype == dtype);
+        Ok(if alike(DType::F16) {
+            Stored::F16(self.read(&stored, |_, bytes, out| copy_halves(bytes, out)).reinterpret_into())
+        } else if alike(DType::Bf16) {
+            Stored::Bf16(self.read(&stored, |_, bytes, out| copy_halves(bytes, out)).reinterpret_into())
+        } else {
+            Stored::F32(self.read(&stored, widen))
+        })
+    }
+
     /// As [`matrix`](Source::matrix), quantised row by row: the matrix is never there as floats.
-    fn quantized(&self, bits: Bits, parts: &[(String, usize)], rows: usize, columns: usize) -> Result<Matrix> {
+    fn quantized(&self, bits: Bits, parts: &[(String, usize)], rows: usize, columns: usize) -> Result<Stored> {
         if !columns.is_multiple_of(BLOCK) {
             return Err(Error::Unsupported {
                 what: format!("quantising `{}` of `{}`", parts[0].0, self.file),
@@ -173,26 +185,30 @@ impl Reader<'_> {
                 self.checkpoint.release();
             }
         }
-        Ok(Matrix::blocks((bits, codes, scales), rows, columns, self.numerics))
+        Ok(Stored::Blocks { bits, codes, scales })
     }
 
     /// The values of tensors of the shapes `[rows, inner...]`, one after the other.
     fn values(&self, parts: &[(String, usize)], inner: &[usize]) -> Result<Vec<f32>> {
-        let stored = self.checked_all(parts, inner)?;
-        let mut values = vec![0.0; stored.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum()];
+        Ok(self.read(&self.checked_all(parts, inner)?, widen))
+    }
+
+    /// What `write` makes of the bytes of all tensors, value by value.
+    fn read<V: Clone + Default + Send>(&self, stored: &[StoredTensor<'_>], write: fn(DType, &[u8], &mut [V])) -> Vec<V> {
+        let mut values = vec![V::default(); stored.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum()];
         huge_pages::advise(&mut values);
         let mut rest = values.as_mut_slice();
-        for tensor in &stored {
+        for tensor in stored {
             let own;
             (own, rest) = rest.split_at_mut(tensor.shape.iter().product());
             let size = bytes_of(tensor.dtype);
             for (own, bytes) in own.chunks_mut(READ_TOGETHER / size).zip(tensor.bytes.chunks(READ_TOGETHER)) {
                 let bytes = bytes.par_chunks(WIDENED_TOGETHER * size);
-                own.par_chunks_mut(WIDENED_TOGETHER).zip(bytes).for_each(|(own, bytes)| widen(tensor.dtype, bytes, own));
+                own.par_chunks_mut(WIDENED_TOGETHER).zip(bytes).for_each(|(own, bytes)| write(tensor.dtype, bytes, own));
                 self.checkpoint.release();
             }
         }
-        Ok(values)
+        values
     }
 
     /// Tensors of the shapes `[rows, inner...]`. A shape is checked against a header that fits its file before memory is taken for it.
@@ -227,6 +243,11 @@ const WIDENED_TOGETHER: usize = 1 << 16;
 /// Bytes of a value as it is stored.
 pub(crate) fn bytes_of(dtype: DType) -> usize {
     if dtype == DType::F32 { 4 } else { 2 }
+}
+
+/// Writes the two bytes of each value to `out`, which has as many places.
+pub(crate) fn copy_halves(bytes: &[u8], out: &mut [u16]) {
+    out.iter_mut().zip(bytes.as_chunks().0).for_each(|(out, bytes)| *out = u16::from_le_bytes(*bytes));
 }
 
 /// Writes the values of `bytes` as f32 to `out`, which has as many places.

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use half::{bf16, f16};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
@@ -110,6 +111,37 @@ fn a_window_is_the_same_in_one_pass_and_step_by_step() {
     for (i, token) in tokens.iter().enumerate() {
         let row = session.append(&[*token], LogitsWanted::Last).unwrap();
         close(row.row(0), whole.row(i), &format!("position {i}"));
+    }
+}
+
+/// Weights of 16 bits are kept and widened as they are read, which changes no bit of what comes out.
+#[test]
+fn narrow_weights_give_what_they_give_when_widened_first() {
+    let logits = |directory: &Path| {
+        let model = load(directory, &LoadOptions::default()).unwrap();
+        let mut session = model.new_session(&SessionOptions::default()).unwrap();
+        let tokens: Vec<u32> = (0..40).collect();
+        let prompt = session.append(&tokens, LogitsWanted::All).unwrap();
+        (model.info().dtype, model.info().memory_dtype, prompt, session.append(&[7], LogitsWanted::Last).unwrap())
+    };
+    for name in ["qwen2-tied", "qwen2-untied", "qwen3"] {
+        for narrow in [safetensors::Dtype::F16, safetensors::Dtype::BF16] {
+            let all = stored_as(name, |_| narrow, narrow);
+            let none = stored_as(name, |_| safetensors::Dtype::F32, narrow);
+            // One of the two that become one matrix.
+            let some = |name: &str| if name.contains("up_proj") { narrow } else { safetensors::Dtype::F32 };
+            let some = stored_as(name, some, narrow);
+            let (dtype, memory, prompt, step) = logits(all.path());
+            assert_eq!(
+                (dtype, memory == DType::F16, memory == DType::F32),
+                (DType::F32, narrow == safetensors::Dtype::F16, false)
+            );
+            for wide in [none, some] {
+                let wide = logits(wide.path());
+                assert_eq!(wide.1, DType::F32);
+                assert!(wide.2 == prompt && wide.3 == step, "{name}, {narrow:?}");
+            }
+        }
     }
 }
 
@@ -227,6 +259,40 @@ fn load(directory: &Path, options: &LoadOptions) -> Result<Arc<dyn Model>> {
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens").join(name)
+}
+
+/// The checkpoint `name` with all weights rounded to `rounded`, and each stored in the dtype of its name.
+fn stored_as(name: &str, dtype: impl Fn(&str) -> safetensors::Dtype, rounded: safetensors::Dtype) -> tempfile::TempDir {
+    let directory = edited(name, |_| {}, |_| true);
+    let file = directory.path().join("model.safetensors");
+    let bytes = std::fs::read(&file).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let narrow = |value: f32| match rounded {
+        safetensors::Dtype::F16 => (f16::from_f32(value).to_bits(), f16::from_f32(value).to_f32()),
+        _ => (bf16::from_f32(value).to_bits(), bf16::from_f32(value).to_f32()),
+    };
+    let stored = |(name, view): (&str, TensorView<'_>)| {
+        let wide: Vec<f32> = match view.dtype() {
+            safetensors::Dtype::F32 => view.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+            dtype => {
+                assert_eq!(dtype, safetensors::Dtype::BF16);
+                view.data().as_chunks().0.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect()
+            }
+        };
+        let values = wide.into_iter().map(narrow);
+        let bytes: Vec<u8> = match dtype(name) {
+            safetensors::Dtype::F32 => values.flat_map(|(_, wide)| wide.to_le_bytes()).collect(),
+            _ => values.flat_map(|(bits, _)| bits.to_le_bytes()).collect(),
+        };
+        (name.to_owned(), dtype(name), view.shape().to_vec(), bytes)
+    };
+    let stored: Vec<_> = tensors.iter().map(stored).collect();
+    let view = |(name, dtype, shape, bytes)| (name, TensorView::new(dtype, shape, bytes).unwrap());
+    let views: Vec<(&String, TensorView<'_>)> =
+        stored.iter().map(|(name, dtype, shape, bytes)| view((name, *dtype, shape.clone(), bytes.as_slice()))).collect();
+    std::fs::remove_file(&file).unwrap();
+    safetensors::serialize_to_file(views, None, &file).unwrap();
+    directory
 }
 
 /// The checkpoint `name` with another configuration and without some weights.

@@ -119,6 +119,7 @@ fn describe(
         engine_version: library::runtime_version().unwrap_or_else(|| "unknown".into()),
         device: options.device,
         dtype: source.dtype,
+        memory_dtype: source.dtype,
         architecture: config.architecture.to_string(),
         n_layers: graph.caches.len() / 2,
         hidden_size: config.hidden_size,

@@ -147,7 +147,7 @@ impl Loaded {
     pub fn new(info: &ModelInfo, reads: StepReads) -> Self {
         let model_bytes = info.weight_files.iter().map(|file| file.bytes).sum();
         let step_bytes = match reads {
-            StepReads::Weights(n) => n as f64 * bytes_per_weight(info.dtype),
+            StepReads::Weights(n) => n as f64 * bytes_per_weight(info.memory_dtype),
             StepReads::Share(share) => model_bytes as f64 * share,
         };
         Self {

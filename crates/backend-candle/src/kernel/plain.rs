@@ -1,6 +1,7 @@
 //! The loops in plain Rust, for processors without wide vectors.
 
 use super::{Packed, TILE};
+use crate::float::Float;
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::rounded::{Group, Pair};
 
@@ -8,7 +9,7 @@ use crate::rounded::{Group, Pair};
 const LANES: usize = 8;
 
 /// See [`Level::products`](super::Level::products).
-pub(super) fn products(weights: &[f32], inputs: &[f32], columns: usize, out: &mut [f32]) {
+pub(super) fn products<F: Float>(weights: &[F], inputs: &[f32], columns: usize, out: &mut [f32]) {
     let n = inputs.len() / columns;
     for (row, out) in weights.chunks_exact(columns).zip(out.chunks_exact_mut(n)) {
         for (input, out) in inputs.chunks_exact(columns).zip(out) {
@@ -110,14 +111,14 @@ pub(super) fn tile(weights: &[f32], inputs: &[f32], sums: &mut [f32]) {
     }
 }
 
-fn dot(left: &[f32], right: &[f32]) -> f32 {
+fn dot<F: Float>(left: &[F], right: &[f32]) -> f32 {
     let mut sums = [0.0_f32; LANES];
     let (left, left_rest) = left.as_chunks::<LANES>();
     let (right, right_rest) = right.as_chunks::<LANES>();
     for (left, right) in left.iter().zip(right) {
         for (sum, (left, right)) in sums.iter_mut().zip(left.iter().zip(right)) {
-            *sum += left * right;
+            *sum += left.widened() * right;
         }
     }
-    sums.iter().sum::<f32>() + left_rest.iter().zip(right_rest).map(|(left, right)| left * right).sum::<f32>()
+    sums.iter().sum::<f32>() + left_rest.iter().zip(right_rest).map(|(left, right)| left.widened() * right).sum::<f32>()
 }

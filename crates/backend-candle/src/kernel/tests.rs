@@ -36,6 +36,32 @@ fn every_level_gives_the_products() {
     }
 }
 
+/// Narrow weights give what they give when they are widened first, to the bit.
+#[test]
+fn every_level_widens_weights_exactly() {
+    fn check<F: Float>(narrow: &[F], inputs: &[f32], (rows, columns): (usize, usize)) {
+        let mut wide = vec![0.0; narrow.len()];
+        F::widen(narrow, &mut wide);
+        for level in Level::all() {
+            let products = |products: &dyn Fn(&mut [f32])| {
+                let mut out = vec![f32::NAN; rows * inputs.len() / columns];
+                products(&mut out);
+                out
+            };
+            let expected = products(&|out| level.products(&wide, inputs, columns, out));
+            let own = products(&|out| level.products(narrow, inputs, columns, out));
+            assert_eq!(own, expected, "{level:?} {} {rows}x{columns}", F::DTYPE);
+        }
+    }
+    for shape @ (rows, columns) in [(1, 1), (3, 31), (5, 64), (9, 100), (2, 896), (7, 33), (4, 15)] {
+        for n in 1..=MAX_ROWS {
+            let (weights, inputs) = (numbers(rows * columns, 1), numbers(n * columns, 2));
+            check(&weights.iter().map(|weight| half::f16::from_f32(*weight)).collect::<Vec<_>>(), &inputs, shape);
+            check(&weights.iter().map(|weight| half::bf16::from_f32(*weight)).collect::<Vec<_>>(), &inputs, shape);
+        }
+    }
+}
+
 #[test]
 fn every_level_turns_rows_and_gives_their_tiles() {
     for (n_rows, inner, stride) in [(32, 64, 64), (32, 33, 50), (31, 16, 16), (9, 40, 41), (1, 1, 1), (17, 96, 100)] {

@@ -4,50 +4,61 @@
 //! several rows hide the latency of each other's additions.
 
 mod blocks;
+mod halves;
 pub(super) mod tiles;
 pub(super) mod vnni;
 
 /// Writes the loops for one width. `$tall` is how many rows of weights go together with up to eight inputs: sums fill the registers.
 macro_rules! loops {
     ($module:ident, $features:literal, $vector:ident, $lanes:literal, $tall:literal,
-     $load:ident, $store:ident, $all:ident, $zero:ident, $fused:ident, $sum:expr, $eight:path, $four:path) => {
+     $load:ident, $store:ident, $all:ident, $zero:ident, $fused:ident, $sum:expr, $halves:ident, $eight:path, $four:path) => {
         #[expect(unsafe_code, reason = "a vector is loaded from an address")]
         pub(super) mod $module {
             use std::arch::x86_64::*;
 
+            use half::{bf16, f16};
+            use tandem_core::DType;
+
+            use super::halves::$halves as halves;
+            use crate::float::Float;
             use crate::quantize::{BLOCK, Bits, Blocks};
 
             /// See [`Level::products`](super::super::Level::products).
             #[target_feature(enable = $features)]
-            pub(in crate::kernel) fn products(weights: &[f32], inputs: &[f32], columns: usize, out: &mut [f32]) {
+            pub(in crate::kernel) fn products<F: Float>(weights: &[F], inputs: &[f32], columns: usize, out: &mut [f32]) {
                 match inputs.len() / columns {
-                    1 => tiles::<4, 1>(weights, inputs, columns, out),
-                    2 => tiles::<4, 2>(weights, inputs, columns, out),
-                    3 => tiles::<2, 3>(weights, inputs, columns, out),
-                    4 => tiles::<2, 4>(weights, inputs, columns, out),
-                    5 => tiles::<$tall, 5>(weights, inputs, columns, out),
-                    6 => tiles::<$tall, 6>(weights, inputs, columns, out),
-                    7 => tiles::<$tall, 7>(weights, inputs, columns, out),
-                    _ => tiles::<$tall, 8>(weights, inputs, columns, out),
+                    1 => tiles::<F, 4, 1>(weights, inputs, columns, out),
+                    2 => tiles::<F, 4, 2>(weights, inputs, columns, out),
+                    3 => tiles::<F, 2, 3>(weights, inputs, columns, out),
+                    4 => tiles::<F, 2, 4>(weights, inputs, columns, out),
+                    5 => tiles::<F, $tall, 5>(weights, inputs, columns, out),
+                    6 => tiles::<F, $tall, 6>(weights, inputs, columns, out),
+                    7 => tiles::<F, $tall, 7>(weights, inputs, columns, out),
+                    _ => tiles::<F, $tall, 8>(weights, inputs, columns, out),
                 }
             }
 
             #[target_feature(enable = $features)]
-            fn tiles<const R: usize, const N: usize>(weights: &[f32], inputs: &[f32], columns: usize, out: &mut [f32]) {
+            fn tiles<F: Float, const R: usize, const N: usize>(weights: &[F], inputs: &[f32], columns: usize, out: &mut [f32]) {
                 let inputs: [&[f32]; N] = std::array::from_fn(|i| &inputs[i * columns..(i + 1) * columns]);
                 let mut weights = weights.chunks_exact(R * columns);
                 let mut out = out.chunks_exact_mut(R * N);
                 for (weights, out) in (&mut weights).zip(&mut out) {
-                    tile::<R, N>(weights, &inputs, columns, out);
+                    tile::<F, R, N>(weights, &inputs, columns, out);
                 }
                 for (row, out) in weights.remainder().chunks_exact(columns).zip(out.into_remainder().chunks_exact_mut(N)) {
-                    tile::<1, N>(row, &inputs, columns, out);
+                    tile::<F, 1, N>(row, &inputs, columns, out);
                 }
             }
 
             #[target_feature(enable = $features)]
-            fn tile<const R: usize, const N: usize>(weights: &[f32], inputs: &[&[f32]; N], columns: usize, out: &mut [f32]) {
-                let rows: [&[f32]; R] = std::array::from_fn(|r| &weights[r * columns..(r + 1) * columns]);
+            fn tile<F: Float, const R: usize, const N: usize>(
+                weights: &[F],
+                inputs: &[&[f32]; N],
+                columns: usize,
+                out: &mut [f32],
+            ) {
+                let rows: [&[F]; R] = std::array::from_fn(|r| &weights[r * columns..(r + 1) * columns]);
                 let whole = columns - columns % $lanes;
                 let mut sums = [[$zero(); N]; R];
                 for start in (0..whole).step_by($lanes) {
@@ -57,7 +68,7 @@ macro_rules! loops {
                     }
                     for (sums, row) in sums.iter_mut().zip(&rows) {
                         super::fetch(&row[start..]);
-                        let weight = load(row, start);
+                        let weight = widened(row, start);
                         for (sum, loaded) in sums.iter_mut().zip(&loaded) {
                             *sum = $fused(weight, *loaded, *sum);
                         }
@@ -65,7 +76,7 @@ macro_rules! loops {
                 }
                 for (r, (sums, row)) in sums.iter().zip(&rows).enumerate() {
                     for (i, (sum, input)) in sums.iter().zip(inputs).enumerate() {
-                        let rest = row[whole..].iter().zip(&input[whole..]).map(|(w, x)| w * x).sum::<f32>();
+                        let rest = row[whole..].iter().zip(&input[whole..]).map(|(w, x)| w.widened() * x).sum::<f32>();
                         out[r * N + i] = $sum(*sum) + rest;
                     }
                 }
@@ -222,6 +233,22 @@ macro_rules! loops {
                 // SAFETY: callers take whole vectors within the slice: `start` is below its length rounded down to lanes.
                 unsafe { $load(values.as_ptr().add(start)) }
             }
+
+            /// As [`load`], of floats of any width.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn widened<F: Float>(values: &[F], start: usize) -> $vector {
+                debug_assert!(start + $lanes <= values.len(), "a whole vector is loaded");
+                // SAFETY: as in `load`, and `DTYPE` says of what type they are.
+                unsafe {
+                    let first = values.as_ptr().add(start);
+                    match F::DTYPE {
+                        DType::F16 => halves::f16(first.cast::<f16>()),
+                        DType::Bf16 => halves::bf16(first.cast::<bf16>()),
+                        _ => $load(first.cast::<f32>()),
+                    }
+                }
+            }
         }
     };
 }
@@ -242,7 +269,7 @@ fn fetch<T>(weights: &[T]) {
 
 loops!(
     avx2,
-    "avx2,fma",
+    "avx2,fma,f16c",
     __m256,
     8,
     1,
@@ -256,6 +283,7 @@ loops!(
         let pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
         _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)))
     },
+    avx2,
     super::blocks::eight_avx2,
     super::blocks::four_avx2
 );
@@ -271,6 +299,7 @@ loops!(
     _mm512_setzero_ps,
     _mm512_fmadd_ps,
     |sum: __m512| _mm512_reduce_add_ps(sum),
+    avx512,
     super::blocks::eight_avx512,
     super::blocks::four_avx512
 );

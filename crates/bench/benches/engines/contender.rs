@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use tandem_bench::record::bytes_per_weight;
 use tandem_core::backend::ThreadOptions;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
-use tandem_core::{Backend, DType, LoadOptions, LogitsWanted, Model, Session, SessionOptions, TokenId};
+use tandem_core::{Backend, LoadOptions, LogitsWanted, Model, Session, SessionOptions, TokenId};
 
 /// Tokens that are decoded in a phase.
 const DECODED: usize = 16;
@@ -97,20 +98,12 @@ impl Contender {
 pub(crate) fn of_backend(backend: &dyn Backend, directory: &Path, options: &LoadOptions) -> Result<Contender> {
     let files = ModelFiles::discover(directory, &directory.to_string_lossy())?;
     let model = backend.load(&files, options)?;
-    let name = format!("{} {}", model.info().backend, model.info().dtype);
-    let bytes_of_weight = bytes_of_weight(model.info().dtype);
+    let info = model.info();
+    let kept = if info.memory_dtype == info.dtype { String::new() } else { format!(" kept in {}", info.memory_dtype) };
+    let name = format!("{} {}{kept}", info.backend, info.dtype);
+    let bytes_of_weight = bytes_per_weight(info.memory_dtype);
     let sequence = OfModel { session: new_session(&model)?, model };
     Ok(Contender::new(name, Box::new(sequence), &ModelConfig::from_file(&files.config)?, bytes_of_weight))
-}
-
-/// With its share of a scale.
-pub(crate) fn bytes_of_weight(dtype: DType) -> f64 {
-    match dtype {
-        DType::F32 => 4.0,
-        DType::F16 | DType::Bf16 => 2.0,
-        DType::Int8 => 1.125,
-        DType::Int4 => 0.625,
-    }
 }
 
 pub(crate) fn threads(n: usize) -> Result<ThreadOptions> {

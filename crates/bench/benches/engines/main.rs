@@ -2,7 +2,8 @@
 //!
 //! `cargo bench -p tandem-bench --bench engines -- CHECKPOINT [GRAPH_DIRECTORY [THREADS [ROUNDS]]]`, where CHECKPOINT is a directory
 //! with safetensors and GRAPH_DIRECTORY one with the same weights as a graph of f32; without it, or with `-`, ONNX Runtime is left
-//! out. A Qwen2 checkpoint runs in candle-transformers too. Ratios are medians over the rounds of the ratio within a round.
+//! out. A Qwen2 checkpoint runs in candle-transformers too. One of 16-bit floats, which candle keeps so in memory, is run in f32 of four
+//! bytes beside it. Ratios are medians over the rounds of the ratio within a round.
 //!
 //! `… -- pages CHECKPOINT [GRAPH_DIRECTORY [THREADS [ROUNDS]]]`: each of our engines with its weights in huge pages, and without.
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
@@ -10,6 +11,7 @@
 mod contender;
 mod machine;
 mod published;
+mod widened;
 
 use std::path::Path;
 use std::process::Command;
@@ -85,9 +87,14 @@ fn compare_engines(task: &Task<'_>) -> Result<()> {
             .args(["load".as_ref(), checkpoint.as_os_str(), dtype.to_string().as_ref(), threads.to_string().as_ref()])
             .status()?;
     }
-    let mut contenders = Vec::new();
+    let candle =
+        |checkpoint: &Path, dtype| contender::of_backend(&CandleBackend::new(), checkpoint, &options(Some(dtype), threads)?);
+    let mut contenders = vec![candle(widened::copy(checkpoint)?.path(), DType::F32)?];
     for dtype in DTYPES {
-        contenders.push(contender::of_backend(&CandleBackend::new(), checkpoint, &options(Some(dtype), threads)?)?);
+        let own = candle(checkpoint, dtype)?;
+        if own.name != contenders[0].name {
+            contenders.push(own);
+        }
     }
     if let Some(graph) = graph {
         contenders.push(contender::of_backend(&OnnxBackend::new(None), graph, &options(None, threads)?)?);

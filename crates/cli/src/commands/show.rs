@@ -63,6 +63,8 @@ struct Loaded {
     engine_version: String,
     device: String,
     dtype: String,
+    /// What most weights are in memory: `dtype`, or the narrower floats of the checkpoint, which are widened as they are read.
+    memory_dtype: String,
     /// How weights were stored and what they run as; empty where `dtype` says it all.
     weight_types: Vec<WeightTypeRow>,
     threads: usize,
@@ -189,6 +191,7 @@ fn loaded(model: &TextModel, cost: Option<NumericsCost>) -> Loaded {
         engine_version: info.engine_version.clone(),
         device: info.device.to_string(),
         dtype: info.dtype.to_string(),
+        memory_dtype: info.memory_dtype.to_string(),
         weight_types: weight_types(info),
         threads: info.threads,
         load_ms: u64::try_from(model.load_time().as_millis()).unwrap_or(u64::MAX),

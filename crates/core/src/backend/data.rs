@@ -177,6 +177,9 @@ pub struct ModelInfo {
     pub device: Device,
     /// The dtype of the weights.
     pub dtype: DType,
+    /// In what most of them lie in memory: `dtype`, or a narrower float in which they were published and that is widened, exactly, as
+    /// it is read.
+    pub memory_dtype: DType,
     /// The `model_type` of the configuration, such as `qwen2`.
     pub architecture: String,
     /// Decoder layers.

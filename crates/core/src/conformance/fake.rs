@@ -62,6 +62,7 @@ impl Backend for FakeBackend {
             engine_version: "1".into(),
             device: options.device,
             dtype: options.dtype.unwrap_or(DType::F32),
+            memory_dtype: options.dtype.unwrap_or(DType::F32),
             architecture: config.architecture.to_string(),
             n_layers: config.n_layers,
             hidden_size: config.hidden_size,

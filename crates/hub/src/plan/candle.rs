@@ -33,7 +33,8 @@ pub(super) fn plan(subject: &Subject, workload: &Workload) -> Plan {
     let head = if shape.tied { 0 } else { shape.embedding() };
     let of_dtype = bytes_of(workload.dtype, shape.projections() + shape.embedding() + head);
     let (weights, piece) = match &subject.weights {
-        Weights::Checkpoint { bytes } => (of_dtype, READ_TOGETHER.min(*bytes)),
+        // Floats that are narrower stay so.
+        Weights::Checkpoint { bytes } => (of_dtype.min(*bytes), READ_TOGETHER.min(*bytes)),
         // A matrix at a time, of which the embedding is the largest.
         Weights::Gguf { bytes, made } => {
             let all = shape.projections() + shape.embedding() + head;

@@ -71,7 +71,8 @@ fn running(loaded: &Loaded, output: &Output) -> Result<()> {
     heading(output, "loaded")?;
     row(output, "backend", &format!("{} {}", loaded.backend, loaded.engine_version))?;
     row(output, "device", &format!("{} ({:.0} % of the graph)", loaded.device, 100.0 * loaded.device_share))?;
-    row(output, "dtype", &loaded.dtype)?;
+    let kept = if loaded.memory_dtype == loaded.dtype { String::new() } else { format!(", in memory {}", loaded.memory_dtype) };
+    row(output, "dtype", &format!("{}{kept}", loaded.dtype))?;
     for kind in &loaded.weight_types {
         row(output, "weights", &format!("{} of {}, run as {}", kind.n_tensors, kind.stored, kind.runs_as))?;
     }
