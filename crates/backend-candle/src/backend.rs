@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tandem_core::arena::Arena;
 use tandem_core::backend::{Capabilities, LoadOptions, WeightFile};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
@@ -62,7 +63,9 @@ impl Backend for CandleBackend {
             Some(path) => gguf::load(path, &config, options),
             None => {
                 let checkpoint = Checkpoint::open(files)?;
-                let reader = Reader { checkpoint: &checkpoint, file: &files.name, bits, numerics: options.numerics };
+                let arena = Arena::new(options.small_pages);
+                let reader =
+                    Reader { checkpoint: &checkpoint, file: &files.name, bits, numerics: options.numerics, arena: &arena };
                 Ok(FromGguf { decoder: weights::decoder(&reader, &config)?, dtype: wanted, weight_types: Vec::new() })
             }
         })?;

@@ -9,18 +9,19 @@ mod blocks;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use half::vec::HalfBitsVecExt;
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
+use tandem_core::arena::Arena;
 use tandem_core::backend::{LoadOptions, Numerics, WeightType};
 use tandem_core::config::ModelConfig;
 use tandem_core::gguf::{Gguf, GgufTensor, TensorType};
-use tandem_core::{DType, Error, Result, huge_pages};
+use tandem_core::{DType, Error, Result};
 
 use self::blocks::{Target, has_offsets};
 use crate::decoder::Decoder;
 use crate::linear::{Matrix, Stored};
 use crate::quantize::{BLOCK, Bits};
-use crate::weights::{self, Source, copy_halves};
+use crate::weights::{self, Source};
 
 /// A decoder from a GGUF file, and in what its weights are.
 pub(crate) struct FromGguf {
@@ -54,7 +55,8 @@ pub(crate) fn load(path: &Path, config: &ModelConfig, options: &LoadOptions) -> 
         }
     };
     let interleaved = gguf.has_interleaved_heads()?.then_some(config.head_dim());
-    let weights = Weights { gguf: &gguf, floats, numerics: options.numerics, interleaved };
+    let weights =
+        Weights { gguf: &gguf, floats, numerics: options.numerics, arena: Arena::new(options.small_pages), interleaved };
     let decoder = weights::decoder(&weights, config)?;
     Ok(FromGguf { decoder, dtype: options.dtype.unwrap_or(stored), weight_types: weights.types() })
 }
@@ -98,6 +100,7 @@ struct Weights<'g> {
     gguf: &'g Gguf,
     floats: Floats,
     numerics: Numerics,
+    arena: Arena,
     /// The width of a head, where the rows of queries and keys are in llama.cpp's own order.
     interleaved: Option<usize>,
 }
@@ -135,13 +138,21 @@ impl Source for Weights<'_> {
         let rows = parts.iter().map(|part| part.tensor.shape[0]).sum();
         let Some(bits) = self.bits(&parts) else {
             let alike = |kind: TensorType| parts.iter().all(|part| part.tensor.kind == kind);
+            let n = rows * columns;
             let stored = if alike(TensorType::F16) {
-                Stored::F16(self.read(&parts, columns, |_, bytes, out| copy_halves(bytes, out)).reinterpret_into())
+                let mut values = self.arena.zeros(n);
+                self.each_row(&parts, columns, values.reinterpret_cast_mut().par_chunks_mut(columns), blocks::halves);
+                Stored::F16(values)
             } else if alike(TensorType::Bf16) {
-                Stored::Bf16(self.read(&parts, columns, |_, bytes, out| copy_halves(bytes, out)).reinterpret_into())
+                let mut values = self.arena.zeros(n);
+                self.each_row(&parts, columns, values.reinterpret_cast_mut().par_chunks_mut(columns), blocks::halves);
+                Stored::Bf16(values)
             } else {
-                Stored::F32(self.read(&parts, columns, blocks::floats))
+                let mut values = self.arena.zeros(n);
+                self.each_row(&parts, columns, values.par_chunks_mut(columns), blocks::floats);
+                Stored::F32(values)
             };
+            self.gguf.release();
             return Ok(Matrix::new(stored, rows, columns, self.numerics));
         };
         if !columns.is_multiple_of(BLOCK) {
@@ -152,14 +163,13 @@ impl Source for Weights<'_> {
             });
         }
         let (row_blocks, row_bytes) = (columns / BLOCK, columns / BLOCK * bits.block_bytes());
-        let (mut codes, mut scales) = (vec![0; rows * row_bytes], vec![0.0; rows * row_blocks]);
-        huge_pages::advise(&mut codes);
-        huge_pages::advise(&mut scales);
-        let mut offsets = vec![0.0; if parts.iter().any(|part| has_offsets(part.tensor.kind)) { rows * row_blocks } else { 0 }];
+        let (mut codes, mut scales) = (self.arena.zeros(rows * row_bytes), self.arena.zeros(rows * row_blocks));
+        let mut offsets =
+            self.arena.zeros(if parts.iter().any(|part| has_offsets(part.tensor.kind)) { rows * row_blocks } else { 0 });
         // Rows without offsets are given empty ones.
         let row_offsets = if offsets.is_empty() { 0 } else { row_blocks };
         let mut targets: Vec<Target<'_>> = Vec::with_capacity(rows);
-        let mut offsets_left = offsets.as_mut_slice();
+        let mut offsets_left = &mut *offsets;
         for (codes, scales) in codes.chunks_mut(row_bytes).zip(scales.chunks_mut(row_blocks)) {
             let own;
             (own, offsets_left) = offsets_left.split_at_mut(row_offsets);
@@ -213,20 +223,6 @@ impl Weights<'_> {
             }
         }
         Some(widest)
-    }
-
-    /// What `write` makes of each row.
-    fn read<V: Clone + Default + Send>(
-        &self,
-        parts: &[Part<'_>],
-        columns: usize,
-        write: fn(TensorType, &[u8], &mut [V]),
-    ) -> Vec<V> {
-        let mut values = vec![V::default(); columns * parts.iter().map(|part| part.tensor.shape[0]).sum::<usize>()];
-        huge_pages::advise(&mut values);
-        self.each_row(parts, columns, values.par_chunks_mut(columns), write);
-        self.gguf.release();
-        values
     }
 
     /// Has `read` make each target of its row of the file.

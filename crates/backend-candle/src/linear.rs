@@ -7,6 +7,7 @@ use candle_core::{Device, Result, Tensor};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use tandem_core::DType;
+use tandem_core::arena::Slab;
 use tandem_core::backend::{Numerics, Stage};
 
 use crate::decoder::Seen;
@@ -103,14 +104,14 @@ pub(crate) struct Matrix {
 
 /// What weights are in memory: see [`Weights`].
 pub(crate) enum Stored {
-    F32(Vec<f32>),
-    F16(Vec<f16>),
-    Bf16(Vec<bf16>),
+    F32(Slab<f32>),
+    F16(Slab<f16>),
+    Bf16(Slab<bf16>),
     /// See [`Blocks`].
     Blocks {
         bits: Bits,
-        codes: Vec<u8>,
-        scales: Vec<f32>,
+        codes: Slab<u8>,
+        scales: Slab<f32>,
     },
 }
 
@@ -142,7 +143,7 @@ impl Matrix {
     }
 
     /// The same with `offsets`, `[rows, columns / BLOCK]`, added to the weights of each block.
-    pub(crate) fn with_offsets(self, offsets: Vec<f32>) -> Self {
+    pub(crate) fn with_offsets(self, offsets: Slab<f32>) -> Self {
         let offsets = Self { stored: Stored::F32(offsets), columns: self.columns / BLOCK, offsets: None, ..self };
         Self { offsets: Some(Box::new(offsets)), ..self }
     }
@@ -159,9 +160,9 @@ impl Matrix {
     pub(crate) fn into_tensor(self) -> Result<Tensor> {
         let shape = (self.rows, self.columns);
         match self.stored {
-            Stored::F32(values) => Tensor::from_vec(values, shape, &Device::Cpu),
-            Stored::F16(values) => Tensor::from_vec(values, shape, &Device::Cpu),
-            Stored::Bf16(values) => Tensor::from_vec(values, shape, &Device::Cpu),
+            Stored::F32(values) => Tensor::from_slice(&values, shape, &Device::Cpu),
+            Stored::F16(values) => Tensor::from_slice(&values, shape, &Device::Cpu),
+            Stored::Bf16(values) => Tensor::from_slice(&values, shape, &Device::Cpu),
             Stored::Blocks { .. } => candle_core::bail!("weights that are quantised stay on the processor"),
         }
     }

@@ -2,12 +2,13 @@
 //! widened to f32 or quantised; `gguf` reads the other format.
 
 use half::f16;
-use half::vec::HalfBitsVecExt;
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
+use tandem_core::arena::Arena;
 use tandem_core::backend::Numerics;
 use tandem_core::checkpoint::{Checkpoint, StoredTensor};
 use tandem_core::config::ModelConfig;
-use tandem_core::{DType, Error, Result, huge_pages};
+use tandem_core::{DType, Error, Result};
 
 use crate::decoder::{Decoder, Layer};
 use crate::linear::{Linear, Matrix, Rooms, Stored};
@@ -116,6 +117,8 @@ pub(crate) struct Reader<'c> {
     pub(crate) bits: Option<Bits>,
     /// How products with those are computed.
     pub(crate) numerics: Numerics,
+    /// Where matrices are put.
+    pub(crate) arena: &'c Arena,
 }
 
 impl Source for Reader<'_> {
@@ -142,12 +145,19 @@ impl Reader<'_> {
     fn floats(&self, parts: &[(String, usize)], columns: usize) -> Result<Stored> {
         let stored = self.checked_all(parts, &[columns])?;
         let alike = |dtype: DType| stored.iter().all(|tensor| tensor.dtype == dtype);
+        let n = number(&stored);
         Ok(if alike(DType::F16) {
-            Stored::F16(self.read(&stored, |_, bytes, out| copy_halves(bytes, out)).reinterpret_into())
+            let mut values = self.arena.zeros(n);
+            self.read(&stored, values.reinterpret_cast_mut(), copy_halves);
+            Stored::F16(values)
         } else if alike(DType::Bf16) {
-            Stored::Bf16(self.read(&stored, |_, bytes, out| copy_halves(bytes, out)).reinterpret_into())
+            let mut values = self.arena.zeros(n);
+            self.read(&stored, values.reinterpret_cast_mut(), copy_halves);
+            Stored::Bf16(values)
         } else {
-            Stored::F32(self.read(&stored, widen))
+            let mut values = self.arena.zeros(n);
+            self.read(&stored, &mut values, widen);
+            Stored::F32(values)
         })
     }
 
@@ -162,10 +172,8 @@ impl Reader<'_> {
         }
         let stored = self.checked_all(parts, &[columns])?;
         let (row_blocks, row_bytes) = (columns / BLOCK, columns / BLOCK * bits.block_bytes());
-        let (mut codes, mut scales) = (vec![0; rows * row_bytes], vec![0.0; rows * row_blocks]);
-        huge_pages::advise(&mut codes);
-        huge_pages::advise(&mut scales);
-        let (mut codes_left, mut scales_left) = (codes.as_mut_slice(), scales.as_mut_slice());
+        let (mut codes, mut scales) = (self.arena.zeros(rows * row_bytes), self.arena.zeros(rows * row_blocks));
+        let (mut codes_left, mut scales_left) = (&mut *codes, &mut *scales);
         for (tensor, (_, n)) in stored.iter().zip(parts) {
             let (own_codes, own_scales);
             (own_codes, codes_left) = codes_left.split_at_mut(n * row_bytes);
@@ -190,14 +198,14 @@ impl Reader<'_> {
 
     /// The values of tensors of the shapes `[rows, inner...]`, one after the other.
     fn values(&self, parts: &[(String, usize)], inner: &[usize]) -> Result<Vec<f32>> {
-        Ok(self.read(&self.checked_all(parts, inner)?, widen))
+        let stored = self.checked_all(parts, inner)?;
+        let mut values = vec![0.0; number(&stored)];
+        self.read(&stored, &mut values, widen);
+        Ok(values)
     }
 
-    /// What `write` makes of the bytes of all tensors, value by value.
-    fn read<V: Clone + Default + Send>(&self, stored: &[StoredTensor<'_>], write: fn(DType, &[u8], &mut [V])) -> Vec<V> {
-        let mut values = vec![V::default(); stored.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum()];
-        huge_pages::advise(&mut values);
-        let mut rest = values.as_mut_slice();
+    /// Has `write` make the values of all tensors, one after the other, of their bytes.
+    fn read<V: Send>(&self, stored: &[StoredTensor<'_>], mut rest: &mut [V], write: fn(DType, &[u8], &mut [V])) {
         for tensor in stored {
             let own;
             (own, rest) = rest.split_at_mut(tensor.shape.iter().product());
@@ -208,7 +216,6 @@ impl Reader<'_> {
                 self.checkpoint.release();
             }
         }
-        values
     }
 
     /// Tensors of the shapes `[rows, inner...]`. A shape is checked against a header that fits its file before memory is taken for it.
@@ -245,8 +252,13 @@ pub(crate) fn bytes_of(dtype: DType) -> usize {
     if dtype == DType::F32 { 4 } else { 2 }
 }
 
-/// Writes the two bytes of each value to `out`, which has as many places.
-pub(crate) fn copy_halves(bytes: &[u8], out: &mut [u16]) {
+/// How many values there are in all.
+fn number(stored: &[StoredTensor<'_>]) -> usize {
+    stored.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum()
+}
+
+/// Writes the bits of each value of `bytes`, which has two bytes, to `out`, which has as many places.
+fn copy_halves(_: DType, bytes: &[u8], out: &mut [u16]) {
     out.iter_mut().zip(bytes.as_chunks().0).for_each(|(out, bytes)| *out = u16::from_le_bytes(*bytes));
 }
 

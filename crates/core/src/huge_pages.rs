@@ -2,8 +2,10 @@
 //!
 //! Decoding reads every weight for every token, from end to end. In pages of 4 KiB the processor looks up an address for each 4 KiB of
 //! them and fetches ahead only to the end of each; in huge pages, of 2 MiB on most machines, that is gone (figures: README of
-//! `tandem-bench`). Linux gives them to who asks before memory is first written to: [`advise`]. Engines that come as a library do not
+//! `tandem-bench`). Linux gives them to who asks before memory is first written to: `advise`. Engines that come as a library do not
 //! ask. So what a load has mapped is gathered into huge pages after it, whoever allocated it: contents and addresses stay as they are.
+
+use std::ops::Range;
 
 #[cfg(not(target_os = "linux"))]
 use elsewhere::Mapped;
@@ -27,12 +29,13 @@ impl Before {
     }
 }
 
-/// Asks that `values`, which nobody has written to yet, lie in huge pages; few of them are left where they are.
-pub fn advise<T>(values: &mut [T]) {
+/// Asks that memory at the addresses of `range`, to some of which nobody has written yet, lie in huge pages; little of it is left where
+/// it is.
+pub(crate) fn advise(range: Range<usize>) {
     #[cfg(target_os = "linux")]
-    linux::advise(values.as_mut_ptr().expose_provenance()..values.as_mut_ptr().expose_provenance() + size_of_val(values));
+    linux::advise(range);
     #[cfg(not(target_os = "linux"))]
-    let _ = values;
+    let _ = range;
 }
 
 /// Other systems have no such call.
@@ -183,12 +186,10 @@ mod linux {
         #[test]
         fn gathered_memory_holds_what_it_held() {
             let Some(size) = huge_page() else { return eprintln!("skipped: this system has no huge pages, or wants none") };
-            let before = Mapped::now();
             let values: Vec<u64> = (0..8 * size as u64 / 8).collect();
             let own = values.as_ptr().addr()..values.as_ptr().addr() + 8 * size;
-            let pages = huge_pages(&without(&Mapped::now().0, &before.0), size);
-            let of_values: Vec<usize> =
-                pages.into_iter().filter(|start| own.contains(start) && own.contains(&(start + size - 1))).collect();
+            assert!(without(std::slice::from_ref(&own), &Mapped::now().0).is_empty(), "it is mapped");
+            let of_values = huge_pages(&[own], size);
             assert!(of_values.len() >= 6, "of 8 pages' size at least 6 are whole: {}", of_values.len());
             let gathered = of_values.iter().filter(|&&start| gather_page(start, size)).count();
             assert!(values.iter().enumerate().all(|(i, value)| *value == i as u64));
@@ -205,9 +206,10 @@ mod linux {
         #[test]
         fn advised_memory_is_written_and_read() {
             let mut values = vec![0_u64; (5 << 20) / 8 + 3];
-            super::super::advise(&mut values);
-            super::super::advise(&mut values[1..4]);
-            super::super::advise::<u8>(&mut []);
+            let start = values.as_mut_ptr().expose_provenance();
+            super::super::advise(start..start + size_of_val(&*values));
+            super::super::advise(start + 8..start + 32);
+            super::super::advise(start..start);
             values.iter_mut().zip(1..).for_each(|(value, i)| *value = i);
             assert!(values.iter().zip(1..).all(|(value, i)| *value == i));
         }

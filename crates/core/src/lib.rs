@@ -8,6 +8,7 @@
 //! - [`sequence`], [`sampler`], [`stop`], [`generate`], [`score`]: from logits to text. They exist once, so that engines differ in arithmetic only.
 //! - `conformance` (feature): the cases that every backend passes, and the backend that shows they can be passed.
 
+pub mod arena;
 pub mod backend;
 pub mod cancel;
 pub mod checkpoint;

@@ -105,7 +105,9 @@ fn a_key_is_turned_by_the_table_of_f32_in_every_dtype() {
 
 fn in_f32(files: &ModelFiles, config: &ModelConfig) -> Result<Decoder> {
     let checkpoint = Checkpoint::open(files)?;
-    crate::weights::decoder(&Reader { checkpoint: &checkpoint, file: &files.name, bits: None, numerics: Numerics::Exact }, config)
+    let arena = tandem_core::arena::Arena::default();
+    let reader = Reader { checkpoint: &checkpoint, file: &files.name, bits: None, numerics: Numerics::Exact, arena: &arena };
+    crate::weights::decoder(&reader, config)
 }
 
 #[track_caller]

@@ -9,8 +9,9 @@ pub(super) mod tiles;
 pub(super) mod vnni;
 
 /// Writes the loops for one width. `$tall` is how many rows of weights go together with up to eight inputs: sums fill the registers.
+/// `$one` is how many do with one input: memory is read fastest in one stream, and one row is that where its sum keeps up.
 macro_rules! loops {
-    ($module:ident, $features:literal, $vector:ident, $lanes:literal, $tall:literal,
+    ($module:ident, $features:literal, $vector:ident, $lanes:literal, $one:literal, $tall:literal,
      $load:ident, $store:ident, $all:ident, $zero:ident, $fused:ident, $sum:expr, $halves:ident, $eight:path, $four:path) => {
         #[expect(unsafe_code, reason = "a vector is loaded from an address")]
         pub(super) mod $module {
@@ -27,7 +28,7 @@ macro_rules! loops {
             #[target_feature(enable = $features)]
             pub(in crate::kernel) fn products<F: Float>(weights: &[F], inputs: &[f32], columns: usize, out: &mut [f32]) {
                 match inputs.len() / columns {
-                    1 => tiles::<F, 4, 1>(weights, inputs, columns, out),
+                    1 => tiles::<F, $one, 1>(weights, inputs, columns, out),
                     2 => tiles::<F, 4, 2>(weights, inputs, columns, out),
                     3 => tiles::<F, 2, 3>(weights, inputs, columns, out),
                     4 => tiles::<F, 2, 4>(weights, inputs, columns, out),
@@ -272,6 +273,7 @@ loops!(
     "avx2,fma,f16c",
     __m256,
     8,
+    4,
     1,
     _mm256_loadu_ps,
     _mm256_storeu_ps,
@@ -292,6 +294,7 @@ loops!(
     "avx512f",
     __m512,
     16,
+    1,
     2,
     _mm512_loadu_ps,
     _mm512_storeu_ps,
