@@ -27,7 +27,7 @@ pub(crate) struct FormOptions {
     /// What the graph computes: logits for generation, hidden states for embeddings
     #[arg(long, value_name = "WHICH", default_value = "logits", value_parser = ["logits", "hidden-states", "both"])]
     pub(crate) outputs: String,
-    /// Give the projections inputs for a low-rank adapter of any rank; without one they cost next to nothing
+    /// Give the projections inputs for a low-rank adapter of any rank; without one they take some 5 % of its speed
     #[arg(long)]
     pub(crate) adapter_inputs: bool,
 }

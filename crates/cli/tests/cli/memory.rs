@@ -101,11 +101,14 @@ fn own_models_are_in_the_catalog() {
 /// `command` under `ulimit -v`, in KiB.
 #[cfg(target_os = "linux")]
 fn limited(command: &std::process::Command, kibibytes: u64) -> Outcome {
+    after(&format!("ulimit -v {kibibytes}"), command)
+}
+
+/// `command` in a shell that did `first`.
+#[cfg(target_os = "linux")]
+fn after(first: &str, command: &std::process::Command) -> Outcome {
     let mut limited = std::process::Command::new("sh");
-    limited
-        .args(["-c", &format!("ulimit -v {kibibytes}; exec \"$@\""), "sh"])
-        .arg(command.get_program())
-        .args(command.get_args());
+    limited.args(["-c", &format!("{first} && exec \"$@\""), "sh"]).arg(command.get_program()).args(command.get_args());
     limited.current_dir(command.get_current_dir().unwrap());
     limited.env_remove("HF_TOKEN").envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let output = limited.output().unwrap();
@@ -140,6 +143,58 @@ fn the_demo_is_refused_rather_than_killed() {
         assert_eq!(roomy.code, Some(0), "{backend}: {}", roomy.stderr);
         assert!(!roomy.stdout.is_empty() && !roomy.stderr.contains("memory"), "{backend}: {}", roomy.stderr);
     }
+}
+
+/// A control group made for a test, with a limit of memory in bytes; removed when it is dropped.
+#[cfg(target_os = "linux")]
+struct Group(std::path::PathBuf);
+
+#[cfg(target_os = "linux")]
+impl Group {
+    /// `None` where this process may make none.
+    fn new(bytes: u64) -> Option<Self> {
+        let versions = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
+        versions.into_iter().find_map(|(mount, limit)| {
+            let group = std::path::Path::new(mount).join(format!("tandem-test-{}", std::process::id()));
+            // In a group that is one, the file of the limit is there already.
+            std::fs::create_dir(&group).ok()?;
+            let group = Self(group);
+            let file = group.0.join(limit);
+            (file.exists() && std::fs::write(file, bytes.to_string()).is_ok()).then_some(group)
+        })
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_does_not_fit_a_control_group_is_refused_with_the_sum() {
+    let Some(place) = place_with_engine() else { return };
+    let Some(group) = Group::new(200 << 20) else { return eprintln!("skipped: no control group can be made here") };
+    let place = place.with_long_context();
+    let within = |args: &[&str]| after(&format!("echo $$ > {}/cgroup.procs", group.0.display()), &place.command(args));
+    // An end token that is sure to come: nothing is generated that would need the memory.
+    let run = ["run", "model", "x", "--raw", "--max-tokens", "1000000", "--logit-bias=285=1000"];
+    within(&run).fails(
+        1,
+        &[
+            "`model` does not fit: it needs ",
+            "the control group's limit of memory (`/sys/fs/cgroup/",
+            "leaves 2",
+            "hint: the sum: KV cache ",
+            "--no-memory-check",
+        ],
+    );
+    let short = ["run", "model", "x", "--raw", "--max-tokens", "5", "--logit-bias=285=1000"];
+    assert_eq!(within(&short).code, Some(0), "{}", within(&short).stderr);
+    let insisted = within(&[&run[..], &["--no-memory-check"]].concat());
+    assert_eq!(insisted.code, Some(0), "{}", insisted.stderr);
 }
 
 /// A limit of the address space is the one that a test can set without rights.

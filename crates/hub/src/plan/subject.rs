@@ -3,7 +3,7 @@
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{ModelFile, ModelFiles};
-use tandem_core::gguf::{Gguf, TensorType};
+use tandem_core::gguf::Gguf;
 use tandem_core::{DType, Result};
 
 use crate::catalog::CatalogEntry;
@@ -47,7 +47,7 @@ pub struct Shape {
 pub enum Weights {
     /// In safetensors files, mapped, of which the engine makes what it computes with.
     Checkpoint {
-        /// Bytes of the weights as stored.
+        /// Bytes of the weights as stored: an engine that keeps them so takes no more.
         bytes: u64,
     },
     /// In one GGUF file, mapped, of which the engine makes blocks of its own.
@@ -91,13 +91,25 @@ impl Subject {
     /// As [`Checkpoint::open`] and [`Gguf::open`].
     pub fn of_weights(files: &ModelFiles, config: &ModelConfig, dtype: Option<DType>) -> Result<(DType, Self)> {
         let Some(path) = files.gguf() else {
-            return Ok((dtype.unwrap_or(DType::F32), Self::of_checkpoint(files, config)?));
+            let mut subject = Self::of_checkpoint(files, config)?;
+            if let Weights::Checkpoint { bytes } = &mut subject.weights
+                && !config.architecture.has_llama_form()
+            {
+                // candle-transformers, which keeps no narrow floats.
+                *bytes *= 2;
+            }
+            return Ok((dtype.unwrap_or(DType::F32), subject));
         };
         let gguf = Gguf::open(path)?;
         let (mut made, mut stored) = (0, DType::F32);
         for (name, kind) in gguf.tensors() {
             let n: u64 = gguf.tensor(name)?.shape.iter().map(|&size| size as u64).product();
-            made += bytes_of(dtype.unwrap_or(in_memory(kind)), n);
+            // As stored, or floats of all of it where those are asked for; narrow floats stay so in either case.
+            let kept = match (kind.dtype(), dtype) {
+                (floats @ (DType::F32 | DType::F16 | DType::Bf16), None | Some(DType::F32)) => floats,
+                (stored, dtype) => dtype.unwrap_or(stored),
+            };
+            made += bytes_of(kept, n);
             stored = if kind.dtype() == DType::Int4 || kind.dtype() == DType::Int8 { kind.dtype() } else { stored };
         }
         let weights = Weights::Gguf { bytes: ModelFile::Path(path.into()).len()?, made };
@@ -188,14 +200,6 @@ impl Shape {
     /// Keys and values of `n_tokens` when one takes `value` bytes.
     pub(super) fn kv_bytes(&self, n_tokens: u64, value: u64) -> u64 {
         2 * self.n_layers * self.kv_size() * value * n_tokens
-    }
-}
-
-/// What candle makes of weights that GGUF stores as `kind` (`gguf.rs`): 4 bits stay 4, 5 to 8 become 8, floats become f32.
-fn in_memory(kind: TensorType) -> DType {
-    match kind.dtype() {
-        quantised @ (DType::Int4 | DType::Int8) => quantised,
-        _ => DType::F32,
     }
 }
 
