@@ -89,7 +89,16 @@ impl Error {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::File { hint, .. } | Self::Field { hint, .. } => hint.as_deref(),
-            Self::Io { .. } | Self::Weight { .. } | Self::Interrupted { .. } => None,
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                    Some("the disk is full: make room, or choose another directory")
+                }
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    Some("make it readable and writable, or choose another directory")
+                }
+                _ => None,
+            },
+            Self::Weight { .. } | Self::Interrupted { .. } => None,
         }
     }
 

@@ -74,6 +74,18 @@ fn the_form_of_a_graph_can_be_said() {
     place.tandem(&["export", "demo", "--head-dtype", "f16"]).fails(1, &["head", "16-bit floats"]);
 }
 
+/// The disk fills while the weights are written: how much room there is was asked before, and others write too.
+#[cfg(unix)]
+#[test]
+fn a_disk_that_fills_up_leaves_nothing() {
+    let Some(place) = place_with_engine() else { return };
+    checkpoint(&place);
+    let before = names(&place, ".");
+    let full = place.tandem_on_full_disk(60, &["export", "checkpoint", "-o", "made"]);
+    full.fails(1, &["`: cannot be written", "hint: the disk is full: make room"]);
+    assert_eq!(names(&place, "."), before);
+}
+
 #[test]
 fn what_is_there_is_not_lost() {
     let place = Place::new();
