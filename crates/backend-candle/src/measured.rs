@@ -1,6 +1,7 @@
 //! The inner loops as the bench `kernels` of `tandem-bench` times them. No interface: it changes as they do.
 
 use candle_core::{Result, Tensor};
+use half::bf16;
 
 use crate::attention::Sight;
 use crate::kernel::Level;
@@ -32,6 +33,11 @@ impl Instructions {
         self.0.products(weights, inputs, columns, out);
     }
 
+    /// As [`products`](Self::products), widened as they are read.
+    pub fn bf16_products(self, weights: &[bf16], inputs: &[f32], columns: usize, out: &mut [f32]) {
+        self.0.products(weights, inputs, columns, out);
+    }
+
     /// As [`products`](Self::products).
     pub fn block_products(self, weights: &Quantized, inputs: &[f32], columns: usize, out: &mut [f32]) {
         self.0.block_products(weights.blocks(), inputs, columns, out);
@@ -56,6 +62,11 @@ impl Instructions {
     /// `weights`, `[rows, columns]`, times many `inputs`, `[n, columns]`, on the threads of the current pool: `[n, rows]`.
     pub fn product(self, weights: &[f32], inputs: &[f32], columns: usize, out: &mut [f32]) {
         product::product(self.0, product::Weights::F32(weights), inputs, columns, &mut zeros(inputs.len()), out);
+    }
+
+    /// As [`product`](Self::product), widened as they are read.
+    pub fn bf16_product(self, weights: &[bf16], inputs: &[f32], columns: usize, out: &mut [f32]) {
+        product::product(self.0, product::Weights::Bf16(weights), inputs, columns, &mut zeros(inputs.len()), out);
     }
 
     /// As [`product`](Self::product).

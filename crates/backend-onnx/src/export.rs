@@ -129,7 +129,9 @@ fn refuse_without_weights(files: &ModelFiles) -> Result<()> {
 /// A failure of the file system, as a message about `path`.
 fn cannot(done: &str, path: &Path, error: io::Error) -> Error {
     let hint = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => "the disk is full: make room, or choose another directory",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            "the disk is full: make room, or choose another directory"
+        }
         _ => "make it readable and writable, or choose another directory",
     };
     Error::BadFile {

@@ -6,6 +6,7 @@
 use candle_core::{Device, Tensor};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use half::bf16;
 use tandem_backend_candle::measured::{Instructions, Quantized, attention};
 
 /// Rows and columns of the weights of a layer.
@@ -29,10 +30,13 @@ fn step(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("step, {name}"));
         let (weights, input, mut out) = (numbers(rows * columns), numbers(columns), vec![0.0; rows]);
         let (eight, four) = (Quantized::eight(&weights), Quantized::four(&weights));
+        let narrow: Vec<bf16> = weights.iter().map(|weight| bf16::from_f32(*weight)).collect();
         for level in Instructions::all() {
             group.throughput(Throughput::Bytes(4 * weights.len() as u64));
             let of = |dtype: &str| format!("{dtype}, {level:?}");
             group.bench_function(of("f32"), |bencher| bencher.iter(|| level.products(&weights, &input, columns, &mut out)));
+            group.throughput(Throughput::Bytes(2 * weights.len() as u64));
+            group.bench_function(of("bf16"), |bencher| bencher.iter(|| level.bf16_products(&narrow, &input, columns, &mut out)));
             group.throughput(Throughput::Bytes(weights.len() as u64 * 9 / 8));
             group.bench_function(of("int8"), |bencher| bencher.iter(|| level.block_products(&eight, &input, columns, &mut out)));
             group.throughput(Throughput::Bytes(weights.len() as u64 * 5 / 8));
@@ -56,9 +60,11 @@ fn prompt(criterion: &mut Criterion) {
         group.sample_size(10).throughput(Throughput::Elements((N * rows * columns) as u64));
         let (weights, inputs, mut out) = (numbers(rows * columns), numbers(N * columns), vec![0.0; N * rows]);
         let (eight, four) = (Quantized::eight(&weights), Quantized::four(&weights));
+        let narrow: Vec<bf16> = weights.iter().map(|weight| bf16::from_f32(*weight)).collect();
         for level in Instructions::all() {
             let of = |dtype: &str| format!("{dtype}, {level:?}");
             group.bench_function(of("f32"), |bencher| bencher.iter(|| level.product(&weights, &inputs, columns, &mut out)));
+            group.bench_function(of("bf16"), |bencher| bencher.iter(|| level.bf16_product(&narrow, &inputs, columns, &mut out)));
             group.bench_function(of("int8"), |bencher| bencher.iter(|| level.block_product(&eight, &inputs, columns, &mut out)));
             group.bench_function(of("int4"), |bencher| bencher.iter(|| level.block_product(&four, &inputs, columns, &mut out)));
             if level.rounds() {

@@ -22,8 +22,8 @@ impl Before {
         Self(Mapped::now())
     }
 
-    /// Gathers what is new since then into huge pages, on a thread of its own that stands back for others: nobody waits. Only pages that are wholly in use are
-    /// gathered, so that memory does not grow. Where the system has no huge pages, or its administrator wants none, nothing is done.
+    /// Gathers what is new since then into huge pages, page by page on a thread of its own that stands back for others: nobody waits. Only
+    /// pages that are wholly in use are gathered, so that memory does not grow. Where the system has no huge pages, or its administrator wants none, nothing is done.
     pub fn gather(self) {
         self.0.gather();
     }
@@ -57,6 +57,11 @@ mod elsewhere {
 mod linux {
     use std::fs;
     use std::ops::Range;
+    use std::time::Instant;
+
+    /// How often as long as a page took the thread rests after it. While the system gathers one it gives no other thread new memory, which
+    /// the first prompt needs.
+    const RESTS: u32 = 9;
 
     /// Linux 6.1's; not every C library names it.
     const COLLAPSE: libc::c_int = 25;
@@ -77,7 +82,11 @@ mod linux {
                 // When no thread can be had, weights stay where they are.
                 let _ = std::thread::Builder::new().name("huge-pages".into()).spawn(move || {
                     stand_back();
-                    pages.into_iter().filter(|&start| gather_page(start, size)).count()
+                    for start in pages {
+                        let began = Instant::now();
+                        gather_page(start, size);
+                        std::thread::sleep(RESTS * began.elapsed());
+                    }
                 });
             }
         }
