@@ -59,9 +59,12 @@ mod linux {
     use std::ops::Range;
     use std::time::Instant;
 
-    /// How often as long as a page took the thread rests after it. While the system gathers one it gives no other thread new memory, which
-    /// the first prompt needs.
-    const RESTS: u32 = 9;
+    /// How often as long as a page took the thread rests after it, at the most. While the system gathers one it gives no other thread new
+    /// memory, which the first prompt needs.
+    const MOST_RESTS: usize = 9;
+
+    /// For so many pages it rests once more: few are gathered before the first prompt is read.
+    const PAGES_A_REST: usize = 64;
 
     /// Linux 6.1's; not every C library names it.
     const COLLAPSE: libc::c_int = 25;
@@ -82,10 +85,11 @@ mod linux {
                 // When no thread can be had, weights stay where they are.
                 let _ = std::thread::Builder::new().name("huge-pages".into()).spawn(move || {
                     stand_back();
+                    let rests = (pages.len() / PAGES_A_REST).min(MOST_RESTS) as u32;
                     for start in pages {
                         let began = Instant::now();
                         gather_page(start, size);
-                        std::thread::sleep(RESTS * began.elapsed());
+                        std::thread::sleep(rests * began.elapsed());
                     }
                 });
             }
