@@ -213,7 +213,8 @@ mod linux {
             if gathered == 0 {
                 return eprintln!("skipped: this system makes no huge page on request");
             }
-            assert!(huge.is_some_and(|kib| kib * 1024 >= gathered * size), "{gathered} pages, {huge:?} KiB");
+            // The system may part one again at any time.
+            assert!(huge.is_some_and(|kib| kib * 1024 >= size), "{gathered} pages, {huge:?} KiB");
         }
 
         #[test]
