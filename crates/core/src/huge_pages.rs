@@ -231,7 +231,8 @@ mod linux {
         #[test]
         fn memory_without_contents_is_left() {
             let Some(size) = huge_page() else { return eprintln!("skipped: this system has no huge pages, or wants none") };
-            let empty: Vec<u8> = Vec::with_capacity(4 * size);
+            // Not from the allocator, whose memory others may have written to.
+            let Ok(empty) = memmap2::MmapMut::map_anon(4 * size) else { panic!("memory is to be had") };
             let start = empty.as_ptr().addr().next_multiple_of(size);
             assert!(!gather_page(start, size));
             assert!(!gather_page(0, size), "what is not mapped is left");
