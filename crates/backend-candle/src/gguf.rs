@@ -9,7 +9,6 @@ mod blocks;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use tandem_core::arena::Arena;
 use tandem_core::backend::{LoadOptions, Numerics, WeightType};
@@ -21,7 +20,7 @@ use self::blocks::{Target, has_offsets};
 use crate::decoder::Decoder;
 use crate::linear::{Matrix, Stored};
 use crate::quantize::{BLOCK, Bits};
-use crate::weights::{self, Source};
+use crate::weights::{self, Source, copy_halves};
 
 /// A decoder from a GGUF file, and in what its weights are.
 pub(crate) struct FromGguf {
@@ -137,21 +136,14 @@ impl Source for Weights<'_> {
         let parts = self.parts(parts, &[columns])?;
         let rows = parts.iter().map(|part| part.tensor.shape[0]).sum();
         let Some(bits) = self.bits(&parts) else {
-            let alike = |kind: TensorType| parts.iter().all(|part| part.tensor.kind == kind);
-            let n = rows * columns;
-            let stored = if alike(TensorType::F16) {
-                let mut values = self.arena.zeros(n);
-                self.each_row(&parts, columns, values.reinterpret_cast_mut().par_chunks_mut(columns), blocks::halves);
-                Stored::F16(values)
-            } else if alike(TensorType::Bf16) {
-                let mut values = self.arena.zeros(n);
-                self.each_row(&parts, columns, values.reinterpret_cast_mut().par_chunks_mut(columns), blocks::halves);
-                Stored::Bf16(values)
-            } else {
-                let mut values = self.arena.zeros(n);
-                self.each_row(&parts, columns, values.par_chunks_mut(columns), blocks::floats);
-                Stored::F32(values)
+            let first = parts[0].tensor.kind;
+            let alike = parts.iter().all(|part| part.tensor.kind == first);
+            let dtype = if alike { first.dtype() } else { DType::F32 };
+            let halves = |out: &mut [u16]| {
+                self.each_row(&parts, columns, out.par_chunks_mut(columns), |_, bytes, out| copy_halves(bytes, out));
             };
+            let floats = |out: &mut [f32]| self.each_row(&parts, columns, out.par_chunks_mut(columns), blocks::floats);
+            let stored = Stored::floats(dtype, &self.arena, rows * columns, halves, floats);
             self.gguf.release();
             return Ok(Matrix::new(stored, rows, columns, self.numerics));
         };

@@ -4,10 +4,11 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Device, Result, Tensor};
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use tandem_core::DType;
-use tandem_core::arena::Slab;
+use tandem_core::arena::{Arena, Slab};
 use tandem_core::backend::{Numerics, Stage};
 
 use crate::decoder::Seen;
@@ -116,6 +117,33 @@ pub(crate) enum Stored {
 }
 
 impl Stored {
+    /// `n` floats in `arena`: f16 or bf16 whose bits `halves` writes where that is their `dtype`, and else f32 that `floats` writes.
+    pub(crate) fn floats(
+        dtype: DType,
+        arena: &Arena,
+        n: usize,
+        halves: impl FnOnce(&mut [u16]),
+        floats: impl FnOnce(&mut [f32]),
+    ) -> Self {
+        match dtype {
+            DType::F16 => {
+                let mut values = arena.zeros::<f16>(n);
+                halves(values.reinterpret_cast_mut());
+                Self::F16(values)
+            }
+            DType::Bf16 => {
+                let mut values = arena.zeros::<bf16>(n);
+                halves(values.reinterpret_cast_mut());
+                Self::Bf16(values)
+            }
+            _ => {
+                let mut values = arena.zeros(n);
+                floats(&mut values);
+                Self::F32(values)
+            }
+        }
+    }
+
     fn weights(&self) -> Weights<'_> {
         match self {
             Self::F32(values) => Weights::F32(values),

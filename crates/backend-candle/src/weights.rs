@@ -2,7 +2,6 @@
 //! widened to f32 or quantised; `gguf` reads the other format.
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use tandem_core::arena::Arena;
 use tandem_core::backend::Numerics;
@@ -144,21 +143,10 @@ impl Reader<'_> {
     /// As they are stored where they are stored alike, and otherwise widened.
     fn floats(&self, parts: &[(String, usize)], columns: usize) -> Result<Stored> {
         let stored = self.checked_all(parts, &[columns])?;
-        let alike = |dtype: DType| stored.iter().all(|tensor| tensor.dtype == dtype);
-        let n = number(&stored);
-        Ok(if alike(DType::F16) {
-            let mut values = self.arena.zeros(n);
-            self.read(&stored, values.reinterpret_cast_mut(), copy_halves);
-            Stored::F16(values)
-        } else if alike(DType::Bf16) {
-            let mut values = self.arena.zeros(n);
-            self.read(&stored, values.reinterpret_cast_mut(), copy_halves);
-            Stored::Bf16(values)
-        } else {
-            let mut values = self.arena.zeros(n);
-            self.read(&stored, &mut values, widen);
-            Stored::F32(values)
-        })
+        let first = stored.first().map_or(DType::F32, |tensor| tensor.dtype);
+        let dtype = if stored.iter().all(|tensor| tensor.dtype == first) { first } else { DType::F32 };
+        let halves = |out: &mut [u16]| self.read(&stored, out, |_, bytes, out| copy_halves(bytes, out));
+        Ok(Stored::floats(dtype, self.arena, number(&stored), halves, |out| self.read(&stored, out, widen)))
     }
 
     /// As [`matrix`](Source::matrix), quantised row by row: the matrix is never there as floats.
@@ -258,7 +246,7 @@ fn number(stored: &[StoredTensor<'_>]) -> usize {
 }
 
 /// Writes the bits of each value of `bytes`, which has two bytes, to `out`, which has as many places.
-fn copy_halves(_: DType, bytes: &[u8], out: &mut [u16]) {
+pub(crate) fn copy_halves(bytes: &[u8], out: &mut [u16]) {
     out.iter_mut().zip(bytes.as_chunks().0).for_each(|(out, bytes)| *out = u16::from_le_bytes(*bytes));
 }
 

@@ -23,7 +23,8 @@ impl Before {
     }
 
     /// Gathers what is new since then into huge pages, page by page on a thread of its own that stands back for others: nobody waits. Only
-    /// pages that are wholly in use are gathered, so that memory does not grow. Where the system has no huge pages, or its administrator wants none, nothing is done.
+    /// pages that are wholly in use are gathered, so that memory does not grow. Where the system has no huge pages, or its administrator
+    /// wants none, nothing is done.
     pub fn gather(self) {
         self.0.gather();
     }

@@ -51,11 +51,6 @@ pub(super) fn floats(kind: TensorType, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Writes the bits of the values of a row, which have two bytes.
-pub(super) fn halves(_: TensorType, bytes: &[u8], out: &mut [u16]) {
-    out.iter_mut().zip(bytes.as_chunks().0).for_each(|(out, bytes)| *out = u16::from_le_bytes(*bytes));
-}
-
 /// Writes the codes, scales and offsets of a row. Numbers that fit are kept; floats and Q6_K are rounded.
 pub(super) fn quantised(kind: TensorType, bytes: &[u8], target: Target<'_>) {
     let Target { bits, codes, scales, offsets } = target;
