@@ -179,22 +179,22 @@ fn what_does_not_fit_a_control_group_is_refused_with_the_sum() {
     let Some(group) = Group::new(200 << 20) else { return eprintln!("skipped: no control group can be made here") };
     let place = place.with_long_context();
     let within = |args: &[&str]| after(&format!("echo $$ > {}/cgroup.procs", group.0.display()), &place.command(args));
-    // An end token that is sure to come: nothing is generated that would need the memory.
+    refused_with_the_sum(&within, &["the control group's limit of memory (`/sys/fs/cgroup/", "leaves 2"]);
+}
+
+/// A run that would hold a million tokens is refused where `limited` runs it, for a reason with the `parts`; a short one is not, and
+/// neither is one that insists.
+#[cfg(target_os = "linux")]
+fn refused_with_the_sum(limited: &dyn Fn(&[&str]) -> Outcome, parts: &[&str]) {
+    // An end token that is sure to come, so that a run which is let through ends and needs no memory.
     let run = ["run", "model", "x", "--raw", "--max-tokens", "1000000", "--logit-bias=285=1000"];
-    within(&run).fails(
-        1,
-        &[
-            "`model` does not fit: it needs ",
-            "the control group's limit of memory (`/sys/fs/cgroup/",
-            "leaves 2",
-            "hint: the sum: KV cache ",
-            "--no-memory-check",
-        ],
-    );
+    let always = ["`model` does not fit: it needs ", "hint: the sum: KV cache ", "--no-memory-check"];
+    limited(&run).fails(1, &[&always[..], parts].concat());
     let short = ["run", "model", "x", "--raw", "--max-tokens", "5", "--logit-bias=285=1000"];
-    assert_eq!(within(&short).code, Some(0), "{}", within(&short).stderr);
-    let insisted = within(&[&run[..], &["--no-memory-check"]].concat());
-    assert_eq!(insisted.code, Some(0), "{}", insisted.stderr);
+    for run in [&short[..], &[&run[..], &["--no-memory-check"]].concat()] {
+        let outcome = limited(run);
+        assert_eq!(outcome.code, Some(0), "{run:?}: {}", outcome.stderr);
+    }
 }
 
 /// A limit of the address space is the one that a test can set without rights.
@@ -204,24 +204,10 @@ fn what_cannot_fit_is_refused_with_the_sum() {
     let Some(place) = place_with_engine() else { return };
     let place = place.with_long_context();
     let limited = |args: &[&str]| limited(&place.command(args), 900_000);
-    // An end token that is sure to come, so that a run which is let through ends.
-    let run = ["run", "model", "x", "--raw", "--max-tokens", "1000000", "--logit-bias=285=1000"];
-    limited(&run).fails(
-        1,
-        &[
-            "`model` does not fit: it needs ",
-            "address space (`ulimit -v`) leaves ",
-            "hint: the sum: KV cache ",
-            "--no-memory-check",
-        ],
-    );
-    let json = limited(&[&run[..], &["--json"]].concat());
+    refused_with_the_sum(&limited, &["address space (`ulimit -v`) leaves "]);
+    let json = limited(&["run", "model", "x", "--raw", "--max-tokens", "1000000", "--json"]);
     assert_eq!(json.code, Some(1));
     assert!(json.json()["error"]["message"].as_str().unwrap().contains("does not fit"), "{}", json.stdout);
-    let short = ["run", "model", "x", "--raw", "--max-tokens", "5", "--logit-bias=285=1000"];
-    assert_eq!(limited(&short).code, Some(0), "{}", limited(&short).stderr);
-    let insisted = limited(&[&run[..], &["--no-memory-check"]].concat());
-    assert_eq!(insisted.code, Some(0), "{}", insisted.stderr);
 }
 
 #[test]
