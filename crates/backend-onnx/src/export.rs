@@ -24,7 +24,7 @@ use tandem_core::{CancelToken, Error, ExportOptions, Exported, Progress, Progres
 
 pub use self::cached::{CachedGraph, cached_graph};
 use self::staging::Staging;
-pub use self::stock::{CACHE_SIZE, RemovedGraphs, StockedGraph, clear, graphs_dir, limit, stock};
+pub use self::stock::{CACHE_SIZE, clear, graphs_dir, limit, stock};
 use crate::checkpoint::{GraphPlan, refuse_unknown_form};
 
 /// What made a graph: the release, and a number that grows when the same release of Tandem would make another graph than before.

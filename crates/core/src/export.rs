@@ -1,6 +1,7 @@
-//! What an export of a checkpoint to a graph is to make, and what it made.
+//! What an export of a checkpoint to a graph is to make, what it made, and what is kept of that.
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use crate::backend::DType;
 use crate::cancel::CancelToken;
@@ -19,6 +20,30 @@ pub struct ExportOptions {
     pub progress: Progress,
     /// Ends it from another thread; nothing half made is left.
     pub cancel: CancelToken,
+}
+
+/// A graph that was made of a checkpoint and is kept in the cache for the next load.
+#[derive(Clone, Debug)]
+pub struct StockedGraph {
+    /// The directory.
+    pub directory: PathBuf,
+    /// The checkpoint that it was made of, as far as its file says.
+    pub source: Option<String>,
+    /// The dtype of its weights, as far as its file says.
+    pub dtype: Option<String>,
+    /// What it takes on the disk.
+    pub bytes: u64,
+    /// When it was used last.
+    pub used: SystemTime,
+}
+
+/// What a removal of [graphs in the cache](StockedGraph) did.
+#[derive(Clone, Debug, Default)]
+pub struct RemovedGraphs {
+    /// Those that are gone.
+    pub removed: Vec<StockedGraph>,
+    /// Those that a process uses, which stay.
+    pub in_use: Vec<StockedGraph>,
 }
 
 /// How a graph holds its weights, and what it takes and gives.

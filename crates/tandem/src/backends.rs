@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use tandem_core::config::ModelConfig;
+use tandem_core::export::{RemovedGraphs, StockedGraph};
 use tandem_core::files::ModelFiles;
 use tandem_core::{Backend, BackendKind, DType, Device, Error, ExportOptions, Exported, LoadOptions, Model, Result};
 use tandem_hub::plan::Subject;
@@ -40,31 +40,7 @@ pub struct CachedGraphs {
     /// How large they may be together before those used longest ago are removed.
     pub limit: u64,
     /// Each of them, those that were used longest ago first.
-    pub graphs: Vec<CachedGraph>,
-}
-
-/// One of [`CachedGraphs`].
-#[derive(Clone, Debug)]
-pub struct CachedGraph {
-    /// Its directory.
-    pub directory: PathBuf,
-    /// The checkpoint that it was made of, as far as it says.
-    pub source: Option<String>,
-    /// The dtype of its weights, likewise.
-    pub dtype: Option<String>,
-    /// What it takes on the disk.
-    pub bytes: u64,
-    /// When it was used last.
-    pub used: SystemTime,
-}
-
-/// What [`remove_cached_graphs`] did.
-#[derive(Clone, Debug, Default)]
-pub struct RemovedGraphs {
-    /// Those that are gone.
-    pub removed: Vec<CachedGraph>,
-    /// Those that a process uses, which stay.
-    pub in_use: Vec<CachedGraph>,
+    pub graphs: Vec<StockedGraph>,
 }
 
 /// The backends that this build has, the default first.
@@ -157,7 +133,7 @@ pub fn cached_graphs() -> Result<Option<CachedGraphs>> {
     #[cfg(feature = "onnx")]
     if let Ok(directory) = tandem_backend_onnx::export::graphs_dir(None) {
         let limit = tandem_backend_onnx::export::limit()?;
-        let graphs = tandem_backend_onnx::export::stock(&directory).into_iter().map(cached).collect();
+        let graphs = tandem_backend_onnx::export::stock(&directory);
         return Ok(Some(CachedGraphs { directory, limit, graphs }));
     }
     Ok(None)
@@ -170,17 +146,9 @@ pub fn cached_graphs() -> Result<Option<CachedGraphs>> {
 pub fn remove_cached_graphs() -> Result<RemovedGraphs> {
     #[cfg(feature = "onnx")]
     if let Ok(directory) = tandem_backend_onnx::export::graphs_dir(None) {
-        let done = tandem_backend_onnx::export::clear(&directory)?;
-        let all = |graphs: Vec<_>| graphs.into_iter().map(cached).collect();
-        return Ok(RemovedGraphs { removed: all(done.removed), in_use: all(done.in_use) });
+        return tandem_backend_onnx::export::clear(&directory);
     }
     Ok(RemovedGraphs::default())
-}
-
-#[cfg(feature = "onnx")]
-fn cached(graph: tandem_backend_onnx::export::StockedGraph) -> CachedGraph {
-    let tandem_backend_onnx::export::StockedGraph { directory, source, dtype, bytes, used } = graph;
-    CachedGraph { directory, source, dtype, bytes, used }
 }
 
 /// Makes ONNX Runtime's library available to this user; `progress` is told every step as a line for people.

@@ -34,8 +34,8 @@ mod numerics;
 mod reference;
 
 pub use backends::{
-    CachedGraph, CachedGraphs, KNOWN_BACKENDS, RemovedGraphs, SetupOptions, SetupReport, backend, cache_dir, cached_graphs,
-    compiled, export, ort_library, ort_version, peer, prepare_process, prove, remove_cached_graphs, setup,
+    CachedGraphs, KNOWN_BACKENDS, SetupOptions, SetupReport, backend, cache_dir, cached_graphs, compiled, export, ort_library,
+    ort_version, peer, prepare_process, prove, remove_cached_graphs, setup,
 };
 pub use chat::{Chat, Reply};
 pub use memory::{MemoryPlan, memory_plan};
@@ -47,6 +47,7 @@ pub use tandem_hub::{catalog, machine, plan};
 
 pub use tandem_core::backend::{ComputeUnits, CoreMlOptions, Numerics, Placement, ThreadOptions, WeightFile, WeightType};
 pub use tandem_core::config::{GenerationConfig, ModelConfig};
+pub use tandem_core::export::{RemovedGraphs, StockedGraph};
 pub use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
 pub use tandem_core::generate::{Event, FinishReason, GenerateOptions, Generation, Timings};
 pub use tandem_core::sampler::SamplingOptions;

@@ -3,8 +3,8 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
+use tandem_core::export::{RemovedGraphs, StockedGraph};
 use tandem_core::size::Size;
 use tandem_core::{Error, Result};
 use tandem_onnx_graph::{GRAPH_FILE, Graph};
@@ -18,30 +18,6 @@ pub const CACHE_SIZE: &str = "TANDEM_CACHE_SIZE";
 
 /// How large they may be where it is not set.
 const DEFAULT_SIZE: u64 = 30_000_000_000;
-
-/// A graph in the cache.
-#[derive(Clone, Debug)]
-pub struct StockedGraph {
-    /// The directory.
-    pub directory: PathBuf,
-    /// The checkpoint that it was made of, as far as its file says.
-    pub source: Option<String>,
-    /// The dtype of its weights, likewise.
-    pub dtype: Option<String>,
-    /// What it takes on the disk.
-    pub bytes: u64,
-    /// When it was used last.
-    pub used: SystemTime,
-}
-
-/// What a removal did.
-#[derive(Clone, Debug, Default)]
-pub struct RemovedGraphs {
-    /// Those that are gone.
-    pub removed: Vec<StockedGraph>,
-    /// Those that a process uses, which stay.
-    pub in_use: Vec<StockedGraph>,
-}
 
 /// Where the graphs are: in `cache`, or the user's own.
 ///

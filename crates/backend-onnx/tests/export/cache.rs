@@ -7,10 +7,11 @@ use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use safetensors::Dtype;
-use tandem_backend_onnx::export::{StockedGraph, cached_graph, clear, graphs_dir, stock};
+use tandem_backend_onnx::export::{cached_graph, clear, graphs_dir, stock};
 use tandem_backend_onnx::{OnnxBackend, library};
 use tandem_core::backend::LogitsWanted;
 use tandem_core::conformance;
+use tandem_core::export::StockedGraph;
 use tandem_core::files::ModelFiles;
 use tandem_core::{Backend, DType, Error, LoadOptions, Progress, ProgressEvent, SessionOptions};
 
