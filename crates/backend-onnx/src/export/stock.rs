@@ -105,7 +105,7 @@ fn limit_of(text: Option<&OsStr>) -> Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
 
