@@ -7,8 +7,6 @@ mod plain;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use tandem_core::backend::Numerics;
-
 use crate::float::Float;
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::rounded::{Group, Pair};
@@ -30,12 +28,15 @@ pub(crate) enum Level {
     /// 256 bits, with fused multiply-add and f16.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// The same, with sums of products of bytes in one instruction.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
     /// 512 bits.
     #[cfg(target_arch = "x86_64")]
     Avx512,
     /// The same, with sums of products of bytes in one instruction.
     #[cfg(target_arch = "x86_64")]
-    Vnni,
+    Avx512Vnni,
 }
 
 /// A tile of quantised weights as the products of whole numbers take them. Made once, it is used for many inputs.
@@ -55,50 +56,39 @@ impl Packed {
 }
 
 impl Level {
-    /// The widest that this processor has.
+    /// The best that this processor has.
     pub(crate) fn detect() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
-            if avx2 && is_x86_feature_detected!("avx512f") {
-                let bytes = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl");
-                return if bytes && is_x86_feature_detected!("avx512vnni") { Self::Vnni } else { Self::Avx512 };
-            }
-            if avx2 {
-                return Self::Avx2;
-            }
-        }
-        Self::Plain
+        Self::all().pop().expect("every processor has one")
     }
 
-    /// The one for products with quantised weights: that of floats unless inputs may be rounded.
-    pub(crate) fn of(numerics: Numerics) -> Self {
-        match Self::detect() {
-            #[cfg(target_arch = "x86_64")]
-            Self::Vnni if numerics == Numerics::Exact => Self::Avx512,
-            level => level,
-        }
-    }
-
-    /// Whether products with quantised weights are those of [`Rounded`](crate::rounded::Rounded) inputs: where it has them, they are
-    /// several times faster than those of floats.
-    pub(crate) fn rounds(self) -> bool {
+    /// Whether products with weights of `bits` are faster when inputs are [`Rounded`](crate::rounded::Rounded) first: what the bench
+    /// `kernels` tells.
+    pub(crate) fn rounds(self, bits: Bits) -> bool {
         match self {
+            Self::Plain => false,
             #[cfg(target_arch = "x86_64")]
-            Self::Vnni => true,
-            _ => false,
+            Self::Avx512 => bits == Bits::Four,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni => true,
         }
     }
 
-    /// Every one that this processor has.
+    /// Every one that this processor has, the best last.
     pub(crate) fn all() -> Vec<Self> {
         let mut levels = vec![Self::Plain];
         #[cfg(target_arch = "x86_64")]
-        match Self::detect() {
-            Self::Plain => {}
-            Self::Avx2 => levels.push(Self::Avx2),
-            Self::Avx512 => levels.extend([Self::Avx2, Self::Avx512]),
-            Self::Vnni => levels.extend([Self::Avx2, Self::Avx512, Self::Vnni]),
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
+            levels.push(Self::Avx2);
+            if is_x86_feature_detected!("avxvnni") {
+                levels.push(Self::AvxVnni);
+            }
+            if is_x86_feature_detected!("avx512f") {
+                levels.push(Self::Avx512);
+                let bytes = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl");
+                if bytes && is_x86_feature_detected!("avx512vnni") {
+                    levels.push(Self::Avx512Vnni);
+                }
+            }
         }
         levels
     }
@@ -114,11 +104,11 @@ impl Level {
             // SAFETY: a `Level` of this name is only made where the processor has these instructions.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx2 => unsafe { x86::avx2::products(weights, inputs, columns, out) },
+            Self::Avx2 | Self::AvxVnni => unsafe { x86::avx2::products(weights, inputs, columns, out) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx512 | Self::Vnni => unsafe { x86::avx512::products(weights, inputs, columns, out) },
+            Self::Avx512 | Self::Avx512Vnni => unsafe { x86::avx512::products(weights, inputs, columns, out) },
         }
     }
 
@@ -133,11 +123,11 @@ impl Level {
             // SAFETY: a `Level` of this name is only made where the processor has these instructions.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx2 => unsafe { x86::avx2::weighted_sums(weights, values, width, out) },
+            Self::Avx2 | Self::AvxVnni => unsafe { x86::avx2::weighted_sums(weights, values, width, out) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx512 | Self::Vnni => unsafe { x86::avx512::weighted_sums(weights, values, width, out) },
+            Self::Avx512 | Self::Avx512Vnni => unsafe { x86::avx512::weighted_sums(weights, values, width, out) },
         }
     }
 
@@ -146,9 +136,9 @@ impl Level {
         match self {
             Self::Plain => 4,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => 2,
+            Self::Avx2 | Self::AvxVnni => 2,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 | Self::Vnni => 12,
+            Self::Avx512 | Self::Avx512Vnni => 12,
         }
     }
 
@@ -163,11 +153,11 @@ impl Level {
             // SAFETY: a `Level` of this name is only made where the processor has these instructions.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx2 => unsafe { x86::tiles::avx2::tile(weights, inputs, sums) },
+            Self::Avx2 | Self::AvxVnni => unsafe { x86::tiles::avx2::tile(weights, inputs, sums) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx512 | Self::Vnni => unsafe { x86::tiles::avx512::tile(weights, inputs, sums) },
+            Self::Avx512 | Self::Avx512Vnni => unsafe { x86::tiles::avx512::tile(weights, inputs, sums) },
         }
     }
 
@@ -180,11 +170,11 @@ impl Level {
             // SAFETY: a `Level` of this name is only made where the processor has these instructions.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx2 => unsafe { x86::tiles::avx2::turn(rows, stride, inner, out) },
+            Self::Avx2 | Self::AvxVnni => unsafe { x86::tiles::avx2::turn(rows, stride, inner, out) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx512 | Self::Vnni => unsafe { x86::tiles::avx512::turn(rows, stride, inner, out) },
+            Self::Avx512 | Self::Avx512Vnni => unsafe { x86::tiles::avx512::turn(rows, stride, inner, out) },
         };
         for (place, out) in out.chunks_exact_mut(TILE).enumerate() {
             let first = if place < places { full } else { 0 };
@@ -206,11 +196,11 @@ impl Level {
             // SAFETY: a `Level` of this name is only made where the processor has these instructions.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx2 => unsafe { x86::avx2::block_products(weights, inputs, columns, out) },
+            Self::Avx2 | Self::AvxVnni => unsafe { x86::avx2::block_products(weights, inputs, columns, out) },
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx512 | Self::Vnni => unsafe { x86::avx512::block_products(weights, inputs, columns, out) },
+            Self::Avx512 | Self::Avx512Vnni => unsafe { x86::avx512::block_products(weights, inputs, columns, out) },
         }
     }
 
@@ -225,11 +215,19 @@ impl Level {
         assert_eq!(weights.scales.len() * BLOCK * n, out.len() * columns, "there is a product for each pair of rows");
         assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
         match self {
+            Self::Plain => plain::rounded_products(weights, inputs, columns, out),
             // SAFETY: a `Level` of this name is only made where the processor has these instructions.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Vnni => unsafe { x86::vnni::products(weights, inputs, columns, out) },
-            _ => plain::rounded_products(weights, inputs, columns, out),
+            Self::Avx2 | Self::Avx512 => unsafe { x86::bytes::avx2::products(weights, inputs, columns, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "instructions that not every processor has")]
+            Self::AvxVnni => unsafe { x86::bytes::avx_vnni::products(weights, inputs, columns, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "instructions that not every processor has")]
+            Self::Avx512Vnni => unsafe { x86::vnni::products(weights, inputs, columns, out) },
         }
     }
 
@@ -240,11 +238,19 @@ impl Level {
         assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
         assert!(packed.bits == weights.bits && packed.scales.len() == per_row, "a tile is as long as its rows");
         match self {
+            Self::Plain => plain::pack(weights, per_row, packed),
             // SAFETY: a `Level` of this name is only made where the processor has these instructions.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Vnni => unsafe { x86::vnni::pack(weights, per_row, packed) },
-            _ => plain::pack(weights, per_row, packed),
+            Self::Avx2 | Self::Avx512 => unsafe { x86::bytes::avx2::pack(weights, per_row, packed) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "instructions that not every processor has")]
+            Self::AvxVnni => unsafe { x86::bytes::avx_vnni::pack(weights, per_row, packed) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "instructions that not every processor has")]
+            Self::Avx512Vnni => unsafe { x86::vnni::pack(weights, per_row, packed) },
         }
     }
 
@@ -255,11 +261,19 @@ impl Level {
         assert!(inputs.scales.len() == n_blocks && inputs.below.len() == n_blocks, "inputs are as long as rows");
         assert_eq!(inputs.words.len() * BLOCK, n_blocks * BLOCK * BLOCK / 4, "every block has its codes");
         match self {
+            Self::Plain => plain::packed_products(packed, inputs, out),
             // SAFETY: a `Level` of this name is only made where the processor has these instructions.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Vnni => unsafe { x86::vnni::packed_products(packed, inputs, out) },
-            _ => plain::packed_products(packed, inputs, out),
+            Self::Avx2 | Self::Avx512 => unsafe { x86::bytes::avx2::packed_products(packed, inputs, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "instructions that not every processor has")]
+            Self::AvxVnni => unsafe { x86::bytes::avx_vnni::packed_products(packed, inputs, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "instructions that not every processor has")]
+            Self::Avx512Vnni => unsafe { x86::vnni::packed_products(packed, inputs, out) },
         }
     }
 }

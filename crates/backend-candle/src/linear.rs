@@ -99,6 +99,8 @@ pub(crate) struct Matrix {
     rows: usize,
     columns: usize,
     level: Level,
+    /// What products with quantised weights may do with inputs.
+    numerics: Numerics,
     /// What is added to every weight of a block, `[rows, columns / BLOCK]`: a matrix of its own, which meets the sums of inputs.
     offsets: Option<Box<Matrix>>,
 }
@@ -167,7 +169,7 @@ impl Stored {
 impl Matrix {
     /// Takes what is `stored`, row-major; of quantised values, `columns` are whole blocks.
     pub(crate) fn new(stored: Stored, rows: usize, columns: usize, numerics: Numerics) -> Self {
-        Self { stored, rows, columns, level: Level::of(numerics), offsets: None }
+        Self { stored, rows, columns, level: Level::detect(), numerics, offsets: None }
     }
 
     /// The same with `offsets`, `[rows, columns / BLOCK]`, added to the weights of each block.
@@ -231,7 +233,9 @@ impl Matrix {
     fn write_product(&self, x: &[f32], bias: Option<&[f32]>, packed: &mut Vec<f32>, out: &mut [f32]) -> Result<()> {
         let (columns, n) = (self.columns, x.len() / self.columns);
         match self.stored.weights() {
-            Weights::Blocks(blocks) if self.level.rounds() => self.write_rounded(blocks, x, out),
+            Weights::Blocks(blocks) if self.numerics == Numerics::Fast && self.level.rounds(blocks.bits) => {
+                self.write_rounded(blocks, x, out);
+            }
             weights if n <= FEW_ROWS => {
                 for (x, out) in x.chunks(MAX_ROWS * columns).zip(out.chunks_mut(MAX_ROWS * self.rows)) {
                     self.product_of_few(weights, x.len() / columns, out, |rows, out| {

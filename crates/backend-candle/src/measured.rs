@@ -23,7 +23,7 @@ pub struct Quantized {
 }
 
 impl Instructions {
-    /// Every one, the widest last.
+    /// Every one, the best last.
     pub fn all() -> Vec<Self> {
         Level::all().into_iter().map(Self).collect()
     }
@@ -43,7 +43,7 @@ impl Instructions {
         self.0.block_products(weights.blocks(), inputs, columns, out);
     }
 
-    /// As [`block_products`](Self::block_products), with `inputs` rounded first: where [`rounds`](Self::rounds).
+    /// As [`block_products`](Self::block_products), with `inputs` rounded first.
     pub fn rounded_products(self, weights: &Quantized, inputs: &[f32], columns: usize, out: &mut [f32]) {
         let inputs = Rounded::new(inputs, columns).pairs(weights.bits.offset());
         self.0.rounded_products(weights.blocks(), &inputs, columns, out);
@@ -52,11 +52,6 @@ impl Instructions {
     /// As [`block_product`](Self::block_product), with `inputs` rounded first.
     pub fn rounded_product(self, weights: &Quantized, inputs: &[f32], columns: usize, out: &mut [f32]) {
         product::rounded_product(self.0, weights.blocks(), &Rounded::new(inputs, columns), out);
-    }
-
-    /// Whether it has loops for rounded inputs.
-    pub fn rounds(self) -> bool {
-        self.0.rounds()
     }
 
     /// `weights`, `[rows, columns]`, times many `inputs`, `[n, columns]`, on the threads of the current pool: `[n, rows]`.

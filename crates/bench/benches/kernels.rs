@@ -41,13 +41,11 @@ fn step(criterion: &mut Criterion) {
             group.bench_function(of("int8"), |bencher| bencher.iter(|| level.block_products(&eight, &input, columns, &mut out)));
             group.throughput(Throughput::Bytes(weights.len() as u64 * 5 / 8));
             group.bench_function(of("int4"), |bencher| bencher.iter(|| level.block_products(&four, &input, columns, &mut out)));
-            if level.rounds() {
-                let int4 = of("int4, rounded inputs");
-                group.bench_function(int4, |bencher| bencher.iter(|| level.rounded_products(&four, &input, columns, &mut out)));
-                group.throughput(Throughput::Bytes(weights.len() as u64 * 9 / 8));
-                let int8 = of("int8, rounded inputs");
-                group.bench_function(int8, |bencher| bencher.iter(|| level.rounded_products(&eight, &input, columns, &mut out)));
-            }
+            let int4 = of("int4, rounded inputs");
+            group.bench_function(int4, |bencher| bencher.iter(|| level.rounded_products(&four, &input, columns, &mut out)));
+            group.throughput(Throughput::Bytes(weights.len() as u64 * 9 / 8));
+            let int8 = of("int8, rounded inputs");
+            group.bench_function(int8, |bencher| bencher.iter(|| level.rounded_products(&eight, &input, columns, &mut out)));
         }
     }
 }
@@ -67,11 +65,9 @@ fn prompt(criterion: &mut Criterion) {
             group.bench_function(of("bf16"), |bencher| bencher.iter(|| level.bf16_product(&narrow, &inputs, columns, &mut out)));
             group.bench_function(of("int8"), |bencher| bencher.iter(|| level.block_product(&eight, &inputs, columns, &mut out)));
             group.bench_function(of("int4"), |bencher| bencher.iter(|| level.block_product(&four, &inputs, columns, &mut out)));
-            if level.rounds() {
-                for (name, weights) in [("int8, rounded inputs", &eight), ("int4, rounded inputs", &four)] {
-                    let rounded = |out: &mut [f32]| level.rounded_product(weights, &inputs, columns, out);
-                    group.bench_function(of(name), |bencher| bencher.iter(|| rounded(&mut out)));
-                }
+            for (name, weights) in [("int8, rounded inputs", &eight), ("int4, rounded inputs", &four)] {
+                let rounded = |out: &mut [f32]| level.rounded_product(weights, &inputs, columns, out);
+                group.bench_function(of(name), |bencher| bencher.iter(|| rounded(&mut out)));
             }
         }
     }

@@ -175,6 +175,31 @@ fn every_level_gives_the_products_of_rounded_inputs() {
     }
 }
 
+/// Sums of products stay within what their registers hold, with codes that no checkpoint of ours has too.
+#[test]
+fn every_level_sums_the_largest_codes() {
+    const COLUMNS: usize = 2 * BLOCK;
+    for (bits, codes, weight) in
+        [(Bits::Eight, 0x80, -128.0), (Bits::Eight, 0x7F, 127.0), (Bits::Four, 0xFF, 7.0), (Bits::Four, 0x00, -8.0)]
+    {
+        let codes = [codes; 2 * BLOCK];
+        let weights = Blocks { bits, codes: &codes[..2 * bits.block_bytes()], scales: &[1.0; 2] };
+        for input in [127.0, -127.0] {
+            let rounded = Rounded::new(&[input; COLUMNS], COLUMNS);
+            let (pairs, groups) = (rounded.pairs(bits.offset()), rounded.groups(bits.offset(), 1));
+            for level in Level::all() {
+                let (mut few, mut many) = ([0.0], [[0.0; TILE]]);
+                level.rounded_products(weights, &pairs, COLUMNS, &mut few);
+                let mut packed = Packed::new(bits, COLUMNS);
+                level.pack(weights, 2, &mut packed);
+                level.packed_products(&packed, &groups[0], &mut many);
+                let expected = weight * input * COLUMNS as f32;
+                assert_eq!((few[0], many[0][0]), (expected, expected), "{level:?} {bits:?} {weight} {input}");
+            }
+        }
+    }
+}
+
 #[test]
 #[should_panic(expected = "a product for each pair")]
 fn an_output_of_another_size_is_refused() {

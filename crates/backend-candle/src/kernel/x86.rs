@@ -4,15 +4,18 @@
 //! several rows hide the latency of each other's additions.
 
 mod blocks;
+pub(super) mod bytes;
 mod halves;
 pub(super) mod tiles;
 pub(super) mod vnni;
+
+use std::arch::x86_64::*;
 
 /// Writes the loops for one width. `$tall` is how many rows of weights go together with up to eight inputs: sums fill the registers.
 /// `$one` is how many do with one input: memory is read fastest in one stream, and one row is that where its sum keeps up.
 macro_rules! loops {
     ($module:ident, $features:literal, $vector:ident, $lanes:literal, $one:literal, $tall:literal,
-     $load:ident, $store:ident, $all:ident, $zero:ident, $fused:ident, $sum:expr, $halves:ident, $eight:path, $four:path) => {
+     $load:ident, $store:ident, $all:ident, $zero:ident, $fused:ident, $sum:path, $halves:ident, $eight:path, $four:path) => {
         #[expect(unsafe_code, reason = "a vector is loaded from an address")]
         pub(super) mod $module {
             use std::arch::x86_64::*;
@@ -268,6 +271,14 @@ fn fetch<T>(weights: &[T]) {
     };
 }
 
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sum_avx2(of: __m256) -> f32 {
+    let half = _mm_add_ps(_mm256_castps256_ps128(of), _mm256_extractf128_ps(of, 1));
+    let pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)))
+}
+
 loops!(
     avx2,
     "avx2,fma,f16c",
@@ -280,11 +291,7 @@ loops!(
     _mm256_set1_ps,
     _mm256_setzero_ps,
     _mm256_fmadd_ps,
-    |sum: __m256| {
-        let half = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps(sum, 1));
-        let pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
-        _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)))
-    },
+    super::sum_avx2,
     avx2,
     super::blocks::eight_avx2,
     super::blocks::four_avx2
@@ -301,7 +308,7 @@ loops!(
     _mm512_set1_ps,
     _mm512_setzero_ps,
     _mm512_fmadd_ps,
-    |sum: __m512| _mm512_reduce_add_ps(sum),
+    _mm512_reduce_add_ps,
     avx512,
     super::blocks::eight_avx512,
     super::blocks::four_avx512

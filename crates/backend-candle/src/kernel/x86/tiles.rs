@@ -114,7 +114,7 @@ use std::arch::x86_64::*;
 /// Row `i` of the result is column `i` of `rows`: squares of four within each 128 bits first, which then change places.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn turned_avx2(rows: [__m256; 8]) -> [__m256; 8] {
+pub(super) fn turned_avx2(rows: [__m256; 8]) -> [__m256; 8] {
     let mut fours = rows;
     for (four, rows) in fours.as_chunks_mut::<4>().0.iter_mut().zip(rows.as_chunks::<4>().0) {
         let [a, b, c, d] = *rows;

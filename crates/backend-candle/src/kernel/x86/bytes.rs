@@ -1,0 +1,253 @@
+//! Products of weights of few bits with inputs of eight, in whole numbers of 256 bits: AVX2, and AVX-VNNI with its instruction for four
+//! products of bytes at once. One text, two ways to add up.
+
+/// Writes the loops for one way, whose `step` adds products of bytes to sums and whose `total` makes whole sums of them.
+macro_rules! loops {
+    ($module:ident, $features:literal, $way:ident) => {
+        #[expect(unsafe_code, reason = "vectors are loaded from an address")]
+        pub(in crate::kernel) mod $module {
+            use std::arch::x86_64::*;
+
+            use super::super::tiles::turned_avx2;
+            use super::super::{fetch, sum_avx2};
+            use super::$way as way;
+            use crate::kernel::{Packed, TILE};
+            use crate::quantize::{BLOCK, Bits, Blocks};
+            use crate::rounded::{Group, Pair};
+
+            /// Rows of a tile in a vector.
+            const LANES: usize = 8;
+
+            /// See [`Level::rounded_products`](crate::kernel::Level::rounded_products).
+            #[target_feature(enable = $features)]
+            pub(in crate::kernel) fn products(weights: Blocks<'_>, inputs: &[Pair], columns: usize, out: &mut [f32]) {
+                match weights.bits {
+                    Bits::Eight => of_bits::<8>(weights, inputs, columns, out),
+                    Bits::Four => of_bits::<4>(weights, inputs, columns, out),
+                }
+            }
+
+            #[target_feature(enable = $features)]
+            fn of_bits<const B: usize>(weights: Blocks<'_>, inputs: &[Pair], columns: usize, out: &mut [f32]) {
+                match inputs.len() / columns.div_ceil(2 * BLOCK) {
+                    1 => in_tiles::<B, 4, 1>(weights, inputs, columns, out),
+                    2 => in_tiles::<B, 2, 2>(weights, inputs, columns, out),
+                    3 => in_tiles::<B, 2, 3>(weights, inputs, columns, out),
+                    4 => in_tiles::<B, 1, 4>(weights, inputs, columns, out),
+                    5 => in_tiles::<B, 1, 5>(weights, inputs, columns, out),
+                    6 => in_tiles::<B, 1, 6>(weights, inputs, columns, out),
+                    7 => in_tiles::<B, 1, 7>(weights, inputs, columns, out),
+                    _ => in_tiles::<B, 1, 8>(weights, inputs, columns, out),
+                }
+            }
+
+            #[target_feature(enable = $features)]
+            fn in_tiles<const B: usize, const R: usize, const N: usize>(
+                weights: Blocks<'_>,
+                inputs: &[Pair],
+                columns: usize,
+                out: &mut [f32],
+            ) {
+                let pairs = inputs.len() / N;
+                let inputs: [&[Pair]; N] = std::array::from_fn(|i| &inputs[i * pairs..(i + 1) * pairs]);
+                let rows = out.len() / N;
+                let whole = rows - rows % R;
+                for first in (0..whole).step_by(R) {
+                    let weights = weights.rows(first..first + R, columns);
+                    tile::<B, R, N>(weights, &inputs, columns, &mut out[first * N..(first + R) * N]);
+                }
+                for row in whole..rows {
+                    let weights = weights.rows(row..row + 1, columns);
+                    tile::<B, 1, N>(weights, &inputs, columns, &mut out[row * N..(row + 1) * N]);
+                }
+            }
+
+            #[target_feature(enable = $features)]
+            fn tile<const B: usize, const R: usize, const N: usize>(
+                weights: Blocks<'_>,
+                inputs: &[&[Pair]; N],
+                columns: usize,
+                out: &mut [f32],
+            ) {
+                let rows: [Blocks<'_>; R] = std::array::from_fn(|r| weights.rows(r..r + 1, columns));
+                let mut sums = [[_mm256_setzero_ps(); N]; R];
+                for block in 0..columns / BLOCK {
+                    let (pair, half) = (block / 2, block % 2);
+                    for (sums, row) in sums.iter_mut().zip(&rows) {
+                        let codes = &row.codes[block * (B * BLOCK / 8)..];
+                        fetch(codes);
+                        let weight = if B == 8 { eight(codes) } else { four(codes) };
+                        let scale = _mm256_set1_ps(row.scales[block]);
+                        for (sum, input) in sums.iter_mut().zip(inputs) {
+                            let input = &input[pair];
+                            let (below, scales) = (&input.below[LANES * half..][..LANES], &input.scales[LANES * half..][..LANES]);
+                            // SAFETY: each is 32 bytes.
+                            let (codes, below, scales) = unsafe {
+                                (
+                                    _mm256_loadu_si256(input.codes[half].as_ptr().cast()),
+                                    _mm256_loadu_si256(below.as_ptr().cast()),
+                                    _mm256_loadu_ps(scales.as_ptr()),
+                                )
+                            };
+                            let dots = way::total::<B>(way::step::<B>(_mm256_setzero_si256(), weight, codes), below);
+                            *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), _mm256_mul_ps(scale, scales), *sum);
+                        }
+                    }
+                }
+                for (sums, out) in sums.iter().zip(out.chunks_exact_mut(N)) {
+                    for (sum, out) in sums.iter().zip(out) {
+                        *out = sum_avx2(*sum);
+                    }
+                }
+            }
+
+            /// See [`Level::pack`](crate::kernel::Level::pack).
+            #[target_feature(enable = $features)]
+            pub(in crate::kernel) fn pack(weights: Blocks<'_>, per_row: usize, packed: &mut Packed) {
+                let rows = weights.scales.len() / per_row;
+                for (block, (words, scales)) in
+                    packed.words.as_chunks_mut::<LANES>().0.iter_mut().zip(&mut packed.scales).enumerate()
+                {
+                    for first in (0..TILE).step_by(LANES) {
+                        let mut square = [_mm256_setzero_ps(); LANES];
+                        for (square, row) in square.iter_mut().zip(first..rows) {
+                            let own = weights.block(row * per_row + block);
+                            *square =
+                                _mm256_castsi256_ps(if own.bits == Bits::Eight { eight(own.codes) } else { four(own.codes) });
+                        }
+                        for (words, turned) in words.iter_mut().zip(turned_avx2(square)) {
+                            let words: &mut [u32; LANES] = words[first..].first_chunk_mut().expect("a tile has whole vectors");
+                            // SAFETY: eight numbers of four bytes.
+                            unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), _mm256_castps_si256(turned)) };
+                        }
+                    }
+                    for (row, scale) in scales.iter_mut().enumerate() {
+                        *scale = if row < rows { weights.scales[row * per_row + block] } else { 0.0 };
+                    }
+                }
+            }
+
+            /// A block of eight bits, as numbers without a sign.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn eight(codes: &[u8]) -> __m256i {
+                let codes = &codes[..BLOCK];
+                // SAFETY: 32 bytes.
+                _mm256_xor_si256(unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) }, _mm256_set1_epi8(i8::MIN))
+            }
+
+            /// A block of four bits, in order.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn four(codes: &[u8]) -> __m256i {
+                let codes = &codes[..BLOCK / 2];
+                // SAFETY: sixteen bytes.
+                let both = unsafe { _mm_loadu_si128(codes.as_ptr().cast()) };
+                _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(both), both), _mm256_set1_epi8(15))
+            }
+
+            /// See [`Level::packed_products`](crate::kernel::Level::packed_products).
+            #[target_feature(enable = $features)]
+            pub(in crate::kernel) fn packed_products(packed: &Packed, inputs: &Group, out: &mut [[f32; TILE]]) {
+                match packed.bits {
+                    Bits::Eight => of_packed_bits::<8>(packed, inputs, out),
+                    Bits::Four => of_packed_bits::<4>(packed, inputs, out),
+                }
+            }
+
+            #[target_feature(enable = $features)]
+            fn of_packed_bits<const B: usize>(packed: &Packed, inputs: &Group, out: &mut [[f32; TILE]]) {
+                match inputs.n {
+                    1 => of_packed::<B, 1>(packed, inputs, out),
+                    2 => of_packed::<B, 2>(packed, inputs, out),
+                    3 => of_packed::<B, 3>(packed, inputs, out),
+                    4 => of_packed::<B, 4>(packed, inputs, out),
+                    5 => of_packed::<B, 5>(packed, inputs, out),
+                    _ => of_packed::<B, 6>(packed, inputs, out),
+                }
+            }
+
+            /// A vector of rows after the other: the sums of all inputs with one are what registers hold.
+            #[target_feature(enable = $features)]
+            fn of_packed<const B: usize, const N: usize>(packed: &Packed, inputs: &Group, out: &mut [[f32; TILE]]) {
+                // As many as a block has, which the compiler must not know: it would unroll the loop over them.
+                let words = packed.words.len() / packed.scales.len();
+                for rows in 0..TILE / LANES {
+                    let blocks = packed.words.chunks_exact(words).zip(inputs.words.as_chunks::<N>().0.chunks_exact(words));
+                    let input_scales = inputs.scales.as_chunks::<N>().0.iter().zip(inputs.below.as_chunks::<N>().0);
+                    let mut sums = [_mm256_setzero_ps(); N];
+                    for ((weights, inputs), (scales, (input_scales, below))) in blocks.zip(packed.scales.iter().zip(input_scales))
+                    {
+                        let mut dots = [_mm256_setzero_si256(); N];
+                        for (weights, inputs) in weights.iter().zip(inputs) {
+                            let weights: &[u32; LANES] = &weights.as_chunks().0[rows];
+                            // SAFETY: eight numbers of four bytes.
+                            let weights = unsafe { _mm256_loadu_si256(weights.as_ptr().cast()) };
+                            for (dots, four) in dots.iter_mut().zip(inputs) {
+                                *dots = way::step::<B>(*dots, weights, _mm256_set1_epi32(*four));
+                            }
+                        }
+                        let scales: &[f32; LANES] = &scales.as_chunks().0[rows];
+                        // SAFETY: eight floats.
+                        let scales = unsafe { _mm256_loadu_ps(scales.as_ptr()) };
+                        let of_inputs = dots.iter().zip(input_scales.iter().zip(below));
+                        for (sum, (dots, (scale, below))) in sums.iter_mut().zip(of_inputs) {
+                            let dots = _mm256_cvtepi32_ps(way::total::<B>(*dots, _mm256_set1_epi32(*below)));
+                            *sum = _mm256_fmadd_ps(dots, _mm256_mul_ps(scales, _mm256_set1_ps(*scale)), *sum);
+                        }
+                    }
+                    for (sum, out) in sums.iter().zip(&mut *out) {
+                        let out: &mut [f32; LANES] = &mut out.as_chunks_mut().0[rows];
+                        // SAFETY: eight floats.
+                        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), *sum) };
+                    }
+                }
+            }
+        }
+    };
+}
+
+loops!(avx2, "avx2,fma", pairs);
+loops!(avx_vnni, "avx2,fma,avxvnni", fours);
+
+/// What AVX2 has: products of bytes, of which two are added to a number of sixteen bits. More than that does not fit.
+mod pairs {
+    use std::arch::x86_64::*;
+
+    /// Of four bits a product is 15 · 127 at most, so sixteen of them fit: what a block brings to each place.
+    /// Of eight bits even two would not, so weights get their sign back: 128 · 127 twice do fit, and four are added to 32 bits at once.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(super) fn step<const B: usize>(sums: __m256i, weights: __m256i, inputs: __m256i) -> __m256i {
+        if B == 4 {
+            return _mm256_add_epi16(sums, _mm256_maddubs_epi16(weights, inputs));
+        }
+        let weights = _mm256_xor_si256(weights, _mm256_set1_epi8(i8::MIN));
+        let products = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(inputs, weights));
+        _mm256_add_epi32(sums, _mm256_madd_epi16(products, _mm256_set1_epi16(1)))
+    }
+
+    /// `below` is for weights without a sign.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(super) fn total<const B: usize>(sums: __m256i, below: __m256i) -> __m256i {
+        if B == 4 { _mm256_add_epi32(below, _mm256_madd_epi16(sums, _mm256_set1_epi16(1))) } else { sums }
+    }
+}
+
+/// What AVX-VNNI has.
+mod fours {
+    use std::arch::x86_64::*;
+
+    #[inline]
+    #[target_feature(enable = "avxvnni")]
+    pub(super) fn step<const B: usize>(sums: __m256i, weights: __m256i, inputs: __m256i) -> __m256i {
+        _mm256_dpbusd_avx_epi32(sums, weights, inputs)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(super) fn total<const B: usize>(sums: __m256i, below: __m256i) -> __m256i {
+        _mm256_add_epi32(sums, below)
+    }
+}
