@@ -12,10 +12,9 @@ pub(super) mod vnni;
 use std::arch::x86_64::*;
 
 /// Writes the loops for one width. `$tall` is how many rows of weights go together with up to eight inputs: sums fill the registers.
-/// `$one` is how many do with one input: memory is read fastest in one stream, and one row is that where its sum keeps up.
 macro_rules! loops {
-    ($module:ident, $features:literal, $vector:ident, $lanes:literal, $one:literal, $tall:literal,
-     $load:ident, $store:ident, $all:ident, $zero:ident, $fused:ident, $sum:path, $halves:ident, $eight:path, $four:path) => {
+    ($module:ident, $features:literal, $vector:ident, $lanes:literal, $tall:literal,
+     $load:ident, $store:ident, $all:ident, $zero:ident, $fused:ident, $plus:ident, $sum:path, $halves:ident, $eight:path, $four:path) => {
         #[expect(unsafe_code, reason = "a vector is loaded from an address")]
         pub(super) mod $module {
             use std::arch::x86_64::*;
@@ -31,7 +30,7 @@ macro_rules! loops {
             #[target_feature(enable = $features)]
             pub(in crate::kernel) fn products<F: Float>(weights: &[F], inputs: &[f32], columns: usize, out: &mut [f32]) {
                 match inputs.len() / columns {
-                    1 => tiles::<F, $one, 1>(weights, inputs, columns, out),
+                    1 => by_row(weights, inputs, columns, out),
                     2 => tiles::<F, 4, 2>(weights, inputs, columns, out),
                     3 => tiles::<F, 2, 3>(weights, inputs, columns, out),
                     4 => tiles::<F, 2, 4>(weights, inputs, columns, out),
@@ -39,6 +38,32 @@ macro_rules! loops {
                     6 => tiles::<F, $tall, 6>(weights, inputs, columns, out),
                     7 => tiles::<F, $tall, 7>(weights, inputs, columns, out),
                     _ => tiles::<F, $tall, 8>(weights, inputs, columns, out),
+                }
+            }
+
+            /// With one input, a row after the other: memory is read fastest in one stream. Sums side by side hide the latency of
+            /// additions.
+            #[target_feature(enable = $features)]
+            fn by_row<F: Float>(weights: &[F], input: &[f32], columns: usize, out: &mut [f32]) {
+                const SUMS: usize = 4;
+                for (row, out) in weights.chunks_exact(columns).zip(out) {
+                    let mut sums = [$zero(); SUMS];
+                    let mut rows = row.chunks_exact(SUMS * $lanes);
+                    let mut inputs = input.chunks_exact(SUMS * $lanes);
+                    for (row, input) in (&mut rows).zip(&mut inputs) {
+                        super::fetch_all(row);
+                        for (i, sum) in sums.iter_mut().enumerate() {
+                            *sum = $fused(widened(row, i * $lanes), load(input, i * $lanes), *sum);
+                        }
+                    }
+                    let (row, input) = (rows.remainder(), inputs.remainder());
+                    let whole = row.len() - row.len() % $lanes;
+                    for start in (0..whole).step_by($lanes) {
+                        sums[0] = $fused(widened(row, start), load(input, start), sums[0]);
+                    }
+                    let rest = row[whole..].iter().zip(&input[whole..]).map(|(w, x)| w.widened() * x).sum::<f32>();
+                    let [a, b, c, d] = sums;
+                    *out = $sum($plus($plus(a, b), $plus(c, d))) + rest;
                 }
             }
 
@@ -271,6 +296,15 @@ fn fetch<T>(weights: &[T]) {
     };
 }
 
+/// Bytes that are fetched at once.
+const LINE: usize = 64;
+
+/// As [`fetch`], of as many bytes as `weights` are.
+#[inline(always)]
+fn fetch_all<T>(weights: &[T]) {
+    weights.chunks(LINE / size_of::<T>()).for_each(fetch);
+}
+
 #[inline]
 #[target_feature(enable = "avx2")]
 fn sum_avx2(of: __m256) -> f32 {
@@ -284,13 +318,13 @@ loops!(
     "avx2,fma,f16c",
     __m256,
     8,
-    4,
     1,
     _mm256_loadu_ps,
     _mm256_storeu_ps,
     _mm256_set1_ps,
     _mm256_setzero_ps,
     _mm256_fmadd_ps,
+    _mm256_add_ps,
     super::sum_avx2,
     avx2,
     super::blocks::eight_avx2,
@@ -301,13 +335,13 @@ loops!(
     "avx512f",
     __m512,
     16,
-    1,
     2,
     _mm512_loadu_ps,
     _mm512_storeu_ps,
     _mm512_set1_ps,
     _mm512_setzero_ps,
     _mm512_fmadd_ps,
+    _mm512_add_ps,
     _mm512_reduce_add_ps,
     avx512,
     super::blocks::eight_avx512,

@@ -76,21 +76,9 @@ macro_rules! loops {
                     for (sums, row) in sums.iter_mut().zip(&rows) {
                         let codes = &row.codes[block * (B * BLOCK / 8)..];
                         fetch(codes);
-                        let weight = if B == 8 { eight(codes) } else { four(codes) };
-                        let scale = _mm256_set1_ps(row.scales[block]);
+                        let weight = unsigned::<B>(codes);
                         for (sum, input) in sums.iter_mut().zip(inputs) {
-                            let input = &input[pair];
-                            let (below, scales) = (&input.below[LANES * half..][..LANES], &input.scales[LANES * half..][..LANES]);
-                            // SAFETY: each is 32 bytes.
-                            let (codes, below, scales) = unsafe {
-                                (
-                                    _mm256_loadu_si256(input.codes[half].as_ptr().cast()),
-                                    _mm256_loadu_si256(below.as_ptr().cast()),
-                                    _mm256_loadu_ps(scales.as_ptr()),
-                                )
-                            };
-                            let dots = way::total::<B>(way::step::<B>(_mm256_setzero_si256(), weight, codes), below);
-                            *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), _mm256_mul_ps(scale, scales), *sum);
+                            *sum = with_products::<B>(weight, row.scales[block], &input[pair], half, *sum);
                         }
                     }
                 }
@@ -99,6 +87,23 @@ macro_rules! loops {
                         *out = sum_avx2(*sum);
                     }
                 }
+            }
+
+            /// `sum` with the products of a block and half of a pair added.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn with_products<const B: usize>(weight: __m256i, scale: f32, input: &Pair, half: usize, sum: __m256) -> __m256 {
+                let (below, scales) = (&input.below[LANES * half..][..LANES], &input.scales[LANES * half..][..LANES]);
+                // SAFETY: each is 32 bytes.
+                let (codes, below, scales) = unsafe {
+                    (
+                        _mm256_loadu_si256(input.codes[half].as_ptr().cast()),
+                        _mm256_loadu_si256(below.as_ptr().cast()),
+                        _mm256_loadu_ps(scales.as_ptr()),
+                    )
+                };
+                let dots = way::total::<B>(way::step::<B>(_mm256_setzero_si256(), weight, codes), below);
+                _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), _mm256_mul_ps(_mm256_set1_ps(scale), scales), sum)
             }
 
             /// See [`Level::pack`](crate::kernel::Level::pack).
@@ -112,8 +117,10 @@ macro_rules! loops {
                         let mut square = [_mm256_setzero_ps(); LANES];
                         for (square, row) in square.iter_mut().zip(first..rows) {
                             let own = weights.block(row * per_row + block);
-                            *square =
-                                _mm256_castsi256_ps(if own.bits == Bits::Eight { eight(own.codes) } else { four(own.codes) });
+                            *square = _mm256_castsi256_ps(match own.bits {
+                                Bits::Eight => unsigned::<8>(own.codes),
+                                Bits::Four => unsigned::<4>(own.codes),
+                            });
                         }
                         for (words, turned) in words.iter_mut().zip(turned_avx2(square)) {
                             let words: &mut [u32; LANES] = words[first..].first_chunk_mut().expect("a tile has whole vectors");
@@ -127,23 +134,19 @@ macro_rules! loops {
                 }
             }
 
-            /// A block of eight bits, as numbers without a sign.
+            /// A block of `B` bits, as numbers without a sign and in order.
             #[inline]
             #[target_feature(enable = $features)]
-            fn eight(codes: &[u8]) -> __m256i {
-                let codes = &codes[..BLOCK];
-                // SAFETY: 32 bytes.
-                _mm256_xor_si256(unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) }, _mm256_set1_epi8(i8::MIN))
-            }
-
-            /// A block of four bits, in order.
-            #[inline]
-            #[target_feature(enable = $features)]
-            fn four(codes: &[u8]) -> __m256i {
-                let codes = &codes[..BLOCK / 2];
-                // SAFETY: sixteen bytes.
-                let both = unsafe { _mm_loadu_si128(codes.as_ptr().cast()) };
-                _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(both), both), _mm256_set1_epi8(15))
+            fn unsigned<const B: usize>(codes: &[u8]) -> __m256i {
+                let codes = &codes[..B * BLOCK / 8];
+                // SAFETY: as many bytes as are loaded.
+                unsafe {
+                    if B == 8 {
+                        return _mm256_xor_si256(_mm256_loadu_si256(codes.as_ptr().cast()), _mm256_set1_epi8(i8::MIN));
+                    }
+                    let both = _mm_loadu_si128(codes.as_ptr().cast());
+                    _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(both), both), _mm256_set1_epi8(15))
+                }
             }
 
             /// See [`Level::packed_products`](crate::kernel::Level::packed_products).

@@ -7,8 +7,8 @@
 
 use std::arch::x86_64::*;
 
-use super::fetch;
 use super::tiles::turned_avx512;
+use super::{fetch, fetch_all};
 use crate::kernel::{Packed, TILE};
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::rounded::{Group, Pair};
@@ -28,9 +28,7 @@ pub(in crate::kernel) fn products(weights: Blocks<'_>, inputs: &[Pair], columns:
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn of_bits<const B: usize>(weights: Blocks<'_>, inputs: &[Pair], columns: usize, out: &mut [f32]) {
     match inputs.len() / columns.div_ceil(2 * BLOCK) {
-        // One stream of memory rather than several short ones: what the bench `engines` tells.
-        1 if B == 8 => in_tiles::<B, 1, 1>(weights, inputs, columns, out),
-        1 => in_tiles::<B, 2, 1>(weights, inputs, columns, out),
+        1 => by_row::<B>(weights, inputs, columns, out),
         2 => in_tiles::<B, 4, 2>(weights, inputs, columns, out),
         3 => in_tiles::<B, 2, 3>(weights, inputs, columns, out),
         4 => in_tiles::<B, 2, 4>(weights, inputs, columns, out),
@@ -38,6 +36,35 @@ fn of_bits<const B: usize>(weights: Blocks<'_>, inputs: &[Pair], columns: usize,
         6 => in_tiles::<B, 2, 6>(weights, inputs, columns, out),
         7 => in_tiles::<B, 2, 7>(weights, inputs, columns, out),
         _ => in_tiles::<B, 2, 8>(weights, inputs, columns, out),
+    }
+}
+
+/// With one input, a row after the other: memory is read fastest in one stream. Sums side by side hide the latency of additions.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn by_row<const B: usize>(weights: Blocks<'_>, input: &[Pair], columns: usize, out: &mut [f32]) {
+    const SUMS: usize = 2;
+    let pair_bytes = B * BLOCK / 4;
+    let row_bytes = B * columns / 8;
+    let rows = weights.codes.chunks_exact(row_bytes).zip(weights.scales.chunks_exact(columns / BLOCK));
+    for ((codes, scales), out) in rows.zip(out) {
+        let mut sums = [_mm512_setzero_ps(); SUMS];
+        let mut codes = codes.chunks_exact(SUMS * pair_bytes);
+        let (scales, last_scales) = scales.as_chunks::<{ 2 * SUMS }>();
+        let (inputs, last_inputs) = input.split_at(scales.len() * SUMS);
+        for ((codes, scales), inputs) in (&mut codes).zip(scales).zip(inputs.as_chunks::<SUMS>().0) {
+            fetch_all(codes);
+            for (i, sum) in sums.iter_mut().enumerate() {
+                let codes = &codes[i * pair_bytes..(i + 1) * pair_bytes];
+                let weight = if B == 8 { two_eight(codes) } else { two_four(codes) };
+                *sum = with_products(weight, two_scales(&scales[2 * i..2 * i + 2]), &inputs[i], *sum);
+            }
+        }
+        let last = codes.remainder().chunks(pair_bytes).zip(last_scales.chunks(2)).zip(last_inputs);
+        for ((codes, scales), input) in last {
+            let weight = if B == 8 { two_eight(codes) } else { two_four(codes) };
+            sums[0] = with_products(weight, two_scales(scales), input, sums[0]);
+        }
+        *out = _mm512_reduce_add_ps(sums.into_iter().reduce(|a, b| _mm512_add_ps(a, b)).expect("there are some"));
     }
 }
 
