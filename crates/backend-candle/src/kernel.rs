@@ -136,7 +136,7 @@ impl Level {
         match self {
             Self::Plain => 4,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 | Self::AvxVnni => 2,
+            Self::Avx2 | Self::AvxVnni => 6,
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 | Self::Avx512Vnni => 12,
         }

@@ -1,8 +1,9 @@
 //! Tiles of products in AVX2 and AVX-512, and the turning of rows that makes them.
 
-/// Writes both for one width. `$inputs` is how many inputs fill the registers with sums.
+/// Writes both for one width. Sums of `$vectors` vectors of rows, a part of a tile, with as many inputs as the last of `$inputs` fill the
+/// registers.
 macro_rules! tiles {
-    ($module:ident, $features:literal, $vector:ident, $lanes:literal, $($inputs:literal)+,
+    ($module:ident, $features:literal, $vector:ident, $lanes:literal, $vectors:literal, $($inputs:literal)+,
      $load:ident, $store:ident, $all:ident, $zero:ident, $fused:ident, $plus:ident, $turned:path) => {
         #[expect(unsafe_code, reason = "a vector is loaded from an address")]
         pub(in crate::kernel) mod $module {
@@ -10,7 +11,8 @@ macro_rules! tiles {
 
             use crate::kernel::TILE;
 
-            const VECTORS: usize = TILE / $lanes;
+            /// Rows of a part of a tile.
+            const PART: usize = $vectors * $lanes;
 
             /// See [`Level::tile`](crate::kernel::Level::tile).
             #[target_feature(enable = $features)]
@@ -23,22 +25,24 @@ macro_rules! tiles {
 
             #[target_feature(enable = $features)]
             fn of<const N: usize>(weights: &[f32], inputs: &[f32], sums: &mut [f32]) {
-                let mut totals = [[$zero(); VECTORS]; N];
-                for (weights, inputs) in weights.as_chunks::<TILE>().0.iter().zip(inputs.as_chunks::<N>().0) {
-                    let mut loaded = [$zero(); VECTORS];
-                    for (loaded, weights) in loaded.iter_mut().zip(weights.as_chunks().0) {
-                        *loaded = load(weights);
-                    }
-                    for (totals, input) in totals.iter_mut().zip(inputs) {
-                        let input = $all(*input);
-                        for (total, weights) in totals.iter_mut().zip(&loaded) {
-                            *total = $fused(*weights, input, *total);
+                for part in 0..TILE / PART {
+                    let mut totals = [[$zero(); $vectors]; N];
+                    for (weights, inputs) in weights.as_chunks::<TILE>().0.iter().zip(inputs.as_chunks::<N>().0) {
+                        let mut loaded = [$zero(); $vectors];
+                        for (loaded, weights) in loaded.iter_mut().zip(weights.as_chunks::<PART>().0[part].as_chunks().0) {
+                            *loaded = load(weights);
+                        }
+                        for (totals, input) in totals.iter_mut().zip(inputs) {
+                            let input = $all(*input);
+                            for (total, weights) in totals.iter_mut().zip(&loaded) {
+                                *total = $fused(*weights, input, *total);
+                            }
                         }
                     }
-                }
-                for (totals, sums) in totals.iter().zip(sums.as_chunks_mut::<TILE>().0) {
-                    for (total, sums) in totals.iter().zip(sums.as_chunks_mut().0) {
-                        store($plus(*total, load(sums)), sums);
+                    for (totals, sums) in totals.iter().zip(sums.as_chunks_mut::<TILE>().0) {
+                        for (total, sums) in totals.iter().zip(sums.as_chunks_mut::<PART>().0[part].as_chunks_mut().0) {
+                            store($plus(*total, load(sums)), sums);
+                        }
                     }
                 }
             }
@@ -85,7 +89,8 @@ tiles!(
     "avx2,fma",
     __m256,
     8,
-    1 2,
+    2,
+    1 2 3 4 5 6,
     _mm256_loadu_ps,
     _mm256_storeu_ps,
     _mm256_set1_ps,
@@ -99,6 +104,7 @@ tiles!(
     "avx512f",
     __m512,
     16,
+    2,
     1 2 3 4 5 6 7 8 9 10 11 12,
     _mm512_loadu_ps,
     _mm512_storeu_ps,
