@@ -61,13 +61,13 @@ impl Level {
         Self::all().pop().expect("every processor has one")
     }
 
-    /// Whether products with weights of `bits` are faster when inputs are [`Rounded`](crate::rounded::Rounded) first: what the bench
+    /// Whether products with quantised weights are faster when inputs are [`Rounded`](crate::rounded::Rounded) first: what the bench
     /// `kernels` tells.
-    pub(crate) fn rounds(self, bits: Bits) -> bool {
+    pub(crate) fn rounds(self) -> bool {
         match self {
             Self::Plain => false,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => bits == Bits::Four,
+            Self::Avx512 => false,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni => true,
         }

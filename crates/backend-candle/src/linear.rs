@@ -233,7 +233,7 @@ impl Matrix {
     fn write_product(&self, x: &[f32], bias: Option<&[f32]>, packed: &mut Vec<f32>, out: &mut [f32]) -> Result<()> {
         let (columns, n) = (self.columns, x.len() / self.columns);
         match self.stored.weights() {
-            Weights::Blocks(blocks) if self.numerics == Numerics::Fast && self.level.rounds(blocks.bits) => {
+            Weights::Blocks(blocks) if self.numerics == Numerics::Fast && self.level.rounds() => {
                 self.write_rounded(blocks, x, out);
             }
             weights if n <= FEW_ROWS => {
