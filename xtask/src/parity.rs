@@ -42,7 +42,8 @@ pub(crate) fn run(more: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The demo and every golden that both engines run, by name and reference. `onnx-community` has published graphs, which are taken; of the others they are made.
+/// The demo and every golden that both engines run, by name and reference. `onnx-community` has published graphs, which are taken; of the
+/// others they are made.
 fn models() -> Result<Vec<(String, String)>> {
     let goldens = process::root().join("goldens");
     let entries = std::fs::read_dir(&goldens).with_context(|| format!("cannot read `{}`", goldens.display()))?;

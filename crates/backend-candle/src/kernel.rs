@@ -7,6 +7,8 @@ mod plain;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use std::sync::LazyLock;
+
 use crate::float::Float;
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::rounded::{Group, Pair};
@@ -58,7 +60,8 @@ impl Packed {
 impl Level {
     /// The best that this processor has.
     pub(crate) fn detect() -> Self {
-        Self::all().pop().expect("every processor has one")
+        static BEST: LazyLock<Level> = LazyLock::new(|| Level::all().pop().expect("every processor has one"));
+        *BEST
     }
 
     /// Whether products with quantised weights are faster when inputs are [`Rounded`](crate::rounded::Rounded) first: what the bench

@@ -55,16 +55,17 @@ fn by_row<const B: usize>(weights: Blocks<'_>, input: &[Pair], columns: usize, o
             fetch_all(codes);
             for (i, sum) in sums.iter_mut().enumerate() {
                 let codes = &codes[i * pair_bytes..(i + 1) * pair_bytes];
-                let weight = if B == 8 { two_eight(codes) } else { two_four(codes) };
+                let weight = two::<B>(codes);
                 *sum = with_products(weight, two_scales(&scales[2 * i..2 * i + 2]), &inputs[i], *sum);
             }
         }
         let last = codes.remainder().chunks(pair_bytes).zip(last_scales.chunks(2)).zip(last_inputs);
         for ((codes, scales), input) in last {
-            let weight = if B == 8 { two_eight(codes) } else { two_four(codes) };
+            let weight = two::<B>(codes);
             sums[0] = with_products(weight, two_scales(scales), input, sums[0]);
         }
-        *out = _mm512_reduce_add_ps(sums.into_iter().reduce(|a, b| _mm512_add_ps(a, b)).expect("there are some"));
+        let [a, b] = sums;
+        *out = _mm512_reduce_add_ps(_mm512_add_ps(a, b));
     }
 }
 
@@ -96,7 +97,7 @@ fn tile<const B: usize, const R: usize, const N: usize>(weights: Blocks<'_>, inp
             let codes = &weights.codes[r * row_bytes + pair * (B * BLOCK / 4)..(r + 1) * row_bytes];
             let scales = &weights.scales[r * blocks + 2 * pair..(r + 1) * blocks];
             fetch(codes);
-            let weight = if B == 8 { two_eight(codes) } else { two_four(codes) };
+            let weight = two::<B>(codes);
             let scale = two_scales(scales);
             for (sum, input) in sums.iter_mut().zip(&inputs) {
                 *sum = with_products(weight, scale, &input[pair], *sum);
@@ -166,6 +167,13 @@ pub(in crate::kernel) fn pack(weights: Blocks<'_>, per_row: usize, packed: &mut 
             *scale = if row < rows { weights.scales[row * per_row + block] } else { 0.0 };
         }
     }
+}
+
+/// One or two blocks of `B` bits, as numbers without a sign and in order.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+fn two<const B: usize>(codes: &[u8]) -> __m512i {
+    if B == 8 { two_eight(codes) } else { two_four(codes) }
 }
 
 /// One or two blocks of eight bits, as numbers without a sign.
