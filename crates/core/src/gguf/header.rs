@@ -76,7 +76,10 @@ fn check_magic(reader: &mut Reader<'_>) -> Result<()> {
     };
     let start = reader.bytes(0..reader.left().min(MAGIC.len()));
     if start != MAGIC {
-        let problem = format!("is no GGUF file: it begins with `{}`, not with `GGUF`", shown(start));
+        let problem = match start {
+            [] => "is no GGUF file: it is empty".to_owned(),
+            start => format!("is no GGUF file: it begins with `{}`, not with `GGUF`", shown(start)),
+        };
         return Err(bad(problem, "the file is damaged, or something else was saved under its name: obtain it again"));
     }
     reader.array::<4>("its first four bytes")?;
