@@ -8,7 +8,7 @@ use tandem_core::backend::{Capabilities, LoadOptions, WeightFile};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{ModelFile, ModelFiles};
-use tandem_core::huge_pages::Before;
+use tandem_core::huge_pages::MappingSnapshot;
 use tandem_core::{Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, Result};
 
 use crate::decoder::Decode;
@@ -52,7 +52,7 @@ impl Backend for CandleBackend {
         refuse_what_is_no_checkpoint(files, &config, options)?;
         refuse_quantised_file(files, options.device)?;
         let threads = device::threads(&options.threads)?;
-        let before = Before::now();
+        let before = MappingSnapshot::now();
         let mut info = info(files, &config, options, wanted, threads.current_num_threads())?;
         info.check_device_share(options.require_device)?;
         if !config.architecture.has_llama_form() {
@@ -72,7 +72,7 @@ impl Backend for CandleBackend {
         (info.dtype, info.weight_types) = (dtype, weight_types);
         info.memory_dtype = if dtype == DType::F32 && device.is_cpu() { decoder.memory_dtype() } else { dtype };
         if device.is_cpu() && !options.small_pages {
-            before.gather();
+            before.collapse();
         }
         let decoder: Box<dyn Decode> = match &device {
             candle_core::Device::Cpu => Box::new(decoder),

@@ -1,7 +1,7 @@
 //! Keys and values of one sequence, written in place: `[kv_heads, capacity, head_dim]` for each layer.
 
 use candle_core::{DType, Device, Result, Tensor};
-use tandem_core::freed;
+use tandem_core::allocator;
 
 /// Tokens that there is room for at first; room doubles when it is used up.
 const FIRST_CAPACITY: usize = 256;
@@ -11,7 +11,7 @@ pub(crate) struct KvCache {
     layers: Vec<LayerCache>,
     kept: Kept,
     capacity: usize,
-    max_tokens: usize,
+    context_length: usize,
 }
 
 /// What is kept of a token in each layer, and where.
@@ -32,11 +32,11 @@ pub(crate) struct LayerCache {
 }
 
 impl KvCache {
-    /// An empty one that grows up to `max_tokens`.
-    pub(crate) fn new(n_layers: usize, kept: Kept, max_tokens: usize) -> Result<Self> {
-        let capacity = FIRST_CAPACITY.min(max_tokens);
+    /// An empty one that grows up to `context_length`.
+    pub(crate) fn new(n_layers: usize, kept: Kept, context_length: usize) -> Result<Self> {
+        let capacity = FIRST_CAPACITY.min(context_length);
         let layers = (0..n_layers).map(|_| Ok(LayerCache { keys: kept.empty(capacity)?, values: kept.empty(capacity)? }));
-        Ok(Self { layers: layers.collect::<Result<_>>()?, kept, capacity, max_tokens })
+        Ok(Self { layers: layers.collect::<Result<_>>()?, kept, capacity, context_length })
     }
 
     /// Makes room for `n_tokens`, of which the first `held` are kept.
@@ -44,7 +44,7 @@ impl KvCache {
         if n_tokens <= self.capacity {
             return Ok(());
         }
-        let capacity = n_tokens.max(2 * self.capacity).min(self.max_tokens);
+        let capacity = n_tokens.max(2 * self.capacity).min(self.context_length);
         let grown = |old: &Tensor| -> Result<Tensor> {
             let new = self.kept.empty(capacity)?;
             if held > 0 {
@@ -57,7 +57,7 @@ impl KvCache {
         self.layers = layers.collect::<Result<_>>()?;
         self.capacity = capacity;
         // What was outgrown is too small for what comes next.
-        freed::give_back();
+        allocator::trim();
         Ok(())
     }
 

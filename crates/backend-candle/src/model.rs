@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use rayon::ThreadPool;
 use tandem_core::backend::{HiddenStates, LoraAdapter, Probe, ProbePoint, TokenBatch};
-use tandem_core::{CancelToken, Error, LogitsWanted, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
+use tandem_core::{CancelToken, Error, LogitsRequest, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
 use crate::attention::Sight;
 use crate::decoder::{Attended, Decode, Span};
@@ -54,7 +54,7 @@ impl Loaded {
 
     /// The hidden states of a sequence that is longer than one pass.
     fn encode_long(self: &Arc<Self>, sequence: &[TokenId], out: &mut Vec<f32>) -> Result<()> {
-        let options = SessionOptions { max_tokens: Some(sequence.len()), ..SessionOptions::default() };
+        let options = SessionOptions { context_length: Some(sequence.len()), ..SessionOptions::default() };
         let mut session = CandleSession::new(Arc::clone(self), &options)?;
         session.pass_over(sequence, true, &mut |states, _| self.push_normed(states, out))
     }
@@ -72,7 +72,7 @@ impl Model for CandleModel {
     fn encode(&self, batch: &TokenBatch) -> Result<HiddenStates> {
         let info = &self.loaded.info;
         for sequence in batch.sequences() {
-            info.check_append(0, info.max_context, sequence, LogitsWanted::None)?;
+            info.check_append(0, info.max_context, sequence, LogitsRequest::None)?;
         }
         let mut values = Vec::with_capacity(batch.ids().len() * info.hidden_size);
         self.loaded.threads.install(|| {
@@ -99,7 +99,7 @@ impl Model for CandleModel {
 
     fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
         let Loaded { decoder, threads, info } = &*self.loaded;
-        info.check_append(0, info.max_context, tokens, LogitsWanted::None)?;
+        info.check_append(0, info.max_context, tokens, LogitsRequest::None)?;
         let probes = threads.install(|| decoder.probe(tokens, points)).doing("to run the model")?;
         probes.ok_or_else(|| info.unsupported("a look at inner values", "they are shown on the processor only"))
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use tandem_core::{CancelToken, Error, Logits, LogitsWanted, Result, Session, SessionOptions, TokenId};
+use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, SessionOptions, TokenId};
 
 use crate::attention::Sight;
 use crate::cache::KvCache;
@@ -22,16 +22,16 @@ pub(crate) struct CandleSession {
     model: Arc<Loaded>,
     cache: KvCache,
     n_tokens: usize,
-    max_tokens: usize,
+    context_length: usize,
     cancel: CancelToken,
 }
 
 impl CandleSession {
     pub(crate) fn new(model: Arc<Loaded>, options: &SessionOptions) -> Result<Self> {
-        let max_tokens = options.max_tokens(&model.info)?;
-        let cache = KvCache::new(model.info.n_layers, model.decoder.kept(), max_tokens);
+        let context_length = options.context_length(&model.info)?;
+        let cache = KvCache::new(model.info.n_layers, model.decoder.kept(), context_length);
         let cache = cache.doing("to allocate the KV cache")?;
-        Ok(Self { model, cache, n_tokens: 0, max_tokens, cancel: options.cancel.clone() })
+        Ok(Self { model, cache, n_tokens: 0, context_length, cancel: options.cancel.clone() })
     }
 
     /// Writes `tokens` to the cache and gives `take` the hidden states of each pass before the last norm, `[n, hidden_size]`, of its last
@@ -65,17 +65,17 @@ impl CandleSession {
         states.doing(DOING)?.ok_or(Error::Cancelled)
     }
 
-    fn run(&mut self, tokens: &[TokenId], wanted: LogitsWanted) -> Result<Logits> {
+    fn run(&mut self, tokens: &[TokenId], wanted: LogitsRequest) -> Result<Logits> {
         let model = Arc::clone(&self.model);
         let mut values = Vec::new();
-        self.pass_over(tokens, wanted == LogitsWanted::All, &mut |states, is_last| {
-            if wanted == LogitsWanted::All || wanted == LogitsWanted::Last && is_last {
+        self.pass_over(tokens, wanted == LogitsRequest::All, &mut |states, is_last| {
+            if wanted == LogitsRequest::All || wanted == LogitsRequest::Last && is_last {
                 let logits = model.decoder.logits(states).doing(DOING)?;
                 values.extend_from_slice(&Values::of(&logits).doing(DOING)?);
             }
             Ok(())
         })?;
-        Ok(if wanted == LogitsWanted::None { Logits::none() } else { Logits::new(values, model.info.vocab_size) })
+        Ok(if wanted == LogitsRequest::None { Logits::none() } else { Logits::new(values, model.info.vocab_size) })
     }
 }
 
@@ -84,12 +84,12 @@ impl Session for CandleSession {
         self.n_tokens
     }
 
-    fn max_tokens(&self) -> usize {
-        self.max_tokens
+    fn context_length(&self) -> usize {
+        self.context_length
     }
 
-    fn append(&mut self, tokens: &[TokenId], wanted: LogitsWanted) -> Result<Logits> {
-        self.model.info.check_append(self.n_tokens, self.max_tokens, tokens, wanted)?;
+    fn append(&mut self, tokens: &[TokenId], wanted: LogitsRequest) -> Result<Logits> {
+        self.model.info.check_append(self.n_tokens, self.context_length, tokens, wanted)?;
         let threads = Arc::clone(&self.model.threads);
         threads.install(|| self.run(tokens, wanted))
     }

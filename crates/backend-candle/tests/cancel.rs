@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tandem_backend_candle::CandleBackend;
 use tandem_core::files::ModelFiles;
-use tandem_core::{Backend, CancelToken, Error, LoadOptions, LogitsWanted, SessionOptions, TokenId};
+use tandem_core::{Backend, CancelToken, Error, LoadOptions, LogitsRequest, SessionOptions, TokenId};
 
 #[test]
 fn a_running_append_ends_when_it_is_cancelled() {
@@ -16,10 +16,10 @@ fn a_running_append_ends_when_it_is_cancelled() {
     let files = ModelFiles::discover(&directory, "mistral").unwrap();
     let model = CandleBackend::new().load(&files, &LoadOptions::default()).unwrap();
     let tokens: Vec<TokenId> = (0..200).map(|i| i * 31 % 340).collect();
-    let whole = model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsWanted::Last).unwrap();
+    let whole = model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last).unwrap();
     let cancel = CancelToken::new();
     let mut session = model.new_session(&SessionOptions { cancel: cancel.clone(), ..SessionOptions::default() }).unwrap();
-    session.append(&tokens[..50], LogitsWanted::None).unwrap();
+    session.append(&tokens[..50], LogitsRequest::None).unwrap();
 
     // A small model is done sooner than a thread wakes: the rest is appended and taken back until a cancel comes.
     let running = Arc::new(AtomicBool::new(false));
@@ -33,7 +33,7 @@ fn a_running_append_ends_when_it_is_cancelled() {
         }
     });
     let error = loop {
-        match session.append(&tokens[50..], LogitsWanted::Last) {
+        match session.append(&tokens[50..], LogitsRequest::Last) {
             Ok(_) => session.rewind(50).unwrap(),
             Err(error) => break error,
         }
@@ -44,7 +44,7 @@ fn a_running_append_ends_when_it_is_cancelled() {
     assert_eq!(session.n_tokens(), 50, "nothing is held of the call");
 
     cancel.reset();
-    let after = session.append(&tokens[50..], LogitsWanted::Last).unwrap();
+    let after = session.append(&tokens[50..], LogitsRequest::Last).unwrap();
     let difference = after.values().iter().zip(whole.values()).fold(0.0_f32, |max, (a, b)| max.max((a - b).abs()));
     assert!(difference < 1e-4, "the cache is what it was: {difference}");
 }

@@ -9,7 +9,7 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use tandem_core::backend::{Capabilities, LoadOptions, Placement};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
-use tandem_core::huge_pages::Before;
+use tandem_core::huge_pages::MappingSnapshot;
 use tandem_core::{Backend, BackendKind, Device, DeviceReport, Error, Model, ModelInfo, Result};
 
 use crate::device::{provider_name, reports, session_builder};
@@ -76,10 +76,10 @@ impl Backend for OnnxBackend {
         files.refuse_gguf()?;
         let config = ModelConfig::from_file(&files.config)?;
         let source = Source::choose(files, &config, options)?;
-        let before = Before::now();
+        let before = MappingSnapshot::now();
         let session = self.commit(options, &source)?;
         if options.device == Device::Cpu && !options.small_pages {
-            before.gather();
+            before.collapse();
         }
         let graph = DecoderGraph::read(&session, &source.name, &config)?;
         let placement = placement::read(&session).doing("to read where the nodes were placed")?;

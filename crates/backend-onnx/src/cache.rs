@@ -34,7 +34,7 @@ pub(crate) struct InPlace {
     ports: Vec<CachePort>,
     buffers: Vec<DynValue>,
     capacity: usize,
-    max_tokens: usize,
+    context_length: usize,
     allocator: Allocator,
 }
 
@@ -45,12 +45,12 @@ pub(crate) struct Carried {
 }
 
 impl KvCache {
-    /// An empty cache whose buffers the engine appends to. With `grows` they follow use, by doubling; otherwise all of `max_tokens`
+    /// An empty cache whose buffers the engine appends to. With `grows` they follow use, by doubling; otherwise all of `context_length`
     /// is taken at once, for memory that the host cannot copy.
-    pub(crate) fn in_place(ports: &[CachePort], allocator: Allocator, max_tokens: usize, grows: bool) -> Result<Self> {
-        let capacity = if grows { FIRST_CAPACITY.min(max_tokens) } else { max_tokens };
+    pub(crate) fn in_place(ports: &[CachePort], allocator: Allocator, context_length: usize, grows: bool) -> Result<Self> {
+        let capacity = if grows { FIRST_CAPACITY.min(context_length) } else { context_length };
         let buffers = ports.iter().map(|port| new_buffer(port, &allocator, capacity)).collect::<Result<_>>()?;
-        Ok(Self::InPlace(InPlace { ports: ports.to_vec(), buffers, capacity, max_tokens, allocator }))
+        Ok(Self::InPlace(InPlace { ports: ports.to_vec(), buffers, capacity, context_length, allocator }))
     }
 
     /// An empty cache of values that each run replaces.
@@ -112,7 +112,7 @@ impl InPlace {
         if n_tokens <= self.capacity {
             return Ok(());
         }
-        let capacity = (n_tokens + ROOM_FOR_AN_ANSWER).next_power_of_two().min(self.max_tokens);
+        let capacity = (n_tokens + ROOM_FOR_AN_ANSWER).next_power_of_two().min(self.context_length);
         // One tensor at a time, so that no more than one is held twice.
         for (port, buffer) in self.ports.iter().zip(&mut self.buffers) {
             let mut larger = new_buffer(port, &self.allocator, capacity)?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::{Architecture, ModelConfig};
 use tandem_core::files::ModelFiles;
-use tandem_core::{CancelToken, DType, Error, GraphForm, GraphOutputs, Progress, ProgressEvent, Result};
+use tandem_core::{CancelToken, DType, Error, GraphFormat, GraphOutputs, Progress, ProgressEvent, Result};
 use tandem_onnx_graph::{
     Blocks, BuildOptions, DecoderSpec, Outputs, RopeTable, SourceError, Weight, WeightFormat, WeightType, build_inline, export,
 };
@@ -29,7 +29,7 @@ impl GraphPlan {
     /// # Errors
     /// [`Error::Unsupported`] for a dtype that is not made, or weights that are quantised already; [`Error::BadFile`] and
     /// [`Error::BadField`] when a file is damaged, or configuration and weights do not belong together.
-    pub(crate) fn open(files: &ModelFiles, config: &ModelConfig, form: GraphForm) -> Result<Self> {
+    pub(crate) fn open(files: &ModelFiles, config: &ModelConfig, form: GraphFormat) -> Result<Self> {
         refuse_unknown_form(config, &files.name)?;
         let options = build_options(form, &files.name)?;
         if let Some(method) = config.quantization_method() {
@@ -182,7 +182,7 @@ fn weight<'c>(checkpoint: &'c Checkpoint, name: &str) -> std::result::Result<Wei
 }
 
 /// What the graph's builder calls a form.
-fn build_options(form: GraphForm, model: &str) -> Result<BuildOptions> {
+fn build_options(form: GraphFormat, model: &str) -> Result<BuildOptions> {
     Ok(BuildOptions {
         outputs: match form.outputs {
             GraphOutputs::Logits => Outputs::Logits,

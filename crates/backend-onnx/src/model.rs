@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::Session as Engine;
 use tandem_core::backend::{HiddenStates, LoraAdapter, Probe, ProbePoint, TokenBatch};
-use tandem_core::{Device, LogitsWanted, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
+use tandem_core::{Device, LogitsRequest, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
 use crate::backend::OnnxBackend;
 use crate::error::Doing;
@@ -85,7 +85,7 @@ impl Model for OnnxModel {
             let reason = "its graph names them otherwise than Tandem, onnxruntime-genai's builder and optimum do";
             return Err(info.unsupported("a look at inner values", reason));
         }
-        info.check_append(0, info.max_context, tokens, LogitsWanted::None)?;
+        info.check_append(0, info.max_context, tokens, LogitsRequest::None)?;
         let mut probed = self.loaded.probed.lock().unwrap_or_else(PoisonError::into_inner);
         let probed = match &mut *probed {
             Some(probed) => probed,

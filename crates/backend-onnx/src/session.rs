@@ -8,7 +8,7 @@ use ort::AsPointer;
 use ort::memory::Allocator;
 use ort::session::{NoSelectedOutputs, RunOptions};
 use ort::value::{DynTensor, DynValue, Tensor, TensorElementType};
-use tandem_core::{CancelToken, Error, Logits, LogitsWanted, Result, Session, SessionOptions, TokenId};
+use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, SessionOptions, TokenId};
 
 use crate::cache::KvCache;
 use crate::error::{Doing, failed};
@@ -24,7 +24,7 @@ pub(crate) struct OnnxSession {
     model: Arc<Loaded>,
     cache: KvCache,
     n_tokens: usize,
-    max_tokens: usize,
+    context_length: usize,
     /// A row of logits, `[1, 1, vocab_size]`, that every run with one row writes.
     row: DynValue,
     run_options: Arc<RunOptions<NoSelectedOutputs>>,
@@ -35,9 +35,9 @@ pub(crate) struct OnnxSession {
 
 impl OnnxSession {
     pub(crate) fn new(model: Arc<Loaded>, options: &SessionOptions) -> Result<Self> {
-        let max_tokens = options.max_tokens(&model.info)?;
+        let context_length = options.context_length(&model.info)?;
         let cache = if model.in_place {
-            KvCache::in_place(&model.graph.caches, model.cache_allocator()?, max_tokens, model.cache_on_host())?
+            KvCache::in_place(&model.graph.caches, model.cache_allocator()?, context_length, model.cache_on_host())?
         } else {
             KvCache::carried(&model.graph.caches)?
         };
@@ -58,7 +58,7 @@ impl OnnxSession {
             model,
             cache,
             n_tokens: 0,
-            max_tokens,
+            context_length,
             row,
             run_options,
             cancel: options.cancel.clone(),
@@ -67,10 +67,10 @@ impl OnnxSession {
     }
 
     /// The rows of logits that the graph will return, and what to ask it for.
-    fn rows(&self, n_given: usize, wanted: LogitsWanted) -> (usize, i64) {
+    fn rows(&self, n_given: usize, wanted: LogitsRequest) -> (usize, i64) {
         let graph = &self.model.graph;
         match (graph.logits_to_keep, wanted) {
-            (Some(_), LogitsWanted::All) => (n_given, 0),
+            (Some(_), LogitsRequest::All) => (n_given, 0),
             (Some(_), _) => (1, 1),
             (None, _) if graph.logits.last_only => (1, 0),
             (None, _) => (n_given, 0),
@@ -130,19 +130,19 @@ impl Session for OnnxSession {
         self.n_tokens
     }
 
-    fn max_tokens(&self) -> usize {
-        self.max_tokens
+    fn context_length(&self) -> usize {
+        self.context_length
     }
 
-    fn append(&mut self, tokens: &[TokenId], wanted: LogitsWanted) -> Result<Logits> {
-        self.model.info.check_append(self.n_tokens, self.max_tokens, tokens, wanted)?;
+    fn append(&mut self, tokens: &[TokenId], wanted: LogitsRequest) -> Result<Logits> {
+        self.model.info.check_append(self.n_tokens, self.context_length, tokens, wanted)?;
         let vocab_size = self.model.info.vocab_size;
         let (n_rows, keep) = self.rows(tokens.len(), wanted);
         let returned = self.run(tokens, n_rows, keep)?;
-        if wanted == LogitsWanted::None {
+        if wanted == LogitsRequest::None {
             return Ok(Logits::none());
         }
-        let first = if wanted == LogitsWanted::All { 0 } else { n_rows - 1 };
+        let first = if wanted == LogitsRequest::All { 0 } else { n_rows - 1 };
         let values = floats(returned.as_ref().unwrap_or(&self.row), first * vocab_size)?;
         Ok(Logits::new(values, vocab_size))
     }

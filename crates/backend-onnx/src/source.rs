@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tandem_core::backend::{LoadOptions, Numerics, WeightFile};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
-use tandem_core::{DType, Error, GraphForm, Result};
+use tandem_core::{DType, Error, GraphFormat, Result};
 use tandem_onnx_graph::{Activations, DataType, Edit, Graph, LogitsControl, Node};
 
 use crate::checkpoint::{GraphPlan, refuse_unknown_form};
@@ -117,7 +117,7 @@ impl Source {
             let read = Self::read(&GraphFile { file, dtype: Some(dtype) }, options)?;
             return Ok(Self { cached: Some(cached), ..read });
         }
-        let bytes = GraphPlan::open(files, config, GraphForm::of(dtype))?.build()?;
+        let bytes = GraphPlan::open(files, config, GraphFormat::of(dtype))?.build()?;
         let graph = Graph::parse(bytes, &files.name).map_err(bad_graph)?;
         Ok(Self {
             name: files.name.clone(),

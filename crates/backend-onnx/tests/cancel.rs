@@ -10,7 +10,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use tandem_backend_onnx::{OnnxBackend, library};
 use tandem_core::conformance::{describe, with_fixture};
 use tandem_core::files::ModelFiles;
-use tandem_core::{Backend, CancelToken, Error, LoadOptions, LogitsWanted, Model, SessionOptions, TokenId};
+use tandem_core::{Backend, CancelToken, Error, LoadOptions, LogitsRequest, Model, SessionOptions, TokenId};
 
 const HIDDEN: usize = 512;
 const INTERMEDIATE: usize = 2048;
@@ -30,7 +30,7 @@ fn running_prefill_ends() {
     let cancel = CancelToken::new();
     let mut session = model.new_session(&SessionOptions { cancel: cancel.clone(), ..SessionOptions::default() }).unwrap();
     let tokens: Vec<TokenId> = (0..CONTEXT as TokenId - 100).map(|i| i * 31 % VOCAB as TokenId).collect();
-    session.append(&tokens[..50], LogitsWanted::None).unwrap();
+    session.append(&tokens[..50], LogitsRequest::None).unwrap();
 
     // The whole prompt takes seconds; a run that could not be ended would succeed. The cancel comes while it is under way: should it
     // come before the start on a busy machine, it is seen there, which the suite tests as well.
@@ -41,14 +41,14 @@ fn running_prefill_ends() {
             cancel.cancel();
         }
     });
-    let ended = session.append(&tokens[50..], LogitsWanted::Last);
+    let ended = session.append(&tokens[50..], LogitsRequest::Last);
     canceller.join().unwrap();
     assert!(matches!(ended, Err(Error::Cancelled)), "{ended:?}");
     assert_eq!(session.n_tokens(), 50, "nothing is held of the call");
 
     cancel.reset();
-    let after = session.append(&tokens[50..60], LogitsWanted::Last).unwrap();
-    let whole = model.new_session(&SessionOptions::default()).unwrap().append(&tokens[..60], LogitsWanted::Last).unwrap();
+    let after = session.append(&tokens[50..60], LogitsRequest::Last).unwrap();
+    let whole = model.new_session(&SessionOptions::default()).unwrap().append(&tokens[..60], LogitsRequest::Last).unwrap();
     let difference = after.values().iter().zip(whole.values()).fold(0.0_f32, |max, (a, b)| max.max((a - b).abs()));
     assert!(difference < 1e-3, "the cache is what it was: {difference}");
 }

@@ -9,7 +9,7 @@ use tandem_backend_onnx::{OnnxBackend, library};
 use tandem_core::backend::Numerics;
 use tandem_core::conformance::{self, Fixture, Golden, with_fixture};
 use tandem_core::files::ModelFiles;
-use tandem_core::{DType, LoadOptions, LogitsWanted, SessionOptions};
+use tandem_core::{DType, LoadOptions, LogitsRequest, SessionOptions};
 
 const CHECKPOINTS: [&str; 5] = ["qwen2-tied", "qwen2-untied", "qwen3", "llama3-rope", "mistral"];
 
@@ -95,7 +95,7 @@ fn a_variant_is_chosen_by_dtype() {
                 let model = fixture.backend.load(&fixture.files, &options).unwrap();
                 assert_eq!(model.info().dtype, loaded);
                 let mut session = model.new_session(&SessionOptions::default()).unwrap();
-                assert_eq!(session.append(&[5, 6, 7], LogitsWanted::All).unwrap().n_rows(), 3);
+                assert_eq!(session.append(&[5, 6, 7], LogitsRequest::All).unwrap().n_rows(), 3);
             }
             let bf16 = LoadOptions { dtype: Some(DType::Bf16), ..LoadOptions::default() };
             let Err(error) = fixture.backend.load(&fixture.files, &bf16) else { panic!("there is no bf16 graph") };

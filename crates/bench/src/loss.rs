@@ -6,7 +6,7 @@ use std::io::{BufWriter, Read, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use tandem_core::backend::LogitsWanted;
+use tandem_core::backend::LogitsRequest;
 use tandem_core::divergence::kl_divergence;
 use tandem_core::{Error, Logits, Model, Result, SessionOptions, TokenId};
 
@@ -52,8 +52,8 @@ pub fn logits(model: &dyn Model, tokens: &[TokenId]) -> Result<Logits> {
         });
     }
     model
-        .new_session(&SessionOptions { max_tokens: Some(tokens.len()), ..SessionOptions::default() })?
-        .append(tokens, LogitsWanted::All)
+        .new_session(&SessionOptions { context_length: Some(tokens.len()), ..SessionOptions::default() })?
+        .append(tokens, LogitsRequest::All)
 }
 
 /// Writes `logits` for another process: 32-bit floats, little-endian, row by row.

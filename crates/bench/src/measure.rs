@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use tandem_core::backend::{LogitsWanted, TokenBatch};
+use tandem_core::backend::{LogitsRequest, TokenBatch};
 use tandem_core::{CancelToken, Model, Result, Session, SessionOptions, TokenId};
 
 use crate::machine::Conditions;
@@ -105,25 +105,25 @@ pub fn longest(workload: &Workload) -> usize {
 /// As the model's, and [`Error::Cancelled`](tandem_core::Error::Cancelled).
 pub fn measure(model: &dyn Model, workload: &Workload, cancel: &CancelToken, first_token: &mut dyn FnMut()) -> Result<Sample> {
     let most = model.info().max_context;
-    let max_tokens = longest(workload).min(most);
-    let mut session = model.new_session(&SessionOptions { max_tokens: Some(max_tokens), cancel: cancel.clone() })?;
-    let prompt: Vec<TokenId> = (0..max_tokens).map(|i| prompt_token(i, model.info().vocab_size)).collect();
+    let context_length = longest(workload).min(most);
+    let mut session = model.new_session(&SessionOptions { context_length: Some(context_length), cancel: cancel.clone() })?;
+    let prompt: Vec<TokenId> = (0..context_length).map(|i| prompt_token(i, model.info().vocab_size)).collect();
     let mut sample = Sample::default();
 
-    let mut prompts: Vec<usize> = workload.prompts.iter().copied().filter(|&n| (1..=max_tokens).contains(&n)).collect();
+    let mut prompts: Vec<usize> = workload.prompts.iter().copied().filter(|&n| (1..=context_length).contains(&n)).collect();
     prompts.sort_unstable();
     // The first run allocates: a short one that nobody counts, after which the process has shown what a user waits for.
-    session.append(&prompt[..prompts.first().copied().unwrap_or(1)], LogitsWanted::Last)?;
+    session.append(&prompt[..prompts.first().copied().unwrap_or(1)], LogitsRequest::Last)?;
     first_token();
-    let room = max_tokens - session.n_tokens();
+    let room = context_length - session.n_tokens();
     decode(&mut *session, room.min(2))?;
     for n_tokens in prompts {
         sample.prefill.push(prefill(&mut *session, &prompt[..n_tokens])?);
     }
-    for &depth in workload.depths.iter().filter(|&depth| depth.max(&1) + workload.n_generated <= max_tokens) {
+    for &depth in workload.depths.iter().filter(|&depth| depth.max(&1) + workload.n_generated <= context_length) {
         session.rewind(0)?;
         // At depth 0 there is one token, since there is nothing to continue without.
-        session.append(&prompt[..depth.max(1)], LogitsWanted::None)?;
+        session.append(&prompt[..depth.max(1)], LogitsRequest::None)?;
         let step_ms = decode(&mut *session, workload.n_generated)?;
         sample.decode.push(Decode { depth, n_tokens: step_ms.len(), ms: step_ms.iter().sum(), step_ms });
     }
@@ -144,7 +144,7 @@ fn prompt_of(model: &dyn Model, n: usize) -> Vec<TokenId> {
 fn prefill(session: &mut dyn Session, prompt: &[TokenId]) -> Result<Prefill> {
     session.rewind(0)?;
     let started = Instant::now();
-    let logits = session.append(prompt, LogitsWanted::Last)?;
+    let logits = session.append(prompt, LogitsRequest::Last)?;
     let ms = milliseconds(started);
     std::hint::black_box(most_probable(logits.last().unwrap_or_default()));
     Ok(Prefill { n_tokens: prompt.len(), ms, first_token_ms: Some(milliseconds(started)) })
@@ -156,7 +156,7 @@ fn decode(session: &mut dyn Session, n: usize) -> Result<Vec<f64>> {
     let mut steps = Vec::with_capacity(n);
     for _ in 0..n {
         let started = Instant::now();
-        let logits = session.append(&[token], LogitsWanted::Last)?;
+        let logits = session.append(&[token], LogitsRequest::Last)?;
         token = most_probable(logits.last().unwrap_or_default());
         steps.push(milliseconds(started));
     }

@@ -16,7 +16,7 @@ use crate::output::Output;
 pub(crate) struct Loaded {
     pub(crate) model: TextModel,
     settings: Settings,
-    max_tokens: Option<usize>,
+    context_length: Option<usize>,
     /// Memory went into making a graph as well.
     has_exported: Arc<AtomicBool>,
 }
@@ -25,8 +25,8 @@ impl Loaded {
     /// Compares the memory that was used with the plan, for a session that held `n_tokens`.
     pub(crate) fn learn(&self, n_tokens: usize, output: &Output) {
         if !self.has_exported.load(Ordering::Relaxed) {
-            let (files, settings, max_tokens) = (self.model.files(), &self.settings, self.max_tokens);
-            Expected { files, settings, n_tokens, max_tokens }.learn(output);
+            let (files, settings, context_length) = (self.model.files(), &self.settings, self.context_length);
+            Expected { files, settings, n_tokens, context_length }.learn(output);
         }
     }
 }
@@ -35,9 +35,9 @@ impl Loaded {
 /// lets it hold.
 pub(crate) fn load(reference: &str, options: &EngineOptions, n_tokens: usize, output: &Output) -> Result<Loaded> {
     let mut settings = settings(options, output)?;
-    let max_tokens = options.context.map(usize::from);
+    let context_length = options.context.map(usize::from);
     let files = find(reference, &settings, output)?;
-    Expected { files: &files, settings: &settings, n_tokens, max_tokens }.check(options, output)?;
+    Expected { files: &files, settings: &settings, n_tokens, context_length }.check(options, output)?;
     let has_exported = Arc::new(AtomicBool::new(false));
     let progress = output.progress(format!("loading {reference}"));
     let interrupts = Interrupts::install(settings.load.cancel.clone()).context("Ctrl-C cannot be listened to")?;
@@ -67,7 +67,7 @@ pub(crate) fn load(reference: &str, options: &EngineOptions, n_tokens: usize, ou
         info.threads,
         model.load_time().as_millis()
     ));
-    Ok(Loaded { model, settings, max_tokens, has_exported })
+    Ok(Loaded { model, settings, context_length, has_exported })
 }
 
 /// What `options` ask for; what they leave out is the library's default.
@@ -98,7 +98,7 @@ pub(crate) fn settings(options: &EngineOptions, output: &Output) -> Result<Setti
 
 /// How to open a session under `options`.
 pub(crate) fn session_options(options: &EngineOptions) -> SessionOptions {
-    SessionOptions { max_tokens: options.context.map(usize::from), ..SessionOptions::default() }
+    SessionOptions { context_length: options.context.map(usize::from), ..SessionOptions::default() }
 }
 
 /// The best device that can be used: CUDA before CoreML before the processor. Where none can, the processor's error says why.

@@ -17,7 +17,7 @@ impl GenerationOptions {
     /// [`tandem::Error::InvalidOption`] for a value that cannot be.
     pub(crate) fn resolve(&self, model: &TextModel) -> tandem::Result<GenerateOptions> {
         let mut options = model.default_options();
-        options.max_tokens = Some(self.max_tokens.unwrap_or(MAX_TOKENS));
+        options.max_new_tokens = Some(self.max_tokens.unwrap_or(MAX_TOKENS));
         options.sampling = self.sampling(&model.default_sampling());
         options.stop.stop_strings.clone_from(&self.stop);
         options.sampling.validate()?;

@@ -26,13 +26,13 @@ pub(crate) struct Expected<'e> {
     /// Tokens that its session will hold at the least.
     pub(crate) n_tokens: usize,
     /// Tokens that it may hold at most, where a limit was given.
-    pub(crate) max_tokens: Option<usize>,
+    pub(crate) context_length: Option<usize>,
 }
 
 impl Expected<'_> {
     /// The plan, by what was measured before.
     pub(crate) fn plan(&self) -> tandem::Result<MemoryPlan> {
-        memory_plan(self.files, self.settings, Some(self.n_tokens), self.max_tokens, &measurements())
+        memory_plan(self.files, self.settings, Some(self.n_tokens), self.context_length, &measurements())
     }
 
     /// Refuses a model that a hard limit does not let load, and warns of one that is larger than what is free.

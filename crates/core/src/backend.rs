@@ -14,7 +14,7 @@ mod options;
 mod probe;
 
 pub use data::{
-    Capabilities, HiddenStates, Logits, LogitsWanted, LoraAdapter, ModelInfo, Placement, TokenBatch, WeightFile, WeightType,
+    Capabilities, HiddenStates, Logits, LogitsRequest, LoraAdapter, ModelInfo, Placement, TokenBatch, WeightFile, WeightType,
 };
 pub use options::{
     BackendKind, ComputeUnits, CoreMlOptions, DType, Device, DeviceReport, LoadOptions, Numerics, SessionOptions, ThreadOptions,
@@ -48,7 +48,7 @@ pub trait Model: Send + Sync {
     /// An empty KV cache for one sequence.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`](crate::Error::InvalidOption) when `options.max_tokens` exceeds [`ModelInfo::max_context`].
+    /// [`Error::InvalidOption`](crate::Error::InvalidOption) when `options.context_length` exceeds [`ModelInfo::max_context`].
     fn new_session(&self, options: &SessionOptions) -> Result<Box<dyn Session>>;
 
     /// The last hidden states of every sequence, without padding: `[sum(lengths), hidden_size]`.
@@ -80,7 +80,7 @@ pub trait Session: Send {
     fn n_tokens(&self) -> usize;
 
     /// The most tokens that this session can hold.
-    fn max_tokens(&self) -> usize;
+    fn context_length(&self) -> usize;
 
     /// Appends `tokens`, one or many, and returns the logits that are wanted: `[n, vocab_size]`.
     ///
@@ -88,7 +88,7 @@ pub trait Session: Send {
     /// [`Error::ContextFull`](crate::Error::ContextFull) when they do not fit, [`Error::Cancelled`](crate::Error::Cancelled) when the
     /// session's [`CancelToken`](crate::CancelToken) was set, [`Error::InvalidToken`](crate::Error::InvalidToken) for an id outside the
     /// vocabulary. After any error the session holds what it held before, and is usable.
-    fn append(&mut self, tokens: &[TokenId], wanted: LogitsWanted) -> Result<Logits>;
+    fn append(&mut self, tokens: &[TokenId], wanted: LogitsRequest) -> Result<Logits>;
 
     /// Forgets everything after the first `n_tokens`. `rewind(0)` always works.
     ///

@@ -13,7 +13,7 @@ pub struct ExportOptions {
     /// The directory to make.
     pub directory: PathBuf,
     /// The form of the graph in it.
-    pub form: GraphForm,
+    pub form: GraphFormat,
     /// Put it in the place of an earlier export.
     pub replace: bool,
     /// Who is told how far it is.
@@ -24,7 +24,7 @@ pub struct ExportOptions {
 
 /// A graph that was made of a checkpoint and is kept in the cache for the next load.
 #[derive(Clone, Debug)]
-pub struct StockedGraph {
+pub struct CachedGraphInfo {
     /// The directory.
     pub directory: PathBuf,
     /// The checkpoint that it was made of, as far as its file says.
@@ -37,18 +37,18 @@ pub struct StockedGraph {
     pub used: SystemTime,
 }
 
-/// What a removal of [graphs in the cache](StockedGraph) did.
+/// What a removal of [graphs in the cache](CachedGraphInfo) did.
 #[derive(Clone, Debug, Default)]
 pub struct RemovedGraphs {
     /// Those that are gone.
-    pub removed: Vec<StockedGraph>,
+    pub removed: Vec<CachedGraphInfo>,
     /// Those that a process uses, which stay.
-    pub in_use: Vec<StockedGraph>,
+    pub in_use: Vec<CachedGraphInfo>,
 }
 
 /// How a graph holds its weights, and what it takes and gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct GraphForm {
+pub struct GraphFormat {
     /// The dtype of the layers' projections: f32, f16, int8 or int4.
     pub dtype: DType,
     /// That of the head, and of the embedding where they are one.
@@ -91,7 +91,7 @@ impl ExportOptions {
     pub fn new(directory: impl Into<PathBuf>, dtype: DType) -> Self {
         Self {
             directory: directory.into(),
-            form: GraphForm::of(dtype),
+            form: GraphFormat::of(dtype),
             replace: false,
             progress: Progress::default(),
             cancel: CancelToken::new(),
@@ -99,7 +99,7 @@ impl ExportOptions {
     }
 }
 
-impl GraphForm {
+impl GraphFormat {
     /// Everything in `dtype`, quantised symmetrically in blocks of 32 inputs, with logits: what is made when nothing else is said.
     pub fn of(dtype: DType) -> Self {
         Self {

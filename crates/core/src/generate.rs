@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::backend::{Logits, LogitsWanted, TokenId};
+use crate::backend::{Logits, LogitsRequest, TokenId};
 use crate::error::{Error, Result};
 use crate::sampler::{Sampler, SamplingOptions};
 use crate::sequence::{PREFILL_CHUNK, Sequence};
@@ -13,7 +13,7 @@ use crate::tokenizer::{TokenStream, Tokenizer};
 #[derive(Clone, Debug)]
 pub struct GenerateOptions {
     /// The most tokens to generate; `None` goes on to the end of the context.
-    pub max_tokens: Option<usize>,
+    pub max_new_tokens: Option<usize>,
     /// How a token is drawn.
     pub sampling: SamplingOptions,
     /// What ends the text.
@@ -24,8 +24,8 @@ pub struct GenerateOptions {
 
 impl GenerateOptions {
     /// Options with the usual prefill chunk.
-    pub fn new(max_tokens: Option<usize>, sampling: SamplingOptions, stop: StopOptions) -> Self {
-        Self { max_tokens, sampling, stop, prefill_chunk: PREFILL_CHUNK }
+    pub fn new(max_new_tokens: Option<usize>, sampling: SamplingOptions, stop: StopOptions) -> Self {
+        Self { max_new_tokens, sampling, stop, prefill_chunk: PREFILL_CHUNK }
     }
 }
 
@@ -185,7 +185,7 @@ impl<'a> Generation<'a> {
         self.timings.prefill += before.elapsed();
         self.timings.n_prefilled += n_tokens - held;
         self.state = match logits {
-            Some(_) if self.options.max_tokens == Some(0) => State::Finish(FinishReason::Length),
+            Some(_) if self.options.max_new_tokens == Some(0) => State::Finish(FinishReason::Length),
             Some(logits) => State::Sample(logits),
             None => State::Prefill,
         };
@@ -194,14 +194,14 @@ impl<'a> Generation<'a> {
 
     fn decode(&mut self) -> Result<Event> {
         let token = self.history[self.history.len() - 1..].to_vec();
-        if self.sequence.tokens().len() == self.sequence.max_tokens() {
+        if self.sequence.tokens().len() == self.sequence.max_new_tokens() {
             return self.finish(FinishReason::Length);
         }
         if self.sequence.cancel_token().is_cancelled() {
             return Err(Error::Cancelled);
         }
         let before = Instant::now();
-        let logits = self.sequence.append(&token, LogitsWanted::Last)?;
+        let logits = self.sequence.append(&token, LogitsRequest::Last)?;
         self.timings.engine_decode += before.elapsed();
         self.timings.n_decoded += 1;
         self.sample(&logits)
@@ -234,7 +234,7 @@ impl<'a> Generation<'a> {
         }
         let piece = self.stream.as_mut().map_or(Ok(String::new()), |stream| stream.push(id))?;
         let step = self.stop.push(&piece);
-        let full = self.options.max_tokens.is_some_and(|max| n >= max);
+        let full = self.options.max_new_tokens.is_some_and(|max| n >= max);
         let reason = if step.matched.is_some() { Some(FinishReason::Stop) } else { full.then_some(FinishReason::Length) };
         Ok((step.emit, reason))
     }

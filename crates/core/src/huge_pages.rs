@@ -3,7 +3,7 @@
 //! Decoding reads every weight for every token, from end to end. In pages of 4 KiB the processor looks up an address for each 4 KiB of
 //! them and fetches ahead only to the end of each; in huge pages, of 2 MiB on most machines, that is gone (figures: README of
 //! `tandem-bench`). Linux gives them to who asks before memory is first written to: `advise`. Engines that come as a library do not
-//! ask. So what a load has mapped is gathered into huge pages after it, whoever allocated it: contents and addresses stay as they are.
+//! ask. So what a load has mapped is collapsed into huge pages after it, whoever allocated it: contents and addresses stay as they are.
 
 use std::ops::Range;
 
@@ -14,9 +14,9 @@ use linux::Mapped;
 
 /// What a process has mapped before a load.
 #[derive(Debug)]
-pub struct Before(Mapped);
+pub struct MappingSnapshot(Mapped);
 
-impl Before {
+impl MappingSnapshot {
     /// What is mapped now.
     pub fn now() -> Self {
         Self(Mapped::now())
@@ -25,8 +25,8 @@ impl Before {
     /// Gathers what is new since then into huge pages, page by page on a thread of its own that stands back for others: nobody waits. Only
     /// pages that are wholly in use are gathered, so that memory does not grow. Where the system has no huge pages, or its administrator
     /// wants none, nothing is done.
-    pub fn gather(self) {
-        self.0.gather();
+    pub fn collapse(self) {
+        self.0.collapse();
     }
 }
 
@@ -50,7 +50,7 @@ mod elsewhere {
             Self
         }
 
-        pub(super) fn gather(self) {}
+        pub(super) fn collapse(self) {}
     }
 }
 
@@ -79,7 +79,7 @@ mod linux {
             Self(fs::read_to_string("/proc/self/maps").unwrap_or_default().lines().filter_map(anonymous).collect())
         }
 
-        pub(super) fn gather(self) {
+        pub(super) fn collapse(self) {
             let Some(size) = huge_page() else { return };
             let pages = huge_pages(&without(&Self::now().0, &self.0), size);
             if !pages.is_empty() {
@@ -89,7 +89,7 @@ mod linux {
                     let rests = (pages.len() / PAGES_A_REST).min(MOST_RESTS) as u32;
                     for start in pages {
                         let began = Instant::now();
-                        gather_page(start, size);
+                        collapse_page(start, size);
                         std::thread::sleep(rests * began.elapsed());
                     }
                 });
@@ -157,7 +157,7 @@ mod linux {
 
     /// Makes one of the `size` bytes at `start` where all of them are in memory; whether it is one.
     #[expect(unsafe_code, reason = "calls of the system that take an address")]
-    fn gather_page(start: usize, size: usize) -> bool {
+    fn collapse_page(start: usize, size: usize) -> bool {
         let start: *mut libc::c_void = std::ptr::with_exposed_provenance_mut(start);
         // As many as there are with the smallest pages.
         let mut resident = vec![1_u8; size / 4096];
@@ -205,7 +205,7 @@ mod linux {
             assert!(without(std::slice::from_ref(&own), &Mapped::now().0).is_empty(), "it is mapped");
             let of_values = huge_pages(&[own], size);
             assert!(of_values.len() >= 6, "of 8 pages' size at least 6 are whole: {}", of_values.len());
-            let gathered = of_values.iter().filter(|&&start| gather_page(start, size)).count();
+            let gathered = of_values.iter().filter(|&&start| collapse_page(start, size)).count();
             assert!(values.iter().enumerate().all(|(i, value)| *value == i as u64));
             let smaps = fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
             let huge = smaps
@@ -235,8 +235,8 @@ mod linux {
             // Not from the allocator, whose memory others may have written to.
             let Ok(empty) = memmap2::MmapMut::map_anon(4 * size) else { panic!("memory is to be had") };
             let start = empty.as_ptr().addr().next_multiple_of(size);
-            assert!(!gather_page(start, size));
-            assert!(!gather_page(0, size), "what is not mapped is left");
+            assert!(!collapse_page(start, size));
+            assert!(!collapse_page(0, size), "what is not mapped is left");
         }
     }
 }

@@ -8,6 +8,7 @@
 //! - [`sequence`], [`sampler`], [`stop`], [`generate`], [`score`]: from logits to text. They exist once, so that engines differ in arithmetic only.
 //! - `conformance` (feature): the cases that every backend passes, and the backend that shows they can be passed.
 
+pub mod allocator;
 pub mod arena;
 pub mod backend;
 pub mod cancel;
@@ -19,7 +20,6 @@ pub mod divergence;
 pub mod error;
 pub mod export;
 pub mod files;
-pub mod freed;
 pub mod generate;
 pub mod gguf;
 pub mod huge_pages;
@@ -33,10 +33,10 @@ pub mod template;
 pub mod tokenizer;
 
 pub use backend::{
-    Backend, BackendKind, Capabilities, DType, Device, DeviceReport, LoadOptions, Logits, LogitsWanted, Model, ModelInfo,
+    Backend, BackendKind, Capabilities, DType, Device, DeviceReport, LoadOptions, Logits, LogitsRequest, Model, ModelInfo,
     Session, SessionOptions, TokenId,
 };
 pub use cancel::CancelToken;
 pub use error::{Error, Result};
-pub use export::{ExportOptions, Exported, GraphForm, GraphOutputs};
+pub use export::{ExportOptions, Exported, GraphFormat, GraphOutputs};
 pub use progress::{Progress, ProgressEvent};

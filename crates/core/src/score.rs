@@ -1,6 +1,6 @@
 //! Teacher-forced scoring: how probable a model finds a given text.
 
-use crate::backend::{LogitsWanted, TokenId};
+use crate::backend::{LogitsRequest, TokenId};
 use crate::error::{Error, Result};
 use crate::sequence::Sequence;
 
@@ -40,7 +40,7 @@ pub fn score(
         if sequence.cancel_token().is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let wanted = if all_logits { LogitsWanted::All } else { LogitsWanted::Last };
+        let wanted = if all_logits { LogitsRequest::All } else { LogitsRequest::Last };
         let logits = sequence.append(given, wanted)?;
         for i in 0..logits.n_rows() {
             if let Some(&next) = tokens.get(scores.len()) {

@@ -1,6 +1,6 @@
 //! A session together with the tokens that it holds, so that what is already in the cache is not computed again.
 
-use crate::backend::{Capabilities, Logits, LogitsWanted, Model, Session, SessionOptions, TokenId};
+use crate::backend::{Capabilities, Logits, LogitsRequest, Model, Session, SessionOptions, TokenId};
 use crate::cancel::CancelToken;
 use crate::error::{Error, Result};
 
@@ -36,8 +36,8 @@ impl Sequence {
     }
 
     /// The most tokens that it can hold.
-    pub fn max_tokens(&self) -> usize {
-        self.session.max_tokens()
+    pub fn context_length(&self) -> usize {
+        self.session.context_length()
     }
 
     /// What the model can do.
@@ -54,7 +54,7 @@ impl Sequence {
     ///
     /// # Errors
     /// As [`Session::append`]; the sequence is unchanged.
-    pub fn append(&mut self, tokens: &[TokenId], wanted: LogitsWanted) -> Result<Logits> {
+    pub fn append(&mut self, tokens: &[TokenId], wanted: LogitsRequest) -> Result<Logits> {
         let logits = self.session.append(tokens, wanted)?;
         self.tokens.extend_from_slice(tokens);
         Ok(logits)
@@ -78,8 +78,8 @@ impl Sequence {
         if wanted.is_empty() {
             return Err(Error::EmptyPrompt);
         }
-        if wanted.len() > self.max_tokens() {
-            return Err(Error::ContextFull { held: 0, asked: wanted.len(), max: self.max_tokens() });
+        if wanted.len() > self.context_length() {
+            return Err(Error::ContextFull { held: 0, asked: wanted.len(), max: self.context_length() });
         }
         self.rewind(self.reusable(wanted))?;
         Ok(self.tokens.len())
@@ -96,10 +96,10 @@ impl Sequence {
         let rest = wanted.get(self.tokens.len()..).filter(|rest| !rest.is_empty()).ok_or(Error::EmptyPrompt)?;
         let n = rest.len().min(chunk.max(1));
         if n < rest.len() {
-            self.append(&rest[..n], LogitsWanted::None)?;
+            self.append(&rest[..n], LogitsRequest::None)?;
             return Ok(None);
         }
-        self.append(rest, LogitsWanted::Last).map(Some)
+        self.append(rest, LogitsRequest::Last).map(Some)
     }
 
     /// How many of the tokens held can stay. At least one token must be computed, for its logits.

@@ -43,7 +43,7 @@ fn rewinding() -> World {
 
 impl World {
     fn sequence(&self, max_tokens: usize) -> Sequence {
-        Sequence::new(&*self.model, &SessionOptions { max_tokens: Some(max_tokens), ..SessionOptions::default() }).unwrap()
+        Sequence::new(&*self.model, &SessionOptions { context_length: Some(max_tokens), ..SessionOptions::default() }).unwrap()
     }
 
     fn generate(&self, sequence: &mut Sequence, prompt: &[TokenId], options: GenerateOptions) -> Outcome {

@@ -30,7 +30,7 @@ pub struct Workload {
     /// Tokens that the session will hold when it is fullest.
     pub n_tokens: usize,
     /// Tokens that it may hold at most; room grows up to this.
-    pub max_tokens: usize,
+    pub context_length: usize,
     /// Threads that the engine computes with.
     pub threads: usize,
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tandem_core::config::ModelConfig;
-use tandem_core::export::{RemovedGraphs, StockedGraph};
+use tandem_core::export::{CachedGraphInfo, RemovedGraphs};
 use tandem_core::files::ModelFiles;
 use tandem_core::{Backend, BackendKind, DType, Device, Error, ExportOptions, Exported, LoadOptions, Model, Result};
 use tandem_hub::plan::Subject;
@@ -40,7 +40,7 @@ pub struct CachedGraphs {
     /// How large they may be together before those used longest ago are removed.
     pub limit: u64,
     /// Each of them, those that were used longest ago first.
-    pub graphs: Vec<StockedGraph>,
+    pub graphs: Vec<CachedGraphInfo>,
 }
 
 /// The backends that this build has, the default first.
@@ -219,7 +219,7 @@ pub fn prove(kind: BackendKind, ort_library: Option<&Path>, device: Device) -> R
         BackendKind::Candle => {
             let load = LoadOptions { device, ..LoadOptions::default() };
             let model = tandem_backend_candle::CandleBackend::new().load(&crate::find("demo")?, &load)?;
-            let logits = model.new_session(&Default::default())?.append(&[0], tandem_core::LogitsWanted::Last)?;
+            let logits = model.new_session(&Default::default())?.append(&[0], tandem_core::LogitsRequest::Last)?;
             match logits.values().iter().all(|value| value.is_finite()) {
                 true => Ok("candle".into()),
                 false => Err(Error::BadLogits { token: 0, value: f32::NAN, n_tokens: 1 }),

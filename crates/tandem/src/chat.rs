@@ -54,8 +54,8 @@ impl<'m> Chat<'m> {
     }
 
     /// The most tokens that the conversation can hold.
-    pub fn max_tokens(&self) -> usize {
-        self.sequence.max_tokens()
+    pub fn context_length(&self) -> usize {
+        self.sequence.context_length()
     }
 
     /// What ends an answer from another thread.
@@ -89,8 +89,8 @@ impl<'m> Chat<'m> {
 
     fn prompt(&self) -> Result<Vec<TokenId>> {
         let prompt = self.model.chat_prompt(&self.messages)?;
-        if prompt.len() >= self.sequence.max_tokens() {
-            return Err(tandem_core::Error::ContextFull { held: 0, asked: prompt.len(), max: self.sequence.max_tokens() });
+        if prompt.len() >= self.sequence.context_length() {
+            return Err(tandem_core::Error::ContextFull { held: 0, asked: prompt.len(), max: self.sequence.context_length() });
         }
         Ok(prompt)
     }

@@ -47,7 +47,7 @@ pub use tandem_hub::{catalog, machine, plan};
 
 pub use tandem_core::backend::{ComputeUnits, CoreMlOptions, Numerics, Placement, ThreadOptions, WeightFile, WeightType};
 pub use tandem_core::config::{GenerationConfig, ModelConfig};
-pub use tandem_core::export::{RemovedGraphs, StockedGraph};
+pub use tandem_core::export::{CachedGraphInfo, RemovedGraphs};
 pub use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
 pub use tandem_core::generate::{Event, FinishReason, GenerateOptions, Generation, Timings};
 pub use tandem_core::sampler::SamplingOptions;
@@ -57,7 +57,7 @@ pub use tandem_core::stop::StopOptions;
 pub use tandem_core::template::{ChatMessage, ChatTemplate, RenderOptions};
 pub use tandem_core::tokenizer::{SpecialTokens, Tokenizer};
 pub use tandem_core::{
-    Backend, BackendKind, CancelToken, Capabilities, DType, Device, DeviceReport, Error, ExportOptions, Exported, GraphForm,
+    Backend, BackendKind, CancelToken, Capabilities, DType, Device, DeviceReport, Error, ExportOptions, Exported, GraphFormat,
     GraphOutputs, LoadOptions, Model, ModelInfo, Progress, ProgressEvent, Result, SessionOptions, TokenId,
 };
 pub use tandem_hub as hub;

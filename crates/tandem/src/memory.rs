@@ -19,7 +19,7 @@ pub struct MemoryPlan {
     pub plan: Plan,
 }
 
-/// Plans the memory that a model of `files`, loaded as `settings` say, takes with `n_tokens` in its session, of `max_tokens` that it
+/// Plans the memory that a model of `files`, loaded as `settings` say, takes with `n_tokens` in its session, of `context_length` that it
 /// may hold; `None` is what the model was made for. Only headers are read.
 ///
 /// ```no_run
@@ -39,7 +39,7 @@ pub fn memory_plan(
     files: &ModelFiles,
     settings: &Settings,
     n_tokens: Option<usize>,
-    max_tokens: Option<usize>,
+    context_length: Option<usize>,
     measured: &Measurements,
 ) -> Result<MemoryPlan> {
     let config = ModelConfig::from_file(&files.config)?;
@@ -52,9 +52,10 @@ pub fn memory_plan(
         });
     }
     let (dtype, subject) = subject(backend, files, &config, &settings.load)?;
-    let max_tokens = max_tokens.unwrap_or(config.max_context).min(config.max_context);
+    let context_length = context_length.unwrap_or(config.max_context).min(config.max_context);
     let threads = settings.load.threads.count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZero::get);
-    let workload = Workload { backend, dtype, n_tokens: n_tokens.unwrap_or(max_tokens).min(max_tokens), max_tokens, threads };
+    let workload =
+        Workload { backend, dtype, n_tokens: n_tokens.unwrap_or(context_length).min(context_length), context_length, threads };
     let plan = Plan::new(&subject, &workload, measured);
     Ok(MemoryPlan { workload, plan })
 }

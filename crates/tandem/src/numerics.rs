@@ -3,7 +3,7 @@
 use tandem_core::backend::Numerics;
 use tandem_core::divergence::kl_divergence;
 use tandem_core::tokenizer::SpecialTokens;
-use tandem_core::{DType, LogitsWanted, Result, SessionOptions, TokenId};
+use tandem_core::{DType, LogitsRequest, Result, SessionOptions, TokenId};
 
 use crate::model::{Settings, TextModel};
 
@@ -47,5 +47,5 @@ pub fn numerics_cost(model: &TextModel, settings: &Settings) -> Result<Option<Nu
 }
 
 fn logits(model: &TextModel, tokens: &[TokenId]) -> Result<tandem_core::Logits> {
-    model.model().new_session(&SessionOptions::default())?.append(tokens, LogitsWanted::All)
+    model.model().new_session(&SessionOptions::default())?.append(tokens, LogitsRequest::All)
 }

@@ -8,7 +8,7 @@ use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
 use tandem_core::conformance::{Fixture, Golden};
 use tandem_core::files::ModelFiles;
-use tandem_core::{Backend, BackendKind, DeviceReport, LogitsWanted, Model, Result, SessionOptions, conformance};
+use tandem_core::{Backend, BackendKind, DeviceReport, LogitsRequest, Model, Result, SessionOptions, conformance};
 
 use super::*;
 use crate::CandleBackend;
@@ -68,9 +68,9 @@ fn a_window_is_that_of_our_own() {
     let rows = |backend: &dyn Backend| {
         let model = backend.load(&files, &LoadOptions::default()).unwrap();
         let mut session = model.new_session(&SessionOptions::default()).unwrap();
-        let mut rows = session.append(&tokens(40), LogitsWanted::All).unwrap().values().to_vec();
-        rows.extend(session.append(&tokens(12), LogitsWanted::All).unwrap().values());
-        rows.extend(session.append(&tokens(1), LogitsWanted::All).unwrap().values());
+        let mut rows = session.append(&tokens(40), LogitsRequest::All).unwrap().values().to_vec();
+        rows.extend(session.append(&tokens(12), LogitsRequest::All).unwrap().values());
+        rows.extend(session.append(&tokens(1), LogitsRequest::All).unwrap().values());
         rows
     };
     close(&rows(&OnProcessor(DType::F32)), &rows(&CandleBackend::new()), 2e-5, "window of 7");
@@ -82,8 +82,8 @@ fn half_precision_is_near() {
         let fixture = fixture("qwen2-tied");
         let last = |model: Arc<dyn Model>| {
             let mut session = model.new_session(&SessionOptions::default()).unwrap();
-            session.append(&tokens(30), LogitsWanted::None).unwrap();
-            session.append(&tokens(2)[..1], LogitsWanted::Last).unwrap().values().to_vec()
+            session.append(&tokens(30), LogitsRequest::None).unwrap();
+            session.append(&tokens(2)[..1], LogitsRequest::Last).unwrap().values().to_vec()
         };
         let half = last(OnProcessor(dtype).load(&fixture.files, &fixture.options).unwrap());
         close(&half, &last(fixture.load()), allowed, &format!("{dtype:?}"));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tandem_core::{CancelToken, Error, Logits, LogitsWanted, Result, Session, SessionOptions, TokenId};
+use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, SessionOptions, TokenId};
 
 use super::ForeignLoaded;
 use super::family::Family;
@@ -14,14 +14,14 @@ pub(crate) struct ForeignSession {
     tokens: Vec<TokenId>,
     /// The model with the cache of `tokens`; `None` when there are none, or after a failure, when it is made again.
     running: Option<Family>,
-    max_tokens: usize,
+    context_length: usize,
     cancel: CancelToken,
 }
 
 impl ForeignSession {
     pub(crate) fn new(model: Arc<ForeignLoaded>, options: &SessionOptions) -> Result<Self> {
-        let max_tokens = options.max_tokens(&model.info)?;
-        Ok(Self { model, tokens: Vec::new(), running: None, max_tokens, cancel: options.cancel.clone() })
+        let context_length = options.context_length(&model.info)?;
+        Ok(Self { model, tokens: Vec::new(), running: None, context_length, cancel: options.cancel.clone() })
     }
 
     /// Appends `tokens` to the cache and gives the logits of the last. A cache in which only a part of them came is dropped, since nothing
@@ -61,18 +61,18 @@ impl Session for ForeignSession {
         self.tokens.len()
     }
 
-    fn max_tokens(&self) -> usize {
-        self.max_tokens
+    fn context_length(&self) -> usize {
+        self.context_length
     }
 
-    fn append(&mut self, tokens: &[TokenId], wanted: LogitsWanted) -> Result<Logits> {
-        self.model.info.check_append(self.tokens.len(), self.max_tokens, tokens, wanted)?;
+    fn append(&mut self, tokens: &[TokenId], wanted: LogitsRequest) -> Result<Logits> {
+        self.model.info.check_append(self.tokens.len(), self.context_length, tokens, wanted)?;
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
         let threads = Arc::clone(&self.model.threads);
         let logits = threads.install(|| self.run(tokens))?;
-        Ok(if wanted == LogitsWanted::None { Logits::none() } else { Logits::new(logits, self.model.info.vocab_size) })
+        Ok(if wanted == LogitsRequest::None { Logits::none() } else { Logits::new(logits, self.model.info.vocab_size) })
     }
 
     fn rewind(&mut self, n_tokens: usize) -> Result<()> {

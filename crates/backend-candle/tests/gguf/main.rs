@@ -9,7 +9,7 @@ use tandem_backend_candle::CandleBackend;
 use tandem_core::conformance;
 use tandem_core::conformance::{Fixture, Golden, describe, greedy_tokens_match_golden, logits_match_golden};
 use tandem_core::gguf::TensorType;
-use tandem_core::{Backend, DType, Error, LoadOptions, LogitsWanted, Model, Result, SessionOptions};
+use tandem_core::{Backend, DType, Error, LoadOptions, LogitsRequest, Model, Result, SessionOptions};
 
 use self::files::{golden, golden_in, model_files};
 
@@ -126,8 +126,8 @@ fn logits(model: &dyn Model) -> Vec<f32> {
     let mut session = model.new_session(&SessionOptions::default()).unwrap();
     let n = model.info().vocab_size as u32;
     let tokens: Vec<u32> = (0..40).map(|i| i * 29 % n).collect();
-    let many = session.append(&tokens, LogitsWanted::All).unwrap();
-    let one = session.append(&[5], LogitsWanted::Last).unwrap();
+    let many = session.append(&tokens, LogitsRequest::All).unwrap();
+    let one = session.append(&[5], LogitsRequest::Last).unwrap();
     [many.values(), one.values()].concat()
 }
 

@@ -15,7 +15,7 @@ use serde_json::json;
 use tandem_backend_candle::CandleBackend;
 use tandem_core::config::{Architecture, ModelConfig, RopeScaling};
 use tandem_core::files::ModelFiles;
-use tandem_core::{Backend, LoadOptions, LogitsWanted, SessionOptions};
+use tandem_core::{Backend, LoadOptions, LogitsRequest, SessionOptions};
 
 /// How far logits may be, relative to the largest: both sum in f32, in other orders.
 const TOLERANCE: f32 = 2e-5;
@@ -78,14 +78,14 @@ fn compare(name: &str, directory: &Path, lengths: &[usize]) {
         witness.reset();
         let mut held = 0;
         for part in std::iter::once(&tokens[..n]).chain(tokens[n..].chunks(1)) {
-            let ours = session.append(part, LogitsWanted::Last).unwrap();
+            let ours = session.append(part, LogitsRequest::Last).unwrap();
             let theirs = witness.append(part, held);
             held += part.len();
             close(ours.row(0), &theirs, &format!("{name}: prompt of {n}, {held} tokens"));
         }
         let second: Vec<u32> = tokens.iter().rev().copied().take(11.min(config.max_context - held)).collect();
         if !second.is_empty() {
-            let ours = session.append(&second, LogitsWanted::Last).unwrap();
+            let ours = session.append(&second, LogitsRequest::Last).unwrap();
             close(ours.row(0), &witness.append(&second, held), &format!("{name}: a second text after {held} tokens"));
         }
     }

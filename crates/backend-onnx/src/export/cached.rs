@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use tandem_core::backend::LoadOptions;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
-use tandem_core::{DType, GraphForm, Result};
+use tandem_core::{DType, GraphFormat, Result};
 use tandem_onnx_graph::GRAPH_FILE;
 
 use super::hashes::Hashes;
@@ -44,7 +44,7 @@ impl CachedGraph {
 pub fn cached_graph(files: &ModelFiles, dtype: DType, options: &LoadOptions) -> Result<CachedGraph> {
     refuse_without_weights(files)?;
     let graphs = super::stock::graphs_dir(options.cache.as_deref())?;
-    let form = GraphForm::of(dtype);
+    let form = GraphFormat::of(dtype);
     let mut remembered = Hashes::open(graphs.join("hashes.json"));
     let hashes = provenance::sources(files).map(|file| remembered.sha256(file, &options.progress, &options.cancel));
     let hashes: Vec<String> = hashes.collect::<Result<_>>()?;
@@ -70,7 +70,7 @@ pub fn cached_graph(files: &ModelFiles, dtype: DType, options: &LoadOptions) -> 
 /// Exports the graph into `directory`, unless another process has.
 fn make(
     files: &ModelFiles,
-    form: GraphForm,
+    form: GraphFormat,
     hashes: &[String],
     directory: &Path,
     what: &str,
@@ -99,7 +99,7 @@ fn make(
     Ok(())
 }
 
-fn key(form: GraphForm, hashes: &[String]) -> String {
+fn key(form: GraphFormat, hashes: &[String]) -> String {
     let mut hasher = Sha256::new();
     for part in [EXPORTER_VERSION, &form.dtype.to_string(), &form.head_dtype.to_string()]
         .into_iter()

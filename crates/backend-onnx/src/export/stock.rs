@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tandem_core::export::{RemovedGraphs, StockedGraph};
+use tandem_core::export::{CachedGraphInfo, RemovedGraphs};
 use tandem_core::size::Size;
 use tandem_core::{Error, Result};
 use tandem_onnx_graph::{GRAPH_FILE, Graph};
@@ -36,7 +36,7 @@ pub fn limit() -> Result<u64> {
 }
 
 /// The graphs in `graphs`, which is a [`graphs_dir`], that used longest ago first. None when there is no such directory.
-pub fn stock(graphs: &Path) -> Vec<StockedGraph> {
+pub fn stock(graphs: &Path) -> Vec<CachedGraphInfo> {
     let entries = fs::read_dir(graphs).into_iter().flatten().flatten();
     let mut found: Vec<_> = entries.filter_map(|entry| read(&entry.path())).collect();
     found.sort_by(|one, other| (one.used, &one.directory).cmp(&(other.used, &other.directory)));
@@ -74,7 +74,7 @@ pub(super) fn trim(graphs: &Path, limit: u64, newest: &Path) {
 }
 
 /// Removes a graph unless somebody uses it. First of all the file goes by which it is found, so that no part of it is taken for it.
-fn remove(graph: &StockedGraph) -> std::io::Result<bool> {
+fn remove(graph: &CachedGraphInfo) -> std::io::Result<bool> {
     let Some(_lock) = lock::alone(&graph.directory.with_extension("lock")) else { return Ok(false) };
     match fs::remove_file(graph.directory.join(GRAPH_FILE)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
@@ -84,7 +84,7 @@ fn remove(graph: &StockedGraph) -> std::io::Result<bool> {
     Ok(true)
 }
 
-fn read(directory: &Path) -> Option<StockedGraph> {
+fn read(directory: &Path) -> Option<CachedGraphInfo> {
     directory.file_name().and_then(OsStr::to_str).filter(|name| is_sha256(name))?;
     let files = fs::read_dir(directory).ok()?.flatten();
     let bytes = files.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
@@ -92,7 +92,13 @@ fn read(directory: &Path) -> Option<StockedGraph> {
     let used = times.iter().find_map(|path| path.metadata().and_then(|metadata| metadata.modified()).ok())?;
     let graph = Graph::open(&directory.join(GRAPH_FILE)).ok();
     let said = |name: &str| graph.as_ref()?.metadata().iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-    Some(StockedGraph { source: said("tandem.source"), dtype: said("tandem.weights"), directory: directory.into(), bytes, used })
+    Some(CachedGraphInfo {
+        source: said("tandem.source"),
+        dtype: said("tandem.weights"),
+        directory: directory.into(),
+        bytes,
+        used,
+    })
 }
 
 fn limit_of(text: Option<&OsStr>) -> Result<u64> {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use tandem_core::files::ModelFiles;
-use tandem_core::{DType, GraphForm, GraphOutputs};
+use tandem_core::{DType, GraphFormat, GraphOutputs};
 
 use super::*;
 
@@ -26,11 +26,11 @@ fn too_small_a_disk_is_said_before_anything_is_written() {
 #[test]
 fn no_form_takes_more_room_than_was_asked_for() {
     let dtypes = [DType::F32, DType::F16, DType::Int8, DType::Int4];
-    let mut forms: Vec<_> = dtypes.map(GraphForm::of).into();
-    let int4 = GraphForm::of(DType::Int4);
-    forms.extend([16, 64, 128].map(|block_size| GraphForm { block_size, zero_points: true, ..int4 }));
-    forms.extend([GraphOutputs::HiddenStates, GraphOutputs::Both].map(|outputs| GraphForm { outputs, ..int4 }));
-    forms.push(GraphForm { head_dtype: DType::Int8, adapter_inputs: true, ..int4 });
+    let mut forms: Vec<_> = dtypes.map(GraphFormat::of).into();
+    let int4 = GraphFormat::of(DType::Int4);
+    forms.extend([16, 64, 128].map(|block_size| GraphFormat { block_size, zero_points: true, ..int4 }));
+    forms.extend([GraphOutputs::HiddenStates, GraphOutputs::Both].map(|outputs| GraphFormat { outputs, ..int4 }));
+    forms.push(GraphFormat { head_dtype: DType::Int8, adapter_inputs: true, ..int4 });
     for name in ["qwen2-tied", "qwen2-untied"] {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens").join(name);
         let files = ModelFiles::discover(&golden, name).unwrap();

@@ -12,7 +12,7 @@ use tandem_backend_onnx::export::export;
 use tandem_backend_onnx::library;
 use tandem_core::conformance;
 use tandem_core::files::ModelFiles;
-use tandem_core::{DType, ExportOptions, GraphForm};
+use tandem_core::{DType, ExportOptions, GraphFormat};
 use tandem_onnx_graph::{Dim, Graph, LowRank};
 
 use crate::checkpoints::golden;
@@ -33,7 +33,7 @@ fn check(name: &str, environment: &Environment) {
     let logits = |graph: &Path, adapter: &[Input]| logits(environment, graph, adapter);
     let dir = tempfile::tempdir().unwrap();
     let made = |adapter_inputs, directory: &str| {
-        let form = GraphForm { adapter_inputs, ..GraphForm::of(DType::F32) };
+        let form = GraphFormat { adapter_inputs, ..GraphFormat::of(DType::F32) };
         let options = ExportOptions { form, ..ExportOptions::new(dir.path().join(directory), DType::F32) };
         export(&ModelFiles::discover(&golden(name), name).unwrap(), &options).unwrap().graph
     };

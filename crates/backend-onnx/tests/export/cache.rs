@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use safetensors::Dtype;
 use tandem_backend_onnx::export::{cached_graph, clear, graphs_dir, stock};
 use tandem_backend_onnx::{OnnxBackend, library};
-use tandem_core::backend::LogitsWanted;
+use tandem_core::backend::LogitsRequest;
 use tandem_core::conformance;
-use tandem_core::export::StockedGraph;
+use tandem_core::export::CachedGraphInfo;
 use tandem_core::files::ModelFiles;
 use tandem_core::{Backend, DType, Error, LoadOptions, Progress, ProgressEvent, SessionOptions};
 
@@ -157,7 +157,7 @@ fn a_graph_in_use_stays_and_the_others_can_be_removed() {
     let [used, idle] = [DType::Int4, DType::Int8].map(|dtype| cached_graph(&files, dtype, &options).unwrap());
     drop(idle);
     let graphs = graphs_dir(options.cache.as_deref()).unwrap();
-    let kinds = |of: &[StockedGraph]| of.iter().map(|graph| graph.dtype.clone().unwrap()).collect::<Vec<_>>();
+    let kinds = |of: &[CachedGraphInfo]| of.iter().map(|graph| graph.dtype.clone().unwrap()).collect::<Vec<_>>();
     assert_eq!(kinds(&stock(&graphs)), ["int4", "int8"]);
     assert_eq!(stock(&graphs)[0].source.as_deref(), Some("qwen3"));
     let done = clear(&graphs).unwrap();
@@ -218,6 +218,6 @@ fn exports_what_is_large_and_writes_nothing_for_what_is_small() {
         let files: Vec<_> = model.info().weight_files.iter().map(|file| file.path.clone().unwrap()).collect();
         assert!(files.iter().all(|path| path.starts_with(dir.path().join("cache/graphs"))), "{files:?}");
         let mut session = model.new_session(&SessionOptions::default()).unwrap();
-        assert_eq!(session.append(&[1, 2, 3], LogitsWanted::Last).unwrap().n_rows(), 1);
+        assert_eq!(session.append(&[1, 2, 3], LogitsRequest::Last).unwrap().n_rows(), 1);
     }
 }

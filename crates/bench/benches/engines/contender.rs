@@ -10,7 +10,7 @@ use tandem_bench::record::bytes_per_weight;
 use tandem_core::backend::ThreadOptions;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
-use tandem_core::{Backend, LoadOptions, LogitsWanted, Model, Session, SessionOptions, TokenId};
+use tandem_core::{Backend, LoadOptions, LogitsRequest, Model, Session, SessionOptions, TokenId};
 
 /// Tokens that are decoded in a phase.
 const DECODED: usize = 16;
@@ -122,7 +122,7 @@ struct OfModel {
 
 impl Sequence for OfModel {
     fn append(&mut self, tokens: &[TokenId]) -> Result<TokenId> {
-        let logits = self.session.append(tokens, LogitsWanted::Last)?;
+        let logits = self.session.append(tokens, LogitsRequest::Last)?;
         Ok(greatest(logits.last().context("a row of logits")?))
     }
 
@@ -137,6 +137,6 @@ impl Sequence for OfModel {
 }
 
 fn new_session(model: &Arc<dyn Model>) -> Result<Box<dyn Session>> {
-    let options = SessionOptions { max_tokens: Some(MOST_TOKENS), ..SessionOptions::default() };
+    let options = SessionOptions { context_length: Some(MOST_TOKENS), ..SessionOptions::default() };
     Ok(model.new_session(&options)?)
 }

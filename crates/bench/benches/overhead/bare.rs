@@ -42,7 +42,7 @@ impl Bare {
         Ok(builder.commit_from_file(graph)?)
     }
 
-    pub(crate) fn new(session: Session, max_tokens: usize) -> Result<Self> {
+    pub(crate) fn new(session: Session, context_length: usize) -> Result<Self> {
         let shape = |value: &ValueType| match value {
             ValueType::Tensor { shape, .. } => shape.to_vec(),
             _ => Vec::new(),
@@ -54,12 +54,12 @@ impl Bare {
             let Some(rest) = input.name().strip_prefix("past_key_values") else { continue };
             let shape = shape(input.dtype());
             let head_dim = if shape[3] > 0 { shape[3] as usize } else { 64 };
-            let buffer = Tensor::<f32>::new(&Allocator::default(), [1, shape[1] as usize, max_tokens, head_dim])?.into_dyn();
+            let buffer = Tensor::<f32>::new(&Allocator::default(), [1, shape[1] as usize, context_length, head_dim])?.into_dyn();
             caches.push((index, CString::new(format!("present{rest}"))?, buffer));
         }
         let inputs = session.inputs().iter().map(|input| CString::new(input.name())).collect::<Result<_, _>>()?;
         let row = Tensor::<f32>::new(&Allocator::default(), [1, 1, vocab_size])?;
-        Ok(Self { session, vocab_size, caches, inputs, ones: vec![1; max_tokens], n_tokens: 0, row })
+        Ok(Self { session, vocab_size, caches, inputs, ones: vec![1; context_length], n_tokens: 0, row })
     }
 
     pub(crate) fn rewind(&mut self, n_tokens: usize) {

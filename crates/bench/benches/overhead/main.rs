@@ -40,7 +40,7 @@ fn compare(directory: &Path, threads: usize) -> Result<()> {
     let mut bare = Bare::new(Bare::session(&environment()?, &graph(directory)?, threads)?, 1024)?;
     let prompt: Vec<u32> = (0..DEPTH as u32).map(|i| (i * 7919 + 13) % 1000).collect();
     let ids: Vec<i64> = prompt.iter().map(|&id| i64::from(id)).collect();
-    let mut sequence = model.new_sequence(&SessionOptions { max_tokens: Some(1024), ..SessionOptions::default() })?;
+    let mut sequence = model.new_sequence(&SessionOptions { context_length: Some(1024), ..SessionOptions::default() })?;
 
     let (mut prefill, mut decode, mut own) = ([vec![], vec![]], [vec![], vec![]], vec![]);
     for round in 0..=ROUNDS {
@@ -145,7 +145,7 @@ fn load_only(which: &str, directory: &Path, threads: usize) -> Result<()> {
         let started = Instant::now();
         let model = load(directory, threads)?;
         let seconds = started.elapsed().as_secs_f64();
-        let mut sequence = model.new_sequence(&SessionOptions { max_tokens: Some(1024), ..SessionOptions::default() })?;
+        let mut sequence = model.new_sequence(&SessionOptions { context_length: Some(1024), ..SessionOptions::default() })?;
         generate(&model, &mut sequence, &prompt)?;
         seconds
     };

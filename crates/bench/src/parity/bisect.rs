@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 use tandem_core::backend::{Probe, ProbePoint, Stage};
-use tandem_core::{CancelToken, DType, Error, LogitsWanted, Result, TokenId};
+use tandem_core::{CancelToken, DType, Error, LogitsRequest, Result, TokenId};
 
 use self::replay::Replay;
 use self::values::Values;
@@ -197,7 +197,7 @@ fn of_sessions(sides: [(&Side<'_>, &Values); 2], tokens: &[TokenId], floor: f64,
         let Some(probed) = values.shown(logits) else { continue };
         let mut session = session(side, tokens.len(), cancel)?;
         for (i, &token) in tokens.iter().enumerate() {
-            let stepped = session.append(&[token], LogitsWanted::Last)?;
+            let stepped = session.append(&[token], LogitsRequest::Last)?;
             if stepped.last().is_some_and(|row| relative(row, probed.row(i)) > floor) {
                 return Ok(Finding::Cache { side: which });
             }

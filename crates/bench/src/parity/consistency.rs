@@ -2,7 +2,7 @@
 //! the noise of this machine, and a way that differs by more is broken.
 
 use serde::Serialize;
-use tandem_core::{CancelToken, Error, Logits, LogitsWanted, Model, Result, SessionOptions, TokenId};
+use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Model, Result, SessionOptions, TokenId};
 
 use super::Side;
 use super::row::Row;
@@ -102,12 +102,12 @@ impl WayMeasures {
 
 /// The logits of `tokens` at once: of every position where the model can, otherwise of the last.
 fn whole(model: &dyn Model, tokens: &[TokenId], cancel: &CancelToken) -> Result<Logits> {
-    let mut session = model.new_session(&SessionOptions { max_tokens: None, cancel: cancel.clone() })?;
+    let mut session = model.new_session(&SessionOptions { context_length: None, cancel: cancel.clone() })?;
     session.append(tokens, wanted(model))
 }
 
-fn wanted(model: &dyn Model) -> LogitsWanted {
-    if model.info().capabilities.all_logits { LogitsWanted::All } else { LogitsWanted::Last }
+fn wanted(model: &dyn Model) -> LogitsRequest {
+    if model.info().capabilities.all_logits { LogitsRequest::All } else { LogitsRequest::Last }
 }
 
 fn computed(model: &dyn Model, way: Way, tokens: &[TokenId], cancel: &CancelToken) -> Result<Logits> {
@@ -117,7 +117,7 @@ fn computed(model: &dyn Model, way: Way, tokens: &[TokenId], cancel: &CancelToke
         Way::Stepwise => 1,
         Way::Chunked => CHUNK,
     };
-    let mut session = model.new_session(&SessionOptions { max_tokens: None, cancel: cancel.clone() })?;
+    let mut session = model.new_session(&SessionOptions { context_length: None, cancel: cancel.clone() })?;
     let mut values = Vec::new();
     for part in tokens.chunks(chunk) {
         values.extend_from_slice(session.append(part, wanted(model))?.values());
@@ -127,14 +127,14 @@ fn computed(model: &dyn Model, way: Way, tokens: &[TokenId], cancel: &CancelToke
 
 /// The second half behind the first, after the second half was there in reverse.
 fn rewound(model: &dyn Model, tokens: &[TokenId], cancel: &CancelToken) -> Result<Logits> {
-    let mut session = model.new_session(&SessionOptions { max_tokens: None, cancel: cancel.clone() })?;
+    let mut session = model.new_session(&SessionOptions { context_length: None, cancel: cancel.clone() })?;
     let kept = if model.info().capabilities.rewind { tokens.len() / 2 } else { 0 };
     let (first, second) = tokens.split_at(kept);
     if !first.is_empty() {
-        session.append(first, LogitsWanted::None)?;
+        session.append(first, LogitsRequest::None)?;
     }
     let others: Vec<TokenId> = second.iter().rev().copied().collect();
-    session.append(&others, LogitsWanted::None)?;
+    session.append(&others, LogitsRequest::None)?;
     session.rewind(kept)?;
     session.append(second, wanted(model))
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use tandem_core::sampler::{Sampler, SamplingOptions};
-use tandem_core::{CancelToken, Error, LogitsWanted, Result};
+use tandem_core::{CancelToken, Error, LogitsRequest, Result};
 
 use super::corpus::PromptKind;
 use super::logits::{Divergence, Place, Ties, session};
@@ -123,7 +123,7 @@ fn run(
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let (ours, theirs) = (ours.append(&given, LogitsWanted::Last)?, theirs.append(&given, LogitsWanted::Last)?);
+        let (ours, theirs) = (ours.append(&given, LogitsRequest::Last)?, theirs.append(&given, LogitsRequest::Last)?);
         let (Some(ours), Some(theirs)) = (ours.last(), theirs.last()) else { break };
         let our_token = sampler.sample(ours, &history, n as u64)?.id;
         let their_token = sampler.sample(theirs, &history, n as u64)?.id;

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 use tandem_core::divergence::LogSoftmax;
-use tandem_core::{CancelToken, Error, LogitsWanted, Result, Session, SessionOptions, TokenId};
+use tandem_core::{CancelToken, Error, LogitsRequest, Result, Session, SessionOptions, TokenId};
 
 use super::corpus::PromptKind;
 use super::row::{Label, Parted, Row};
@@ -159,7 +159,7 @@ pub(super) fn lock_step(
     take: &mut TakeRows<'_>,
 ) -> Result<()> {
     let all = reference.model.info().capabilities.all_logits && candidate.model.info().capabilities.all_logits;
-    let (chunk, wanted) = if all { (CHUNK, LogitsWanted::All) } else { (1, LogitsWanted::Last) };
+    let (chunk, wanted) = if all { (CHUNK, LogitsRequest::All) } else { (1, LogitsRequest::Last) };
     let (mut ours, mut theirs) = (session(reference, tokens.len(), cancel)?, session(candidate, tokens.len(), cancel)?);
     let mut position = 0;
     for given in tokens.chunks(chunk) {
@@ -177,7 +177,7 @@ pub(super) fn lock_step(
 
 /// An empty session for `n_tokens`.
 pub(super) fn session(side: &Side<'_>, n_tokens: usize, cancel: &CancelToken) -> Result<Box<dyn Session>> {
-    side.model.new_session(&SessionOptions { max_tokens: Some(n_tokens), cancel: cancel.clone() })
+    side.model.new_session(&SessionOptions { context_length: Some(n_tokens), cancel: cancel.clone() })
 }
 
 #[derive(Clone, Default)]

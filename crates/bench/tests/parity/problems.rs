@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tandem_bench::parity::{Corpus, Metric, Outcome, Parity, ParityOptions, Thresholds, Verdict};
 use tandem_core::backend::{HiddenStates, LoraAdapter, Numerics, Probe, ProbePoint, TokenBatch};
-use tandem_core::{BackendKind, DType, Error, Logits, LogitsWanted, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
+use tandem_core::{BackendKind, DType, Error, Logits, LogitsRequest, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
 use crate::support::{Loaded, compare, quick};
 
@@ -145,11 +145,11 @@ impl Session for FailsSession {
         self.0.n_tokens()
     }
 
-    fn max_tokens(&self) -> usize {
-        self.0.max_tokens()
+    fn context_length(&self) -> usize {
+        self.0.context_length()
     }
 
-    fn append(&mut self, tokens: &[TokenId], wanted: LogitsWanted) -> Result<Logits> {
+    fn append(&mut self, tokens: &[TokenId], wanted: LogitsRequest) -> Result<Logits> {
         if tokens.len() > 5 {
             return Err(Error::Engine {
                 backend: BackendKind::Candle,

@@ -1,7 +1,7 @@
 //! The form of a graph that is made: how it holds its weights, what it takes and what it gives.
 
 use clap::Args;
-use tandem::{DType, GraphForm, GraphOutputs};
+use tandem::{DType, GraphFormat, GraphOutputs};
 
 use super::engine::one_of;
 
@@ -33,8 +33,8 @@ pub(crate) struct FormOptions {
 }
 
 impl FormOptions {
-    pub(crate) fn form(&self) -> GraphForm {
-        GraphForm {
+    pub(crate) fn form(&self) -> GraphFormat {
+        GraphFormat {
             dtype: self.dtype,
             head_dtype: self.head_dtype.unwrap_or(self.dtype),
             block_size: self.block_size,

@@ -62,7 +62,7 @@ pub(crate) fn chat(args: ChatArgs, output: &Output) -> Result<ExitCode> {
     }
     if talk.is_terminal {
         let info = model.info();
-        let context = talk.chat.max_tokens();
+        let context = talk.chat.context_length();
         output.note(&format!(
             "{} · {} {} {} · {context} tokens of context · `/help` says what can be done",
             info.name, info.backend, info.device, info.dtype

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use serde::Serialize;
 use tandem::hub::{CachedModel, CachedSnapshot, Hub};
-use tandem::{CachedGraphs, StockedGraph};
+use tandem::{CachedGraphInfo, CachedGraphs};
 
 use crate::args::ListArgs;
 use crate::figures;
@@ -169,7 +169,7 @@ fn graphs_row(graphs: CachedGraphs) -> GraphsRow {
     }
 }
 
-pub(super) fn graph_row(graph: StockedGraph) -> GraphRow {
+pub(super) fn graph_row(graph: CachedGraphInfo) -> GraphRow {
     GraphRow {
         directory: graph.directory.display().to_string(),
         source: graph.source,

@@ -129,8 +129,8 @@ pub(crate) fn show(args: ShowArgs, output: &Output) -> Result<ExitCode> {
         loaded: None,
     };
     if !args.no_load {
-        let max_tokens = engine.context.map(usize::from);
-        Expected { files: &files, settings: &settings, n_tokens: 1, max_tokens }.check(&engine, output)?;
+        let context_length = engine.context.map(usize::from);
+        Expected { files: &files, settings: &settings, n_tokens: 1, context_length }.check(&engine, output)?;
         let progress = output.progress(format!("loading {}", report.model));
         let model = TextModel::load(files, &settings);
         let cost = model.as_ref().ok().map(|model| {
@@ -153,9 +153,9 @@ pub(crate) fn show(args: ShowArgs, output: &Output) -> Result<ExitCode> {
 /// What a long conversation with the model takes; nothing where that cannot be planned.
 fn memory_report(files: &ModelFiles, options: &EngineOptions, output: &Output) -> Option<MemoryReport> {
     let settings = settings(options, output).ok()?;
-    let max_tokens = options.context.map(usize::from);
-    let n_tokens = planned_tokens(max_tokens, usize::MAX);
-    let expected = Expected { files, settings: &settings, n_tokens, max_tokens };
+    let context_length = options.context.map(usize::from);
+    let n_tokens = planned_tokens(context_length, usize::MAX);
+    let expected = Expected { files, settings: &settings, n_tokens, context_length };
     let memory = memory::memory(options);
     let planned = expected.plan().ok()?;
     Some(MemoryReport::new(&planned.plan, &planned.workload, &memory, || expected.what_fits(&memory)))

@@ -1,6 +1,6 @@
 //! Checks that every backend makes before its engine is asked, written once.
 
-use super::{LoadOptions, LogitsWanted, ModelInfo, SessionOptions, TokenId};
+use super::{LoadOptions, LogitsRequest, ModelInfo, SessionOptions, TokenId};
 use crate::error::{Error, Result};
 
 impl LoadOptions {
@@ -21,9 +21,9 @@ impl SessionOptions {
     ///
     /// # Errors
     /// [`Error::InvalidOption`] when it is none, or more than the model holds.
-    pub fn max_tokens(&self, model: &ModelInfo) -> Result<usize> {
+    pub fn context_length(&self, model: &ModelInfo) -> Result<usize> {
         let limit = model.max_context;
-        match self.max_tokens.unwrap_or(limit) {
+        match self.context_length.unwrap_or(limit) {
             0 => Err(Error::invalid_option("context", 0, "holds no token")),
             n if n > limit => Err(Error::invalid_option(
                 "context",
@@ -36,23 +36,23 @@ impl SessionOptions {
 }
 
 impl ModelInfo {
-    /// Whether `tokens` can be appended to the `held` of at most `max_tokens`.
+    /// Whether `tokens` can be appended to the `held` of at most `context_length`.
     ///
     /// # Errors
     /// As [`Session::append`](super::Session::append), but for those of the engine.
-    pub fn check_append(&self, held: usize, max_tokens: usize, tokens: &[TokenId], wanted: LogitsWanted) -> Result<()> {
+    pub fn check_append(&self, held: usize, context_length: usize, tokens: &[TokenId], wanted: LogitsRequest) -> Result<()> {
         if tokens.is_empty() {
             return Err(Error::EmptyPrompt);
         }
-        if wanted == LogitsWanted::All && !self.capabilities.all_logits {
+        if wanted == LogitsRequest::All && !self.capabilities.all_logits {
             return Err(self.unsupported("the logits of every position", "it gives those of the last one only"));
         }
         let vocab_size = self.vocab_size;
         if let Some(&token) = tokens.iter().find(|&&id| id as usize >= vocab_size) {
             return Err(Error::InvalidToken { token, vocab_size });
         }
-        if tokens.len() > max_tokens.saturating_sub(held) {
-            return Err(Error::ContextFull { held, asked: tokens.len(), max: max_tokens });
+        if tokens.len() > context_length.saturating_sub(held) {
+            return Err(Error::ContextFull { held, asked: tokens.len(), max: context_length });
         }
         Ok(())
     }

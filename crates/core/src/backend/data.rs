@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 /// Which positions' logits [`Session::append`](super::Session::append) returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogitsWanted {
+pub enum LogitsRequest {
     /// None: the tokens only enter the cache.
     None,
     /// Those of the last token: `[1, vocab_size]`.
@@ -119,7 +119,7 @@ pub struct LoraAdapter {
 /// Optional abilities. `Default` is none; a backend lists what a model has, and conformance tests both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities {
-    /// `append` can return [`LogitsWanted::All`].
+    /// `append` can return [`LogitsRequest::All`].
     pub all_logits: bool,
     /// `rewind` to any length, not to zero only.
     pub rewind: bool,

@@ -223,7 +223,7 @@ pub struct LoadOptions {
 #[derive(Clone, Debug, Default)]
 pub struct SessionOptions {
     /// The most tokens that it must hold; `None` is the model's own limit. Memory grows with use, not with this.
-    pub max_tokens: Option<usize>,
+    pub context_length: Option<usize>,
     /// Ends a running `append` from another thread.
     pub cancel: CancelToken,
 }

@@ -1,7 +1,7 @@
 //! What a session does.
 
 use super::Fixture;
-use crate::backend::{LogitsWanted, Model, ProbePoint, Session, SessionOptions, Stage, TokenBatch, TokenId};
+use crate::backend::{LogitsRequest, Model, ProbePoint, Session, SessionOptions, Stage, TokenBatch, TokenId};
 use crate::cancel::CancelToken;
 use crate::error::Error;
 
@@ -28,7 +28,7 @@ pub fn split_prefill_equals_whole(fixture: &Fixture) {
         let mut split = session(&*model);
         let mut start = 0;
         for cut in cuts.iter().copied().chain([tokens.len()]) {
-            let wanted = if cut == tokens.len() { LogitsWanted::Last } else { LogitsWanted::None };
+            let wanted = if cut == tokens.len() { LogitsRequest::Last } else { LogitsRequest::None };
             let logits = split.append(&tokens[start..cut], wanted).unwrap();
             start = cut;
             if cut == tokens.len() {
@@ -49,9 +49,9 @@ pub fn all_logits_equal_those_of_each_prefix(fixture: &Fixture) {
     for held in [0, 1, 4] {
         let mut some = session(&*model);
         if held > 0 {
-            some.append(&tokens[..held], LogitsWanted::None).unwrap();
+            some.append(&tokens[..held], LogitsRequest::None).unwrap();
         }
-        let all = some.append(&tokens[held..], LogitsWanted::All).unwrap();
+        let all = some.append(&tokens[held..], LogitsRequest::All).unwrap();
         assert_eq!(all.n_rows(), tokens.len() - held);
         for i in 0..all.n_rows() {
             let alone = last(&mut *session(&*model), &tokens[..=held + i]);
@@ -64,7 +64,7 @@ pub fn all_logits_equal_those_of_each_prefix(fixture: &Fixture) {
 pub fn no_logits_when_none_are_wanted(fixture: &Fixture) {
     let model = fixture.load();
     let mut session = session(&*model);
-    let logits = session.append(&tokens(&*model, 3), LogitsWanted::None).unwrap();
+    let logits = session.append(&tokens(&*model, 3), LogitsRequest::None).unwrap();
     assert_eq!((logits.n_rows(), session.n_tokens()), (0, 3));
 }
 
@@ -78,8 +78,8 @@ pub fn rewind_equals_fresh(fixture: &Fixture) {
     let rewinds = model.info().capabilities.rewind;
     for kept in [0, 1, 7, 19] {
         let mut rewound = session(&*model);
-        rewound.append(&tokens[..kept.max(1)], LogitsWanted::None).unwrap();
-        rewound.append(&other[..11], LogitsWanted::None).unwrap();
+        rewound.append(&tokens[..kept.max(1)], LogitsRequest::None).unwrap();
+        rewound.append(&other[..11], LogitsRequest::None).unwrap();
         match rewound.rewind(kept) {
             Ok(()) => {
                 assert!(rewinds || kept == 0, "a rewind to {kept} is not declared");
@@ -98,7 +98,7 @@ pub fn rewind_equals_fresh(fixture: &Fixture) {
 pub fn rewind_too_far_is_an_error(fixture: &Fixture) {
     let model = fixture.load();
     let mut session = session(&*model);
-    session.append(&tokens(&*model, 4), LogitsWanted::None).unwrap();
+    session.append(&tokens(&*model, 4), LogitsRequest::None).unwrap();
     assert!(matches!(session.rewind(5), Err(Error::InvalidOption { .. })));
     session.rewind(4).unwrap();
     assert_eq!(session.n_tokens(), 4);
@@ -155,10 +155,10 @@ pub fn growing_cache_keeps_its_content(fixture: &Fixture) {
     let whole = last(&mut *session(&*model), &tokens);
     let mut grown = session(&*model);
     for part in tokens[..n - 3].chunks(61) {
-        grown.append(part, LogitsWanted::None).unwrap();
+        grown.append(part, LogitsRequest::None).unwrap();
     }
     for token in &tokens[n - 3..n - 1] {
-        grown.append(&[*token], LogitsWanted::None).unwrap();
+        grown.append(&[*token], LogitsRequest::None).unwrap();
     }
     assert_close(fixture, &last(&mut *grown, &tokens[n - 1..]), &whole, "grown");
 }
@@ -167,18 +167,18 @@ pub fn growing_cache_keeps_its_content(fixture: &Fixture) {
 pub fn full_context_leaves_the_cache_unchanged(fixture: &Fixture) {
     let model = fixture.load();
     let tokens = tokens(&*model, 10);
-    let options = SessionOptions { max_tokens: Some(10), ..SessionOptions::default() };
+    let options = SessionOptions { context_length: Some(10), ..SessionOptions::default() };
     let mut full = model.new_session(&options).unwrap();
-    assert_eq!(full.max_tokens(), 10);
-    full.append(&tokens[..6], LogitsWanted::None).unwrap();
-    let error = full.append(&tokens[..5], LogitsWanted::Last).unwrap_err();
+    assert_eq!(full.context_length(), 10);
+    full.append(&tokens[..6], LogitsRequest::None).unwrap();
+    let error = full.append(&tokens[..5], LogitsRequest::Last).unwrap_err();
     assert!(matches!(error, Error::ContextFull { held: 6, asked: 5, max: 10 }), "{error}");
     assert_eq!(full.n_tokens(), 6);
     let whole = last(&mut *session(&*model), &tokens);
     assert_close(fixture, &last(&mut *full, &tokens[6..]), &whole, "after a refusal");
-    assert!(matches!(full.append(&tokens[..1], LogitsWanted::Last), Err(Error::ContextFull { held: 10, .. })));
+    assert!(matches!(full.append(&tokens[..1], LogitsRequest::Last), Err(Error::ContextFull { held: 10, .. })));
 
-    let too_long = SessionOptions { max_tokens: Some(model.info().max_context + 1), ..SessionOptions::default() };
+    let too_long = SessionOptions { context_length: Some(model.info().max_context + 1), ..SessionOptions::default() };
     assert!(matches!(model.new_session(&too_long), Err(Error::InvalidOption { .. })), "more than the model was made for");
 }
 
@@ -188,9 +188,9 @@ pub fn token_outside_the_vocabulary_leaves_the_cache_unchanged(fixture: &Fixture
     let tokens = tokens(&*model, 5);
     let outside = model.info().vocab_size as TokenId;
     let mut session = session(&*model);
-    session.append(&tokens[..3], LogitsWanted::None).unwrap();
+    session.append(&tokens[..3], LogitsRequest::None).unwrap();
     for bad in [outside, TokenId::MAX] {
-        let error = session.append(&[tokens[3], bad], LogitsWanted::Last).unwrap_err();
+        let error = session.append(&[tokens[3], bad], LogitsRequest::Last).unwrap_err();
         assert!(matches!(error, Error::InvalidToken { token, .. } if token == bad), "{error}");
     }
     assert_eq!(session.n_tokens(), 3);
@@ -201,7 +201,7 @@ pub fn token_outside_the_vocabulary_leaves_the_cache_unchanged(fixture: &Fixture
 /// An append of no tokens is an error.
 pub fn no_tokens_is_an_error(fixture: &Fixture) {
     let model = fixture.load();
-    assert!(matches!(session(&*model).append(&[], LogitsWanted::Last), Err(Error::EmptyPrompt)));
+    assert!(matches!(session(&*model).append(&[], LogitsRequest::Last), Err(Error::EmptyPrompt)));
 }
 
 /// A cancelled append says so, holds nothing of the call, and the session works again after a reset.
@@ -211,9 +211,9 @@ pub fn cancelled_append_leaves_the_session_usable(fixture: &Fixture) {
     let whole = last(&mut *session(&*model), &tokens);
     let cancel = CancelToken::new();
     let mut session = model.new_session(&SessionOptions { cancel: cancel.clone(), ..SessionOptions::default() }).unwrap();
-    session.append(&tokens[..5], LogitsWanted::None).unwrap();
+    session.append(&tokens[..5], LogitsRequest::None).unwrap();
     cancel.cancel();
-    assert!(matches!(session.append(&tokens[5..], LogitsWanted::Last), Err(Error::Cancelled)));
+    assert!(matches!(session.append(&tokens[5..], LogitsRequest::Last), Err(Error::Cancelled)));
     assert_eq!(session.n_tokens(), 5);
     cancel.reset();
     assert_close(fixture, &last(&mut *session, &tokens[5..]), &whole, "after a cancel");
@@ -283,7 +283,7 @@ pub(super) fn session(model: &dyn Model) -> Box<dyn Session> {
 }
 
 pub(super) fn last(session: &mut dyn Session, tokens: &[TokenId]) -> Vec<f32> {
-    session.append(tokens, LogitsWanted::Last).unwrap().last().unwrap().to_vec()
+    session.append(tokens, LogitsRequest::Last).unwrap().last().unwrap().to_vec()
 }
 
 fn assert_close(fixture: &Fixture, left: &[f32], right: &[f32], what: &str) {

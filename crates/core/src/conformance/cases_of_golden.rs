@@ -2,7 +2,7 @@
 
 use super::Fixture;
 use super::cases::{relative_difference, session};
-use crate::backend::{LogitsWanted, TokenId};
+use crate::backend::{LogitsRequest, TokenId};
 
 /// Every stored logit of every prompt position is within the golden's tolerance, relative to the largest.
 pub fn logits_match_golden(fixture: &Fixture) {
@@ -11,10 +11,10 @@ pub fn logits_match_golden(fixture: &Fixture) {
     for prompt in &golden.prompts {
         let mut session = session(&*model);
         let rows: Vec<Vec<f32>> = if model.info().capabilities.all_logits {
-            let all = session.append(&prompt.ids, LogitsWanted::All).unwrap();
+            let all = session.append(&prompt.ids, LogitsRequest::All).unwrap();
             (0..all.n_rows()).map(|i| all.row(i).to_vec()).collect()
         } else {
-            prompt.ids.iter().map(|&id| session.append(&[id], LogitsWanted::Last).unwrap().last().unwrap().to_vec()).collect()
+            prompt.ids.iter().map(|&id| session.append(&[id], LogitsRequest::Last).unwrap().last().unwrap().to_vec()).collect()
         };
         let (start, end) = prompt.stored_positions;
         let computed: Vec<f32> = rows[start..end].concat();
@@ -34,13 +34,13 @@ pub fn greedy_tokens_match_golden(fixture: &Fixture) {
     let model = fixture.load();
     for prompt in &golden.prompts {
         let mut session = session(&*model);
-        let mut logits = session.append(&prompt.ids, LogitsWanted::Last).unwrap();
+        let mut logits = session.append(&prompt.ids, LogitsRequest::Last).unwrap();
         let mut tokens: Vec<TokenId> = Vec::new();
         while tokens.len() < prompt.greedy_tokens.len() {
             let row = logits.last().unwrap();
             let best = (0..row.len()).fold(0, |best, id| if row[id] > row[best] { id } else { best }) as TokenId;
             tokens.push(best);
-            logits = session.append(&[best], LogitsWanted::Last).unwrap();
+            logits = session.append(&[best], LogitsRequest::Last).unwrap();
         }
         assert_eq!(tokens, prompt.greedy_tokens, "prompt `{}`", prompt.name);
     }

@@ -1,7 +1,7 @@
 //! What loading does.
 
 use super::{Fixture, cases};
-use crate::backend::{LoadOptions, LogitsWanted, LoraAdapter, ProbePoint, TokenBatch};
+use crate::backend::{LoadOptions, LogitsRequest, LoraAdapter, ProbePoint, TokenBatch};
 use crate::error::Error;
 use crate::files::{ModelFile, ModelFiles};
 
@@ -69,7 +69,7 @@ pub fn undeclared_capability_is_refused(fixture: &Fixture) {
         assert!(matches!(refused, Err(Error::Unsupported { .. })), "hidden states are not declared");
     }
     if !capabilities.all_logits {
-        let refused = cases::session(&*model).append(&tokens, LogitsWanted::All);
+        let refused = cases::session(&*model).append(&tokens, LogitsRequest::All);
         assert!(matches!(refused, Err(Error::Unsupported { .. })), "all logits are not declared");
     }
     if !capabilities.probe {

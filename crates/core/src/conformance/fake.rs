@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::backend::{
-    Backend, BackendKind, Capabilities, DType, Device, DeviceReport, HiddenStates, LoadOptions, Logits, LogitsWanted,
+    Backend, BackendKind, Capabilities, DType, Device, DeviceReport, HiddenStates, LoadOptions, Logits, LogitsRequest,
     LoraAdapter, Model, ModelInfo, Probe, ProbePoint, Session, SessionOptions, Stage, TokenBatch, TokenId,
 };
 use crate::cancel::CancelToken;
@@ -26,7 +26,7 @@ struct FakeSession {
     info: ModelInfo,
     /// The state after each token held; the last is that of the whole sequence.
     states: Vec<u64>,
-    max_tokens: usize,
+    context_length: usize,
     cancel: CancelToken,
 }
 
@@ -87,8 +87,8 @@ impl Model for FakeModel {
     }
 
     fn new_session(&self, options: &SessionOptions) -> Result<Box<dyn Session>> {
-        let max_tokens = options.max_tokens(&self.info)?;
-        Ok(Box::new(FakeSession { info: self.info.clone(), states: Vec::new(), max_tokens, cancel: options.cancel.clone() }))
+        let context_length = options.context_length(&self.info)?;
+        Ok(Box::new(FakeSession { info: self.info.clone(), states: Vec::new(), context_length, cancel: options.cancel.clone() }))
     }
 
     fn encode(&self, batch: &TokenBatch) -> Result<HiddenStates> {
@@ -114,7 +114,7 @@ impl Model for FakeModel {
         if !self.info.capabilities.probe {
             return Err(self.info.unsupported("probing", "the fake was not told to"));
         }
-        self.info.check_append(0, self.info.max_context, tokens, LogitsWanted::None)?;
+        self.info.check_append(0, self.info.max_context, tokens, LogitsRequest::None)?;
         let widths = [(Stage::FinalNorm, self.info.hidden_size), (Stage::Logits, self.info.vocab_size)];
         let known = widths.into_iter().map(|(stage, width)| (ProbePoint { layer: None, stage }, width));
         let of = |(point, width): (ProbePoint, usize)| {
@@ -133,12 +133,12 @@ impl Session for FakeSession {
         self.states.len()
     }
 
-    fn max_tokens(&self) -> usize {
-        self.max_tokens
+    fn context_length(&self) -> usize {
+        self.context_length
     }
 
-    fn append(&mut self, tokens: &[TokenId], wanted: LogitsWanted) -> Result<Logits> {
-        self.info.check_append(self.states.len(), self.max_tokens, tokens, wanted)?;
+    fn append(&mut self, tokens: &[TokenId], wanted: LogitsRequest) -> Result<Logits> {
+        self.info.check_append(self.states.len(), self.context_length, tokens, wanted)?;
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
@@ -149,9 +149,9 @@ impl Session for FakeSession {
             self.states.push(state);
         }
         let first = match wanted {
-            LogitsWanted::None => return Ok(Logits::none()),
-            LogitsWanted::Last => self.states.len() - 1,
-            LogitsWanted::All => before,
+            LogitsRequest::None => return Ok(Logits::none()),
+            LogitsRequest::Last => self.states.len() - 1,
+            LogitsRequest::All => before,
         };
         let vocab_size = self.info.vocab_size;
         Ok(Logits::new(self.states[first..].iter().flat_map(|&state| floats(state, vocab_size)).collect(), vocab_size))

@@ -3,7 +3,7 @@
 //! Links are followed when a file is opened and never resolved before, so that names stay those of the snapshot in a hub cache,
 //! where `snapshots/<revision>/<file>` points to `blobs/<hash>`.
 
-mod nothing;
+mod not_found;
 
 use std::fs;
 use std::io;
@@ -26,11 +26,11 @@ impl ModelFiles {
     pub fn discover(path: &Path, name: &str) -> Result<Self> {
         let metadata = match fs::metadata(path) {
             Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(nothing::at_path(path, name)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(not_found::at_path(path, name)),
             Err(error) => return Err(Error::bad_file(path.to_string_lossy(), "cannot be looked at", error)),
         };
-        if nothing::is_core_ml(path) {
-            return Err(nothing::core_ml(path));
+        if not_found::is_core_ml(path) {
+            return Err(not_found::core_ml(path));
         }
         let is_a = |extension: &str| path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension));
         if metadata.is_dir() {
@@ -42,14 +42,14 @@ impl ModelFiles {
         if metadata.is_file() && is_gguf(path) {
             return Ok(gguf::one_file(path, name));
         }
-        Err(nothing::in_file(path))
+        Err(not_found::in_file(path))
     }
 }
 
 fn directory(dir: &Path, name: &str) -> Result<ModelFiles> {
     let places = places(dir);
     let Some(config) = find(&places, "config.json") else {
-        return gguf::only_one(dir, &nothing::names_in(dir), name).unwrap_or_else(|| Err(nothing::without_config(dir, name)));
+        return gguf::only_one(dir, &not_found::names_in(dir), name).unwrap_or_else(|| Err(not_found::without_config(dir, name)));
     };
     let genai_config = find(&places[..1], GENAI_CONFIG);
     let (graphs, skipped) = match &genai_config {
@@ -58,9 +58,9 @@ fn directory(dir: &Path, name: &str) -> Result<ModelFiles> {
     };
     let files = ModelFiles { weights: weights::find(dir)?, graphs, skipped, genai_config, ..bare(name, config, &places) };
     if files.weights.is_empty() && files.graphs.is_empty() {
-        return match gguf::only_one(dir, &nothing::names_in(dir), name) {
+        return match gguf::only_one(dir, &not_found::names_in(dir), name) {
             Some(gguf) => gguf,
-            None if files.skipped.is_empty() => Err(nothing::without_weights(dir)),
+            None if files.skipped.is_empty() => Err(not_found::without_weights(dir)),
             None => Err(files.no_graph(None)),
         };
     }

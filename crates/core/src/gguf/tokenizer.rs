@@ -3,14 +3,14 @@
 //! A file lists tokens, their types and merges, and names by one word (`tokenizer.ggml.pre`) how text is cut before it is merged:
 //! what that word stands for is llama.cpp's `src/llama-vocab.cpp` and the `tokenizer.json` of the models that were converted.
 
-mod cut;
+mod pre_tokenizer;
 
 use std::collections::HashMap;
 
 use serde::{Serialize, Serializer};
 use serde_json::{Value as Json, json};
 
-use self::cut::Cut;
+use self::pre_tokenizer::PreTokenizer;
 use super::Gguf;
 use super::reader::shown;
 use crate::backend::TokenId;
@@ -100,7 +100,7 @@ impl Gguf {
             }
             None => return Err(self.missing(MODEL)),
         }
-        let cut = self.cut()?;
+        let pre_tokenizer = self.pre_tokenizer()?;
         let kept: Vec<Token<'_>> =
             tokens.into_iter().filter(|token| token.kind != TokenKind::Unused && !token.text.is_empty()).collect();
         self.check_unique(&kept)?;
@@ -108,12 +108,12 @@ impl Gguf {
         let file = File {
             version: "1.0",
             added_tokens: kept.iter().filter(is_added).map(Added::of).collect(),
-            normalizer: cut.normalizer(),
-            pre_tokenizer: cut.pre_tokenizer(),
-            post_processor: self.post_processor(&kept, cut)?,
+            normalizer: pre_tokenizer.normalizer(),
+            pre_tokenizer: pre_tokenizer.pre_tokenizer(),
+            post_processor: self.post_processor(&kept, pre_tokenizer)?,
             decoder: json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}),
             // An added token keeps its id by being in the vocabulary as well; no merge leads to it.
-            model: Model { kind: "BPE", ignore_merges: cut.ignores_merges(), vocab: &kept, merges: self.merges()? },
+            model: Model { kind: "BPE", ignore_merges: pre_tokenizer.ignores_merges(), vocab: &kept, merges: self.merges()? },
         };
         serde_json::to_vec(&file).map_err(|error| Error::bad_file(self.file(), "its tokenizer cannot be written as JSON", error))
     }
@@ -149,13 +149,13 @@ impl Gguf {
         }
     }
 
-    fn cut(&self) -> Result<Cut> {
+    fn pre_tokenizer(&self) -> Result<PreTokenizer> {
         const KEY: &str = "tokenizer.ggml.pre";
         let Some(name) = self.string(KEY)? else {
             return Err(self.no_tokenizer(format!("the file does not say how text is cut into words (`{KEY}`)")));
         };
-        Cut::named(name).ok_or_else(|| {
-            let known = Cut::names().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        PreTokenizer::named(name).ok_or_else(|| {
+            let known = PreTokenizer::names().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
             self.no_tokenizer(format!("`{KEY}` is `{}`; known: {known}", shown(name.as_bytes())))
         })
     }
@@ -182,8 +182,8 @@ impl Gguf {
     }
 
     /// The tokens that are put around a text.
-    fn post_processor(&self, tokens: &[Token<'_>], cut: Cut) -> Result<Json> {
-        let begins = self.boolean("tokenizer.ggml.add_bos_token")?.unwrap_or(cut.begins_text());
+    fn post_processor(&self, tokens: &[Token<'_>], pre_tokenizer: PreTokenizer) -> Result<Json> {
+        let begins = self.boolean("tokenizer.ggml.add_bos_token")?.unwrap_or(pre_tokenizer.begins_text());
         let ends = self.boolean("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
         let special = |wanted: bool, key: &str| -> Result<Option<&Token<'_>>> {
             let id = if wanted { self.integer(key)? } else { None };

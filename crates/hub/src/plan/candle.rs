@@ -52,7 +52,7 @@ pub(super) fn plan(subject: &Subject, workload: &Workload) -> Plan {
         ],
         loading: vec![Part::file("checkpoint, a piece at a time", piece)],
         running: vec![
-            Part::own("KV cache", shape.kv_bytes(resident(n_tokens, workload.max_tokens as u64), 4)),
+            Part::own("KV cache", shape.kv_bytes(resident(n_tokens, workload.context_length as u64), 4)),
             Part::own("activations", 4 * (pass * between(shape) + of_positions(shape, n_tokens))),
             Part::own("logits", LOGITS_COPIES * 4 * shape.vocab_size),
         ],
@@ -73,10 +73,10 @@ fn of_positions(shape: &Shape, n_tokens: u64) -> u64 {
 
 /// Tokens for whose keys and values there is memory at the worst. Room that nothing was written to takes none; when it doubles, what is
 /// held is there twice.
-fn resident(n_tokens: u64, max_tokens: u64) -> u64 {
-    let (mut before, mut capacity) = (0, FIRST_CAPACITY.min(max_tokens));
+fn resident(n_tokens: u64, context_length: u64) -> u64 {
+    let (mut before, mut capacity) = (0, FIRST_CAPACITY.min(context_length));
     while capacity < n_tokens {
-        (before, capacity) = (capacity, (2 * capacity).min(max_tokens.max(n_tokens)));
+        (before, capacity) = (capacity, (2 * capacity).min(context_length.max(n_tokens)));
     }
     n_tokens.max(2 * before)
 }

@@ -55,7 +55,7 @@ pub fn choose(
     let usable = memory.usable();
     let candidate = |entry: &CatalogEntry| {
         let n_tokens = context.unwrap_or(PLANNED_CONTEXT).min(entry.context);
-        let workload = Workload { backend, dtype, n_tokens, max_tokens: n_tokens, threads };
+        let workload = Workload { backend, dtype, n_tokens, context_length: n_tokens, threads };
         let plan = Plan::new(&Subject::of_entry(entry), &workload, measured);
         Candidate { entry: entry.clone(), fits: judge(&plan, &workload, memory) == Verdict::Fits, plan }
     };

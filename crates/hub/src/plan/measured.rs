@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     fn workload(dtype: DType) -> Workload {
-        Workload { backend: BackendKind::Onnx, dtype, n_tokens: 512, max_tokens: 512, threads: 2 }
+        Workload { backend: BackendKind::Onnx, dtype, n_tokens: 512, context_length: 512, threads: 2 }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::machine::{AddressSpace, ControlGroup, Memory};
 const GB: u64 = 1_000_000_000;
 
 fn workload(backend: BackendKind, dtype: DType, n_tokens: usize) -> Workload {
-    Workload { backend, dtype, n_tokens, max_tokens: n_tokens, threads: 2 }
+    Workload { backend, dtype, n_tokens, context_length: n_tokens, threads: 2 }
 }
 
 fn planned(name: &str, backend: BackendKind, dtype: DType, n_tokens: usize) -> Plan {
@@ -86,8 +86,8 @@ fn measured_subject(name: &str) -> Subject {
 
 #[test]
 fn plans_are_near_what_was_measured() {
-    for (name, backend, dtype, n_tokens, max_tokens, peak) in MEASURED {
-        let work = Workload { max_tokens, ..workload(backend, dtype, n_tokens) };
+    for (name, backend, dtype, n_tokens, context_length, peak) in MEASURED {
+        let work = Workload { context_length, ..workload(backend, dtype, n_tokens) };
         let planned = Plan::new(&measured_subject(name), &work, &Measurements::default()).peak() as f64 / 1e6;
         let off = planned / peak as f64 - 1.0;
         assert!(off.abs() < 0.10, "{name} {backend} {dtype} {n_tokens}: {planned:.0} for {peak} MB, {:+.1} %", 100.0 * off);

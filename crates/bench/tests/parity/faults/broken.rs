@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tandem_core::backend::{HiddenStates, LoraAdapter, Probe, ProbePoint, TokenBatch};
-use tandem_core::{Logits, LogitsWanted, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
+use tandem_core::{Logits, LogitsRequest, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
 /// Every token stands one position too late: behind a token that nobody gave.
 pub(super) struct Shifted(pub(super) Arc<dyn Model>);
@@ -18,9 +18,9 @@ impl Model for Shifted {
     }
 
     fn new_session(&self, options: &SessionOptions) -> Result<Box<dyn Session>> {
-        let room = options.max_tokens.map(|n| n + 1).map(|n| n.min(self.info().max_context));
-        let mut session = self.0.new_session(&SessionOptions { max_tokens: room, ..options.clone() })?;
-        session.append(&[STOWAWAY], LogitsWanted::None)?;
+        let room = options.context_length.map(|n| n + 1).map(|n| n.min(self.info().max_context));
+        let mut session = self.0.new_session(&SessionOptions { context_length: room, ..options.clone() })?;
+        session.append(&[STOWAWAY], LogitsRequest::None)?;
         Ok(Box::new(ShiftedSession(session)))
     }
 
@@ -45,11 +45,11 @@ impl Session for ShiftedSession {
         self.0.n_tokens() - 1
     }
 
-    fn max_tokens(&self) -> usize {
-        self.0.max_tokens() - 1
+    fn context_length(&self) -> usize {
+        self.0.context_length() - 1
     }
 
-    fn append(&mut self, tokens: &[TokenId], wanted: LogitsWanted) -> Result<Logits> {
+    fn append(&mut self, tokens: &[TokenId], wanted: LogitsRequest) -> Result<Logits> {
         self.0.append(tokens, wanted)
     }
 
@@ -95,13 +95,13 @@ impl Session for LateSession {
         self.n_tokens
     }
 
-    fn max_tokens(&self) -> usize {
-        self.inner.max_tokens()
+    fn context_length(&self) -> usize {
+        self.inner.context_length()
     }
 
-    fn append(&mut self, tokens: &[TokenId], wanted: LogitsWanted) -> Result<Logits> {
+    fn append(&mut self, tokens: &[TokenId], wanted: LogitsRequest) -> Result<Logits> {
         if let Some(last) = self.last {
-            self.inner.append(&[last], LogitsWanted::None)?;
+            self.inner.append(&[last], LogitsRequest::None)?;
         }
         let logits = self.inner.append(tokens, wanted)?;
         self.n_tokens += tokens.len();

@@ -67,13 +67,13 @@ impl Talk<'_> {
     }
 
     fn remark_on_end(&self, turn: &Turn) {
-        let is_full = self.chat.n_cached() >= self.chat.max_tokens();
+        let is_full = self.chat.n_cached() >= self.chat.context_length();
         match turn.reason {
             Some(FinishReason::Length) if is_full => {
                 self.output.note("the context is full: `/clear` begins anew, `/save FILE` keeps what there is");
             }
             Some(FinishReason::Length) => {
-                let max = self.chat.options.max_tokens.unwrap_or_default();
+                let max = self.chat.options.max_new_tokens.unwrap_or_default();
                 self.output.note(&format!("the answer was ended at {max} tokens: `/set max_tokens N` allows more"));
             }
             Some(FinishReason::Cancelled) if turn.n_tokens == 0 => self.output.note("cancelled: your message was taken back"),
@@ -85,7 +85,7 @@ impl Talk<'_> {
 
     /// `/stats`.
     pub(super) fn stats(&self) -> Result<()> {
-        let (used, max) = (self.chat.n_cached(), self.chat.max_tokens());
+        let (used, max) = (self.chat.n_cached(), self.chat.context_length());
         let share = 100.0 * used as f64 / max as f64;
         self.output.line(&format!("context: {used} of {max} tokens in the cache ({share:.0} %)"))?;
         let Some(turn) = &self.last else { return self.output.line("answers: none yet") };

@@ -35,7 +35,7 @@ pub(super) fn show(reference: &str, entry: &CatalogEntry, named: &Named, options
     let (backend, dtype) = engine(options);
     let threads = options.threads.map_or_else(threads, usize::from);
     let n_tokens = planned_tokens(options.context.map(usize::from), entry.context);
-    let workload = Workload { backend, dtype, n_tokens, max_tokens: n_tokens, threads };
+    let workload = Workload { backend, dtype, n_tokens, context_length: n_tokens, threads };
     let plan = Plan::new(&Subject::of_entry(entry), &workload, &measurements());
     let advice = || "`tandem show auto` says what fits; `--dtype int8` and `int4` take less".into();
     let considered = match named {

@@ -1,10 +1,10 @@
-//! How text is cut into words before bytes are merged, by the name that a GGUF gives it.
+//! How text is split into words before bytes are merged, by the name that a GGUF gives it.
 
 use serde_json::{Value as Json, json};
 
-/// A way to cut text.
+/// A way to split text into words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cut {
+pub(super) enum PreTokenizer {
     /// Qwen2 to 3: digits one by one; text is brought to NFC first.
     Qwen2,
     /// Llama 3: digits by threes; a word that is a token is not merged.
@@ -18,15 +18,15 @@ pub(super) enum Cut {
 }
 
 /// The names that llama.cpp's converter gives them.
-const NAMES: [(&str, Cut); 8] = [
-    ("qwen2", Cut::Qwen2),
-    ("deepseek-r1-qwen", Cut::Qwen2),
-    ("llama-bpe", Cut::Llama3),
-    ("llama3", Cut::Llama3),
-    ("llama-v3", Cut::Llama3),
-    ("gpt-2", Cut::Gpt2),
-    ("smollm", Cut::SmolLm),
-    ("tekken", Cut::Tekken),
+const NAMES: [(&str, PreTokenizer); 8] = [
+    ("qwen2", PreTokenizer::Qwen2),
+    ("deepseek-r1-qwen", PreTokenizer::Qwen2),
+    ("llama-bpe", PreTokenizer::Llama3),
+    ("llama3", PreTokenizer::Llama3),
+    ("llama-v3", PreTokenizer::Llama3),
+    ("gpt-2", PreTokenizer::Gpt2),
+    ("smollm", PreTokenizer::SmolLm),
+    ("tekken", PreTokenizer::Tekken),
 ];
 
 const QWEN2: &str =
@@ -35,10 +35,10 @@ const LLAMA3: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-impl Cut {
+impl PreTokenizer {
     /// The one called `name`.
     pub(super) fn named(name: &str) -> Option<Self> {
-        NAMES.iter().find(|(known, _)| *known == name).map(|(_, cut)| *cut)
+        NAMES.iter().find(|(known, _)| *known == name).map(|(_, pre_tokenizer)| *pre_tokenizer)
     }
 
     /// Every name that is known.

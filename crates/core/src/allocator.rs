@@ -5,7 +5,7 @@
 
 /// Gives whole pages of it back to the system, where the allocator can be told to. It takes some milliseconds: for after what is rare
 /// and large.
-pub fn give_back() {
+pub fn trim() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     #[expect(unsafe_code, reason = "a call of the C library")]
     // SAFETY: it may be called at any time and from any thread, and touches only what is free.
@@ -32,7 +32,7 @@ mod tests {
         let mut blocks: Vec<Option<Vec<u8>>> = (0..2000).map(|_| Some(vec![1; BLOCK])).collect();
         blocks.iter_mut().step_by(2).for_each(|block| *block = None);
         let before = resident();
-        give_back();
+        trim();
         let after = resident();
         assert!(before >= after + 500 * BLOCK, "{before} {after}");
         assert!(blocks.iter().skip(1).step_by(2).all(|block| block.as_ref().is_some_and(|block| block[BLOCK - 1] == 1)));
