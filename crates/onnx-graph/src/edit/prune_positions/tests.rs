@@ -1,4 +1,4 @@
-//! Small decoders of one layer, and where the tokens that nobody wants are left out of them.
+//! Small decoders of one layer, and where they are pruned.
 
 use super::super::tests::{float_constants, graph_of, node};
 use super::*;
@@ -89,7 +89,7 @@ fn inputs<'g>(graph: &'g Graph, value: &str) -> Vec<&'g str> {
 }
 
 #[test]
-fn after_the_last_attention_only_kept_tokens_are_computed() {
+fn only_kept_positions_are_computed_after_the_last_attention() {
     let graph = edited(&decoder(), |_| {});
     assert_eq!(cuts_of(&graph), ["context", "embed"]);
     assert_eq!(inputs(&graph, "attention"), ["num_logits_to_keep/context", "square"]);
@@ -100,7 +100,7 @@ fn after_the_last_attention_only_kept_tokens_are_computed() {
 }
 
 #[test]
-fn what_others_take_keeps_all_tokens() {
+fn values_with_other_consumers_keep_all_positions() {
     let with = |extra: Node| [decoder(), vec![extra]].concat();
     assert_eq!(cuts(&with(node("Relu", &["gated"], &["other"]))), ["gated", "sum"]);
     assert_eq!(cuts(&with(node("Relu", &["hidden"], &["other"]))), ["hidden"]);
@@ -124,7 +124,7 @@ fn what_others_take_keeps_all_tokens() {
 
 /// An operator whose branch takes a value of the graph around it, as it is in a file.
 #[test]
-fn what_a_nested_graph_takes_keeps_all_tokens() {
+fn values_read_by_nested_graphs_keep_all_positions() {
     let mut body = Vec::new();
     put_bytes(&mut body, graph::NODE, encode::node(&node("Relu", &["gated"], &["inner"])));
     let mut branch = Vec::new();
@@ -143,7 +143,7 @@ fn what_a_nested_graph_takes_keeps_all_tokens() {
 }
 
 #[test]
-fn what_may_mix_tokens_ends_it() {
+fn operators_that_may_mix_positions_stop_the_pruning() {
     let replaced = |index: usize, other: Node| {
         let mut nodes = decoder();
         nodes[index] = other;
@@ -169,7 +169,7 @@ fn what_may_mix_tokens_ends_it() {
 }
 
 #[test]
-fn a_norm_of_single_operators_leaves_tokens_on_their_own() {
+fn decomposed_norm_is_pruned() {
     let norm = |axis: i64| {
         let mut reduce = node("ReduceMean", &["square_of_sum"], &["mean"]);
         reduce.attributes.push(Attribute { name: "axes".into(), value: AttributeValue::Ints(vec![axis]) });
@@ -193,7 +193,7 @@ fn a_norm_of_single_operators_leaves_tokens_on_their_own() {
 }
 
 #[test]
-fn an_update_sees_the_tokens_that_its_product_sees() {
+fn low_rank_update_sees_the_positions_of_its_product() {
     let update = |module, n_outputs: usize| LowRank { module, rank: 1, a: &[1.0; 4], b: &[1.0; 4][..n_outputs], scale: 1.0 };
     for updates_first in [true, false] {
         let graph = graph(&decoder());

@@ -1,5 +1,4 @@
 //! What is built is a sound graph of the shape that was asked for, and the same bytes each time.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test is a panic")]
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -95,7 +94,7 @@ fn every_input_is_computed_before(graph: &Graph) {
     }
     for value in graph.nodes().iter().flat_map(|node| &node.outputs).filter(|value| !value.is_empty()) {
         let taken = graph.nodes().iter().any(|node| node.inputs.contains(value));
-        assert!(taken || graph.outputs().iter().any(|output| output.name == *value), "nobody takes `{value}`");
+        assert!(taken || graph.outputs().iter().any(|output| output.name == *value), "`{value}` is not used");
     }
     let used = |name: &str| graph.nodes().iter().any(|node| node.inputs.iter().any(|input| input == name));
     for tensor in graph.initializers() {
@@ -121,7 +120,7 @@ fn widened(spec: &DecoderSpec, name: &str) -> Vec<f32> {
 }
 
 #[test]
-fn inputs_and_outputs_are_those_of_the_documentation() {
+fn inputs_and_outputs_are_as_documented() {
     let spec = spec();
     let (graph, _) = built(&spec, &options(Outputs::LogitsAndHiddenStates, WeightFormat::F32));
     let symbol = |name: &str| Dim::Symbolic(name.into());
@@ -143,14 +142,14 @@ fn inputs_and_outputs_are_those_of_the_documentation() {
 }
 
 #[test]
-fn a_checkpoint_without_prefix_is_read_by_its_names() {
+fn weight_prefix_may_be_empty() {
     let spec = DecoderSpec { prefix: String::new(), qk_norm: true, ..spec() };
     let (graph, _) = built(&spec, &options(Outputs::HiddenStates, WeightFormat::F32));
     assert!(graph.main().initializer("norm.weight").is_some());
 }
 
 #[test]
-fn a_graph_for_embeddings_has_no_head() {
+fn hidden_states_graph_has_no_head() {
     let (graph, built) = built(&spec(), &options(Outputs::HiddenStates, WeightFormat::Int8));
     assert!(graph.main().inputs.iter().all(|input| input.name != "num_logits_to_keep"));
     assert!(graph.outputs().iter().all(|output| output.name != "logits"));
@@ -161,7 +160,7 @@ fn a_graph_for_embeddings_has_no_head() {
 }
 
 #[test]
-fn attention_has_the_windows_biases_and_norms_of_the_specification() {
+fn attention_has_windows_biases_and_norms() {
     let (graph, _) = built(&spec(), &options(Outputs::Logits, WeightFormat::F32));
     let attention: Vec<_> = graph.nodes().iter().filter(|node| node.op_type == "GroupQueryAttention").collect();
     assert_eq!(attention.iter().map(|node| node.int("local_window_size")).collect::<Vec<_>>(), [Some(-1), Some(7)]);
@@ -181,7 +180,7 @@ fn attention_has_the_windows_biases_and_norms_of_the_specification() {
 }
 
 #[test]
-fn float_weights_are_the_checkpoints_transposed() {
+fn float_weights_are_transposed() {
     let spec = spec();
     let (graph, built) = built(&spec, &options(Outputs::Logits, WeightFormat::F32));
     let packed = floats(&graph, &built, "model.layers.0.self_attn.qkv_proj.weight");
@@ -201,7 +200,7 @@ fn float_weights_are_the_checkpoints_transposed() {
 }
 
 #[test]
-fn a_graph_of_halves_computes_in_them_and_gives_floats() {
+fn f16_graph_computes_in_f16_and_outputs_f32() {
     let spec = DecoderSpec { qk_norm: true, qkv_bias: true, ..spec() };
     let (graph, built) = built(&spec, &options(Outputs::LogitsAndHiddenStates, WeightFormat::F16));
     let is_float = |data_type: DataType| [DataType::FLOAT, DataType::BFLOAT16].contains(&data_type);
@@ -220,7 +219,7 @@ fn a_graph_of_halves_computes_in_them_and_gives_floats() {
 }
 
 #[test]
-fn a_tied_quantised_embedding_is_stored_once() {
+fn tied_quantised_embedding_is_stored_once() {
     let (graph, _) = built(&spec(), &options(Outputs::Logits, WeightFormat::Int4));
     let place = |name: &str| graph.main().initializer(name).unwrap().data.clone();
     assert_eq!(place("model.embed_tokens.weight.codes"), place("model.embed_tokens.weight.lookup_codes"));
@@ -239,7 +238,7 @@ fn a_tied_quantised_embedding_is_stored_once() {
 }
 
 #[test]
-fn blocks_have_the_size_and_zero_points_that_were_asked_for() {
+fn blocks_have_the_requested_size_and_zero_points() {
     let with = |size, symmetric, weights, head| {
         let blocks = Blocks { size, symmetric };
         built(&spec(), &BuildOptions { blocks, head, ..options(Outputs::Logits, weights) }).0
@@ -267,7 +266,7 @@ fn blocks_have_the_size_and_zero_points_that_were_asked_for() {
 }
 
 #[test]
-fn one_file_several_files_and_memory_hold_the_same() {
+fn inline_external_and_exported_graphs_are_equal() {
     let spec = spec();
     for format in [WeightFormat::F32, WeightFormat::Int4] {
         let options = options(Outputs::Logits, format);
@@ -288,7 +287,7 @@ fn one_file_several_files_and_memory_hold_the_same() {
 }
 
 #[test]
-fn large_constants_begin_on_a_page_and_none_overlap() {
+fn large_constants_are_page_aligned_and_do_not_overlap() {
     let (graph, built) = built(&spec(), &options(Outputs::Logits, WeightFormat::F32));
     let mut places: Vec<_> = graph
         .initializers()
@@ -305,7 +304,7 @@ fn large_constants_begin_on_a_page_and_none_overlap() {
 }
 
 #[test]
-fn wrong_and_missing_weights_are_named_and_leave_nothing_behind() {
+fn weight_errors_leave_nothing_behind() {
     let parent = tempfile::tempdir().unwrap();
     let directory = parent.path().join("exported");
     let options = options(Outputs::Logits, WeightFormat::F32);
@@ -338,7 +337,7 @@ fn wrong_and_missing_weights_are_named_and_leave_nothing_behind() {
 }
 
 #[test]
-fn work_ends_within_a_weight_and_leaves_nothing_behind() {
+fn interruption_within_a_weight_leaves_nothing_behind() {
     let parent = tempfile::tempdir().unwrap();
     let directory = parent.path().join("exported");
     // One weight of many rows, and no other that takes as many questions.
@@ -360,7 +359,7 @@ fn work_ends_within_a_weight_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn the_last_layer_computes_kept_tokens_alone_unless_all_hidden_states_are_wanted() {
+fn last_layer_computes_kept_positions_unless_hidden_states_are_output() {
     let slices = |outputs, adapter_inputs| {
         let options = BuildOptions { adapter_inputs, ..options(outputs, WeightFormat::F32) };
         let (graph, _) = built(&spec(), &options);
@@ -375,7 +374,7 @@ fn the_last_layer_computes_kept_tokens_alone_unless_all_hidden_states_are_wanted
 }
 
 #[test]
-fn specifications_that_contradict_themselves_are_refused() {
+fn inconsistent_specifications_are_refused() {
     let check = |spec: &DecoderSpec, field: &str, problem: &str| {
         let error = build(spec, &options(Outputs::Logits, WeightFormat::F32), &mut source(spec)).unwrap_err();
         assert_eq!(error.field(), Some(field));
@@ -388,11 +387,11 @@ fn specifications_that_contradict_themselves_are_refused() {
     check(&DecoderSpec { head_dim: 1024, rope, ..spec() }, "rope.n_positions", "more than a table can hold");
     check(&DecoderSpec { head_dim: 15, ..spec() }, "rope.inverse_frequencies", "8 of them for heads of 15");
     check(&DecoderSpec { layer_windows: vec![], ..spec() }, "layer_windows", "0 of them for 2 layers");
-    check(&DecoderSpec { layer_windows: vec![None, Some(0)], ..spec() }, "layer_windows", "`0` is no number of tokens");
+    check(&DecoderSpec { layer_windows: vec![None, Some(0)], ..spec() }, "layer_windows", "`0` is not a number of tokens");
 }
 
 #[test]
-fn an_adapter_is_an_input_that_is_empty_by_default() {
+fn adapter_inputs_default_to_rank_zero() {
     let options = BuildOptions { adapter_inputs: true, ..options(Outputs::Logits, WeightFormat::Int4) };
     let (graph, _) = built(&spec(), &options);
     let adapted: Vec<_> = graph.main().inputs.iter().filter(|input| input.name.contains(".lora_")).collect();

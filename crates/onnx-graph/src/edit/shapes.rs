@@ -1,6 +1,6 @@
-//! What is known of the shapes of a graph's values, and which operators leave every token on its own.
+//! Infers which values of a graph are `[batch, tokens, width]`, and which operators work position by position.
 //!
-//! ONNX files need not say the shapes of values between operators, so they are followed from the token ids on.
+//! ONNX files need not declare the shapes of values between operators, so they are inferred from the token ids on.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,69 +9,69 @@ use crate::graph::{AttributeValue, DataType, Dim, Graph, Node, Tensor, TensorDat
 /// The input whose second dim counts tokens.
 const IDS: &str = "input_ids";
 
-/// What is known of a value.
+/// The inferred shape of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+enum Shape {
     /// `[batch, tokens, width]`
     Tokens,
     /// The same for any number of tokens.
     Constant(Constant),
 }
 
-/// What is known of a constant.
+/// The inferred shape of a constant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Constant {
-    /// How many dims it has.
+    /// The number of dims.
     n_dims: usize,
-    /// No dim but the last has more than one entry: added to a row of each token, it is the same for all.
+    /// Only the last dim is larger than 1: broadcast over tokens, it is the same for all.
     is_row: bool,
-    /// The only integer that it holds.
+    /// The value of a single integer.
     integer: Option<i64>,
 }
 
-/// The forms of the values of a graph; of those that are not in it nothing is known.
-pub(super) struct Forms<'g> {
+/// The inferred shapes of a graph's values; the shape of any other value is unknown.
+pub(super) struct Shapes<'g> {
     graph: &'g Graph,
-    forms: HashMap<&'g str, Form>,
+    shapes: HashMap<&'g str, Shape>,
     /// Names of dims that count tokens.
     token_dims: HashSet<&'g str>,
 }
 
-impl<'g> Forms<'g> {
-    /// Follows the values of the main graph, whose operators are in topological order.
+impl<'g> Shapes<'g> {
+    /// Infers the shapes of the main graph, whose operators are in topological order.
     pub(super) fn read(graph: &'g Graph) -> Self {
         let main = graph.main();
-        let mut forms = Self { graph, forms: HashMap::new(), token_dims: HashSet::new() };
+        let mut shapes = Self { graph, shapes: HashMap::new(), token_dims: HashSet::new() };
         let overridden: HashSet<&str> = main.inputs.iter().map(|input| input.name.as_str()).collect();
         for tensor in &main.initializers {
-            let constant = forms.constant(tensor);
+            let constant = shapes.constant(tensor);
             let is_row = constant.is_row && !overridden.contains(tensor.name.as_str());
-            forms.forms.insert(&tensor.name, Form::Constant(Constant { is_row, ..constant }));
+            shapes.shapes.insert(&tensor.name, Shape::Constant(Constant { is_row, ..constant }));
         }
         let declared: HashMap<&str, &'g ValueInfo> =
             main.values.iter().chain(&main.inputs).chain(&main.outputs).map(|value| (value.name.as_str(), value)).collect();
         if let Some([_, Dim::Symbolic(tokens)]) = declared.get(IDS).and_then(|ids| ids.dims.as_deref()) {
-            forms.token_dims.insert(tokens);
+            shapes.token_dims.insert(tokens);
         }
         for value in declared.values() {
-            forms.learn(value);
+            shapes.learn(value);
         }
         for node in &main.nodes {
-            let computed = forms.outputs(node);
-            for (output, form) in node.outputs.iter().zip(computed) {
-                if let Some(form) = form.filter(|_| !output.is_empty()) {
-                    forms.forms.insert(output, form);
+            let computed = shapes.outputs(node);
+            for (output, shape) in node.outputs.iter().zip(computed) {
+                if let Some(shape) = shape.filter(|_| !output.is_empty()) {
+                    shapes.shapes.insert(output, shape);
                 }
                 if let Some(value) = declared.get(output.as_str()) {
-                    forms.learn(value);
+                    shapes.learn(value);
                 }
             }
         }
-        forms
+        shapes
     }
 
-    /// The inputs of `node` that are `[batch, tokens, width]`, when what it computes of each token depends on that token's rows of
-    /// them alone. Its outputs are of that form then as well.
+    /// The inputs of `node` that are `[batch, tokens, width]`, if it computes each position from that position of them alone. Its outputs have
+    /// that shape too then.
     pub(super) fn token_inputs(&self, node: &'g Node) -> Option<Vec<&'g str>> {
         let contrib = node.domain == "com.microsoft";
         if !contrib && !["", "ai.onnx"].contains(&node.domain.as_str()) {
@@ -85,7 +85,7 @@ impl<'g> Forms<'g> {
             }
             "MatMulNBits" | "MatMulBnb4" if contrib => self.first_and_constants(node, 1),
             "MatMulInteger" => {
-                // A zero point with a dim would be one for each token.
+                // A zero point with a dim would be one per token.
                 let has_one_zero = node.inputs.get(2).is_none_or(String::is_empty) || self.constant_input(node, 2)?.n_dims == 0;
                 let is_matrix = self.constant_input(node, 1)?.n_dims == 2;
                 self.first_and_constants(node, 1).filter(|_| is_matrix && has_one_zero)
@@ -107,12 +107,12 @@ impl<'g> Forms<'g> {
         }
     }
 
-    /// A value whose declared shape has a dim that counts tokens in the middle of three; or, of one that is known to have this form,
-    /// the name of its dim.
+    /// Learns that a value whose second of three declared dims counts tokens is `[batch, tokens, width]`; or, from a value that is known to
+    /// be, that its second dim counts tokens.
     fn learn(&mut self, value: &'g ValueInfo) {
         if let Some([_, Dim::Symbolic(tokens), _]) = value.dims.as_deref() {
             if self.token_dims.contains(tokens.as_str()) {
-                self.forms.insert(&value.name, Form::Tokens);
+                self.shapes.insert(&value.name, Shape::Tokens);
             } else if self.is_tokens(&value.name) {
                 self.token_dims.insert(tokens);
             }
@@ -120,33 +120,33 @@ impl<'g> Forms<'g> {
     }
 
     fn is_tokens(&self, value: &str) -> bool {
-        self.forms.get(value) == Some(&Form::Tokens)
+        self.shapes.get(value) == Some(&Shape::Tokens)
     }
 
-    /// The forms of what a node computes, output by output.
-    fn outputs(&self, node: &'g Node) -> Vec<Option<Form>> {
-        const SCALAR: Form = Form::Constant(Constant { n_dims: 0, is_row: true, integer: None });
+    /// The shapes of a node's outputs.
+    fn outputs(&self, node: &'g Node) -> Vec<Option<Shape>> {
+        const SCALAR: Shape = Shape::Constant(Constant { n_dims: 0, is_row: true, integer: None });
         if self.token_inputs(node).is_some() {
-            return vec![Some(Form::Tokens); node.outputs.len()];
+            return vec![Some(Shape::Tokens); node.outputs.len()];
         }
         let input = |index: usize| node.inputs.get(index).map(String::as_str).unwrap_or_default();
         let n_dims = |index| self.constant_input(node, index).map(|constant| constant.n_dims);
-        let of_rows = |is_so: bool| vec![is_so.then_some(Form::Tokens)];
+        let of_rows = |is_so: bool| vec![is_so.then_some(Shape::Tokens)];
         match node.op_type.as_str() {
-            "Constant" => vec![self.constant_node(node).map(Form::Constant)],
+            "Constant" => vec![self.constant_node(node).map(Shape::Constant)],
             "Gather" => of_rows(input(1) == IDS && node.int("axis").unwrap_or(0) == 0 && n_dims(0) == Some(2)),
-            // The scales have as many dims as the codes, which may have been reshaped.
+            // The scales have as many dims as the original codes, which may have been reshaped.
             "GatherBlockQuantized" => {
                 of_rows(input(1) == IDS && node.int("gather_axis").unwrap_or(0) == 0 && n_dims(2) == Some(2))
             }
             "GroupQueryAttention" | "MultiHeadAttention" => of_rows(node.domain == "com.microsoft"),
-            // One scale and one zero point for all tokens, so that no token is on its own.
-            "DynamicQuantizeLinear" if self.is_tokens(input(0)) => vec![Some(Form::Tokens), Some(SCALAR), Some(SCALAR)],
-            _ => vec![self.computed_constant(node).map(Form::Constant)],
+            // All tokens share one scale and one zero point, so it does not work position by position.
+            "DynamicQuantizeLinear" if self.is_tokens(input(0)) => vec![Some(Shape::Tokens), Some(SCALAR), Some(SCALAR)],
+            _ => vec![self.computed_constant(node).map(Shape::Constant)],
         }
     }
 
-    /// What is computed of constants alone, as far as its shape is known.
+    /// The shape of a value that is computed from constants only.
     fn computed_constant(&self, node: &Node) -> Option<Constant> {
         let first = self.constant_input(node, 0)?;
         match node.op_type.as_str() {
@@ -183,13 +183,13 @@ impl<'g> Forms<'g> {
     }
 
     fn constant_input(&self, node: &Node, index: usize) -> Option<Constant> {
-        match self.forms.get(node.inputs.get(index)?.as_str())? {
-            Form::Constant(constant) => Some(*constant),
-            Form::Tokens => None,
+        match self.shapes.get(node.inputs.get(index)?.as_str())? {
+            Shape::Constant(constant) => Some(*constant),
+            Shape::Tokens => None,
         }
     }
 
-    /// The first `n` inputs, when they have a row for each token and all others are constants.
+    /// The first `n` inputs, if they have a row per token and all others are constants.
     fn first_and_constants(&self, node: &'g Node, n: usize) -> Option<Vec<&'g str>> {
         let (tokens, others) = node.inputs.split_at_checked(n)?;
         let are_fixed = (n..).zip(others).all(|(index, other)| other.is_empty() || self.constant_input(node, index).is_some());
@@ -197,7 +197,7 @@ impl<'g> Forms<'g> {
         (are_fixed && are_tokens).then(|| tokens.iter().map(String::as_str).collect())
     }
 
-    /// The inputs with a row for each token, when there are some and all others are one row for all tokens.
+    /// The inputs with a row per token, if there are any and the others are one row for all tokens.
     fn rows(&self, node: &'g Node) -> Option<Vec<&'g str>> {
         let mut tokens = Vec::new();
         for (index, input) in node.inputs.iter().enumerate().filter(|(_, input)| !input.is_empty()) {
@@ -210,7 +210,7 @@ impl<'g> Forms<'g> {
         (!tokens.is_empty()).then_some(tokens)
     }
 
-    /// The one axis that a node reduces: an attribute of it, or an input in later versions of ONNX.
+    /// The single axis that a node reduces: an attribute, or an input in later versions of ONNX.
     fn reduced_axis(&self, node: &Node) -> Option<i64> {
         match node.attribute("axes") {
             Some(AttributeValue::Ints(axes)) => <[i64; 1]>::try_from(axes.as_slice()).ok().map(|[axis]| axis),
@@ -224,7 +224,7 @@ fn is_last_axis(axis: i64) -> bool {
     matches!(axis, -1 | 2)
 }
 
-/// Operators that compute each element of their output from the elements at its place, with broadcasting.
+/// Elementwise operators, with broadcasting.
 const ELEMENTWISE: [&str; 29] = [
     "Add",
     "Sub",

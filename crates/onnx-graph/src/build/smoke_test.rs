@@ -1,4 +1,4 @@
-//! The smallest graph that shows that an engine computes.
+//! The smallest graph that shows whether an engine computes.
 
 use super::plan::{IR_VERSION, OPSET};
 use crate::encode;
@@ -6,8 +6,8 @@ use crate::graph::{DataType, Dim, Node, ValueInfo};
 use crate::schema::{graph, model};
 use crate::wire::{put_bytes, put_int};
 
-/// An ONNX file of one node: `y = x · x` of a float matrix `x` of `[2, 2]`. Every engine and every provider can run it.
-pub fn probe() -> Vec<u8> {
+/// An ONNX file with one node: `y = x · x` of a float matrix `x` of `[2, 2]`. Every engine and provider can run it.
+pub fn smoke_test_graph() -> Vec<u8> {
     let value = |name: &str| ValueInfo {
         name: name.into(),
         data_type: Some(DataType::FLOAT),
@@ -22,7 +22,7 @@ pub fn probe() -> Vec<u8> {
     };
     let mut body = Vec::new();
     put_bytes(&mut body, graph::NODE, encode::node(&product));
-    put_bytes(&mut body, graph::NAME, "probe");
+    put_bytes(&mut body, graph::NAME, "smoke_test");
     put_bytes(&mut body, graph::INPUT, encode::value_info(&value("x")));
     put_bytes(&mut body, graph::OUTPUT, encode::value_info(&value("y")));
     let mut out = Vec::new();
@@ -35,11 +35,11 @@ pub fn probe() -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Graph, probe};
+    use crate::{Graph, smoke_test_graph};
 
     #[test]
-    fn it_is_a_graph_of_one_node() {
-        let graph = Graph::parse(probe(), "probe").unwrap();
+    fn smoke_test_graph_has_one_node_and_one_input() {
+        let graph = Graph::parse(smoke_test_graph(), "smoke test").unwrap();
         let nodes: Vec<_> = graph.nodes().iter().map(|node| (node.op_type.as_str(), node.inputs.len())).collect();
         assert_eq!(nodes, [("MatMul", 2)]);
         assert_eq!(graph.inputs().map(|input| input.name.as_str()).collect::<Vec<_>>(), ["x"]);
