@@ -1,4 +1,4 @@
-//! Proof that a device computes: a graph of one node is run on it. That a provider is in the library says little.
+//! Checks that a device computes: runs a graph of one node on it. That a provider is in the library says little.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ort::value::Tensor;
 use tandem_core::backend::LoadOptions;
 use tandem_core::{BackendKind, Device, Error, Result};
-use tandem_onnx_graph::probe;
+use tandem_onnx_graph::smoke_test_graph;
 
 use crate::device::{provider_name, session_builder};
 use crate::error::Doing;
@@ -16,12 +16,12 @@ use crate::{library, placement};
 const MATRIX: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
 const SQUARE: [f32; 4] = [7.0, 10.0, 15.0, 22.0];
 
-/// What ran on a device.
+/// What ran on a device when it was checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Proof {
+pub struct DeviceCheck {
     /// The provider that the engine gave the node to.
     pub provider: String,
-    /// How long making the session and running it took.
+    /// How long it took to create the session and run it.
     pub time: Duration,
 }
 
@@ -29,13 +29,13 @@ pub struct Proof {
 ///
 /// # Errors
 /// As loading a model; [`Error::DeviceUnavailable`] also when the node was run elsewhere or its result is wrong.
-pub fn prove(explicit: Option<&Path>, device: Device) -> Result<Proof> {
+pub fn check_device(explicit: Option<&Path>, device: Device) -> Result<DeviceCheck> {
     const DOING: &str = "to run a graph of one node";
     let started = Instant::now();
     let environment = library::environment(explicit)?;
     let options = LoadOptions { device, ..LoadOptions::default() };
     let mut builder = session_builder(&environment, &options)?.with_config_entry(placement::RECORD, "1").doing(DOING)?;
-    let mut session = builder.commit_from_memory(&probe()).doing(DOING)?;
+    let mut session = builder.commit_from_memory(&smoke_test_graph()).doing(DOING)?;
     let placed = placement::read(&session).doing(DOING)?;
     let provider = placed.first().map(|placed| placed.provider.clone()).unwrap_or_default();
     if provider != provider_name(device) {
@@ -45,9 +45,9 @@ pub fn prove(explicit: Option<&Path>, device: Device) -> Result<Proof> {
     let outputs = session.run(ort::inputs!["x" => matrix]).doing(DOING)?;
     let (_, square) = outputs["y"].try_extract_tensor::<f32>().doing(DOING)?;
     if square != SQUARE {
-        return Err(unavailable(device, format!("it computed {square:?} in the place of {SQUARE:?}")));
+        return Err(unavailable(device, format!("it computed {square:?} instead of {SQUARE:?}")));
     }
-    Ok(Proof { provider, time: started.elapsed() })
+    Ok(DeviceCheck { provider, time: started.elapsed() })
 }
 
 fn unavailable(device: Device, reason: String) -> Error {

@@ -1,7 +1,13 @@
-//! All graphs in the cache: what there is, how much of it is kept, and how it is removed.
+//! Graphs that were made from checkpoints and are kept for the next load: found by a hash of what they were made from, listed, and
+//! evicted, least recently used first, when they take more than [`CACHE_SIZE`] allows.
+
+mod entry;
+mod hashes;
+mod lock;
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use tandem_core::export::{CachedGraphInfo, RemovedGraphs};
@@ -9,47 +15,48 @@ use tandem_core::size::Size;
 use tandem_core::{Error, Result};
 use tandem_onnx_graph::{GRAPH_FILE, Graph};
 
-use super::hashes::is_sha256;
-use super::{lock, unusable};
+pub use self::entry::{CachedGraph, cached_graph};
+use self::hashes::is_sha256;
+use crate::export::cannot;
 use crate::library;
 
-/// The variable that says how large the graphs in the cache may be together, such as `50GB`.
+/// The variable that limits the total size of the graphs in the cache, such as `50GB`.
 pub const CACHE_SIZE: &str = "TANDEM_CACHE_SIZE";
 
-/// How large they may be where it is not set.
+/// The limit when it is not set.
 const DEFAULT_SIZE: u64 = 30_000_000_000;
 
-/// Where the graphs are: in `cache`, or the user's own.
+/// The directory of the graphs: in `cache`, or in the user's own.
 ///
 /// # Errors
-/// [`Error::EngineLibrary`] when the user has no cache.
-pub fn graphs_dir(cache: Option<&Path>) -> Result<PathBuf> {
+/// [`Error::EngineLibrary`] when the user has no cache directory.
+pub fn directory(cache: Option<&Path>) -> Result<PathBuf> {
     Ok(cache.map_or_else(library::cache_dir, |cache| Ok(cache.into()))?.join("graphs"))
 }
 
-/// How large the graphs may be together: what [`CACHE_SIZE`] says, or 30 GB.
+/// The limit on the total size of the graphs: [`CACHE_SIZE`], or 30 GB.
 ///
 /// # Errors
-/// [`Error::InvalidOption`] when that is no amount.
+/// [`Error::InvalidOption`] when it is not a size.
 pub fn limit() -> Result<u64> {
     limit_of(std::env::var_os(CACHE_SIZE).as_deref())
 }
 
-/// The graphs in `graphs`, which is a [`graphs_dir`], that used longest ago first. None when there is no such directory.
-pub fn stock(graphs: &Path) -> Vec<CachedGraphInfo> {
+/// The graphs in `graphs`, a [`directory`], least recently used first. Empty when the directory does not exist.
+pub fn list(graphs: &Path) -> Vec<CachedGraphInfo> {
     let entries = fs::read_dir(graphs).into_iter().flatten().flatten();
     let mut found: Vec<_> = entries.filter_map(|entry| read(&entry.path())).collect();
     found.sort_by(|one, other| (one.used, &one.directory).cmp(&(other.used, &other.directory)));
     found
 }
 
-/// Removes every graph in `graphs` that nobody uses. One that is needed again is made again.
+/// Removes every graph in `graphs` that is not in use. A graph that is needed again is built again.
 ///
 /// # Errors
 /// [`Error::BadFile`] when one cannot be removed.
 pub fn clear(graphs: &Path) -> Result<RemovedGraphs> {
     let mut done = RemovedGraphs::default();
-    for graph in stock(graphs) {
+    for graph in list(graphs) {
         match remove(&graph).map_err(|error| unusable("removed", &graph.directory, error))? {
             true => done.removed.push(graph),
             false => done.in_use.push(graph),
@@ -58,12 +65,12 @@ pub fn clear(graphs: &Path) -> Result<RemovedGraphs> {
     Ok(done)
 }
 
-/// Removes graphs that nobody uses, those used longest ago first, until all together take `limit` bytes; `newest` stays whatever its
-/// size. What cannot be removed stays: the next export tries again.
-pub(super) fn trim(graphs: &Path, limit: u64, newest: &Path) {
-    let stock = stock(graphs);
-    let mut total: u64 = stock.iter().map(|graph| graph.bytes).sum();
-    for graph in stock.iter().filter(|graph| graph.directory != newest) {
+/// Removes graphs that are not in use, least recently used first, until the total is within `limit` bytes; `newest` stays whatever its
+/// size. A graph that cannot be removed stays until the next export tries again.
+fn evict_lru(graphs: &Path, limit: u64, newest: &Path) {
+    let cached = list(graphs);
+    let mut total: u64 = cached.iter().map(|graph| graph.bytes).sum();
+    for graph in cached.iter().filter(|graph| graph.directory != newest) {
         if total <= limit {
             return;
         }
@@ -73,11 +80,11 @@ pub(super) fn trim(graphs: &Path, limit: u64, newest: &Path) {
     }
 }
 
-/// Removes a graph unless somebody uses it. First of all the file goes by which it is found, so that no part of it is taken for it.
-fn remove(graph: &CachedGraphInfo) -> std::io::Result<bool> {
+/// Removes a graph unless it is in use. The file by which it is found is removed first, so that a partly removed graph is not found.
+fn remove(graph: &CachedGraphInfo) -> io::Result<bool> {
     let Some(_lock) = lock::alone(&graph.directory.with_extension("lock")) else { return Ok(false) };
     match fs::remove_file(graph.directory.join(GRAPH_FILE)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     fs::remove_dir_all(&graph.directory)?;
@@ -101,12 +108,24 @@ fn read(directory: &Path) -> Option<CachedGraphInfo> {
     })
 }
 
+/// A failure of the cache, with its remedy.
+fn unusable(done: &str, path: &Path, error: io::Error) -> Error {
+    match cannot(done, path, error) {
+        Error::BadFile { file, problem, source, .. } => {
+            let hint =
+                "make the cache writable, set `TANDEM_CACHE` to a directory that is, or export the model with `tandem export`";
+            Error::BadFile { file, problem, hint: Some(hint.into()), source }
+        }
+        other => other,
+    }
+}
+
 fn limit_of(text: Option<&OsStr>) -> Result<u64> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(DEFAULT_SIZE) };
     let text = text.to_string_lossy();
     let size = text.parse::<Size>();
     size.map(|size| size.0)
-        .map_err(|_| Error::invalid_option(CACHE_SIZE, &text, "is no amount such as `50GB`, `50GiB` or `500MB`"))
+        .map_err(|_| Error::invalid_option(CACHE_SIZE, &text, "is not a size such as `50GB`, `50GiB` or `500MB`"))
 }
 
 #[cfg(test)]
@@ -128,11 +147,11 @@ mod tests {
     }
 
     fn letters(graphs: &Path) -> String {
-        stock(graphs).iter().filter_map(|graph| graph.directory.file_name()?.to_str()?.chars().next()).collect()
+        list(graphs).iter().filter_map(|graph| graph.directory.file_name()?.to_str()?.chars().next()).collect()
     }
 
     #[test]
-    fn what_was_used_longest_ago_goes_until_the_rest_fits() {
+    fn least_recently_used_graphs_are_evicted_until_the_rest_fits() {
         const HOUR: Duration = Duration::from_secs(3600);
         let dir = tempfile::tempdir().unwrap();
         let graphs = dir.path();
@@ -140,19 +159,19 @@ mod tests {
         fs::write(graphs.join("hashes.json"), TEN).unwrap();
         fs::create_dir(graphs.join("other")).unwrap();
         assert_eq!(letters(graphs), "bacd");
-        trim(graphs, 40, &d);
+        evict_lru(graphs, 40, &d);
         assert_eq!(letters(graphs), "bacd");
-        trim(graphs, 39, &d);
+        evict_lru(graphs, 39, &d);
         assert_eq!(letters(graphs), "acd");
-        // Whoever uses one keeps it, and the newest stays in any case.
+        // Graphs in use stay, and so does the newest.
         let used = fs::File::open(c.with_extension("lock")).unwrap();
         used.lock_shared().unwrap();
-        trim(graphs, 0, &d);
+        evict_lru(graphs, 0, &d);
         assert_eq!(letters(graphs), "cd");
         let done = clear(graphs).unwrap();
         assert_eq!((done.removed.len(), done.in_use.len(), letters(graphs)), (1, 1, "c".into()));
         drop(used);
-        // What a removal left that was killed.
+        // What a killed removal left.
         fs::remove_file(c.join(GRAPH_FILE)).unwrap();
         fs::write(c.join("model.onnx.data"), TEN).unwrap();
         assert_eq!((clear(graphs).unwrap().removed.len(), letters(graphs)), (1, String::new()));
@@ -161,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_an_amount_with_a_unit() {
+    fn limit_is_a_size_with_a_unit() {
         let limit = |text: &str| limit_of(Some(text.as_ref()));
         assert_eq!((limit_of(None).unwrap(), limit("").unwrap()), (DEFAULT_SIZE, DEFAULT_SIZE));
         assert_eq!((limit("50GB").unwrap(), limit("1GiB").unwrap()), (50_000_000_000, 1 << 30));

@@ -1,22 +1,38 @@
-//! Names of the values in graphs, by who wrote them: our own builder, onnxruntime-genai's (`builders/base.py`), whose graphs
-//! onnx-community publishes as well, and optimum's export through torch.
+//! Which value of a graph holds what, by the names that exporters give them: Tandem's own builder, onnxruntime-genai's
+//! (`builders/base.py`), whose graphs onnx-community publishes as well, and optimum's export through torch.
 
-use tandem_core::backend::{ProbePoint, Stage};
+use tandem_core::TokenId;
+use tandem_core::backend::{Probe, ProbePoint, Stage};
 use tandem_core::config::ModelConfig;
 use tandem_onnx_graph::Graph;
 
-use super::Holds;
+/// What a value holds, as `[1, n, width]` except for cached keys.
+#[derive(Clone, Copy)]
+pub(crate) enum Layout {
+    One(ProbePoint),
+    /// Queries, keys and values of a layer side by side, with the widths of the first two.
+    Projected {
+        layer: usize,
+        queries: usize,
+        keys: usize,
+    },
+    /// Keys as the cache holds them, `[1, kv_heads, n, head_dim]`.
+    Cached {
+        point: ProbePoint,
+        head_dim: usize,
+    },
+}
 
-/// Whether `graph` has names that are known here: those of the first norm, which every writer's graphs have.
+/// Whether the values of `graph` have known names: looks for the first norm, which graphs of every exporter have.
 pub(crate) fn can_probe(graph: &Graph) -> bool {
     has(graph, "layers.0.attention_input") || FIRST_NORMS.iter().any(|name| has(graph, name))
 }
 
-/// Of genai's builder, and of optimum.
+/// The first norm in graphs of genai's builder, and of optimum.
 const FIRST_NORMS: [&str; 2] = ["/model/layers.0/input_layernorm/output_0", "/model/layers.0/input_layernorm/Mul_1_output_0"];
 
-/// The values of `graph` whose meaning is known, in the order in which they are computed. A graph need not show all.
-pub(super) fn known_values(graph: &Graph, config: &ModelConfig) -> Vec<(String, Holds)> {
+/// The known values of `graph`, in the order of computation. A graph need not have all of them.
+pub(crate) fn known_values(graph: &Graph, config: &ModelConfig) -> Vec<(String, Layout)> {
     let found = Known { graph, config };
     let mut values = found.first(&EMBEDDINGS.map(str::to_owned), outside(Stage::Embedding));
     for layer in 0..config.n_layers {
@@ -24,7 +40,7 @@ pub(super) fn known_values(graph: &Graph, config: &ModelConfig) -> Vec<(String, 
         values.extend(found.mlp(layer));
     }
     let norm = format!("/model/layers.{}/final_norm_layernorm/output_0", config.n_layers);
-    // In a graph of f16 the second name is that of the value before it is widened.
+    // In a graph of f16 the second name is the value before it is widened.
     let ours = ["hidden_states", "hidden_states.f16"].map(str::to_owned);
     values.extend(found.first(&[&ours[..], &[norm, "/model/norm/Mul_1_output_0".into()]].concat(), outside(Stage::FinalNorm)));
     values.extend(found.first(&["logits".into()], outside(Stage::Logits)));
@@ -43,11 +59,11 @@ struct Known<'g> {
     config: &'g ModelConfig,
 }
 
-type Found = Vec<(String, Holds)>;
+type Found = Vec<(String, Layout)>;
 
 impl Known<'_> {
-    /// The first of `names` that there is. With a bias, what comes of the product alone has a name too: the sum is named before it.
-    fn first(&self, names: &[String], holds: Holds) -> Found {
+    /// The first of `names` that exists. With a bias the product alone has a name too, so callers list the sum before it.
+    fn first(&self, names: &[String], holds: Layout) -> Found {
         names.iter().find(|name| has(self.graph, name)).map(|name| (name.clone(), holds)).into_iter().collect()
     }
 
@@ -57,7 +73,7 @@ impl Known<'_> {
         let ours = |name: &str| format!("layers.{layer}.{name}");
         let genai = |name: &str| format!("/model/layers.{layer}/{name}/output_0");
         let optimum = |name: &str| format!("/model/layers.{layer}/{name}_output_0");
-        let one = |stage| Holds::One(ProbePoint { layer: Some(layer), stage });
+        let one = |stage| Layout::One(ProbePoint { layer: Some(layer), stage });
         let projected = |name: &str| {
             let of = |part: &str| [genai(&format!("attn/{name}/{part}")), optimum(&format!("self_attn/{name}/{part}"))];
             [of("Add"), of("MatMul")].concat()
@@ -69,13 +85,13 @@ impl Known<'_> {
             one(Stage::AttentionNorm),
         );
         let together = [ours("qkv"), genai("attn/qkv_proj/Add"), genai("attn/qkv_proj/MatMul")];
-        found.extend(self.first(&together, Holds::Projected { layer, queries, keys }));
+        found.extend(self.first(&together, Layout::Projected { layer, queries, keys }));
         for (name, stage) in [("q_proj", Stage::Query), ("k_proj", Stage::Key), ("v_proj", Stage::Value)] {
             found.extend(self.first(&projected(name), one(stage)));
         }
         found.extend(self.first(&with(ours("query.normed"), &normed("q_norm")), one(Stage::QueryNorm)));
         found.extend(self.first(&with(ours("key.normed"), &normed("k_norm")), one(Stage::KeyNorm)));
-        let cached = Holds::Cached { point: ProbePoint { layer: Some(layer), stage: Stage::KeyRope }, head_dim };
+        let cached = Layout::Cached { point: ProbePoint { layer: Some(layer), stage: Stage::KeyRope }, head_dim };
         found.extend(self.first(&[format!("present.{layer}.key")], cached));
         let projection = optimum("self_attn/o_proj/MatMul");
         let contexts = [vec![ours("context"), genai("attn/GroupQueryAttention")], self.input_of_product(&projection)].concat();
@@ -108,11 +124,11 @@ impl Known<'_> {
             (with(ours("down"), product("down_proj")), Stage::Down),
             (vec![of_next, next_norm, optimum("Add_1")], Stage::MlpResidual),
         ];
-        let one = |stage| Holds::One(ProbePoint { layer: Some(layer), stage });
+        let one = |stage| Layout::One(ProbePoint { layer: Some(layer), stage });
         values.into_iter().flat_map(|(names, stage)| self.first(&names, one(stage))).collect()
     }
 
-    /// What is multiplied into the value `product`, whether it is rounded to 8 bits before or not. torch numbers such values.
+    /// The activations of the product `product`, before they are quantised to 8 bits if they are. torch gives such values numbers, not names.
     fn input_of_product(&self, product: &str) -> Vec<String> {
         let rounded = format!("{product}_output_quantized");
         let is_product = |outputs: &[String]| outputs.iter().any(|output| output == product || *output == rounded);
@@ -122,10 +138,44 @@ impl Known<'_> {
     }
 }
 
-fn outside(stage: Stage) -> Holds {
-    Holds::One(ProbePoint { layer: None, stage })
+fn outside(stage: Stage) -> Layout {
+    Layout::One(ProbePoint { layer: None, stage })
 }
 
 fn has(graph: &Graph, name: &str) -> bool {
     graph.main().producer(name).is_some()
+}
+
+impl Layout {
+    /// Whether the value shows any of `points`.
+    pub(crate) fn shows(self, points: &[ProbePoint]) -> bool {
+        match self {
+            Self::One(point) | Self::Cached { point, .. } => points.contains(&point),
+            Self::Projected { layer, .. } => [Stage::Query, Stage::Key, Stage::Value]
+                .into_iter()
+                .any(|stage| points.contains(&ProbePoint { layer: Some(layer), stage })),
+        }
+    }
+
+    /// Adds what `values` holds of `tokens` to `probes`.
+    pub(crate) fn read(self, tokens: &[TokenId], values: &[f32], probes: &mut Vec<Probe>) {
+        let n = tokens.len();
+        let width = values.len() / n;
+        match self {
+            Self::One(point) => probes.push(Probe::new(point, values.to_vec(), tokens)),
+            Self::Projected { layer, queries, keys } => {
+                for (stage, from, to) in
+                    [(Stage::Query, 0, queries), (Stage::Key, queries, queries + keys), (Stage::Value, queries + keys, width)]
+                {
+                    let part = values.chunks_exact(width).flat_map(|row| &row[from..to]).copied().collect();
+                    probes.push(Probe::new(ProbePoint { layer: Some(layer), stage }, part, tokens));
+                }
+            }
+            Self::Cached { point, head_dim } => {
+                let heads = values.len() / (n * head_dim);
+                let row = |token: usize| (0..heads).flat_map(move |head| &values[(head * n + token) * head_dim..][..head_dim]);
+                probes.push(Probe::new(point, (0..n).flat_map(row).copied().collect(), tokens));
+            }
+        }
+    }
 }

@@ -241,6 +241,11 @@ impl Error {
         Self::InvalidOption { option: option.into(), value: value.to_string(), problem: problem.into() }
     }
 
+    /// An [`Engine`](Self::Engine) failure while `doing` something, such as `to run the graph`.
+    pub fn engine(backend: BackendKind, doing: &str, source: impl Into<Source>) -> Self {
+        Self::Engine { backend, doing: doing.into(), source: source.into() }
+    }
+
     /// The path of a missing file, with what it is for.
     pub fn missing_file(path: PathBuf, needed_for: &str) -> Self {
         Self::BadFile {

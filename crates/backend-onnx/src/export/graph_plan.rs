@@ -1,4 +1,4 @@
-//! From a checkpoint to a graph: what `tandem-onnx-graph` is told to build, after configuration and weights were compared.
+//! What `tandem-onnx-graph` is told to build from a checkpoint, once its configuration and weights agree.
 
 mod inventory;
 
@@ -13,9 +13,9 @@ use tandem_onnx_graph::{
     Blocks, BuildOptions, DecoderSpec, Outputs, RopeTable, SourceError, Weight, WeightFormat, WeightType, build_inline, export,
 };
 
-use crate::source::bad_graph;
+use crate::error::bad_graph;
 
-/// A graph that can be made: the weights are there, and have the shapes that the configuration says.
+/// A graph that can be built: the weights are there, with the shapes that the configuration says.
 pub(crate) struct GraphPlan {
     checkpoint: Checkpoint,
     spec: DecoderSpec,
@@ -27,38 +27,38 @@ impl GraphPlan {
     /// Opens the checkpoint of `files`, which `config` describes.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a dtype that is not made, or weights that are quantised already; [`Error::BadFile`] and
-    /// [`Error::BadField`] when a file is damaged, or configuration and weights do not belong together.
-    pub(crate) fn open(files: &ModelFiles, config: &ModelConfig, form: GraphFormat) -> Result<Self> {
-        refuse_unknown_form(config, &files.name)?;
-        let options = build_options(form, &files.name)?;
+    /// [`Error::Unsupported`] for a dtype that cannot be built, or weights that are quantised already; [`Error::BadFile`] and
+    /// [`Error::BadField`] when a file is damaged, or configuration and weights do not match.
+    pub(crate) fn open(files: &ModelFiles, config: &ModelConfig, format: GraphFormat) -> Result<Self> {
+        refuse_unsupported_architecture(config, &files.name)?;
+        let options = build_options(format, &files.name)?;
         if let Some(method) = config.quantization_method() {
             return Err(Error::Unsupported {
                 what: format!("the checkpoint `{}`, whose weights are quantised by `{method}`,", files.name),
-                reason: "a graph is made from weights in f32, f16 or bf16".into(),
+                reason: "graphs are built from weights in f32, f16 or bf16".into(),
                 hint: Some("use the checkpoint that it was made from, with `--dtype int8` or `int4`".into()),
             });
         }
         let checkpoint = Checkpoint::open(files)?;
         let spec = spec(files, config, &checkpoint);
         inventory::check(&spec, options.outputs, &checkpoint, &files.config.name())?;
-        Ok(Self { checkpoint, spec, options, dtype: form.dtype })
+        Ok(Self { checkpoint, spec, options, dtype: format.dtype })
     }
 
-    /// Bytes that the graph and its weights have at most.
+    /// An upper bound on the bytes of the graph and its weights.
     pub(crate) fn n_bytes(&self) -> u64 {
         inventory::graph_bytes(&self.spec, &self.checkpoint, &self.options)
     }
 
-    /// Builds the graph in memory, weights included: for a model that is small.
+    /// Builds the graph in memory, weights included, for a small model.
     pub(crate) fn build(&self) -> Result<Vec<u8>> {
         build_inline(&self.spec, &self.options, &mut |name| weight(&self.checkpoint, name)).map_err(Self::failed)
     }
 
-    /// Writes the graph into `directory`, which is made for it, and gives its path. Memory holds a few of the largest weights.
+    /// Creates `directory`, writes the graph into it and returns its path. Memory holds a few of the largest weights.
     ///
     /// # Errors
-    /// [`Error::Cancelled`], [`Error::BadFile`] when it cannot be written; then there is no `directory`.
+    /// [`Error::Cancelled`], or [`Error::BadFile`] when it cannot be written; `directory` does not exist then.
     pub(crate) fn write(
         &self,
         directory: &Path,
@@ -72,7 +72,7 @@ impl GraphPlan {
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled.into());
             }
-            // What was read so far has been written.
+            // The weights read so far have been written.
             self.checkpoint.release();
             let weight = weight(&self.checkpoint, name)?;
             meter.begin(name, weight.bytes.len() as u64);
@@ -84,7 +84,7 @@ impl GraphPlan {
         Ok(graph)
     }
 
-    /// The builder's error as the one that users see: a weight's own when it could not be had.
+    /// The builder's error as the one that users see: the checkpoint's own for a weight that could not be read.
     fn failed(error: tandem_onnx_graph::Error) -> Error {
         match error {
             tandem_onnx_graph::Error::Weight { source, model, name } => match source.downcast::<Error>() {
@@ -97,19 +97,19 @@ impl GraphPlan {
     }
 }
 
-/// Refuses architectures whose layers are no graph of ours; `name` is the model's.
+/// Refuses architectures that graphs cannot be built for; `name` is the model's.
 ///
 /// # Errors
 /// [`Error::Unsupported`].
-pub(crate) fn refuse_unknown_form(config: &ModelConfig, name: &str) -> Result<()> {
+pub(crate) fn refuse_unsupported_architecture(config: &ModelConfig, name: &str) -> Result<()> {
     if config.architecture.has_llama_form() {
         return Ok(());
     }
     let known = Architecture::ALL.into_iter().filter(|architecture| architecture.has_llama_form());
     let known: Vec<String> = known.map(|architecture| format!("`{architecture}`")).collect();
     Err(Error::Unsupported {
-        what: format!("making a graph of `{name}`, whose architecture is `{}`,", config.architecture),
-        reason: format!("graphs are made of {} alone", known.join(", ")),
+        what: format!("building a graph of `{name}`, whose architecture is `{}`,", config.architecture),
+        reason: format!("graphs are built for {}", known.join(", ")),
         hint: Some(
             "use `--backend candle`, in a build with `--features candle`, or a directory with a graph that was published for \
              this model"
@@ -118,7 +118,7 @@ pub(crate) fn refuse_unknown_form(config: &ModelConfig, name: &str) -> Result<()
     })
 }
 
-/// Tells how many bytes of weights are done. One is done when the next is asked for.
+/// Reports how many bytes of weights are done. A weight is done when the next one is requested.
 struct Meter<'p> {
     progress: &'p Progress,
     dtype: DType,
@@ -142,7 +142,7 @@ impl<'p> Meter<'p> {
     }
 }
 
-/// What the graph's builder calls a decoder.
+/// The decoder as the graph builder describes it.
 fn spec(files: &ModelFiles, config: &ModelConfig, checkpoint: &Checkpoint) -> DecoderSpec {
     DecoderSpec {
         name: files.name.clone(),
@@ -170,7 +170,7 @@ fn spec(files: &ModelFiles, config: &ModelConfig, checkpoint: &Checkpoint) -> De
     }
 }
 
-/// The weight called `name`, as the graph's builder takes it.
+/// The weight `name`, as the graph builder takes it.
 fn weight<'c>(checkpoint: &'c Checkpoint, name: &str) -> std::result::Result<Weight<'c>, SourceError> {
     let stored = checkpoint.tensor(name)?;
     let kind = match stored.dtype {
@@ -181,18 +181,18 @@ fn weight<'c>(checkpoint: &'c Checkpoint, name: &str) -> std::result::Result<Wei
     Ok(Weight { kind, shape: stored.shape.to_vec(), bytes: Cow::Borrowed(stored.bytes) })
 }
 
-/// What the graph's builder calls a form.
-fn build_options(form: GraphFormat, model: &str) -> Result<BuildOptions> {
+/// The format as the graph builder describes it.
+fn build_options(format: GraphFormat, model: &str) -> Result<BuildOptions> {
     Ok(BuildOptions {
-        outputs: match form.outputs {
+        outputs: match format.outputs {
             GraphOutputs::Logits => Outputs::Logits,
             GraphOutputs::HiddenStates => Outputs::HiddenStates,
             GraphOutputs::Both => Outputs::LogitsAndHiddenStates,
         },
-        weights: weight_format(form.dtype, model)?,
-        head: weight_format(form.head_dtype, model)?,
-        blocks: Blocks { size: form.block_size, symmetric: !form.zero_points },
-        adapter_inputs: form.adapter_inputs,
+        weights: weight_format(format.dtype, model)?,
+        head: weight_format(format.head_dtype, model)?,
+        blocks: Blocks { size: format.block_size, symmetric: !format.zero_points },
+        adapter_inputs: format.adapter_inputs,
         metadata: Vec::new(),
     })
 }
@@ -206,7 +206,7 @@ fn weight_format(dtype: DType, model: &str) -> Result<WeightFormat> {
         DType::Int4 => Ok(WeightFormat::Int4),
         other => Err(Error::Unsupported {
             what: format!("dtype `{other}`"),
-            reason: format!("no graph of it is made, because ONNX Runtime has few operators for it (`{model}`)"),
+            reason: format!("graphs of `{model}` are not built in it, because ONNX Runtime has few operators for it"),
             hint: Some("use `--dtype f32`, `f16`, `int8` or `int4`".into()),
         }),
     }

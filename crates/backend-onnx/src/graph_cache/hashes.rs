@@ -1,4 +1,4 @@
-//! What files hash to, remembered between runs: to hash gigabytes takes longer than to load them.
+//! Remembers the hashes of files between runs: hashing gigabytes takes longer than loading them.
 
 use std::fs;
 use std::io::Write;
@@ -9,10 +9,12 @@ use serde_json::{Map, Value, json};
 use tandem_core::files::{MAX_JSON_BYTES, ModelFile};
 use tandem_core::{CancelToken, Progress, Result};
 
-/// A file that changed so shortly ago may change again without a new time.
+use crate::export::hash;
+
+/// A file that changed more recently may change again without a new modification time.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// Hashes by canonical path, each valid for one size, time of change and inode.
+/// Hashes by canonical path, each valid for one size, modification time and inode.
 pub(super) struct Hashes {
     file: PathBuf,
     known: Map<String, Value>,
@@ -20,7 +22,7 @@ pub(super) struct Hashes {
 }
 
 impl Hashes {
-    /// Reads what is remembered in `file`; nothing, when it is not there or is damaged.
+    /// Reads the hashes remembered in `file`; none if it is missing or damaged.
     pub(super) fn open(file: PathBuf) -> Self {
         let read = ModelFile::Path(file.clone()).read(MAX_JSON_BYTES).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         Self { file, known: read.unwrap_or_default(), changed: false }
@@ -32,7 +34,7 @@ impl Hashes {
     /// [`Error::BadFile`](tandem_core::Error::BadFile) when the file cannot be read, and
     /// [`Error::Cancelled`](tandem_core::Error::Cancelled).
     pub(super) fn sha256(&mut self, of: &ModelFile, progress: &Progress, cancel: &CancelToken) -> Result<String> {
-        let Some(path) = of.path().and_then(|path| path.canonicalize().ok()) else { return super::hash(of, progress, cancel) };
+        let Some(path) = of.path().and_then(|path| path.canonicalize().ok()) else { return hash(of, progress, cancel) };
         if let Some(hash) = blob_name(&path) {
             return Ok(hash.into());
         }
@@ -42,8 +44,8 @@ impl Hashes {
         if let Some(hash) = known {
             return Ok(hash.into());
         }
-        let hash = super::hash(of, progress, cancel)?;
-        // A file that changed meanwhile is not remembered.
+        let hash = hash(of, progress, cancel)?;
+        // A file that changed in the meantime is not remembered.
         if stamp.is_some() && self::stamp(&path) == stamp {
             self.known.insert(key, json!({ "stamp": stamp, "sha256": hash }));
             self.changed = true;
@@ -51,7 +53,7 @@ impl Hashes {
         Ok(hash)
     }
 
-    /// Writes what is new. Files that are gone are forgotten. That it cannot be written costs time later and is no failure now.
+    /// Writes new hashes and drops those of deleted files. If that fails, files are hashed again the next time.
     pub(super) fn save(mut self) {
         if !self.changed {
             return;
@@ -69,7 +71,7 @@ impl Hashes {
     }
 }
 
-/// What tells one content of a file from another: size, time of change in nanoseconds, inode. None for one that changed just now.
+/// What distinguishes contents of a file: size, modification time in nanoseconds, inode. `None` for a file that has just changed.
 fn stamp(path: &Path) -> Option<Value> {
     let metadata = path.metadata().ok()?;
     let modified = metadata.modified().ok()?;
@@ -109,7 +111,7 @@ mod tests {
             Self { dir: tempfile::tempdir().unwrap(), n_reads: Arc::default() }
         }
 
-        /// Writes `content` as of `age` ago.
+        /// Writes `content`, last modified `age` ago.
         fn write(&self, name: &str, content: &str, age: Duration) -> ModelFile {
             let path = self.dir.path().join(name);
             fs::write(&path, content).unwrap();
@@ -117,7 +119,7 @@ mod tests {
             ModelFile::Path(path)
         }
 
-        /// The hash in a run of its own, and whether the file was read for it.
+        /// The hash as a new run computes it, and whether the file was read for it.
         fn hash(&self, file: &ModelFile) -> (String, bool) {
             let n_reads = Arc::clone(&self.n_reads);
             let progress = Progress::new(move |_| {
@@ -135,7 +137,7 @@ mod tests {
     const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
     #[test]
-    fn a_hash_is_remembered_until_the_file_changes() {
+    fn hash_is_remembered_until_the_file_changes() {
         let fixture = Fixture::new();
         let file = fixture.write("a", "abc", HOUR);
         assert_eq!(fixture.hash(&file), (ABC.into(), true));
@@ -150,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_changed_just_now_is_not_remembered() {
+    fn hash_of_a_just_changed_file_is_not_remembered() {
         let fixture = Fixture::new();
         let file = fixture.write("a", "abc", Duration::ZERO);
         assert_eq!(fixture.hash(&file), (ABC.into(), true));
@@ -158,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_gone_are_forgotten() {
+    fn hashes_of_deleted_files_are_dropped() {
         let fixture = Fixture::new();
         let gone = fixture.write("gone", "abc", HOUR);
         fixture.hash(&gone);

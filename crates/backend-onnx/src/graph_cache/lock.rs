@@ -1,7 +1,7 @@
-//! One lock for each graph in the cache: whoever uses a graph shares it, whoever makes or removes one has it alone.
+//! One lock for each graph in the cache: shared while a graph is in use, exclusive while it is built or removed.
 //!
-//! It is a file beside the graph's directory, whose time of change is when the graph was last used. It stays when the graph goes: a lock
-//! on a file that another process removes would guard nothing.
+//! It is a file beside the graph's directory, and its modification time is when the graph was last used. It stays when the graph is
+//! removed: a lock on a file that another process deletes would guard nothing.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -14,37 +14,38 @@ use tandem_core::{Error, ProgressEvent, Result};
 
 use super::unusable;
 
-/// How often a process looks whether the other one is done.
+/// The interval between attempts to take a lock.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// What came of sharing a lock.
+/// The result of sharing a lock.
 pub(super) enum Held {
     /// It is held.
     Lock(File),
-    /// There is none, and none can be made; or the file system knows no locks.
+    /// The lock file cannot be created, or the file system does not support locks.
     Nothing,
 }
 
-/// Shares the lock at `path` with others that use the graph, and notes the time; `what` is what somebody may be doing who has it alone.
+/// Shares the lock at `path` with other users of the graph, and records the time of use; `what` describes the work of a process that holds
+/// it exclusively.
 pub(super) fn share(path: &Path, what: &str, options: &LoadOptions) -> Result<Held> {
     let Ok(lock) = open(path) else { return Ok(Held::Nothing) };
     if !wait(path, what, options, || lock.try_lock_shared())? {
         return Ok(Held::Nothing);
     }
-    // Without it the graph is removed earlier than it should be, and made again.
+    // If this fails, the graph may be evicted too early, and is built again.
     let _ = lock.set_modified(SystemTime::now());
     Ok(Held::Lock(lock))
 }
 
-/// Holds `path` against every other process; `what` is what they would do. The wait can be cancelled.
+/// Takes the lock at `path` exclusively; `what` describes the work of a process that holds it. The wait can be cancelled.
 pub(super) fn lock(path: &Path, what: &str, options: &LoadOptions) -> Result<File> {
     let lock = open(path).map_err(|error| unusable("written", path, error))?;
-    // Where there are no locks, the rename at the end of an export is atomic all the same.
+    // Without locks, the rename at the end of an export is atomic anyway.
     wait(path, what, options, || lock.try_lock())?;
     Ok(lock)
 }
 
-/// The lock at `path` when nobody has it, who uses the graph or makes it.
+/// The lock at `path`, if the graph is neither in use nor being built.
 pub(super) fn alone(path: &Path) -> Option<File> {
     let lock = open(path).ok()?;
     lock.try_lock().is_ok().then_some(lock)
@@ -54,7 +55,7 @@ fn open(path: &Path) -> io::Result<File> {
     File::options().write(true).create(true).truncate(false).open(path)
 }
 
-/// Waits until `attempt` succeeds; false where the file system knows no locks, as some network ones.
+/// Waits until `attempt` succeeds; false if the file system does not support locks, as some network file systems do not.
 fn wait(
     path: &Path,
     what: &str,

@@ -1,4 +1,4 @@
-//! Where the library is looked for, in order.
+//! The paths at which the library is searched for, in order.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -7,16 +7,16 @@ use tandem_core::{Error, Result};
 
 use super::{OBTAIN_HINT, cache_dir, library_file_name, library_in_cache};
 
-/// What a search goes by; the process's own in [`Places::of_process`].
+/// The inputs of a search.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct SearchPath {
     explicit: Option<PathBuf>,
     variable: Option<PathBuf>,
     executable_dir: Option<PathBuf>,
     cache: Result<PathBuf>,
 }
 
-impl Places {
+impl SearchPath {
     pub(super) fn of_process(explicit: Option<&Path>) -> Result<Self> {
         let variable = std::env::var_os("ORT_DYLIB_PATH").filter(|value| !value.is_empty());
         let executable = std::env::current_exe().ok();
@@ -28,7 +28,7 @@ impl Places {
         })
     }
 
-    /// The first file that is there; a named one must be.
+    /// The first file that exists; one that was named must.
     pub(super) fn first(self) -> Result<PathBuf> {
         if let Some(path) = self.explicit {
             return named(path, "`--ort-library`");
@@ -36,24 +36,24 @@ impl Places {
         if let Some(path) = self.variable {
             return named(path, "`ORT_DYLIB_PATH`");
         }
-        let mut looked = Vec::new();
+        let mut candidates = Vec::new();
         if let Some(dir) = self.executable_dir {
-            looked.push(dir.join(library_file_name()));
-            looked.push(dir.join("lib").join(library_file_name()));
+            candidates.push(dir.join(library_file_name()));
+            candidates.push(dir.join("lib").join(library_file_name()));
         }
-        looked.push(library_in_cache(&self.cache?));
-        // Anything of that name counts, a dangling link too: `inspect` says what is wrong with it.
-        match looked.iter().find(|path| path.symlink_metadata().is_ok()) {
+        candidates.push(library_in_cache(&self.cache?));
+        // Even a dangling link counts: `inspect` says what is wrong with it.
+        match candidates.iter().find(|path| path.symlink_metadata().is_ok()) {
             Some(path) => Ok(path.clone()),
-            None => Err(not_found(&looked)),
+            None => Err(not_found(&candidates)),
         }
     }
 }
 
-/// `path`, seen from the working directory when it is relative; links are not followed.
+/// `path`, resolved against the working directory when it is relative; links are not followed.
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|error| Error::EngineLibrary {
-        problem: format!("`{}` is no path", path.display()),
+        problem: format!("`{}` is not a path", path.display()),
         hint: "give the path of a file".into(),
         source: Some(error.into()),
     })
@@ -70,12 +70,12 @@ fn named(path: PathBuf, by: &str) -> Result<PathBuf> {
     })
 }
 
-fn not_found(looked: &[PathBuf]) -> Error {
-    let places: Vec<_> = looked.iter().map(|path| format!("`{}`", path.display())).collect();
+fn not_found(candidates: &[PathBuf]) -> Error {
+    let paths: Vec<_> = candidates.iter().map(|path| format!("`{}`", path.display())).collect();
     Error::EngineLibrary {
         problem: format!(
-            "ONNX Runtime's library was not found: `--ort-library` and `ORT_DYLIB_PATH` are not given, and there is no file {}",
-            places.join(", ")
+            "ONNX Runtime's library was not found: `--ort-library` and `ORT_DYLIB_PATH` are not given, and none of these files exists: {}",
+            paths.join(", ")
         ),
         hint: OBTAIN_HINT.into(),
         source: None,
@@ -105,55 +105,55 @@ mod tests {
             path.to_path_buf()
         }
 
-        fn places(&self) -> Places {
-            Places { explicit: None, variable: None, executable_dir: Some(self.path("bin")), cache: Ok(self.path("cache")) }
+        fn search_path(&self) -> SearchPath {
+            SearchPath { explicit: None, variable: None, executable_dir: Some(self.path("bin")), cache: Ok(self.path("cache")) }
         }
     }
 
     #[test]
-    fn the_search_goes_from_named_to_beside_the_executable_to_the_cache() {
+    fn search_prefers_named_then_beside_the_executable_then_the_cache() {
         let fixture = Fixture::new();
         let cached = fixture.touch(&library_in_cache(&fixture.path("cache")));
-        assert_eq!(fixture.places().first().unwrap(), cached);
+        assert_eq!(fixture.search_path().first().unwrap(), cached);
 
         let in_lib = fixture.touch(&fixture.path("bin/lib").join(library_file_name()));
-        assert_eq!(fixture.places().first().unwrap(), in_lib);
+        assert_eq!(fixture.search_path().first().unwrap(), in_lib);
 
         let beside = fixture.touch(&fixture.path("bin").join(library_file_name()));
-        assert_eq!(fixture.places().first().unwrap(), beside);
+        assert_eq!(fixture.search_path().first().unwrap(), beside);
 
         let variable = fixture.touch(&fixture.path("variable.so"));
-        assert_eq!(Places { variable: Some(variable.clone()), ..fixture.places() }.first().unwrap(), variable);
+        assert_eq!(SearchPath { variable: Some(variable.clone()), ..fixture.search_path() }.first().unwrap(), variable);
 
         let explicit = fixture.touch(&fixture.path("explicit.so"));
-        let both = Places { explicit: Some(explicit.clone()), variable: Some(variable), ..fixture.places() };
+        let both = SearchPath { explicit: Some(explicit.clone()), variable: Some(variable), ..fixture.search_path() };
         assert_eq!(both.first().unwrap(), explicit);
     }
 
     #[test]
-    fn nothing_anywhere_names_every_place_and_the_remedy() {
+    fn not_found_error_lists_every_path_and_the_remedy() {
         let fixture = Fixture::new();
-        let error = fixture.places().first().unwrap_err();
+        let error = fixture.search_path().first().unwrap_err();
         let message = error.to_string();
-        for place in [
+        for path in [
             fixture.path("bin").join(library_file_name()),
             fixture.path("bin/lib").join(library_file_name()),
             library_in_cache(&fixture.path("cache")),
         ] {
-            assert!(message.contains(&place.display().to_string()), "{message}");
+            assert!(message.contains(&path.display().to_string()), "{message}");
         }
         assert!(message.contains("`--ort-library` and `ORT_DYLIB_PATH` are not given"), "{message}");
         assert!(error.hint().unwrap().contains("tandem setup"));
     }
 
     #[test]
-    fn a_named_file_that_is_missing_does_not_fall_through_to_the_cache() {
+    fn missing_named_library_is_an_error_despite_the_cache() {
         let fixture = Fixture::new();
         fixture.touch(&library_in_cache(&fixture.path("cache")));
         let missing = Some(fixture.path("gone.so"));
-        let explicit = Places { explicit: missing.clone(), ..fixture.places() }.first().unwrap_err().to_string();
+        let explicit = SearchPath { explicit: missing.clone(), ..fixture.search_path() }.first().unwrap_err().to_string();
         assert!(explicit.contains("`--ort-library` names") && explicit.contains("gone.so"), "{explicit}");
-        let variable = Places { variable: missing, ..fixture.places() }.first().unwrap_err().to_string();
+        let variable = SearchPath { variable: missing, ..fixture.search_path() }.first().unwrap_err().to_string();
         assert!(variable.contains("`ORT_DYLIB_PATH` names") && variable.contains("gone.so"), "{variable}");
     }
 }

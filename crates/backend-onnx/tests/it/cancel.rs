@@ -1,5 +1,4 @@
 //! A run that is under way ends when it is cancelled, and the session goes on from where it was.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -20,11 +19,11 @@ const VOCAB: usize = 1024;
 const CONTEXT: usize = 4096;
 
 #[test]
-fn a_running_prefill_ends_when_it_is_cancelled() {
-    with_fixture(|| library::find(None).map_err(|error| describe(&error)), |_| running_prefill_ends());
+fn cancel_ends_a_running_prefill() {
+    with_fixture(|| library::find(None).map_err(|error| describe(&error)), |_| check_cancelled_prefill());
 }
 
-fn running_prefill_ends() {
+fn check_cancelled_prefill() {
     let directory = tempfile::tempdir().unwrap();
     let model = slow_model(directory.path());
     let cancel = CancelToken::new();

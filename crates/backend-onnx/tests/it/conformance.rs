@@ -1,5 +1,4 @@
 //! ONNX Runtime passes the suite on every f32 export of the golden checkpoints, and on the graphs built from them.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
 
 use std::path::Path;
 

@@ -1,5 +1,4 @@
 //! Graphs from checkpoints: they compute what transformers does, are the same each time, and appear whole or not at all.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
 
 mod adapters;
 mod bad;

@@ -1,7 +1,6 @@
 //! Every golden export runs, the quantised and half-precision ones within the tolerance that its golden states.
 //!
 //! The f32 exports pass the whole suite in `conformance.rs`; here the others are held to what they can be held to.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
 
 use std::path::{Path, PathBuf};
 
@@ -80,7 +79,7 @@ fn published_variants() {
 }
 
 #[test]
-fn a_variant_is_chosen_by_dtype() {
+fn graph_is_chosen_by_dtype() {
     with_fixture(
         || fixture("onnx-community", "model", "model.onnx", Numerics::Fast),
         |fixture| {

@@ -1,18 +1,11 @@
-//! Which files are taken for ONNX Runtime's library, what is said of the others, and that the real one sends nothing.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    missing_docs,
-    reason = "a failed test is a panic, a skipped one says so"
-)]
-#![cfg(unix)]
+//! Which files are accepted as ONNX Runtime's library, how others are refused, and that the real one sends nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tandem_backend_onnx::library::{environment, find, inspect, library_file_name};
+use tandem_core::conformance;
 use tempfile::TempDir;
 
 /// Compiles `source` as a C library with the compiler that built this test.
@@ -29,7 +22,7 @@ fn library_of(dir: &TempDir, name: &str, source: &str) -> PathBuf {
     output
 }
 
-/// A library that says it is ONNX Runtime of `version`, and is nothing else.
+/// A library that reports to be ONNX Runtime `version`, and has nothing else.
 fn runtime_of_version(dir: &TempDir, version: &str) -> PathBuf {
     let source = format!(
         r#"
@@ -53,11 +46,11 @@ fn refused(path: &Path, why: &str) {
     assert!(message.contains(&path.display().to_string()) && message.contains(why), "{message}");
     assert!(error.hint().unwrap().contains("tandem setup"), "{:?}", error.hint());
     // It is refused in the same words when the engine is to start, and the process lives.
-    assert_eq!(environment(Some(path)).err().unwrap().to_string(), message);
+    assert_eq!(environment_error(path).0, message);
 }
 
 #[test]
-fn files_that_are_no_library_are_named_for_what_they_are() {
+fn other_files_are_refused_with_what_they_are() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, bytes: &[u8]| {
         fs::write(dir.path().join(name), bytes).unwrap();
@@ -76,17 +69,17 @@ fn files_that_are_no_library_are_named_for_what_they_are() {
 }
 
 #[test]
-fn a_pipe_is_refused_at_once_and_not_waited_for() {
+fn pipe_is_refused_without_waiting() {
     let dir = tempfile::tempdir().unwrap();
     let pipe = dir.path().join("pipe.so");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    refused(&pipe, "is no regular file");
+    refused(&pipe, "is not a regular file");
 }
 
 #[test]
-fn a_library_of_something_else_is_refused_unloaded() {
+fn other_library_is_refused_without_loading_it() {
     let dir = tempfile::tempdir().unwrap();
-    // Were it loaded, it would end the process.
+    // Loading it would end the process.
     let source = r#"
         extern "C" fn on_load() { std::process::abort() }
         #[used]
@@ -100,24 +93,24 @@ fn a_library_of_something_else_is_refused_unloaded() {
 }
 
 #[test]
-fn a_program_is_refused() {
-    // An executable that may be loaded at any address has the form of a library, but no entry point.
+fn executable_is_refused() {
+    // A position-independent executable has the format of a library, without the entry point.
     let error = find(Some(&std::env::current_exe().unwrap())).unwrap_err().to_string();
     assert!(error.contains("not a library") || error.contains("not ONNX Runtime"), "{error}");
 }
 
 #[test]
-fn a_library_that_is_too_old_is_refused_with_both_versions() {
+fn old_library_is_refused_with_both_versions() {
     let dir = tempfile::tempdir().unwrap();
     let old = runtime_of_version(&dir, "1.20.1");
     assert_eq!(find(Some(&old)).unwrap(), old, "its version is known only once it is loaded");
-    let error = environment(Some(&old)).err().unwrap();
-    assert!(error.to_string().ends_with("is ONNX Runtime 1.20.1, and this build needs 1.24 or later"), "{error}");
-    assert!(error.hint().unwrap().contains("tandem setup"));
+    let (error, hint) = environment_error(&old);
+    assert!(error.ends_with("is ONNX Runtime 1.20.1, and this build needs 1.24 or later"), "{error}");
+    assert!(hint.contains("tandem setup"), "{hint}");
 }
 
 #[test]
-fn a_library_cut_anywhere_is_refused_and_nothing_crashes() {
+fn truncated_library_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let whole = fs::read(runtime_of_version(&dir, "1.31.1")).unwrap();
     let cut = dir.path().join("cut.so");
@@ -129,7 +122,7 @@ fn a_library_cut_anywhere_is_refused_and_nothing_crashes() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_library_for_another_machine_is_refused_by_name() {
+fn library_for_another_architecture_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut bytes = fs::read(runtime_of_version(&dir, "1.31.1")).unwrap();
     // `e_machine` of the ELF header: 183 is AArch64, 62 is x86-64.
@@ -141,7 +134,7 @@ fn a_library_for_another_machine_is_refused_by_name() {
 }
 
 #[test]
-fn damaged_headers_never_crash_the_reader() {
+fn damaged_headers_do_not_crash() {
     let dir = tempfile::tempdir().unwrap();
     let whole = fs::read(runtime_of_version(&dir, "1.31.1")).unwrap();
     let path = dir.path().join("damaged.so");
@@ -150,61 +143,72 @@ fn damaged_headers_never_crash_the_reader() {
             let mut bytes = whole.clone();
             bytes[position] = value;
             fs::write(&path, bytes).unwrap();
-            // Whether a byte matters depends on which one it is; what counts is an answer.
+            // Some bytes do not matter: any answer will do.
             drop(inspect(&path));
         }
     }
 }
 
 #[test]
-fn a_relative_path_is_taken_from_the_working_directory() {
+fn relative_path_is_resolved_against_the_working_directory() {
     let error = find(Some(Path::new("no/such.so"))).unwrap_err().to_string();
     let absolute = std::env::current_dir().unwrap().join("no/such.so");
     assert!(error.contains(&absolute.display().to_string()), "{error}");
 }
 
-// What follows starts the real engine, each in a process of its own: `child_starts_the_engine` is run by them.
+// A process keeps the first library that it loads, so whatever starts an engine here does so in a process of its own, which runs the
+// test `child_…` and nothing else.
 
 const CHILD: &str = "TANDEM_TEST_CHILD_LIBRARY";
 
+/// This test binary, running the test `library::NAME` with `library`.
+fn child(name: &str, library: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", &format!("library::{name}"), "--nocapture"]).env(CHILD, library);
+    command
+}
+
+/// The error and the hint of starting the engine with `library`.
+fn environment_error(library: &Path) -> (String, String) {
+    let output = child("child_fails_to_start_the_engine", library).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    let part = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{text}")).to_owned();
+    (part("error: "), part("hint: "))
+}
+
+#[test]
+fn child_fails_to_start_the_engine() {
+    let Some(library) = std::env::var_os(CHILD) else { return };
+    let error = environment(Some(Path::new(&library))).err().unwrap();
+    println!("\nerror: {error}\nhint: {}", error.hint().unwrap());
+}
+
 /// Runs the child with `library` in a home of its own, where nothing suppresses telemetry; gives back its output.
 fn start_engine_in(home: &TempDir, library: &Path, variables: &[(&str, &str)]) -> String {
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_starts_the_engine", "--nocapture"])
-        .env_clear()
-        .env("HOME", home.path())
-        .env(CHILD, library)
-        .envs(variables.iter().copied())
-        .output()
-        .unwrap();
+    let mut command = child("child_starts_the_engine", library);
+    command.env_clear().env(CHILD, library).env("HOME", home.path()).envs(variables.iter().copied());
+    let output = command.output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{text}");
     text
 }
 
-/// The library that `tandem setup` obtained; a test without it says that it is skipped.
-fn real_library() -> Option<PathBuf> {
-    match find(None) {
-        Ok(path) => Some(path),
-        Err(error) => {
-            eprintln!("skipped: {error}");
-            None
-        }
-    }
+/// Runs `case` with the library that `tandem setup` installed.
+fn with_real_library(case: impl FnOnce(&PathBuf)) {
+    conformance::with_fixture(|| find(None).map_err(|error| conformance::describe(&error)), case);
 }
 
 #[test]
 fn child_starts_the_engine() {
-    let Some(library) = std::env::var_os(CHILD).map(PathBuf::from) else {
-        return;
-    };
+    let Some(library) = std::env::var_os(CHILD).map(PathBuf::from) else { return };
     let missing = environment(Some(Path::new("/no/such.so"))).err().unwrap();
     assert!(missing.to_string().contains("there is no such file"));
     let first = environment(Some(&library)).expect("a failure before leaves nothing behind");
     environment(Some(&library)).expect("the same library again");
     environment(None).expect("no library named: the one in use");
     let other = environment(Some(Path::new("/no/such.so"))).err().unwrap().to_string();
-    assert!(other.starts_with("`/no/such.so` cannot be used: this process already runs"), "{other}");
+    assert!(other.starts_with("`/no/such.so` cannot be used: this process already uses"), "{other}");
 
     let builder = ort::session::Session::builder(&first).unwrap().with_intra_threads(1);
     let no_model = builder.unwrap().commit_from_memory(b"no model").map(drop).unwrap_err();
@@ -217,30 +221,28 @@ fn child_starts_the_engine() {
 }
 
 #[test]
-fn the_engine_writes_and_sends_nothing_of_its_own() {
-    let Some(library) = real_library() else {
-        return;
-    };
-    let home = tempfile::tempdir().unwrap();
-    let output = start_engine_in(&home, &library, &[]);
-    assert!(output.contains("engine said:"), "{output}");
-    assert!(!output.contains("onnxruntime Error"), "its log is silent unless asked for: {output}");
-    let written: Vec<_> = fs::read_dir(home.path()).unwrap().flatten().map(|entry| entry.path()).collect();
-    assert_eq!(written, Vec::<PathBuf>::new());
+fn engine_writes_no_file_and_opens_no_socket() {
+    with_real_library(|library| {
+        let home = tempfile::tempdir().unwrap();
+        let output = start_engine_in(&home, library, &[]);
+        assert!(output.contains("engine said:"), "{output}");
+        assert!(!output.contains("onnxruntime Error"), "its log is silent unless requested: {output}");
+        let written: Vec<_> = fs::read_dir(home.path()).unwrap().flatten().map(|entry| entry.path()).collect();
+        assert_eq!(written, Vec::<PathBuf>::new());
+    });
 }
 
 #[test]
-fn the_engines_log_is_written_when_asked_for() {
-    let Some(library) = real_library() else {
-        return;
-    };
-    let home = tempfile::tempdir().unwrap();
-    let verbose = start_engine_in(&home, &library, &[("TANDEM_ORT_LOG", "verbose")]);
-    assert!(verbose.contains("onnxruntime Verbose") || verbose.contains("onnxruntime Info"), "{verbose}");
+fn engine_log_is_written_when_requested() {
+    with_real_library(|library| {
+        let home = tempfile::tempdir().unwrap();
+        let verbose = start_engine_in(&home, library, &[("TANDEM_ORT_LOG", "verbose")]);
+        assert!(verbose.contains("onnxruntime Verbose") || verbose.contains("onnxruntime Info"), "{verbose}");
+    });
 }
 
 #[test]
-fn the_name_of_the_library_is_the_systems() {
+fn library_file_name_follows_the_system() {
     let expected = if cfg!(target_os = "macos") { "libonnxruntime.dylib" } else { "libonnxruntime.so" };
     assert_eq!(library_file_name(), expected);
 }

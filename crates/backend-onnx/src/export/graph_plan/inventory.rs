@@ -1,4 +1,4 @@
-//! The weights that a decoder has: compared with a checkpoint before work begins, and counted for the space that a graph takes.
+//! The weights that a decoder needs: compared with a checkpoint before work begins, and summed up for the space that a graph takes.
 
 use std::collections::HashSet;
 
@@ -6,11 +6,11 @@ use tandem_core::checkpoint::Checkpoint;
 use tandem_core::{DType, Error, Result};
 use tandem_onnx_graph::{Blocks, BuildOptions, DecoderSpec, Outputs, WeightFormat};
 
-/// Bytes that a graph's file takes for a layer's nodes and names, and for all else; generous.
+/// Upper bounds on the bytes that a graph's file takes for the nodes and names of a layer, and for everything else.
 const LAYER_BYTES: u64 = 16 << 10;
 const GRAPH_BYTES: u64 = 64 << 10;
 
-/// Where data of its own begins in the file of weights.
+/// The alignment of large constants in the file of weights.
 const PAGE: u64 = 4096;
 
 /// A weight by its name in transformers.
@@ -29,32 +29,32 @@ enum Kind {
     Vector,
 }
 
-/// Compares what `config` describes with what `checkpoint` has.
+/// Checks that `checkpoint` has exactly the weights that `config` describes.
 ///
 /// # Errors
-/// [`Error::BadField`] with the weight as the field: one that is missing, has another shape, is of a type that is not read, or has no
-/// place in the model, which would otherwise be left out without a word.
+/// [`Error::BadField`] with the weight as the field: one that is missing, has another shape or an unsupported type, or is not part of the
+/// model and would be left out silently.
 pub(super) fn check(spec: &DecoderSpec, outputs: Outputs, checkpoint: &Checkpoint, config: &str) -> Result<()> {
     let expected = expected(spec, outputs);
     for weight in &expected {
         let stored = checkpoint.tensor(&weight.name)?;
         if stored.shape != weight.shape {
-            let problem = format!("has the shape {:?}, and by `{config}` it is {:?}", stored.shape, weight.shape);
+            let problem = format!("has the shape {:?}, and `{config}` implies {:?}", stored.shape, weight.shape);
             return Err(disagree(checkpoint, &weight.name, problem));
         }
     }
     let known: HashSet<&str> = expected.iter().map(|weight| weight.name.as_str()).collect();
     let stray = checkpoint.names().filter(|name| !known.contains(name) && !is_ignored(name, spec, outputs)).min();
-    stray.map_or(Ok(()), |name| Err(disagree(checkpoint, name, format!("has no place in the model that `{config}` describes"))))
+    stray.map_or(Ok(()), |name| Err(disagree(checkpoint, name, format!("is not part of the model that `{config}` describes"))))
 }
 
-/// Bytes of the weights as the checkpoint has them.
+/// Bytes of the weights as stored in the checkpoint.
 pub(super) fn stored_bytes(spec: &DecoderSpec, outputs: Outputs, checkpoint: &Checkpoint) -> u64 {
     let n_bytes = |weight: &Expected| checkpoint.tensor(&weight.name).map_or(0, |stored| stored.bytes.len() as u64);
     expected(spec, outputs).iter().map(n_bytes).sum()
 }
 
-/// Bytes of the graph with its weights, or somewhat more.
+/// An upper bound on the bytes of the graph with its weights.
 pub(super) fn graph_bytes(spec: &DecoderSpec, checkpoint: &Checkpoint, options: &BuildOptions) -> u64 {
     let BuildOptions { weights, head, blocks, outputs, .. } = *options;
     // What is not quantised is of the type that the graph computes in.
@@ -74,7 +74,7 @@ pub(super) fn graph_bytes(spec: &DecoderSpec, checkpoint: &Checkpoint, options: 
                 }
             }
         };
-        // Codes and scales begin on pages of their own.
+        // Codes and scales are aligned to pages.
         n_bytes + 2 * PAGE
     });
     constants.sum::<u64>() + tables + LAYER_BYTES * spec.n_layers as u64 + GRAPH_BYTES
@@ -143,7 +143,7 @@ impl Expected {
     }
 }
 
-/// What published checkpoints have beside the weights that are used: a copy of a tied head, a head that nobody wants, and the
+/// Weights in published checkpoints that are not used: a copy of a tied head, a head when only hidden states are exported, and the
 /// frequencies of rope, which are computed.
 fn is_ignored(name: &str, spec: &DecoderSpec, outputs: Outputs) -> bool {
     ((spec.tie_word_embeddings || outputs == Outputs::HiddenStates) && name == "lm_head.weight")
@@ -155,6 +155,6 @@ fn disagree(checkpoint: &Checkpoint, weight: &str, problem: String) -> Error {
         file: checkpoint.file_of(weight).unwrap_or_default().into(),
         field: weight.into(),
         problem,
-        hint: Some("config.json and the weights do not belong together: obtain both from one place".into()),
+        hint: Some("config.json and the weights do not match: obtain both from the same source".into()),
     }
 }

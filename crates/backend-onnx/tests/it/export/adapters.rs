@@ -15,14 +15,14 @@ use tandem_core::files::ModelFiles;
 use tandem_core::{DType, ExportOptions, GraphFormat};
 use tandem_onnx_graph::{Dim, Graph, LowRank};
 
-use crate::checkpoints::golden;
+use super::checkpoints::golden;
 
 const RANK: usize = 3;
 const SCALE: f32 = 0.5;
 const IDS: [i64; 5] = [3, 14, 1, 5, 9];
 
 #[test]
-fn an_adapter_given_is_an_adapter_built_in() {
+fn adapter_inputs_match_an_adapter_built_into_the_graph() {
     let environment = || library::environment(None).map_err(|error| conformance::describe(&error));
     for name in ["qwen2-tied", "qwen3", "llama3-rope"] {
         conformance::with_fixture(environment, |environment| check(name, environment));

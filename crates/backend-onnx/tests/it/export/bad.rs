@@ -6,8 +6,8 @@ use std::path::Path;
 use safetensors::Dtype;
 use tandem_core::{DType, Error};
 
-use crate::checkpoints::{Checkpoint, Weight};
-use crate::{export_to, names};
+use super::checkpoints::{Checkpoint, Weight};
+use super::{export_to, names};
 
 const LAYER_WEIGHT: &str = "model.layers.1.mlp.up_proj.weight";
 
@@ -32,7 +32,7 @@ fn says(error: &Error, file: &str, field: &str, problem: &str) {
 }
 
 #[test]
-fn an_architecture_of_another_form_is_refused_with_what_runs_it() {
+fn unsupported_architecture_is_refused_with_a_hint() {
     let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens");
     for name in ["gemma2", "gemma3", "phi3"] {
         let dir = tempfile::tempdir().unwrap();
@@ -44,7 +44,7 @@ fn an_architecture_of_another_form_is_refused_with_what_runs_it() {
 }
 
 #[test]
-fn a_missing_weight_is_named() {
+fn missing_weight_is_an_error() {
     let error = error_after(|checkpoint| drop(checkpoint.weights.remove(LAYER_WEIGHT)), |_| {});
     says(&error, "model.safetensors", LAYER_WEIGHT, "there is no such weight");
     let error = error_after(|checkpoint| drop(checkpoint.weights.remove("lm_head.weight")), |_| {});
@@ -52,25 +52,25 @@ fn a_missing_weight_is_named() {
 }
 
 #[test]
-fn a_weight_of_another_shape_is_named_with_both() {
+fn shape_mismatch_error_has_both_shapes() {
     let name = "model.embed_tokens.weight";
     let error = error_after(|checkpoint| checkpoint.weights.get_mut(name).unwrap().shape.reverse(), |_| {});
-    says(&error, "model.safetensors", name, "has the shape [32, 288], and by `");
+    says(&error, "model.safetensors", name, "has the shape [32, 288], and `");
     assert!(error.to_string().ends_with("config.json` it is [288, 32]"), "{error}");
 }
 
 #[test]
-fn a_configuration_of_another_model_is_told_by_its_weights() {
+fn configuration_of_another_model_is_an_error() {
     let error = error_after(|checkpoint| checkpoint.config["intermediate_size"] = 96.into(), |_| {});
     says(&error, "model.safetensors", "model.layers.0.mlp.gate_proj.weight", "has the shape [");
     let error = error_after(|checkpoint| checkpoint.config["num_hidden_layers"] = 3.into(), |_| {});
     says(&error, "model.safetensors", "model.layers.2.input_layernorm.weight", "there is no such weight");
     let error = error_after(|checkpoint| checkpoint.config["num_hidden_layers"] = 1.into(), |_| {});
-    says(&error, "model.safetensors", "model.layers.1.input_layernorm.weight", "has no place in the model");
+    says(&error, "model.safetensors", "model.layers.1.input_layernorm.weight", "is not part of the model");
 }
 
 #[test]
-fn a_weight_without_a_place_is_not_left_out_in_silence() {
+fn unexpected_weight_is_an_error() {
     let stray = |name: &'static str| {
         move |checkpoint: &mut Checkpoint| {
             let weight = Weight { dtype: Dtype::F32, shape: vec![1], bytes: vec![0; 4] };
@@ -78,7 +78,7 @@ fn a_weight_without_a_place_is_not_left_out_in_silence() {
         }
     };
     let name = "model.layers.0.mlp.experts.3.weight";
-    says(&error_after(stray(name), |_| {}), "model.safetensors", name, "has no place in the model");
+    says(&error_after(stray(name), |_| {}), "model.safetensors", name, "is not part of the model");
     // What old checkpoints keep beside the weights is computed.
     let dir = tempfile::tempdir().unwrap();
     let mut checkpoint = Checkpoint::of_golden("qwen2-untied");
@@ -88,7 +88,7 @@ fn a_weight_without_a_place_is_not_left_out_in_silence() {
 }
 
 #[test]
-fn a_type_that_is_not_read_is_named() {
+fn unsupported_weight_type_is_an_error() {
     let to_f64 = |checkpoint: &mut Checkpoint| {
         let weight = checkpoint.weights.get_mut(LAYER_WEIGHT).unwrap();
         let n_values: usize = weight.shape.iter().product();
@@ -98,7 +98,7 @@ fn a_type_that_is_not_read_is_named() {
 }
 
 #[test]
-fn quantised_checkpoints_are_refused_as_such() {
+fn quantised_checkpoint_is_refused() {
     let error = error_after(
         |checkpoint| checkpoint.config["quantization_config"] = serde_json::json!({ "quant_method": "gptq", "bits": 4 }),
         |_| {},
@@ -107,7 +107,7 @@ fn quantised_checkpoints_are_refused_as_such() {
 }
 
 #[test]
-fn a_truncated_file_is_named_wherever_it_is_cut() {
+fn truncated_weights_are_an_error() {
     for percent in [0, 1, 50, 99] {
         let error = error_after(
             |_| {},
@@ -123,7 +123,7 @@ fn a_truncated_file_is_named_wherever_it_is_cut() {
 }
 
 #[test]
-fn shards_that_are_not_there_or_elsewhere_are_named() {
+fn missing_or_outside_shards_are_errors() {
     let dir = tempfile::tempdir().unwrap();
     let directory = dir.path().join("checkpoint");
     Checkpoint::of_golden("qwen3").write_sharded(&directory, 2);
@@ -148,18 +148,18 @@ fn shards_that_are_not_there_or_elsewhere_are_named() {
 }
 
 #[test]
-fn dtypes_that_are_not_made_are_refused() {
+fn unsupported_dtype_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let golden = crate::checkpoints::golden("qwen3");
+    let golden = super::checkpoints::golden("qwen3");
     let error = export_to(&golden, &dir.path().join("graph"), DType::Bf16).unwrap_err();
     assert!(matches!(error, Error::Unsupported { .. }) && error.hint().unwrap().contains("int4"), "{error}");
     assert_eq!(names(dir.path()), Vec::<String>::new());
 }
 
 #[test]
-fn a_model_without_weights_is_refused() {
+fn model_without_weights_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let exported = export_to(&crate::checkpoints::golden("qwen3"), &dir.path().join("one"), DType::Int4).unwrap();
+    let exported = export_to(&super::checkpoints::golden("qwen3"), &dir.path().join("one"), DType::Int4).unwrap();
     let error = export_to(&exported.directory, &dir.path().join("two"), DType::Int4).unwrap_err();
     assert!(error.to_string().contains("it has graphs and no weights as published"), "{error}");
 }

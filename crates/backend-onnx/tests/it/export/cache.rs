@@ -7,7 +7,7 @@ use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use safetensors::Dtype;
-use tandem_backend_onnx::export::{cached_graph, clear, graphs_dir, stock};
+use tandem_backend_onnx::graph_cache::{self, cached_graph};
 use tandem_backend_onnx::{OnnxBackend, library};
 use tandem_core::backend::LogitsRequest;
 use tandem_core::conformance;
@@ -15,8 +15,8 @@ use tandem_core::export::CachedGraphInfo;
 use tandem_core::files::ModelFiles;
 use tandem_core::{Backend, DType, Error, LoadOptions, Progress, ProgressEvent, SessionOptions};
 
-use crate::checkpoints::{Checkpoint, Weight, golden};
-use crate::names;
+use super::checkpoints::{Checkpoint, Weight, golden};
+use super::names;
 
 /// Loads with the cache `cache` and counts the exports.
 fn counting(cache: &Path) -> (LoadOptions, Arc<AtomicUsize>) {
@@ -33,7 +33,7 @@ fn counting(cache: &Path) -> (LoadOptions, Arc<AtomicUsize>) {
 }
 
 #[test]
-fn a_checkpoint_is_exported_once_for_each_dtype_and_content() {
+fn checkpoint_is_exported_once_for_each_dtype_and_content() {
     let dir = tempfile::tempdir().unwrap();
     let (options, n_exports) = counting(&dir.path().join("cache"));
     let checkpoint = dir.path().join("checkpoint");
@@ -66,7 +66,7 @@ fn a_checkpoint_is_exported_once_for_each_dtype_and_content() {
 }
 
 #[test]
-fn two_at_once_make_one_export() {
+fn concurrent_loads_share_one_export() {
     let dir = tempfile::tempdir().unwrap();
     let cache = dir.path().join("cache");
     let (n_exports, waits) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
@@ -106,7 +106,7 @@ fn two_at_once_make_one_export() {
 }
 
 #[test]
-fn who_waits_can_be_cancelled() {
+fn waiting_for_an_export_can_be_cancelled() {
     let dir = tempfile::tempdir().unwrap();
     let files = ModelFiles::discover(&golden("qwen3"), "qwen3").unwrap();
     let (options, _) = counting(dir.path());
@@ -130,7 +130,7 @@ fn who_waits_can_be_cancelled() {
 }
 
 #[test]
-fn a_cancelled_export_leaves_nothing_and_the_next_one_works() {
+fn export_succeeds_after_a_cancelled_one() {
     let dir = tempfile::tempdir().unwrap();
     let files = ModelFiles::discover(&golden("mistral"), "mistral").unwrap();
     let mut options = LoadOptions { cache: Some(dir.path().into()), ..LoadOptions::default() };
@@ -150,28 +150,28 @@ fn a_cancelled_export_leaves_nothing_and_the_next_one_works() {
 }
 
 #[test]
-fn a_graph_in_use_stays_and_the_others_can_be_removed() {
+fn clear_keeps_graphs_in_use() {
     let dir = tempfile::tempdir().unwrap();
     let options = LoadOptions { cache: Some(dir.path().into()), ..LoadOptions::default() };
     let files = ModelFiles::discover(&golden("qwen3"), "qwen3").unwrap();
     let [used, idle] = [DType::Int4, DType::Int8].map(|dtype| cached_graph(&files, dtype, &options).unwrap());
     drop(idle);
-    let graphs = graphs_dir(options.cache.as_deref()).unwrap();
+    let graphs = graph_cache::directory(options.cache.as_deref()).unwrap();
     let kinds = |of: &[CachedGraphInfo]| of.iter().map(|graph| graph.dtype.clone().unwrap()).collect::<Vec<_>>();
-    assert_eq!(kinds(&stock(&graphs)), ["int4", "int8"]);
-    assert_eq!(stock(&graphs)[0].source.as_deref(), Some("qwen3"));
-    let done = clear(&graphs).unwrap();
+    assert_eq!(kinds(&graph_cache::list(&graphs)), ["int4", "int8"]);
+    assert_eq!(graph_cache::list(&graphs)[0].source.as_deref(), Some("qwen3"));
+    let done = graph_cache::clear(&graphs).unwrap();
     assert_eq!((kinds(&done.removed), kinds(&done.in_use)), (vec!["int8".into()], vec!["int4".into()]));
     assert!(used.path().is_file());
     drop(used);
-    assert_eq!(clear(&graphs).unwrap().removed.len(), 1);
-    assert!(stock(&graphs).is_empty());
+    assert_eq!(graph_cache::clear(&graphs).unwrap().removed.len(), 1);
+    assert!(graph_cache::list(&graphs).is_empty());
     // What was removed is made again.
     assert!(cached_graph(&files, DType::Int8, &options).unwrap().path().is_file());
 }
 
 #[test]
-fn a_cache_that_cannot_be_written_is_named() {
+fn unwritable_cache_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("file"), "").unwrap();
     let files = ModelFiles::discover(&golden("qwen3"), "qwen3").unwrap();
@@ -195,14 +195,14 @@ fn large(directory: &Path) {
 }
 
 #[test]
-fn a_load_exports_what_is_large_and_writes_nothing_for_what_is_small() {
+fn load_caches_graphs_of_large_checkpoints_only() {
     conformance::with_fixture(
         || library::find(None).map_err(|error| conformance::describe(&error)),
-        |_| exports_what_is_large_and_writes_nothing_for_what_is_small(),
+        |_| caches_graphs_of_large_checkpoints_only(),
     );
 }
 
-fn exports_what_is_large_and_writes_nothing_for_what_is_small() {
+fn caches_graphs_of_large_checkpoints_only() {
     let dir = tempfile::tempdir().unwrap();
     large(&dir.path().join("large"));
     let (options, n_exports) = counting(&dir.path().join("cache"));

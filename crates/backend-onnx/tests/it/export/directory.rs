@@ -9,11 +9,11 @@ use tandem_backend_onnx::export::{EXPORTER_VERSION, export};
 use tandem_core::files::{ModelFile, ModelFiles};
 use tandem_core::{DType, Error, ExportOptions, Progress};
 
-use crate::checkpoints::{Checkpoint, GOLDENS, golden};
-use crate::{export_to, names};
+use super::checkpoints::{Checkpoint, GOLDENS, golden};
+use super::{export_to, names};
 
 #[test]
-fn two_exports_are_the_same_to_the_byte() {
+fn exports_are_reproducible() {
     let dir = tempfile::tempdir().unwrap();
     for name in GOLDENS {
         for dtype in [DType::F32, DType::Int8, DType::Int4] {
@@ -32,7 +32,7 @@ fn two_exports_are_the_same_to_the_byte() {
 }
 
 #[test]
-fn the_directory_stands_on_its_own() {
+fn exported_directory_is_self_contained() {
     let dir = tempfile::tempdir().unwrap();
     let directory = dir.path().join("below/qwen3-int4");
     let exported = export_to(&golden("qwen3"), &directory, DType::Int4).unwrap();
@@ -56,7 +56,7 @@ fn the_directory_stands_on_its_own() {
 }
 
 #[test]
-fn the_graph_says_what_it_was_made_of() {
+fn graph_metadata_names_the_checkpoint_and_its_hashes() {
     let dir = tempfile::tempdir().unwrap();
     let exported = export_to(&golden("mistral"), &dir.path().join("graph"), DType::Int8).unwrap();
     let graph = fs::read(&exported.graph).unwrap();
@@ -81,7 +81,7 @@ fn the_graph_says_what_it_was_made_of() {
 }
 
 #[test]
-fn the_genai_config_is_the_one_that_the_builder_writes() {
+fn genai_config_matches_the_builders() {
     let dir = tempfile::tempdir().unwrap();
     for name in GOLDENS {
         let exported = export_to(&golden(name), &dir.path().join(name), DType::F32).unwrap();
@@ -93,7 +93,7 @@ fn the_genai_config_is_the_one_that_the_builder_writes() {
 }
 
 #[test]
-fn shards_give_the_weights_of_one_file() {
+fn sharded_checkpoint_gives_the_same_weights() {
     let dir = tempfile::tempdir().unwrap();
     let checkpoint = Checkpoint::of_golden("qwen2-untied");
     checkpoint.write(&dir.path().join("whole"));
@@ -106,7 +106,7 @@ fn shards_give_the_weights_of_one_file() {
 }
 
 #[test]
-fn sixteen_bit_weights_give_the_graph_of_the_same_values() {
+fn sixteen_bit_checkpoint_gives_the_same_weights() {
     let dir = tempfile::tempdir().unwrap();
     let checkpoint = Checkpoint::of_golden("qwen2-tied");
     let little = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
@@ -131,7 +131,7 @@ fn sixteen_bit_weights_give_the_graph_of_the_same_values() {
 }
 
 #[test]
-fn a_cancelled_export_leaves_nothing() {
+fn cancelled_export_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let files = ModelFiles::discover(&golden("qwen3"), "qwen3").unwrap();
     for at in 0.. {
@@ -159,7 +159,7 @@ fn a_cancelled_export_leaves_nothing() {
 }
 
 #[test]
-fn progress_goes_from_nothing_to_all() {
+fn progress_starts_at_zero_and_reaches_the_total() {
     let dir = tempfile::tempdir().unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let mut options = ExportOptions::new(dir.path().join("graph"), DType::Int8);
@@ -179,7 +179,7 @@ fn progress_goes_from_nothing_to_all() {
 }
 
 #[test]
-fn what_killed_exports_left_goes_away_and_what_others_work_on_stays() {
+fn only_work_directories_of_killed_exports_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     for name in [".graph.partial-dead", ".graph.partial-live", ".other.partial-dead"] {
         fs::create_dir_all(dir.path().join(name).join("export")).unwrap();
@@ -192,7 +192,7 @@ fn what_killed_exports_left_goes_away_and_what_others_work_on_stays() {
 }
 
 #[test]
-fn only_an_earlier_export_is_replaced_and_only_when_asked() {
+fn only_an_earlier_export_is_replaced_and_only_on_request() {
     let dir = tempfile::tempdir().unwrap();
     let directory = dir.path().join("graph");
     let files = ModelFiles::discover(&golden("qwen3"), "qwen3").unwrap();
@@ -202,7 +202,7 @@ fn only_an_earlier_export_is_replaced_and_only_when_asked() {
     let before = fs::read(directory.join("model.onnx")).unwrap();
 
     let error = attempt(false, DType::Int4).unwrap_err();
-    assert!(error.to_string().ends_with("graph`: is there and is not empty"), "{error}");
+    assert!(error.to_string().ends_with("graph`: exists and is not empty"), "{error}");
     assert!(error.hint().unwrap().contains("--force"));
     assert_eq!(fs::read(directory.join("model.onnx")).unwrap(), before);
 
@@ -212,10 +212,10 @@ fn only_an_earlier_export_is_replaced_and_only_when_asked() {
 
     fs::write(directory.join("diary.txt"), "dear diary").unwrap();
     let error = attempt(true, DType::F32).unwrap_err();
-    assert!(error.to_string().contains("holds `diary.txt`, which no export wrote"), "{error}");
+    assert!(error.to_string().contains("contains `diary.txt`, which an export does not write"), "{error}");
     assert_eq!(fs::read_to_string(directory.join("diary.txt")).unwrap(), "dear diary");
 
     fs::write(dir.path().join("file"), "").unwrap();
     let error = export_to(&golden("qwen3"), &dir.path().join("file"), DType::F32).unwrap_err();
-    assert!(error.to_string().ends_with("file`: is there and is no directory"), "{error}");
+    assert!(error.to_string().ends_with("file`: exists and is not a directory"), "{error}");
 }

@@ -10,8 +10,8 @@ use tandem_core::files::ModelFiles;
 use tandem_core::{Backend, BackendKind, DType, DeviceReport, LoadOptions, Model, Result};
 use tempfile::TempDir;
 
-use crate::checkpoints::golden;
-use crate::export_to;
+use super::checkpoints::golden;
+use super::export_to;
 
 conformance!(qwen2_tied, || fixture("qwen2-tied", DType::F32, Numerics::Fast, 1e-4));
 conformance!(qwen2_untied, || fixture("qwen2-untied", DType::F32, Numerics::Fast, 1e-4));
@@ -21,8 +21,8 @@ conformance!(mistral, || fixture("mistral", DType::F32, Numerics::Fast, 1e-4));
 
 /// The goldens' weights lie on a grid that 4 bits hold, and 8: with activations in floats nothing is lost.
 #[test]
-fn quantised_weights_are_exact_where_they_can_be() {
-    for name in crate::checkpoints::GOLDENS {
+fn exactly_representable_weights_are_quantised_exactly() {
+    for name in super::checkpoints::GOLDENS {
         for dtype in [DType::Int4, DType::Int8] {
             let check = |fixture: &Fixture| {
                 conformance::logits_match_golden(fixture);
@@ -44,7 +44,7 @@ const ROUNDED: [(&str, f32, f32); 5] = [
 ];
 
 #[test]
-fn rounded_activations_stay_within_their_tolerance() {
+fn quantised_activations_are_within_tolerance() {
     for (name, quantised, halves) in ROUNDED {
         for (dtype, tolerance) in [(DType::Int4, quantised), (DType::Int8, quantised), (DType::F16, halves)] {
             let check = |fixture: &Fixture| {
