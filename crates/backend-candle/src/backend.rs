@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tandem_core::arena::Arena;
-use tandem_core::backend::{Capabilities, LoadOptions, WeightFile};
+use tandem_core::backend::{Capabilities, Capability, LoadOptions, WeightFile};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{ModelFile, ModelFiles};
@@ -44,8 +44,7 @@ impl Backend for CandleBackend {
         device::reports()
     }
 
-    fn load(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
-        options.validate()?;
+    fn load_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
         let config = ModelConfig::from_file(&files.config)?;
         let device = device::open(options.device)?;
         let (wanted, bits) = dtype(options)?;
@@ -54,7 +53,6 @@ impl Backend for CandleBackend {
         let threads = device::threads(&options.threads)?;
         let before = MappingSnapshot::now();
         let mut info = info(files, &config, options, wanted, threads.current_num_threads())?;
-        info.check_device_share(options.require_device)?;
         if !config.architecture.has_llama_form() {
             let checkpoint = Checkpoint::open(files)?;
             return Ok(Arc::new(ForeignModel::load(&checkpoint, &config, &device, threads, info)?));
@@ -84,34 +82,31 @@ impl Backend for CandleBackend {
     }
 }
 
-fn info(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions, dtype: DType, threads: usize) -> Result<ModelInfo> {
-    let own = Capabilities {
-        all_logits: true,
-        rewind: true,
-        hidden_states: true,
-        adapters: false,
-        probe: options.device == Device::Cpu,
-    };
-    Ok(ModelInfo {
-        name: files.name.clone(),
-        backend: BackendKind::Candle,
-        engine_version: CANDLE_VERSION.into(),
-        device: options.device,
-        dtype,
-        memory_dtype: dtype,
-        architecture: config.architecture.to_string(),
-        n_layers: config.n_layers,
-        hidden_size: config.hidden_size,
-        vocab_size: config.vocab_size,
-        max_context: config.max_context,
-        threads,
-        kv_bytes_per_token: config.kv_bytes_per_token(candle_dtype(dtype).size_in_bytes()),
-        capabilities: if config.architecture.has_llama_form() { own } else { foreign::CAPABILITIES },
-        weight_types: Vec::new(),
-        weight_files: files.weights.iter().map(weight_file).collect::<Result<_>>()?,
-        placement: Vec::new(),
-        device_share: 1.0,
-    })
+/// What our own decoders can do.
+const CAPABILITIES: Capabilities =
+    Capabilities::of(&[Capability::Generation, Capability::AllLogits, Capability::Rewind, Capability::HiddenStates]);
+
+pub(crate) fn info(
+    files: &ModelFiles,
+    config: &ModelConfig,
+    options: &LoadOptions,
+    dtype: DType,
+    threads: usize,
+) -> Result<ModelInfo> {
+    let mut info = ModelInfo::new(&files.name, BackendKind::Candle, CANDLE_VERSION);
+    info.device = options.device;
+    info.dtype = dtype;
+    info.memory_dtype = dtype;
+    info.architecture = config.architecture.to_string();
+    info.n_layers = config.n_layers;
+    info.hidden_size = config.hidden_size;
+    info.vocab_size = config.vocab_size;
+    info.max_context = config.max_context;
+    info.threads = threads;
+    info.kv_bytes_per_token = config.kv_bytes_per_token(candle_dtype(dtype).size_in_bytes());
+    info.capabilities = if config.architecture.has_llama_form() { CAPABILITIES } else { foreign::CAPABILITIES };
+    info.weight_files = files.weights.iter().map(weight_file).collect::<Result<_>>()?;
+    Ok(info)
 }
 
 /// The dtype that the weights are to have in memory, and how they become so.

@@ -11,7 +11,7 @@ mod weights;
 use std::sync::Arc;
 
 use rayon::ThreadPool;
-use tandem_core::backend::{Capabilities, HiddenStates, LoraAdapter, TokenBatch};
+use tandem_core::backend::{Capabilities, Capability};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
 use tandem_core::{DType, Error, Model, ModelInfo, Result, Session, SessionOptions};
@@ -20,8 +20,7 @@ use self::family::Family;
 use self::session::ForeignSession;
 
 /// What a model of candle-transformers can do.
-pub(crate) const CAPABILITIES: Capabilities =
-    Capabilities { all_logits: false, rewind: false, hidden_states: false, adapters: false, probe: false };
+pub(crate) const CAPABILITIES: Capabilities = Capabilities::of(&[Capability::Generation]);
 
 /// A model of candle-transformers.
 pub(crate) struct ForeignModel {
@@ -63,14 +62,6 @@ impl Model for ForeignModel {
 
     fn new_session(&self, options: &SessionOptions) -> Result<Box<dyn Session>> {
         Ok(Box::new(ForeignSession::new(Arc::clone(&self.loaded), options)?))
-    }
-
-    fn encode(&self, _batch: &TokenBatch) -> Result<HiddenStates> {
-        Err(self.loaded.info.unsupported("encoding", "candle-transformers keeps the hidden states of this family to itself"))
-    }
-
-    fn with_adapter(&self, _adapter: &LoraAdapter) -> Result<Arc<dyn Model>> {
-        Err(self.loaded.info.unsupported("an adapter", "candle-transformers applies none"))
     }
 }
 

@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use tandem_core::backend::LoadOptions;
+use tandem_core::backend::{LoadOptions, checked};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::{Architecture, ModelConfig};
 use tandem_core::files::ModelFiles;
-use tandem_core::{BackendKind, DType, Error, Model, ModelInfo, Result};
+use tandem_core::{DType, Error, Model, Result};
 
-use crate::backend::{CANDLE_VERSION, weight_file};
+use crate::backend::{CANDLE_VERSION, info};
 use crate::device;
 use crate::foreign::{self, ForeignModel};
 
@@ -30,27 +30,10 @@ pub fn load_transformers(files: &ModelFiles, options: &LoadOptions) -> Result<Ar
     }
     let threads = device::threads(&options.threads)?;
     let checkpoint = Checkpoint::open(files)?;
-    let info = ModelInfo {
-        name: files.name.clone(),
-        backend: BackendKind::Candle,
-        engine_version: format!("candle-transformers {CANDLE_VERSION}"),
-        device: options.device,
-        dtype: DType::F32,
-        memory_dtype: DType::F32,
-        architecture: config.architecture.to_string(),
-        n_layers: config.n_layers,
-        hidden_size: config.hidden_size,
-        vocab_size: config.vocab_size,
-        max_context: config.max_context,
-        threads: threads.current_num_threads(),
-        kv_bytes_per_token: config.kv_bytes_per_token(size_of::<f32>()),
-        capabilities: foreign::CAPABILITIES,
-        weight_types: Vec::new(),
-        weight_files: files.weights.iter().map(weight_file).collect::<Result<_>>()?,
-        placement: Vec::new(),
-        device_share: 1.0,
-    };
-    Ok(Arc::new(ForeignModel::load(&checkpoint, &config, &candle_core::Device::Cpu, threads, info)?))
+    let mut info = info(files, &config, options, DType::F32, threads.current_num_threads())?;
+    info.engine_version = format!("candle-transformers {CANDLE_VERSION}");
+    info.capabilities = foreign::CAPABILITIES;
+    Ok(checked(Arc::new(ForeignModel::load(&checkpoint, &config, &candle_core::Device::Cpu, threads, info)?)))
 }
 
 fn refused(reason: &str) -> Error {

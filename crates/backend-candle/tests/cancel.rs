@@ -16,7 +16,7 @@ fn a_running_append_ends_when_it_is_cancelled() {
     let files = ModelFiles::discover(&directory, "mistral").unwrap();
     let model = CandleBackend::new().load(&files, &LoadOptions::default()).unwrap();
     let tokens: Vec<TokenId> = (0..200).map(|i| i * 31 % 340).collect();
-    let whole = model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last).unwrap();
+    let whole = model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last(1)).unwrap();
     let cancel = CancelToken::new();
     let mut session = model.new_session(&SessionOptions { cancel: cancel.clone(), ..SessionOptions::default() }).unwrap();
     session.append(&tokens[..50], LogitsRequest::None).unwrap();
@@ -33,7 +33,7 @@ fn a_running_append_ends_when_it_is_cancelled() {
         }
     });
     let error = loop {
-        match session.append(&tokens[50..], LogitsRequest::Last) {
+        match session.append(&tokens[50..], LogitsRequest::Last(1)) {
             Ok(_) => session.rewind(50).unwrap(),
             Err(error) => break error,
         }
@@ -44,7 +44,7 @@ fn a_running_append_ends_when_it_is_cancelled() {
     assert_eq!(session.n_tokens(), 50, "nothing is held of the call");
 
     cancel.reset();
-    let after = session.append(&tokens[50..], LogitsRequest::Last).unwrap();
+    let after = session.append(&tokens[50..], LogitsRequest::Last(1)).unwrap();
     let difference = after.values().iter().zip(whole.values()).fold(0.0_f32, |max, (a, b)| max.max((a - b).abs()));
     assert!(difference < 1e-4, "the cache is what it was: {difference}");
 }

@@ -70,12 +70,12 @@ fn a_context_ends_where_a_window_would_begin_to_matter() {
         let tokens: Vec<u32> = (0..40).map(|i| i * 37 % 340).collect();
         let last = |model: &dyn Model| {
             let mut session = model.new_session(&SessionOptions::default()).unwrap();
-            session.append(&tokens, LogitsRequest::Last).unwrap()
+            session.append(&tokens, LogitsRequest::Last(1)).unwrap()
         };
         assert_eq!(last(&*windowed), last(&*whole), "{name}");
         let mut session = windowed.new_session(&SessionOptions::default()).unwrap();
         session.append(&tokens, LogitsRequest::None).unwrap();
-        assert!(matches!(session.append(&[1], LogitsRequest::Last), Err(Error::ContextFull { max: 40, .. })), "{name}");
+        assert!(matches!(session.append(&[1], LogitsRequest::Last(1)), Err(Error::ContextFull { max: 40, .. })), "{name}");
     }
 }
 
@@ -97,7 +97,7 @@ fn a_text_that_was_cut_short_is_made_again() {
     let model = load(&golden("gemma3"), &LoadOptions::default()).unwrap();
     let tokens: Vec<u32> = (0..100).map(|i| i * 29 % 340).collect();
     let mut whole = model.new_session(&SessionOptions::default()).unwrap();
-    let expected = whole.append(&tokens, LogitsRequest::Last).unwrap();
+    let expected = whole.append(&tokens, LogitsRequest::Last(1)).unwrap();
     for _ in 0..8 {
         let cancel = CancelToken::new();
         let mut session = model.new_session(&SessionOptions { cancel: cancel.clone(), ..SessionOptions::default() }).unwrap();
@@ -106,7 +106,7 @@ fn a_text_that_was_cut_short_is_made_again() {
             let cancel = cancel.clone();
             move || cancel.cancel()
         });
-        let first = session.append(&tokens[60..], LogitsRequest::Last);
+        let first = session.append(&tokens[60..], LogitsRequest::Last(1));
         from_another_thread.join().unwrap();
         cancel.reset();
         let logits = match first {
@@ -114,7 +114,7 @@ fn a_text_that_was_cut_short_is_made_again() {
             Err(error) => {
                 assert!(matches!(error, Error::Cancelled), "{error}");
                 assert_eq!(session.n_tokens(), 60);
-                session.append(&tokens[60..], LogitsRequest::Last).unwrap()
+                session.append(&tokens[60..], LogitsRequest::Last(1)).unwrap()
             }
         };
         let scale = expected.values().iter().fold(0.0_f32, |max, value| max.max(value.abs()));

@@ -84,7 +84,7 @@ fn a_window_that_is_null_or_not_in_use_changes_nothing() {
         let directory = edited("qwen2-tied", |config| change(config), |_| true);
         let model = load(directory.path(), &LoadOptions::default()).unwrap();
         let tokens: Vec<u32> = (0..40).collect();
-        model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last).unwrap()
+        model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last(1)).unwrap()
     };
     let plain = logits(&|_| {});
     assert_eq!(logits(&|config| config["sliding_window"] = Value::Null), plain);
@@ -109,7 +109,7 @@ fn a_window_is_the_same_in_one_pass_and_step_by_step() {
     let whole = model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::All).unwrap();
     let mut session = model.new_session(&SessionOptions::default()).unwrap();
     for (i, token) in tokens.iter().enumerate() {
-        let row = session.append(&[*token], LogitsRequest::Last).unwrap();
+        let row = session.append(&[*token], LogitsRequest::Last(1)).unwrap();
         close(row.row(0), whole.row(i), &format!("position {i}"));
     }
 }
@@ -122,7 +122,7 @@ fn narrow_weights_give_what_they_give_when_widened_first() {
         let mut session = model.new_session(&SessionOptions::default()).unwrap();
         let tokens: Vec<u32> = (0..40).collect();
         let prompt = session.append(&tokens, LogitsRequest::All).unwrap();
-        (model.info().dtype, model.info().memory_dtype, prompt, session.append(&[7], LogitsRequest::Last).unwrap())
+        (model.info().dtype, model.info().memory_dtype, prompt, session.append(&[7], LogitsRequest::Last(1)).unwrap())
     };
     for name in ["qwen2-tied", "qwen2-untied", "qwen3"] {
         for narrow in [safetensors::Dtype::F16, safetensors::Dtype::BF16] {
@@ -151,7 +151,7 @@ fn both_forms_of_a_configuration_are_one() {
     let of = |directory: &Path| {
         let model = load(directory, &LoadOptions::default()).unwrap();
         let tokens: Vec<u32> = (3..30).collect();
-        model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last).unwrap()
+        model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last(1)).unwrap()
     };
     let newer = edited(
         "qwen2-tied",
@@ -178,7 +178,7 @@ fn weights_of_an_embedding_model_are_found_without_their_prefix() {
     std::fs::copy(source.join("config.json"), directory.path().join("config.json")).unwrap();
     let of = |directory: &Path| {
         let model = load(directory, &LoadOptions::default()).unwrap();
-        model.new_session(&SessionOptions::default()).unwrap().append(&[1, 2, 3], LogitsRequest::Last).unwrap()
+        model.new_session(&SessionOptions::default()).unwrap().append(&[1, 2, 3], LogitsRequest::Last(1)).unwrap()
     };
     assert_eq!(of(directory.path()), of(&source));
 }
@@ -188,13 +188,13 @@ fn a_second_text_of_many_tokens_sees_what_was_decoded() {
     // candle's quantised Qwen3 forgets here what it has decoded: its two caches differ.
     let model = load(&golden("qwen3"), &LoadOptions::default()).unwrap();
     let tokens: Vec<u32> = (0..60).map(|i| i * 29 % 304).collect();
-    let whole = model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last).unwrap();
+    let whole = model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last(1)).unwrap();
     let mut session = model.new_session(&SessionOptions::default()).unwrap();
     session.append(&tokens[..20], LogitsRequest::None).unwrap();
     for token in &tokens[20..30] {
-        session.append(&[*token], LogitsRequest::Last).unwrap();
+        session.append(&[*token], LogitsRequest::Last(1)).unwrap();
     }
-    let after = session.append(&tokens[30..], LogitsRequest::Last).unwrap();
+    let after = session.append(&tokens[30..], LogitsRequest::Last(1)).unwrap();
     close(after.row(0), whole.row(0), "the second text");
 }
 
@@ -209,11 +209,11 @@ fn a_rotation_far_into_a_text_is_that_of_its_beginning() {
     let directory = edited("mistral", change, |_| true);
     let model = load(directory.path(), &LoadOptions::default()).unwrap();
     let tokens: Vec<u32> = (0..40).map(|i| i * 37 % 340).collect();
-    let near = model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last).unwrap();
+    let near = model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last(1)).unwrap();
     let mut session = model.new_session(&SessionOptions::default()).unwrap();
     let before: Vec<u32> = (0..8000).map(|i| i * 11 % 340).collect();
     session.append(&before, LogitsRequest::None).unwrap();
-    let far = session.append(&tokens, LogitsRequest::Last).unwrap();
+    let far = session.append(&tokens, LogitsRequest::Last(1)).unwrap();
     let scale = near.row(0).iter().fold(0.0_f32, |max, value| max.max(value.abs()));
     let difference = far.row(0).iter().zip(near.row(0)).fold(0.0_f32, |max, (a, b)| max.max((a - b).abs())) / scale;
     // An angle of 8,000 in f32 is off by 2e-4 at most.
@@ -226,7 +226,7 @@ fn a_head_of_its_own_width_and_a_bias_are_used() {
     let plain = golden("llama-linear");
     let of = |directory: &Path| {
         let model = load(directory, &LoadOptions::default())?;
-        model.new_session(&SessionOptions::default())?.append(&[1, 2, 3], LogitsRequest::Last)
+        model.new_session(&SessionOptions::default())?.append(&[1, 2, 3], LogitsRequest::Last(1))
     };
     let wider = edited("llama-linear", |config| config["head_dim"] = json!(32), |_| true);
     let error = of(wider.path()).unwrap_err();

@@ -22,6 +22,8 @@ pub(crate) struct Loaded {
     /// The engine appends to one buffer for each cache.
     pub(crate) in_place: bool,
     pub(crate) info: ModelInfo,
+    /// Its inner values can be made outputs.
+    pub(crate) can_probe: bool,
     /// Keeps the graph in the cache for as long as the engine reads it.
     pub(crate) _cached: Option<CachedGraph>,
     /// Held during a run where the provider does not promise that several may run at once.
