@@ -10,6 +10,7 @@ mod generation;
 mod parse;
 mod rope;
 mod size;
+mod weights;
 mod windows;
 
 use serde_json::Value;
@@ -19,6 +20,7 @@ pub(crate) use self::fields::{Fields, parse_object};
 pub use self::gemma::GemmaConfig;
 pub use self::generation::GenerationConfig;
 pub use self::rope::{Llama3Rope, RopeConfig, RopeScaling, YarnRope};
+pub use self::weights::{ExpectedWeight, WeightRole};
 use crate::backend::{DType, TokenId};
 use crate::error::Result;
 use crate::files::{MAX_JSON_BYTES, ModelFile};
