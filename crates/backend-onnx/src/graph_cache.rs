@@ -4,6 +4,7 @@
 mod entry;
 mod hashes;
 mod lock;
+mod manifest;
 
 use std::ffi::OsStr;
 use std::fs;

@@ -16,11 +16,15 @@ use super::{cannot, genai};
 /// The lock file in a work directory.
 const LOCK: &str = "lock";
 
+/// The record of the files of an entry in the cache.
+pub(crate) const MANIFEST: &str = "manifest.json";
+
 /// The files that an export writes: only a directory without any others is replaced.
-const WRITTEN: [&str; 8] = [
+const WRITTEN: [&str; 9] = [
     GRAPH_FILE,
     DATA_FILE,
     genai::FILE,
+    MANIFEST,
     "config.json",
     "generation_config.json",
     "tokenizer.json",
