@@ -20,20 +20,20 @@ const N_LAST_LINES: usize = 6;
 #[derive(Clone, Debug)]
 pub(super) struct Client(pub(super) Vec<OsString>);
 
-/// The commands that run pip, best first.
+/// The commands that run pip, best first. Isolated mode keeps Python from importing modules of the working directory, such as a `pip.py`.
 pub(super) fn known_clients() -> Vec<Client> {
-    let clients: [&[&str]; 4] = [&["python3", "-m", "pip"], &["python", "-m", "pip"], &["pip3"], &["pip"]];
+    let clients: [&[&str]; 4] = [&["python3", "-I", "-m", "pip"], &["python", "-I", "-m", "pip"], &["pip3"], &["pip"]];
     clients.iter().map(|words| Client(words.iter().map(Into::into).collect())).collect()
 }
 
 /// Downloads the wheel of `pin` into `dir` with the first of `clients` that works on this machine.
 pub(super) fn download(pin: &Pin, clients: &[Client], dir: &Path, progress: &mut dyn FnMut(SetupEvent<'_>)) -> Result<PathBuf> {
-    let client = clients.iter().find(|client| client.exists()).ok_or_else(|| no_client(pin, clients))?;
+    let client = clients.iter().find(|client| client.exists(dir)).ok_or_else(|| no_client(pin, clients))?;
     let shown = format!("{} {}", client.shown(), arguments(pin).join(" "));
     progress(SetupEvent::Downloading { command: &shown, bytes: pin.wheel_size });
 
     let failed = |problem: String, hint: String, source: Option<Source>| Error::EngineLibrary { problem, hint, source };
-    let mut command = client.command();
+    let mut command = client.command(dir);
     command.args(arguments(pin)).arg("-d").arg(dir).args(["--no-input", "--progress-bar", "off"]);
     // What a killed pip leaves behind is in `dir`, and is removed with it.
     command.env("TMPDIR", dir).env("PYTHONUNBUFFERED", "1").env("PYTHONIOENCODING", "utf-8");
@@ -63,16 +63,17 @@ pub(super) fn by_hand(pin: &Pin) -> String {
 }
 
 impl Client {
-    fn command(&self) -> Command {
+    /// The command in the working directory `dir`: not the caller's, whose files are not trusted.
+    fn command(&self, dir: &Path) -> Command {
         let (program, first) = self.0.split_first().expect("a client is at least a program");
         let mut command = Command::new(program);
-        command.args(first).stdin(Stdio::null());
+        command.args(first).current_dir(dir).stdin(Stdio::null());
         command
     }
 
     /// Whether it runs at all: a Python may lack pip, and a command may be a stub that asks to be installed.
-    fn exists(&self) -> bool {
-        let status = self.command().arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    fn exists(&self, dir: &Path) -> bool {
+        let status = self.command(dir).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         status.is_ok_and(|status| status.success())
     }
 
