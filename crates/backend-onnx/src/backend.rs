@@ -8,7 +8,7 @@ use tandem_core::backend::{Capabilities, Capability, LoadOptions, Placement};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
 use tandem_core::huge_pages::MappingSnapshot;
-use tandem_core::{Backend, BackendKind, Device, DeviceReport, Error, Model, ModelInfo, Result};
+use tandem_core::{Backend, BackendKind, Device, DeviceReport, Model, ModelInfo, Result};
 
 use crate::device::{provider_name, reports};
 use crate::engine::n_threads;

@@ -20,7 +20,7 @@ use tandem_onnx_graph::{DataType, Graph};
 use crate::cache::empty_past;
 use crate::engine;
 use crate::error::{Doing, bad_graph};
-use crate::graph::DecoderGraph;
+use crate::graph::{DecoderGraph, tensor_type};
 use crate::run::{Names, RawValue, run, take};
 use crate::source::{Place, Source};
 use crate::value_names::{Layout, known_values};
@@ -90,7 +90,13 @@ impl Probed {
         let returned = self.run(tokens, &wanted)?;
         let mut probes = Vec::new();
         for (value, returned) in wanted.iter().zip(&returned) {
-            value.layout.read(tokens, &floats(returned)?, &mut probes);
+            let name = value.name.to_string_lossy();
+            let (_, shape) = tensor_type(&self.graph.file, &name, returned.dtype())?;
+            if !value.layout.fits(shape, tokens.len()) {
+                let problem = format!("a run over {} tokens returned the unexpected shape {shape:?}", tokens.len());
+                return Err(Error::bad_field(&self.graph.file, name, problem));
+            }
+            value.layout.read(tokens, shape, &floats(returned)?, &mut probes);
         }
         probes.retain(|probe| points.contains(&probe.point));
         Ok(probes)

@@ -13,3 +13,4 @@ mod export;
 mod goldens;
 #[cfg(unix)]
 mod library;
+mod shapes;
