@@ -24,7 +24,7 @@ use self::staging::Staging;
 
 /// The exporter's version: the release of Tandem, and a number that grows when the same release builds a different graph than before.
 /// The cache does not find graphs of other versions.
-pub const EXPORTER_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-3");
+pub const EXPORTER_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-4");
 
 /// Exports the checkpoint of `files` to a directory that ONNX Runtime, onnxruntime-genai and Tandem load as it is: the graph and its weights,
 /// a `genai_config.json` if the graph has logits, and copies of configuration and tokenizer.
@@ -45,8 +45,8 @@ fn export_where(files: &ModelFiles, options: &ExportOptions, available: &dyn Fn(
     files.refuse_gguf()?;
     let config = ModelConfig::from_file(&files.config)?;
     refuse_unsupported_architecture(&config, &files.name)?;
-    let genai_config = genai::config(files, &config, options.form.outputs)?;
     let plan = GraphPlan::open(files, &config, options.form)?;
+    let genai_config = genai::config(files, &config, options.form.outputs, plan.cached_head_dim())?;
     staging::check_target(&options.directory, options.replace)?;
     let companions = companions(files);
     let copied = companions.iter().map(|file| file.len()).sum::<Result<u64>>()?;

@@ -149,6 +149,25 @@ fn weight_prefix_may_be_empty() {
 }
 
 #[test]
+fn heads_that_attention_does_not_accept_are_rotated_and_padded_before_it() {
+    for (head_dim, cached, operators) in [
+        (8, 8, ["RotaryEmbedding", "RotaryEmbedding", "GroupQueryAttention"].as_slice()),
+        (6, 8, &["RotaryEmbedding", "RotaryEmbedding", "Pad", "Pad", "Pad", "GroupQueryAttention", "Slice"]),
+        (16, 16, &["GroupQueryAttention"]),
+    ] {
+        let rope = RopeTable { inverse_frequencies: vec![1.0; head_dim / 2], ..spec().rope };
+        let spec = DecoderSpec { head_dim, rope, ..spec() };
+        let (graph, _) = built(&spec, &options(Outputs::Logits, WeightFormat::F32));
+        let in_first_layer = graph.nodes().iter().filter(|node| node.outputs[0].starts_with("layers.0."));
+        let of_attention = |name: &&str| ["RotaryEmbedding", "Pad", "GroupQueryAttention", "Slice"].contains(name);
+        let found: Vec<_> = in_first_layer.map(|node| node.op_type.as_str()).filter(of_attention).collect();
+        assert_eq!(found, operators, "{head_dim}");
+        let past = graph.inputs().find(|input| input.name == "past_key_values.0.key").unwrap();
+        assert_eq!(past.dims.as_ref().unwrap()[3], Dim::Fixed(cached));
+    }
+}
+
+#[test]
 fn hidden_states_graph_has_no_head() {
     let (graph, built) = built(&spec(), &options(Outputs::HiddenStates, WeightFormat::Int8));
     assert!(graph.main().inputs.iter().all(|input| input.name != "num_logits_to_keep"));
