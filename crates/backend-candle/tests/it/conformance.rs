@@ -1,8 +1,6 @@
-//! candle passes the suite on every golden checkpoint, and its hidden states are those of transformers.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
+//! The conformance suite on every golden checkpoint, and hidden states against those of transformers.
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use tandem_backend_candle::CandleBackend;
@@ -12,7 +10,9 @@ use tandem_core::conformance::{Fixture, Golden};
 use tandem_core::files::ModelFiles;
 use tandem_core::{DType, LoadOptions};
 
-/// Those that our own decoder runs.
+use crate::golden;
+
+/// The checkpoints that our own decoder runs.
 const CHECKPOINTS: [&str; 7] = ["qwen2-tied", "qwen2-untied", "qwen3", "llama3-rope", "llama-yarn", "llama-linear", "mistral"];
 
 conformance!(qwen2_tied, || Ok(fixture("qwen2-tied", 2)));
@@ -40,14 +40,14 @@ conformance!(five_threads, || Ok(fixture("qwen2-untied", 5)));
 fn hidden_states_match_golden() {
     for name in CHECKPOINTS {
         let fixture = fixture(name, 2);
-        let (golden, model) = (fixture.golden.as_ref().unwrap(), fixture.load());
-        let tensors = std::fs::read(directory(name).join("golden.safetensors")).unwrap();
+        let (answers, model) = (fixture.golden.as_ref().unwrap(), fixture.load());
+        let tensors = std::fs::read(golden(name).join("golden.safetensors")).unwrap();
         let tensors = SafeTensors::deserialize(&tensors).unwrap();
-        let prompts: Vec<&[u32]> = golden.prompts.iter().map(|prompt| prompt.ids.as_slice()).collect();
+        let prompts: Vec<&[u32]> = answers.prompts.iter().map(|prompt| prompt.ids.as_slice()).collect();
         let together = model.encode(&TokenBatch::new(&prompts).unwrap()).unwrap();
         assert_eq!(together.lengths, prompts.iter().map(|prompt| prompt.len()).collect::<Vec<_>>());
         let mut start = 0;
-        for (i, prompt) in golden.prompts.iter().enumerate() {
+        for (i, prompt) in answers.prompts.iter().enumerate() {
             let expected: Vec<f32> = tensors
                 .tensor(&format!("hidden.{i}"))
                 .unwrap()
@@ -65,44 +65,41 @@ fn hidden_states_match_golden() {
             let scale = expected.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
             for (computed, expected) in computed.iter().zip(&expected) {
                 let difference = (computed - expected).abs() / scale;
-                assert!(difference <= golden.tolerance, "{name} `{}`: {difference:e}", prompt.name);
+                assert!(difference <= answers.tolerance, "{name} `{}`: {difference:e}", prompt.name);
             }
         }
     }
 }
 
-/// The goldens' weights lie on a grid that 4 bits hold: int4 is held to the tolerance of f32 where activations are not rounded.
+/// The checkpoint `name`, quantised. Weights of the goldens lie on a grid that 4 bits represent exactly, so int4 has the tolerance of f32
+/// unless activations are quantised.
 fn quantized(name: &str, dtype: DType, numerics: Numerics) -> Fixture {
     let mut fixture = fixture(name, 2);
     (fixture.options.dtype, fixture.options.numerics) = (Some(dtype), numerics);
-    let mut golden = Golden::read(&directory(name), if dtype == DType::Int8 { "optimum_int8" } else { Golden::MADE });
+    let mut answers = Golden::read(&golden(name), if dtype == DType::Int8 { "optimum_int8" } else { Golden::MADE });
     if numerics == Numerics::Fast && dtype == DType::Int4 {
-        // As far as the graph whose activations are rounded as well is from it.
-        golden.tolerance = Golden::read(&directory(name), "genai_int4").tolerance;
+        // That of the graph whose activations are quantised as well.
+        answers.tolerance = Golden::read(&golden(name), "genai_int4").tolerance;
     }
-    // Eight bits do not hold that grid in every block.
-    golden.greedy_equal &= dtype == DType::Int4 && numerics == Numerics::Exact;
+    // Eight bits do not represent that grid in every block.
+    answers.greedy_equal &= dtype == DType::Int4 && numerics == Numerics::Exact;
     if numerics == Numerics::Fast {
-        // What differs in its last bit may be rounded the other way: two ways to the same logits may each be that far from the golden.
-        fixture.tolerance = 2.0 * golden.tolerance;
+        // Differences in the last bit may be rounded either way, so two computations may each be that far from the golden.
+        fixture.tolerance = 2.0 * answers.tolerance;
     }
-    fixture.golden = Some(golden);
+    fixture.golden = Some(answers);
     fixture
 }
 
-fn directory(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens").join(name)
-}
-
-/// The checkpoint `name`, computed with so many threads.
+/// The checkpoint `name`, computed with `threads` threads.
 fn fixture(name: &str, threads: usize) -> Fixture {
     let threads = ThreadOptions { count: NonZeroUsize::new(threads), spin: false };
     Fixture {
         backend: Box::new(CandleBackend::new()),
-        files: ModelFiles::discover(&directory(name), name).unwrap(),
+        files: ModelFiles::discover(&golden(name), name).unwrap(),
         options: LoadOptions { threads, ..LoadOptions::default() },
-        // Chunks of other lengths sum in another order.
+        // Chunks of different lengths add in a different order.
         tolerance: 2e-5,
-        golden: Some(Golden::read(&directory(name), Golden::MADE)),
+        golden: Some(Golden::read(&golden(name), Golden::MADE)),
     }
 }

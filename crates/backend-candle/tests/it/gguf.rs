@@ -1,5 +1,4 @@
-//! GGUF files: the goldens in that format meet the goldens, and every quantised type is what candle's own reading of its blocks is.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
+//! GGUF files: golden checkpoints in that format match the goldens, and every quantised type matches candle's own dequantisation.
 
 mod files;
 mod types;
@@ -11,7 +10,8 @@ use tandem_core::conformance::{Fixture, Golden, describe, greedy_tokens_match_go
 use tandem_core::gguf::TensorType;
 use tandem_core::{Backend, DType, Error, LoadOptions, LogitsRequest, Model, Result, SessionOptions};
 
-use self::files::{golden, golden_in, model_files};
+use self::files::{golden_in, model_files};
+use crate::golden;
 
 conformance!(qwen2_untied_f32, || Ok(fixture("qwen2-untied", TensorType::F32)));
 conformance!(llama3_rope_f16, || Ok(fixture("llama3-rope", TensorType::F16)));
@@ -30,7 +30,7 @@ fn fixture(name: &str, kind: TensorType) -> Fixture {
 }
 
 #[test]
-fn floats_meet_the_goldens() {
+fn float_types_match_goldens() {
     for name in ["qwen2-tied", "qwen2-untied", "qwen3", "llama3-rope", "llama-yarn", "llama-linear", "mistral"] {
         for kind in [TensorType::F32, TensorType::Bf16] {
             let fixture = fixture(name, kind);
@@ -42,7 +42,7 @@ fn floats_meet_the_goldens() {
 }
 
 #[test]
-fn quantised_when_loaded_is_what_a_checkpoint_is() {
+fn quantising_a_gguf_at_load_matches_quantising_the_checkpoint() {
     for dtype in [DType::Int8, DType::Int4] {
         let options = LoadOptions { dtype: Some(dtype), ..LoadOptions::default() };
         let published = tandem_core::files::ModelFiles::discover(&golden("qwen3"), "qwen3").unwrap();
@@ -54,10 +54,10 @@ fn quantised_when_loaded_is_what_a_checkpoint_is() {
 }
 
 #[test]
-fn what_was_stored_and_what_it_runs_as_is_said() {
+fn info_reports_stored_types_and_what_they_run_as() {
     let types = |kind: TensorType, dtype: Option<DType>| {
         let options = LoadOptions { dtype, ..LoadOptions::default() };
-        let model = load(&golden_in("qwen2-tied", kind), &format!("said-{kind}"), &options).unwrap();
+        let model = load(&golden_in("qwen2-tied", kind), &format!("reported-{kind}"), &options).unwrap();
         let types = model.info().weight_types.iter().map(|t| format!("{}: {}", t.stored, t.runs_as)).collect::<Vec<_>>();
         (model.info().dtype, types.join("; "))
     };
@@ -69,7 +69,7 @@ fn what_was_stored_and_what_it_runs_as_is_said() {
 }
 
 #[test]
-fn a_dtype_that_would_round_twice_is_refused() {
+fn quantising_twice_is_refused() {
     for (kind, dtype, stored) in [
         (TensorType::Q8_0, DType::Int4, "`int8`"),
         (TensorType::Q4_0, DType::Int8, "`int4`"),
@@ -86,7 +86,7 @@ fn a_dtype_that_would_round_twice_is_refused() {
 }
 
 #[test]
-fn tensors_that_do_not_fit_the_metadata_are_named() {
+fn mismatched_tensor_is_an_error_that_names_it() {
     let cases: [Case; 5] = [
         ("a missing norm", &|writer| writer.remove("output_norm.weight"), &["`output_norm.weight`", "no such tensor"]),
         ("a missing bias", &|writer| writer.remove("blk.1.attn_k.bias"), &["`blk.1.attn_k.bias`"]),
@@ -118,10 +118,10 @@ fn tensors_that_do_not_fit_the_metadata_are_named() {
     }
 }
 
-/// A broken file: what it is, how it comes about, and what the error says.
+/// A broken file: its description, the change that breaks it, and parts of the error.
 type Case = (&'static str, &'static dyn Fn(&mut conformance::GgufWriter), &'static [&'static str]);
 
-/// The logits of a few tokens in one pass, of more than a product of few rows takes, and of one token after them.
+/// The logits of many tokens at once, and of one token after them.
 fn logits(model: &dyn Model) -> Vec<f32> {
     let mut session = model.new_session(&SessionOptions::default()).unwrap();
     let n = model.info().vocab_size as u32;
@@ -135,7 +135,7 @@ fn load(writer: &conformance::GgufWriter, name: &str, options: &LoadOptions) -> 
     CandleBackend::new().load(&model_files(writer, name), options)
 }
 
-/// candle's name of a type that is quantised.
+/// candle's name of a quantised type.
 fn of_candle(kind: TensorType) -> Option<GgmlDType> {
     Some(match kind {
         TensorType::Q4_0 => GgmlDType::Q4_0,

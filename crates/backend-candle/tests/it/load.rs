@@ -1,20 +1,18 @@
-//! What loading refuses, and by which name; what it must not stumble over.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
+//! Loading checkpoints: errors for what is refused, and variants of configurations and weights that must work.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 use half::{bf16, f16};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
-use tandem_backend_candle::CandleBackend;
 use tandem_core::conformance::describe;
-use tandem_core::files::ModelFiles;
-use tandem_core::{Backend, DType, Device, Error, LoadOptions, LogitsRequest, Model, Result, SessionOptions};
+use tandem_core::{DType, Device, Error, LoadOptions, LogitsRequest, SessionOptions};
+
+use crate::{edited, golden, load};
 
 #[test]
-fn weights_that_do_not_fit_the_configuration_are_named() {
+fn mismatched_weight_is_an_error_that_names_it() {
     let shapes = |field: &str, value: Value| edited("qwen2-untied", |config| config[field] = value.clone(), |_| true);
     for (what, directory, expected) in [
         ("a missing norm", edited("qwen2-untied", |_| {}, |name| name != "model.norm.weight"), "`model.norm.weight`"),
@@ -33,7 +31,7 @@ fn weights_that_do_not_fit_the_configuration_are_named() {
 }
 
 #[test]
-fn broken_weights_are_errors() {
+fn broken_safetensors_is_an_error_that_names_the_file() {
     let whole = std::fs::read(golden("qwen3").join("model.safetensors")).unwrap();
     let header_of = |n: u64| [&n.to_le_bytes()[..], &whole[8..]].concat();
     for (what, bytes) in [
@@ -62,7 +60,7 @@ fn broken_weights_are_errors() {
 }
 
 #[test]
-fn what_cannot_be_had_is_refused_with_a_remedy() {
+fn unsupported_dtype_device_and_graph_are_errors_with_a_hint() {
     for (what, options, expected) in [
         ("f16", LoadOptions { dtype: Some(DType::F16), ..LoadOptions::default() }, "f32"),
         ("bf16", LoadOptions { dtype: Some(DType::Bf16), ..LoadOptions::default() }, "f32"),
@@ -79,7 +77,7 @@ fn what_cannot_be_had_is_refused_with_a_remedy() {
 }
 
 #[test]
-fn a_window_that_is_null_or_not_in_use_changes_nothing() {
+fn sliding_window_is_ignored_when_null_or_unused() {
     let logits = |change: &dyn Fn(&mut Value)| {
         let directory = edited("qwen2-tied", |config| change(config), |_| true);
         let model = load(directory.path(), &LoadOptions::default()).unwrap();
@@ -99,7 +97,7 @@ fn a_window_that_is_null_or_not_in_use_changes_nothing() {
 }
 
 #[test]
-fn a_window_is_the_same_in_one_pass_and_step_by_step() {
+fn sliding_window_gives_equal_logits_for_prompt_and_steps() {
     let change = |config: &mut Value| {
         config["sliding_window"] = json!(7);
     };
@@ -114,9 +112,8 @@ fn a_window_is_the_same_in_one_pass_and_step_by_step() {
     }
 }
 
-/// Weights of 16 bits are kept and widened as they are read, which changes no bit of what comes out.
 #[test]
-fn narrow_weights_give_what_they_give_when_widened_first() {
+fn weights_kept_in_16_bits_give_bit_identical_logits() {
     let logits = |directory: &Path| {
         let model = load(directory, &LoadOptions::default()).unwrap();
         let mut session = model.new_session(&SessionOptions::default()).unwrap();
@@ -146,8 +143,8 @@ fn narrow_weights_give_what_they_give_when_widened_first() {
 }
 
 #[test]
-fn both_forms_of_a_configuration_are_one() {
-    // transformers 5 has moved `rope_theta`; a reader of the older form would take its default and say nothing.
+fn rope_theta_is_read_from_old_and_new_configurations() {
+    // transformers 5 has moved `rope_theta`; a reader of the older form would silently use its default.
     let of = |directory: &Path| {
         let model = load(directory, &LoadOptions::default()).unwrap();
         let tokens: Vec<u32> = (3..30).collect();
@@ -169,7 +166,7 @@ fn both_forms_of_a_configuration_are_one() {
 }
 
 #[test]
-fn weights_of_an_embedding_model_are_found_without_their_prefix() {
+fn weights_without_the_model_prefix_are_found() {
     let (source, directory) = (golden("qwen3"), tempfile::tempdir().unwrap());
     let bytes = std::fs::read(source.join("model.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -184,8 +181,8 @@ fn weights_of_an_embedding_model_are_found_without_their_prefix() {
 }
 
 #[test]
-fn a_second_text_of_many_tokens_sees_what_was_decoded() {
-    // candle's quantised Qwen3 forgets here what it has decoded: its two caches differ.
+fn second_prompt_attends_to_decoded_tokens() {
+    // candle's quantised Qwen3 forgets decoded tokens here, because its two caches differ.
     let model = load(&golden("qwen3"), &LoadOptions::default()).unwrap();
     let tokens: Vec<u32> = (0..60).map(|i| i * 29 % 304).collect();
     let whole = model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last).unwrap();
@@ -195,13 +192,13 @@ fn a_second_text_of_many_tokens_sees_what_was_decoded() {
         session.append(&[*token], LogitsRequest::Last).unwrap();
     }
     let after = session.append(&tokens[30..], LogitsRequest::Last).unwrap();
-    close(after.row(0), whole.row(0), "the second text");
+    close(after.row(0), whole.row(0), "the second prompt");
 }
 
 #[test]
-fn a_rotation_far_into_a_text_is_that_of_its_beginning() {
-    // What a window sees is turned by differences of positions alone: the same tokens after 8,000 others have the same logits. Tables in
-    // half precision, as others compute them, are off by whole turns there.
+fn rope_is_accurate_far_into_a_context() {
+    // Within a window only differences of positions matter, so the same tokens after 8,000 others have the same logits. Tables in half
+    // precision, as other implementations compute them, are off by whole turns there.
     let change = |config: &mut Value| {
         config["sliding_window"] = json!(7);
         config["max_position_embeddings"] = json!(9000);
@@ -221,8 +218,8 @@ fn a_rotation_far_into_a_text_is_that_of_its_beginning() {
 }
 
 #[test]
-fn a_head_of_its_own_width_and_a_bias_are_used() {
-    // candle-transformers' Llama takes hidden_size / heads for the one, and leaves out the other.
+fn head_dim_and_attention_bias_are_respected() {
+    // candle-transformers' Llama computes hidden_size / heads instead of the one, and ignores the other.
     let plain = golden("llama-linear");
     let of = |directory: &Path| {
         let model = load(directory, &LoadOptions::default())?;
@@ -251,14 +248,6 @@ fn close(left: &[f32], right: &[f32], what: &str) {
     for (left, right) in left.iter().zip(right) {
         assert!((left - right).abs() <= 2e-5 * scale, "{what}: {left} {right}");
     }
-}
-
-fn load(directory: &Path, options: &LoadOptions) -> Result<Arc<dyn Model>> {
-    CandleBackend::new().load(&ModelFiles::discover(directory, "model").unwrap(), options)
-}
-
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens").join(name)
 }
 
 /// The checkpoint `name` with all weights rounded to `rounded`, and each stored in the dtype of its name.
@@ -292,19 +281,5 @@ fn stored_as(name: &str, dtype: impl Fn(&str) -> safetensors::Dtype, rounded: sa
         stored.iter().map(|(name, dtype, shape, bytes)| view((name, *dtype, shape.clone(), bytes.as_slice()))).collect();
     std::fs::remove_file(&file).unwrap();
     safetensors::serialize_to_file(views, None, &file).unwrap();
-    directory
-}
-
-/// The checkpoint `name` with another configuration and without some weights.
-fn edited(name: &str, change: impl Fn(&mut Value), keep: impl Fn(&str) -> bool) -> tempfile::TempDir {
-    let (source, directory) = (golden(name), tempfile::tempdir().unwrap());
-    let mut config: Value = serde_json::from_slice(&std::fs::read(source.join("config.json")).unwrap()).unwrap();
-    change(&mut config);
-    std::fs::write(directory.path().join("config.json"), config.to_string()).unwrap();
-    let bytes = std::fs::read(source.join("model.safetensors")).unwrap();
-    let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let kept: Vec<(String, TensorView<'_>)> =
-        tensors.iter().map(|(name, view)| (name.to_owned(), view)).filter(|(name, _)| keep(name)).collect();
-    safetensors::serialize_to_file(kept, None, &directory.path().join("model.safetensors")).unwrap();
     directory
 }

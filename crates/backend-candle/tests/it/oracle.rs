@@ -1,8 +1,7 @@
-//! candle-transformers as a witness: another implementation on the same tensors gives the same logits.
+//! candle-transformers as a test oracle: another implementation on the same tensors gives the same logits.
 //!
-//! It gives those of the last position alone, cannot rewind, and reads few configurations rightly (no `head_dim` for Qwen2 and Llama, no
-//! window, of rope scalings only Llama 3's): its configurations are made of ours, for checkpoints that it can hold.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
+//! It returns the logits of the last position only, cannot rewind, and supports few configurations (no `head_dim` for Qwen2 and Llama, no
+//! window, of rope scalings only Llama 3's). Its configurations are built from ours, for checkpoints that it supports.
 
 mod random;
 
@@ -12,25 +11,25 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::{Activation, VarBuilder};
 use candle_transformers::models::{llama, qwen2, qwen3};
 use serde_json::json;
-use tandem_backend_candle::CandleBackend;
 use tandem_core::config::{Architecture, ModelConfig, RopeScaling};
 use tandem_core::files::ModelFiles;
-use tandem_core::{Backend, LoadOptions, LogitsRequest, SessionOptions};
+use tandem_core::{LoadOptions, LogitsRequest, SessionOptions};
 
-/// How far logits may be, relative to the largest: both sum in f32, in other orders.
+use crate::{golden, load};
+
+/// The largest difference of logits relative to the largest logit: both add in f32, in different orders.
 const TOLERANCE: f32 = 2e-5;
 
 #[test]
-fn goldens() {
-    // The others have a `head_dim` or a rope scaling that candle-transformers does not read.
+fn goldens_match_candle_transformers() {
+    // The others have a `head_dim` or a rope scaling that candle-transformers does not support.
     for name in ["qwen2-tied", "qwen3", "mistral"] {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens").join(name);
-        compare(name, &directory, &[1, 2, 9, 17, 100, 255]);
+        compare(name, &golden(name), &[1, 2, 9, 17, 100, 255]);
     }
 }
 
 #[test]
-fn qwen2_with_a_head_of_its_own() {
+fn qwen2_with_untied_head_matches_candle_transformers() {
     let config = json!({
         "model_type": "qwen2", "vocab_size": 500, "hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 3,
         "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 1024, "rms_norm_eps": 1e-6,
@@ -40,7 +39,7 @@ fn qwen2_with_a_head_of_its_own() {
 }
 
 #[test]
-fn qwen3_with_biases() {
+fn qwen3_with_attention_bias_matches_candle_transformers() {
     let config = json!({
         "model_type": "qwen3", "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
         "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 32, "attention_bias": true,
@@ -52,7 +51,7 @@ fn qwen3_with_biases() {
 }
 
 #[test]
-fn llama_with_its_rope_scaling() {
+fn llama3_rope_scaling_matches_candle_transformers() {
     let config = json!({
         "model_type": "llama", "vocab_size": 400, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5,
@@ -65,28 +64,28 @@ fn llama_with_its_rope_scaling() {
     compare("llama", random::checkpoint(&config, 3).path(), &[1, 5, 64, 1100]);
 }
 
-/// Both give the same logits after prompts of `lengths`, after four tokens more, one at a time, and after a second text of several.
+/// Compares logits after prompts of `lengths`, after four more tokens one at a time, and after a second prompt.
 fn compare(name: &str, directory: &Path, lengths: &[usize]) {
     let files = ModelFiles::discover(directory, name).unwrap();
     let config = ModelConfig::from_file(&files.config).unwrap();
-    let model = CandleBackend::new().load(&files, &LoadOptions::default()).unwrap();
-    let mut witness = Witness::load(&config, directory.join("model.safetensors"));
+    let model = load(directory, &LoadOptions::default()).unwrap();
+    let mut oracle = Oracle::load(&config, directory.join("model.safetensors"));
     for &n in lengths {
         let n_further = 4.min(config.max_context - n);
         let tokens: Vec<u32> = (0..n + n_further).map(|i| (i * 37 + i * i / 7) as u32 % config.vocab_size as u32).collect();
         let mut session = model.new_session(&SessionOptions::default()).unwrap();
-        witness.reset();
+        oracle.reset();
         let mut held = 0;
         for part in std::iter::once(&tokens[..n]).chain(tokens[n..].chunks(1)) {
             let ours = session.append(part, LogitsRequest::Last).unwrap();
-            let theirs = witness.append(part, held);
+            let theirs = oracle.append(part, held);
             held += part.len();
             close(ours.row(0), &theirs, &format!("{name}: prompt of {n}, {held} tokens"));
         }
         let second: Vec<u32> = tokens.iter().rev().copied().take(11.min(config.max_context - held)).collect();
         if !second.is_empty() {
             let ours = session.append(&second, LogitsRequest::Last).unwrap();
-            close(ours.row(0), &witness.append(&second, held), &format!("{name}: a second text after {held} tokens"));
+            close(ours.row(0), &oracle.append(&second, held), &format!("{name}: a second prompt after {held} tokens"));
         }
     }
 }
@@ -98,16 +97,16 @@ fn close(ours: &[f32], theirs: &[f32], what: &str) {
     assert!(scale > 0.01 && difference <= TOLERANCE, "{what}: {difference:e} of {scale}");
 }
 
-/// A model of candle-transformers with the cache of one sequence.
-enum Witness {
+/// A model of candle-transformers with the KV cache of one sequence.
+enum Oracle {
     Qwen2(qwen2::ModelForCausalLM),
     Qwen3(qwen3::ModelForCausalLM),
     Llama(llama::Llama, llama::Cache, Box<llama::Config>),
 }
 
-impl Witness {
+impl Oracle {
     fn load(config: &ModelConfig, weights: PathBuf) -> Self {
-        assert!(config.layer_windows.iter().all(Option::is_none), "the witness knows no window");
+        assert!(config.layer_windows.iter().all(Option::is_none), "the oracle does not support windows");
         let builder = VarBuilder::from_buffered_safetensors(std::fs::read(weights).unwrap(), DType::F32, &Device::Cpu).unwrap();
         match config.architecture {
             Architecture::Qwen2 => Self::Qwen2(qwen2::ModelForCausalLM::new(&qwen2_config(config), builder).unwrap()),
@@ -117,7 +116,7 @@ impl Witness {
                 let cache = llama::Cache::new(true, DType::F32, &config, &Device::Cpu).unwrap();
                 Self::Llama(llama::Llama::load(builder, &config).unwrap(), cache, Box::new(config))
             }
-            other => panic!("{other} has no witness here"),
+            other => panic!("{other} has no oracle here"),
         }
     }
 
@@ -142,7 +141,7 @@ impl Witness {
 }
 
 fn qwen2_config(config: &ModelConfig) -> qwen2::Config {
-    assert_eq!(config.head_dim() * config.n_heads, config.hidden_size, "it computes the width of a head");
+    assert_eq!(config.head_dim() * config.n_heads, config.hidden_size, "the oracle derives the head size");
     assert_eq!(config.rope.scaling, RopeScaling::Default);
     qwen2::Config {
         vocab_size: config.vocab_size,
@@ -152,7 +151,7 @@ fn qwen2_config(config: &ModelConfig) -> qwen2::Config {
         num_attention_heads: config.n_heads,
         num_key_value_heads: config.n_kv_heads,
         max_position_embeddings: config.max_context,
-        // It is applied whether in use or not.
+        // It is applied whether it is in use or not.
         sliding_window: config.max_context,
         max_window_layers: config.n_layers,
         tie_word_embeddings: config.tie_word_embeddings,
@@ -186,8 +185,8 @@ fn qwen3_config(config: &ModelConfig) -> qwen3::Config {
 }
 
 fn llama_config(config: &ModelConfig) -> llama::Config {
-    assert_eq!(config.head_dim() * config.n_heads, config.hidden_size, "it computes the width of a head");
-    assert!(!config.qkv_bias && !config.attention_output_bias && !config.mlp_bias, "it has no biases");
+    assert_eq!(config.head_dim() * config.n_heads, config.hidden_size, "the oracle derives the head size");
+    assert!(!config.qkv_bias && !config.attention_output_bias && !config.mlp_bias, "the oracle has no biases");
     let rope_scaling = match &config.rope.scaling {
         RopeScaling::Default => None,
         RopeScaling::Llama3(scaling) => Some(llama::Llama3RopeConfig {
@@ -197,7 +196,7 @@ fn llama_config(config: &ModelConfig) -> llama::Config {
             original_max_position_embeddings: scaling.original_max_position,
             rope_type: llama::Llama3RopeType::Llama3,
         }),
-        other => panic!("the witness does not know {other:?}"),
+        other => panic!("the oracle does not support {other:?}"),
     };
     llama::Config {
         hidden_size: config.hidden_size,

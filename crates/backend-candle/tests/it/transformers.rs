@@ -1,27 +1,21 @@
-//! Families that candle-transformers runs: what is refused, and what a window does.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
+//! Families that candle-transformers runs: refused configurations, windows, and cancellation.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use safetensors::SafeTensors;
-use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
-use tandem_backend_candle::CandleBackend;
 use tandem_core::conformance::describe;
-use tandem_core::files::ModelFiles;
-use tandem_core::{Backend, CancelToken, DType, Error, LoadOptions, LogitsRequest, Model, Result, SessionOptions};
+use tandem_core::{CancelToken, DType, Error, LoadOptions, LogitsRequest, Model, SessionOptions};
+
+use crate::{edited, golden, load};
 
 const FAMILIES: [&str; 3] = ["gemma2", "gemma3", "phi3"];
 
 #[test]
-fn what_is_not_exact_is_refused_with_a_remedy() {
+fn configuration_that_would_be_inexact_is_refused_with_a_hint() {
     let linear = json!({"rope_type": "linear", "factor": 8.0});
     for (name, field, value, expected) in [
         ("gemma2", "rope_scaling", linear.clone(), "rope scaling"),
         ("gemma3", "rope_scaling", linear.clone(), "rope scaling"),
         ("phi3", "rope_scaling", linear, "rope scaling"),
-        ("gemma2", "tie_word_embeddings", json!(false), "head that is not the embedding"),
+        ("gemma2", "tie_word_embeddings", json!(false), "output head separate from the embedding"),
         ("gemma3", "layer_types", json!(["full_attention", "sliding_attention", "sliding_attention"]), "order of layers"),
         ("phi3", "head_dim", json!(16), "`head_dim` of `16`"),
     ] {
@@ -33,7 +27,7 @@ fn what_is_not_exact_is_refused_with_a_remedy() {
 }
 
 #[test]
-fn other_dtypes_are_refused_with_a_remedy() {
+fn dtypes_other_than_f32_are_refused_with_a_hint() {
     for name in FAMILIES {
         for dtype in [DType::F16, DType::Bf16, DType::Int8, DType::Int4] {
             let options = LoadOptions { dtype: Some(dtype), ..LoadOptions::default() };
@@ -45,7 +39,7 @@ fn other_dtypes_are_refused_with_a_remedy() {
 }
 
 #[test]
-fn weights_that_do_not_fit_are_named() {
+fn mismatched_weight_is_an_error_that_names_it() {
     for (what, directory, expected) in [
         ("a missing norm", edited("gemma2", |_| {}, |name| !name.ends_with("1.pre_feedforward_layernorm.weight")), "feedforward"),
         ("a missing norm of queries", edited("gemma3", |_| {}, |name| !name.ends_with("2.self_attn.q_norm.weight")), "q_norm"),
@@ -61,7 +55,7 @@ fn weights_that_do_not_fit_are_named() {
 }
 
 #[test]
-fn a_context_ends_where_a_window_would_begin_to_matter() {
+fn context_is_limited_to_the_window_of_gemma2_and_phi3() {
     for name in ["gemma2", "phi3"] {
         let windowed = edited(name, |config| config["sliding_window"] = json!(40), |_| true);
         let (windowed, whole) =
@@ -80,7 +74,7 @@ fn a_context_ends_where_a_window_would_begin_to_matter() {
 }
 
 #[test]
-fn a_context_that_nobody_has_memory_for_is_bounded() {
+fn max_context_is_bounded_for_huge_configurations() {
     for name in FAMILIES {
         let change = |config: &mut Value| {
             config["max_position_embeddings"] = json!(1 << 30);
@@ -92,8 +86,8 @@ fn a_context_that_nobody_has_memory_for_is_bounded() {
 }
 
 #[test]
-fn a_text_that_was_cut_short_is_made_again() {
-    // A token that is set while a text is computed: nothing of it is held, and what was before is.
+fn cancelled_append_is_recomputed() {
+    // After a cancelled append the session holds what it held before.
     let model = load(&golden("gemma3"), &LoadOptions::default()).unwrap();
     let tokens: Vec<u32> = (0..100).map(|i| i * 29 % 340).collect();
     let mut whole = model.new_session(&SessionOptions::default()).unwrap();
@@ -122,26 +116,4 @@ fn a_text_that_was_cut_short_is_made_again() {
             assert!((logit - expected).abs() <= 2e-5 * scale, "{logit} {expected}");
         }
     }
-}
-
-fn load(directory: &Path, options: &LoadOptions) -> Result<Arc<dyn Model>> {
-    CandleBackend::new().load(&ModelFiles::discover(directory, "model").unwrap(), options)
-}
-
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens").join(name)
-}
-
-/// The checkpoint `name` with another configuration and without some weights.
-fn edited(name: &str, change: impl Fn(&mut Value), keep: impl Fn(&str) -> bool) -> tempfile::TempDir {
-    let (source, directory) = (golden(name), tempfile::tempdir().unwrap());
-    let mut config: Value = serde_json::from_slice(&std::fs::read(source.join("config.json")).unwrap()).unwrap();
-    change(&mut config);
-    std::fs::write(directory.path().join("config.json"), config.to_string()).unwrap();
-    let bytes = std::fs::read(source.join("model.safetensors")).unwrap();
-    let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let kept: Vec<(String, TensorView<'_>)> =
-        tensors.iter().map(|(name, view)| (name.to_owned(), view)).filter(|(name, _)| keep(name)).collect();
-    safetensors::serialize_to_file(kept, None, &directory.path().join("model.safetensors")).unwrap();
-    directory
 }

@@ -1,6 +1,6 @@
 //! Checkpoints and GGUF files to load.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::quantized::QTensor;
 use candle_core::{Device, Tensor};
@@ -10,10 +10,7 @@ use tandem_core::files::ModelFiles;
 use tandem_core::gguf::TensorType;
 
 use super::of_candle;
-
-pub(crate) fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens").join(name)
-}
+use crate::golden;
 
 /// The golden checkpoint `name` with matrices of `kind`; vectors stay F32, as in llama.cpp's files.
 pub(crate) fn golden_in(name: &str, kind: TensorType) -> GgufWriter {
@@ -23,8 +20,8 @@ pub(crate) fn golden_in(name: &str, kind: TensorType) -> GgufWriter {
     })
 }
 
-/// Writes the file where Cargo has room for tests and finds it. Tests of one binary run side by side: each name has its own file, which
-/// is replaced whole.
+/// Writes the file to Cargo's directory for tests and discovers it. Tests run in parallel, so each `name` has a file of its own, which is
+/// replaced atomically.
 pub(crate) fn model_files(writer: &GgufWriter, name: &str) -> ModelFiles {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("candle-gguf");
     std::fs::create_dir_all(&directory).unwrap();
@@ -45,7 +42,7 @@ pub(crate) fn stored(kind: TensorType, shape: &[usize], values: &[f32]) -> Vec<u
     }
 }
 
-/// What candle makes of the blocks.
+/// The values after candle has quantised and dequantised them.
 pub(crate) fn restored(kind: TensorType, shape: &[usize], values: &[f32]) -> Vec<f32> {
     if of_candle(kind).is_none() {
         return values.to_vec();

@@ -1,4 +1,4 @@
-//! Each type against a checkpoint of the values that candle restores from the same blocks.
+//! Each type against a checkpoint of the values that candle dequantises from the same blocks.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -27,17 +27,17 @@ const QUANTISED: [TensorType; 8] = [
     TensorType::Q6K,
 ];
 
-/// What becomes of a weight: `(name as published, shape, values)`.
+/// Maps a weight: `(published name, shape, values)`.
 type Change<'c> = &'c dyn Fn(&str, &[usize], &[f32]) -> Vec<f32>;
 
-/// Which type each matrix is stored in, by its name in a GGUF.
+/// The type of each matrix, by its name in the GGUF file.
 type Kinds<'k> = &'k dyn Fn(&str) -> TensorType;
 
 #[test]
-fn every_type_runs_as_what_its_blocks_say() {
+fn every_type_matches_candle_dequantisation() {
     for model_type in ["qwen2", "llama"] {
         for kind in QUANTISED {
-            // Q6_K alone is rounded anew, to eight bits.
+            // Only Q6_K is quantised again, to 8 bits.
             let allowed = if kind == TensorType::Q6K { 2e-2 } else { 2e-5 };
             check(&format!("{model_type}-{kind}"), model_type, &|_| kind, None, allowed);
             check(&format!("{model_type}-{kind}-as-f32"), model_type, &|_| kind, Some(DType::F32), 2e-5);
@@ -46,8 +46,8 @@ fn every_type_runs_as_what_its_blocks_say() {
 }
 
 #[test]
-fn types_may_be_mixed() {
-    // As in llama.cpp's Q4_K_M, and with floats beside: what is one matrix here takes the widest form.
+fn mixed_types_match_candle_dequantisation() {
+    // As in llama.cpp's Q4_K_M, and with floats: projections that share a matrix take the widest form.
     let medium = |name: &str| match name {
         name if name.contains("attn_v") || name.contains("ffn_down") || name.starts_with("token_embd") => TensorType::Q6K,
         _ => TensorType::Q4K,
@@ -63,8 +63,8 @@ fn types_may_be_mixed() {
     check("fallback", "llama", &fallback, None, 2e-5);
 }
 
-/// Loads the model with matrices of `kinds` from a GGUF file, and as a checkpoint of the values that candle restores; logits are to differ
-/// by no more than `allowed` of the largest.
+/// Compares the logits of a GGUF file with matrices of `kinds` and of a checkpoint with the values that candle dequantises; they may
+/// differ by `allowed` times the largest.
 #[track_caller]
 fn check(name: &str, model_type: &str, kinds: Kinds<'_>, dtype: Option<DType>, allowed: f32) {
     let directory = tempfile::tempdir().unwrap();
@@ -148,7 +148,7 @@ fn weights(model_type: &str) -> HashMap<String, (Vec<usize>, Vec<f32>)> {
         .collect()
 }
 
-/// Writes a checkpoint of `weights` as `change` makes them.
+/// Writes a checkpoint of `weights`, mapped by `change`.
 fn write(directory: &Path, model_type: &str, weights: &HashMap<String, (Vec<usize>, Vec<f32>)>, change: Change<'_>) {
     std::fs::write(directory.join("config.json"), config(model_type).to_string()).unwrap();
     let bytes = |(name, (shape, values)): (&String, &(Vec<usize>, Vec<f32>))| {

@@ -1,4 +1,4 @@
-//! Checkpoints with weights by seed, for shapes that no golden has.
+//! Checkpoints with seeded random weights, for shapes that the goldens do not have.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ pub(crate) fn checkpoint(config: &Value, seed: u64) -> TempDir {
     let mut state = seed;
     for (name, shape) in shapes(&ModelConfig::from_json("config.json", json.as_bytes()).unwrap()) {
         let n: usize = shape.iter().product();
-        // Norms about 1; matrices keep the size of what passes through them, so that layers decide and not the token.
+        // Norms are about 1, and matrices preserve the magnitude of activations, so that every layer matters.
         let (middle, size) = match shape.as_slice() {
             [_, inputs] => (0.0, 3.0 / (*inputs as f32).sqrt()),
             _ if name.ends_with("norm.weight") => (1.0, 0.5),
@@ -29,7 +29,7 @@ pub(crate) fn checkpoint(config: &Value, seed: u64) -> TempDir {
     directory
 }
 
-/// Names and shapes of all weights, in one order.
+/// Names and shapes of all weights, in a fixed order.
 fn shapes(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     let (hidden, inner, head_dim) = (config.hidden_size, config.intermediate_size, config.head_dim());
     let (queries, keys) = (config.n_heads * head_dim, config.n_kv_heads * head_dim);
