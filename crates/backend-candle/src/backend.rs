@@ -1,4 +1,4 @@
-//! The engine: lists devices, loads checkpoints.
+//! The entry point: lists devices and loads models.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,13 +15,13 @@ use crate::decoder::Decode;
 use crate::device;
 use crate::device_decoder::DeviceDecoder;
 use crate::error::Doing;
-use crate::foreign::{self, ForeignModel};
-use crate::gguf::{self, FromGguf};
+use crate::gguf;
 use crate::model::{CandleModel, Loaded};
 use crate::quantize::Bits;
-use crate::weights::{self, Reader};
+use crate::transformers::{self, TransformersModel};
+use crate::weights::{self, CheckpointSource, LoadedDecoder};
 
-/// The release of candle that this crate is built with; candle does not say it of itself.
+/// The release of candle that this crate is built with, which candle itself does not expose.
 pub(crate) const CANDLE_VERSION: &str = "0.11.1";
 
 /// candle.
@@ -29,7 +29,7 @@ pub(crate) const CANDLE_VERSION: &str = "0.11.1";
 pub struct CandleBackend;
 
 impl CandleBackend {
-    /// Nothing is started before it is needed.
+    /// A backend; nothing is started until a model is loaded.
     pub fn new() -> Self {
         Self
     }
@@ -48,25 +48,30 @@ impl Backend for CandleBackend {
         options.validate()?;
         let config = ModelConfig::from_file(&files.config)?;
         let device = device::open(options.device)?;
-        let (wanted, bits) = dtype(options)?;
-        refuse_what_is_no_checkpoint(files, &config, options)?;
+        let (requested, bits) = dtype(options)?;
+        refuse_unreadable(files, &config, options)?;
         refuse_quantised_file(files, options.device)?;
         let threads = device::threads(&options.threads)?;
         let before = MappingSnapshot::now();
-        let mut info = info(files, &config, options, wanted, threads.current_num_threads())?;
+        let mut info = info(files, &config, options, requested, threads.current_num_threads())?;
         info.check_device_share(options.require_device)?;
         if !config.architecture.has_llama_form() {
             let checkpoint = Checkpoint::open(files)?;
-            return Ok(Arc::new(ForeignModel::load(&checkpoint, &config, &device, threads, info)?));
+            return Ok(Arc::new(TransformersModel::load(&checkpoint, &config, &device, threads, info)?));
         }
-        let FromGguf { decoder, dtype, weight_types } = threads.install(|| match files.gguf() {
+        let LoadedDecoder { decoder, dtype, weight_types } = threads.install(|| match files.gguf() {
             Some(path) => gguf::load(path, &config, options),
             None => {
                 let checkpoint = Checkpoint::open(files)?;
                 let arena = Arena::new(options.small_pages);
-                let reader =
-                    Reader { checkpoint: &checkpoint, file: &files.name, bits, numerics: options.numerics, arena: &arena };
-                Ok(FromGguf { decoder: weights::decoder(&reader, &config)?, dtype: wanted, weight_types: Vec::new() })
+                let reader = CheckpointSource {
+                    checkpoint: &checkpoint,
+                    file: &files.name,
+                    bits,
+                    numerics: options.numerics,
+                    arena: &arena,
+                };
+                Ok(LoadedDecoder { decoder: weights::decoder(&reader, &config)?, dtype: requested, weight_types: Vec::new() })
             }
         })?;
         (info.dtype, info.weight_types) = (dtype, weight_types);
@@ -106,7 +111,7 @@ fn info(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions, dtype: 
         max_context: config.max_context,
         threads,
         kv_bytes_per_token: config.kv_bytes_per_token(candle_dtype(dtype).size_in_bytes()),
-        capabilities: if config.architecture.has_llama_form() { own } else { foreign::CAPABILITIES },
+        capabilities: if config.architecture.has_llama_form() { own } else { transformers::CAPABILITIES },
         weight_types: Vec::new(),
         weight_files: files.weights.iter().map(weight_file).collect::<Result<_>>()?,
         placement: Vec::new(),
@@ -114,7 +119,7 @@ fn info(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions, dtype: 
     })
 }
 
-/// The dtype that the weights are to have in memory, and how they become so.
+/// The requested dtype of the weights, and the bits to which they are quantised.
 fn dtype(options: &LoadOptions) -> Result<(DType, Option<Bits>)> {
     let on_processor = options.device == Device::Cpu;
     let (reason, hint) = match options.dtype.unwrap_or(DType::F32) {
@@ -123,11 +128,11 @@ fn dtype(options: &LoadOptions) -> Result<(DType, Option<Bits>)> {
         DType::Int4 if on_processor => return Ok((DType::Int4, Some(Bits::Four))),
         half @ (DType::F16 | DType::Bf16) if !on_processor => return Ok((half, None)),
         DType::F16 | DType::Bf16 => (
-            "a processor computes with it more slowly than with f32, and less precisely",
-            "use `--dtype f32`, which keeps weights published in f16 or bf16 as they are in memory, or `int8` or `int4` for less",
+            "a processor computes with it more slowly and less precisely than with f32",
+            "use `--dtype f32`, which keeps weights published in f16 or bf16 at 16 bits in memory, or `int8` or `int4` for less memory",
         ),
         DType::Int8 | DType::Int4 => (
-            "candle's kernels for quantised weights round activations, and were not held to any other engine",
+            "candle's CUDA kernels for quantised weights also quantise activations, and have not been verified against another engine",
             "use `--dtype bf16` or `f16`, or `--device cpu`, or `--backend onnx`",
         ),
     };
@@ -139,7 +144,7 @@ fn dtype(options: &LoadOptions) -> Result<(DType, Option<Bits>)> {
     })
 }
 
-/// In what activations and caches are kept.
+/// The dtype of activations and the KV cache.
 fn candle_dtype(dtype: DType) -> candle_core::DType {
     match dtype {
         DType::F16 => candle_core::DType::F16,
@@ -148,20 +153,20 @@ fn candle_dtype(dtype: DType) -> candle_core::DType {
     }
 }
 
-/// The blocks of a GGUF file are for the loops of the processor.
+/// The blocks of a GGUF file need the kernels of the processor.
 fn refuse_quantised_file(files: &ModelFiles, device: Device) -> Result<()> {
     if device == Device::Cpu || files.gguf().is_none() {
         return Ok(());
     }
     Err(Error::Unsupported {
         what: format!("the GGUF file `{}` on device `{device}`", files.name),
-        reason: "its weights are computed with as they are stored, which is done on the processor alone".into(),
-        hint: Some("use the checkpoint (safetensors) that it was made from, or `--device cpu`".into()),
+        reason: "the kernels for the block formats of GGUF run on the processor only".into(),
+        hint: Some("use the checkpoint (safetensors) that it was converted from, or `--device cpu`".into()),
     })
 }
 
-/// Graphs are for the other engine, and weights that others have quantised are not understood.
-fn refuse_what_is_no_checkpoint(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<()> {
+/// Refuses graphs, which are for the other engine, and checkpoints that were quantised by other tools.
+fn refuse_unreadable(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<()> {
     let graph = match &options.graph {
         Some(path) => Some(path.display().to_string()),
         None => files.graphs.first().filter(|_| files.weights.is_empty()).map(|graph| graph.file.name().into_owned()),
@@ -176,8 +181,8 @@ fn refuse_what_is_no_checkpoint(files: &ModelFiles, config: &ModelConfig, option
     match config.quantization_method() {
         Some(method) => Err(Error::Unsupported {
             what: format!("the checkpoint `{}` with weights quantised by `{method}`", files.name),
-            reason: "weights are read as f32, f16 or bf16".into(),
-            hint: Some("use the checkpoint that it was made from".into()),
+            reason: "only weights in f32, f16 and bf16 can be read".into(),
+            hint: Some("use the checkpoint that it was quantised from".into()),
         }),
         None => Ok(()),
     }

@@ -1,4 +1,4 @@
-//! Devices: which can be used here, and the threads of the processor.
+//! Devices: which are usable here, and the thread pool of the processor.
 
 mod cuda;
 
@@ -8,7 +8,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use tandem_core::backend::ThreadOptions;
 use tandem_core::{BackendKind, Device, DeviceReport, Error, Result};
 
-/// Every device that the engine knows, each tried.
+/// All devices of the engine, each tried.
 pub(crate) fn reports() -> Vec<DeviceReport> {
     let cpu = (Device::Cpu, cpu_description());
     let gpus = (0..cuda::n_devices().max(1)).map(|index| (Device::Cuda(index), cuda::description(index)));
@@ -29,20 +29,22 @@ pub(crate) fn reports() -> Vec<DeviceReport> {
         .collect()
 }
 
-/// `device` as candle has it, after it has computed something.
+/// Opens `device` in candle, after a test that it computes.
 pub(crate) fn open(device: Device) -> Result<candle_core::Device> {
     match device {
         Device::Cpu => Ok(candle_core::Device::Cpu),
         Device::Cuda(index) => cuda::open(index),
-        Device::CoreMl => Err(unavailable(device, "candle has no CoreML", "use `--backend onnx` for CoreML, or `--device cpu`")),
-        other => Err(unavailable(other, "this backend has no such device", "use `--device cpu`")),
+        Device::CoreMl => {
+            Err(unavailable(device, "candle does not support CoreML", "use `--backend onnx` for CoreML, or `--device cpu`"))
+        }
+        other => Err(unavailable(other, "this backend does not support it", "use `--device cpu`")),
     }
 }
 
-/// The threads that a model computes with: as many as asked for, or as the process may use by affinity and control group.
+/// The thread pool of a model: the requested number of threads, or as many as affinity and control group allow.
 ///
-/// They are the model's own: candle's pools take their number from `/proc/cpuinfo`, which knows neither. Idle ones look for work a moment
-/// and then sleep, whatever [`ThreadOptions::spin`] says.
+/// Each model has its own, because candle's pools take their size from `/proc/cpuinfo`, which respects neither. Idle threads look for work
+/// for a moment and then sleep, whatever [`ThreadOptions::spin`] is.
 pub(crate) fn threads(options: &ThreadOptions) -> Result<Arc<ThreadPool>> {
     let n = options.count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
     let pool = ThreadPoolBuilder::new().num_threads(n).thread_name(|i| format!("candle-{i}")).build();

@@ -1,16 +1,16 @@
-//! The same decoder on another device: operations of candle, which has kernels for CUDA, in the place of our own loops.
+//! The decoder for CUDA (feature `candle-cuda`), in candle's own operations instead of our kernels.
 //!
-//! Norms, rotary tables and softmax are computed in f32 whatever the dtype of the weights, as in transformers. On the processor it gives
-//! what [`Decoder`] gives, and the tests hold it to the same goldens there. It was never run on a GPU.
+//! Norms, rotary tables and softmax are computed in f32 whatever the dtype of the weights, as in transformers. candle's operations also
+//! exist on the processor, where the conformance suite and the goldens test this decoder. It has never run on a GPU.
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::ops::{rms_norm, softmax_last_dim};
 use candle_nn::rotary_emb::rope;
 use tandem_core::{CancelToken, TokenId};
 
-use crate::attention::Sight;
-use crate::cache::Kept;
-use crate::decoder::{Attended, Decode, Decoder, Layer, Pass, Span, last_queries, wanted_rows};
+use crate::attention::CausalMask;
+use crate::cache::KvLayout;
+use crate::decoder::{Decode, Decoder, ForwardHooks, Layer, QkvHeads, Span, last_queries, select_outputs};
 use crate::linear::{Linear, Matrix};
 use crate::rotary::{Heads, Rotary};
 
@@ -50,14 +50,14 @@ struct Projection {
     bias: Option<Tensor>,
 }
 
-/// Where weights go, and in what.
+/// The dtype and device of the weights.
 struct Target<'d> {
     dtype: DType,
     device: &'d Device,
 }
 
 impl DeviceDecoder {
-    /// Takes the weights of `decoder`, which are floats, to `device`; each is dropped here when it is there.
+    /// Moves the weights of `decoder`, which are floats, to `device`, one after the other.
     pub(crate) fn new(decoder: Decoder, dtype: DType, device: &Device) -> Result<Self> {
         let target = Target { dtype, device };
         let layers = decoder.layers.into_iter().map(|layer| target.layer(layer)).collect::<Result<_>>()?;
@@ -79,8 +79,8 @@ impl DeviceDecoder {
         })
     }
 
-    /// Queries, keys and values of `projected`, `[n, (queries + 2 * keys) * head_dim]`: `[heads, n, head_dim]` each, normed and turned.
-    fn heads(&self, projected: &Tensor, norms: Option<&(Tensor, Tensor)>, turn: &Turn) -> Result<[Tensor; 3]> {
+    /// Queries, keys and values of `projected`, `[n, (queries + 2 * keys) * head_dim]`: `[heads, n, head_dim]` each, normed and rotated.
+    fn heads(&self, projected: &Tensor, norms: Option<&(Tensor, Tensor)>, rotation: &Rotation) -> Result<[Tensor; 3]> {
         let n = projected.dim(0)?;
         let Heads { queries, keys, head_dim } = self.heads;
         let part = |first: usize, heads: usize| {
@@ -90,26 +90,32 @@ impl DeviceDecoder {
             Some(norm) => rms_norm(&x, norm, self.eps),
             None => Ok(x),
         };
-        let turned = |x: Tensor| {
+        let rotated = |x: Tensor| {
             let x = x.transpose(0, 1)?.contiguous()?.unsqueeze(0)?;
-            rope(&x, &turn.cosines, &turn.sines)?.squeeze(0)
+            rope(&x, &rotation.cosines, &rotation.sines)?.squeeze(0)
         };
         Ok([
-            turned(normed(part(0, queries)?, norms.map(|norms| &norms.0))?)?,
-            turned(normed(part(queries, keys)?, norms.map(|norms| &norms.1))?)?,
+            rotated(normed(part(0, queries)?, norms.map(|norms| &norms.0))?)?,
+            rotated(normed(part(queries, keys)?, norms.map(|norms| &norms.1))?)?,
             part(queries + keys, keys)?.transpose(0, 1)?.contiguous()?,
         ])
     }
 
-    fn attended(&self, index: usize, normed: &Tensor, spans: &[(&Span, Turn)], pass: &mut dyn Pass) -> Result<Tensor> {
+    fn attention_block(
+        &self,
+        index: usize,
+        normed: &Tensor,
+        spans: &[(&Span, Rotation)],
+        hooks: &mut dyn ForwardHooks,
+    ) -> Result<Tensor> {
         let layer = &self.layers[index];
         let projected = layer.qkv.forward(normed)?;
         let mut parts = Vec::with_capacity(spans.len());
-        for (span, turn) in spans {
+        for (span, rotation) in spans {
             let own = projected.narrow(0, span.rows.start, span.rows.len())?;
-            let [queries, keys, values] = self.heads(&own, layer.qk_norms.as_ref(), turn)?;
-            let n_queries = if index + 1 == self.layers.len() { span.n_wanted } else { span.rows.len() };
-            parts.push(pass.attend(Attended {
+            let [queries, keys, values] = self.heads(&own, layer.qk_norms.as_ref(), rotation)?;
+            let n_queries = if index + 1 == self.layers.len() { span.n_outputs } else { span.rows.len() };
+            parts.push(hooks.attend(QkvHeads {
                 layer: index,
                 first_query: span.first_position + span.rows.len() - n_queries,
                 window: layer.window,
@@ -121,13 +127,13 @@ impl DeviceDecoder {
         Tensor::cat(&parts, 0)
     }
 
-    fn turn(&self, span: &Span) -> Result<Turn> {
+    fn rotation(&self, span: &Span) -> Result<Rotation> {
         let positions: Vec<usize> = (span.first_position..span.first_position + span.rows.len()).collect();
         let n_positions = span.first_position + span.rows.len();
         let (cosines, sines) = self.rotary.table(n_positions).at(&positions);
         let shape = (positions.len(), self.heads.head_dim / 2);
         let tensor = |values| Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(self.dtype)?.to_device(&self.device);
-        Ok(Turn { cosines: tensor(cosines)?, sines: tensor(sines)? })
+        Ok(Rotation { cosines: tensor(cosines)?, sines: tensor(sines)? })
     }
 
     fn on_processor(&self, x: &Tensor) -> Result<Tensor> {
@@ -135,28 +141,34 @@ impl DeviceDecoder {
     }
 }
 
-/// Cosines and sines of the rows of a span: `[n, head_dim / 2]` each.
-struct Turn {
+/// The cosines and sines of the rows of a span: `[n, head_dim / 2]` each.
+struct Rotation {
     cosines: Tensor,
     sines: Tensor,
 }
 
 impl Decode for DeviceDecoder {
-    fn kept(&self) -> Kept {
-        Kept { kv_heads: self.heads.keys, head_dim: self.heads.head_dim, dtype: self.dtype, device: self.device.clone() }
+    fn kv_layout(&self) -> KvLayout {
+        KvLayout { kv_heads: self.heads.keys, head_dim: self.heads.head_dim, dtype: self.dtype, device: self.device.clone() }
     }
 
-    fn forward(&self, tokens: &[TokenId], spans: &[Span], cancel: &CancelToken, pass: &mut dyn Pass) -> Result<Option<Tensor>> {
-        let turned: Vec<(&Span, Turn)> = spans.iter().map(|span| Ok((span, self.turn(span)?))).collect::<Result<_>>()?;
+    fn forward(
+        &self,
+        tokens: &[TokenId],
+        spans: &[Span],
+        cancel: &CancelToken,
+        hooks: &mut dyn ForwardHooks,
+    ) -> Result<Option<Tensor>> {
+        let rotated: Vec<(&Span, Rotation)> = spans.iter().map(|span| Ok((span, self.rotation(span)?))).collect::<Result<_>>()?;
         let mut x = self.embedding.index_select(&Tensor::new(tokens, &self.device)?, 0)?;
         for (index, layer) in self.layers.iter().enumerate() {
             if cancel.is_cancelled() {
                 return Ok(None);
             }
             let normed = rms_norm(&x, &layer.attention_norm, self.eps)?;
-            let attended = self.attended(index, &normed, &turned, pass)?;
+            let attended = self.attention_block(index, &normed, &rotated, hooks)?;
             if index + 1 == self.layers.len() {
-                x = wanted_rows(&x, spans)?;
+                x = select_outputs(&x, spans)?;
             }
             x = (x + layer.attention_out.forward(&attended)?)?;
             let gate_up = layer.gate_up.forward(&rms_norm(&x, &layer.mlp_norm, self.eps)?)?;
@@ -167,23 +179,23 @@ impl Decode for DeviceDecoder {
         Ok(if cancel.is_cancelled() { None } else { Some(x) })
     }
 
-    /// Heads that share keys are rows of one product; nothing is repeated.
-    fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, sight: Sight) -> Result<Tensor> {
+    /// Heads that share keys are rows of one product, so that keys and values are not repeated.
+    fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, mask: CausalMask) -> Result<Tensor> {
         let (n_heads, n, head_dim) = queries.dims3()?;
         let kv_heads = keys.dim(0)?;
-        let (start, end) = (sight.of(0).start, sight.n_past + n);
-        let seen = |cache: &Tensor| cache.narrow(1, start, end - start);
+        let (start, end) = (mask.visible(0).start, mask.n_past + n);
+        let visible = |cache: &Tensor| cache.narrow(1, start, end - start);
         let queries = (queries.reshape((kv_heads, n_heads / kv_heads * n, head_dim))? / (head_dim as f64).sqrt())?;
-        let scores = queries.matmul(&seen(keys)?.transpose(1, 2)?)?.to_dtype(DType::F32)?;
+        let scores = queries.matmul(&visible(keys)?.transpose(1, 2)?)?.to_dtype(DType::F32)?;
         let scores = match n {
             1 => scores,
             _ => {
                 let by_head = scores.reshape((n_heads, n, end - start))?;
-                by_head.broadcast_add(&self.mask(start, n, sight)?)?.reshape(scores.shape())?
+                by_head.broadcast_add(&self.mask_tensor(start, n, mask)?)?.reshape(scores.shape())?
             }
         };
         let weights = softmax_last_dim(&scores)?.to_dtype(self.dtype)?;
-        let out = weights.matmul(&seen(values)?)?;
+        let out = weights.matmul(&visible(values)?)?;
         out.reshape((n_heads, n, head_dim))?.transpose(0, 1)?.contiguous()?.reshape((n, n_heads * head_dim))
     }
 
@@ -197,20 +209,20 @@ impl Decode for DeviceDecoder {
 }
 
 impl DeviceDecoder {
-    /// 0 where a query sees a position from `start` on and negative infinity elsewhere: `[n, n_past + n - start]`.
-    fn mask(&self, start: usize, n: usize, sight: Sight) -> Result<Tensor> {
+    /// 0 where a query attends to a position from `start` on and negative infinity elsewhere: `[n, n_past + n - start]`.
+    fn mask_tensor(&self, start: usize, n: usize, mask: CausalMask) -> Result<Tensor> {
         let positions = |from: usize, to: usize| Tensor::arange(from as i64, to as i64, &self.device);
-        let queries = positions(sight.n_past, sight.n_past + n)?.unsqueeze(1)?;
-        let keys = positions(start, sight.n_past + n)?.unsqueeze(0)?;
-        let mut seen = keys.broadcast_le(&queries)?;
-        if let Some(window) = sight.window {
-            let first = positions(sight.n_past + 1, sight.n_past + n + 1)?.unsqueeze(1)?;
+        let queries = positions(mask.n_past, mask.n_past + n)?.unsqueeze(1)?;
+        let keys = positions(start, mask.n_past + n)?.unsqueeze(0)?;
+        let mut visible = keys.broadcast_le(&queries)?;
+        if let Some(window) = mask.window {
+            let first = positions(mask.n_past + 1, mask.n_past + n + 1)?.unsqueeze(1)?;
             let after = (keys + window as f64)?.broadcast_ge(&first)?;
-            seen = (seen * after)?;
+            visible = (visible * after)?;
         }
-        let zeros = Tensor::zeros(seen.shape(), DType::F32, &self.device)?;
-        let hidden = Tensor::full(f32::NEG_INFINITY, seen.shape(), &self.device)?;
-        seen.where_cond(&zeros, &hidden)
+        let zeros = Tensor::zeros(visible.shape(), DType::F32, &self.device)?;
+        let hidden = Tensor::full(f32::NEG_INFINITY, visible.shape(), &self.device)?;
+        visible.where_cond(&zeros, &hidden)
     }
 }
 
@@ -255,7 +267,7 @@ impl Target<'_> {
         self.tensor(Tensor::from_vec(values, n, &Device::Cpu)?)
     }
 
-    /// Rounded before it is sent: half as much goes over the bus.
+    /// Converts before the transfer, which halves what goes over the bus.
     fn tensor(&self, tensor: Tensor) -> Result<Tensor> {
         tensor.to_dtype(self.dtype)?.to_device(self.device)
     }

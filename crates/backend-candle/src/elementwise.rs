@@ -1,4 +1,4 @@
-//! Norms and activations: loops over values that candle runs value by value, here in vectors and without intermediate tensors.
+//! Norms, activation functions and softmax, vectorised and without intermediate tensors; candle computes them value by value.
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
@@ -6,8 +6,8 @@ use rayon::prelude::*;
 use crate::kernel::{MAX_ROWS, TILE};
 use crate::values::{Values, tensor, zeros};
 
-/// Values below which a loop is not worth a second thread.
-const WORTH_A_THREAD: usize = 1 << 15;
+/// The least number of values that several threads share.
+const MIN_PARALLEL: usize = 1 << 15;
 
 /// Root mean square norm of each row of `x`, `[rows, weight.len()]`. Zhang and Sennrich, <https://arxiv.org/abs/1910.07467>.
 pub(crate) fn rms_norm(x: &Tensor, weight: &[f32], eps: f32) -> Result<Tensor> {
@@ -20,14 +20,14 @@ pub(crate) fn rms_norm(x: &Tensor, weight: &[f32], eps: f32) -> Result<Tensor> {
     tensor(out, x.shape())
 }
 
-/// `x + y` of tensors of one shape. candle's own runs on threads of its own, as many as the machine has.
+/// `x + y` of tensors of one shape. candle's own sum runs on a pool of its own, with as many threads as the machine has.
 pub(crate) fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let (left, right) = (Values::of(x)?, Values::of(y)?);
     if left.len() != right.len() {
         candle_core::bail!("{:?} and {:?} cannot be added", x.shape(), y.shape());
     }
     let (left, right): (&[f32], &[f32]) = (&left, &right);
-    let sums = left.par_iter().zip(right).with_min_len(WORTH_A_THREAD).map(|(x, y)| x + y).collect();
+    let sums = left.par_iter().zip(right).with_min_len(MIN_PARALLEL).map(|(x, y)| x + y).collect();
     tensor(sums, x.shape())
 }
 
@@ -39,9 +39,9 @@ pub(crate) fn gated(gate_up: &[f32], width: usize, out: &mut [f32]) {
     });
 }
 
-/// Calls `each` with every row of `out` and its number, in several threads where that is worth it.
+/// Calls `each` with every row of `out` and its index, on several threads when there are many values.
 pub(crate) fn rows(out: &mut [f32], width: usize, each: impl Fn(usize, &mut [f32]) + Sync) {
-    if out.len() < WORTH_A_THREAD {
+    if out.len() < MIN_PARALLEL {
         out.chunks_exact_mut(width).enumerate().for_each(|(i, row)| each(i, row));
     } else {
         out.par_chunks_exact_mut(width).enumerate().for_each(|(i, row)| each(i, row));
@@ -65,8 +65,8 @@ pub(crate) fn norm_in_place(row: &mut [f32], weight: &[f32], eps: f32) {
     }
 }
 
-/// One step of a softmax over each of [`TILE`] columns of `scores`, `[rows, TILE]`, which become `exp(score - largest)`: `largest` and
-/// `sums` go on from those of the rows before. The result is what sums and products of those rows are to be multiplied with.
+/// One step of an online softmax over each of [`TILE`] columns of `scores`, `[rows, TILE]`, which become `exp(score - largest)`: `largest`
+/// and `sums` continue those of earlier rows. The result is the factor by which weighted sums of earlier rows must be multiplied.
 #[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
 pub(crate) fn softmax_step(scores: &mut [f32], largest: &mut [f32; TILE], sums: &mut [f32; TILE]) -> [f32; TILE] {
     let before = *largest;
@@ -85,10 +85,10 @@ pub(crate) fn softmax_step(scores: &mut [f32], largest: &mut [f32; TILE], sums: 
     shares
 }
 
-/// Replaces the scores of `largest.len()` columns, `[rows, columns]`, by `exp(score - largest)`, and gives the largest and the sum of each
-/// column: a part of a softmax, to be put together with others.
+/// Replaces the scores of `largest.len()` columns, `[rows, columns]`, by `exp(score - largest)`, and writes the largest and the sum of each
+/// column: a partial softmax, to be merged with others.
 ///
-/// Sixteen rows at a time are a row of their own, so that columns of any number are worked on in whole vectors.
+/// Sixteen rows at a time are treated as one, so that any number of columns is processed in whole vectors.
 #[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
 pub(crate) fn exponentials(scores: &mut [f32], largest: &mut [f32], sums: &mut [f32]) {
     let (columns, wide) = (largest.len(), largest.len() * LANES);
@@ -120,15 +120,15 @@ fn silu_product(gate: &[f32], up: &[f32], out: &mut [f32]) {
     }
 }
 
-/// Sums that run side by side.
+/// Independent sums.
 const LANES: usize = 16;
 
 /// The exponential without branches, so that loops around it become vectors: `2^n * e^r` with `r` within half of `ln 2`. The polynomial
-/// is that of Cephes' `expf`, <https://www.netlib.org/cephes/>; the relative error is below 2e-7. Beyond what f32 holds it gives the
-/// least or the greatest that it can; of NaN it gives NaN.
+/// is that of Cephes' `expf`, <https://www.netlib.org/cephes/>; the relative error is below 2e-7. It saturates near the limits of f32, and
+/// NaN stays NaN.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
-    /// Adding it rounds to a whole number, which then stands in the low bits.
+    /// Adding it rounds to an integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exp_is_that_of_f64() {
+    fn exp_matches_f64() {
         for i in -8700..=8800 {
             let x = i as f32 / 100.0;
             let expected = f64::from(x).exp();
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn softmax_in_steps_is_that_of_all() {
+    fn online_softmax_matches_f64() {
         let scores: Vec<f32> = (0..37 * TILE).map(|i| (i as f32 * 0.7).sin() * 5.0 + i as f32 * 0.01).collect();
         let (mut largest, mut sums) = ([-1e30; TILE], [0.0; TILE]);
         let mut after = scores.clone();
@@ -172,14 +172,14 @@ mod tests {
             let all: f64 = scores[column..].iter().step_by(TILE).map(|&score| f64::from(score).exp()).sum();
             let whole = f64::from(sums[column]) * f64::from(largest[column]).exp();
             assert!((whole - all).abs() < 1e-5 * all, "{column}: {whole} {all}");
-            // The last part goes on from the largest of those before.
+            // The last step continues from the largest score before it.
             let before = scores[column..30 * TILE].iter().step_by(TILE).copied().fold(f32::NEG_INFINITY, f32::max);
             assert!((last[column] - (before - largest[column]).exp()).abs() < 1e-6);
         }
     }
 
     #[test]
-    fn exponentials_of_columns_are_those_of_each() {
+    fn exponentials_match_each_column_alone() {
         for (rows, columns) in [(1, 1), (16, 7), (33, 8), (5, 3), (100, 5)] {
             let before: Vec<f32> = (0..rows * columns).map(|i| (i as f32 * 0.7).sin() * 9.0).collect();
             let (mut after, mut largest, mut sums) = (before.clone(), vec![0.0; columns], vec![0.0; columns]);
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_norm_of_a_row_with_nan_is_nan() {
+    fn nan_propagates_through_norm_and_softmax() {
         let mut row = [1.0, f32::NAN, 2.0];
         norm_in_place(&mut row, &[1.0; 3], 1e-6);
         assert!(row.iter().all(|value| value.is_nan()));

@@ -7,10 +7,10 @@ use rayon::ThreadPool;
 use tandem_core::backend::{HiddenStates, LoraAdapter, Probe, ProbePoint, TokenBatch};
 use tandem_core::{CancelToken, Error, LogitsRequest, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
-use crate::attention::Sight;
-use crate::decoder::{Attended, Decode, Span};
+use crate::attention::CausalMask;
+use crate::decoder::{Decode, QkvHeads, Span};
 use crate::error::Doing;
-use crate::session::{CandleSession, PASS};
+use crate::session::{CandleSession, MAX_CHUNK_TOKENS};
 use crate::values::Values;
 
 /// A model on candle.
@@ -35,11 +35,11 @@ impl Loaded {
         let mut spans: Vec<Span> = Vec::with_capacity(sequences.len());
         for sequence in sequences {
             let start = spans.last().map_or(0, |span| span.rows.end);
-            spans.push(Span { rows: start..start + sequence.len(), first_position: 0, n_wanted: sequence.len() });
+            spans.push(Span { rows: start..start + sequence.len(), first_position: 0, n_outputs: sequence.len() });
         }
-        let states = self.decoder.forward(&tokens, &spans, &CancelToken::new(), &mut |attended: Attended| {
-            let sight = Sight { n_past: attended.first_query, window: attended.window };
-            self.decoder.attention(&attended.queries, &attended.keys, &attended.values, sight)
+        let states = self.decoder.forward(&tokens, &spans, &CancelToken::new(), &mut |heads: QkvHeads| {
+            let mask = CausalMask { n_past: heads.first_query, window: heads.window };
+            self.decoder.attention(&heads.queries, &heads.keys, &heads.values, mask)
         });
         let states = states.doing(DOING)?.ok_or(Error::Cancelled)?;
         self.push_normed(&states, out)
@@ -56,7 +56,7 @@ impl Loaded {
     fn encode_long(self: &Arc<Self>, sequence: &[TokenId], out: &mut Vec<f32>) -> Result<()> {
         let options = SessionOptions { context_length: Some(sequence.len()), ..SessionOptions::default() };
         let mut session = CandleSession::new(Arc::clone(self), &options)?;
-        session.pass_over(sequence, true, &mut |states, _| self.push_normed(states, out))
+        session.forward_chunked(sequence, true, &mut |states, _| self.push_normed(states, out))
     }
 }
 
@@ -79,10 +79,10 @@ impl Model for CandleModel {
             let mut together: Vec<&[TokenId]> = Vec::new();
             for sequence in batch.sequences() {
                 let n: usize = together.iter().map(|sequence| sequence.len()).sum();
-                if n > 0 && n + sequence.len() > PASS {
+                if n > 0 && n + sequence.len() > MAX_CHUNK_TOKENS {
                     self.loaded.encode(&std::mem::take(&mut together), &mut values)?;
                 }
-                if sequence.len() > PASS {
+                if sequence.len() > MAX_CHUNK_TOKENS {
                     self.loaded.encode_long(sequence, &mut values)?;
                 } else {
                     together.push(sequence);

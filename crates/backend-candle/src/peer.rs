@@ -1,5 +1,5 @@
-//! candle-transformers' own models of the families that we have written ourselves: what a user of candle would pick instead, to measure
-//! against. f32 on the processor, the logits of the last token.
+//! The peer of benchmarks: candle-transformers' models of the families that our decoder runs, which a user of candle would pick instead.
+//! They compute the logits of the last token, in f32 on the processor.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use tandem_core::{BackendKind, DType, Error, Model, ModelInfo, Result};
 
 use crate::backend::{CANDLE_VERSION, weight_file};
 use crate::device;
-use crate::foreign::{self, ForeignModel};
+use crate::transformers::{self, TransformersModel};
 
 /// Loads the checkpoint of `files` into candle-transformers' model, in f32.
 ///
 /// # Errors
-/// [`Error::Unsupported`] for a family, device or dtype that this peer is not measured with, and as a checkpoint's.
+/// [`Error::Unsupported`] for a family, device or dtype that this peer is not measured with, and those of reading a checkpoint.
 pub fn load_transformers(files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
     let config = ModelConfig::from_file(&files.config)?;
     if options.device != tandem_core::Device::Cpu {
@@ -44,13 +44,13 @@ pub fn load_transformers(files: &ModelFiles, options: &LoadOptions) -> Result<Ar
         max_context: config.max_context,
         threads: threads.current_num_threads(),
         kv_bytes_per_token: config.kv_bytes_per_token(size_of::<f32>()),
-        capabilities: foreign::CAPABILITIES,
+        capabilities: transformers::CAPABILITIES,
         weight_types: Vec::new(),
         weight_files: files.weights.iter().map(weight_file).collect::<Result<_>>()?,
         placement: Vec::new(),
         device_share: 1.0,
     };
-    Ok(Arc::new(ForeignModel::load(&checkpoint, &config, &candle_core::Device::Cpu, threads, info)?))
+    Ok(Arc::new(TransformersModel::load(&checkpoint, &config, &candle_core::Device::Cpu, threads, info)?))
 }
 
 fn refused(reason: &str) -> Error {

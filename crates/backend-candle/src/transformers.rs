@@ -1,10 +1,10 @@
-//! Decoders of candle-transformers, for families that have no decoder of our own: Gemma 2, Gemma 3 and Phi-3.
+//! Models of candle-transformers, for the families without a decoder of our own: Gemma 2, Gemma 3 and Phi-3.
 //!
-//! They compute in f32 the logits of the last token, and can forget only everything. Where they differ from the published model,
-//! `form` changes a weight or bounds the context so that they do not, or refuses the configuration.
+//! They compute the logits of the last token in f32, and can only be rewound to nothing. Where they deviate from the published model,
+//! `family_config` compensates with a changed weight or a shorter context, or refuses the configuration.
 
 mod family;
-mod form;
+mod family_config;
 mod session;
 mod weights;
 
@@ -17,31 +17,31 @@ use tandem_core::config::ModelConfig;
 use tandem_core::{DType, Error, Model, ModelInfo, Result, Session, SessionOptions};
 
 use self::family::Family;
-use self::session::ForeignSession;
+use self::session::TransformersSession;
 
 /// What a model of candle-transformers can do.
 pub(crate) const CAPABILITIES: Capabilities =
     Capabilities { all_logits: false, rewind: false, hidden_states: false, adapters: false, probe: false };
 
 /// A model of candle-transformers.
-pub(crate) struct ForeignModel {
-    loaded: Arc<ForeignLoaded>,
+pub(crate) struct TransformersModel {
+    loaded: Arc<TransformersShared>,
 }
 
 /// What the sessions of a model share.
-struct ForeignLoaded {
-    /// One that has seen nothing; sessions are copies of it, which share its weights.
+struct TransformersShared {
+    /// With an empty cache; sessions are copies that share its weights.
     family: Family,
     threads: Arc<ThreadPool>,
     info: ModelInfo,
 }
 
-impl ForeignModel {
-    /// Reads all weights of a decoder of the form `config`. `info` is as for any model, and its context becomes what this one can hold.
+impl TransformersModel {
+    /// Reads all weights of the model that `config` describes; the context of `info` is reduced to what the model supports.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for what candle-transformers computes otherwise than the published model, [`Error::BadField`] names a
-    /// weight that is missing or of another shape than the configuration says.
+    /// [`Error::Unsupported`] where candle-transformers deviates from the published model, [`Error::BadField`] naming a weight that is
+    /// missing or of another shape than the configuration says.
     pub(crate) fn load(
         checkpoint: &Checkpoint,
         config: &ModelConfig,
@@ -52,35 +52,36 @@ impl ForeignModel {
         refuse_dtype(info.dtype, config)?;
         let family = threads.install(|| Family::load(checkpoint, config, &info.name, device))?;
         info.max_context = family.max_context();
-        Ok(Self { loaded: Arc::new(ForeignLoaded { family, threads, info }) })
+        Ok(Self { loaded: Arc::new(TransformersShared { family, threads, info }) })
     }
 }
 
-impl Model for ForeignModel {
+impl Model for TransformersModel {
     fn info(&self) -> &ModelInfo {
         &self.loaded.info
     }
 
     fn new_session(&self, options: &SessionOptions) -> Result<Box<dyn Session>> {
-        Ok(Box::new(ForeignSession::new(Arc::clone(&self.loaded), options)?))
+        Ok(Box::new(TransformersSession::new(Arc::clone(&self.loaded), options)?))
     }
 
     fn encode(&self, _batch: &TokenBatch) -> Result<HiddenStates> {
-        Err(self.loaded.info.unsupported("encoding", "candle-transformers keeps the hidden states of this family to itself"))
+        Err(self.loaded.info.unsupported("encoding", "candle-transformers does not expose the hidden states of this family"))
     }
 
     fn with_adapter(&self, _adapter: &LoraAdapter) -> Result<Arc<dyn Model>> {
-        Err(self.loaded.info.unsupported("an adapter", "candle-transformers applies none"))
+        Err(self.loaded.info.unsupported("an adapter", "candle-transformers does not apply adapters"))
     }
 }
 
-/// Its rotary tables have the dtype of the weights, and in half precision they are off by whole turns at a few hundred tokens.
+/// candle-transformers computes rotary tables in the dtype of the weights; in 16 bits they are off by whole turns after a few hundred
+/// tokens.
 fn refuse_dtype(dtype: DType, config: &ModelConfig) -> Result<()> {
     match dtype {
         DType::F32 => Ok(()),
         other => Err(Error::Unsupported {
             what: format!("dtype `{other}` for the architecture `{}`", config.architecture),
-            reason: "candle-transformers, which runs it, is right in f32 alone".into(),
+            reason: "candle-transformers, which runs this architecture, is accurate in f32 only".into(),
             hint: Some("use `--dtype f32`".into()),
         }),
     }

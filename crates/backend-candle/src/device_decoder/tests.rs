@@ -13,7 +13,7 @@ use tandem_core::{Backend, BackendKind, DeviceReport, LogitsRequest, Model, Resu
 use super::*;
 use crate::CandleBackend;
 use crate::model::{CandleModel, Loaded};
-use crate::weights::Reader;
+use crate::weights::CheckpointSource;
 
 conformance!(qwen2_tied, || Ok(fixture("qwen2-tied")));
 conformance!(qwen2_untied, || Ok(fixture("qwen2-untied")));
@@ -97,8 +97,8 @@ fn a_key_is_turned_by_the_table_of_f32_in_every_dtype() {
     let config = ModelConfig::from_file(&files.config).unwrap();
     let cosines = |dtype| {
         let decoder = DeviceDecoder::new(in_f32(&files, &config).unwrap(), dtype, &Device::Cpu).unwrap();
-        let turn = decoder.turn(&Span { rows: 0..3, first_position: 8000, n_wanted: 3 }).unwrap();
-        turn.cosines.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        let rotation = decoder.rotation(&Span { rows: 0..3, first_position: 8000, n_outputs: 3 }).unwrap();
+        rotation.cosines.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
     close(&cosines(DType::BF16), &cosines(DType::F32), 0.005, "cosines");
 }
@@ -106,7 +106,8 @@ fn a_key_is_turned_by_the_table_of_f32_in_every_dtype() {
 fn in_f32(files: &ModelFiles, config: &ModelConfig) -> Result<Decoder> {
     let checkpoint = Checkpoint::open(files)?;
     let arena = tandem_core::arena::Arena::default();
-    let reader = Reader { checkpoint: &checkpoint, file: &files.name, bits: None, numerics: Numerics::Exact, arena: &arena };
+    let reader =
+        CheckpointSource { checkpoint: &checkpoint, file: &files.name, bits: None, numerics: Numerics::Exact, arena: &arena };
     crate::weights::decoder(&reader, config)
 }
 

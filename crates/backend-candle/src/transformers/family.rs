@@ -1,4 +1,4 @@
-//! The families of candle-transformers, with the cache of one sequence.
+//! The models of candle-transformers, one for each family.
 
 use std::sync::Mutex;
 
@@ -9,21 +9,21 @@ use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::{Architecture, ModelConfig};
 use tandem_core::{Result, TokenId};
 
-use super::form::{self, Form};
-use super::weights::Weights;
+use super::family_config::{self, FamilyConfig};
+use super::weights::CheckpointBackend;
 use crate::error::Doing;
-use crate::session::PASS;
+use crate::session::MAX_CHUNK_TOKENS;
 
-/// A decoder of candle-transformers with the cache of one sequence. A clone shares the weights, and the cache unless nothing is in it.
+/// A model of candle-transformers with the KV cache of one sequence. Clones share the weights, and also a cache that is not empty.
 #[derive(Clone)]
 pub(crate) struct Family {
     decoder: Decoder,
     device: Device,
     max_context: usize,
-    /// Tokens from which on they must go one by one.
+    /// The number of tokens after which further ones must be appended one by one.
     window: Option<usize>,
-    /// The most tokens that it is given at once.
-    pass: usize,
+    /// The most tokens of one forward pass.
+    max_chunk: usize,
 }
 
 #[derive(Clone)]
@@ -31,54 +31,64 @@ enum Decoder {
     Gemma2(gemma2::Model),
     Gemma3(gemma3::Model),
     Phi3(phi3::Model),
-    // Of these we have decoders of our own, and measure candle-transformers' beside them.
+    // Our decoder runs these; candle-transformers' models are the peer that benchmarks measure.
     Qwen2(qwen2::ModelForCausalLM),
     Qwen3(qwen3::ModelForCausalLM),
     Llama { model: Box<llama::Llama>, cache: Box<llama::Cache> },
 }
 
 impl Family {
-    /// Reads the weights of a decoder of the form `config` from `checkpoint`, which messages call `file`.
+    /// Reads the weights of the model that `config` describes from `checkpoint`, which messages call `file`.
     pub(crate) fn load(checkpoint: &Checkpoint, config: &ModelConfig, file: &str, device: &Device) -> Result<Self> {
-        let form = Form::of(config, file)?;
+        let family_config = FamilyConfig::new(config, file)?;
         let failed = Mutex::new(None);
-        let weights = Weights { checkpoint, file, change: form::change(config), failed: &failed };
+        let weights = CheckpointBackend { checkpoint, file, change: family_config::weight_change(config), failed: &failed };
         let builder = VarBuilder::from_backend(Box::new(weights), DType::F32, device.clone());
         let decoder = match config.architecture {
-            Architecture::Gemma2 => gemma2::Model::new(false, &form.gemma2(config), builder).map(Decoder::Gemma2),
-            Architecture::Gemma3 => gemma3::Model::new(false, &form.gemma3(config), builder).map(Decoder::Gemma3),
+            Architecture::Gemma2 => gemma2::Model::new(false, &family_config.gemma2(config), builder).map(Decoder::Gemma2),
+            Architecture::Gemma3 => gemma3::Model::new(false, &family_config.gemma3(config), builder).map(Decoder::Gemma3),
             Architecture::Qwen2 => {
-                qwen2::ModelForCausalLM::new(&form::read(config, file, serde_json::from_value)?, builder).map(Decoder::Qwen2)
+                qwen2::ModelForCausalLM::new(&family_config::read(config, file, serde_json::from_value)?, builder)
+                    .map(Decoder::Qwen2)
             }
             Architecture::Qwen3 => {
-                qwen3::ModelForCausalLM::new(&form::read(config, file, serde_json::from_value)?, builder).map(Decoder::Qwen3)
+                qwen3::ModelForCausalLM::new(&family_config::read(config, file, serde_json::from_value)?, builder)
+                    .map(Decoder::Qwen3)
             }
-            Architecture::Llama => {
-                llama(form::read(config, file, serde_json::from_value::<llama::LlamaConfig>)?.into_config(false), builder, device)
-            }
-            _ => phi3::Model::new(&form.phi3(config), builder).map(Decoder::Phi3),
+            Architecture::Llama => llama(
+                family_config::read(config, file, serde_json::from_value::<llama::LlamaConfig>)?.into_config(false),
+                builder,
+                device,
+            ),
+            _ => phi3::Model::new(&family_config.phi3(config), builder).map(Decoder::Phi3),
         };
-        // What went wrong with a weight, in words that name it.
+        // An error about a weight, with its name.
         if let Some(error) = failed.into_inner().unwrap_or_default() {
             return Err(error);
         }
         let decoder = decoder.doing("to load the weights")?;
-        // A user of candle-transformers gives it the whole prompt.
-        let pass = if config.architecture.has_llama_form() { usize::MAX } else { PASS };
-        Ok(Self { decoder, device: device.clone(), max_context: form.max_context, window: form.ring, pass })
+        // As its users do, the peer appends a whole prompt at once.
+        let max_chunk = if config.architecture.has_llama_form() { usize::MAX } else { MAX_CHUNK_TOKENS };
+        Ok(Self {
+            decoder,
+            device: device.clone(),
+            max_context: family_config.max_context,
+            window: family_config.ring,
+            max_chunk,
+        })
     }
 
-    /// The most tokens for which it is exact.
+    /// The longest context for which it is exact.
     pub(crate) fn max_context(&self) -> usize {
         self.max_context
     }
 
-    /// The most tokens that may follow `held` ones in one go.
-    pub(crate) fn pass(&self, held: usize) -> usize {
-        self.window.map_or(self.pass, |window| window.saturating_sub(held).clamp(1, self.pass))
+    /// The most tokens that may be appended at once after `held` others.
+    pub(crate) fn max_chunk(&self, held: usize) -> usize {
+        self.window.map_or(self.max_chunk, |window| window.saturating_sub(held).clamp(1, self.max_chunk))
     }
 
-    /// Appends `tokens` to the `held` ones in the cache and gives the logits of the last: `[vocab_size]`.
+    /// Appends `tokens` to the `held` ones in the cache and returns the logits of the last: `[vocab_size]`.
     pub(crate) fn append(&mut self, tokens: &[TokenId], held: usize) -> CandleResult<Vec<f32>> {
         let tokens = Tensor::new(tokens, &self.device)?.unsqueeze(0)?;
         let logits = match &mut self.decoder {
@@ -93,7 +103,7 @@ impl Family {
     }
 }
 
-/// Llama's decoder, whose cache stands beside it.
+/// Llama, whose cache is a separate object.
 fn llama(config: llama::Config, weights: VarBuilder<'_>, device: &Device) -> CandleResult<Decoder> {
     let model = Box::new(llama::Llama::load(weights, &config)?);
     let cache = Box::new(llama::Cache::new(true, DType::F32, &config, device)?);

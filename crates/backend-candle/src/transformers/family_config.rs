@@ -1,12 +1,12 @@
-//! What must be done for each family so that candle-transformers computes what was published.
+//! How each family must be configured so that candle-transformers computes the published model.
 //!
-//! Read in candle-transformers 0.11.1, `models/{gemma2,gemma3,phi3}.rs`, against transformers 5.23:
-//! - Gemma 2's mask has its window in all layers, one token too wide, and its decoding has none; Phi-3 has no window at all. A context
-//!   that is no longer than the window needs none.
-//! - Gemma 3 keeps what a window sees in a ring, which is right for one token at a time. Its mask for several is one too wide, and
-//!   does not know the order of the ring: once the window is full, tokens go one by one.
-//! - Gemma's scores are divided by the root of `head_dim`, not of `query_pre_attn_scalar`: weights of queries make up for it.
-//! - No rope scaling is computed as published.
+//! Deviations of candle-transformers 0.11.1, `models/{gemma2,gemma3,phi3}.rs`, from transformers 5.23, and what is done about them:
+//! - Gemma 2 applies a window to all layers, one token too wide, and none when decoding; Phi-3 has no window at all. The context is limited
+//!   to the window, where none is needed.
+//! - Gemma 3 keeps the tokens of a window in a ring buffer, which is correct for one token at a time. Its mask for several is one token too
+//!   wide and ignores the order of the ring, so tokens are appended one by one once the window is full.
+//! - Gemma's scores are divided by the root of `head_dim` instead of `query_pre_attn_scalar`. The weights of queries compensate.
+//! - Rope scaling is not computed as published, and is refused.
 
 use candle_nn::Activation;
 use candle_transformers::models::{gemma2, gemma3, phi3};
@@ -14,26 +14,26 @@ use serde_json::{Value, json};
 use tandem_core::config::{Architecture, GemmaConfig, ModelConfig, RopeScaling};
 use tandem_core::{Error, Result};
 
-use super::weights::Change;
+use super::weights::WeightChange;
 
-/// The longest context, since rotary tables are made for all of it at once.
+/// The longest context: rotary tables are computed for all of it at once.
 const MAX_CONTEXT: usize = 32_768;
-/// That of Gemma 3, which makes a table for each layer: 218 MB for the 26 of the model of 1B.
+/// The longest context of Gemma 3, which computes a table for each layer: 218 MB for the 26 layers of the 1B model.
 const MAX_CONTEXT_OF_GEMMA3: usize = 8192;
 
-/// How a configuration is to be run.
-pub(crate) struct Form {
-    /// The most tokens for which the result is exact.
+/// How to run a configuration.
+pub(crate) struct FamilyConfig {
+    /// The longest context for which the result is exact.
     pub(crate) max_context: usize,
-    /// The width of a ring of keys and values: tokens beyond it go one by one.
+    /// The width of the ring buffers of keys and values: tokens beyond it are appended one by one.
     pub(crate) ring: Option<usize>,
-    /// One layer in so many has no ring: the last of them.
+    /// The last of so many layers has no window.
     pattern: usize,
 }
 
-impl Form {
+impl FamilyConfig {
     /// # Errors
-    /// [`Error::Unsupported`] for what cannot be run exactly; `file` is the model's name in messages.
+    /// [`Error::Unsupported`] if it cannot be run exactly; `file` is the name of the model in messages.
     pub(crate) fn of(config: &ModelConfig, file: &str) -> Result<Self> {
         let refused = |what: String, reason: &str| {
             Err(Error::Unsupported {
@@ -42,9 +42,9 @@ impl Form {
                 hint: Some("use a graph of this model, if one is published, with `--backend onnx`".into()),
             })
         };
-        // What it is measured with only, beside decoders of our own, takes as long with any.
+        // The peer of benchmarks takes as long with any scaling.
         if config.rope.scaling != RopeScaling::Default && !config.architecture.has_llama_form() {
-            return refused("the rope scaling".into(), "computes none as it was published");
+            return refused("the rope scaling".into(), "does not compute it as published");
         }
         let shortest = config.layer_windows.iter().flatten().copied().min();
         let within = |limit: usize| config.max_context.min(limit).min(shortest.unwrap_or(limit));
@@ -54,7 +54,7 @@ impl Form {
             }
             Architecture::Phi3 => Ok(Self { max_context: within(MAX_CONTEXT), ring: None, pattern: 1 }),
             Architecture::Gemma2 | Architecture::Gemma3 if !config.tie_word_embeddings => {
-                refused("a head that is not the embedding".into(), "knows none")
+                refused("an output head separate from the embedding".into(), "does not support it")
             }
             Architecture::Gemma2 => Ok(Self { max_context: within(MAX_CONTEXT), ring: None, pattern: 1 }),
             Architecture::Gemma3 => match pattern(&config.layer_windows) {
@@ -62,12 +62,15 @@ impl Form {
                     let max_context = config.max_context.min(MAX_CONTEXT_OF_GEMMA3);
                     Ok(Self { max_context, ring: shortest, pattern })
                 }
-                None => refused("the order of layers with a window".into(), "knows one layer without a window in every so many"),
+                None => refused(
+                    "the order of layers with a window".into(),
+                    "requires that every n-th layer and no other is without a window",
+                ),
             },
             Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Llama => {
                 Ok(Self { max_context: config.max_context, ring: None, pattern: 1 })
             }
-            _ => refused("the architecture".into(), "is not asked for it"),
+            _ => refused("the architecture".into(), "is not used for it"),
         }
     }
 
@@ -87,9 +90,9 @@ impl Form {
             vocab_size: config.vocab_size,
             final_logit_softcapping: gemma.and_then(|gemma| gemma.logits_softcap),
             attn_logit_softcapping: gemma.and_then(|gemma| gemma.attention_softcap),
-            // Read, and not used: see `change`.
+            // candle-transformers ignores it, see `weight_change`.
             query_pre_attn_scalar: config.head_dim(),
-            // The context ends where it would begin to matter.
+            // The context is limited to the window.
             sliding_window: None,
             max_position_embeddings: self.max_context,
         }
@@ -141,10 +144,11 @@ impl Form {
     }
 }
 
-/// The configuration of a family whose own type is read from JSON by `parse`, with the fields that it requires and publishers leave out.
+/// The configuration of a family that candle-transformers reads from JSON with `parse`, with the fields that it requires and publishers
+/// omit.
 ///
 /// # Errors
-/// [`Error::BadFile`] for one that it does not read; `file` is the model's name in messages.
+/// [`Error::BadFile`] if it cannot be read; `file` is the name of the model in messages.
 pub(crate) fn read<C>(config: &ModelConfig, file: &str, parse: fn(Value) -> serde_json::Result<C>) -> Result<C> {
     let mut json = config.raw().clone();
     let defaults = json!({"max_window_layers": config.n_layers, "use_sliding_window": false, "attention_bias": config.qkv_bias});
@@ -155,16 +159,16 @@ pub(crate) fn read<C>(config: &ModelConfig, file: &str, parse: fn(Value) -> serd
         fields.insert("head_dim".into(), config.head_dim().into());
         fields.insert("rope_theta".into(), config.rope.theta.into());
         fields.insert("tie_word_embeddings".into(), config.tie_word_embeddings.into());
-        // Without a window it is null, and Qwen2's must be a number.
+        // It is null without a window, but Qwen2's must be a number.
         if fields.get("sliding_window").is_none_or(Value::is_null) {
             fields.insert("sliding_window".into(), config.max_context.into());
         }
     }
-    parse(json).map_err(|error| Error::bad_file(file, "has a configuration that candle-transformers does not read", error))
+    parse(json).map_err(|error| Error::bad_file(file, "has a configuration that candle-transformers cannot read", error))
 }
 
-/// Makes the scores of Gemma be divided by the root of `query_pre_attn_scalar`: candle-transformers divides them by that of `head_dim`.
-pub(crate) fn change(config: &ModelConfig) -> Change {
+/// Scales the queries of Gemma, because candle-transformers divides scores by the root of `head_dim` instead of `query_pre_attn_scalar`.
+pub(crate) fn weight_change(config: &ModelConfig) -> WeightChange {
     let factor = |gemma: &GemmaConfig| (config.head_dim() as f64 / gemma.query_scale).sqrt();
     let factor = config.gemma.as_ref().map_or(1.0, factor);
     let normed = config.qk_norm;
@@ -173,7 +177,7 @@ pub(crate) fn change(config: &ModelConfig) -> Change {
             return;
         }
         if normed && name.ends_with(".q_norm.weight") {
-            // A norm multiplies by one more than its weight.
+            // The norm multiplies by one plus its weight.
             values.iter_mut().for_each(|value| *value = ((1.0 + f64::from(*value)) * factor - 1.0) as f32);
         } else if !normed && (name.ends_with(".q_proj.weight") || name.ends_with(".q_proj.bias")) {
             values.iter_mut().for_each(|value| *value = (f64::from(*value) * factor) as f32);
@@ -181,7 +185,7 @@ pub(crate) fn change(config: &ModelConfig) -> Change {
     })
 }
 
-/// The number of which one layer in so many has no window, the last of them.
+/// The number n such that exactly every n-th layer is without a window.
 fn pattern(windows: &[Option<usize>]) -> Option<usize> {
     (1..=windows.len() + 1)
         .find(|pattern| windows.iter().zip(1..).all(|(window, number)| window.is_some() == (number % pattern > 0)))
@@ -192,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns() {
+    fn window_pattern_is_the_distance_of_layers_without_one() {
         let check = |windows: &str, expected| {
             let windows: Vec<_> = windows.chars().map(|layer| (layer == 'w').then_some(8)).collect();
             assert_eq!(pattern(&windows), expected);

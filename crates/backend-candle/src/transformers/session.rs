@@ -1,54 +1,54 @@
-//! A sequence on candle-transformers: its tokens, and a copy of the model that has seen them.
+//! A session on candle-transformers: its tokens, and a copy of the model whose cache holds them.
 
 use std::sync::Arc;
 
 use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, SessionOptions, TokenId};
 
-use super::ForeignLoaded;
+use super::TransformersShared;
 use super::family::Family;
 use crate::error::Doing;
 
-/// A sequence on candle-transformers.
-pub(crate) struct ForeignSession {
-    model: Arc<ForeignLoaded>,
+/// A session on candle-transformers.
+pub(crate) struct TransformersSession {
+    model: Arc<TransformersShared>,
     tokens: Vec<TokenId>,
-    /// The model with the cache of `tokens`; `None` when there are none, or after a failure, when it is made again.
+    /// The model whose cache holds `tokens`; `None` without tokens, and after a failure until it is recomputed.
     running: Option<Family>,
     context_length: usize,
     cancel: CancelToken,
 }
 
-impl ForeignSession {
-    pub(crate) fn new(model: Arc<ForeignLoaded>, options: &SessionOptions) -> Result<Self> {
+impl TransformersSession {
+    pub(crate) fn new(model: Arc<TransformersShared>, options: &SessionOptions) -> Result<Self> {
         let context_length = options.context_length(&model.info)?;
         Ok(Self { model, tokens: Vec::new(), running: None, context_length, cancel: options.cancel.clone() })
     }
 
-    /// Appends `tokens` to the cache and gives the logits of the last. A cache in which only a part of them came is dropped, since nothing
-    /// can be taken out of it.
+    /// Appends `tokens` to the cache and returns the logits of the last. A cache with only a part of them is dropped, since it cannot be
+    /// rewound.
     fn run(&mut self, tokens: &[TokenId]) -> Result<Vec<f32>> {
         let mut family = match self.running.take() {
             Some(running) => running,
             None => {
                 let mut fresh = self.model.family.clone();
-                self.pass_over(&mut fresh, &self.tokens, 0)?;
+                self.forward_chunked(&mut fresh, &self.tokens, 0)?;
                 fresh
             }
         };
-        let logits = self.pass_over(&mut family, tokens, self.tokens.len())?;
+        let logits = self.forward_chunked(&mut family, tokens, self.tokens.len())?;
         self.running = Some(family);
         self.tokens.extend_from_slice(tokens);
         Ok(logits)
     }
 
-    /// The logits of the last of `tokens`, which follow `held` others; none when there are no tokens.
-    fn pass_over(&self, family: &mut Family, tokens: &[TokenId], held: usize) -> Result<Vec<f32>> {
+    /// The logits of the last of `tokens`, which follow `held` others; empty without tokens.
+    fn forward_chunked(&self, family: &mut Family, tokens: &[TokenId], held: usize) -> Result<Vec<f32>> {
         let (mut done, mut logits) = (0, Vec::new());
         while done < tokens.len() {
             if self.cancel.is_cancelled() {
                 return Err(Error::Cancelled);
             }
-            let n = family.pass(held + done).min(tokens.len() - done);
+            let n = family.max_chunk(held + done).min(tokens.len() - done);
             logits = family.append(&tokens[done..done + n], held + done).doing("to run the model")?;
             done += n;
         }
@@ -56,7 +56,7 @@ impl ForeignSession {
     }
 }
 
-impl Session for ForeignSession {
+impl Session for TransformersSession {
     fn n_tokens(&self) -> usize {
         self.tokens.len()
     }

@@ -1,4 +1,4 @@
-//! The weights of a checkpoint as candle-transformers asks for them: by name and shape, one after the other.
+//! The weights of a checkpoint for candle-transformers, which requests them by name and shape.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -10,24 +10,24 @@ use tandem_core::checkpoint::{Checkpoint, StoredTensor};
 
 use crate::weights::widened;
 
-/// Changes the values of a weight with this name, when it is one that must be changed.
-pub(crate) type Change = Box<dyn Fn(&str, &mut [f32]) + Send + Sync>;
+/// Changes the values of the weight of a name, if they need a change.
+pub(crate) type WeightChange = Box<dyn Fn(&str, &mut [f32]) + Send + Sync>;
 
-/// Weights in f32.
-pub(crate) struct Weights<'c> {
+/// The weights of a checkpoint in f32.
+pub(crate) struct CheckpointBackend<'c> {
     pub(crate) checkpoint: &'c Checkpoint,
     /// Names the weights in messages.
     pub(crate) file: &'c str,
-    pub(crate) change: Change,
-    /// The first error: candle's own types cannot carry it.
+    pub(crate) change: WeightChange,
+    /// The first error, which candle's error type cannot carry.
     pub(crate) failed: &'c Mutex<Option<Error>>,
 }
 
-impl Weights<'_> {
+impl CheckpointBackend<'_> {
     fn read(&self, shape: Option<&[usize]>, name: &str) -> std::result::Result<(Vec<f32>, Vec<usize>), Error> {
         let stored: StoredTensor<'_> = self.checkpoint.tensor(name)?;
         if let Some(shape) = shape.filter(|&shape| shape != stored.shape) {
-            let problem = format!("the weight is {:?}, and the configuration makes it {shape:?}", stored.shape);
+            let problem = format!("the weight is {:?}, but the configuration makes it {shape:?}", stored.shape);
             return Err(Error::bad_field(self.file, name, problem));
         }
         let mut values = widened(&stored);
@@ -45,7 +45,7 @@ impl Weights<'_> {
     }
 }
 
-impl SimpleBackend for Weights<'_> {
+impl SimpleBackend for CheckpointBackend<'_> {
     fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> Result<Tensor> {
         self.tensor(Some(shape.dims()), name, dtype, device)
     }
