@@ -194,7 +194,7 @@ impl<'a> Generation<'a> {
 
     fn decode(&mut self) -> Result<Event> {
         let token = self.history[self.history.len() - 1..].to_vec();
-        if self.sequence.tokens().len() == self.sequence.max_new_tokens() {
+        if self.sequence.tokens().len() == self.sequence.context_length() {
             return self.finish(FinishReason::Length);
         }
         if self.sequence.cancel_token().is_cancelled() {

@@ -44,7 +44,7 @@ fn values(options: &GenerateOptions, given: &GenerationOptions) -> [(&'static st
     let listed = |items: Vec<String>| if items.is_empty() { "none".into() } else { items.join(", ") };
     let bias = |&(id, bias): &(tandem::TokenId, f32)| format!("{id}={bias}");
     [
-        ("max_tokens", options.max_tokens.map_or_else(|| "the whole context".into(), |max| max.to_string())),
+        ("max_tokens", options.max_new_tokens.map_or_else(|| "the whole context".into(), |max| max.to_string())),
         ("temperature", sampling.temperature.to_string()),
         ("top_k", sampling.top_k.to_string()),
         ("top_p", sampling.top_p.to_string()),
