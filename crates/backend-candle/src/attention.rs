@@ -11,7 +11,7 @@ use std::ops::Range;
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use crate::elementwise::exponentials;
+use crate::elementwise::{exponentials, softcap};
 use crate::kernel::{Isa, MAX_ROWS};
 use crate::values::{Values, tensor, zeros};
 
@@ -27,6 +27,15 @@ pub(crate) struct CausalMask {
     pub(crate) window: Option<usize>,
 }
 
+/// How scores are computed from queries and keys.
+#[derive(Clone, Copy)]
+pub(crate) struct Scoring {
+    /// Multiplies the product of query and key; `1 / √head_dim` in most families.
+    pub(crate) scale: f32,
+    /// Gemma 2's limit: a score becomes `cap * tanh(score / cap)`.
+    pub(crate) softcap: Option<f32>,
+}
+
 impl CausalMask {
     /// The positions that query number `row` attends to.
     pub(crate) fn visible(self, row: usize) -> Range<usize> {
@@ -35,9 +44,9 @@ impl CausalMask {
     }
 }
 
-/// `softmax(q kᵀ / √head_dim) v`: `queries` are `[heads, n, head_dim]`, `keys` and `values` `[kv_heads, capacity, head_dim]`, of which
+/// `softmax(scale * q kᵀ) v`: `queries` are `[heads, n, head_dim]`, `keys` and `values` `[kv_heads, capacity, head_dim]`, of which
 /// the first `n_past + n` positions are used; the result is `[n, heads * head_dim]`.
-pub(crate) fn attention(queries: &Tensor, keys: &Tensor, values: &Tensor, mask: CausalMask) -> Result<Tensor> {
+pub(crate) fn attention(queries: &Tensor, keys: &Tensor, values: &Tensor, mask: CausalMask, scoring: Scoring) -> Result<Tensor> {
     let (n_heads, n, head_dim) = queries.dims3()?;
     let (kv_heads, capacity, _) = keys.dims3()?;
     if mask.n_past + n > capacity {
@@ -54,6 +63,7 @@ pub(crate) fn attention(queries: &Tensor, keys: &Tensor, values: &Tensor, mask: 
         capacity,
         head_dim,
         mask,
+        scoring,
     };
     let mut out = zeros(n * n_heads * head_dim);
     if n <= MAX_ROWS {
@@ -104,6 +114,7 @@ struct AttentionInputs<'a> {
     capacity: usize,
     head_dim: usize,
     mask: CausalMask,
+    scoring: Scoring,
 }
 
 impl AttentionInputs<'_> {
@@ -113,15 +124,11 @@ impl AttentionInputs<'_> {
         &cache[head / self.group * size..][..size]
     }
 
-    fn scale(&self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
-    }
-
     /// A few queries. Each key and value is read once for the heads that share it, and parts are merged by their largest scores (Dao et
     /// al., <https://arxiv.org/abs/2205.14135>). The division into parts does not depend on the number of threads, so neither does the
     /// result.
     fn decode(&self, out: &mut [f32]) {
-        let isa = Isa::detect();
+        let isa = Isa::current();
         let tasks = self.tasks();
         // The cost grows with the positions, not with the size of the output.
         let parts: Vec<Part> = if self.mask.n_past * self.n_heads < 4096 {
@@ -161,10 +168,13 @@ impl AttentionInputs<'_> {
             .heads
             .clone()
             .flat_map(|head| &self.queries[(head * self.n + task.row) * head_dim..][..head_dim])
-            .map(|query| query * self.scale())
+            .map(|query| query * self.scoring.scale)
             .collect();
         let mut scores = vec![0.0; n * task.visible.len()];
         isa.products(visible_rows(self.keys), &queries, head_dim, &mut scores);
+        if let Some(cap) = self.scoring.softcap {
+            softcap(&mut scores, cap);
+        }
         let mut part = Part { largest: vec![0.0; n], sums: vec![0.0; n], weighted: vec![0.0; n * head_dim] };
         exponentials(&mut scores, &mut part.largest, &mut part.sums);
         isa.weighted_sums(&scores, visible_rows(self.values), head_dim, &mut part.weighted);
@@ -186,7 +196,8 @@ mod tests {
         let at = |cache, position: usize| &shared.head_slice(cache, head)[position * shared.head_dim..][..shared.head_dim];
         let score = |position| {
             let dot: f64 = at(shared.keys, position).iter().zip(query).map(|(k, q)| f64::from(*k) * f64::from(*q)).sum();
-            (dot / (shared.head_dim as f64).sqrt()).exp()
+            let score = dot * f64::from(shared.scoring.scale);
+            shared.scoring.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh()).exp()
         };
         let visible = shared.mask.visible(row);
         let all: f64 = visible.clone().map(score).sum();
@@ -195,15 +206,26 @@ mod tests {
         (0..shared.head_dim).map(|i| of(i) / all).collect()
     }
 
-    fn check((n_heads, kv_heads, head_dim): (usize, usize, usize), n: usize, mask: CausalMask) {
+    fn check((n_heads, kv_heads, head_dim): (usize, usize, usize), n: usize, mask: CausalMask, softcap: Option<f32>) {
+        let scoring = Scoring { scale: 1.0 / (head_dim as f32).sqrt(), softcap };
         let capacity = mask.n_past + n + 5;
         let sizes = [(n_heads, n), (kv_heads, capacity), (kv_heads, capacity)];
         let all: Vec<Vec<f32>> = sizes.iter().enumerate().map(|(i, (heads, n))| numbers(heads * n * head_dim, i)).collect();
         let of = |i: usize| tensor(all[i].clone(), (sizes[i].0, sizes[i].1, head_dim)).unwrap();
-        let out = attention(&of(0), &of(1), &of(2), mask).unwrap().to_vec2::<f32>().unwrap();
+        let out = attention(&of(0), &of(1), &of(2), mask, scoring).unwrap().to_vec2::<f32>().unwrap();
         let group = n_heads / kv_heads;
-        let shared =
-            AttentionInputs { queries: &all[0], keys: &all[1], values: &all[2], n_heads, group, n, capacity, head_dim, mask };
+        let shared = AttentionInputs {
+            queries: &all[0],
+            keys: &all[1],
+            values: &all[2],
+            n_heads,
+            group,
+            n,
+            capacity,
+            head_dim,
+            mask,
+            scoring,
+        };
         for (row, head) in [(0, 0), (n / 2, n_heads / 2), (n - 1, n_heads - 1)] {
             let own = &out[row][head * head_dim..(head + 1) * head_dim];
             for (own, expected) in own.iter().zip(expected(&shared, row, head)) {
@@ -215,11 +237,12 @@ mod tests {
     }
 
     #[test]
-    fn attention_is_that_of_f64() {
+    fn attention_matches_f64() {
         for shape in [(14, 2, 16), (4, 4, 8), (20, 2, 24)] {
             for (n_past, n) in [(0, 1), (255, 1), (256, 1), (700, 1), (300, 3), (0, 9), (40, 70)] {
                 for window in [None, Some(7), Some(400)] {
-                    check(shape, n, CausalMask { n_past, window });
+                    check(shape, n, CausalMask { n_past, window }, None);
+                    check(shape, n, CausalMask { n_past, window }, Some(1.5));
                 }
             }
         }

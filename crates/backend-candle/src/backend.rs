@@ -16,9 +16,9 @@ use crate::device;
 use crate::device_decoder::DeviceDecoder;
 use crate::error::Doing;
 use crate::gguf;
+use crate::kernel::Isa;
 use crate::model::{CandleModel, Loaded};
 use crate::quantize::Bits;
-use crate::transformers::{self, TransformersModel};
 use crate::weights::{self, CheckpointSource, LoadedDecoder};
 
 /// The release of candle that this crate is built with, which candle itself does not expose.
@@ -55,10 +55,6 @@ impl Backend for CandleBackend {
         let before = MappingSnapshot::now();
         let mut info = info(files, &config, options, requested, threads.current_num_threads())?;
         info.check_device_share(options.require_device)?;
-        if !config.architecture.has_llama_form() {
-            let checkpoint = Checkpoint::open(files)?;
-            return Ok(Arc::new(TransformersModel::load(&checkpoint, &config, &device, threads, info)?));
-        }
         let LoadedDecoder { decoder, dtype, weight_types } = threads.install(|| match files.gguf() {
             Some(path) => gguf::load(path, &config, options),
             None => {
@@ -89,18 +85,21 @@ impl Backend for CandleBackend {
     }
 }
 
-fn info(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions, dtype: DType, threads: usize) -> Result<ModelInfo> {
-    let own = Capabilities {
-        all_logits: true,
-        rewind: true,
-        hidden_states: true,
-        adapters: false,
-        probe: options.device == Device::Cpu,
-    };
+/// What a model of `config` reports before its weights are read.
+pub(crate) fn info(
+    files: &ModelFiles,
+    config: &ModelConfig,
+    options: &LoadOptions,
+    dtype: DType,
+    threads: usize,
+) -> Result<ModelInfo> {
     Ok(ModelInfo {
         name: files.name.clone(),
         backend: BackendKind::Candle,
-        engine_version: CANDLE_VERSION.into(),
+        engine_version: match options.device {
+            Device::Cpu => format!("{CANDLE_VERSION} ({})", Isa::current()),
+            _ => CANDLE_VERSION.into(),
+        },
         device: options.device,
         dtype,
         memory_dtype: dtype,
@@ -111,7 +110,14 @@ fn info(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions, dtype: 
         max_context: config.max_context,
         threads,
         kv_bytes_per_token: config.kv_bytes_per_token(candle_dtype(dtype).size_in_bytes()),
-        capabilities: if config.architecture.has_llama_form() { own } else { transformers::CAPABILITIES },
+        capabilities: Capabilities {
+            all_logits: true,
+            rewind: true,
+            hidden_states: true,
+            adapters: false,
+            // The stages of a probe are those of these families.
+            probe: options.device == Device::Cpu && config.architecture.has_llama_form(),
+        },
         weight_types: Vec::new(),
         weight_files: files.weights.iter().map(weight_file).collect::<Result<_>>()?,
         placement: Vec::new(),
@@ -188,6 +194,6 @@ fn refuse_unreadable(files: &ModelFiles, config: &ModelConfig, options: &LoadOpt
     }
 }
 
-pub(crate) fn weight_file(file: &ModelFile) -> Result<WeightFile> {
+fn weight_file(file: &ModelFile) -> Result<WeightFile> {
     Ok(WeightFile { name: file.name().into_owned(), path: file.path().map(Path::to_owned), bytes: file.len()? })
 }

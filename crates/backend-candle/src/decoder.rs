@@ -1,4 +1,4 @@
-//! The decoder: the forward pass over tokens, layer by layer, for Qwen2, Qwen3, Llama and Mistral.
+//! The decoder: the forward pass over tokens, layer by layer, for all families. What a family lacks is `None`.
 //!
 //! Projections of the same input are one matrix. The last layer computes keys and values for every token of a prompt, and everything
 //! else only for the tokens whose logits were requested.
@@ -9,9 +9,9 @@ use candle_core::{DType, Device, Result, Tensor};
 use tandem_core::backend::{Probe, ProbePoint, Stage};
 use tandem_core::{CancelToken, TokenId};
 
-use crate::attention::{CausalMask, attention};
+use crate::attention::{CausalMask, Scoring, attention};
 use crate::cache::KvLayout;
-use crate::elementwise::{add, rms_norm};
+use crate::elementwise::{GateActivation, add, rms_norm, softcapped};
 use crate::linear::{Linear, Matrix, ScratchPool};
 use crate::probe::probe;
 use crate::rotary::{Heads, Norms, Rotary};
@@ -77,13 +77,21 @@ pub(crate) enum Activation {
 pub(crate) struct Decoder {
     /// `[vocab_size, hidden_size]`
     pub(crate) embedding: Matrix,
+    /// Multiplies the embeddings of tokens: Gemma's `√hidden_size`.
+    pub(crate) embedding_scale: Option<f32>,
     pub(crate) layers: Vec<Layer>,
     /// The norm after the last layer: `[hidden_size]`.
     pub(crate) norm: Vec<f32>,
     /// `[vocab_size, hidden_size]`; `None` where it is the embedding.
     pub(crate) head: Option<Matrix>,
+    /// Gemma 2's limit of logits: `cap * tanh(logit / cap)`.
+    pub(crate) logits_softcap: Option<f32>,
     pub(crate) rms_norm_eps: f32,
     pub(crate) rotary: Rotary,
+    /// That of layers with a window, if it differs: Gemma 3's.
+    pub(crate) window_rotary: Option<Rotary>,
+    pub(crate) scoring: Scoring,
+    pub(crate) activation: GateActivation,
     pub(crate) heads: Heads,
     pub(crate) scratch: ScratchPool,
 }
@@ -97,11 +105,15 @@ pub(crate) struct Layer {
     /// Norms of queries and of keys before the rotary embedding, `[head_dim]` each: Qwen3's.
     pub(crate) qk_norms: Option<(Vec<f32>, Vec<f32>)>,
     pub(crate) attention_out: Linear,
+    /// The norm of the output of attention, `[hidden_size]`: Gemma's.
+    pub(crate) post_attention_norm: Option<Vec<f32>>,
     /// `[hidden_size]`
     pub(crate) mlp_norm: Vec<f32>,
     /// Gate and up in one: `[2 * intermediate_size, hidden_size]`.
     pub(crate) gate_up: Linear,
     pub(crate) down: Linear,
+    /// The norm of the output of the feed-forward block, `[hidden_size]`: Gemma's.
+    pub(crate) post_mlp_norm: Option<Vec<f32>>,
     /// The sliding window: how many tokens a query attends to, itself included; `None` for all.
     pub(crate) window: Option<usize>,
 }
@@ -170,6 +182,9 @@ impl Decode for Decoder {
     ) -> Result<Option<Tensor>> {
         let positions: Vec<usize> = spans.iter().flat_map(|span| (0..span.rows.len()).map(|i| span.first_position + i)).collect();
         let mut x = self.embedding.select(tokens)?;
+        if let Some(scale) = self.embedding_scale {
+            x = x.affine(scale.into(), 0.0)?;
+        }
         hooks.on_activation(None, Activation::Stage(Stage::Embedding), &x)?;
         for (index, layer) in self.layers.iter().enumerate() {
             if cancel.is_cancelled() {
@@ -187,7 +202,7 @@ impl Decode for Decoder {
     }
 
     fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, mask: CausalMask) -> Result<Tensor> {
-        attention(queries, keys, values, mask)
+        attention(queries, keys, values, mask, self.scoring)
     }
 
     fn normed(&self, states: &Tensor) -> Result<Tensor> {
@@ -195,7 +210,11 @@ impl Decode for Decoder {
     }
 
     fn logits(&self, states: &Tensor) -> Result<Tensor> {
-        self.head.as_ref().unwrap_or(&self.embedding).product(&self.normed(states)?, None)
+        let logits = self.head.as_ref().unwrap_or(&self.embedding).product(&self.normed(states)?, None)?;
+        match self.logits_softcap {
+            Some(cap) => softcapped(&logits, cap),
+            None => Ok(logits),
+        }
     }
 
     fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Option<Vec<Probe>>> {
@@ -222,7 +241,7 @@ impl Decoder {
         let projected = layer.qkv.forward(normed)?;
         hooks.on_activation(Some(index), Activation::Qkv, &projected)?;
         let n_positions = positions.iter().max().map_or(0, |last| last + 1);
-        let table = self.rotary.table(n_positions);
+        let table = self.rotary_of(layer).table(n_positions);
         let norms = layer.qk_norms.as_ref().map(|(queries, keys)| Norms { queries, keys, eps: self.rms_norm_eps });
         let mut parts = Vec::with_capacity(spans.len());
         for span in spans {
@@ -246,7 +265,7 @@ impl Decoder {
         hooks.on_activation(Some(index), Activation::Stage(Stage::AttentionContext), &context)?;
         let output = layer.attention_out.forward(&context)?;
         hooks.on_activation(Some(index), Activation::Stage(Stage::AttentionOutput), &output)?;
-        Ok(output)
+        self.optional_norm(output, layer.post_attention_norm.as_deref())
     }
 
     fn is_last(&self, index: usize) -> bool {
@@ -266,8 +285,19 @@ impl Decoder {
             true => hooks.on_activation(Some(index), activation, &tensor(values.to_vec(), (values.len() / width, width))?),
             false => Ok(()),
         };
-        let output = self.scratch.mlp(&layer.gate_up, &layer.down, &normed, &mut observe)?;
+        let output = self.scratch.mlp(&layer.gate_up, self.activation, &layer.down, &normed, &mut observe)?;
         hooks.on_activation(Some(index), Activation::Stage(Stage::Down), &output)?;
-        Ok(output)
+        self.optional_norm(output, layer.post_mlp_norm.as_deref())
+    }
+
+    fn rotary_of(&self, layer: &Layer) -> &Rotary {
+        self.window_rotary.as_ref().filter(|_| layer.window.is_some()).unwrap_or(&self.rotary)
+    }
+
+    fn optional_norm(&self, x: Tensor, weight: Option<&[f32]>) -> Result<Tensor> {
+        match weight {
+            Some(weight) => rms_norm(&x, weight, self.rms_norm_eps),
+            None => Ok(x),
+        }
     }
 }

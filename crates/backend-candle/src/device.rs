@@ -8,6 +8,8 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use tandem_core::backend::ThreadOptions;
 use tandem_core::{BackendKind, Device, DeviceReport, Error, Result};
 
+use crate::kernel::Isa;
+
 /// All devices of the engine, each tried.
 pub(crate) fn reports() -> Vec<DeviceReport> {
     let cpu = (Device::Cpu, cpu_description());
@@ -32,7 +34,7 @@ pub(crate) fn reports() -> Vec<DeviceReport> {
 /// Opens `device` in candle, after a test that it computes.
 pub(crate) fn open(device: Device) -> Result<candle_core::Device> {
     match device {
-        Device::Cpu => Ok(candle_core::Device::Cpu),
+        Device::Cpu => Isa::selected().map(|_| candle_core::Device::Cpu),
         Device::Cuda(index) => cuda::open(index),
         Device::CoreMl => {
             Err(unavailable(device, "candle does not support CoreML", "use `--backend onnx` for CoreML, or `--device cpu`"))
@@ -57,7 +59,7 @@ pub(crate) fn threads(options: &ThreadOptions) -> Result<Arc<ThreadPool>> {
 
 fn cpu_description() -> String {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("{} processor, {threads} threads", std::env::consts::ARCH)
+    format!("{} processor, {threads} threads, kernels for {}", std::env::consts::ARCH, Isa::current())
 }
 
 fn unavailable(device: Device, reason: impl Into<String>, hint: &str) -> Error {

@@ -8,9 +8,10 @@ use candle_nn::ops::{rms_norm, softmax_last_dim};
 use candle_nn::rotary_emb::rope;
 use tandem_core::{CancelToken, TokenId};
 
-use crate::attention::CausalMask;
+use crate::attention::{CausalMask, Scoring};
 use crate::cache::KvLayout;
 use crate::decoder::{Decode, Decoder, ForwardHooks, Layer, QkvHeads, Span, last_queries, select_outputs};
+use crate::elementwise::GateActivation;
 use crate::linear::{Linear, Matrix};
 use crate::rotary::{Heads, Rotary};
 
@@ -18,13 +19,18 @@ use crate::rotary::{Heads, Rotary};
 pub(crate) struct DeviceDecoder {
     /// `[vocab_size, hidden_size]`
     embedding: Tensor,
+    embedding_scale: Option<f32>,
     layers: Vec<DeviceLayer>,
     /// `[hidden_size]`
     norm: Tensor,
     /// `[hidden_size, vocab_size]`
     head: Tensor,
+    logits_softcap: Option<f32>,
     eps: f32,
     rotary: Rotary,
+    window_rotary: Option<Rotary>,
+    scoring: Scoring,
+    activation: GateActivation,
     heads: Heads,
     dtype: DType,
     device: Device,
@@ -36,9 +42,11 @@ struct DeviceLayer {
     qkv: Projection,
     qk_norms: Option<(Tensor, Tensor)>,
     attention_out: Projection,
+    post_attention_norm: Option<Tensor>,
     mlp_norm: Tensor,
     gate_up: Projection,
     down: Projection,
+    post_mlp_norm: Option<Tensor>,
     window: Option<usize>,
 }
 
@@ -69,10 +77,15 @@ impl DeviceDecoder {
         Ok(Self {
             head: head.t()?,
             embedding,
+            embedding_scale: decoder.embedding_scale,
             layers,
             norm: target.vector(decoder.norm)?,
+            logits_softcap: decoder.logits_softcap,
             eps: decoder.rms_norm_eps,
             rotary: decoder.rotary,
+            window_rotary: decoder.window_rotary,
+            scoring: decoder.scoring,
+            activation: decoder.activation,
             heads: decoder.heads,
             dtype,
             device: device.clone(),
@@ -86,17 +99,13 @@ impl DeviceDecoder {
         let part = |first: usize, heads: usize| {
             projected.narrow(1, first * head_dim, heads * head_dim)?.reshape((n, heads, head_dim))?.contiguous()
         };
-        let normed = |x: Tensor, norm: Option<&Tensor>| match norm {
-            Some(norm) => rms_norm(&x, norm, self.eps),
-            None => Ok(x),
-        };
         let rotated = |x: Tensor| {
             let x = x.transpose(0, 1)?.contiguous()?.unsqueeze(0)?;
             rope(&x, &rotation.cosines, &rotation.sines)?.squeeze(0)
         };
         Ok([
-            rotated(normed(part(0, queries)?, norms.map(|norms| &norms.0))?)?,
-            rotated(normed(part(queries, keys)?, norms.map(|norms| &norms.1))?)?,
+            rotated(self.optional_norm(part(0, queries)?, norms.map(|norms| &norms.0))?)?,
+            rotated(self.optional_norm(part(queries, keys)?, norms.map(|norms| &norms.1))?)?,
             part(queries + keys, keys)?.transpose(0, 1)?.contiguous()?,
         ])
     }
@@ -105,13 +114,14 @@ impl DeviceDecoder {
         &self,
         index: usize,
         normed: &Tensor,
-        spans: &[(&Span, Rotation)],
+        spans: &[Span],
+        rotations: &[Rotation],
         hooks: &mut dyn ForwardHooks,
     ) -> Result<Tensor> {
         let layer = &self.layers[index];
         let projected = layer.qkv.forward(normed)?;
         let mut parts = Vec::with_capacity(spans.len());
-        for (span, rotation) in spans {
+        for (span, rotation) in spans.iter().zip(rotations) {
             let own = projected.narrow(0, span.rows.start, span.rows.len())?;
             let [queries, keys, values] = self.heads(&own, layer.qk_norms.as_ref(), rotation)?;
             let n_queries = if index + 1 == self.layers.len() { span.n_outputs } else { span.rows.len() };
@@ -124,13 +134,33 @@ impl DeviceDecoder {
                 values,
             })?);
         }
-        Tensor::cat(&parts, 0)
+        let output = layer.attention_out.forward(&Tensor::cat(&parts, 0)?)?;
+        self.optional_norm(output, layer.post_attention_norm.as_ref())
     }
 
-    fn rotation(&self, span: &Span) -> Result<Rotation> {
+    /// The output of the feed-forward block for `x`, to be added to it.
+    fn mlp_block(&self, layer: &DeviceLayer, x: &Tensor) -> Result<Tensor> {
+        let gate_up = layer.gate_up.forward(&rms_norm(x, &layer.mlp_norm, self.eps)?)?;
+        let inner = gate_up.dim(1)? / 2;
+        let (gate, up) = (gate_up.narrow(1, 0, inner)?, gate_up.narrow(1, inner, inner)?);
+        let gate = match self.activation {
+            GateActivation::Silu => gate.silu()?,
+            GateActivation::GeluTanh => gate.gelu()?,
+        };
+        self.optional_norm(layer.down.forward(&(gate * up)?)?, layer.post_mlp_norm.as_ref())
+    }
+
+    fn optional_norm(&self, x: Tensor, weight: Option<&Tensor>) -> Result<Tensor> {
+        match weight {
+            Some(weight) => rms_norm(&x, weight, self.eps),
+            None => Ok(x),
+        }
+    }
+
+    fn rotation(&self, rotary: &Rotary, span: &Span) -> Result<Rotation> {
         let positions: Vec<usize> = (span.first_position..span.first_position + span.rows.len()).collect();
         let n_positions = span.first_position + span.rows.len();
-        let (cosines, sines) = self.rotary.table(n_positions).at(&positions);
+        let (cosines, sines) = rotary.table(n_positions).at(&positions);
         let shape = (positions.len(), self.heads.head_dim / 2);
         let tensor = |values| Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(self.dtype)?.to_device(&self.device);
         Ok(Rotation { cosines: tensor(cosines)?, sines: tensor(sines)? })
@@ -159,22 +189,25 @@ impl Decode for DeviceDecoder {
         cancel: &CancelToken,
         hooks: &mut dyn ForwardHooks,
     ) -> Result<Option<Tensor>> {
-        let rotated: Vec<(&Span, Rotation)> = spans.iter().map(|span| Ok((span, self.rotation(span)?))).collect::<Result<_>>()?;
+        let rotations = |rotary| spans.iter().map(|span| self.rotation(rotary, span)).collect::<Result<Vec<_>>>();
+        let all_rotations = rotations(&self.rotary)?;
+        let window_rotations = self.window_rotary.as_ref().map(rotations).transpose()?;
         let mut x = self.embedding.index_select(&Tensor::new(tokens, &self.device)?, 0)?;
+        if let Some(scale) = self.embedding_scale {
+            x = (x * f64::from(scale))?;
+        }
         for (index, layer) in self.layers.iter().enumerate() {
             if cancel.is_cancelled() {
                 return Ok(None);
             }
             let normed = rms_norm(&x, &layer.attention_norm, self.eps)?;
-            let attended = self.attention_block(index, &normed, &rotated, hooks)?;
+            let rotations = window_rotations.as_ref().filter(|_| layer.window.is_some()).unwrap_or(&all_rotations);
+            let attended = self.attention_block(index, &normed, spans, rotations, hooks)?;
             if index + 1 == self.layers.len() {
                 x = select_outputs(&x, spans)?;
             }
-            x = (x + layer.attention_out.forward(&attended)?)?;
-            let gate_up = layer.gate_up.forward(&rms_norm(&x, &layer.mlp_norm, self.eps)?)?;
-            let inner = gate_up.dim(1)? / 2;
-            let gated = (gate_up.narrow(1, 0, inner)?.silu()? * gate_up.narrow(1, inner, inner)?)?;
-            x = (x + layer.down.forward(&gated)?)?;
+            x = (x + attended)?;
+            x = (&x + self.mlp_block(layer, &x)?)?;
         }
         Ok(if cancel.is_cancelled() { None } else { Some(x) })
     }
@@ -185,8 +218,9 @@ impl Decode for DeviceDecoder {
         let kv_heads = keys.dim(0)?;
         let (start, end) = (mask.visible(0).start, mask.n_past + n);
         let visible = |cache: &Tensor| cache.narrow(1, start, end - start);
-        let queries = (queries.reshape((kv_heads, n_heads / kv_heads * n, head_dim))? / (head_dim as f64).sqrt())?;
+        let queries = (queries.reshape((kv_heads, n_heads / kv_heads * n, head_dim))? * f64::from(self.scoring.scale))?;
         let scores = queries.matmul(&visible(keys)?.transpose(1, 2)?)?.to_dtype(DType::F32)?;
+        let scores = softcapped(scores, self.scoring.softcap)?;
         let scores = match n {
             1 => scores,
             _ => {
@@ -204,7 +238,8 @@ impl Decode for DeviceDecoder {
     }
 
     fn logits(&self, states: &Tensor) -> Result<Tensor> {
-        self.on_processor(&rms_norm(&states.contiguous()?, &self.norm, self.eps)?.matmul(&self.head)?)
+        let logits = self.on_processor(&rms_norm(&states.contiguous()?, &self.norm, self.eps)?.matmul(&self.head)?)?;
+        softcapped(logits, self.logits_softcap)
     }
 }
 
@@ -223,6 +258,14 @@ impl DeviceDecoder {
         let zeros = Tensor::zeros(visible.shape(), DType::F32, &self.device)?;
         let hidden = Tensor::full(f32::NEG_INFINITY, visible.shape(), &self.device)?;
         visible.where_cond(&zeros, &hidden)
+    }
+}
+
+/// `cap * tanh(x / cap)`, or `x` without a cap.
+fn softcapped(x: Tensor, cap: Option<f32>) -> Result<Tensor> {
+    match cap.map(f64::from) {
+        Some(cap) => (x / cap)?.tanh()? * cap,
+        None => Ok(x),
     }
 }
 
@@ -246,9 +289,11 @@ impl Target<'_> {
                 None => None,
             },
             attention_out: self.projection(layer.attention_out)?,
+            post_attention_norm: layer.post_attention_norm.map(|norm| self.vector(norm)).transpose()?,
             mlp_norm: self.vector(layer.mlp_norm)?,
             gate_up: self.projection(layer.gate_up)?,
             down: self.projection(layer.down)?,
+            post_mlp_norm: layer.post_mlp_norm.map(|norm| self.vector(norm)).transpose()?,
             window: layer.window,
         })
     }

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use crate::kernel::{MAX_ROWS, TILE};
+use crate::kernel::{MAX_ROWS, TILE, vectorized};
 use crate::values::{Values, tensor, zeros};
 
 /// The least number of values that several threads share.
@@ -31,12 +31,30 @@ pub(crate) fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     tensor(sums, x.shape())
 }
 
-/// Writes `silu(gate) * up` of each row of `gate_up`, `[rows, 2 * width]`, whose first half is the gate, to `out`, `[rows, width]`.
-pub(crate) fn gated(gate_up: &[f32], width: usize, out: &mut [f32]) {
+/// The activation function of the gate in a feed-forward block.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum GateActivation {
+    Silu,
+    /// The approximation of GELU with a hyperbolic tangent: Gemma's.
+    GeluTanh,
+}
+
+/// Writes `activation(gate) * up` of each row of `gate_up`, `[rows, 2 * width]`, whose first half is the gate, to `out`, `[rows, width]`.
+pub(crate) fn gated(activation: GateActivation, gate_up: &[f32], width: usize, out: &mut [f32]) {
     rows(out, width, |i, out| {
         let (gate, up) = gate_up[2 * i * width..2 * (i + 1) * width].split_at(width);
-        silu_product(gate, up, out);
+        match activation {
+            GateActivation::Silu => silu_product(gate, up, out),
+            GateActivation::GeluTanh => gelu_product(gate, up, out),
+        }
     });
+}
+
+/// `cap * tanh(x / cap)` of each value of `x`.
+pub(crate) fn softcapped(x: &Tensor, cap: f32) -> Result<Tensor> {
+    let mut values = Values::of(x)?.to_vec();
+    values.par_chunks_mut(MIN_PARALLEL).for_each(|values| softcap(values, cap));
+    tensor(values, x.shape())
 }
 
 /// Calls `each` with every row of `out` and its index, on several threads when there are many values.
@@ -48,75 +66,98 @@ pub(crate) fn rows(out: &mut [f32], width: usize, each: impl Fn(usize, &mut [f32
     }
 }
 
-/// Root mean square norm of one row.
-#[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
-pub(crate) fn norm_in_place(row: &mut [f32], weight: &[f32], eps: f32) {
-    let mut sums = [0.0_f32; LANES];
-    let (whole, rest) = row.as_chunks::<LANES>();
-    for chunk in whole {
-        for (sum, value) in sums.iter_mut().zip(chunk) {
-            *sum += value * value;
+vectorized! {
+    /// Root mean square norm of one row.
+    pub(crate) fn norm_in_place(row: &mut [f32], weight: &[f32], eps: f32) {
+        let mut sums = [0.0_f32; LANES];
+        let (whole, rest) = row.as_chunks::<LANES>();
+        for chunk in whole {
+            for (sum, value) in sums.iter_mut().zip(chunk) {
+                *sum += value * value;
+            }
         }
-    }
-    let squares = sums.iter().sum::<f32>() + rest.iter().map(|value| value * value).sum::<f32>();
-    let scale = 1.0 / (squares / row.len() as f32 + eps).sqrt();
-    for (value, weight) in row.iter_mut().zip(weight) {
-        *value = *value * scale * weight;
+        let squares = sums.iter().sum::<f32>() + rest.iter().map(|value| value * value).sum::<f32>();
+        let scale = 1.0 / (squares / row.len() as f32 + eps).sqrt();
+        for (value, weight) in row.iter_mut().zip(weight) {
+            *value = *value * scale * weight;
+        }
     }
 }
 
-/// One step of an online softmax over each of [`TILE`] columns of `scores`, `[rows, TILE]`, which become `exp(score - largest)`: `largest`
-/// and `sums` continue those of earlier rows. The result is the factor by which weighted sums of earlier rows must be multiplied.
-#[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
-pub(crate) fn softmax_step(scores: &mut [f32], largest: &mut [f32; TILE], sums: &mut [f32; TILE]) -> [f32; TILE] {
-    let before = *largest;
-    let rows = scores.as_chunks_mut::<TILE>().0;
-    for row in rows.iter() {
-        largest.iter_mut().zip(row).for_each(|(largest, score)| *largest = if *score > *largest { *score } else { *largest });
-    }
-    let shares: [f32; TILE] = std::array::from_fn(|i| exp(before[i] - largest[i]));
-    sums.iter_mut().zip(&shares).for_each(|(sum, share)| *sum *= share);
-    for row in rows {
-        for ((score, largest), sum) in row.iter_mut().zip(largest.iter()).zip(sums.iter_mut()) {
-            *score = exp(*score - largest);
-            *sum += *score;
+vectorized! {
+    /// One step of an online softmax over each of [`TILE`] columns of `scores`, `[rows, TILE]`, which become `exp(score - largest)`: `largest`
+    /// and `sums` continue those of earlier rows. The result is the factor by which weighted sums of earlier rows must be multiplied.
+    pub(crate) fn softmax_step(scores: &mut [f32], largest: &mut [f32; TILE], sums: &mut [f32; TILE]) -> [f32; TILE] {
+        let before = *largest;
+        let rows = scores.as_chunks_mut::<TILE>().0;
+        for row in rows.iter() {
+            largest.iter_mut().zip(row).for_each(|(largest, score)| *largest = if *score > *largest { *score } else { *largest });
         }
-    }
-    shares
-}
-
-/// Replaces the scores of `largest.len()` columns, `[rows, columns]`, by `exp(score - largest)`, and writes the largest and the sum of each
-/// column: a partial softmax, to be merged with others.
-///
-/// Sixteen rows at a time are treated as one, so that any number of columns is processed in whole vectors.
-#[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
-pub(crate) fn exponentials(scores: &mut [f32], largest: &mut [f32], sums: &mut [f32]) {
-    let (columns, wide) = (largest.len(), largest.len() * LANES);
-    let mut most = [f32::NEG_INFINITY; MAX_ROWS * LANES];
-    let most = &mut most[..wide];
-    for scores in scores.chunks(wide) {
-        most.iter_mut().zip(scores).for_each(|(most, score)| *most = if *score > *most { *score } else { *most });
-    }
-    for (column, largest) in largest.iter_mut().enumerate() {
-        *largest = most.iter().skip(column).step_by(columns).copied().fold(f32::NEG_INFINITY, f32::max);
-    }
-    most.chunks_exact_mut(columns).for_each(|most| most.copy_from_slice(largest));
-    let mut added = [0.0_f32; MAX_ROWS * LANES];
-    for scores in scores.chunks_mut(wide) {
-        for ((score, most), added) in scores.iter_mut().zip(most.iter()).zip(&mut added) {
-            *score = exp(*score - most);
-            *added += *score;
+        let shares: [f32; TILE] = std::array::from_fn(|i| exp(before[i] - largest[i]));
+        sums.iter_mut().zip(&shares).for_each(|(sum, share)| *sum *= share);
+        for row in rows {
+            for ((score, largest), sum) in row.iter_mut().zip(largest.iter()).zip(sums.iter_mut()) {
+                *score = exp(*score - largest);
+                *sum += *score;
+            }
         }
-    }
-    for (column, sum) in sums.iter_mut().enumerate() {
-        *sum = added[..wide].iter().skip(column).step_by(columns).sum();
+        shares
     }
 }
 
-#[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
-fn silu_product(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    for (out, (gate, up)) in out.iter_mut().zip(gate.iter().zip(up)) {
-        *out = gate / (1.0 + exp(-gate)) * up;
+vectorized! {
+    /// Replaces the scores of `largest.len()` columns, `[rows, columns]`, by `exp(score - largest)`, and writes the largest and the sum of each
+    /// column: a partial softmax, to be merged with others.
+    ///
+    /// Sixteen rows at a time are treated as one, so that any number of columns is processed in whole vectors.
+    pub(crate) fn exponentials(scores: &mut [f32], largest: &mut [f32], sums: &mut [f32]) {
+        let (columns, wide) = (largest.len(), largest.len() * LANES);
+        let mut most = [f32::NEG_INFINITY; MAX_ROWS * LANES];
+        let most = &mut most[..wide];
+        for scores in scores.chunks(wide) {
+            most.iter_mut().zip(scores).for_each(|(most, score)| *most = if *score > *most { *score } else { *most });
+        }
+        for (column, largest) in largest.iter_mut().enumerate() {
+            *largest = most.iter().skip(column).step_by(columns).copied().fold(f32::NEG_INFINITY, f32::max);
+        }
+        most.chunks_exact_mut(columns).for_each(|most| most.copy_from_slice(largest));
+        let mut added = [0.0_f32; MAX_ROWS * LANES];
+        for scores in scores.chunks_mut(wide) {
+            for ((score, most), added) in scores.iter_mut().zip(most.iter()).zip(&mut added) {
+                *score = exp(*score - most);
+                *added += *score;
+            }
+        }
+        for (column, sum) in sums.iter_mut().enumerate() {
+            *sum = added[..wide].iter().skip(column).step_by(columns).sum();
+        }
+    }
+}
+
+vectorized! {
+    fn silu_product(gate: &[f32], up: &[f32], out: &mut [f32]) {
+        for (out, (gate, up)) in out.iter_mut().zip(gate.iter().zip(up)) {
+            *out = gate / (1.0 + exp(-gate)) * up;
+        }
+    }
+}
+
+vectorized! {
+    /// `gelu(gate) * up`, where `gelu(x)` is approximately `x / (1 + exp(-2 √(2/π) (x + 0.044715 x³)))`. Hendrycks and Gimpel,
+    /// <https://arxiv.org/abs/1606.08415>.
+    fn gelu_product(gate: &[f32], up: &[f32], out: &mut [f32]) {
+        const FACTOR: f32 = -2.0 * 0.797_884_6;
+        for (out, (gate, up)) in out.iter_mut().zip(gate.iter().zip(up)) {
+            *out = gate / (1.0 + exp(FACTOR * (gate + 0.044_715 * gate * gate * gate))) * up;
+        }
+    }
+}
+
+vectorized! {
+    /// Replaces each value by `cap * tanh(value / cap)`.
+    pub(crate) fn softcap(values: &mut [f32], cap: f32) {
+        let inverse = 1.0 / cap;
+        values.iter_mut().for_each(|value| *value = cap * tanh(*value * inverse));
     }
 }
 
@@ -142,9 +183,56 @@ fn exp(x: f32) -> f32 {
     (polynomial * r * r + r + 1.0) * f32::from_bits(power)
 }
 
+/// The hyperbolic tangent without branches, as a quotient of polynomials: Eigen's (`generic_fast_tanh_float` in
+/// `MathFunctionsImpl.h`, <https://gitlab.com/libeigen/eigen>). The relative error is below 1e-6.
+#[inline(always)]
+fn tanh(x: f32) -> f32 {
+    const LARGEST: f32 = 7.905_311;
+    let x = x.clamp(-LARGEST, LARGEST);
+    let square = x * x;
+    let mut numerator = -2.760_768_5e-16;
+    for coefficient in [2.000_187_9e-13, -8.604_672e-11, 5.122_297_3e-8, 1.485_722_4e-5, 6.372_619_4e-4, 4.893_524_5e-3] {
+        numerator = numerator * square + coefficient;
+    }
+    let mut denominator = 1.198_258_4e-6;
+    for coefficient in [1.185_347_1e-4, 2.268_434_6e-3, 4.893_525_2e-3] {
+        denominator = denominator * square + coefficient;
+    }
+    x * numerator / denominator
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tanh_matches_f64() {
+        for i in -120_000..=120_000 {
+            let x = i as f32 / 10_000.0;
+            let expected = f64::from(x).tanh();
+            let difference = (f64::from(tanh(x)) - expected).abs();
+            assert!(difference <= 1e-6 * expected.abs(), "{x}: {} {expected}", tanh(x));
+        }
+        assert!(tanh(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn gate_activations_match_f64() {
+        let gates: Vec<f32> = (-900..=900).map(|i| i as f32 / 50.0).collect();
+        let n = gates.len();
+        let gate_up = [gates.clone(), vec![0.5; n]].concat();
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let normal = |x: f64| 0.5 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3))).tanh());
+        for activation in [GateActivation::Silu, GateActivation::GeluTanh] {
+            let mut out = vec![f32::NAN; n];
+            gated(activation, &gate_up, n, &mut out);
+            for (gate, out) in gates.iter().map(|gate| f64::from(*gate)).zip(out) {
+                let share = if activation == GateActivation::Silu { sigmoid(gate) } else { normal(gate) };
+                let expected = 0.5 * gate * share;
+                assert!((f64::from(out) - expected).abs() <= 1e-6 * gate.abs().max(1.0), "{gate}: {out} {expected}");
+            }
+        }
+    }
 
     #[test]
     fn exp_matches_f64() {

@@ -7,6 +7,8 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use tandem_core::DType;
 
+use crate::kernel::vectorized;
+
 /// A float type of weights.
 ///
 /// # Safety
@@ -63,10 +65,11 @@ unsafe impl Float for bf16 {
     }
 }
 
-#[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx512bw", "x86_64+avx2"))]
-fn widen_bf16(values: &[bf16], out: &mut [f32]) {
-    // A bf16 is the upper half of an f32.
-    out.iter_mut().zip(values).for_each(|(out, value)| *out = f32::from_bits(u32::from(value.to_bits()) << 16));
+vectorized! {
+    fn widen_bf16(values: &[bf16], out: &mut [f32]) {
+        // A bf16 is the upper half of an f32.
+        out.iter_mut().zip(values).for_each(|(out, value)| *out = f32::from_bits(u32::from(value.to_bits()) << 16));
+    }
 }
 
 #[cfg(test)]

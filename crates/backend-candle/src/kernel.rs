@@ -14,7 +14,7 @@ mod plain;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub(crate) use self::isa::Isa;
+pub(crate) use self::isa::{Isa, vectorized};
 use crate::float::Float;
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::quantized_activations::{BlockPair, RowGroup};

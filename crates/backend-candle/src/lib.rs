@@ -1,13 +1,13 @@
 //! candle behind the contract of `tandem-core`.
 //!
-//! - [`CandleBackend`] lists devices and loads models: Qwen2, Qwen3, Llama and Mistral from safetensors or GGUF with a decoder of our own,
-//!   Gemma 2, Gemma 3 and Phi-3 from safetensors with candle-transformers.
+//! - [`CandleBackend`] lists devices and loads models: Qwen2, Qwen3, Llama and Mistral from safetensors or GGUF, Gemma 2, Gemma 3 and Phi-3
+//!   from safetensors.
 //! - `weights` builds a decoder from a checkpoint, `gguf` from a GGUF file; `quantize` quantises weights to int8 and int4.
 //! - `decoder` is the forward pass, on candle's tensors. Its parts are `linear` (with `product` for many rows), `rotary`, `attention` and
 //!   `elementwise`; `kernel` has the inner loops for each instruction set.
 //! - `session` and `cache` hold the KV cache of a sequence, `model` what sessions share, and `probe` records activations.
 //! - `device_decoder` is the decoder in candle's own operations, for CUDA.
-//! - `transformers` runs models of candle-transformers, and `peer` offers them to benchmarks.
+//! - `transformers` runs models of candle-transformers, for benchmarks.
 
 mod attention;
 mod backend;
@@ -24,7 +24,6 @@ mod linear;
 #[doc(hidden)]
 pub mod measured;
 mod model;
-mod peer;
 mod probe;
 mod product;
 mod quantize;
@@ -36,4 +35,4 @@ mod values;
 mod weights;
 
 pub use backend::CandleBackend;
-pub use peer::load_transformers;
+pub use transformers::load_transformers;

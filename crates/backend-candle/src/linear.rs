@@ -15,7 +15,7 @@ use tandem_core::arena::{Arena, Slab};
 use tandem_core::backend::{Numerics, Stage};
 
 use crate::decoder::Activation;
-use crate::elementwise;
+use crate::elementwise::{self, GateActivation};
 use crate::float::Float;
 use crate::kernel::{Isa, MAX_ROWS};
 use crate::product::{Weights, integer_product, product};
@@ -65,8 +65,15 @@ struct Scratch {
 pub(crate) type OnActivation<'s> = dyn FnMut(Activation, &[f32], usize) -> Result<()> + 's;
 
 impl ScratchPool {
-    /// `down(silu(gate(x)) * up(x))` of `x`, `[n, hidden_size]`. `observe` receives the activations in between.
-    pub(crate) fn mlp(&self, gate_up: &Linear, down: &Linear, x: &Tensor, observe: &mut OnActivation<'_>) -> Result<Tensor> {
+    /// `down(activation(gate(x)) * up(x))` of `x`, `[n, hidden_size]`. `observe` receives the activations in between.
+    pub(crate) fn mlp(
+        &self,
+        gate_up: &Linear,
+        activation: GateActivation,
+        down: &Linear,
+        x: &Tensor,
+        observe: &mut OnActivation<'_>,
+    ) -> Result<Tensor> {
         let (n, columns) = x.dims2()?;
         let width = down.weights.columns;
         if columns != gate_up.weights.columns || gate_up.weights.rows != 2 * width {
@@ -79,7 +86,7 @@ impl ScratchPool {
         gate_up.weights.write_product(&Values::of(x)?, gate_up.bias.as_deref(), &mut own.packed, both)?;
         observe(Activation::GateUp, both, 2 * width)?;
         let gated = scratch_slice(&mut own.gated, n * width);
-        elementwise::gated(both, width, gated);
+        elementwise::gated(activation, both, width, gated);
         observe(Activation::Stage(Stage::Activation), gated, width)?;
         let mut out = zeros(n * down.weights.rows);
         down.weights.write_product(gated, down.bias.as_deref(), &mut own.packed, &mut out)?;
@@ -172,7 +179,7 @@ impl Stored {
 impl Matrix {
     /// A matrix of `stored`, row-major; for quantised weights, `columns` must be whole blocks.
     pub(crate) fn new(stored: Stored, rows: usize, columns: usize, numerics: Numerics) -> Self {
-        Self { stored, rows, columns, isa: Isa::detect(), numerics, offsets: None }
+        Self { stored, rows, columns, isa: Isa::current(), numerics, offsets: None }
     }
 
     /// The same with `offsets`, `[rows, columns / BLOCK]`, added to the weights of each block.

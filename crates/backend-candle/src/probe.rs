@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 use tandem_core::backend::{Probe, ProbePoint, Stage};
 use tandem_core::{CancelToken, TokenId};
 
-use crate::attention::{CausalMask, attention};
+use crate::attention::CausalMask;
 use crate::decoder::{Activation, Decode, Decoder, ForwardHooks, QkvHeads, Span};
 use crate::elementwise::norm_in_place;
 use crate::values::Values;
@@ -84,7 +84,7 @@ impl ForwardHooks for RecordingHooks<'_> {
             }
         }
         let mask = CausalMask { n_past: 0, window: heads.window };
-        attention(&heads.queries, &heads.keys, &heads.values, mask)
+        self.decoder.attention(&heads.queries, &heads.keys, &heads.values, mask)
     }
 
     fn is_observed(&self) -> bool {

@@ -3,6 +3,8 @@
 //! 32 divides the rows of every published model that we know; the blocks of 256 of GGML's K-quants do not divide the 896 columns of
 //! Qwen2.5-0.5B. A weight is an integer, from -128 to 127 or from -8 to 7, times the scale.
 
+use crate::kernel::vectorized;
+
 /// Inputs that share a scale.
 pub(crate) const BLOCK: usize = 32;
 
@@ -105,21 +107,23 @@ impl<'a> Blocks<'a> {
     }
 }
 
-#[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx512bw", "x86_64+avx2"))]
-fn dequantize_eight(codes: &[u8], scales: &[f32], out: &mut [f32]) {
-    let blocks = codes.as_chunks::<BLOCK>().0.iter().zip(scales);
-    for ((codes, scale), out) in blocks.zip(out.as_chunks_mut::<BLOCK>().0) {
-        out.iter_mut().zip(codes).for_each(|(out, code)| *out = f32::from(code.cast_signed()) * scale);
+vectorized! {
+    fn dequantize_eight(codes: &[u8], scales: &[f32], out: &mut [f32]) {
+        let blocks = codes.as_chunks::<BLOCK>().0.iter().zip(scales);
+        for ((codes, scale), out) in blocks.zip(out.as_chunks_mut::<BLOCK>().0) {
+            out.iter_mut().zip(codes).for_each(|(out, code)| *out = f32::from(code.cast_signed()) * scale);
+        }
     }
 }
 
-#[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx512bw", "x86_64+avx2"))]
-fn dequantize_four(codes: &[u8], scales: &[f32], out: &mut [f32]) {
-    let blocks = codes.as_chunks::<{ BLOCK / 2 }>().0.iter().zip(scales);
-    for ((codes, scale), out) in blocks.zip(out.as_chunks_mut::<BLOCK>().0) {
-        let (low, high) = out.split_at_mut(BLOCK / 2);
-        low.iter_mut().zip(codes).for_each(|(out, code)| *out = (f32::from(code & 15) - ZERO_OF_FOUR) * scale);
-        high.iter_mut().zip(codes).for_each(|(out, code)| *out = (f32::from(code >> 4) - ZERO_OF_FOUR) * scale);
+vectorized! {
+    fn dequantize_four(codes: &[u8], scales: &[f32], out: &mut [f32]) {
+        let blocks = codes.as_chunks::<{ BLOCK / 2 }>().0.iter().zip(scales);
+        for ((codes, scale), out) in blocks.zip(out.as_chunks_mut::<BLOCK>().0) {
+            let (low, high) = out.split_at_mut(BLOCK / 2);
+            low.iter_mut().zip(codes).for_each(|(out, code)| *out = (f32::from(code & 15) - ZERO_OF_FOUR) * scale);
+            high.iter_mut().zip(codes).for_each(|(out, code)| *out = (f32::from(code >> 4) - ZERO_OF_FOUR) * scale);
+        }
     }
 }
 
@@ -140,40 +144,41 @@ const ROUNDINGS_OF_FOUR: [f32; 20] = {
     steps
 };
 
-/// Replaces blocks of weights, one in each lane, by the nearest integers from `-span` to `span - 1`, and returns the scales.
-///
-/// The weight of the greatest magnitude is put on the lowest integer, or somewhat beyond or short of it, since each of these scales rounds
-/// the others differently; the rounding and scale of least squared error are kept. After `make_qx_quants` of llama.cpp
-/// (`ggml/src/ggml-quants.c`), with equal importance of all weights. A block with an infinity or NaN has the scale NaN, which shows in
-/// the logits.
-#[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
-fn nearest(blocks: &mut [[f32; LANES]; BLOCK], span: f32, roundings: &[f32]) -> [f32; LANES] {
-    let mut extremes = [0.0_f32; LANES];
-    let mut sums = [0.0_f32; LANES];
-    for weights in blocks.iter() {
-        for ((extreme, sum), weight) in extremes.iter_mut().zip(&mut sums).zip(weights) {
-            *extreme = if weight.abs() > extreme.abs() { *weight } else { *extreme };
-            // NaN for an infinity or NaN.
-            *sum += *weight * 0.0;
+vectorized! {
+    /// Replaces blocks of weights, one in each lane, by the nearest integers from `-span` to `span - 1`, and returns the scales.
+    ///
+    /// The weight of the greatest magnitude is put on the lowest integer, or somewhat beyond or short of it, since each of these scales rounds
+    /// the others differently; the rounding and scale of least squared error are kept. After `make_qx_quants` of llama.cpp
+    /// (`ggml/src/ggml-quants.c`), with equal importance of all weights. A block with an infinity or NaN has the scale NaN, which shows in
+    /// the logits.
+    fn nearest(blocks: &mut [[f32; LANES]; BLOCK], span: f32, roundings: &[f32]) -> [f32; LANES] {
+        let mut extremes = [0.0_f32; LANES];
+        let mut sums = [0.0_f32; LANES];
+        for weights in blocks.iter() {
+            for ((extreme, sum), weight) in extremes.iter_mut().zip(&mut sums).zip(weights) {
+                *extreme = if weight.abs() > extreme.abs() { *weight } else { *extreme };
+                // NaN for an infinity or NaN.
+                *sum += *weight * 0.0;
+            }
         }
-    }
-    let (mut errors, mut scales, mut inverses) = ([f32::INFINITY; LANES], [f32::NAN; LANES], [0.0; LANES]);
-    for rounding in roundings {
-        let inverse = extremes.map(|extreme| if extreme.abs() < LEAST { 0.0 } else { -(span + rounding) / extreme });
-        let (error, scale) = rounded_error(blocks, span, &inverse);
-        for lane in 0..LANES {
-            let better = error[lane] < errors[lane];
-            errors[lane] = if better { error[lane] } else { errors[lane] };
-            scales[lane] = if better { scale[lane] } else { scales[lane] };
-            inverses[lane] = if better { inverse[lane] } else { inverses[lane] };
+        let (mut errors, mut scales, mut inverses) = ([f32::INFINITY; LANES], [f32::NAN; LANES], [0.0; LANES]);
+        for rounding in roundings {
+            let inverse = extremes.map(|extreme| if extreme.abs() < LEAST { 0.0 } else { -(span + rounding) / extreme });
+            let (error, scale) = rounded_error(blocks, span, &inverse);
+            for lane in 0..LANES {
+                let better = error[lane] < errors[lane];
+                errors[lane] = if better { error[lane] } else { errors[lane] };
+                scales[lane] = if better { scale[lane] } else { scales[lane] };
+                inverses[lane] = if better { inverse[lane] } else { inverses[lane] };
+            }
         }
-    }
-    for weights in blocks.iter_mut() {
-        for (weight, inverse) in weights.iter_mut().zip(&inverses) {
-            *weight = number(*weight, *inverse, span);
+        for weights in blocks.iter_mut() {
+            for (weight, inverse) in weights.iter_mut().zip(&inverses) {
+                *weight = number(*weight, *inverse, span);
+            }
         }
+        std::array::from_fn(|lane| scales[lane] + sums[lane])
     }
-    std::array::from_fn(|lane| scales[lane] + sums[lane])
 }
 
 /// The least squared error of each lane when its weights are rounded with `inverse`, and the scale that achieves it.

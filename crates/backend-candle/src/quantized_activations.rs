@@ -5,6 +5,7 @@
 
 use rayon::prelude::*;
 
+use crate::kernel::vectorized;
 use crate::quantize::BLOCK;
 
 /// Rows of inputs, each block of [`BLOCK`] as integers from -127 to 127 times a scale. Each block is quantised by itself, so a row does
@@ -105,36 +106,37 @@ impl RowGroup {
 /// Words of four bytes in a block.
 const WORDS: usize = BLOCK / 4;
 
-#[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx512bw", "x86_64+avx2"))]
-fn quantize(x: &[[f32; BLOCK]], codes: &mut [[i8; BLOCK]], scales: &mut [f32], sums: &mut [i32]) {
-    /// Adding it rounds to an integer, ties to even, in the low bits.
-    const ROUNDER: f32 = (3_u32 << 22) as f32;
-    const HALF: usize = BLOCK / 2;
-    for (((x, codes), scale), sum) in x.iter().zip(codes).zip(scales).zip(sums) {
-        let (first, second) = x.split_at(HALF);
-        let (mut largest, mut zero_or_nan) = ([0.0_f32; HALF], 0.0);
-        for ((largest, first), second) in largest.iter_mut().zip(first).zip(second) {
-            *largest = if first.abs() > second.abs() { first.abs() } else { second.abs() };
-        }
-        for value in x {
-            // NaN for an infinity or NaN, which makes the scale NaN and shows in the logits.
-            zero_or_nan += value * 0.0;
-        }
-        let mut width = HALF;
-        while width > 1 {
-            width /= 2;
-            for i in 0..width {
-                largest[i] = if largest[i] > largest[width + i] { largest[i] } else { largest[width + i] };
+vectorized! {
+    fn quantize(x: &[[f32; BLOCK]], codes: &mut [[i8; BLOCK]], scales: &mut [f32], sums: &mut [i32]) {
+        /// Adding it rounds to an integer, ties to even, in the low bits.
+        const ROUNDER: f32 = (3_u32 << 22) as f32;
+        const HALF: usize = BLOCK / 2;
+        for (((x, codes), scale), sum) in x.iter().zip(codes).zip(scales).zip(sums) {
+            let (first, second) = x.split_at(HALF);
+            let (mut largest, mut zero_or_nan) = ([0.0_f32; HALF], 0.0);
+            for ((largest, first), second) in largest.iter_mut().zip(first).zip(second) {
+                *largest = if first.abs() > second.abs() { first.abs() } else { second.abs() };
             }
+            for value in x {
+                // NaN for an infinity or NaN, which makes the scale NaN and shows in the logits.
+                zero_or_nan += value * 0.0;
+            }
+            let mut width = HALF;
+            while width > 1 {
+                width /= 2;
+                for i in 0..width {
+                    largest[i] = if largest[i] > largest[width + i] { largest[i] } else { largest[width + i] };
+                }
+            }
+            let inverse = if largest[0] > 0.0 { 127.0 / largest[0] } else { 0.0 };
+            *scale = largest[0] / 127.0 + zero_or_nan;
+            let mut total = 0;
+            for (code, value) in codes.iter_mut().zip(x) {
+                *code = ((value * inverse + ROUNDER).to_bits() as u8).cast_signed();
+                total += i32::from(*code);
+            }
+            *sum = total;
         }
-        let inverse = if largest[0] > 0.0 { 127.0 / largest[0] } else { 0.0 };
-        *scale = largest[0] / 127.0 + zero_or_nan;
-        let mut total = 0;
-        for (code, value) in codes.iter_mut().zip(x) {
-            *code = ((value * inverse + ROUNDER).to_bits() as u8).cast_signed();
-            total += i32::from(*code);
-        }
-        *sum = total;
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use candle_core::{Result, Tensor};
-use tandem_core::config::ModelConfig;
+use tandem_core::config::RopeConfig;
 
 use crate::elementwise::{norm_in_place, rows};
 use crate::values::{Values, tensor, zeros};
@@ -44,13 +44,9 @@ pub(crate) struct Norms<'l> {
 }
 
 impl Rotary {
-    pub(crate) fn new(config: &ModelConfig) -> Self {
+    pub(crate) fn new(rope: &RopeConfig, head_dim: usize) -> Self {
         let empty = Table { cosines: Vec::new(), sines: Vec::new(), n_positions: 0 };
-        Self {
-            inv_freq: config.rope.inv_freq(config.head_dim()),
-            attention_factor: config.rope.attention_factor(),
-            table: RwLock::new(Arc::new(empty)),
-        }
+        Self { inv_freq: rope.inv_freq(head_dim), attention_factor: rope.attention_factor(), table: RwLock::new(Arc::new(empty)) }
     }
 
     /// A table of at least `n_positions`.
@@ -123,17 +119,15 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use tandem_core::config::RopeScaling;
+
     use super::*;
 
     const HEAD_DIM: usize = 8;
     const THETA: f64 = 1e6;
 
     fn rotary() -> Rotary {
-        let config = format!(
-            r#"{{"model_type": "qwen2", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-            "num_key_value_heads": 2, "vocab_size": 8, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_theta": {THETA}}}"#
-        );
-        Rotary::new(&ModelConfig::from_json("config.json", config.as_bytes()).unwrap())
+        Rotary::new(&RopeConfig { theta: THETA, scaling: RopeScaling::Default }, HEAD_DIM)
     }
 
     #[test]

@@ -8,10 +8,12 @@ use rayon::prelude::*;
 use tandem_core::arena::Arena;
 use tandem_core::backend::{Numerics, WeightType};
 use tandem_core::checkpoint::{Checkpoint, StoredTensor};
-use tandem_core::config::ModelConfig;
+use tandem_core::config::{Architecture, ModelConfig, RopeConfig, RopeScaling};
 use tandem_core::{DType, Error, Result};
 
+use crate::attention::Scoring;
 use crate::decoder::{Decoder, Layer};
+use crate::elementwise::GateActivation;
 use crate::linear::{Linear, Matrix, ScratchPool, Stored};
 use crate::quantize::{BLOCK, Bits};
 use crate::rotary::{Heads, Rotary};
@@ -54,17 +56,27 @@ pub(crate) fn decoder(source: &dyn WeightSource, config: &ModelConfig) -> Result
     for i in 0..config.n_layers {
         layers.push(reader.layer(&format!("{prefix}layers.{i}"), config.layer_windows[i])?);
     }
+    let (gemma, head_dim) = (config.gemma.as_ref(), config.head_dim());
+    let window_rope = |theta| RopeConfig { theta, scaling: RopeScaling::Default };
     Ok(Decoder {
         embedding: source.matrix(&[(format!("{prefix}embed_tokens.weight"), vocab)], hidden)?,
+        embedding_scale: gemma.map(|_| (hidden as f32).sqrt()),
         layers,
-        norm: reader.vector(&format!("{prefix}norm.weight"), hidden)?,
+        norm: reader.norm(&format!("{prefix}norm"), hidden)?,
         head: match config.tie_word_embeddings {
             true => None,
             false => Some(source.matrix(&[("lm_head.weight".into(), vocab)], hidden)?),
         },
+        logits_softcap: gemma.and_then(|gemma| gemma.logits_softcap).map(|cap| cap as f32),
         rms_norm_eps: config.rms_norm_eps as f32,
-        rotary: Rotary::new(config),
-        heads: Heads { queries: config.n_heads, keys: config.n_kv_heads, head_dim: config.head_dim() },
+        rotary: Rotary::new(&config.rope, head_dim),
+        window_rotary: gemma.and_then(|gemma| gemma.window_rope_theta).map(|theta| Rotary::new(&window_rope(theta), head_dim)),
+        scoring: Scoring {
+            scale: (1.0 / gemma.map_or(head_dim as f64, |gemma| gemma.query_scale).sqrt()) as f32,
+            softcap: gemma.and_then(|gemma| gemma.attention_softcap).map(|cap| cap as f32),
+        },
+        activation: if gemma.is_some() { GateActivation::GeluTanh } else { GateActivation::Silu },
+        heads: Heads { queries: config.n_heads, keys: config.n_kv_heads, head_dim },
         scratch: ScratchPool::default(),
     })
 }
@@ -82,21 +94,36 @@ impl DecoderReader<'_> {
         let (queries, keys) = (config.n_heads * config.head_dim(), config.n_kv_heads * config.head_dim());
         let part = |block: &str, projection: &str, rows: usize| (format!("{name}.{block}.{projection}_proj"), rows);
         let attention = |projection: &str, rows: usize| part("self_attn", projection, rows);
-        let qkv = [attention("q", queries), attention("k", keys), attention("v", keys)];
+        // Phi-3's are published as one.
+        let (qkv, gate_up) = match config.architecture {
+            Architecture::Phi3 => (vec![attention("qkv", queries + 2 * keys)], vec![part("mlp", "gate_up", 2 * inner)]),
+            _ => (
+                vec![attention("q", queries), attention("k", keys), attention("v", keys)],
+                vec![part("mlp", "gate", inner), part("mlp", "up", inner)],
+            ),
+        };
+        // Gemma has norms on both sides of a block, and `post_attention_layernorm` is one of the four.
+        let norm = |norm: &str| self.norm(&format!("{name}.{norm}_layernorm"), hidden);
+        let (post_attention_norm, mlp_norm, post_mlp_norm) = match &config.gemma {
+            Some(_) => (Some(norm("post_attention")?), norm("pre_feedforward")?, Some(norm("post_feedforward")?)),
+            None => (None, norm("post_attention")?, None),
+        };
         Ok(Layer {
-            attention_norm: self.vector(&format!("{name}.input_layernorm.weight"), hidden)?,
+            attention_norm: norm("input")?,
             qkv: self.linear(&qkv, hidden, config.qkv_bias)?,
             qk_norms: match config.qk_norm {
                 true => Some((
-                    self.vector(&format!("{name}.self_attn.q_norm.weight"), config.head_dim())?,
-                    self.vector(&format!("{name}.self_attn.k_norm.weight"), config.head_dim())?,
+                    self.norm(&format!("{name}.self_attn.q_norm"), config.head_dim())?,
+                    self.norm(&format!("{name}.self_attn.k_norm"), config.head_dim())?,
                 )),
                 false => None,
             },
             attention_out: self.linear(&[attention("o", hidden)], queries, config.attention_output_bias)?,
-            mlp_norm: self.vector(&format!("{name}.post_attention_layernorm.weight"), hidden)?,
-            gate_up: self.linear(&[part("mlp", "gate", inner), part("mlp", "up", inner)], hidden, config.mlp_bias)?,
+            post_attention_norm,
+            mlp_norm,
+            gate_up: self.linear(&gate_up, hidden, config.mlp_bias)?,
             down: self.linear(&[part("mlp", "down", hidden)], inner, config.mlp_bias)?,
+            post_mlp_norm,
             window,
         })
     }
@@ -111,8 +138,13 @@ impl DecoderReader<'_> {
         Ok(Linear { weights: self.source.matrix(&named("weight"), inputs)?, bias })
     }
 
-    fn vector(&self, name: &str, n: usize) -> Result<Vec<f32>> {
-        self.source.vector(&[(name.to_owned(), n)])
+    /// The weight of the norm `name`, `[n]`. Gemma's are published less one.
+    fn norm(&self, name: &str, n: usize) -> Result<Vec<f32>> {
+        let mut weight = self.source.vector(&[(format!("{name}.weight"), n)])?;
+        if self.config.gemma.is_some() {
+            weight.iter_mut().for_each(|weight| *weight += 1.0);
+        }
+        Ok(weight)
     }
 }
 

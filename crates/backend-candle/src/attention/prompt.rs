@@ -7,7 +7,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::AttentionInputs;
-use crate::elementwise::softmax_step;
+use crate::elementwise::{softcap, softmax_step};
 use crate::kernel::{Isa, TILE};
 use crate::product::pack;
 use crate::values::zeros;
@@ -32,7 +32,7 @@ struct PackedKv {
 impl AttentionInputs<'_> {
     /// Many queries: tiles of them, each over its positions part by part (Dao et al., <https://arxiv.org/abs/2205.14135>).
     pub(super) fn prefill(&self, out: &mut [f32]) {
-        let isa = Isa::detect();
+        let isa = Isa::current();
         let visible = self.mask.visible(0).start..self.mask.visible(self.n - 1).end;
         let packed: Vec<PackedKv> =
             (0..self.n_heads).into_par_iter().step_by(self.group).map(|head| self.packed(isa, head, visible.clone())).collect();
@@ -72,7 +72,7 @@ impl AttentionInputs<'_> {
         let (n, head_dim, together) = (out.len(), self.head_dim, isa.tile_inputs());
         let mut queries = vec![0.0; head_dim * TILE];
         isa.transpose(&self.queries[(head * self.n + first) * head_dim..][..n * head_dim], head_dim, head_dim, &mut queries);
-        queries.iter_mut().for_each(|query| *query *= self.scale());
+        queries.iter_mut().for_each(|query| *query *= self.scoring.scale);
         let visible = self.mask.visible(first).start - packed.first..self.mask.visible(first + n - 1).end - packed.first;
         let (mut largest, mut sums) = ([HIDDEN_SCORE; TILE], [0.0; TILE]);
         let (mut weighted, mut scores) = (vec![0.0; head_dim * TILE], vec![0.0; POSITIONS * TILE]);
@@ -82,6 +82,9 @@ impl AttentionInputs<'_> {
             scores.fill(0.0);
             let keys = packed.keys[start * head_dim..end * head_dim].chunks(together * head_dim);
             keys.zip(scores.chunks_mut(together * TILE)).for_each(|(keys, scores)| isa.tile(&queries, keys, scores));
+            if let Some(cap) = self.scoring.softcap {
+                softcap(scores, cap);
+            }
             self.apply_mask(scores, first, n, packed.first + start);
             let shares = softmax_step(scores, &mut largest, &mut sums);
             for weighted in weighted.as_chunks_mut::<TILE>().0 {

@@ -1,4 +1,4 @@
-//! On the processor, where candle's operations are the same as on a GPU: it passes the suite, and gives what our own decoder gives.
+//! On the processor, with the same operations of candle as on a GPU: the conformance suite, and comparisons with our own decoder.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,8 +21,11 @@ conformance!(qwen3, || Ok(fixture("qwen3")));
 conformance!(llama3_rope, || Ok(fixture("llama3-rope")));
 conformance!(llama_yarn, || Ok(fixture("llama-yarn")));
 conformance!(mistral, || Ok(fixture("mistral")));
+conformance!(gemma2, || Ok(fixture("gemma2")));
+conformance!(gemma3, || Ok(fixture("gemma3")));
+conformance!(phi3, || Ok(fixture("phi3")));
 
-/// candle on the processor with the decoder of other devices.
+/// candle on the processor, with the decoder for other devices.
 struct OnProcessor(DType);
 
 impl Backend for OnProcessor {
@@ -45,7 +48,7 @@ impl Backend for OnProcessor {
 }
 
 #[test]
-fn hidden_states_are_those_of_our_own() {
+fn hidden_states_match_our_decoder() {
     for name in ["qwen3", "llama3-rope"] {
         let fixture = fixture(name);
         let own = CandleBackend::new().load(&fixture.files, &fixture.options).unwrap();
@@ -57,7 +60,7 @@ fn hidden_states_are_those_of_our_own() {
 }
 
 #[test]
-fn a_window_is_that_of_our_own() {
+fn sliding_window_matches_our_decoder() {
     let directory = tempfile::tempdir().unwrap();
     let mut config: serde_json::Value =
         serde_json::from_slice(&std::fs::read(golden("mistral").join("config.json")).unwrap()).unwrap();
@@ -77,7 +80,7 @@ fn a_window_is_that_of_our_own() {
 }
 
 #[test]
-fn half_precision_is_near() {
+fn half_precision_is_close_to_f32() {
     for (dtype, allowed) in [(DType::F16, 0.02), (DType::BF16, 0.15)] {
         let fixture = fixture("qwen2-tied");
         let last = |model: Arc<dyn Model>| {
@@ -91,13 +94,13 @@ fn half_precision_is_near() {
 }
 
 #[test]
-fn a_key_is_turned_by_the_table_of_f32_in_every_dtype() {
-    // 8000 is no number of bf16, and the angle of position 8000 is off by whole turns where it is computed in it.
+fn rotary_table_is_computed_in_f32_for_every_dtype() {
+    // bf16 cannot represent 8000, so an angle computed in it would be off by whole turns.
     let files = fixture("qwen2-tied").files;
     let config = ModelConfig::from_file(&files.config).unwrap();
     let cosines = |dtype| {
         let decoder = DeviceDecoder::new(in_f32(&files, &config).unwrap(), dtype, &Device::Cpu).unwrap();
-        let rotation = decoder.rotation(&Span { rows: 0..3, first_position: 8000, n_outputs: 3 }).unwrap();
+        let rotation = decoder.rotation(&decoder.rotary, &Span { rows: 0..3, first_position: 8000, n_outputs: 3 }).unwrap();
         rotation.cosines.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
     close(&cosines(DType::BF16), &cosines(DType::F32), 0.005, "cosines");

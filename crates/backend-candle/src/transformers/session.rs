@@ -8,6 +8,8 @@ use super::TransformersShared;
 use super::family::Family;
 use crate::error::Doing;
 
+const DOING: &str = "to run the model";
+
 /// A session on candle-transformers.
 pub(crate) struct TransformersSession {
     model: Arc<TransformersShared>,
@@ -24,34 +26,22 @@ impl TransformersSession {
         Ok(Self { model, tokens: Vec::new(), running: None, context_length, cancel: options.cancel.clone() })
     }
 
-    /// Appends `tokens` to the cache and returns the logits of the last. A cache with only a part of them is dropped, since it cannot be
-    /// rewound.
+    /// Appends `tokens` to the cache, all at once as users of candle-transformers do, and returns the logits of the last. After a failure
+    /// the cache is dropped, since it cannot be rewound.
     fn run(&mut self, tokens: &[TokenId]) -> Result<Vec<f32>> {
         let mut family = match self.running.take() {
             Some(running) => running,
             None => {
                 let mut fresh = self.model.family.clone();
-                self.forward_chunked(&mut fresh, &self.tokens, 0)?;
+                if !self.tokens.is_empty() {
+                    fresh.append(&self.tokens, 0).doing(DOING)?;
+                }
                 fresh
             }
         };
-        let logits = self.forward_chunked(&mut family, tokens, self.tokens.len())?;
+        let logits = family.append(tokens, self.tokens.len()).doing(DOING)?;
         self.running = Some(family);
         self.tokens.extend_from_slice(tokens);
-        Ok(logits)
-    }
-
-    /// The logits of the last of `tokens`, which follow `held` others; empty without tokens.
-    fn forward_chunked(&self, family: &mut Family, tokens: &[TokenId], held: usize) -> Result<Vec<f32>> {
-        let (mut done, mut logits) = (0, Vec::new());
-        while done < tokens.len() {
-            if self.cancel.is_cancelled() {
-                return Err(Error::Cancelled);
-            }
-            let n = family.max_chunk(held + done).min(tokens.len() - done);
-            logits = family.append(&tokens[done..done + n], held + done).doing("to run the model")?;
-            done += n;
-        }
         Ok(logits)
     }
 }

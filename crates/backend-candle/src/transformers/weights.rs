@@ -10,15 +10,11 @@ use tandem_core::checkpoint::{Checkpoint, StoredTensor};
 
 use crate::weights::widened;
 
-/// Changes the values of the weight of a name, if they need a change.
-pub(crate) type WeightChange = Box<dyn Fn(&str, &mut [f32]) + Send + Sync>;
-
 /// The weights of a checkpoint in f32.
 pub(crate) struct CheckpointBackend<'c> {
     pub(crate) checkpoint: &'c Checkpoint,
     /// Names the weights in messages.
     pub(crate) file: &'c str,
-    pub(crate) change: WeightChange,
     /// The first error, which candle's error type cannot carry.
     pub(crate) failed: &'c Mutex<Option<Error>>,
 }
@@ -30,9 +26,7 @@ impl CheckpointBackend<'_> {
             let problem = format!("the weight is {:?}, but the configuration makes it {shape:?}", stored.shape);
             return Err(Error::bad_field(self.file, name, problem));
         }
-        let mut values = widened(&stored);
-        (self.change)(name, &mut values);
-        Ok((values, stored.shape.to_vec()))
+        Ok((widened(&stored), stored.shape.to_vec()))
     }
 
     fn tensor(&self, shape: Option<&[usize]>, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {

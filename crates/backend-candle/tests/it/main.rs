@@ -3,7 +3,9 @@
 
 mod cancel;
 mod conformance;
+mod gemma_phi;
 mod gguf;
+mod isa;
 mod load;
 mod oracle;
 mod transformers;
