@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tandem_core::arena::Arena;
-use tandem_core::backend::{Capabilities, LoadOptions, WeightFile};
+use tandem_core::backend::{Capabilities, Capability, LoadOptions, WeightFile};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{ModelFile, ModelFiles};
@@ -35,6 +35,9 @@ impl CandleBackend {
     }
 }
 
+const CAPABILITIES: Capabilities =
+    Capabilities::of(&[Capability::Generation, Capability::AllLogits, Capability::Rewind, Capability::HiddenStates]);
+
 impl Backend for CandleBackend {
     fn kind(&self) -> BackendKind {
         BackendKind::Candle
@@ -44,8 +47,7 @@ impl Backend for CandleBackend {
         device::reports()
     }
 
-    fn load(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
-        options.validate()?;
+    fn load_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
         let config = ModelConfig::from_file(&files.config)?;
         let device = device::open(options.device)?;
         let (requested, bits) = dtype(options)?;
@@ -54,7 +56,6 @@ impl Backend for CandleBackend {
         let threads = device::threads(&options.threads)?;
         let before = MappingSnapshot::now();
         let mut info = info(files, &config, options, requested, threads.current_num_threads())?;
-        info.check_device_share(options.require_device)?;
         let LoadedDecoder { decoder, dtype, weight_types } = threads.install(|| match files.gguf() {
             Some(path) => gguf::load(path, &config, options),
             None => {
@@ -93,36 +94,23 @@ pub(crate) fn info(
     dtype: DType,
     threads: usize,
 ) -> Result<ModelInfo> {
-    Ok(ModelInfo {
-        name: files.name.clone(),
-        backend: BackendKind::Candle,
-        engine_version: match options.device {
-            Device::Cpu => format!("{CANDLE_VERSION} ({})", Isa::current()),
-            _ => CANDLE_VERSION.into(),
-        },
-        device: options.device,
-        dtype,
-        memory_dtype: dtype,
-        architecture: config.architecture.to_string(),
-        n_layers: config.n_layers,
-        hidden_size: config.hidden_size,
-        vocab_size: config.vocab_size,
-        max_context: config.max_context,
-        threads,
-        kv_bytes_per_token: config.kv_bytes_per_token(candle_dtype(dtype).size_in_bytes()),
-        capabilities: Capabilities {
-            all_logits: true,
-            rewind: true,
-            hidden_states: true,
-            adapters: false,
-            // The stages of a probe are those of these families.
-            probe: options.device == Device::Cpu && config.architecture.has_llama_form(),
-        },
-        weight_types: Vec::new(),
-        weight_files: files.weights.iter().map(weight_file).collect::<Result<_>>()?,
-        placement: Vec::new(),
-        device_share: 1.0,
-    })
+    let mut info = ModelInfo::new(&files.name, BackendKind::Candle, CANDLE_VERSION);
+    if options.device == Device::Cpu {
+        info.engine_version = format!("{CANDLE_VERSION} ({})", Isa::current());
+    }
+    info.device = options.device;
+    info.dtype = dtype;
+    info.memory_dtype = dtype;
+    info.architecture = config.architecture.to_string();
+    info.n_layers = config.n_layers;
+    info.hidden_size = config.hidden_size;
+    info.vocab_size = config.vocab_size;
+    info.max_context = config.max_context;
+    info.threads = threads;
+    info.kv_bytes_per_token = config.kv_bytes_per_token(candle_dtype(dtype).size_in_bytes());
+    info.capabilities = CAPABILITIES;
+    info.weight_files = files.weights.iter().map(weight_file).collect::<Result<_>>()?;
+    Ok(info)
 }
 
 /// The requested dtype of the weights, and the bits to which they are quantised.

@@ -1,4 +1,4 @@
-//! The KV cache of one sequence, and the passes that append to it.
+//! A session: the KV cache of one sequence, and the forward passes that append to it.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use crate::error::Doing;
 use crate::model::Loaded;
 use crate::values::Values;
 
-/// The most tokens of one pass: it bounds the memory of what lies between layers, and is enough for products of matrices to be fast.
+/// The most tokens of one forward pass: few enough to bound the memory of activations, and enough for fast matrix products.
 pub(crate) const MAX_CHUNK_TOKENS: usize = 512;
 
 const DOING: &str = "to run the model";
 
-/// A sequence on candle.
+/// A session on candle.
 pub(crate) struct CandleSession {
     model: Arc<Loaded>,
     cache: KvCache,
@@ -28,35 +28,38 @@ pub(crate) struct CandleSession {
 
 impl CandleSession {
     pub(crate) fn new(model: Arc<Loaded>, options: &SessionOptions) -> Result<Self> {
-        let context_length = options.context_length(&model.info)?;
+        let context_length = options.context_length.unwrap_or(model.info.max_context);
         let cache = KvCache::new(model.info.n_layers, model.decoder.kv_layout(), context_length);
         let cache = cache.doing("to allocate the KV cache")?;
         Ok(Self { model, cache, n_tokens: 0, context_length, cancel: options.cancel.clone() })
     }
 
-    /// Writes `tokens` to the cache and gives `take` the hidden states of each pass before the last norm, `[n, hidden_size]`, of its last
-    /// token or of `all`, and whether it is the last pass. They are held when all passes are done, and none of them after an error.
+    /// Appends `tokens` to the cache in chunks, and calls `take` with the hidden states before the last norm of those tokens of each chunk that
+    /// are among the last `n_last` of all: `[n, hidden_size]`. After an error none of the tokens is held.
     pub(crate) fn forward_chunked(
         &mut self,
         tokens: &[TokenId],
-        all: bool,
-        take: &mut dyn FnMut(&Tensor, bool) -> Result<()>,
+        n_last: usize,
+        take: &mut dyn FnMut(&Tensor) -> Result<()>,
     ) -> Result<()> {
         let total = self.n_tokens + tokens.len();
         self.cache.reserve(self.n_tokens, total).doing("to grow the KV cache")?;
         let mut held = self.n_tokens;
         for part in tokens.chunks(MAX_CHUNK_TOKENS) {
-            let states = self.forward(part, held, all)?;
             held += part.len();
-            take(&states, held == total)?;
+            let n_taken = (n_last + held).saturating_sub(total).min(part.len());
+            let states = self.forward(part, held - part.len(), n_taken.max(1))?;
+            if n_taken > 0 {
+                take(&states)?;
+            }
         }
         self.n_tokens = total;
         Ok(())
     }
 
-    /// The hidden states of the last of `tokens`, or of `all`, after `held` others.
-    fn forward(&self, tokens: &[TokenId], held: usize, all: bool) -> Result<Tensor> {
-        let span = Span { rows: 0..tokens.len(), first_position: held, n_outputs: if all { tokens.len() } else { 1 } };
+    /// The hidden states of the last `n_outputs` of `tokens`, which follow `held` others.
+    fn forward(&self, tokens: &[TokenId], held: usize, n_outputs: usize) -> Result<Tensor> {
+        let span = Span { rows: 0..tokens.len(), first_position: held, n_outputs };
         let states = self.model.decoder.forward(tokens, &[span], &self.cancel, &mut |heads: QkvHeads| {
             let layer = self.cache.write(heads.layer, held, &heads.keys, &heads.values)?;
             let mask = CausalMask { n_past: heads.first_query, window: heads.window };
@@ -65,17 +68,18 @@ impl CandleSession {
         states.doing(DOING)?.ok_or(Error::Cancelled)
     }
 
-    fn run(&mut self, tokens: &[TokenId], wanted: LogitsRequest) -> Result<Logits> {
+    fn run(&mut self, tokens: &[TokenId], n_rows: usize, logits: &mut Logits) -> Result<()> {
         let model = Arc::clone(&self.model);
-        let mut values = Vec::new();
-        self.forward_chunked(tokens, wanted == LogitsRequest::All, &mut |states, is_last| {
-            if wanted == LogitsRequest::All || wanted == LogitsRequest::Last && is_last {
-                let logits = model.decoder.logits(states).doing(DOING)?;
-                values.extend_from_slice(&Values::of(&logits).doing(DOING)?);
-            }
+        let vocab_size = model.info.vocab_size;
+        let rows = logits.resize(n_rows, vocab_size);
+        let mut n_written = 0;
+        self.forward_chunked(tokens, n_rows, &mut |states| {
+            let computed = model.decoder.logits(states).doing(DOING)?;
+            let computed = Values::of(&computed).doing(DOING)?;
+            rows[n_written..n_written + computed.len()].copy_from_slice(&computed);
+            n_written += computed.len();
             Ok(())
-        })?;
-        Ok(if wanted == LogitsRequest::None { Logits::none() } else { Logits::new(values, model.info.vocab_size) })
+        })
     }
 }
 
@@ -88,14 +92,12 @@ impl Session for CandleSession {
         self.context_length
     }
 
-    fn append(&mut self, tokens: &[TokenId], wanted: LogitsRequest) -> Result<Logits> {
-        self.model.info.check_append(self.n_tokens, self.context_length, tokens, wanted)?;
+    fn append_into(&mut self, tokens: &[TokenId], request: LogitsRequest, logits: &mut Logits) -> Result<()> {
         let threads = Arc::clone(&self.model.threads);
-        threads.install(|| self.run(tokens, wanted))
+        threads.install(|| self.run(tokens, request.n_rows(tokens.len()), logits))
     }
 
     fn rewind(&mut self, n_tokens: usize) -> Result<()> {
-        self.model.info.check_rewind(self.n_tokens, n_tokens)?;
         self.n_tokens = n_tokens;
         Ok(())
     }

@@ -9,7 +9,7 @@ mod weights;
 use std::sync::Arc;
 
 use rayon::ThreadPool;
-use tandem_core::backend::{Capabilities, HiddenStates, LoadOptions, LoraAdapter, TokenBatch};
+use tandem_core::backend::{Capabilities, Capability, LoadOptions, checked};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::{Architecture, ModelConfig};
 use tandem_core::files::ModelFiles;
@@ -19,9 +19,6 @@ use self::family::Family;
 use self::session::TransformersSession;
 use crate::backend::{self, CANDLE_VERSION};
 use crate::device;
-
-const CAPABILITIES: Capabilities =
-    Capabilities { all_logits: false, rewind: false, hidden_states: false, adapters: false, probe: false };
 
 /// Loads the checkpoint of `files` into candle-transformers' model, in f32.
 ///
@@ -43,9 +40,9 @@ pub fn load_transformers(files: &ModelFiles, options: &LoadOptions) -> Result<Ar
     let checkpoint = Checkpoint::open(files)?;
     let mut info = backend::info(files, &config, options, DType::F32, threads.current_num_threads())?;
     info.engine_version = format!("candle-transformers {CANDLE_VERSION}");
-    info.capabilities = CAPABILITIES;
+    info.capabilities = Capabilities::of(&[Capability::Generation]);
     let family = threads.install(|| Family::load(&checkpoint, &config, &info.name))?;
-    Ok(Arc::new(TransformersModel { shared: Arc::new(TransformersShared { family, threads, info }) }))
+    Ok(checked(Arc::new(TransformersModel { shared: Arc::new(TransformersShared { family, threads, info }) })))
 }
 
 fn refused(reason: &str) -> Error {
@@ -72,13 +69,5 @@ impl Model for TransformersModel {
 
     fn new_session(&self, options: &SessionOptions) -> Result<Box<dyn Session>> {
         Ok(Box::new(TransformersSession::new(Arc::clone(&self.shared), options)?))
-    }
-
-    fn encode(&self, _batch: &TokenBatch) -> Result<HiddenStates> {
-        Err(self.shared.info.unsupported("encoding", "candle-transformers does not expose hidden states"))
-    }
-
-    fn with_adapter(&self, _adapter: &LoraAdapter) -> Result<Arc<dyn Model>> {
-        Err(self.shared.info.unsupported("an adapter", "candle-transformers does not apply adapters"))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use ort::environment::Environment;
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
-use tandem_core::backend::{Capabilities, LoadOptions, Placement};
+use tandem_core::backend::{Capabilities, Capability, LoadOptions, Placement};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
 use tandem_core::huge_pages::MappingSnapshot;
@@ -71,8 +71,7 @@ impl Backend for OnnxBackend {
         }
     }
 
-    fn load(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
-        options.validate()?;
+    fn load_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
         files.refuse_gguf()?;
         let config = ModelConfig::from_file(&files.config)?;
         let source = Source::choose(files, &config, options)?;
@@ -84,7 +83,6 @@ impl Backend for OnnxBackend {
         let graph = DecoderGraph::read(&session, &source.name, &config)?;
         let placement = placement::read(&session).doing("to read where the nodes were placed")?;
         let info = describe(files, options, &config, &source, &graph, (placement, n_threads(options)));
-        info.check_device_share(options.require_device)?;
         Ok(Arc::new(OnnxModel {
             loaded: Arc::new(Loaded {
                 session,
@@ -94,6 +92,7 @@ impl Backend for OnnxBackend {
                 in_place: source.in_place,
                 one_run_at_a_time: (options.device != Device::Cpu).then(|| Mutex::new(())),
                 info,
+                can_probe: source.can_probe && options.device == Device::Cpu,
                 _cached: source.cached,
                 origin: Origin { files: files.clone(), options: options.clone() },
                 probed: Mutex::new(None),
@@ -113,31 +112,24 @@ fn describe(
     (placement, threads): (Vec<Placement>, usize),
 ) -> ModelInfo {
     let cache_on_host = !matches!(options.device, Device::Cuda(_));
-    ModelInfo {
-        name: files.name.clone(),
-        backend: BackendKind::Onnx,
-        engine_version: library::runtime_version().unwrap_or_else(|| "unknown".into()),
-        device: options.device,
-        dtype: source.dtype,
-        memory_dtype: source.dtype,
-        architecture: config.architecture.to_string(),
-        n_layers: graph.caches.len() / 2,
-        hidden_size: config.hidden_size,
-        vocab_size: graph.logits.vocab_size,
-        max_context: config.max_context,
-        threads,
-        kv_bytes_per_token: graph.kv_bytes_per_token(),
-        capabilities: Capabilities {
-            all_logits: graph.has_all_logits(),
-            rewind: source.in_place || cache_on_host,
-            probe: source.can_probe && options.device == Device::Cpu,
-            ..Capabilities::default()
-        },
-        weight_types: Vec::new(),
-        weight_files: source.weight_files.clone(),
-        device_share: placement::share(&placement, provider_name(options.device)),
-        placement,
-    }
+    let mut info = ModelInfo::new(&files.name, BackendKind::Onnx, library::runtime_version().unwrap_or_else(|| "unknown".into()));
+    info.device = options.device;
+    info.dtype = source.dtype;
+    info.memory_dtype = source.dtype;
+    info.architecture = config.architecture.to_string();
+    info.n_layers = graph.caches.len() / 2;
+    info.hidden_size = config.hidden_size;
+    info.vocab_size = graph.logits.vocab_size;
+    info.max_context = config.max_context;
+    info.threads = threads;
+    info.kv_bytes_per_token = graph.kv_bytes_per_token();
+    info.capabilities = Capabilities::of(&[Capability::Generation])
+        .with_if(graph.has_all_logits(), Capability::AllLogits)
+        .with_if(source.in_place || cache_on_host, Capability::Rewind);
+    info.weight_files.clone_from(&source.weight_files);
+    info.device_share = placement::share(&placement, provider_name(options.device));
+    info.placement = placement;
+    info
 }
 
 fn n_threads(options: &LoadOptions) -> usize {

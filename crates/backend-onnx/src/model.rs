@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::Session as Engine;
-use tandem_core::backend::{HiddenStates, LoraAdapter, Probe, ProbePoint, TokenBatch};
-use tandem_core::{Device, LogitsRequest, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
+use tandem_core::backend::{Probe, ProbePoint, Prober};
+use tandem_core::{Device, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
 use crate::backend::OnnxBackend;
 use crate::error::Doing;
@@ -29,6 +29,8 @@ pub(crate) struct Loaded {
     /// The engine appends to one buffer for each cache.
     pub(crate) in_place: bool,
     pub(crate) info: ModelInfo,
+    /// Its inner values can be made outputs.
+    pub(crate) can_probe: bool,
     /// Keeps the graph in the cache for as long as the engine reads it.
     pub(crate) _cached: Option<CachedGraph>,
     /// Held during a run where the provider does not promise that several may run at once.
@@ -71,21 +73,13 @@ impl Model for OnnxModel {
         Ok(Box::new(OnnxSession::new(Arc::clone(&self.loaded), options)?))
     }
 
-    fn encode(&self, _batch: &TokenBatch) -> Result<HiddenStates> {
-        Err(self.loaded.info.unsupported("encoding to hidden states", "a decoder graph returns logits only"))
+    fn prober(&self) -> Option<&dyn Prober> {
+        self.loaded.can_probe.then_some(self)
     }
+}
 
-    fn with_adapter(&self, _adapter: &LoraAdapter) -> Result<Arc<dyn Model>> {
-        Err(self.loaded.info.unsupported("an adapter", "the graph has no inputs for one"))
-    }
-
+impl Prober for OnnxModel {
     fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
-        let info = &self.loaded.info;
-        if !info.capabilities.probe {
-            let reason = "its graph names them otherwise than Tandem, onnxruntime-genai's builder and optimum do";
-            return Err(info.unsupported("a look at inner values", reason));
-        }
-        info.check_append(0, info.max_context, tokens, LogitsRequest::None)?;
         let mut probed = self.loaded.probed.lock().unwrap_or_else(PoisonError::into_inner);
         let probed = match &mut *probed {
             Some(probed) => probed,

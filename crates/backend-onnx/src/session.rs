@@ -35,7 +35,7 @@ pub(crate) struct OnnxSession {
 
 impl OnnxSession {
     pub(crate) fn new(model: Arc<Loaded>, options: &SessionOptions) -> Result<Self> {
-        let context_length = options.context_length(&model.info)?;
+        let context_length = options.context_length.unwrap_or(model.info.max_context);
         let cache = if model.in_place {
             KvCache::in_place(&model.graph.caches, model.cache_allocator()?, context_length, model.cache_on_host())?
         } else {
@@ -66,14 +66,16 @@ impl OnnxSession {
         })
     }
 
-    /// The rows of logits that the graph will return, and what to ask it for.
-    fn rows(&self, n_given: usize, wanted: LogitsRequest) -> (usize, i64) {
+    /// The rows of logits that the graph returns where the last `n_requested` of `n_given` tokens' are requested, and what to ask it for.
+    fn rows(&self, n_given: usize, n_requested: usize) -> (usize, i64) {
         let graph = &self.model.graph;
-        match (graph.logits_to_keep, wanted) {
-            (Some(_), LogitsRequest::All) => (n_given, 0),
-            (Some(_), _) => (1, 1),
-            (None, _) if graph.logits.last_only => (1, 0),
-            (None, _) => (n_given, 0),
+        match graph.logits_to_keep {
+            Some(_) if n_requested <= 1 => (1, 1),
+            // 0 asks for all.
+            Some(_) if n_requested == n_given => (n_given, 0),
+            Some(_) => (n_requested, n_requested as i64),
+            None if graph.logits.last_only => (1, 0),
+            None => (n_given, 0),
         }
     }
 
@@ -134,21 +136,19 @@ impl Session for OnnxSession {
         self.context_length
     }
 
-    fn append(&mut self, tokens: &[TokenId], wanted: LogitsRequest) -> Result<Logits> {
-        self.model.info.check_append(self.n_tokens, self.context_length, tokens, wanted)?;
+    fn append_into(&mut self, tokens: &[TokenId], request: LogitsRequest, logits: &mut Logits) -> Result<()> {
         let vocab_size = self.model.info.vocab_size;
-        let (n_rows, keep) = self.rows(tokens.len(), wanted);
+        let n_requested = request.n_rows(tokens.len());
+        let (n_rows, keep) = self.rows(tokens.len(), n_requested);
         let returned = self.run(tokens, n_rows, keep)?;
-        if wanted == LogitsRequest::None {
-            return Ok(Logits::none());
+        if n_requested > 0 {
+            let rows = logits.resize(n_requested, vocab_size);
+            copy_floats(returned.as_ref().unwrap_or(&self.row), (n_rows - n_requested) * vocab_size, rows)?;
         }
-        let first = if wanted == LogitsRequest::All { 0 } else { n_rows - 1 };
-        let values = floats(returned.as_ref().unwrap_or(&self.row), first * vocab_size)?;
-        Ok(Logits::new(values, vocab_size))
+        Ok(())
     }
 
     fn rewind(&mut self, n_tokens: usize) -> Result<()> {
-        self.model.info.check_rewind(self.n_tokens, n_tokens)?;
         self.cache.rewind(self.n_tokens, n_tokens)?;
         self.n_tokens = n_tokens;
         Ok(())
@@ -170,12 +170,14 @@ pub(crate) fn integers(port: &Port, n: usize, values: impl Iterator<Item = i64>)
     Ok(tensor.doing("to make an input")?)
 }
 
-/// The values of a logits tensor from `first` on, as f32.
-fn floats(value: &DynValue, first: usize) -> Result<Vec<f32>> {
+/// Copies the values of a logits tensor from `first` on, as f32.
+fn copy_floats(value: &DynValue, first: usize, to: &mut [f32]) -> Result<()> {
     const DOING: &str = "to read the logits";
-    Ok(if let Ok((_, values)) = value.try_extract_tensor::<f32>() {
-        values[first..].to_vec()
+    if let Ok((_, values)) = value.try_extract_tensor::<f32>() {
+        to.copy_from_slice(&values[first..]);
     } else {
-        value.try_extract_tensor::<f16>().doing(DOING)?.1[first..].iter().map(|v| v.to_f32()).collect()
-    })
+        let values = &value.try_extract_tensor::<f16>().doing(DOING)?.1[first..];
+        to.iter_mut().zip(values).for_each(|(to, value)| *to = value.to_f32());
+    }
+    Ok(())
 }

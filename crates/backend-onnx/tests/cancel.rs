@@ -41,14 +41,14 @@ fn running_prefill_ends() {
             cancel.cancel();
         }
     });
-    let ended = session.append(&tokens[50..], LogitsRequest::Last);
+    let ended = session.append(&tokens[50..], LogitsRequest::Last(1));
     canceller.join().unwrap();
     assert!(matches!(ended, Err(Error::Cancelled)), "{ended:?}");
     assert_eq!(session.n_tokens(), 50, "nothing is held of the call");
 
     cancel.reset();
-    let after = session.append(&tokens[50..60], LogitsRequest::Last).unwrap();
-    let whole = model.new_session(&SessionOptions::default()).unwrap().append(&tokens[..60], LogitsRequest::Last).unwrap();
+    let after = session.append(&tokens[50..60], LogitsRequest::Last(1)).unwrap();
+    let whole = model.new_session(&SessionOptions::default()).unwrap().append(&tokens[..60], LogitsRequest::Last(1)).unwrap();
     let difference = after.values().iter().zip(whole.values()).fold(0.0_f32, |max, (a, b)| max.max((a - b).abs()));
     assert!(difference < 1e-3, "the cache is what it was: {difference}");
 }

@@ -6,7 +6,7 @@ use std::io::{BufWriter, Read, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use tandem_core::backend::LogitsRequest;
+use tandem_core::backend::{Capability, LogitsRequest};
 use tandem_core::divergence::kl_divergence;
 use tandem_core::{Error, Logits, Model, Result, SessionOptions, TokenId};
 
@@ -44,7 +44,7 @@ pub struct Loss {
 /// # Errors
 /// [`Error::Unsupported`] when the model gives the last ones only, and as a session's.
 pub fn logits(model: &dyn Model, tokens: &[TokenId]) -> Result<Logits> {
-    if !model.info().capabilities.all_logits {
+    if !model.info().capabilities.has(Capability::AllLogits) {
         return Err(Error::Unsupported {
             what: "the loss".into(),
             reason: "the graph gives the logits of the last token only".into(),

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use tandem_core::backend::{LogitsRequest, TokenBatch};
+use tandem_core::backend::{Capability, LogitsRequest, TokenBatch};
 use tandem_core::{CancelToken, Model, Result, Session, SessionOptions, TokenId};
 
 use crate::machine::Conditions;
@@ -113,7 +113,7 @@ pub fn measure(model: &dyn Model, workload: &Workload, cancel: &CancelToken, fir
     let mut prompts: Vec<usize> = workload.prompts.iter().copied().filter(|&n| (1..=context_length).contains(&n)).collect();
     prompts.sort_unstable();
     // The first run allocates: a short one that nobody counts, after which the process has shown what a user waits for.
-    session.append(&prompt[..prompts.first().copied().unwrap_or(1)], LogitsRequest::Last)?;
+    session.append(&prompt[..prompts.first().copied().unwrap_or(1)], LogitsRequest::Last(1))?;
     first_token();
     let room = context_length - session.n_tokens();
     decode(&mut *session, room.min(2))?;
@@ -128,7 +128,7 @@ pub fn measure(model: &dyn Model, workload: &Workload, cancel: &CancelToken, fir
         sample.decode.push(Decode { depth, n_tokens: step_ms.len(), ms: step_ms.iter().sum(), step_ms });
     }
     drop(session);
-    if model.info().capabilities.hidden_states {
+    if model.info().capabilities.has(Capability::HiddenStates) {
         let n_tokens = ENCODE_TOKENS.min(most);
         sample.encode =
             workload.batches.iter().map(|&batch| encode(model, batch, &prompt_of(model, n_tokens))).collect::<Result<_>>()?;
@@ -144,7 +144,7 @@ fn prompt_of(model: &dyn Model, n: usize) -> Vec<TokenId> {
 fn prefill(session: &mut dyn Session, prompt: &[TokenId]) -> Result<Prefill> {
     session.rewind(0)?;
     let started = Instant::now();
-    let logits = session.append(prompt, LogitsRequest::Last)?;
+    let logits = session.append(prompt, LogitsRequest::Last(1))?;
     let ms = milliseconds(started);
     std::hint::black_box(most_probable(logits.last().unwrap_or_default()));
     Ok(Prefill { n_tokens: prompt.len(), ms, first_token_ms: Some(milliseconds(started)) })
@@ -156,7 +156,7 @@ fn decode(session: &mut dyn Session, n: usize) -> Result<Vec<f64>> {
     let mut steps = Vec::with_capacity(n);
     for _ in 0..n {
         let started = Instant::now();
-        let logits = session.append(&[token], LogitsRequest::Last)?;
+        let logits = session.append(&[token], LogitsRequest::Last(1))?;
         token = most_probable(logits.last().unwrap_or_default());
         steps.push(milliseconds(started));
     }
@@ -165,10 +165,11 @@ fn decode(session: &mut dyn Session, n: usize) -> Result<Vec<f64>> {
 
 fn encode(model: &dyn Model, batch: usize, tokens: &[TokenId]) -> Result<Encode> {
     let batch_of_tokens = TokenBatch::new(&vec![tokens; batch])?;
+    let never = CancelToken::new();
     // Once to allocate.
-    model.encode(&batch_of_tokens)?;
+    model.encode(&batch_of_tokens, &never)?;
     let started = Instant::now();
-    std::hint::black_box(model.encode(&batch_of_tokens)?);
+    std::hint::black_box(model.encode(&batch_of_tokens, &never)?);
     Ok(Encode { batch, n_tokens: batch * tokens.len(), ms: milliseconds(started) })
 }
 

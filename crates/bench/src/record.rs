@@ -5,7 +5,7 @@ mod metric;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use tandem_core::backend::{DType, ModelInfo};
+use tandem_core::backend::{Capability, DType, ModelInfo};
 use tandem_core::{Error, Result};
 
 pub use self::metric::{Metric, Unit};
@@ -160,7 +160,7 @@ impl Loaded {
             step_bytes: Some(step_bytes as u64),
             kv_bytes_per_token: Some(info.kv_bytes_per_token as u64),
             max_context: Some(info.max_context),
-            has_hidden_states: info.capabilities.hidden_states,
+            has_hidden_states: info.capabilities.has(Capability::HiddenStates),
             weight_files: info.weight_files.iter().filter_map(|file| Some(file.path.as_ref()?.display().to_string())).collect(),
         }
     }

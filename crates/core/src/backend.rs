@@ -1,25 +1,35 @@
 //! What an engine must do: three traits, and the plain data that crosses them.
 //!
-//! Only token ids, host `f32` values and plain structs cross; padding, its side and every engine type stay inside a backend.
-//! Validation that needs no engine is done above. The conformance suite defines the behaviour.
+//! Only token ids, host `f32` values and plain structs cross; padding and every engine type stay inside a backend. What needs no engine
+//! (lengths, ids, capabilities, shapes of results) is checked once, by the layer that [`Backend::load`] puts around a model: a
+//! backend may rely on it. The conformance suite defines the behaviour.
 
+use std::any::Any;
+use std::ops::Range;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::adapter::ScaledAdapter;
+use crate::cancel::CancelToken;
+use crate::error::{Error, Result};
 use crate::files::ModelFiles;
 
-mod check;
+mod capabilities;
+mod checked;
 mod data;
+mod kv;
+mod logits;
 mod options;
 mod probe;
 
-pub use data::{
-    Capabilities, HiddenStates, Logits, LogitsRequest, LoraAdapter, ModelInfo, Placement, TokenBatch, WeightFile, WeightType,
-};
+pub use capabilities::{Capabilities, Capability};
+pub use checked::checked;
+pub use data::{HiddenStates, ModelInfo, Placement, TokenBatch, WeightFile, WeightType};
+pub use kv::{KvShape, KvState};
+pub use logits::{Logits, LogitsRequest};
 pub use options::{
     BackendKind, ComputeUnits, CoreMlOptions, DType, Device, DeviceReport, LoadOptions, Numerics, SessionOptions, ThreadOptions,
 };
-pub use probe::{Probe, ProbePoint, Stage};
+pub use probe::{Probe, ProbePoint, Prober, Stage};
 
 /// The id of a token in a model's vocabulary.
 pub type TokenId = u32;
@@ -32,68 +42,134 @@ pub trait Backend: Send + Sync {
     /// The devices that this engine knows, each usable or with the reason why not.
     fn devices(&self) -> Vec<DeviceReport>;
 
-    /// Loads weights onto exactly `options.device`.
+    /// Loads weights onto exactly `options.device`, whose values are valid.
     ///
     /// # Errors
-    /// [`Error::DeviceUnavailable`](crate::Error::DeviceUnavailable) when that device cannot be used: nothing falls back.
-    /// [`Error::BadFile`](crate::Error::BadFile) and [`Error::BadField`](crate::Error::BadField) name the file that is at fault.
-    fn load(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>>;
+    /// As [`load`](Self::load).
+    fn load_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>>;
+
+    /// Loads weights onto exactly `options.device`, behind the checks that need no engine.
+    ///
+    /// # Errors
+    /// [`Error::DeviceUnavailable`] when that device cannot be used: nothing falls back. [`Error::BadFile`] and [`Error::BadField`] name
+    /// the file that is at fault.
+    fn load(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
+        options.validate()?;
+        let model = self.load_unchecked(files, options)?;
+        model.info().check_device_share(options.require_device)?;
+        Ok(checked(model))
+    }
 }
 
 /// Loaded weights. Immutable and shared: all that changes is in a [`Session`].
+///
+/// A model has at least one of [`Capability::Generation`] and [`Capability::HiddenStates`]; of the methods with a default it implements
+/// those whose capability it declares.
 pub trait Model: Send + Sync {
-    /// What was loaded and where it runs, as resolved and not as asked for.
+    /// What was loaded and where it runs, as resolved and not as requested.
     fn info(&self) -> &ModelInfo;
 
     /// An empty KV cache for one sequence.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`](crate::Error::InvalidOption) when `options.context_length` exceeds [`ModelInfo::max_context`].
+    /// [`Error::Unsupported`] unless [`Capability::Generation`]; [`Error::InvalidOption`] when `options.context_length` exceeds
+    /// [`ModelInfo::max_context`].
     fn new_session(&self, options: &SessionOptions) -> Result<Box<dyn Session>>;
+
+    /// Appends to several sessions of this model in one step, and returns a result for each: an error of one leaves the others as they
+    /// are. Each session gets what it would get alone.
+    fn append_batch(&self, appends: &mut [Append<'_>]) -> Vec<Result<()>> {
+        appends.iter_mut().map(|row| row.session.append_into(row.tokens, row.request, row.logits)).collect()
+    }
 
     /// The last hidden states of every sequence, without padding: `[sum(lengths), hidden_size]`.
     ///
     /// # Errors
-    /// [`Error::Unsupported`](crate::Error::Unsupported) unless [`Capabilities::hidden_states`].
-    fn encode(&self, batch: &TokenBatch) -> Result<HiddenStates>;
+    /// [`Error::Unsupported`] unless [`Capability::HiddenStates`], [`Error::Cancelled`] when `cancel` was set.
+    fn encode(&self, _batch: &TokenBatch, _cancel: &CancelToken) -> Result<HiddenStates> {
+        Err(self.info().without(Capability::HiddenStates))
+    }
 
-    /// The same model with `adapter` applied. `self` is unchanged and stays usable.
+    /// The same weights with the sum of `adapters` applied. `self` is unchanged and stays usable.
     ///
     /// # Errors
-    /// [`Error::Unsupported`](crate::Error::Unsupported) unless [`Capabilities::adapters`].
-    fn with_adapter(&self, adapter: &LoraAdapter) -> Result<Arc<dyn Model>>;
+    /// [`Error::Unsupported`] unless [`Capability::Adapters`]; [`Error::BadField`] for factors whose shapes differ from the weight's.
+    fn with_adapters(&self, _adapters: &[ScaledAdapter]) -> Result<Arc<dyn Model>> {
+        Err(self.info().without(Capability::Adapters))
+    }
 
-    /// What one pass over `tokens` computes at those of `points` that this model shows, in the order of computation.
-    ///
-    /// It is for finding where two engines part, not for speed.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`](crate::Error::Unsupported) unless [`Capabilities::probe`], and those of [`Session::append`].
-    fn probe(&self, _tokens: &[TokenId], _points: &[ProbePoint]) -> Result<Vec<Probe>> {
-        Err(self.info().unsupported("a look at inner values", "this model shows none"))
+    /// Shows what lies between tokens and logits, where the engine can.
+    fn prober(&self) -> Option<&dyn Prober> {
+        None
     }
 }
 
+/// One session's part of [`Model::append_batch`]: the arguments of [`Session::append_into`].
+pub struct Append<'a> {
+    /// The session.
+    pub session: &'a mut dyn Session,
+    /// What is appended.
+    pub tokens: &'a [TokenId],
+    /// Which logits are returned.
+    pub request: LogitsRequest,
+    /// Where they are written.
+    pub logits: &'a mut Logits,
+}
+
 /// The KV cache of one sequence.
-pub trait Session: Send {
+pub trait Session: Any + Send {
     /// The number of tokens held.
     fn n_tokens(&self) -> usize;
 
     /// The most tokens that this session can hold.
     fn context_length(&self) -> usize;
 
-    /// Appends `tokens`, one or many, and returns the logits that are wanted: `[n, vocab_size]`.
+    /// Appends `tokens`, one or many, and writes the requested logits to `logits`, whose memory is reused: `[n, vocab_size]`.
     ///
     /// # Errors
-    /// [`Error::ContextFull`](crate::Error::ContextFull) when they do not fit, [`Error::Cancelled`](crate::Error::Cancelled) when the
-    /// session's [`CancelToken`](crate::CancelToken) was set, [`Error::InvalidToken`](crate::Error::InvalidToken) for an id outside the
-    /// vocabulary. After any error the session holds what it held before, and is usable.
-    fn append(&mut self, tokens: &[TokenId], wanted: LogitsRequest) -> Result<Logits>;
+    /// [`Error::ContextFull`] when they do not fit, [`Error::Cancelled`] when the session's [`CancelToken`] was set,
+    /// [`Error::InvalidToken`] for an id outside the vocabulary. After any error the session holds what it held before, and is usable.
+    fn append_into(&mut self, tokens: &[TokenId], request: LogitsRequest, logits: &mut Logits) -> Result<()>;
+
+    /// As [`append_into`](Self::append_into), with new memory for the logits.
+    ///
+    /// # Errors
+    /// As [`append_into`](Self::append_into).
+    fn append(&mut self, tokens: &[TokenId], request: LogitsRequest) -> Result<Logits> {
+        let mut logits = Logits::default();
+        self.append_into(tokens, request, &mut logits)?;
+        Ok(logits)
+    }
 
     /// Forgets everything after the first `n_tokens`. `rewind(0)` always works.
     ///
     /// # Errors
-    /// [`Error::Unsupported`](crate::Error::Unsupported) for another length unless [`Capabilities::rewind`];
-    /// [`Error::InvalidOption`](crate::Error::InvalidOption) for a length that exceeds [`n_tokens`](Self::n_tokens).
+    /// [`Error::Unsupported`] for another length unless [`Capability::Rewind`]; [`Error::InvalidOption`] for a length that exceeds
+    /// [`n_tokens`](Self::n_tokens).
     fn rewind(&mut self, n_tokens: usize) -> Result<()>;
+
+    /// Another session that holds the first `n_tokens` of this one. Neither sees what is appended to the other.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] unless [`Capability::Fork`]; as [`rewind`](Self::rewind) and [`Model::new_session`].
+    fn fork(&self, _n_tokens: usize, _options: &SessionOptions) -> Result<Box<dyn Session>> {
+        Err(Error::missing_capability(Capability::Fork.description()))
+    }
+
+    /// The keys and values of the tokens at `positions`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] unless [`Capability::KvTransfer`]; [`Error::InvalidOption`] for positions that are not held.
+    fn export_kv(&self, _positions: Range<usize>) -> Result<KvState> {
+        Err(Error::missing_capability(Capability::KvTransfer.description()))
+    }
+
+    /// Appends the tokens whose keys and values `state` holds, which begin where this session ends.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] unless [`Capability::KvTransfer`]; [`Error::InvalidOption`] for another shape or first position,
+    /// [`Error::ContextFull`]. After any error the session holds what it held before.
+    fn import_kv(&mut self, _state: &KvState) -> Result<()> {
+        Err(Error::missing_capability(Capability::KvTransfer.description()))
+    }
 }

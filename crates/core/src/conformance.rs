@@ -11,6 +11,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a case fails by panicking: this module is the body of tests")]
 
 mod cases;
+mod cases_of_batch;
 mod cases_of_golden;
 mod cases_of_load;
 mod fake;
@@ -18,6 +19,7 @@ mod gguf;
 mod golden;
 
 pub use cases::*;
+pub use cases_of_batch::*;
 pub use cases_of_golden::*;
 pub use cases_of_load::*;
 pub use fake::FakeBackend;
@@ -26,7 +28,7 @@ pub use golden::{Golden, GoldenPrompt};
 
 use std::sync::Arc;
 
-use crate::backend::{Backend, LoadOptions, Model};
+use crate::backend::{Backend, Capability, LoadOptions, Model};
 use crate::files::ModelFiles;
 
 /// A backend with a model to try it on.
@@ -44,6 +46,12 @@ pub struct Fixture {
 }
 
 impl Fixture {
+    /// Loads the model where it declares all of `capabilities`; a case of others does not apply to it.
+    pub fn load_with(&self, capabilities: &[Capability]) -> Option<Arc<dyn Model>> {
+        let model = self.load();
+        capabilities.iter().all(|capability| model.info().capabilities.has(*capability)).then_some(model)
+    }
+
     /// Loads the model.
     pub fn load(&self) -> Arc<dyn Model> {
         self.backend
@@ -93,6 +101,13 @@ macro_rules! conformance {
             the_same_tokens_give_the_same_bits,
             batch_equals_single,
             probes_end_in_the_logits,
+            batched_appends_equal_single_appends,
+            refused_append_leaves_the_batch,
+            last_rows_equal_those_of_all,
+            fork_equals_fresh,
+            imported_keys_and_values_equal_computed_ones,
+            zero_adapter_is_the_identity,
+            cancelled_encode_is_an_error,
             logits_match_golden,
             greedy_tokens_match_golden,
         );

@@ -241,6 +241,11 @@ impl Error {
         Self::InvalidOption { option: option.into(), value: value.to_string(), problem: problem.into() }
     }
 
+    /// An [`Unsupported`](Self::Unsupported) for an optional ability that a session does not have.
+    pub(crate) fn missing_capability(what: &str) -> Self {
+        Self::Unsupported { what: what.into(), reason: "this session cannot do it".into(), hint: None }
+    }
+
     /// The path of a missing file, with what it is for.
     pub fn missing_file(path: PathBuf, needed_for: &str) -> Self {
         Self::BadFile {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::backend::{Logits, LogitsRequest, TokenId};
+use crate::backend::{LogitsRequest, TokenId};
 use crate::error::{Error, Result};
 use crate::sampler::{Sampler, SamplingOptions};
 use crate::sequence::{PREFILL_CHUNK, Sequence};
@@ -116,8 +116,8 @@ pub struct Generation<'a> {
 enum State {
     Start,
     Prefill,
-    /// A token is to be drawn from these.
-    Sample(Logits),
+    /// A token is to be drawn from the sequence's logits.
+    Sample,
     /// The last token drawn is not in the cache yet.
     Decode,
     /// The last event is still to come.
@@ -170,7 +170,7 @@ impl<'a> Generation<'a> {
                 self.step()
             }
             State::Prefill => self.prefill().map(Some),
-            State::Sample(logits) => self.sample(&logits).map(Some),
+            State::Sample => self.sample().map(Some),
             State::Decode => self.decode().map(Some),
             State::Finish(reason) => self.finish(reason).map(Some),
             State::Done => Ok(None),
@@ -180,20 +180,20 @@ impl<'a> Generation<'a> {
     fn prefill(&mut self) -> Result<Event> {
         let before = Instant::now();
         let held = self.sequence.tokens().len();
-        let logits = self.sequence.advance(&self.history, self.options.prefill_chunk)?;
+        let is_last = self.sequence.advance(&self.history, self.options.prefill_chunk)?;
         let n_tokens = self.sequence.tokens().len();
         self.timings.prefill += before.elapsed();
         self.timings.n_prefilled += n_tokens - held;
-        self.state = match logits {
-            Some(_) if self.options.max_new_tokens == Some(0) => State::Finish(FinishReason::Length),
-            Some(logits) => State::Sample(logits),
-            None => State::Prefill,
+        self.state = match is_last {
+            true if self.options.max_new_tokens == Some(0) => State::Finish(FinishReason::Length),
+            true => State::Sample,
+            false => State::Prefill,
         };
         Ok(Event::Prefilled { n_tokens, n_prompt: self.n_prompt })
     }
 
     fn decode(&mut self) -> Result<Event> {
-        let token = self.history[self.history.len() - 1..].to_vec();
+        let token = self.history[self.history.len() - 1];
         if self.sequence.tokens().len() == self.sequence.context_length() {
             return self.finish(FinishReason::Length);
         }
@@ -201,14 +201,14 @@ impl<'a> Generation<'a> {
             return Err(Error::Cancelled);
         }
         let before = Instant::now();
-        let logits = self.sequence.append(&token, LogitsRequest::Last)?;
+        self.sequence.append(&[token], LogitsRequest::Last(1))?;
         self.timings.engine_decode += before.elapsed();
         self.timings.n_decoded += 1;
-        self.sample(&logits)
+        self.sample()
     }
 
-    fn sample(&mut self, logits: &Logits) -> Result<Event> {
-        let Some(row) = logits.last() else { return self.finish(FinishReason::Length) };
+    fn sample(&mut self) -> Result<Event> {
+        let Some(row) = self.sequence.logits().last() else { return self.finish(FinishReason::Length) };
         let sampler = match &mut self.sampler {
             Some(sampler) => sampler,
             none => none.insert(Sampler::new(self.options.sampling.clone(), row.len())?),

@@ -8,6 +8,7 @@
 //! - [`sequence`], [`sampler`], [`stop`], [`generate`], [`score`]: from logits to text. They exist once, so that engines differ in arithmetic only.
 //! - `conformance` (feature): the cases that every backend passes, and the backend that shows they can be passed.
 
+pub mod adapter;
 pub mod allocator;
 pub mod arena;
 pub mod backend;
@@ -33,8 +34,8 @@ pub mod template;
 pub mod tokenizer;
 
 pub use backend::{
-    Backend, BackendKind, Capabilities, DType, Device, DeviceReport, LoadOptions, Logits, LogitsRequest, Model, ModelInfo,
-    Session, SessionOptions, TokenId,
+    Backend, BackendKind, Capabilities, Capability, DType, Device, DeviceReport, LoadOptions, Logits, LogitsRequest, Model,
+    ModelInfo, Session, SessionOptions, TokenId,
 };
 pub use cancel::CancelToken;
 pub use error::{Error, Result};

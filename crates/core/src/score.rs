@@ -1,6 +1,6 @@
 //! Teacher-forced scoring: how probable a model finds a given text.
 
-use crate::backend::{LogitsRequest, TokenId};
+use crate::backend::{Capability, LogitsRequest, TokenId};
 use crate::error::{Error, Result};
 use crate::sequence::Sequence;
 
@@ -34,14 +34,13 @@ pub fn score(
     sequence.rewind(0)?;
     sequence.start(tokens)?;
     let mut scores = vec![TokenScore { id: tokens[0], logprob: None, rank: None, top: Vec::new() }];
-    let all_logits = sequence.capabilities().all_logits;
+    let all_logits = sequence.capabilities().has(Capability::AllLogits);
     let chunk = if all_logits { CHUNK } else { 1 };
     for given in tokens.chunks(chunk) {
         if sequence.cancel_token().is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let wanted = if all_logits { LogitsRequest::All } else { LogitsRequest::Last };
-        let logits = sequence.append(given, wanted)?;
+        let logits = sequence.append(given, LogitsRequest::Last(chunk))?;
         for i in 0..logits.n_rows() {
             if let Some(&next) = tokens.get(scores.len()) {
                 scores.push(score_token(logits.row(i), next, n_top, scores.len())?);

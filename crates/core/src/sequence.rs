@@ -1,6 +1,6 @@
 //! A session together with the tokens that it holds, so that what is already in the cache is not computed again.
 
-use crate::backend::{Capabilities, Logits, LogitsRequest, Model, Session, SessionOptions, TokenId};
+use crate::backend::{Capabilities, Capability, Logits, LogitsRequest, Model, Session, SessionOptions, TokenId};
 use crate::cancel::CancelToken;
 use crate::error::{Error, Result};
 
@@ -12,6 +12,7 @@ pub const PREFILL_CHUNK: usize = 256;
 pub struct Sequence {
     session: Box<dyn Session>,
     tokens: Vec<TokenId>,
+    logits: Logits,
     cancel: CancelToken,
     capabilities: Capabilities,
 }
@@ -25,6 +26,7 @@ impl Sequence {
         Ok(Self {
             session: model.new_session(options)?,
             tokens: Vec::new(),
+            logits: Logits::default(),
             cancel: options.cancel.clone(),
             capabilities: model.info().capabilities,
         })
@@ -50,14 +52,19 @@ impl Sequence {
         &self.cancel
     }
 
-    /// Appends `tokens` in one run: see [`Session::append`].
+    /// Appends `tokens` in one run and returns the requested logits: see [`Session::append_into`].
     ///
     /// # Errors
-    /// As [`Session::append`]; the sequence is unchanged.
-    pub fn append(&mut self, tokens: &[TokenId], wanted: LogitsRequest) -> Result<Logits> {
-        let logits = self.session.append(tokens, wanted)?;
+    /// As [`Session::append_into`]; the sequence is unchanged.
+    pub fn append(&mut self, tokens: &[TokenId], request: LogitsRequest) -> Result<&Logits> {
+        self.session.append_into(tokens, request, &mut self.logits)?;
         self.tokens.extend_from_slice(tokens);
-        Ok(logits)
+        Ok(&self.logits)
+    }
+
+    /// The logits of the last successful [`append`](Self::append) or [`advance`](Self::advance).
+    pub fn logits(&self) -> &Logits {
+        &self.logits
     }
 
     /// Forgets everything after the first `n_tokens`.
@@ -70,42 +77,41 @@ impl Sequence {
         Ok(())
     }
 
-    /// Keeps what is common to the tokens held and `wanted`, and returns how many that is: they need no computing.
+    /// Keeps what is common to the tokens held and `prompt`, and returns how many that is: they need no computing.
     ///
     /// # Errors
-    /// [`Error::EmptyPrompt`], and [`Error::ContextFull`] when `wanted` does not fit; the sequence is unchanged.
-    pub fn start(&mut self, wanted: &[TokenId]) -> Result<usize> {
-        if wanted.is_empty() {
+    /// [`Error::EmptyPrompt`], and [`Error::ContextFull`] when `prompt` does not fit; the sequence is unchanged.
+    pub fn start(&mut self, prompt: &[TokenId]) -> Result<usize> {
+        if prompt.is_empty() {
             return Err(Error::EmptyPrompt);
         }
-        if wanted.len() > self.context_length() {
-            return Err(Error::ContextFull { held: 0, asked: wanted.len(), max: self.context_length() });
+        if prompt.len() > self.context_length() {
+            return Err(Error::ContextFull { held: 0, asked: prompt.len(), max: self.context_length() });
         }
-        self.rewind(self.reusable(wanted))?;
+        self.rewind(self.reusable(prompt))?;
         Ok(self.tokens.len())
     }
 
-    /// Computes the next `chunk` tokens of `wanted`, whose beginning is held; with its last token come the logits.
+    /// Computes the next `chunk` tokens of `prompt`, whose beginning is held. `true` when that was the last of them, whose
+    /// [`logits`](Self::logits) are there now.
     ///
     /// # Errors
-    /// [`Error::Cancelled`] before or within the chunk, and as [`Session::append`].
-    pub fn advance(&mut self, wanted: &[TokenId], chunk: usize) -> Result<Option<Logits>> {
+    /// [`Error::Cancelled`] before or within the chunk, and as [`Session::append_into`].
+    pub fn advance(&mut self, prompt: &[TokenId], chunk: usize) -> Result<bool> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let rest = wanted.get(self.tokens.len()..).filter(|rest| !rest.is_empty()).ok_or(Error::EmptyPrompt)?;
+        let rest = prompt.get(self.tokens.len()..).filter(|rest| !rest.is_empty()).ok_or(Error::EmptyPrompt)?;
         let n = rest.len().min(chunk.max(1));
-        if n < rest.len() {
-            self.append(&rest[..n], LogitsRequest::None)?;
-            return Ok(None);
-        }
-        self.append(rest, LogitsRequest::Last).map(Some)
+        let is_last = n == rest.len();
+        self.append(&rest[..n], if is_last { LogitsRequest::Last(1) } else { LogitsRequest::None })?;
+        Ok(is_last)
     }
 
     /// How many of the tokens held can stay. At least one token must be computed, for its logits.
-    fn reusable(&self, wanted: &[TokenId]) -> usize {
-        let common = self.tokens.iter().zip(wanted).take_while(|(held, wanted)| held == wanted).count();
-        let kept = common.min(wanted.len() - 1);
-        if self.capabilities.rewind || kept == self.tokens.len() { kept } else { 0 }
+    fn reusable(&self, prompt: &[TokenId]) -> usize {
+        let common = self.tokens.iter().zip(prompt).take_while(|(held, next)| held == next).count();
+        let kept = common.min(prompt.len() - 1);
+        if self.capabilities.has(Capability::Rewind) || kept == self.tokens.len() { kept } else { 0 }
     }
 }

@@ -6,21 +6,16 @@ use std::path::Path;
 use tandem_core::conformance;
 use tandem_core::conformance::{FakeBackend, Fixture};
 use tandem_core::files::ModelFiles;
-use tandem_core::{Capabilities, LoadOptions};
+use tandem_core::{Capabilities, Capability, LoadOptions};
 
-conformance!(everything, || fixture(Capabilities {
-    all_logits: true,
-    rewind: true,
-    hidden_states: true,
-    adapters: false,
-    probe: true
-}));
-conformance!(nothing, || fixture(Capabilities::default()));
+conformance!(everything, || fixture(Capabilities::of(&Capability::ALL), true));
+conformance!(encoder, || fixture(Capabilities::of(&[Capability::HiddenStates]), false));
+conformance!(generation_alone, || fixture(Capabilities::of(&[Capability::Generation]), false));
 
-fn fixture(capabilities: Capabilities) -> Result<Fixture, String> {
+fn fixture(capabilities: Capabilities, shows_stages: bool) -> Result<Fixture, String> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/qwen2-tied");
     Ok(Fixture {
-        backend: Box::new(FakeBackend { capabilities }),
+        backend: Box::new(FakeBackend { capabilities, shows_stages }),
         files: ModelFiles::discover(&directory, "qwen2-tied").unwrap(),
         options: LoadOptions::default(),
         tolerance: 0.0,

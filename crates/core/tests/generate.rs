@@ -12,7 +12,7 @@ use tandem_core::score::{perplexity, score};
 use tandem_core::sequence::Sequence;
 use tandem_core::stop::StopOptions;
 use tandem_core::tokenizer::Tokenizer;
-use tandem_core::{Backend, Capabilities, Error, LoadOptions, Model, SessionOptions, TokenId};
+use tandem_core::{Backend, Capabilities, Capability, Error, LoadOptions, Model, SessionOptions, TokenId};
 
 const PROMPT: [TokenId; 6] = [40, 41, 42, 43, 44, 45];
 
@@ -32,13 +32,13 @@ struct Outcome {
 fn world(capabilities: Capabilities) -> World {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/qwen2-tied");
     let files = ModelFiles::discover(&directory, "qwen2-tied").unwrap();
-    let model = FakeBackend { capabilities }.load(&files, &LoadOptions::default()).unwrap();
+    let model = FakeBackend { capabilities, shows_stages: false }.load(&files, &LoadOptions::default()).unwrap();
     let json = std::fs::read(directory.join("tokenizer.json")).unwrap();
     World { model, tokenizer: Tokenizer::from_json(&json, "tokenizer.json").unwrap() }
 }
 
 fn rewinding() -> World {
-    world(Capabilities { all_logits: true, rewind: true, ..Capabilities::default() })
+    world(Capabilities::of(&[Capability::Generation, Capability::AllLogits, Capability::Rewind]))
 }
 
 impl World {
@@ -182,7 +182,7 @@ fn what_is_in_the_cache_is_not_computed_again() {
 
 #[test]
 fn a_cache_that_cannot_be_rewound_is_emptied() {
-    let world = world(Capabilities::default());
+    let world = world(Capabilities::of(&[Capability::Generation]));
     let mut sequence = world.sequence(100);
     let first = world.generate(&mut sequence, &PROMPT, options(8));
     let other = [&PROMPT[..4], &[99, 98, 97]].concat();
@@ -217,7 +217,7 @@ fn no_prompt_and_no_tokens() {
 fn scores_do_not_depend_on_how_logits_come() {
     let text: Vec<TokenId> = (0..70).map(|i| i * 3 % 300).collect();
     let with = rewinding();
-    let without = world(Capabilities::default());
+    let without = world(Capabilities::of(&[Capability::Generation]));
     let all = score(&mut with.sequence(100), &text, 3, &mut |_| {}).unwrap();
     let mut done = Vec::new();
     let stepped = score(&mut without.sequence(100), &text, 3, &mut |n| done.push(n)).unwrap();

@@ -219,7 +219,7 @@ pub fn prove(kind: BackendKind, ort_library: Option<&Path>, device: Device) -> R
         BackendKind::Candle => {
             let load = LoadOptions { device, ..LoadOptions::default() };
             let model = tandem_backend_candle::CandleBackend::new().load(&crate::find("demo")?, &load)?;
-            let logits = model.new_session(&Default::default())?.append(&[0], tandem_core::LogitsRequest::Last)?;
+            let logits = model.new_session(&Default::default())?.append(&[0], tandem_core::LogitsRequest::Last(1))?;
             match logits.values().iter().all(|value| value.is_finite()) {
                 true => Ok("candle".into()),
                 false => Err(Error::BadLogits { token: 0, value: f32::NAN, n_tokens: 1 }),

@@ -3,7 +3,7 @@
 use tandem_core::backend::Numerics;
 use tandem_core::divergence::kl_divergence;
 use tandem_core::tokenizer::SpecialTokens;
-use tandem_core::{DType, LogitsRequest, Result, SessionOptions, TokenId};
+use tandem_core::{Capability, DType, LogitsRequest, Result, SessionOptions, TokenId};
 
 use crate::model::{Settings, TextModel};
 
@@ -32,7 +32,7 @@ pub struct NumericsCost {
 /// As [`TextModel::load`], and as a session's.
 pub fn numerics_cost(model: &TextModel, settings: &Settings) -> Result<Option<NumericsCost>> {
     let quantised = matches!(model.info().dtype, DType::Int8 | DType::Int4);
-    if !quantised || settings.load.numerics == Numerics::Exact || !model.info().capabilities.all_logits {
+    if !quantised || settings.load.numerics == Numerics::Exact || !model.info().capabilities.has(Capability::AllLogits) {
         return Ok(None);
     }
     let mut exact = settings.clone();

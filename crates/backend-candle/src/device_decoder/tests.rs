@@ -8,7 +8,7 @@ use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
 use tandem_core::conformance::{Fixture, Golden};
 use tandem_core::files::ModelFiles;
-use tandem_core::{Backend, BackendKind, DeviceReport, LogitsRequest, Model, Result, SessionOptions, conformance};
+use tandem_core::{Backend, BackendKind, CancelToken, DeviceReport, LogitsRequest, Model, Result, SessionOptions, conformance};
 
 use super::*;
 use crate::CandleBackend;
@@ -37,9 +37,8 @@ impl Backend for OnProcessor {
         CandleBackend::new().devices()
     }
 
-    fn load(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
-        let mut info = CandleBackend::new().load(files, options)?.info().clone();
-        info.capabilities.probe = false;
+    fn load_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
+        let info = CandleBackend::new().load(files, options)?.info().clone();
         let config = ModelConfig::from_file(&files.config)?;
         let threads = crate::device::threads(&options.threads)?;
         let decoder = Box::new(DeviceDecoder::new(in_f32(files, &config)?, self.0, &Device::Cpu).unwrap());
@@ -52,8 +51,9 @@ fn hidden_states_match_our_decoder() {
     for name in ["qwen3", "llama3-rope"] {
         let fixture = fixture(name);
         let own = CandleBackend::new().load(&fixture.files, &fixture.options).unwrap();
+        let cancel = CancelToken::new();
         let batch = TokenBatch::new(&[tokens(7), tokens(1), tokens(30)]).unwrap();
-        let (theirs, ours) = (fixture.load().encode(&batch).unwrap(), own.encode(&batch).unwrap());
+        let (theirs, ours) = (fixture.load().encode(&batch, &cancel).unwrap(), own.encode(&batch, &cancel).unwrap());
         assert_eq!(theirs.lengths, ours.lengths);
         close(&theirs.values, &ours.values, 2e-5, name);
     }
@@ -86,7 +86,7 @@ fn half_precision_is_close_to_f32() {
         let last = |model: Arc<dyn Model>| {
             let mut session = model.new_session(&SessionOptions::default()).unwrap();
             session.append(&tokens(30), LogitsRequest::None).unwrap();
-            session.append(&tokens(2)[..1], LogitsRequest::Last).unwrap().values().to_vec()
+            session.append(&tokens(2)[..1], LogitsRequest::Last(1)).unwrap().values().to_vec()
         };
         let half = last(OnProcessor(dtype).load(&fixture.files, &fixture.options).unwrap());
         close(&half, &last(fixture.load()), allowed, &format!("{dtype:?}"));

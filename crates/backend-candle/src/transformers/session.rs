@@ -22,7 +22,7 @@ pub(crate) struct TransformersSession {
 
 impl TransformersSession {
     pub(crate) fn new(model: Arc<TransformersShared>, options: &SessionOptions) -> Result<Self> {
-        let context_length = options.context_length(&model.info)?;
+        let context_length = options.context_length.unwrap_or(model.info.max_context);
         Ok(Self { model, tokens: Vec::new(), running: None, context_length, cancel: options.cancel.clone() })
     }
 
@@ -55,18 +55,19 @@ impl Session for TransformersSession {
         self.context_length
     }
 
-    fn append(&mut self, tokens: &[TokenId], wanted: LogitsRequest) -> Result<Logits> {
-        self.model.info.check_append(self.tokens.len(), self.context_length, tokens, wanted)?;
+    fn append_into(&mut self, tokens: &[TokenId], request: LogitsRequest, logits: &mut Logits) -> Result<()> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
         let threads = Arc::clone(&self.model.threads);
-        let logits = threads.install(|| self.run(tokens))?;
-        Ok(if wanted == LogitsRequest::None { Logits::none() } else { Logits::new(logits, self.model.info.vocab_size) })
+        let last = threads.install(|| self.run(tokens))?;
+        if request != LogitsRequest::None {
+            logits.resize(1, self.model.info.vocab_size).copy_from_slice(&last);
+        }
+        Ok(())
     }
 
     fn rewind(&mut self, n_tokens: usize) -> Result<()> {
-        self.model.info.check_rewind(self.tokens.len(), n_tokens)?;
         if n_tokens == 0 {
             self.tokens.clear();
             self.running = None;

@@ -12,7 +12,7 @@ use crate::{golden, load};
 fn append_stops_when_cancelled_and_keeps_the_session() {
     let model = load(&golden("mistral"), &LoadOptions::default()).unwrap();
     let tokens: Vec<TokenId> = (0..200).map(|i| i * 31 % 340).collect();
-    let whole = model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last).unwrap();
+    let whole = model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last(1)).unwrap();
     let cancel = CancelToken::new();
     let mut session = model.new_session(&SessionOptions { cancel: cancel.clone(), ..SessionOptions::default() }).unwrap();
     session.append(&tokens[..50], LogitsRequest::None).unwrap();
@@ -29,7 +29,7 @@ fn append_stops_when_cancelled_and_keeps_the_session() {
         }
     });
     let error = loop {
-        match session.append(&tokens[50..], LogitsRequest::Last) {
+        match session.append(&tokens[50..], LogitsRequest::Last(1)) {
             Ok(_) => session.rewind(50).unwrap(),
             Err(error) => break error,
         }
@@ -40,7 +40,7 @@ fn append_stops_when_cancelled_and_keeps_the_session() {
     assert_eq!(session.n_tokens(), 50, "a cancelled call appends nothing");
 
     cancel.reset();
-    let after = session.append(&tokens[50..], LogitsRequest::Last).unwrap();
+    let after = session.append(&tokens[50..], LogitsRequest::Last(1)).unwrap();
     let difference = after.values().iter().zip(whole.values()).fold(0.0_f32, |max, (a, b)| max.max((a - b).abs()));
     assert!(difference < 1e-4, "the cache is unchanged: {difference}");
 }

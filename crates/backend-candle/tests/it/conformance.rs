@@ -8,7 +8,7 @@ use tandem_core::backend::{Numerics, ThreadOptions, TokenBatch};
 use tandem_core::conformance;
 use tandem_core::conformance::{Fixture, Golden};
 use tandem_core::files::ModelFiles;
-use tandem_core::{DType, LoadOptions};
+use tandem_core::{CancelToken, DType, LoadOptions};
 
 use crate::golden;
 
@@ -44,7 +44,7 @@ fn hidden_states_match_golden() {
         let tensors = std::fs::read(golden(name).join("golden.safetensors")).unwrap();
         let tensors = SafeTensors::deserialize(&tensors).unwrap();
         let prompts: Vec<&[u32]> = answers.prompts.iter().map(|prompt| prompt.ids.as_slice()).collect();
-        let together = model.encode(&TokenBatch::new(&prompts).unwrap()).unwrap();
+        let together = model.encode(&TokenBatch::new(&prompts).unwrap(), &CancelToken::new()).unwrap();
         assert_eq!(together.lengths, prompts.iter().map(|prompt| prompt.len()).collect::<Vec<_>>());
         let mut start = 0;
         for (i, prompt) in answers.prompts.iter().enumerate() {

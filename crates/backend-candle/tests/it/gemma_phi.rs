@@ -32,12 +32,12 @@ fn sliding_window_gives_equal_logits_for_prompt_and_steps() {
         let tokens: Vec<u32> = (0..60).map(|i| i * 37 % 340).collect();
         let whole = model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::All).unwrap();
         let unlimited = load(&golden(name), &LoadOptions::default()).unwrap();
-        let all = unlimited.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last).unwrap();
+        let all = unlimited.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last(1)).unwrap();
         assert_ne!(all.row(0), whole.row(59), "{name}: the window is used");
         let mut session = model.new_session(&SessionOptions::default()).unwrap();
         let scale = whole.values().iter().fold(0.0_f32, |max, value| max.max(value.abs()));
         for (i, token) in tokens.iter().enumerate() {
-            let row = session.append(&[*token], LogitsRequest::Last).unwrap();
+            let row = session.append(&[*token], LogitsRequest::Last(1)).unwrap();
             for (step, whole) in row.row(0).iter().zip(whole.row(i)) {
                 assert!((step - whole).abs() <= 2e-5 * scale, "{name}, position {i}: {step} {whole}");
             }
@@ -52,7 +52,7 @@ fn quantised_families_stay_close_to_f32() {
         let logits = |dtype| {
             let options = LoadOptions { dtype, ..LoadOptions::default() };
             let model = load(&golden(name), &options).unwrap();
-            model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last).unwrap()
+            model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last(1)).unwrap()
         };
         let exact = logits(None);
         let scale = exact.values().iter().fold(0.0_f32, |max, value| max.max(value.abs()));

@@ -127,7 +127,7 @@ fn logits(model: &dyn Model) -> Vec<f32> {
     let n = model.info().vocab_size as u32;
     let tokens: Vec<u32> = (0..40).map(|i| i * 29 % n).collect();
     let many = session.append(&tokens, LogitsRequest::All).unwrap();
-    let one = session.append(&[5], LogitsRequest::Last).unwrap();
+    let one = session.append(&[5], LogitsRequest::Last(1)).unwrap();
     [many.values(), one.values()].concat()
 }
 

@@ -82,7 +82,7 @@ fn sliding_window_is_ignored_when_null_or_unused() {
         let directory = edited("qwen2-tied", |config| change(config), |_| true);
         let model = load(directory.path(), &LoadOptions::default()).unwrap();
         let tokens: Vec<u32> = (0..40).collect();
-        model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last).unwrap()
+        model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last(1)).unwrap()
     };
     let plain = logits(&|_| {});
     assert_eq!(logits(&|config| config["sliding_window"] = Value::Null), plain);
@@ -107,7 +107,7 @@ fn sliding_window_gives_equal_logits_for_prompt_and_steps() {
     let whole = model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::All).unwrap();
     let mut session = model.new_session(&SessionOptions::default()).unwrap();
     for (i, token) in tokens.iter().enumerate() {
-        let row = session.append(&[*token], LogitsRequest::Last).unwrap();
+        let row = session.append(&[*token], LogitsRequest::Last(1)).unwrap();
         close(row.row(0), whole.row(i), &format!("position {i}"));
     }
 }
@@ -119,7 +119,7 @@ fn weights_kept_in_16_bits_give_bit_identical_logits() {
         let mut session = model.new_session(&SessionOptions::default()).unwrap();
         let tokens: Vec<u32> = (0..40).collect();
         let prompt = session.append(&tokens, LogitsRequest::All).unwrap();
-        (model.info().dtype, model.info().memory_dtype, prompt, session.append(&[7], LogitsRequest::Last).unwrap())
+        (model.info().dtype, model.info().memory_dtype, prompt, session.append(&[7], LogitsRequest::Last(1)).unwrap())
     };
     for name in ["qwen2-tied", "qwen2-untied", "qwen3"] {
         for narrow in [safetensors::Dtype::F16, safetensors::Dtype::BF16] {
@@ -148,7 +148,7 @@ fn rope_theta_is_read_from_old_and_new_configurations() {
     let of = |directory: &Path| {
         let model = load(directory, &LoadOptions::default()).unwrap();
         let tokens: Vec<u32> = (3..30).collect();
-        model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last).unwrap()
+        model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last(1)).unwrap()
     };
     let newer = edited(
         "qwen2-tied",
@@ -175,7 +175,7 @@ fn weights_without_the_model_prefix_are_found() {
     std::fs::copy(source.join("config.json"), directory.path().join("config.json")).unwrap();
     let of = |directory: &Path| {
         let model = load(directory, &LoadOptions::default()).unwrap();
-        model.new_session(&SessionOptions::default()).unwrap().append(&[1, 2, 3], LogitsRequest::Last).unwrap()
+        model.new_session(&SessionOptions::default()).unwrap().append(&[1, 2, 3], LogitsRequest::Last(1)).unwrap()
     };
     assert_eq!(of(directory.path()), of(&source));
 }
@@ -185,13 +185,13 @@ fn second_prompt_attends_to_decoded_tokens() {
     // candle's quantised Qwen3 forgets decoded tokens here, because its two caches differ.
     let model = load(&golden("qwen3"), &LoadOptions::default()).unwrap();
     let tokens: Vec<u32> = (0..60).map(|i| i * 29 % 304).collect();
-    let whole = model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last).unwrap();
+    let whole = model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last(1)).unwrap();
     let mut session = model.new_session(&SessionOptions::default()).unwrap();
     session.append(&tokens[..20], LogitsRequest::None).unwrap();
     for token in &tokens[20..30] {
-        session.append(&[*token], LogitsRequest::Last).unwrap();
+        session.append(&[*token], LogitsRequest::Last(1)).unwrap();
     }
-    let after = session.append(&tokens[30..], LogitsRequest::Last).unwrap();
+    let after = session.append(&tokens[30..], LogitsRequest::Last(1)).unwrap();
     close(after.row(0), whole.row(0), "the second prompt");
 }
 
@@ -206,11 +206,11 @@ fn rope_is_accurate_far_into_a_context() {
     let directory = edited("mistral", change, |_| true);
     let model = load(directory.path(), &LoadOptions::default()).unwrap();
     let tokens: Vec<u32> = (0..40).map(|i| i * 37 % 340).collect();
-    let near = model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last).unwrap();
+    let near = model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last(1)).unwrap();
     let mut session = model.new_session(&SessionOptions::default()).unwrap();
     let before: Vec<u32> = (0..8000).map(|i| i * 11 % 340).collect();
     session.append(&before, LogitsRequest::None).unwrap();
-    let far = session.append(&tokens, LogitsRequest::Last).unwrap();
+    let far = session.append(&tokens, LogitsRequest::Last(1)).unwrap();
     let scale = near.row(0).iter().fold(0.0_f32, |max, value| max.max(value.abs()));
     let difference = far.row(0).iter().zip(near.row(0)).fold(0.0_f32, |max, (a, b)| max.max((a - b).abs())) / scale;
     // An angle of 8,000 in f32 is off by 2e-4 at most.
@@ -223,7 +223,7 @@ fn head_dim_and_attention_bias_are_respected() {
     let plain = golden("llama-linear");
     let of = |directory: &Path| {
         let model = load(directory, &LoadOptions::default())?;
-        model.new_session(&SessionOptions::default())?.append(&[1, 2, 3], LogitsRequest::Last)
+        model.new_session(&SessionOptions::default())?.append(&[1, 2, 3], LogitsRequest::Last(1))
     };
     let wider = edited("llama-linear", |config| config["head_dim"] = json!(32), |_| true);
     let error = of(wider.path()).unwrap_err();

@@ -77,14 +77,14 @@ fn compare(name: &str, directory: &Path, lengths: &[usize]) {
         oracle.reset();
         let mut held = 0;
         for part in std::iter::once(&tokens[..n]).chain(tokens[n..].chunks(1)) {
-            let ours = session.append(part, LogitsRequest::Last).unwrap();
+            let ours = session.append(part, LogitsRequest::Last(1)).unwrap();
             let theirs = oracle.append(part, held);
             held += part.len();
             close(ours.row(0), &theirs, &format!("{name}: prompt of {n}, {held} tokens"));
         }
         let second: Vec<u32> = tokens.iter().rev().copied().take(11.min(config.max_context - held)).collect();
         if !second.is_empty() {
-            let ours = session.append(&second, LogitsRequest::Last).unwrap();
+            let ours = session.append(&second, LogitsRequest::Last(1)).unwrap();
             close(ours.row(0), &oracle.append(&second, held), &format!("{name}: a second prompt after {held} tokens"));
         }
     }

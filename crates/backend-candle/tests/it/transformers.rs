@@ -16,10 +16,10 @@ fn peer_matches_our_decoder_and_rewinds_to_nothing() {
         assert!(peer.info().engine_version.starts_with("candle-transformers"));
         let logits = |model: &dyn Model| {
             let mut session = model.new_session(&SessionOptions::default()).unwrap();
-            session.append(&[1, 2, 3], LogitsRequest::Last).unwrap();
+            session.append(&[1, 2, 3], LogitsRequest::Last(1)).unwrap();
             session.rewind(0).unwrap();
             session.append(&[5, 6, 7, 8], LogitsRequest::None).unwrap();
-            session.append(&[9], LogitsRequest::Last).unwrap()
+            session.append(&[9], LogitsRequest::Last(1)).unwrap()
         };
         let (theirs, ours) = (logits(&*peer), logits(&*ours));
         let scale = ours.values().iter().fold(0.0_f32, |max, value| max.max(value.abs()));

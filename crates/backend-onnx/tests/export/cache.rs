@@ -218,6 +218,6 @@ fn exports_what_is_large_and_writes_nothing_for_what_is_small() {
         let files: Vec<_> = model.info().weight_files.iter().map(|file| file.path.clone().unwrap()).collect();
         assert!(files.iter().all(|path| path.starts_with(dir.path().join("cache/graphs"))), "{files:?}");
         let mut session = model.new_session(&SessionOptions::default()).unwrap();
-        assert_eq!(session.append(&[1, 2, 3], LogitsRequest::Last).unwrap().n_rows(), 1);
+        assert_eq!(session.append(&[1, 2, 3], LogitsRequest::Last(1)).unwrap().n_rows(), 1);
     }
 }

@@ -88,7 +88,7 @@ impl Backend for WithDirectory {
         self.backend.devices()
     }
 
-    fn load(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
-        self.backend.load(files, options)
+    fn load_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
+        self.backend.load_unchecked(files, options)
     }
 }

@@ -10,7 +10,7 @@ use tandem_bench::record::bytes_per_weight;
 use tandem_core::backend::ThreadOptions;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
-use tandem_core::{Backend, LoadOptions, LogitsRequest, Model, Session, SessionOptions, TokenId};
+use tandem_core::{Backend, Capability, LoadOptions, LogitsRequest, Model, Session, SessionOptions, TokenId};
 
 /// Tokens that are decoded in a phase.
 const DECODED: usize = 16;
@@ -122,12 +122,12 @@ struct OfModel {
 
 impl Sequence for OfModel {
     fn append(&mut self, tokens: &[TokenId]) -> Result<TokenId> {
-        let logits = self.session.append(tokens, LogitsRequest::Last)?;
+        let logits = self.session.append(tokens, LogitsRequest::Last(1))?;
         Ok(greatest(logits.last().context("a row of logits")?))
     }
 
     fn clear(&mut self) -> Result<()> {
-        if self.model.info().capabilities.rewind {
+        if self.model.info().capabilities.has(Capability::Rewind) {
             self.session.rewind(0)?;
         } else {
             self.session = new_session(&self.model)?;

@@ -135,7 +135,10 @@ pub(super) fn bisect(
     let tokens = &tokens[..tokens.len().min(most)];
     let n_layers = reference.model.info().n_layers.min(candidate.model.info().n_layers);
     let points = ProbePoint::all(n_layers);
-    let probe = |side: &Side<'_>| Ok::<_, Error>(Values::new(side.model.probe(tokens, &points)?, &points));
+    let probe = |side: &Side<'_>| {
+        let prober = side.model.prober().ok_or_else(|| side.model.info().unsupported("probing"))?;
+        Ok::<_, Error>(Values::new(prober.probe(tokens, &points)?, &points))
+    };
     let (ours, theirs) = (probe(reference)?, probe(candidate)?);
     let floor = floor(candidate.model.info().dtype);
     let mut stages = Vec::new();
@@ -197,7 +200,7 @@ fn of_sessions(sides: [(&Side<'_>, &Values); 2], tokens: &[TokenId], floor: f64,
         let Some(probed) = values.shown(logits) else { continue };
         let mut session = session(side, tokens.len(), cancel)?;
         for (i, &token) in tokens.iter().enumerate() {
-            let stepped = session.append(&[token], LogitsRequest::Last)?;
+            let stepped = session.append(&[token], LogitsRequest::Last(1))?;
             if stepped.last().is_some_and(|row| relative(row, probed.row(i)) > floor) {
                 return Ok(Finding::Cache { side: which });
             }

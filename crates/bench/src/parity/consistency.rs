@@ -2,7 +2,7 @@
 //! the noise of this machine, and a way that differs by more is broken.
 
 use serde::Serialize;
-use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Model, Result, SessionOptions, TokenId};
+use tandem_core::{CancelToken, Capability, Error, Logits, LogitsRequest, Model, Result, SessionOptions, TokenId};
 
 use super::Side;
 use super::row::Row;
@@ -107,7 +107,7 @@ fn whole(model: &dyn Model, tokens: &[TokenId], cancel: &CancelToken) -> Result<
 }
 
 fn wanted(model: &dyn Model) -> LogitsRequest {
-    if model.info().capabilities.all_logits { LogitsRequest::All } else { LogitsRequest::Last }
+    if model.info().capabilities.has(Capability::AllLogits) { LogitsRequest::All } else { LogitsRequest::Last(1) }
 }
 
 fn computed(model: &dyn Model, way: Way, tokens: &[TokenId], cancel: &CancelToken) -> Result<Logits> {
@@ -128,7 +128,7 @@ fn computed(model: &dyn Model, way: Way, tokens: &[TokenId], cancel: &CancelToke
 /// The second half behind the first, after the second half was there in reverse.
 fn rewound(model: &dyn Model, tokens: &[TokenId], cancel: &CancelToken) -> Result<Logits> {
     let mut session = model.new_session(&SessionOptions { context_length: None, cancel: cancel.clone() })?;
-    let kept = if model.info().capabilities.rewind { tokens.len() / 2 } else { 0 };
+    let kept = if model.info().capabilities.has(Capability::Rewind) { tokens.len() / 2 } else { 0 };
     let (first, second) = tokens.split_at(kept);
     if !first.is_empty() {
         session.append(first, LogitsRequest::None)?;

@@ -123,7 +123,7 @@ fn run(
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let (ours, theirs) = (ours.append(&given, LogitsRequest::Last)?, theirs.append(&given, LogitsRequest::Last)?);
+        let (ours, theirs) = (ours.append(&given, LogitsRequest::Last(1))?, theirs.append(&given, LogitsRequest::Last(1))?);
         let (Some(ours), Some(theirs)) = (ours.last(), theirs.last()) else { break };
         let our_token = sampler.sample(ours, &history, n as u64)?.id;
         let their_token = sampler.sample(theirs, &history, n as u64)?.id;

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 use tandem_core::divergence::LogSoftmax;
-use tandem_core::{CancelToken, Error, LogitsRequest, Result, Session, SessionOptions, TokenId};
+use tandem_core::{CancelToken, Capability, Error, LogitsRequest, Result, Session, SessionOptions, TokenId};
 
 use super::corpus::PromptKind;
 use super::row::{Label, Parted, Row};
@@ -158,8 +158,9 @@ pub(super) fn lock_step(
     cancel: &CancelToken,
     take: &mut TakeRows<'_>,
 ) -> Result<()> {
-    let all = reference.model.info().capabilities.all_logits && candidate.model.info().capabilities.all_logits;
-    let (chunk, wanted) = if all { (CHUNK, LogitsRequest::All) } else { (1, LogitsRequest::Last) };
+    let all = reference.model.info().capabilities.has(Capability::AllLogits)
+        && candidate.model.info().capabilities.has(Capability::AllLogits);
+    let (chunk, wanted) = if all { (CHUNK, LogitsRequest::All) } else { (1, LogitsRequest::Last(1)) };
     let (mut ours, mut theirs) = (session(reference, tokens.len(), cancel)?, session(candidate, tokens.len(), cancel)?);
     let mut position = 0;
     for given in tokens.chunks(chunk) {

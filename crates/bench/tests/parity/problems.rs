@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use tandem_bench::parity::{Corpus, Metric, Outcome, Parity, ParityOptions, Thresholds, Verdict};
-use tandem_core::backend::{HiddenStates, LoraAdapter, Numerics, Probe, ProbePoint, TokenBatch};
+use tandem_core::backend::{Numerics, Prober};
 use tandem_core::{BackendKind, DType, Error, Logits, LogitsRequest, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
 use crate::support::{Loaded, compare, quick};
@@ -127,16 +127,8 @@ impl Model for Fails {
         Ok(Box::new(FailsSession(self.inner.new_session(options)?)))
     }
 
-    fn encode(&self, batch: &TokenBatch) -> Result<HiddenStates> {
-        self.inner.encode(batch)
-    }
-
-    fn with_adapter(&self, adapter: &LoraAdapter) -> Result<Arc<dyn Model>> {
-        self.inner.with_adapter(adapter)
-    }
-
-    fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
-        self.inner.probe(tokens, points)
+    fn prober(&self) -> Option<&dyn Prober> {
+        self.inner.prober()
     }
 }
 
@@ -149,7 +141,7 @@ impl Session for FailsSession {
         self.0.context_length()
     }
 
-    fn append(&mut self, tokens: &[TokenId], wanted: LogitsRequest) -> Result<Logits> {
+    fn append_into(&mut self, tokens: &[TokenId], request: LogitsRequest, logits: &mut Logits) -> Result<()> {
         if tokens.len() > 5 {
             return Err(Error::Engine {
                 backend: BackendKind::Candle,
@@ -157,7 +149,7 @@ impl Session for FailsSession {
                 source: "the engine gave up".into(),
             });
         }
-        self.0.append(tokens, wanted)
+        self.0.append_into(tokens, request, logits)
     }
 
     fn rewind(&mut self, n_tokens: usize) -> Result<()> {

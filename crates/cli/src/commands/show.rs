@@ -72,7 +72,7 @@ struct Loaded {
     kv_bytes_per_token: usize,
     /// What fast numerics cost; null where they cost nothing: for weights that are not quantised, and with `--numerics exact`.
     fast_numerics: Option<FastNumerics>,
-    capabilities: Vec<&'static str>,
+    capabilities: Vec<String>,
     /// The share of the graph, 0 to 1, that runs on the device.
     device_share: f64,
     placement: Vec<PlacementRow>,
@@ -197,23 +197,10 @@ fn loaded(model: &TextModel, cost: Option<NumericsCost>) -> Loaded {
         load_ms: u64::try_from(model.load_time().as_millis()).unwrap_or(u64::MAX),
         kv_bytes_per_token: info.kv_bytes_per_token,
         fast_numerics: cost.map(|cost| FastNumerics { mean_kl: cost.mean_kl, n_positions: cost.n_positions }),
-        capabilities: capabilities(info),
+        capabilities: info.capabilities.iter().map(|capability| capability.to_string()).collect(),
         device_share: info.device_share,
         placement: placement(info),
     }
-}
-
-fn capabilities(info: &ModelInfo) -> Vec<&'static str> {
-    let abilities = info.capabilities;
-    [
-        ("all_logits", abilities.all_logits),
-        ("rewind", abilities.rewind),
-        ("hidden_states", abilities.hidden_states),
-        ("adapters", abilities.adapters),
-    ]
-    .into_iter()
-    .filter_map(|(name, has)| has.then_some(name))
-    .collect()
 }
 
 fn weight_types(info: &ModelInfo) -> Vec<WeightTypeRow> {

@@ -2,62 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::{BackendKind, DType, Device, TokenId};
+use super::{BackendKind, Capabilities, Capability, DType, Device, TokenId};
 use crate::error::{Error, Result};
-
-/// Which positions' logits [`Session::append`](super::Session::append) returns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogitsRequest {
-    /// None: the tokens only enter the cache.
-    None,
-    /// Those of the last token: `[1, vocab_size]`.
-    Last,
-    /// Those of every token: `[n_tokens, vocab_size]`.
-    All,
-}
-
-/// Scores before softmax, `[n, vocab_size]`, row-major.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Logits {
-    values: Vec<f32>,
-    vocab_size: usize,
-}
-
-impl Logits {
-    /// Takes `values` of shape `[values.len() / vocab_size, vocab_size]`.
-    ///
-    /// # Panics
-    /// When `values` is no whole number of rows: a backend's own mistake.
-    pub fn new(values: Vec<f32>, vocab_size: usize) -> Self {
-        assert!(vocab_size > 0 && values.len().is_multiple_of(vocab_size), "logits are whole rows");
-        Self { values, vocab_size }
-    }
-
-    /// No rows.
-    pub fn none() -> Self {
-        Self::default()
-    }
-
-    /// The number of rows.
-    pub fn n_rows(&self) -> usize {
-        self.values.len().checked_div(self.vocab_size).unwrap_or(0)
-    }
-
-    /// Row `i`: `[vocab_size]`.
-    pub fn row(&self, i: usize) -> &[f32] {
-        &self.values[i * self.vocab_size..(i + 1) * self.vocab_size]
-    }
-
-    /// The last row, if there is one.
-    pub fn last(&self) -> Option<&[f32]> {
-        self.n_rows().checked_sub(1).map(|i| self.row(i))
-    }
-
-    /// All values, row-major.
-    pub fn values(&self) -> &[f32] {
-        &self.values
-    }
-}
 
 /// Several sequences without padding: `ids` is their concatenation, `lengths` says where each ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,28 +55,6 @@ pub struct HiddenStates {
     pub lengths: Vec<usize>,
 }
 
-/// A low-rank adapter as published.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoraAdapter {
-    /// The directory or file.
-    pub path: PathBuf,
-}
-
-/// Optional abilities. `Default` is none; a backend lists what a model has, and conformance tests both directions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Capabilities {
-    /// `append` can return [`LogitsRequest::All`].
-    pub all_logits: bool,
-    /// `rewind` to any length, not to zero only.
-    pub rewind: bool,
-    /// `encode` works.
-    pub hidden_states: bool,
-    /// `with_adapter` works.
-    pub adapters: bool,
-    /// `probe` works.
-    pub probe: bool,
-}
-
 /// A file that weights came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WeightFile {
@@ -166,6 +90,7 @@ pub struct WeightType {
 
 /// A loaded model, as resolved.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct ModelInfo {
     /// The reference that it was loaded by.
     pub name: String,
@@ -204,4 +129,44 @@ pub struct ModelInfo {
     pub placement: Vec<Placement>,
     /// The share of its nodes, 0 to 1, that run on the device.
     pub device_share: f64,
+}
+
+impl ModelInfo {
+    /// Of a model whose backend says the rest by its fields.
+    pub fn new(name: impl Into<String>, backend: BackendKind, engine_version: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            backend,
+            engine_version: engine_version.into(),
+            device: Device::Cpu,
+            dtype: DType::F32,
+            memory_dtype: DType::F32,
+            architecture: String::new(),
+            n_layers: 0,
+            hidden_size: 0,
+            vocab_size: 0,
+            max_context: 0,
+            threads: 1,
+            kv_bytes_per_token: 0,
+            capabilities: Capabilities::default(),
+            weight_types: Vec::new(),
+            weight_files: Vec::new(),
+            placement: Vec::new(),
+            device_share: 1.0,
+        }
+    }
+
+    /// The error for something that this model cannot do.
+    pub fn unsupported(&self, what: &str) -> Error {
+        Error::Unsupported {
+            what: what.into(),
+            reason: format!("model `{}` on backend `{}` cannot do it", self.name, self.backend),
+            hint: None,
+        }
+    }
+
+    /// The error for a capability that this model does not have.
+    pub(super) fn without(&self, capability: Capability) -> Error {
+        self.unsupported(capability.description())
+    }
 }

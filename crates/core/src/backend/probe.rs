@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::TokenId;
+use crate::error::Result;
 
 /// What is computed at one place of a decoder, in the order in which it is computed.
 ///
@@ -60,6 +61,15 @@ pub struct ProbePoint {
     pub layer: Option<usize>,
     /// The stage.
     pub stage: Stage,
+}
+
+/// Shows the values between tokens and logits: for finding where two engines part, not for speed.
+pub trait Prober {
+    /// What one pass over `tokens` computes at those of `points` that this model shows, in the order of computation.
+    ///
+    /// # Errors
+    /// Those of [`Session::append_into`](super::Session::append_into).
+    fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>>;
 }
 
 /// The values at one point for every token: `[n_tokens, width]`, row-major.

@@ -1,13 +1,13 @@
 //! What a session does.
 
 use super::Fixture;
-use crate::backend::{LogitsRequest, Model, ProbePoint, Session, SessionOptions, Stage, TokenBatch, TokenId};
+use crate::backend::{Capability, LogitsRequest, Model, ProbePoint, Session, SessionOptions, Stage, TokenBatch, TokenId};
 use crate::cancel::CancelToken;
 use crate::error::Error;
 
 /// Logits after each token, one at a time, equal those of the whole at once.
 pub fn prefill_equals_stepwise(fixture: &Fixture) {
-    let model = fixture.load();
+    let Some(model) = fixture.load_with(&[Capability::Generation]) else { return };
     let tokens = tokens(&*model, 24);
     let whole = last(&mut *session(&*model), &tokens);
     let mut stepwise = session(&*model);
@@ -21,14 +21,14 @@ pub fn prefill_equals_stepwise(fixture: &Fixture) {
 
 /// A prompt in several parts gives what it gives as one, wherever it is cut, and decoding goes on from there.
 pub fn split_prefill_equals_whole(fixture: &Fixture) {
-    let model = fixture.load();
+    let Some(model) = fixture.load_with(&[Capability::Generation]) else { return };
     let tokens = tokens(&*model, 24);
     let whole = last(&mut *session(&*model), &tokens);
     for cuts in [vec![1], vec![23], vec![8, 16], vec![1, 2, 21], vec![5, 6, 7, 20]] {
         let mut split = session(&*model);
         let mut start = 0;
         for cut in cuts.iter().copied().chain([tokens.len()]) {
-            let wanted = if cut == tokens.len() { LogitsRequest::Last } else { LogitsRequest::None };
+            let wanted = if cut == tokens.len() { LogitsRequest::Last(1) } else { LogitsRequest::None };
             let logits = split.append(&tokens[start..cut], wanted).unwrap();
             start = cut;
             if cut == tokens.len() {
@@ -41,10 +41,7 @@ pub fn split_prefill_equals_whole(fixture: &Fixture) {
 /// With all logits wanted there is a row for each token, equal to the last row of the tokens up to it, also after a beginning that is
 /// in the cache already.
 pub fn all_logits_equal_those_of_each_prefix(fixture: &Fixture) {
-    let model = fixture.load();
-    if !model.info().capabilities.all_logits {
-        return;
-    }
+    let Some(model) = fixture.load_with(&[Capability::Generation, Capability::AllLogits]) else { return };
     let tokens = tokens(&*model, 9);
     for held in [0, 1, 4] {
         let mut some = session(&*model);
@@ -62,7 +59,7 @@ pub fn all_logits_equal_those_of_each_prefix(fixture: &Fixture) {
 
 /// Without logits wanted there are none, and the tokens are held all the same.
 pub fn no_logits_when_none_are_wanted(fixture: &Fixture) {
-    let model = fixture.load();
+    let Some(model) = fixture.load_with(&[Capability::Generation]) else { return };
     let mut session = session(&*model);
     let logits = session.append(&tokens(&*model, 3), LogitsRequest::None).unwrap();
     assert_eq!((logits.n_rows(), session.n_tokens()), (0, 3));
@@ -71,11 +68,11 @@ pub fn no_logits_when_none_are_wanted(fixture: &Fixture) {
 /// After a rewind the session is as one that never saw what was forgotten. A rewind to 0 always works; to another length it works when
 /// it is declared and is refused when it is not.
 pub fn rewind_equals_fresh(fixture: &Fixture) {
-    let model = fixture.load();
+    let Some(model) = fixture.load_with(&[Capability::Generation]) else { return };
     let tokens = tokens(&*model, 20);
     let other: Vec<TokenId> = tokens.iter().rev().copied().collect();
     let whole = last(&mut *session(&*model), &tokens);
-    let rewinds = model.info().capabilities.rewind;
+    let rewinds = model.info().capabilities.has(Capability::Rewind);
     for kept in [0, 1, 7, 19] {
         let mut rewound = session(&*model);
         rewound.append(&tokens[..kept.max(1)], LogitsRequest::None).unwrap();
@@ -96,7 +93,7 @@ pub fn rewind_equals_fresh(fixture: &Fixture) {
 
 /// A rewind to more than is held is an error.
 pub fn rewind_too_far_is_an_error(fixture: &Fixture) {
-    let model = fixture.load();
+    let Some(model) = fixture.load_with(&[Capability::Generation]) else { return };
     let mut session = session(&*model);
     session.append(&tokens(&*model, 4), LogitsRequest::None).unwrap();
     assert!(matches!(session.rewind(5), Err(Error::InvalidOption { .. })));
@@ -106,7 +103,7 @@ pub fn rewind_too_far_is_an_error(fixture: &Fixture) {
 
 /// Two sessions that take turns do not see each other.
 pub fn sessions_are_independent(fixture: &Fixture) {
-    let model = fixture.load();
+    let Some(model) = fixture.load_with(&[Capability::Generation]) else { return };
     let one = tokens(&*model, 12);
     let two: Vec<TokenId> = one.iter().rev().copied().collect();
     let alone = [last(&mut *session(&*model), &one), last(&mut *session(&*model), &two)];
@@ -122,7 +119,7 @@ pub fn sessions_are_independent(fixture: &Fixture) {
 
 /// Sessions in several threads give what each gives alone.
 pub fn sessions_run_at_the_same_time(fixture: &Fixture) {
-    let model = fixture.load();
+    let Some(model) = fixture.load_with(&[Capability::Generation]) else { return };
     let prompts: Vec<Vec<TokenId>> = (1..=4).map(|n| tokens(&*model, 5 * n)).collect();
     let alone: Vec<Vec<f32>> = prompts.iter().map(|prompt| last(&mut *session(&*model), prompt)).collect();
     std::thread::scope(|scope| {
@@ -139,7 +136,7 @@ pub fn sessions_run_at_the_same_time(fixture: &Fixture) {
 
 /// A session keeps working when the model it came from is dropped.
 pub fn session_outlives_the_model_handle(fixture: &Fixture) {
-    let model = fixture.load();
+    let Some(model) = fixture.load_with(&[Capability::Generation]) else { return };
     let tokens = tokens(&*model, 6);
     let whole = last(&mut *session(&*model), &tokens);
     let mut session = session(&*model);
@@ -149,7 +146,7 @@ pub fn session_outlives_the_model_handle(fixture: &Fixture) {
 
 /// A cache that grows far beyond its beginnings keeps what it holds.
 pub fn growing_cache_keeps_its_content(fixture: &Fixture) {
-    let model = fixture.load();
+    let Some(model) = fixture.load_with(&[Capability::Generation]) else { return };
     let n = model.info().max_context.min(700);
     let tokens = tokens(&*model, n);
     let whole = last(&mut *session(&*model), &tokens);
@@ -165,18 +162,18 @@ pub fn growing_cache_keeps_its_content(fixture: &Fixture) {
 
 /// Tokens that do not fit are refused whole, and the session goes on as if they had not come.
 pub fn full_context_leaves_the_cache_unchanged(fixture: &Fixture) {
-    let model = fixture.load();
+    let Some(model) = fixture.load_with(&[Capability::Generation]) else { return };
     let tokens = tokens(&*model, 10);
     let options = SessionOptions { context_length: Some(10), ..SessionOptions::default() };
     let mut full = model.new_session(&options).unwrap();
     assert_eq!(full.context_length(), 10);
     full.append(&tokens[..6], LogitsRequest::None).unwrap();
-    let error = full.append(&tokens[..5], LogitsRequest::Last).unwrap_err();
+    let error = full.append(&tokens[..5], LogitsRequest::Last(1)).unwrap_err();
     assert!(matches!(error, Error::ContextFull { held: 6, asked: 5, max: 10 }), "{error}");
     assert_eq!(full.n_tokens(), 6);
     let whole = last(&mut *session(&*model), &tokens);
     assert_close(fixture, &last(&mut *full, &tokens[6..]), &whole, "after a refusal");
-    assert!(matches!(full.append(&tokens[..1], LogitsRequest::Last), Err(Error::ContextFull { held: 10, .. })));
+    assert!(matches!(full.append(&tokens[..1], LogitsRequest::Last(1)), Err(Error::ContextFull { held: 10, .. })));
 
     let too_long = SessionOptions { context_length: Some(model.info().max_context + 1), ..SessionOptions::default() };
     assert!(matches!(model.new_session(&too_long), Err(Error::InvalidOption { .. })), "more than the model was made for");
@@ -184,13 +181,13 @@ pub fn full_context_leaves_the_cache_unchanged(fixture: &Fixture) {
 
 /// A token outside the vocabulary is an error that names it, and nothing is held of the call.
 pub fn token_outside_the_vocabulary_leaves_the_cache_unchanged(fixture: &Fixture) {
-    let model = fixture.load();
+    let Some(model) = fixture.load_with(&[Capability::Generation]) else { return };
     let tokens = tokens(&*model, 5);
     let outside = model.info().vocab_size as TokenId;
     let mut session = session(&*model);
     session.append(&tokens[..3], LogitsRequest::None).unwrap();
     for bad in [outside, TokenId::MAX] {
-        let error = session.append(&[tokens[3], bad], LogitsRequest::Last).unwrap_err();
+        let error = session.append(&[tokens[3], bad], LogitsRequest::Last(1)).unwrap_err();
         assert!(matches!(error, Error::InvalidToken { token, .. } if token == bad), "{error}");
     }
     assert_eq!(session.n_tokens(), 3);
@@ -200,20 +197,20 @@ pub fn token_outside_the_vocabulary_leaves_the_cache_unchanged(fixture: &Fixture
 
 /// An append of no tokens is an error.
 pub fn no_tokens_is_an_error(fixture: &Fixture) {
-    let model = fixture.load();
-    assert!(matches!(session(&*model).append(&[], LogitsRequest::Last), Err(Error::EmptyPrompt)));
+    let Some(model) = fixture.load_with(&[Capability::Generation]) else { return };
+    assert!(matches!(session(&*model).append(&[], LogitsRequest::Last(1)), Err(Error::EmptyPrompt)));
 }
 
 /// A cancelled append says so, holds nothing of the call, and the session works again after a reset.
 pub fn cancelled_append_leaves_the_session_usable(fixture: &Fixture) {
-    let model = fixture.load();
+    let Some(model) = fixture.load_with(&[Capability::Generation]) else { return };
     let tokens = tokens(&*model, 12);
     let whole = last(&mut *session(&*model), &tokens);
     let cancel = CancelToken::new();
     let mut session = model.new_session(&SessionOptions { cancel: cancel.clone(), ..SessionOptions::default() }).unwrap();
     session.append(&tokens[..5], LogitsRequest::None).unwrap();
     cancel.cancel();
-    assert!(matches!(session.append(&tokens[5..], LogitsRequest::Last), Err(Error::Cancelled)));
+    assert!(matches!(session.append(&tokens[5..], LogitsRequest::Last(1)), Err(Error::Cancelled)));
     assert_eq!(session.n_tokens(), 5);
     cancel.reset();
     assert_close(fixture, &last(&mut *session, &tokens[5..]), &whole, "after a cancel");
@@ -221,7 +218,7 @@ pub fn cancelled_append_leaves_the_session_usable(fixture: &Fixture) {
 
 /// The same calls give the same bits.
 pub fn the_same_tokens_give_the_same_bits(fixture: &Fixture) {
-    let model = fixture.load();
+    let Some(model) = fixture.load_with(&[Capability::Generation]) else { return };
     let tokens = tokens(&*model, 17);
     let runs: Vec<Vec<u32>> =
         (0..3).map(|_| last(&mut *session(&*model), &tokens).iter().map(|v| v.to_bits()).collect()).collect();
@@ -231,17 +228,14 @@ pub fn the_same_tokens_give_the_same_bits(fixture: &Fixture) {
 
 /// Sequences encoded together give what each gives alone, whatever their lengths and order.
 pub fn batch_equals_single(fixture: &Fixture) {
-    let model = fixture.load();
-    if !model.info().capabilities.hidden_states {
-        return;
-    }
+    let Some(model) = fixture.load_with(&[Capability::HiddenStates]) else { return };
     let prompts: Vec<Vec<TokenId>> = [7, 1, 12, 3].iter().map(|&n| tokens(&*model, n)).collect();
     let reversed: Vec<Vec<TokenId>> = prompts.iter().rev().cloned().collect();
     for batch in [&prompts, &reversed] {
-        let together = model.encode(&TokenBatch::new(batch).unwrap()).unwrap();
+        let together = model.encode(&TokenBatch::new(batch).unwrap(), &CancelToken::new()).unwrap();
         let mut start = 0;
         for prompt in batch {
-            let alone = model.encode(&TokenBatch::new(&[prompt]).unwrap()).unwrap();
+            let alone = model.encode(&TokenBatch::new(&[prompt]).unwrap(), &CancelToken::new()).unwrap();
             let end = start + prompt.len() * together.hidden_size;
             assert_close(fixture, &together.values[start..end], &alone.values, "in a batch");
             start = end;
@@ -253,23 +247,20 @@ pub fn batch_equals_single(fixture: &Fixture) {
 /// What is probed comes in the order of computation, has a row for each token, and ends in the logits of the model; what is not asked for
 /// does not come.
 pub fn probes_end_in_the_logits(fixture: &Fixture) {
-    let model = fixture.load();
-    let capabilities = model.info().capabilities;
-    if !capabilities.probe {
-        return;
-    }
+    let Some(model) = fixture.load_with(&[Capability::Generation]) else { return };
+    let Some(prober) = model.prober() else { return };
     let tokens = tokens(&*model, 13);
     let all = ProbePoint::all(model.info().n_layers);
-    let probes = model.probe(&tokens, &all).unwrap();
+    let probes = prober.probe(&tokens, &all).unwrap();
     let places: Vec<usize> = probes.iter().map(|probe| all.iter().position(|point| *point == probe.point).unwrap()).collect();
     assert!(places.is_sorted() && places.windows(2).all(|pair| pair[0] != pair[1]), "{places:?}");
     assert!(probes.iter().all(|probe| probe.width > 0 && probe.values.len() == probe.width * tokens.len()));
     let logits = probes.last().filter(|probe| probe.point.stage == Stage::Logits).expect("logits are always shown");
     assert_close(fixture, logits.row(tokens.len() - 1), &last(&mut *session(&*model), &tokens), "probed logits");
     let some = [probes[0].point, logits.point];
-    let asked: Vec<ProbePoint> = model.probe(&tokens, &some).unwrap().iter().map(|probe| probe.point).collect();
+    let asked: Vec<ProbePoint> = prober.probe(&tokens, &some).unwrap().iter().map(|probe| probe.point).collect();
     assert_eq!(asked, some);
-    assert!(matches!(model.probe(&[], &all), Err(Error::EmptyPrompt)));
+    assert!(matches!(prober.probe(&[], &all), Err(Error::EmptyPrompt)));
 }
 
 /// `n` tokens of the model's vocabulary that differ from place to place.
@@ -283,10 +274,10 @@ pub(super) fn session(model: &dyn Model) -> Box<dyn Session> {
 }
 
 pub(super) fn last(session: &mut dyn Session, tokens: &[TokenId]) -> Vec<f32> {
-    session.append(tokens, LogitsRequest::Last).unwrap().last().unwrap().to_vec()
+    session.append(tokens, LogitsRequest::Last(1)).unwrap().last().unwrap().to_vec()
 }
 
-fn assert_close(fixture: &Fixture, left: &[f32], right: &[f32], what: &str) {
+pub(super) fn assert_close(fixture: &Fixture, left: &[f32], right: &[f32], what: &str) {
     let difference = relative_difference(left, right);
     assert!(difference <= fixture.tolerance, "{what}: {difference:e} of the largest value, {:e} is allowed", fixture.tolerance);
 }

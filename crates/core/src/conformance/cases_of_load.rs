@@ -1,7 +1,8 @@
 //! What loading does.
 
 use super::{Fixture, cases};
-use crate::backend::{LoadOptions, LogitsRequest, LoraAdapter, ProbePoint, TokenBatch};
+use crate::backend::{Capability, LoadOptions, LogitsRequest, SessionOptions, TokenBatch};
+use crate::cancel::CancelToken;
 use crate::error::Error;
 use crate::files::{ModelFile, ModelFiles};
 
@@ -59,26 +60,33 @@ pub fn unreachable_device_share_is_an_error(fixture: &Fixture) {
     }
 }
 
-/// What a model does not declare it refuses, with an error that says so.
+/// What a model does not declare it refuses, with an error that says so; and it declares one of generating and encoding.
 pub fn undeclared_capability_is_refused(fixture: &Fixture) {
     let model = fixture.load();
     let capabilities = model.info().capabilities;
+    assert!(capabilities.has(Capability::Generation) || capabilities.has(Capability::HiddenStates));
     let tokens = cases::tokens(&*model, 4);
-    if !capabilities.hidden_states {
-        let refused = model.encode(&TokenBatch::new(&[&tokens]).unwrap());
-        assert!(matches!(refused, Err(Error::Unsupported { .. })), "hidden states are not declared");
-    }
-    if !capabilities.all_logits {
-        let refused = cases::session(&*model).append(&tokens, LogitsRequest::All);
-        assert!(matches!(refused, Err(Error::Unsupported { .. })), "all logits are not declared");
-    }
-    if !capabilities.probe {
-        let refused = model.probe(&tokens, &ProbePoint::all(model.info().n_layers));
-        assert!(matches!(refused, Err(Error::Unsupported { .. })), "probing is not declared");
-    }
-    let adapter = LoraAdapter { path: "no-such-adapter".into() };
-    match model.with_adapter(&adapter) {
-        Ok(_) => panic!("an adapter that is not there was applied"),
-        Err(error) => assert!(capabilities.adapters || matches!(error, Error::Unsupported { .. }), "{error}"),
+    let session = || cases::session(&*model);
+    for capability in Capability::ALL.into_iter().filter(|capability| !capabilities.has(*capability)) {
+        if !capabilities.has(Capability::Generation) && !matches!(capability, Capability::HiddenStates | Capability::Adapters) {
+            assert!(matches!(model.new_session(&SessionOptions::default()), Err(Error::Unsupported { .. })));
+            continue;
+        }
+        let refused = match capability {
+            Capability::Generation => continue,
+            Capability::HiddenStates => model.encode(&TokenBatch::new(&[&tokens]).unwrap(), &CancelToken::new()).err(),
+            Capability::Adapters => model.with_adapters(&[]).err(),
+            Capability::AllLogits => session().append(&tokens, LogitsRequest::Last(2)).err(),
+            Capability::Rewind | Capability::Fork | Capability::KvTransfer => {
+                let mut held = session();
+                held.append(&tokens, LogitsRequest::None).unwrap();
+                match capability {
+                    Capability::Rewind => held.rewind(2).err(),
+                    Capability::Fork => held.fork(2, &SessionOptions::default()).err(),
+                    _ => held.export_kv(0..2).err(),
+                }
+            }
+        };
+        assert!(matches!(refused, Some(Error::Unsupported { .. })), "`{capability}` is not declared: {refused:?}");
     }
 }

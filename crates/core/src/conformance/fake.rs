@@ -1,10 +1,12 @@
 //! A backend without an engine: its logits are a hash of all tokens before, so that every mistake of position or history shows.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use crate::adapter::ScaledAdapter;
 use crate::backend::{
-    Backend, BackendKind, Capabilities, DType, Device, DeviceReport, HiddenStates, LoadOptions, Logits, LogitsRequest,
-    LoraAdapter, Model, ModelInfo, Probe, ProbePoint, Session, SessionOptions, Stage, TokenBatch, TokenId,
+    Backend, BackendKind, Capabilities, DType, Device, DeviceReport, HiddenStates, KvShape, KvState, LoadOptions, Logits,
+    LogitsRequest, Model, ModelInfo, Probe, ProbePoint, Prober, Session, SessionOptions, Stage, TokenBatch, TokenId,
 };
 use crate::cancel::CancelToken;
 use crate::config::ModelConfig;
@@ -16,14 +18,24 @@ use crate::files::ModelFiles;
 pub struct FakeBackend {
     /// What its models declare.
     pub capabilities: Capabilities,
+    /// Whether its models show what lies between tokens and logits.
+    pub shows_stages: bool,
 }
 
+/// The sizes of the fake's cache, which holds one state a token: in three pieces, each of which a float represents exactly.
+const KV_SHAPE: KvShape = KvShape { n_layers: 2, kv_heads: 1, head_dim: 1 };
+const PIECE_BITS: usize = 22;
+
+#[derive(Clone)]
 struct FakeModel {
     info: ModelInfo,
+    shows_stages: bool,
+    /// What every sequence begins with: 0, and another number with adapters that change something.
+    seed: u64,
 }
 
 struct FakeSession {
-    info: ModelInfo,
+    model: FakeModel,
     /// The state after each token held; the last is that of the whole sequence.
     states: Vec<u64>,
     context_length: usize,
@@ -45,8 +57,7 @@ impl Backend for FakeBackend {
         vec![report(Device::Cpu, None), report(Device::Cuda(0), Some("it is a fake"))]
     }
 
-    fn load(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
-        options.validate()?;
+    fn load_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
         let config = ModelConfig::from_file(&files.config)?;
         if options.device != Device::Cpu {
             return Err(Error::DeviceUnavailable {
@@ -56,28 +67,17 @@ impl Backend for FakeBackend {
                 hint: "use `--device cpu`".into(),
             });
         }
-        let info = ModelInfo {
-            name: files.name.clone(),
-            backend: BackendKind::Fake,
-            engine_version: "1".into(),
-            device: options.device,
-            dtype: options.dtype.unwrap_or(DType::F32),
-            memory_dtype: options.dtype.unwrap_or(DType::F32),
-            architecture: config.architecture.to_string(),
-            n_layers: config.n_layers,
-            hidden_size: config.hidden_size,
-            vocab_size: config.vocab_size,
-            max_context: config.max_context,
-            threads: 1,
-            kv_bytes_per_token: size_of::<u64>(),
-            capabilities: self.capabilities,
-            weight_types: Vec::new(),
-            weight_files: Vec::new(),
-            placement: Vec::new(),
-            device_share: 1.0,
-        };
-        info.check_device_share(options.require_device)?;
-        Ok(Arc::new(FakeModel { info }))
+        let mut info = ModelInfo::new(&files.name, BackendKind::Fake, "1");
+        info.dtype = options.dtype.unwrap_or(DType::F32);
+        info.memory_dtype = info.dtype;
+        info.architecture = config.architecture.to_string();
+        info.n_layers = config.n_layers;
+        info.hidden_size = config.hidden_size;
+        info.vocab_size = config.vocab_size;
+        info.max_context = config.max_context;
+        info.kv_bytes_per_token = size_of::<u64>();
+        info.capabilities = self.capabilities;
+        Ok(Arc::new(FakeModel { info, shows_stages: self.shows_stages, seed: 0 }))
     }
 }
 
@@ -87,44 +87,57 @@ impl Model for FakeModel {
     }
 
     fn new_session(&self, options: &SessionOptions) -> Result<Box<dyn Session>> {
-        let context_length = options.context_length(&self.info)?;
-        Ok(Box::new(FakeSession { info: self.info.clone(), states: Vec::new(), context_length, cancel: options.cancel.clone() }))
+        Ok(Box::new(self.session(Vec::new(), options)))
     }
 
-    fn encode(&self, batch: &TokenBatch) -> Result<HiddenStates> {
-        if !self.info.capabilities.hidden_states {
-            return Err(self.info.unsupported("encoding", "the fake was not told to"));
-        }
-        let mut values = Vec::new();
-        for sequence in batch.sequences() {
-            let mut state = 0;
-            for &token in sequence {
-                state = next(state, token);
-                values.extend(floats(state, self.info.hidden_size));
+    fn encode(&self, batch: &TokenBatch, _cancel: &CancelToken) -> Result<HiddenStates> {
+        let width = self.info.hidden_size;
+        let values = batch.sequences().flat_map(|tokens| self.states(0, tokens)).flat_map(|state| floats(state, width)).collect();
+        Ok(HiddenStates { values, hidden_size: width, lengths: batch.lengths().to_vec() })
+    }
+
+    fn with_adapters(&self, adapters: &[ScaledAdapter]) -> Result<Arc<dyn Model>> {
+        let mut adapted = self.clone();
+        for ScaledAdapter { adapter, scale } in adapters {
+            for factors in adapter.factors() {
+                // Addition does not depend on the order, and zeros change nothing.
+                let sum = |values: &[f32]| values.iter().map(|&value| f64::from(value)).sum::<f64>();
+                let product = f64::from(*scale * factors.scale) * sum(&factors.a) * sum(&factors.b);
+                adapted.seed = adapted.seed.wrapping_add(if product == 0.0 { 0 } else { mix(product.to_bits()) });
             }
         }
-        Ok(HiddenStates { values, hidden_size: self.info.hidden_size, lengths: batch.lengths().to_vec() })
+        Ok(Arc::new(adapted))
     }
 
-    fn with_adapter(&self, _: &LoraAdapter) -> Result<Arc<dyn Model>> {
-        Err(self.info.unsupported("an adapter", "the fake has no weights"))
+    fn prober(&self) -> Option<&dyn Prober> {
+        self.shows_stages.then_some(self)
     }
+}
 
+impl Prober for FakeModel {
     fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
-        if !self.info.capabilities.probe {
-            return Err(self.info.unsupported("probing", "the fake was not told to"));
-        }
-        self.info.check_append(0, self.info.max_context, tokens, LogitsRequest::None)?;
         let widths = [(Stage::FinalNorm, self.info.hidden_size), (Stage::Logits, self.info.vocab_size)];
         let known = widths.into_iter().map(|(stage, width)| (ProbePoint { layer: None, stage }, width));
         let of = |(point, width): (ProbePoint, usize)| {
-            let states = tokens.iter().scan(0, |state, &token| {
-                *state = next(*state, token);
-                Some(*state)
-            });
-            Probe::new(point, states.flat_map(|state| floats(state, width)).collect(), tokens)
+            Probe::new(point, self.states(0, tokens).flat_map(|state| floats(state, width)).collect(), tokens)
         };
         Ok(known.filter(|(point, _)| points.contains(point)).map(of).collect())
+    }
+}
+
+impl FakeModel {
+    fn session(&self, states: Vec<u64>, options: &SessionOptions) -> FakeSession {
+        let context_length = options.context_length.unwrap_or(self.info.max_context);
+        FakeSession { model: self.clone(), states, context_length, cancel: options.cancel.clone() }
+    }
+
+    /// The state after each of `tokens`, which follow `state`; 0 is that of an empty sequence.
+    fn states(&self, state: u64, tokens: &[TokenId]) -> impl Iterator<Item = u64> {
+        let first = if state == 0 { self.seed } else { state };
+        tokens.iter().scan(first, |state, &token| {
+            *state = next(*state, token);
+            Some(*state)
+        })
     }
 }
 
@@ -137,29 +150,45 @@ impl Session for FakeSession {
         self.context_length
     }
 
-    fn append(&mut self, tokens: &[TokenId], wanted: LogitsRequest) -> Result<Logits> {
-        self.info.check_append(self.states.len(), self.context_length, tokens, wanted)?;
+    fn append_into(&mut self, tokens: &[TokenId], request: LogitsRequest, logits: &mut Logits) -> Result<()> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        let mut state = self.states.last().copied().unwrap_or(0);
-        let before = self.states.len();
-        for &token in tokens {
-            state = next(state, token);
-            self.states.push(state);
+        self.states.extend(self.model.states(self.states.last().copied().unwrap_or(0), tokens));
+        let (n_rows, vocab_size) = (request.n_rows(tokens.len()), self.model.info.vocab_size);
+        let rows = logits.resize(n_rows, vocab_size).chunks_exact_mut(vocab_size);
+        for (row, &state) in rows.zip(&self.states[self.states.len() - n_rows..]) {
+            row.iter_mut().zip(floats(state, vocab_size)).for_each(|(logit, value)| *logit = value);
         }
-        let first = match wanted {
-            LogitsRequest::None => return Ok(Logits::none()),
-            LogitsRequest::Last => self.states.len() - 1,
-            LogitsRequest::All => before,
-        };
-        let vocab_size = self.info.vocab_size;
-        Ok(Logits::new(self.states[first..].iter().flat_map(|&state| floats(state, vocab_size)).collect(), vocab_size))
+        Ok(())
     }
 
     fn rewind(&mut self, n_tokens: usize) -> Result<()> {
-        self.info.check_rewind(self.states.len(), n_tokens)?;
         self.states.truncate(n_tokens);
+        Ok(())
+    }
+
+    fn fork(&self, n_tokens: usize, options: &SessionOptions) -> Result<Box<dyn Session>> {
+        Ok(Box::new(self.model.session(self.states[..n_tokens].to_vec(), options)))
+    }
+
+    fn export_kv(&self, positions: Range<usize>) -> Result<KvState> {
+        let piece = |state: &u64, i: usize| (state >> (i * PIECE_BITS) & ((1 << PIECE_BITS) - 1)) as f32;
+        let states = &self.states[positions.clone()];
+        let data = (0..4).flat_map(|i| states.iter().map(move |state| if i == 3 { 0.0 } else { piece(state, i) })).collect();
+        Ok(KvState::new(KV_SHAPE, positions.start, positions.len(), DType::F32, data))
+    }
+
+    fn import_kv(&mut self, state: &KvState) -> Result<()> {
+        if state.shape != KV_SHAPE {
+            return Err(Error::invalid_option(
+                "keys and values",
+                format!("{:?}", state.shape),
+                "have another shape than the cache",
+            ));
+        }
+        let piece = |token: usize, i: usize| (state.data[i * state.n_tokens + token] as u64) << (i * PIECE_BITS);
+        self.states.extend((0..state.n_tokens).map(|token| piece(token, 0) | piece(token, 1) | piece(token, 2)));
         Ok(())
     }
 }

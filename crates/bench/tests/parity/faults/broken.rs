@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tandem_core::backend::{HiddenStates, LoraAdapter, Probe, ProbePoint, TokenBatch};
+use tandem_core::backend::{Probe, ProbePoint, Prober};
 use tandem_core::{Logits, LogitsRequest, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
 /// Every token stands one position too late: behind a token that nobody gave.
@@ -24,17 +24,15 @@ impl Model for Shifted {
         Ok(Box::new(ShiftedSession(session)))
     }
 
-    fn encode(&self, batch: &TokenBatch) -> Result<HiddenStates> {
-        self.0.encode(batch)
+    fn prober(&self) -> Option<&dyn Prober> {
+        self.0.prober().map(|_| self as &dyn Prober)
     }
+}
 
-    fn with_adapter(&self, adapter: &LoraAdapter) -> Result<Arc<dyn Model>> {
-        self.0.with_adapter(adapter)
-    }
-
+impl Prober for Shifted {
     fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
         let shifted = [&[STOWAWAY], tokens].concat();
-        let probes = self.0.probe(&shifted, points)?;
+        let probes = self.0.prober().map_or(Ok(Vec::new()), |inner| inner.probe(&shifted, points))?;
         let without = |probe: Probe| Probe::new(probe.point, probe.values[probe.width..].to_vec(), tokens);
         Ok(probes.into_iter().map(without).collect())
     }
@@ -49,8 +47,8 @@ impl Session for ShiftedSession {
         self.0.context_length() - 1
     }
 
-    fn append(&mut self, tokens: &[TokenId], wanted: LogitsRequest) -> Result<Logits> {
-        self.0.append(tokens, wanted)
+    fn append_into(&mut self, tokens: &[TokenId], request: LogitsRequest, logits: &mut Logits) -> Result<()> {
+        self.0.append_into(tokens, request, logits)
     }
 
     fn rewind(&mut self, n_tokens: usize) -> Result<()> {
@@ -77,16 +75,8 @@ impl Model for LateCache {
         Ok(Box::new(LateSession { inner, n_tokens: 0, last: None }))
     }
 
-    fn encode(&self, batch: &TokenBatch) -> Result<HiddenStates> {
-        self.0.encode(batch)
-    }
-
-    fn with_adapter(&self, adapter: &LoraAdapter) -> Result<Arc<dyn Model>> {
-        self.0.with_adapter(adapter)
-    }
-
-    fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
-        self.0.probe(tokens, points)
+    fn prober(&self) -> Option<&dyn Prober> {
+        self.0.prober()
     }
 }
 
@@ -99,14 +89,14 @@ impl Session for LateSession {
         self.inner.context_length()
     }
 
-    fn append(&mut self, tokens: &[TokenId], wanted: LogitsRequest) -> Result<Logits> {
+    fn append_into(&mut self, tokens: &[TokenId], request: LogitsRequest, logits: &mut Logits) -> Result<()> {
         if let Some(last) = self.last {
             self.inner.append(&[last], LogitsRequest::None)?;
         }
-        let logits = self.inner.append(tokens, wanted)?;
+        self.inner.append_into(tokens, request, logits)?;
         self.n_tokens += tokens.len();
         self.last = tokens.last().copied();
-        Ok(logits)
+        Ok(())
     }
 
     fn rewind(&mut self, n_tokens: usize) -> Result<()> {

@@ -1,0 +1,152 @@
+//! What several sessions do together: batches, forks, keys and values that move from one to another, adapters.
+
+use std::sync::Arc;
+
+use super::Fixture;
+use super::cases::{assert_close, last, session, tokens};
+use crate::adapter::{Adapter, ScaledAdapter};
+use crate::backend::{Append, Capability, Logits, LogitsRequest, SessionOptions, TokenBatch, TokenId};
+use crate::cancel::CancelToken;
+use crate::error::Error;
+
+/// Ragged appends in one step, prompts and single tokens together, give what each session gives alone.
+pub fn batched_appends_equal_single_appends(fixture: &Fixture) {
+    let Some(model) = fixture.load_with(&[Capability::Generation]) else { return };
+    let all_logits = model.info().capabilities.has(Capability::AllLogits);
+    let plans = [
+        (0, 7, LogitsRequest::Last(1)),
+        (5, 1, LogitsRequest::Last(1)),
+        (3, 4, LogitsRequest::None),
+        (1, 12, LogitsRequest::All),
+    ];
+    let plans: Vec<_> = plans.into_iter().filter(|plan| all_logits || plan.2 != LogitsRequest::All).collect();
+    let all = tokens(&*model, 20);
+    let held = |n: usize| {
+        let mut session = session(&*model);
+        if n > 0 {
+            session.append(&all[..n], LogitsRequest::None).unwrap();
+        }
+        session
+    };
+    let mut sessions: Vec<_> = plans.iter().map(|plan| held(plan.0)).collect();
+    let mut logits = vec![Logits::default(); plans.len()];
+    let mut appends: Vec<Append<'_>> = sessions
+        .iter_mut()
+        .zip(&mut logits)
+        .zip(&plans)
+        .map(|((session, logits), &(n, more, request))| Append {
+            session: &mut **session,
+            tokens: &all[n..n + more],
+            request,
+            logits,
+        })
+        .collect();
+    model.append_batch(&mut appends).into_iter().for_each(|result| result.unwrap());
+    for ((session, logits), &(n, more, request)) in sessions.iter_mut().zip(&logits).zip(&plans) {
+        let mut alone = held(n);
+        let expected = alone.append(&all[n..n + more], request).unwrap();
+        assert_eq!((logits.n_rows(), session.n_tokens()), (expected.n_rows(), n + more));
+        if request != LogitsRequest::None {
+            assert_close(fixture, logits.values(), expected.values(), "in a batch");
+        }
+        assert_close(fixture, &last(&mut **session, &all[..1]), &last(&mut *alone, &all[..1]), "after a batch");
+    }
+}
+
+/// An append of a batch that is refused leaves its session and the other appends as they are.
+pub fn refused_append_leaves_the_batch(fixture: &Fixture) {
+    let Some(model) = fixture.load_with(&[Capability::Generation]) else { return };
+    let all = tokens(&*model, 6);
+    let (mut good, mut bad, mut other) = (session(&*model), session(&*model), session(&*fixture.load()));
+    let outside = [model.info().vocab_size as TokenId];
+    let mut logits = [Logits::default(), Logits::default(), Logits::default()];
+    let [first, second, third] = &mut logits;
+    let request = LogitsRequest::Last(1);
+    let mut appends = [
+        Append { session: &mut *bad, tokens: &outside, request, logits: first },
+        Append { session: &mut *good, tokens: &all, request, logits: second },
+        Append { session: &mut *other, tokens: &all, request, logits: third },
+    ];
+    let results = model.append_batch(&mut appends);
+    assert!(matches!(results[0], Err(Error::InvalidToken { .. })), "{:?}", results[0]);
+    assert!(results[1].is_ok(), "{:?}", results[1]);
+    assert!(matches!(results[2], Err(Error::InvalidOption { .. })), "a session of another model: {:?}", results[2]);
+    assert_eq!((bad.n_tokens(), good.n_tokens(), other.n_tokens()), (0, 6, 0));
+    assert_close(fixture, logits[1].values(), &last(&mut *session(&*model), &all), "beside refused ones");
+}
+
+/// The last rows are those of all rows.
+pub fn last_rows_equal_those_of_all(fixture: &Fixture) {
+    let Some(model) = fixture.load_with(&[Capability::Generation, Capability::AllLogits]) else { return };
+    let prompt = tokens(&*model, 9);
+    let all = session(&*model).append(&prompt, LogitsRequest::All).unwrap();
+    for n in [1, 2, 5, 9, 100] {
+        let rows = session(&*model).append(&prompt, LogitsRequest::Last(n)).unwrap();
+        assert_eq!(rows.n_rows(), n.min(9));
+        for i in 0..rows.n_rows() {
+            assert_close(fixture, rows.row(i), all.row(9 - rows.n_rows() + i), &format!("row {i} of the last {n}"));
+        }
+    }
+}
+
+/// A fork goes on as a session that was given the same tokens, and neither sees the other.
+pub fn fork_equals_fresh(fixture: &Fixture) {
+    let Some(model) = fixture.load_with(&[Capability::Generation, Capability::Fork]) else { return };
+    let all = tokens(&*model, 12);
+    let fresh = |tokens: &[TokenId]| last(&mut *session(&*model), tokens);
+    let mut original = session(&*model);
+    original.append(&all[..8], LogitsRequest::None).unwrap();
+    for n in [0, 1, 5, 8] {
+        let mut fork = original.fork(n, &SessionOptions::default()).unwrap();
+        assert_eq!(fork.n_tokens(), n);
+        assert_close(fixture, &last(&mut *fork, &all[n..]), &fresh(&all), &format!("forked at {n}"));
+    }
+    assert_close(fixture, &last(&mut *original, &all[8..]), &fresh(&all), "the session that was forked");
+    assert!(matches!(original.fork(13, &SessionOptions::default()), Err(Error::InvalidOption { .. })));
+    let small = SessionOptions { context_length: Some(4), ..SessionOptions::default() };
+    assert!(matches!(original.fork(5, &small), Err(Error::ContextFull { .. })));
+}
+
+/// Keys and values that another session computed continue a session as its own, whole or block by block.
+pub fn imported_keys_and_values_equal_computed_ones(fixture: &Fixture) {
+    let Some(model) = fixture.load_with(&[Capability::Generation, Capability::KvTransfer]) else { return };
+    let all = tokens(&*model, 12);
+    let mut original = session(&*model);
+    original.append(&all[..9], LogitsRequest::None).unwrap();
+    let expected = last(&mut *session(&*model), &all);
+    for blocks in [vec![0..9], vec![0..4, 4..5, 5..9]] {
+        let mut restored = session(&*model);
+        for block in blocks {
+            restored.import_kv(&original.export_kv(block).unwrap()).unwrap();
+        }
+        assert_eq!(restored.n_tokens(), 9);
+        assert_close(fixture, &last(&mut *restored, &all[9..]), &expected, "restored");
+    }
+    let mut state = original.export_kv(3..9).unwrap();
+    assert!(matches!(session(&*model).import_kv(&state), Err(Error::InvalidOption { .. })), "a beginning is missing");
+    (state.first_position, state.data) = (0, Vec::new());
+    assert!(matches!(session(&*model).import_kv(&state), Err(Error::InvalidOption { .. })), "values are missing");
+    assert!(matches!(original.export_kv(3..10), Err(Error::InvalidOption { .. })), "positions that are not held");
+}
+
+/// No adapter, and one of zeros, are the model itself, to the bit.
+pub fn zero_adapter_is_the_identity(fixture: &Fixture) {
+    let Some(model) = fixture.load_with(&[Capability::Generation, Capability::Adapters]) else { return };
+    let prompt = tokens(&*model, 8);
+    let none = ScaledAdapter { adapter: Arc::new(Adapter::new("none", Vec::new()).unwrap()), scale: 1.0 };
+    for adapters in [vec![], vec![none.clone()]] {
+        let adapted = model.with_adapters(&adapters).unwrap();
+        assert_eq!(last(&mut *session(&*adapted), &prompt), last(&mut *session(&*model), &prompt));
+    }
+    let endless = ScaledAdapter { scale: f32::NAN, ..none };
+    assert!(matches!(model.with_adapters(&[endless]), Err(Error::InvalidOption { .. })));
+}
+
+/// A cancelled encoding says so.
+pub fn cancelled_encode_is_an_error(fixture: &Fixture) {
+    let Some(model) = fixture.load_with(&[Capability::HiddenStates]) else { return };
+    let cancel = CancelToken::new();
+    cancel.cancel();
+    let batch = TokenBatch::new(&[tokens(&*model, 5)]).unwrap();
+    assert!(matches!(model.encode(&batch, &cancel), Err(Error::Cancelled)));
+}
