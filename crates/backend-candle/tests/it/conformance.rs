@@ -12,8 +12,25 @@ use tandem_core::{CancelToken, DType, LoadOptions};
 
 use crate::golden;
 
-/// The checkpoints that our own decoder runs.
-const CHECKPOINTS: [&str; 7] = ["qwen2-tied", "qwen2-untied", "qwen3", "llama3-rope", "llama-yarn", "llama-linear", "mistral"];
+const CHECKPOINTS: [&str; 17] = [
+    "qwen2-tied",
+    "qwen2-untied",
+    "qwen2-heads",
+    "qwen3",
+    "qwen3-head128",
+    "llama3-rope",
+    "llama-yarn",
+    "llama-linear",
+    "llama-head64",
+    "mistral",
+    "mistral-window",
+    "gemma2",
+    "gemma2-window",
+    "gemma3",
+    "gemma3-heads",
+    "phi3",
+    "phi3-window",
+];
 
 conformance!(qwen2_tied, || Ok(fixture("qwen2-tied", 2)));
 conformance!(qwen2_untied, || Ok(fixture("qwen2-untied", 2)));
@@ -23,8 +40,15 @@ conformance!(llama_yarn, || Ok(fixture("llama-yarn", 2)));
 conformance!(llama_linear, || Ok(fixture("llama-linear", 2)));
 conformance!(mistral, || Ok(fixture("mistral", 2)));
 conformance!(gemma2, || Ok(fixture("gemma2", 2)));
+conformance!(gemma2_window, || Ok(fixture("gemma2-window", 2)));
 conformance!(gemma3, || Ok(fixture("gemma3", 2)));
+conformance!(gemma3_heads, || Ok(fixture("gemma3-heads", 2)));
 conformance!(phi3, || Ok(fixture("phi3", 2)));
+conformance!(phi3_window, || Ok(fixture("phi3-window", 2)));
+conformance!(mistral_window, || Ok(fixture("mistral-window", 2)));
+conformance!(qwen2_heads, || Ok(fixture("qwen2-heads", 2)));
+conformance!(qwen3_head128, || Ok(fixture("qwen3-head128", 2)));
+conformance!(llama_head64, || Ok(fixture("llama-head64", 2)));
 conformance!(qwen2_tied_int8, || Ok(quantized("qwen2-tied", DType::Int8, Numerics::Exact)));
 conformance!(qwen3_int8, || Ok(quantized("qwen3", DType::Int8, Numerics::Exact)));
 conformance!(qwen3_int8_fast, || Ok(quantized("qwen3", DType::Int8, Numerics::Fast)));
