@@ -73,15 +73,15 @@ macro_rules! loops {
                 let mut weights = weights.chunks_exact(R * columns);
                 let mut out = out.chunks_exact_mut(R * N);
                 for (weights, out) in (&mut weights).zip(&mut out) {
-                    tile::<F, R, N>(weights, &inputs, columns, out);
+                    float_tile::<F, R, N>(weights, &inputs, columns, out);
                 }
                 for (row, out) in weights.remainder().chunks_exact(columns).zip(out.into_remainder().chunks_exact_mut(N)) {
-                    tile::<F, 1, N>(row, &inputs, columns, out);
+                    float_tile::<F, 1, N>(row, &inputs, columns, out);
                 }
             }
 
             #[target_feature(enable = $features)]
-            fn tile<F: Float, const R: usize, const N: usize>(
+            fn float_tile<F: Float, const R: usize, const N: usize>(
                 weights: &[F],
                 inputs: &[&[f32]; N],
                 columns: usize,

@@ -170,8 +170,7 @@ fn files_of_llama_cpps_converter_match_goldens() {
         answers.greedy_equal &= tolerance.is_none();
         answers.tolerance = tolerance.unwrap_or(answers.tolerance);
         let options = LoadOptions { numerics: Numerics::Exact, ..LoadOptions::default() };
-        let fixture =
-            Fixture { backend: Box::new(CandleBackend::new()), files, options, tolerance: 2e-5, golden: Some(answers) };
+        let fixture = Fixture { backend: Box::new(CandleBackend::new()), files, options, tolerance: 2e-5, golden: Some(answers) };
         assert_eq!(fixture.load().info().dtype, dtype);
         logits_match_golden(&fixture);
         greedy_tokens_match_golden(&fixture);

@@ -72,7 +72,7 @@ macro_rules! tiles {
 
 tiles!(
     avx2,
-    "avx2,fma",
+    "avx2,fma,f16c",
     __m256,
     8,
     2,
