@@ -4,25 +4,22 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use ort::environment::Environment;
-use ort::session::Session;
-use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use tandem_core::backend::{Capabilities, Capability, LoadOptions, Placement};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
 use tandem_core::huge_pages::MappingSnapshot;
 use tandem_core::{Backend, BackendKind, Device, DeviceReport, Error, Model, ModelInfo, Result};
 
-use crate::device::{provider_name, reports, session_builder};
+use crate::device::{provider_name, reports};
+use crate::engine::n_threads;
 use crate::error::Doing;
 use crate::graph::DecoderGraph;
-use crate::inner::{Origin, Probed};
-use crate::model::{Loaded, OnnxModel};
+use crate::loaded::Loaded;
+use crate::model::OnnxModel;
+use crate::probe::Origin;
 use crate::run::Names;
-use crate::source::{Place, Source};
-use crate::{library, placement};
-
-/// The configuration entry that says where a graph in memory has its weights.
-const WEIGHTS_DIRECTORY: &str = "session.model_external_initializers_file_folder_path";
+use crate::source::Source;
+use crate::{engine, library, placement};
 
 /// ONNX Runtime.
 #[derive(Clone, Debug, Default)]
@@ -38,19 +35,8 @@ impl OnnxBackend {
         Self { library }
     }
 
-    /// Loads the graph of `origin` again, with its inner values as outputs.
-    pub(crate) fn load_probed(&self, origin: &Origin) -> Result<Probed> {
-        Probed::load(origin, |options, source| self.commit(options, source))
-    }
-
     fn environment(&self) -> Result<Environment> {
         library::environment(self.library.as_deref())
-    }
-
-    fn commit(&self, options: &LoadOptions, source: &Source) -> Result<Session> {
-        let environment = self.environment()?;
-        let builder = configure(session_builder(&environment, options)?, n_threads(options), options.threads.spin)?;
-        commit(builder, source)
     }
 }
 
@@ -76,7 +62,7 @@ impl Backend for OnnxBackend {
         let config = ModelConfig::from_file(&files.config)?;
         let source = Source::choose(files, &config, options)?;
         let before = MappingSnapshot::now();
-        let session = self.commit(options, &source)?;
+        let session = engine::commit(self.library.as_deref(), options, &source)?;
         if options.device == Device::Cpu && !options.small_pages {
             before.collapse();
         }
@@ -96,7 +82,7 @@ impl Backend for OnnxBackend {
                 _cached: source.cached,
                 origin: Origin { files: files.clone(), options: options.clone() },
                 probed: Mutex::new(None),
-                backend: self.clone(),
+                library: self.library.clone(),
             }),
         }))
     }
@@ -130,41 +116,4 @@ fn describe(
     info.device_share = placement::share(&placement, provider_name(options.device));
     info.placement = placement;
     info
-}
-
-fn n_threads(options: &LoadOptions) -> usize {
-    options.threads.count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from)
-}
-
-fn configure(builder: SessionBuilder, threads: usize, spin: bool) -> Result<SessionBuilder> {
-    const DOING: &str = "to prepare a session";
-    Ok(builder
-        .with_optimization_level(GraphOptimizationLevel::All)
-        .doing(DOING)?
-        .with_intra_threads(threads)
-        .doing(DOING)?
-        .with_intra_op_spinning(spin)
-        .doing(DOING)?
-        // A decoder's shapes differ from run to run: a pattern is kept for each and none is used again.
-        .with_memory_pattern(false)
-        .doing(DOING)?
-        .with_config_entry(placement::RECORD, "1")
-        .doing(DOING)?)
-}
-
-fn commit(mut builder: SessionBuilder, source: &Source) -> Result<Session> {
-    let made = match &source.place {
-        Place::File(path) => builder.commit_from_file(path),
-        Place::Memory { bytes, weights: None } => builder.commit_from_memory(bytes),
-        Place::Memory { bytes, weights: Some(directory) } => builder
-            .with_config_entry(WEIGHTS_DIRECTORY, directory.to_string_lossy())
-            .doing("to prepare a session")?
-            .commit_from_memory(bytes),
-    };
-    made.map_err(|error| Error::BadFile {
-        file: source.name.clone(),
-        problem: "the engine cannot use this graph".into(),
-        hint: Some("obtain or export the model again; `tandem devices` shows whether the engine itself works".into()),
-        source: Some(Box::new(error)),
-    })
 }

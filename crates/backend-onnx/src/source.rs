@@ -10,9 +10,10 @@ use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
 use tandem_core::{DType, Error, GraphFormat, Result};
 use tandem_onnx_graph::{Activations, DataType, Edit, Graph, LogitsControl, Node};
 
-use crate::checkpoint::{GraphPlan, refuse_unknown_form};
-use crate::export::{CachedGraph, cached_graph};
-use crate::inner::can_probe;
+use crate::error::bad_graph;
+use crate::export::{GraphPlan, refuse_unsupported_architecture};
+use crate::graph_cache::{CachedGraph, cached_graph};
+use crate::value_names::can_probe;
 
 /// A graph larger than this, weights within it, is changed only where it must be: the change is made on a copy in memory.
 const CHEAP_TO_COPY: usize = 64 << 20;
@@ -108,7 +109,7 @@ impl Source {
     /// A graph of the checkpoint: in memory when that is small or part of the program, otherwise from the cache.
     fn make(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<Self> {
         // Before all weights are hashed to find the graph in the cache.
-        refuse_unknown_form(config, &files.name)?;
+        refuse_unsupported_architecture(config, &files.name)?;
         let dtype = options.dtype.unwrap_or(DType::F32);
         let n_bytes = files.weights.iter().map(ModelFile::len).sum::<Result<u64>>()?;
         if n_bytes >= BUILT_IN_MEMORY && files.weights.iter().all(|file| file.path().is_some()) {
@@ -184,24 +185,6 @@ fn asks_for_logits(graph: &Graph, edit: &mut Edit<'_>) -> bool {
     // One with a default is an input too.
     let has = graph.main().inputs.iter().any(|input| input.name == "num_logits_to_keep");
     !has && matches!(edit.control_logits("logits"), Ok(LogitsControl::Input))
-}
-
-/// The graph crate's error as the one that users see.
-pub(crate) fn bad_graph(error: tandem_onnx_graph::Error) -> Error {
-    let hint = Some(error.hint().unwrap_or("obtain or export the model again").into());
-    match error {
-        tandem_onnx_graph::Error::Io { file, done, source } => {
-            Error::BadFile { file, problem: format!("cannot be {done}"), hint, source: Some(Box::new(source)) }
-        }
-        tandem_onnx_graph::Error::File { file, problem, .. } => Error::BadFile { file, problem, hint, source: None },
-        tandem_onnx_graph::Error::Field { file, field, problem, .. } => Error::BadField { file, field, problem, hint },
-        other => Error::BadFile {
-            file: other.file().into(),
-            problem: "is no graph that can be used".into(),
-            hint,
-            source: Some(Box::new(other)),
-        },
-    }
 }
 
 /// The dtype of the weights of the projections, from the operators that multiply by them.

@@ -128,12 +128,12 @@ pub fn cache_dir() -> Option<PathBuf> {
 /// The graphs that were made of checkpoints and are kept; `None` in a build that keeps none, and for a user without a home.
 ///
 /// # Errors
-/// [`Error::InvalidOption`] when `TANDEM_CACHE_SIZE` is no amount.
+/// [`Error::InvalidOption`] when `TANDEM_CACHE_SIZE` is not a size.
 pub fn cached_graphs() -> Result<Option<CachedGraphs>> {
     #[cfg(feature = "onnx")]
-    if let Ok(directory) = tandem_backend_onnx::export::graphs_dir(None) {
-        let limit = tandem_backend_onnx::export::limit()?;
-        let graphs = tandem_backend_onnx::export::stock(&directory);
+    if let Ok(directory) = tandem_backend_onnx::graph_cache::directory(None) {
+        let limit = tandem_backend_onnx::graph_cache::limit()?;
+        let graphs = tandem_backend_onnx::graph_cache::list(&directory);
         return Ok(Some(CachedGraphs { directory, limit, graphs }));
     }
     Ok(None)
@@ -145,8 +145,8 @@ pub fn cached_graphs() -> Result<Option<CachedGraphs>> {
 /// [`Error::BadFile`] when one cannot be removed.
 pub fn remove_cached_graphs() -> Result<RemovedGraphs> {
     #[cfg(feature = "onnx")]
-    if let Ok(directory) = tandem_backend_onnx::export::graphs_dir(None) {
-        return tandem_backend_onnx::export::clear(&directory);
+    if let Ok(directory) = tandem_backend_onnx::graph_cache::directory(None) {
+        return tandem_backend_onnx::graph_cache::clear(&directory);
     }
     Ok(RemovedGraphs::default())
 }
@@ -211,10 +211,10 @@ pub fn export(_files: &ModelFiles, _options: &ExportOptions) -> Result<Exported>
 ///
 /// # Errors
 /// The backend's own reason, which the list of its [devices](Backend::devices) need not know.
-pub fn prove(kind: BackendKind, ort_library: Option<&Path>, device: Device) -> Result<String> {
+pub fn check_device(kind: BackendKind, ort_library: Option<&Path>, device: Device) -> Result<String> {
     match kind {
         #[cfg(feature = "onnx")]
-        BackendKind::Onnx => Ok(tandem_backend_onnx::probe::prove(ort_library, device)?.provider),
+        BackendKind::Onnx => Ok(tandem_backend_onnx::device_check::check_device(ort_library, device)?.provider),
         #[cfg(feature = "candle")]
         BackendKind::Candle => {
             let load = LoadOptions { device, ..LoadOptions::default() };

@@ -34,8 +34,8 @@ mod numerics;
 mod reference;
 
 pub use backends::{
-    CachedGraphs, KNOWN_BACKENDS, SetupOptions, SetupReport, backend, cache_dir, cached_graphs, compiled, export, ort_library,
-    ort_version, peer, prepare_process, prove, remove_cached_graphs, setup,
+    CachedGraphs, KNOWN_BACKENDS, SetupOptions, SetupReport, backend, cache_dir, cached_graphs, check_device, compiled, export,
+    ort_library, ort_version, peer, prepare_process, remove_cached_graphs, setup,
 };
 pub use chat::{Chat, Reply};
 pub use memory::{MemoryPlan, memory_plan};

@@ -1,4 +1,4 @@
-//! Is there room on the disk? Said before the work, not after.
+//! Checks for free disk space before work begins.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use tandem_core::{Error, Result};
 
 /// Free bytes for this user on the disk that `path` is on.
-pub(super) fn available(path: &Path) -> io::Result<u64> {
+pub(crate) fn available(path: &Path) -> io::Result<u64> {
     fs4::available_space(path)
 }
 
-/// Asks whether `needed` bytes, and a fiftieth more, fit where `directory` is to be.
+/// Checks that `needed` bytes, and 2 % more, fit on the disk of `directory`, which need not exist yet.
 ///
 /// # Errors
-/// [`Error::BadFile`] with both figures when they do not. A file system that does not tell is taken to have room.
-pub(super) fn check(directory: &Path, needed: u64, available: &dyn Fn(&Path) -> io::Result<u64>) -> Result<()> {
+/// [`Error::BadFile`] with both figures when they do not. A file system that does not report its free space passes.
+pub(crate) fn check(directory: &Path, needed: u64, available: &dyn Fn(&Path) -> io::Result<u64>) -> Result<()> {
     let needed = needed + needed / 50;
     let Ok(free) = available(&existing(directory)) else { return Ok(()) };
     if needed <= free {
@@ -28,7 +28,7 @@ pub(super) fn check(directory: &Path, needed: u64, available: &dyn Fn(&Path) -> 
     })
 }
 
-/// The nearest directory above `path`, or itself, that is there.
+/// The nearest existing ancestor of `path`, or `path` itself.
 fn existing(path: &Path) -> PathBuf {
     let found = path.ancestors().find(|ancestor| ancestor.exists());
     found.filter(|found| !found.as_os_str().is_empty()).unwrap_or(Path::new(".")).into()
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_fit_is_said_with_both_figures() {
+    fn too_little_space_error_has_both_figures() {
         let check = |needed, free| check(Path::new("no/such/directory"), needed, &|_| Ok(free));
         assert!(check(1_000_000_000, 1_020_000_000).is_ok());
         let error = check(1_000_000_000, 1_019_999_999).unwrap_err();
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn the_disk_is_that_of_the_nearest_directory_there_is() {
+    fn disk_is_that_of_the_nearest_existing_ancestor() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(existing(&dir.path().join("a/b")), dir.path());
         assert_eq!(existing(Path::new("no-such-directory-here")), Path::new("."));
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_system_that_does_not_tell_is_tried() {
+    fn unknown_free_space_passes() {
         assert!(check(Path::new("x"), u64::MAX / 2, &|_| Err(io::ErrorKind::Unsupported.into())).is_ok());
     }
 }

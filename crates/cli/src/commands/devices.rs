@@ -75,7 +75,7 @@ fn report(kind: BackendKind, ort_library: Option<PathBuf>) -> BackendReport {
 /// A device that is said to be usable has to compute something.
 fn row(kind: BackendKind, report: DeviceReport, ort_library: Option<&Path>) -> Row {
     let proof = match report.unusable {
-        None => tandem::prove(kind, ort_library, report.device).map_err(|error| {
+        None => tandem::check_device(kind, ort_library, report.device).map_err(|error| {
             let failure = Failure::new(&error.into());
             (std::iter::once(failure.message).chain(failure.causes).collect::<Vec<_>>().join(": "), failure.hint)
         }),

@@ -75,7 +75,7 @@ fn device_check(kind: BackendKind, report: DeviceReport, library: Option<&Path>)
         let state = if report.device == tandem::Device::Cpu { State::Bad } else { State::Absent };
         return Check { remedy: report.hint, ..Check::new(AREA, name, state, reason) };
     }
-    match tandem::prove(kind, library, report.device) {
+    match tandem::check_device(kind, library, report.device) {
         Ok(provider) => {
             let what = if kind == BackendKind::Onnx { "a graph of one node ran" } else { "the built-in model ran" };
             Check::good(AREA, name, format!("{what} on {provider}"))
