@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use tandem_core::checkpoint::Checkpoint;
-use tandem_core::config::{Architecture, ModelConfig};
+use tandem_core::config::{Architecture, ExpectedWeight, ModelConfig};
 use tandem_core::files::ModelFiles;
 use tandem_core::{CancelToken, DType, Error, GraphFormat, GraphOutputs, Progress, ProgressEvent, Result};
 use tandem_onnx_graph::{
@@ -18,6 +18,7 @@ use crate::error::bad_graph;
 /// A graph that can be built: the weights are there, with the shapes that the configuration says.
 pub(crate) struct GraphPlan {
     checkpoint: Checkpoint,
+    weights: Vec<ExpectedWeight>,
     spec: DecoderSpec,
     options: BuildOptions,
     dtype: DType,
@@ -41,13 +42,14 @@ impl GraphPlan {
         }
         let checkpoint = Checkpoint::open(files)?;
         let spec = spec(files, config, &checkpoint);
-        inventory::check(&spec, options.outputs, &checkpoint, &files.config.name())?;
-        Ok(Self { checkpoint, spec, options, dtype: format.dtype })
+        let weights = inventory::expected(config, &spec.prefix, options.outputs);
+        inventory::check(&weights, &spec, options.outputs, &checkpoint, &files.config.name())?;
+        Ok(Self { checkpoint, weights, spec, options, dtype: format.dtype })
     }
 
     /// An upper bound on the bytes of the graph and its weights.
     pub(crate) fn n_bytes(&self) -> u64 {
-        inventory::graph_bytes(&self.spec, &self.checkpoint, &self.options)
+        inventory::graph_bytes(&self.weights, &self.spec, &self.checkpoint, &self.options)
     }
 
     /// Builds the graph in memory, weights included, for a small model.
@@ -66,8 +68,7 @@ impl GraphPlan {
         progress: &Progress,
         cancel: &CancelToken,
     ) -> Result<PathBuf> {
-        let mut meter =
-            Meter::new(progress, self.dtype, inventory::stored_bytes(&self.spec, self.options.outputs, &self.checkpoint));
+        let mut meter = Meter::new(progress, self.dtype, inventory::stored_bytes(&self.weights, &self.checkpoint));
         let mut source = |name: &str| {
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled.into());

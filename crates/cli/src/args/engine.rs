@@ -8,8 +8,9 @@ use std::str::FromStr;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Deserialize;
+use tandem::backends::ComputeUnits;
 use tandem::machine::Size;
-use tandem::{BackendKind, ComputeUnits, DType, Device, Error, Numerics};
+use tandem::{BackendKind, DType, Device, Error, Numerics};
 
 use super::generation::from_text;
 

@@ -36,10 +36,10 @@ fn load(reference: &str, choice: &EngineChoice) -> tandem::Result<(Arc<dyn Model
     };
     let options = options(choice)?;
     if choice.is_transformers {
-        return Ok((tandem::peer(&files, &options)?, reads));
+        return Ok((tandem::backends::peer(&files, &options)?, reads));
     }
     let kind = choice.backend.as_deref().map(str::parse).transpose()?;
-    Ok((tandem::backend(kind, choice.ort_library.clone())?.load(&files, &options)?, reads))
+    Ok((tandem::backends::backend(kind, choice.ort_library.clone())?.load(&files, &options)?, reads))
 }
 
 fn options(choice: &EngineChoice) -> tandem::Result<LoadOptions> {

@@ -2,11 +2,14 @@
 
 mod entry;
 
+use std::io;
+
 use serde::Deserialize;
 use tandem_core::files::near_names;
 use tandem_core::{Error, Result};
 
 pub use self::entry::{CatalogEntry, Kind};
+use crate::paths;
 
 /// The list that is part of the program.
 const BUILTIN: &str = include_str!("catalog/builtin.toml");
@@ -29,6 +32,36 @@ impl Catalog {
     pub fn builtin() -> Self {
         let list: List = toml::from_str(BUILTIN).expect("the list is checked by a test of this file");
         Self { entries: list.model }
+    }
+
+    /// The program's entries with those that the user's own `tandem.toml` adds, as `[[model]]`.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] and [`Error::BadField`] for a file or an entry that cannot be.
+    pub fn of_user() -> Result<Self> {
+        let Some(file) = paths::config_dir().map(|dir| dir.join("tandem.toml")) else { return Ok(Self::builtin()) };
+        let name = file.to_string_lossy();
+        match std::fs::read_to_string(&file) {
+            Ok(text) => Self::builtin().with_toml(&text, &name),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Self::builtin()),
+            Err(error) => Err(Error::bad_file(name, "cannot be read", error)),
+        }
+    }
+
+    /// Adds the entries of `text`, TOML with tables `[[model]]`, which may have other keys; `file` is its name in messages.
+    ///
+    /// # Errors
+    /// As [`of_user`](Self::of_user).
+    pub fn with_toml(self, text: &str, file: &str) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Own {
+            #[serde(default)]
+            model: Vec<CatalogEntry>,
+        }
+        let first_line = |error: &toml::de::Error| error.message().lines().next().unwrap_or_default().to_owned();
+        let table: toml::Table = text.parse().map_err(|error| Error::bad_file(file, "is not valid TOML", error))?;
+        let own = Own::deserialize(table).map_err(|error| Error::bad_field(file, "model", first_line(&error)))?;
+        self.with_own(own.model, file)
     }
 
     /// Puts a user's `own` entries before the others; one takes the place of another of its name. `file` is where they stand, for

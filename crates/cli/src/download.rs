@@ -1,27 +1,14 @@
-//! Models of the hub, brought here before they are used: progress is shown, and Ctrl-C leaves what can be continued.
+//! Downloads: progress is shown, and Ctrl-C leaves what can be continued.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
-use tandem::{CancelToken, ModelFiles, Progress, ProgressEvent, Settings};
+use tandem::{CancelToken, Progress, ProgressEvent};
 
 use crate::figures;
 use crate::interrupt::Interrupts;
 use crate::output::Output;
-
-/// The files that `reference` names, for the backend and dtype of `settings`; a model of the hub is downloaded if need be.
-pub(crate) fn find(reference: &str, settings: &Settings, output: &Output) -> Result<ModelFiles> {
-    if Path::new(reference).exists() || tandem::hub_reference(reference).is_err() {
-        return Ok(tandem::find_for(reference, settings)?);
-    }
-    with_progress(reference, output, |progress, cancel| {
-        let mut settings = settings.clone();
-        (settings.load.progress, settings.load.cancel) = (progress, cancel);
-        tandem::find_for(reference, &settings)
-    })
-}
 
 /// Does `work` with `what`, which may take long: shows how far it is, and has Ctrl-C end it.
 pub(crate) fn with_progress<T>(

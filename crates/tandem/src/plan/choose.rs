@@ -1,8 +1,9 @@
 //! `auto`: the largest model of the catalog that fits.
 
-use tandem_core::{BackendKind, DType};
+use tandem_core::Backend;
+use tandem_core::footprint::Workload;
 
-use super::{Measurements, Plan, Subject, Verdict, Workload, judge};
+use super::{Engine, Measurements, MemoryPlan, Verdict};
 use crate::catalog::{Catalog, CatalogEntry, Kind};
 use crate::machine::Memory;
 
@@ -26,7 +27,7 @@ pub struct Candidate {
     /// The model.
     pub entry: CatalogEntry,
     /// What it would take.
-    pub plan: Plan,
+    pub plan: MemoryPlan,
     /// Whether that fits.
     pub fits: bool,
 }
@@ -43,25 +44,30 @@ impl Choice {
     }
 }
 
-/// The largest model of `catalog` for conversation whose plan fits `memory`; `asked` with the model's own context as its limit.
+impl CatalogEntry {
+    /// The memory that it takes on `backend` with `n_tokens`, by what the catalog says of it.
+    pub fn plan(&self, backend: &dyn Backend, engine: Engine, n_tokens: usize, measured: &Measurements) -> MemoryPlan {
+        let n_tokens = n_tokens.min(self.context);
+        let workload = Workload { n_tokens, context_length: n_tokens };
+        MemoryPlan::new(engine, workload, backend.footprint(&self.shape(), engine.dtype, &workload), measured)
+    }
+}
+
+/// The largest model of `catalog` for conversation whose plan for `n_tokens` on `backend` fits `memory`.
 pub fn choose(
     catalog: &Catalog,
     memory: &Memory,
-    (backend, dtype): (BackendKind, DType),
-    context: Option<usize>,
-    threads: usize,
+    (backend, engine): (&dyn Backend, Engine),
+    n_tokens: usize,
     measured: &Measurements,
 ) -> Choice {
-    let usable = memory.usable();
     let candidate = |entry: &CatalogEntry| {
-        let n_tokens = context.unwrap_or(PLANNED_CONTEXT).min(entry.context);
-        let workload = Workload { backend, dtype, n_tokens, context_length: n_tokens, threads };
-        let plan = Plan::new(&Subject::of_entry(entry), &workload, measured);
-        Candidate { entry: entry.clone(), fits: judge(&plan, &workload, memory) == Verdict::Fits, plan }
+        let plan = entry.plan(backend, engine, n_tokens, measured);
+        Candidate { entry: entry.clone(), fits: plan.judge(memory) == Verdict::Fits, plan }
     };
     let mut candidates: Vec<Candidate> =
         catalog.entries().iter().filter(|entry| entry.kind == Kind::Text && entry.is_open()).map(candidate).collect();
     candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.entry.parameters));
     let taken = candidates.iter().position(|candidate| candidate.fits);
-    Choice { candidates, taken, usable }
+    Choice { candidates, taken, usable: memory.usable() }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::Workload;
+use super::Engine;
 
 /// Measurements that are kept of one engine and dtype; the oldest goes.
 const KEPT: usize = 16;
@@ -59,10 +59,10 @@ impl Measurements {
     }
 
     /// Adds a run, whose plan's parts came to `planned`.
-    pub fn add(&mut self, workload: &Workload, planned: u64, peak: u64) {
-        let (backend, dtype) = names(workload);
+    pub fn add(&mut self, engine: &Engine, planned: u64, peak: u64) {
+        let (backend, dtype) = names(engine);
         self.runs.push(Measurement { backend, dtype, planned, peak });
-        let alike = |run: &Measurement| names(workload) == (run.backend.clone(), run.dtype.clone());
+        let alike = |run: &Measurement| names(engine) == (run.backend.clone(), run.dtype.clone());
         if self.runs.iter().filter(|run| alike(run)).count() > KEPT
             && let Some(oldest) = self.runs.iter().position(alike)
         {
@@ -70,9 +70,9 @@ impl Measurements {
         }
     }
 
-    /// By how much runs like `workload` exceeded a sum like `planned`: the most of them. `None` when none was measured.
-    pub fn correction(&self, workload: &Workload, planned: u64) -> Option<i64> {
-        let (backend, dtype) = names(workload);
+    /// By how much runs on `engine` exceeded a sum like `planned`: the most of them. `None` when none was measured.
+    pub fn correction(&self, engine: &Engine, planned: u64) -> Option<i64> {
+        let (backend, dtype) = names(engine);
         let near = |run: &&Measurement| {
             let ratio = run.planned as f64 / planned.max(1) as f64;
             run.backend == backend && run.dtype == dtype && (1.0 / NEAR..=NEAR).contains(&ratio)
@@ -83,8 +83,8 @@ impl Measurements {
     }
 }
 
-fn names(workload: &Workload) -> (String, String) {
-    (workload.backend.to_string(), workload.dtype.to_string())
+fn names(engine: &Engine) -> (String, String) {
+    (engine.backend.to_string(), engine.dtype.to_string())
 }
 
 #[cfg(test)]
@@ -93,39 +93,39 @@ mod tests {
 
     use super::*;
 
-    fn workload(dtype: DType) -> Workload {
-        Workload { backend: BackendKind::Onnx, dtype, n_tokens: 512, context_length: 512, threads: 2 }
+    fn engine(dtype: DType) -> Engine {
+        Engine { backend: BackendKind::Onnx, dtype, threads: 2 }
     }
 
     #[test]
     fn runs_like_it_correct_a_plan() {
         let mut measured = Measurements::default();
-        assert_eq!(measured.correction(&workload(DType::Int4), 1_000_000_000), None);
-        measured.add(&workload(DType::Int4), 1_000_000_000, 1_100_000_000);
-        measured.add(&workload(DType::Int4), 1_000_000_000, 1_050_000_000);
-        assert_eq!(measured.correction(&workload(DType::Int4), 900_000_000), Some(100_000_000), "the most counts");
-        assert_eq!(measured.correction(&workload(DType::Int8), 1_000_000_000), None, "of another dtype");
-        assert_eq!(measured.correction(&workload(DType::Int4), 3_000_000_000), None, "of another size");
-        let candle = Workload { backend: BackendKind::Candle, ..workload(DType::Int4) };
+        assert_eq!(measured.correction(&engine(DType::Int4), 1_000_000_000), None);
+        measured.add(&engine(DType::Int4), 1_000_000_000, 1_100_000_000);
+        measured.add(&engine(DType::Int4), 1_000_000_000, 1_050_000_000);
+        assert_eq!(measured.correction(&engine(DType::Int4), 900_000_000), Some(100_000_000), "the most counts");
+        assert_eq!(measured.correction(&engine(DType::Int8), 1_000_000_000), None, "of another dtype");
+        assert_eq!(measured.correction(&engine(DType::Int4), 3_000_000_000), None, "of another size");
+        let candle = Engine { backend: BackendKind::Candle, ..engine(DType::Int4) };
         assert_eq!(measured.correction(&candle, 1_000_000_000), None, "of another engine");
     }
 
     #[test]
     fn what_cannot_be_is_no_correction() {
         let mut measured = Measurements::default();
-        measured.add(&workload(DType::F32), 1_000_000_000, 5_000_000_000);
-        assert_eq!(measured.correction(&workload(DType::F32), 1_000_000_000), None);
-        measured.add(&workload(DType::F32), 1_000_000_000, 900_000_000);
-        assert_eq!(measured.correction(&workload(DType::F32), 1_000_000_000), Some(-100_000_000));
+        measured.add(&engine(DType::F32), 1_000_000_000, 5_000_000_000);
+        assert_eq!(measured.correction(&engine(DType::F32), 1_000_000_000), None);
+        measured.add(&engine(DType::F32), 1_000_000_000, 900_000_000);
+        assert_eq!(measured.correction(&engine(DType::F32), 1_000_000_000), Some(-100_000_000));
     }
 
     #[test]
     fn the_oldest_go() {
         let mut measured = Measurements::default();
-        measured.add(&workload(DType::F32), 1_000_000_000, 1_400_000_000);
-        (0..KEPT).for_each(|_| measured.add(&workload(DType::F32), 1_000_000_000, 1_000_000_000));
+        measured.add(&engine(DType::F32), 1_000_000_000, 1_400_000_000);
+        (0..KEPT).for_each(|_| measured.add(&engine(DType::F32), 1_000_000_000, 1_000_000_000));
         assert_eq!(measured.runs.len(), KEPT);
-        assert_eq!(measured.correction(&workload(DType::F32), 1_000_000_000), Some(0));
+        assert_eq!(measured.correction(&engine(DType::F32), 1_000_000_000), Some(0));
     }
 
     #[test]
@@ -134,7 +134,7 @@ mod tests {
         let file = dir.path().join("new/memory.json");
         assert_eq!(Measurements::read(&file), Measurements::default());
         let mut measured = Measurements::default();
-        measured.add(&workload(DType::F32), 1, 2);
+        measured.add(&engine(DType::F32), 1, 2);
         measured.write(&file).unwrap();
         assert_eq!(Measurements::read(&file), measured);
         fs::write(&file, "{").unwrap();

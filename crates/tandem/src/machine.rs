@@ -5,11 +5,11 @@
 mod control_group;
 mod processor;
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 pub use self::processor::{Processor, features};
 use sysinfo::{MemoryRefreshKind, System};
+pub use tandem_core::disk::free as free_disk;
 pub use tandem_core::size::Size;
 
 /// What there is, in bytes, at the moment when it was read.
@@ -87,15 +87,6 @@ impl AddressSpace {
     }
 }
 
-/// Bytes that are free on the disk where `path` lies or would lie.
-///
-/// # Errors
-/// When the system does not say.
-pub fn free_disk(path: &Path) -> io::Result<u64> {
-    let there = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("."));
-    fs4::available_space(there)
-}
-
 /// Source: getrlimit(2), `RLIMIT_AS`; proc(5), the first field of `statm`, in pages.
 #[cfg(unix)]
 fn address_space() -> Option<AddressSpace> {
@@ -119,12 +110,6 @@ mod tests {
         let memory = Memory::read();
         assert!(memory.total > 0 && memory.available > 0 && memory.available <= memory.total, "{memory:?}");
         assert!(memory.usable() <= memory.available);
-    }
-
-    #[test]
-    fn a_disk_is_asked_about_before_its_directory_is_made() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(free_disk(&dir.path().join("not/yet")).unwrap() > 0);
     }
 
     #[test]

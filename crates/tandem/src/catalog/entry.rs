@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use tandem_core::footprint::ModelShape;
 use tandem_core::{BackendKind, Error, Result};
 
 /// A model that is known by name. Every number is from its published `config.json`.
@@ -74,6 +75,23 @@ impl CatalogEntry {
         match (&self.graphs, backend) {
             (Some(graphs), BackendKind::Onnx) => graphs,
             _ => &self.checkpoint,
+        }
+    }
+
+    /// The sizes of its checkpoint, published in 16-bit floats.
+    pub fn shape(&self) -> ModelShape {
+        ModelShape {
+            vocab_size: self.vocabulary as u64,
+            hidden_size: self.hidden_size as u64,
+            intermediate_size: self.intermediate_size as u64,
+            n_layers: self.layers as u64,
+            n_heads: self.heads as u64,
+            n_kv_heads: self.kv_heads as u64,
+            head_dim: self.head_dim as u64,
+            tied: self.tied_head,
+            max_context: self.context as u64,
+            stored_bytes: self.parameters.saturating_mul(2),
+            tokenizer_bytes: ModelShape::usual_tokenizer_bytes(self.vocabulary as u64),
         }
     }
 

@@ -1,32 +1,24 @@
-//! Where the user keeps configuration and state: the XDG directories, and Application Support on macOS.
+//! Where a user's configuration, state and cache are: the XDG directories, and Application Support on macOS.
 
 use std::env;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
-
 /// `$XDG_CONFIG_HOME/tandem`, else `~/.config/tandem`.
-pub(crate) fn config_dir() -> Option<PathBuf> {
+pub fn config_dir() -> Option<PathBuf> {
     user_dir("XDG_CONFIG_HOME", ".config")
 }
 
 /// `$XDG_STATE_HOME/tandem`, else `~/.local/state/tandem`.
-pub(crate) fn state_dir() -> Option<PathBuf> {
+pub fn state_dir() -> Option<PathBuf> {
     user_dir("XDG_STATE_HOME", ".local/state")
 }
 
 /// The directory for what can be had again: `$TANDEM_CACHE`, else `$XDG_CACHE_HOME/tandem`, else `~/.cache/tandem`.
-///
-/// # Errors
-/// When the user has no home directory.
-pub(crate) fn cache_dir() -> Result<PathBuf> {
-    let own = env::var_os("TANDEM_CACHE").filter(|value| !value.is_empty());
-    if let Some(own) = own {
-        return std::path::absolute(own).context("`TANDEM_CACHE` is no path");
+pub fn cache_dir() -> Option<PathBuf> {
+    match env::var_os("TANDEM_CACHE").filter(|value| !value.is_empty()) {
+        Some(own) => std::path::absolute(own).ok(),
+        None => directory("XDG_CACHE_HOME", if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" }),
     }
-    let at_home = if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" };
-    directory("XDG_CACHE_HOME", at_home)
-        .context("there is no cache directory: `TANDEM_CACHE`, `XDG_CACHE_HOME` and `HOME` are not set")
 }
 
 fn user_dir(variable: &str, in_home: &str) -> Option<PathBuf> {
