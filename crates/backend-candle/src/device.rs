@@ -2,11 +2,11 @@
 
 mod cuda;
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use tandem_core::backend::ThreadOptions;
-use tandem_core::{BackendKind, Device, DeviceReport, Error, Result};
+use tandem_core::{BackendKind, Device, DeviceReport, Error, Remedies, Remedy, Result};
 
 /// Every device that the engine knows, each tried.
 pub(crate) fn reports() -> Vec<DeviceReport> {
@@ -14,17 +14,9 @@ pub(crate) fn reports() -> Vec<DeviceReport> {
     let gpus = (0..cuda::n_devices().max(1)).map(|index| (Device::Cuda(index), cuda::description(index)));
     std::iter::once(cpu)
         .chain(gpus)
-        .map(|(device, description)| {
-            let error = open(device).err();
-            DeviceReport {
-                device,
-                description,
-                hint: error.as_ref().and_then(Error::hint),
-                unusable: error.map(|error| match error {
-                    Error::DeviceUnavailable { reason, .. } => reason,
-                    other => other.to_string(),
-                }),
-            }
+        .map(|(device, description)| match open(device) {
+            Ok(_) => DeviceReport::usable(device, description),
+            Err(error) => DeviceReport::unusable(device, description, error),
         })
         .collect()
 }
@@ -34,17 +26,21 @@ pub(crate) fn open(device: Device) -> Result<candle_core::Device> {
     match device {
         Device::Cpu => Ok(candle_core::Device::Cpu),
         Device::Cuda(index) => cuda::open(index),
-        Device::CoreMl => Err(unavailable(device, "candle has no CoreML", "use `--backend onnx` for CoreML, or `--device cpu`")),
-        other => Err(unavailable(other, "this backend has no such device", "use `--device cpu`")),
+        Device::CoreMl => Err(unavailable(
+            device,
+            "candle has no CoreML",
+            [Remedy::UseBackend(BackendKind::Onnx), Remedy::UseDevice(Device::Cpu)],
+        )),
+        other => Err(unavailable(other, "this backend has no such device", Remedy::UseDevice(Device::Cpu))),
     }
 }
 
 /// The threads that a model computes with: as many as asked for, or as the process may use by affinity and control group.
 ///
 /// They are the model's own: candle's pools take their number from `/proc/cpuinfo`, which knows neither. Idle ones look for work a moment
-/// and then sleep, whatever [`ThreadOptions::spin`] says.
-pub(crate) fn threads(options: &ThreadOptions) -> Result<Arc<ThreadPool>> {
-    let n = options.count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
+/// and then sleep, so there is no option to spin.
+pub(crate) fn threads(count: Option<NonZeroUsize>) -> Result<Arc<ThreadPool>> {
+    let n = count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
     let pool = ThreadPoolBuilder::new().num_threads(n).thread_name(|i| format!("candle-{i}")).build();
     pool.map(Arc::new).map_err(|source| Error::Engine {
         backend: BackendKind::Candle,
@@ -58,6 +54,6 @@ fn cpu_description() -> String {
     format!("{} processor, {threads} threads", std::env::consts::ARCH)
 }
 
-fn unavailable(device: Device, reason: impl Into<String>, hint: &str) -> Error {
+fn unavailable(device: Device, reason: impl Into<String>, hint: impl Into<Remedies>) -> Error {
     Error::DeviceUnavailable { backend: BackendKind::Candle, device, reason: reason.into(), hint: hint.into() }
 }
