@@ -50,8 +50,8 @@ impl Backend for CandleBackend {
         let (wanted, bits) = dtype(options)?;
         refuse_what_is_no_checkpoint(files, &config, options)?;
         refuse_quantised_file(files, options.device)?;
-        let threads = device::threads(&options.threads)?;
-        let before = MappingSnapshot::now();
+        let threads = device::threads(options.threads)?;
+        let before = (options.huge_pages && device.is_cpu()).then(MappingSnapshot::now);
         let mut info = info(files, &config, options, wanted, threads.current_num_threads())?;
         if !config.architecture.has_llama_form() {
             let checkpoint = Checkpoint::open(files)?;
@@ -61,7 +61,7 @@ impl Backend for CandleBackend {
             Some(path) => gguf::load(path, &config, options),
             None => {
                 let checkpoint = Checkpoint::open(files)?;
-                let arena = Arena::new(options.small_pages);
+                let arena = Arena::default();
                 let reader =
                     Reader { checkpoint: &checkpoint, file: &files.name, bits, numerics: options.numerics, arena: &arena };
                 Ok(FromGguf { decoder: weights::decoder(&reader, &config)?, dtype: wanted, weight_types: Vec::new() })
@@ -69,7 +69,7 @@ impl Backend for CandleBackend {
         })?;
         (info.dtype, info.weight_types) = (dtype, weight_types);
         info.memory_dtype = if dtype == DType::F32 && device.is_cpu() { decoder.memory_dtype() } else { dtype };
-        if device.is_cpu() && !options.small_pages {
+        if let Some(before) = before {
             before.collapse();
         }
         let decoder: Box<dyn Decode> = match &device {
@@ -157,7 +157,7 @@ fn refuse_quantised_file(files: &ModelFiles, device: Device) -> Result<()> {
 
 /// Graphs are for the other engine, and weights that others have quantised are not understood.
 fn refuse_what_is_no_checkpoint(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<()> {
-    let graph = match &options.graph {
+    let graph = match &options.onnx.graph {
         Some(path) => Some(path.display().to_string()),
         None => files.graphs.first().filter(|_| files.weights.is_empty()).map(|graph| graph.file.name().into_owned()),
     };

@@ -49,13 +49,12 @@ pub(crate) fn load(path: &Path, config: &ModelConfig, options: &LoadOptions) -> 
             return Err(Error::Unsupported {
                 what: format!("dtype `{wanted}` for the GGUF file `{}`", path.display()),
                 reason: format!("its weights are `{stored}`, and would be rounded a second time"),
-                hint: Some(format!("leave the dtype out for `{stored}`, or use `--dtype f32`")),
+                hint: Some(format!("leave the dtype out for `{stored}`, or use `--dtype f32`").into()),
             });
         }
     };
     let interleaved = gguf.has_interleaved_heads()?.then_some(config.head_dim());
-    let weights =
-        Weights { gguf: &gguf, floats, numerics: options.numerics, arena: Arena::new(options.small_pages), interleaved };
+    let weights = Weights { gguf: &gguf, floats, numerics: options.numerics, arena: Arena::default(), interleaved };
     let decoder = weights::decoder(&weights, config)?;
     Ok(FromGguf { decoder, dtype: options.dtype.unwrap_or(stored), weight_types: weights.types() })
 }

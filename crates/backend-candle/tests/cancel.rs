@@ -18,7 +18,7 @@ fn a_running_append_ends_when_it_is_cancelled() {
     let tokens: Vec<TokenId> = (0..200).map(|i| i * 31 % 340).collect();
     let whole = model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last(1)).unwrap();
     let cancel = CancelToken::new();
-    let mut session = model.new_session(&SessionOptions { cancel: cancel.clone(), ..SessionOptions::default() }).unwrap();
+    let mut session = model.new_session(&SessionOptions::new().with_cancel(cancel.clone())).unwrap();
     session.append(&tokens[..50], LogitsRequest::None).unwrap();
 
     // A small model is done sooner than a thread wakes: the rest is appended and taken back until a cancel comes.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use tandem_backend_candle::CandleBackend;
-use tandem_core::backend::{Numerics, ThreadOptions, TokenBatch};
+use tandem_core::backend::{Numerics, TokenBatch};
 use tandem_core::conformance;
 use tandem_core::conformance::{Fixture, Golden};
 use tandem_core::files::ModelFiles;
@@ -96,11 +96,10 @@ fn directory(name: &str) -> PathBuf {
 
 /// The checkpoint `name`, computed with so many threads.
 fn fixture(name: &str, threads: usize) -> Fixture {
-    let threads = ThreadOptions { count: NonZeroUsize::new(threads), spin: false };
     Fixture {
         backend: Box::new(CandleBackend::new()),
         files: ModelFiles::discover(&directory(name), name).unwrap(),
-        options: LoadOptions { threads, ..LoadOptions::default() },
+        options: LoadOptions::new().with_threads(NonZeroUsize::new(threads)),
         // Chunks of other lengths sum in another order.
         tolerance: 2e-5,
         golden: Some(Golden::read(&directory(name), Golden::MADE)),

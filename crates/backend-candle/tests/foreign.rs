@@ -36,10 +36,10 @@ fn what_is_not_exact_is_refused_with_a_remedy() {
 fn other_dtypes_are_refused_with_a_remedy() {
     for name in FAMILIES {
         for dtype in [DType::F16, DType::Bf16, DType::Int8, DType::Int4] {
-            let options = LoadOptions { dtype: Some(dtype), ..LoadOptions::default() };
+            let options = LoadOptions::new().with_dtype(dtype);
             let Err(error) = load(&golden(name), &options) else { panic!("{name} in {dtype} is refused") };
             assert!(matches!(error, Error::Unsupported { .. }), "{error}");
-            assert!(error.hint().is_some_and(|hint| hint.contains("--dtype f32")), "{}", describe(&error));
+            assert!(error.hint().is_some_and(|hint| hint.to_string().contains("--dtype f32")), "{}", describe(&error));
         }
     }
 }
@@ -100,7 +100,7 @@ fn a_text_that_was_cut_short_is_made_again() {
     let expected = whole.append(&tokens, LogitsRequest::Last(1)).unwrap();
     for _ in 0..8 {
         let cancel = CancelToken::new();
-        let mut session = model.new_session(&SessionOptions { cancel: cancel.clone(), ..SessionOptions::default() }).unwrap();
+        let mut session = model.new_session(&SessionOptions::new().with_cancel(cancel.clone())).unwrap();
         session.append(&tokens[..60], LogitsRequest::None).unwrap();
         let from_another_thread = std::thread::spawn({
             let cancel = cancel.clone();

@@ -28,7 +28,6 @@ const ALIGNMENT: usize = 64;
 pub struct Arena {
     /// The piece that is given of, and how many bytes of it are.
     current: Mutex<Option<(Arc<Piece>, usize)>>,
-    small_pages: bool,
 }
 
 /// Some values in an [`Arena`].
@@ -50,11 +49,6 @@ struct Piece {
 }
 
 impl Arena {
-    /// Nothing is asked for before it is needed. With `small_pages` no huge ones are.
-    pub fn new(small_pages: bool) -> Self {
-        Self { current: Mutex::default(), small_pages }
-    }
-
     /// `n` values of zero bytes. As with a [`Vec`], a program that can have no more memory ends.
     ///
     /// # Panics
@@ -63,10 +57,8 @@ impl Arena {
         const { assert!(align_of::<V>() <= ALIGNMENT, "values are aligned") };
         let bytes = Layout::array::<V>(n).expect("no more bytes than addresses").size().next_multiple_of(ALIGNMENT);
         let (piece, start) = self.take(bytes);
-        if !self.small_pages {
-            // From the first on: of memory that is advised in parts, a huge page could not lie across two.
-            huge_pages::advise(piece.address()..piece.address() + start + bytes);
-        }
+        // From the first on: of memory that is advised in parts, a huge page could not lie across two.
+        huge_pages::advise(piece.address()..piece.address() + start + bytes);
         let first = piece.at(start).cast();
         Slab { first, n, _piece: piece }
     }
@@ -169,7 +161,7 @@ mod tests {
 
     #[test]
     fn values_lie_together_and_apart() {
-        let arena = Arena::new(false);
+        let arena = Arena::default();
         let (mut one, mut two, mut three) = (arena.zeros::<u8>(100), arena.zeros::<f32>(1000), arena.zeros::<u16>(0));
         assert!(three.is_empty() && two.iter().all(|value| *value == 0.0));
         assert_eq!((two.as_ptr().addr() - one.as_ptr().addr(), one.as_ptr().addr() % ALIGNMENT), (128, 0));
@@ -186,7 +178,7 @@ mod tests {
     #[test]
     fn a_large_one_ends_no_piece() {
         let n = 3 * PIECES.end();
-        let arena = Arena::new(false);
+        let arena = Arena::default();
         let first = arena.zeros::<u64>(8);
         let mut large = arena.zeros::<u8>(n);
         let second = arena.zeros::<u64>(8);
@@ -198,7 +190,7 @@ mod tests {
 
     #[test]
     fn pieces_grow() {
-        let arena = Arena::new(true);
+        let arena = Arena::default();
         let pieces: Vec<Slab<u8>> = (0..200).map(|_| arena.zeros(700 << 10)).collect();
         let n_jumps = pieces.windows(2).filter(|two| two[1].as_ptr().addr().wrapping_sub(two[0].as_ptr().addr()) != 700 << 10);
         assert!((5..12).contains(&n_jumps.count()));

@@ -44,7 +44,7 @@ fn floats_meet_the_goldens() {
 #[test]
 fn quantised_when_loaded_is_what_a_checkpoint_is() {
     for dtype in [DType::Int8, DType::Int4] {
-        let options = LoadOptions { dtype: Some(dtype), ..LoadOptions::default() };
+        let options = LoadOptions::new().with_dtype(dtype);
         let published = tandem_core::files::ModelFiles::discover(&golden("qwen3"), "qwen3").unwrap();
         let expected = logits(&*CandleBackend::new().load(&published, &options).unwrap());
         let model = load(&golden_in("qwen3", TensorType::F32), "qwen3-at-load", &options).unwrap();
@@ -56,7 +56,7 @@ fn quantised_when_loaded_is_what_a_checkpoint_is() {
 #[test]
 fn what_was_stored_and_what_it_runs_as_is_said() {
     let types = |kind: TensorType, dtype: Option<DType>| {
-        let options = LoadOptions { dtype, ..LoadOptions::default() };
+        let options = LoadOptions::new().with_dtype(dtype);
         let model = load(&golden_in("qwen2-tied", kind), &format!("said-{kind}"), &options).unwrap();
         let types = model.info().weight_types.iter().map(|t| format!("{}: {}", t.stored, t.runs_as)).collect::<Vec<_>>();
         (model.info().dtype, types.join("; "))
@@ -75,7 +75,7 @@ fn a_dtype_that_would_round_twice_is_refused() {
         (TensorType::Q4_0, DType::Int8, "`int4`"),
         (TensorType::F16, DType::F16, "--dtype f32"),
     ] {
-        let options = LoadOptions { dtype: Some(dtype), ..LoadOptions::default() };
+        let options = LoadOptions::new().with_dtype(dtype);
         let Err(error) = load(&golden_in("qwen2-tied", kind), &format!("twice-{kind}"), &options) else {
             panic!("{kind} as {dtype}")
         };
