@@ -119,20 +119,20 @@ impl OpenedModel for CandleOpened {
 
     fn load_unchecked(self: Box<Self>) -> Result<Arc<dyn Model>> {
         let Self { files, options, config, device, dtype, bits, stored } = *self;
-        let threads = device::threads(&options.threads)?;
-        let before = MappingSnapshot::now();
+        let threads = device::threads(options.threads)?;
+        let before = (options.huge_pages && device.is_cpu()).then(MappingSnapshot::now);
         let mut info = info(&files, &config, &options, dtype, threads.current_num_threads())?;
         let LoadedDecoder { decoder, dtype, weight_types } = threads.install(|| match &stored {
             StoredWeights::Gguf(gguf) => gguf::load(gguf, &config, &options),
             StoredWeights::Checkpoint(checkpoint) => {
-                let arena = Arena::new(options.small_pages);
+                let arena = Arena::default();
                 let reader = CheckpointSource { checkpoint, file: &files.name, bits, numerics: options.numerics, arena: &arena };
                 Ok(LoadedDecoder { decoder: weights::decoder(&reader, &config)?, dtype, weight_types: Vec::new() })
             }
         })?;
         (info.dtype, info.weight_types) = (dtype, weight_types);
         info.memory_dtype = if dtype == DType::F32 && device.is_cpu() { decoder.memory_dtype() } else { dtype };
-        if device.is_cpu() && !options.small_pages {
+        if let Some(before) = before {
             before.collapse();
         }
         let decoder: Box<dyn Decode> = match &device {
@@ -220,7 +220,7 @@ fn refuse_quantised_file(files: &ModelFiles, device: Device) -> Result<()> {
 
 /// Refuses graphs, which are for the other engine, and checkpoints that were quantised by other tools.
 fn refuse_unreadable(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<()> {
-    let graph = match &options.graph {
+    let graph = match &options.onnx.graph {
         Some(path) => Some(path.display().to_string()),
         None => files.graphs.first().filter(|_| files.weights.is_empty()).map(|graph| graph.file.name().into_owned()),
     };

@@ -3,13 +3,12 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use ort::environment::Environment;
 use tandem_core::backend::{Capabilities, Capability, LoadOptions, Placement};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{Listing, ModelFiles};
 use tandem_core::footprint::{EstimateFootprint, Footprint, ModelShape, Workload};
 use tandem_core::huge_pages::MappingSnapshot;
-use tandem_core::{Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, OpenedModel, Result};
+use tandem_core::{Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, OpenedModel, Remedy, Result};
 
 use crate::device::{provider_name, reports};
 use crate::engine::n_threads;
@@ -30,15 +29,13 @@ pub struct OnnxBackend {
 }
 
 impl OnnxBackend {
-    /// Uses `library`, or the one that [`library::find`] finds.
+    /// Uses `library`, or the one that [`library::find`] finds, unless [`OnnxOptions::library`](tandem_core::OnnxOptions) names one.
     ///
     /// Nothing is loaded before it is needed. A process keeps the first library that it loads.
     pub fn new(library: Option<PathBuf>) -> Self {
+        // A caller may start threads before it loads; then an error there says that it is too late.
+        let _ = library::require_telemetry_off();
         Self { library }
-    }
-
-    fn environment(&self) -> Result<Environment> {
-        library::environment(self.library.as_deref())
     }
 }
 
@@ -48,14 +45,9 @@ impl Backend for OnnxBackend {
     }
 
     fn devices(&self) -> Vec<DeviceReport> {
-        match self.environment() {
+        match library::environment(self.library.as_deref()) {
             Ok(environment) => reports(&environment),
-            Err(error) => vec![DeviceReport {
-                device: Device::Cpu,
-                description: "ONNX Runtime".into(),
-                hint: error.hint(),
-                unusable: Some(error.to_string()),
-            }],
+            Err(error) => vec![DeviceReport::unusable(Device::Cpu, "ONNX Runtime", error)],
         }
     }
 
@@ -65,9 +57,11 @@ impl Backend for OnnxBackend {
                 what: format!("the backend `onnx` with `{}`", listing.name),
                 reason: "the repository has GGUF files, which the candle backend alone reads".into(),
                 hint: Some(
-                    "use `--backend candle`, in a build with the feature `candle`; or name the repository of the checkpoint that \
-                     they were made from"
-                        .into(),
+                    [
+                        Remedy::UseBackend(BackendKind::Candle),
+                        "name the repository of the checkpoint that they were made from".into(),
+                    ]
+                    .into(),
                 ),
             });
         }
@@ -132,9 +126,10 @@ impl OpenedModel for OnnxOpened {
     fn load_unchecked(self: Box<Self>) -> Result<Arc<dyn Model>> {
         let Self { library, files, options, config, source } = *self;
         let source = source.source(&files, &config, &options)?;
-        let before = MappingSnapshot::now();
+        let before = (options.huge_pages && options.device == Device::Cpu).then(MappingSnapshot::now);
+        let library = options.onnx.library.clone().or(library);
         let session = engine::commit(library.as_deref(), &options, &source)?;
-        if options.device == Device::Cpu && !options.small_pages {
+        if let Some(before) = before {
             before.collapse();
         }
         let graph = DecoderGraph::read(&session, &source.name, &config)?;

@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
-use tandem::backends::CoreMlOptions;
 use tandem::catalog::Catalog;
-use tandem::{Admission, Device, LoadOptions, OpenedModel, Resolver, SessionOptions, Settings, TextModel, ThreadOptions};
+use tandem::{Admission, Device, LoadOptions, OpenedModel, Resolver, SessionOptions, Settings, TextModel};
 use tandem_bench::peak_rss_bytes;
 
-use crate::args::{CoreMlFormat, DeviceChoice, EngineOptions};
+use crate::args::{DeviceChoice, EngineOptions};
 use crate::figures::bytes;
 use crate::interrupt::Interrupts;
 use crate::output::Output;
@@ -105,39 +104,29 @@ pub(crate) fn admit(opened: &OpenedModel, resolver: &Resolver, n_tokens: usize, 
 
 /// What `options` ask for; what they leave out is the library's default.
 pub(crate) fn settings(options: &EngineOptions, output: &Output) -> Result<Settings> {
-    let coreml = CoreMlOptions {
-        compute_units: options.coreml_units.unwrap_or_default(),
-        neural_network_format: options.coreml_format == Some(CoreMlFormat::NeuralNetwork),
-        static_shapes: options.coreml_static_shapes.unwrap_or_default(),
-        subgraphs: options.coreml_subgraphs.unwrap_or_default(),
-        cache_dir: options.coreml_cache.clone(),
+    let device = match options.device {
+        Some(DeviceChoice::Exactly(device)) => device,
+        Some(DeviceChoice::Auto) => best_device(options, output)?,
+        None => Device::default(),
     };
     let settings = reference_settings(options);
-    let load = LoadOptions {
-        device: match options.device {
-            Some(DeviceChoice::Exactly(device)) => device,
-            Some(DeviceChoice::Auto) => best_device(options, output)?,
-            None => Device::default(),
-        },
-        graph: options.graph.clone(),
-        threads: ThreadOptions { count: options.threads, spin: options.spin.unwrap_or_default() },
-        require_device: options.require_device,
-        coreml,
-        numerics: options.numerics.unwrap_or_default(),
-        ..settings.load
-    };
-    let no_memory_check = options.no_memory_check == Some(true);
-    Ok(Settings { ort_library: options.ort_library.clone(), load, no_memory_check, ..settings })
+    let load = settings
+        .load
+        .with_device(device)
+        .with_numerics(options.compute.numerics.unwrap_or_default())
+        .with_huge_pages(true)
+        .with_onnx(options.onnx.options());
+    Ok(Settings { load, no_memory_check: options.no_memory_check == Some(true), ..settings })
 }
 
 /// How to open a session under `options`.
 pub(crate) fn session_options(options: &EngineOptions) -> SessionOptions {
-    SessionOptions { context_length: options.context.map(usize::from), ..SessionOptions::default() }
+    SessionOptions::new().with_context_length(options.context.map(usize::from))
 }
 
 /// The best device that can be used: CUDA before CoreML before the processor. Where none can, the processor's error says why.
 fn best_device(options: &EngineOptions, output: &Output) -> Result<Device> {
-    let backend = tandem::backends::backend(options.backend, options.ort_library.clone())?;
+    let backend = tandem::backends::backend(options.weights.backend, options.onnx.library.ort_library.clone())?;
     let rank = |device: &Device| match device {
         Device::Cuda(_) => 0,
         Device::CoreMl => 1,

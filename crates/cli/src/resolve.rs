@@ -3,7 +3,7 @@
 use anyhow::Result;
 use tandem::catalog::Catalog;
 use tandem::machine::Memory;
-use tandem::{LoadOptions, ModelFiles, ModelRef, Resolved, Resolver, Settings, ThreadOptions};
+use tandem::{LoadOptions, ModelFiles, ModelRef, Resolved, Resolver, Settings};
 
 use crate::args::EngineOptions;
 use crate::config::Config;
@@ -23,10 +23,9 @@ pub(crate) fn resolver(catalog: &Catalog, options: &EngineOptions) -> Resolver {
 
 /// As much of `options` as decides what a reference names.
 pub(crate) fn reference_settings(options: &EngineOptions) -> Settings {
-    let threads = ThreadOptions { count: options.threads, ..ThreadOptions::default() };
     Settings {
-        backend: options.backend,
-        load: LoadOptions { dtype: options.dtype, threads, ..LoadOptions::default() },
+        backend: options.weights.backend,
+        load: LoadOptions::new().with_dtype(options.weights.dtype).with_threads(options.compute.threads),
         context_length: options.context.map(usize::from),
         ..Settings::default()
     }

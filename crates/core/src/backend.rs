@@ -28,13 +28,10 @@ pub use checked::checked;
 pub use data::{HiddenStates, ModelInfo, Placement, TokenBatch, WeightFile, WeightType};
 pub use kv::{KvShape, KvState};
 pub use logits::{Logits, LogitsRequest};
-pub use options::{
-    BackendKind, ComputeUnits, CoreMlOptions, DType, Device, DeviceReport, LoadOptions, Numerics, SessionOptions, ThreadOptions,
-};
+pub use options::{ComputeUnits, CoreMlFormat, CoreMlOptions, DeviceReport, LoadOptions, OnnxOptions, SessionOptions};
 pub use probe::{Probe, ProbePoint, Prober, Stage};
 
-/// The id of a token in a model's vocabulary.
-pub type TokenId = u32;
+pub use crate::primitives::{BackendKind, DType, Device, Numerics, TokenId};
 
 /// One inference engine compiled into this build.
 ///
@@ -129,7 +126,7 @@ pub trait OpenedModel: Send {
     /// [`Error::DeviceUnavailable`] when that device cannot be used: nothing falls back. [`Error::BadFile`] and [`Error::BadField`] name
     /// the file that is at fault.
     fn load(self: Box<Self>) -> Result<Arc<dyn Model>> {
-        let required = self.options().require_device;
+        let required = self.options().onnx.require_device;
         let model = self.load_unchecked()?;
         model.info().check_device_share(required)?;
         Ok(checked(model))

@@ -44,7 +44,10 @@ mod tests {
         assert!(check(1_000_000_000, 1_020_000_000).is_ok());
         let error = check(1_000_000_000, 1_019_999_999).unwrap_err();
         let expected = "`no/such/cache`: there is not enough room: 1.0 GB are needed, and 1.0 GB are free";
-        assert_eq!((error.to_string().as_str(), error.hint().as_deref()), (expected, Some("use another disk")));
+        assert_eq!(
+            (error.to_string().as_str(), error.hint().map(|hint| hint.to_string()).as_deref()),
+            (expected, Some("use another disk"))
+        );
         assert!(check(40_000_000, 999).unwrap_err().to_string().ends_with("41 MB are needed, and 999 bytes are free"));
         assert!(check(u64::MAX, u64::MAX - 1).is_err());
     }

@@ -18,9 +18,11 @@ use std::sync::Arc;
 pub use self::content::{FileBytes, MAX_JSON_BYTES};
 pub use self::listing::Listing;
 pub use self::near::near_names;
-use crate::backend::{DType, WeightFile};
+use crate::backend::WeightFile;
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, GgufPart};
+use crate::primitives::{BackendKind, DType};
+use crate::remedy::Remedy;
 
 /// The files of one model.
 #[derive(Clone, Debug)]
@@ -108,9 +110,11 @@ impl ModelFiles {
             what: format!("the GGUF file `{}`", gguf.file()),
             reason: "GGUF files are read by the candle backend alone".into(),
             hint: Some(
-                "use `--backend candle`, in a build with the feature `candle`; or the checkpoint that the file was made from, \
-                 a directory with `config.json` and safetensors"
-                    .into(),
+                [
+                    Remedy::UseBackend(BackendKind::Candle),
+                    "use the checkpoint that the file was made from, a directory with `config.json` and safetensors".into(),
+                ]
+                .into(),
             ),
         })
     }

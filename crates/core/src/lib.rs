@@ -28,10 +28,14 @@ pub mod generate;
 pub mod gguf;
 pub mod huge_pages;
 pub mod lock;
+pub mod named;
+pub mod primitives;
 pub mod progress;
+pub mod remedy;
 pub mod sampler;
 pub mod score;
 pub mod sequence;
+mod setters;
 pub mod size;
 pub mod stop;
 pub mod template;
@@ -39,9 +43,10 @@ pub mod tokenizer;
 
 pub use backend::{
     Backend, BackendKind, Capabilities, Capability, DType, Device, DeviceReport, LoadOptions, Logits, LogitsRequest, Model,
-    ModelInfo, OpenedModel, Session, SessionOptions, TokenId,
+    ModelInfo, OnnxOptions, OpenedModel, Session, SessionOptions, TokenId,
 };
 pub use cancel::CancelToken;
 pub use error::{Error, Result};
 pub use export::{ExportOptions, Exported, GraphFormat, GraphOutputs};
 pub use progress::{Progress, ProgressEvent};
+pub use remedy::{Remedies, Remedy};

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tandem_core::error::Source;
-use tandem_core::{Error, Result, disk};
+use tandem_core::{Error, Remedies, Result, disk};
 
 /// A request that failed.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(crate) enum Failure {
         /// What went wrong.
         problem: String,
         /// What to do.
-        hint: Option<String>,
+        hint: Option<Remedies>,
         /// The status, when it was the server's word.
         status: Option<u16>,
     },
@@ -39,7 +39,7 @@ impl Failure {
         Self::Passing { problem: problem.into(), wait: None, source: None }
     }
 
-    pub(crate) fn lasting(problem: impl Into<String>, hint: &str) -> Self {
+    pub(crate) fn lasting(problem: impl Into<String>, hint: impl Into<Remedies>) -> Self {
         Self::Lasting { problem: problem.into(), hint: Some(hint.into()), status: None }
     }
 

@@ -11,7 +11,7 @@
 //!
 //! # fn main() -> tandem::Result<()> {
 //! let demo = tandem::load("demo", &Settings::default())?;
-//! let load = LoadOptions { dtype: Some(DType::Int4), ..LoadOptions::default() };
+//! let load = LoadOptions::new().with_dtype(DType::Int4);
 //! let model = tandem::load("qwen2.5:0.5b", &Settings { load, ..Settings::default() })?;
 //! println!("{} on {}", model.info().name, model.info().device);
 //! # Ok(())
@@ -116,7 +116,7 @@
 //!
 //! let error = tandem::load("qwen2.5:0.6b", &Settings::default()).err().expect("the catalog has no such name");
 //! assert!(matches!(error, Error::ModelNotFound { .. }));
-//! assert!(error.hint().is_some_and(|hint| hint.contains("qwen2.5:0.5b")));
+//! assert!(error.hint().is_some_and(|hint| hint.to_string().contains("qwen2.5:0.5b")));
 //! ```
 
 pub mod backends;
@@ -141,7 +141,7 @@ pub use reference::ModelRef;
 pub use resolver::{Admission, Resolved, Resolver, find};
 pub use settings::Settings;
 
-pub use tandem_core::backend::{Numerics, ThreadOptions};
+pub use tandem_core::backend::{Numerics, OnnxOptions};
 pub use tandem_core::config::ModelConfig;
 pub use tandem_core::files::ModelFiles;
 pub use tandem_core::generate::{Event, FinishReason, GenerateOptions, Generation, Timings};
@@ -155,6 +155,7 @@ pub use tandem_core::{
     Backend, BackendKind, CancelToken, Capabilities, Capability, DType, Device, Error, ExportOptions, LoadOptions, Model,
     ModelInfo, Progress, ProgressEvent, Result, SessionOptions, TokenId,
 };
+pub use tandem_core::{named, remedy};
 pub use tandem_hub as hub;
 
 /// The files of a model, and what they say of it.

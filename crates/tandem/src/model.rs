@@ -43,7 +43,7 @@ pub struct TextModel {
 ///
 /// # fn main() -> tandem::Result<()> {
 /// let demo = tandem::load("demo", &Settings::default())?;
-/// let load = LoadOptions { dtype: Some(DType::Int4), ..LoadOptions::default() };
+/// let load = LoadOptions::new().with_dtype(DType::Int4);
 /// let model = tandem::load("auto", &Settings { load, ..Settings::default() })?;
 /// println!("{} on {}", model.info().name, model.info().device);
 /// # Ok(())

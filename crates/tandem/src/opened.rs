@@ -6,7 +6,6 @@ use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
 use tandem_core::{DType, OpenedModel as Opened, Result};
 
-use crate::backends::prepare_process;
 use crate::plan::Planner;
 use crate::settings::Settings;
 
@@ -39,7 +38,6 @@ impl OpenedModel {
     /// As [`load`](crate::load), for files whose headers cannot be read.
     pub fn open(files: ModelFiles, settings: &Settings) -> Result<Self> {
         let started = Instant::now();
-        prepare_process();
         let opened = settings.open_backend()?.open(&files, &settings.load)?;
         let max_context = opened.config().max_context;
         let planner = Planner {

@@ -190,7 +190,7 @@ impl Resolver {
                 [] => "name `demo`, a directory with the model's files, `owner/name` for a model on the Hugging Face hub, or one of \
                        the catalog such as `qwen2.5:0.5b`"
                     .into(),
-                near => format!("did you mean {}?", near.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
+                near => format!("did you mean {}?", near.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")).into(),
             },
         }
     }
@@ -255,6 +255,6 @@ fn nothing_fits(choice: &Choice) -> Error {
     Error::ModelNotFound {
         reference: AUTO.into(),
         reason: format!("no model of the catalog fits {usable}"),
-        hint: format!("{}`--dtype int4` takes less, and `demo` is part of the program", smallest.unwrap_or_default()),
+        hint: format!("{}`--dtype int4` takes less, and `demo` is part of the program", smallest.unwrap_or_default()).into(),
     }
 }

@@ -1,7 +1,6 @@
 //! What runs a model, and how.
 
 use std::num::NonZero;
-use std::path::PathBuf;
 
 use tandem_core::{Backend, BackendKind, DType, LoadOptions, Result};
 
@@ -13,17 +12,14 @@ use crate::plan::Engine;
 /// ```
 /// use tandem::{DType, LoadOptions, Settings};
 ///
-/// let load = LoadOptions { dtype: Some(DType::Int4), ..LoadOptions::default() };
-/// let settings = Settings { load, ..Settings::default() };
+/// let settings = Settings { load: LoadOptions::new().with_dtype(DType::Int4), ..Settings::default() };
 /// assert_eq!(settings.backend, None);
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// Exactly this backend; `None` is the default one of this build.
     pub backend: Option<BackendKind>,
-    /// ONNX Runtime's library, in the place of the one that is found.
-    pub ort_library: Option<PathBuf>,
-    /// Device, dtype and threads.
+    /// Device, dtype, threads, and what concerns ONNX Runtime alone.
     pub load: LoadOptions,
     /// The most tokens that a session is to hold, which memory is planned for; `None` plans for a long conversation.
     pub context_length: Option<usize>,
@@ -42,12 +38,12 @@ impl Settings {
     /// # Errors
     /// [`Error::BackendNotCompiled`](crate::Error::BackendNotCompiled) when this build has none of that kind.
     pub(crate) fn open_backend(&self) -> Result<Box<dyn Backend>> {
-        backend(self.backend, self.ort_library.clone())
+        backend(self.backend, self.load.onnx.library.clone())
     }
 
     /// What runs a model of weights in `dtype`.
     pub(crate) fn engine(&self, dtype: DType) -> Engine {
-        let threads = self.load.threads.count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZero::get);
+        let threads = self.load.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZero::get);
         Engine { backend: self.backend_kind(), dtype, threads }
     }
 }

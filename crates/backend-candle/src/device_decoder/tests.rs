@@ -83,7 +83,7 @@ impl OpenedModel for OpenedOnProcessor {
     fn load_unchecked(self: Box<Self>) -> Result<Arc<dyn Model>> {
         let config = self.config().clone();
         let info = self.opened.load_unchecked()?.info().clone();
-        let threads = crate::device::threads(&self.options.threads)?;
+        let threads = crate::device::threads(self.options.threads)?;
         let decoder = Box::new(DeviceDecoder::new(in_f32(&self.files, &config)?, self.dtype, &Device::Cpu).unwrap());
         Ok(Arc::new(CandleModel { loaded: Arc::new(Loaded { decoder, threads, info }) }))
     }

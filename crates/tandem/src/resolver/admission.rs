@@ -58,7 +58,7 @@ impl Resolver {
                     needed: Size(needed).to_string(),
                     limit: name,
                     left: Size(left).to_string(),
-                    hint: format!("the sum: {plan}{threads}; {advice}; `--no-memory-check` tries it"),
+                    hint: format!("the sum: {plan}{threads}; {advice}; `--no-memory-check` tries it").into(),
                 })
             }
         }
@@ -69,7 +69,7 @@ impl Resolver {
         for dtype in [DType::Int8, DType::Int4] {
             let mut settings = opened.settings().clone();
             settings.load.dtype = Some(dtype);
-            settings.load.graph = None;
+            settings.load.onnx.graph = None;
             let smaller =
                 OpenedModel::open(opened.files().clone(), &settings).and_then(|smaller| self.plan(smaller.planner(), n_tokens));
             if let Some(plan) = smaller.ok().filter(|plan| plan.judge(memory) == Verdict::Fits) {

@@ -1,7 +1,7 @@
 //! Models that fit the memory, that are tight, and that are refused; and what measured runs teach.
 
 use tandem::machine::{ControlGroup, Memory};
-use tandem::{DType, Error, LoadOptions, Settings};
+use tandem::{DType, Error, Settings};
 
 use crate::support::{engines, resolver};
 
@@ -39,7 +39,7 @@ fn more_than_a_hard_limit_is_refused_with_the_sum() {
         let error = resolver.load(&"demo".into(), &settings).err().unwrap();
         assert!(matches!(&error, Error::OutOfMemory { model, .. } if model == "demo"), "{error}");
         assert!(error.to_string().contains("(`/sys/fs/cgroup/memory.max`) leaves 10 MB"), "{error}");
-        assert!(error.hint().unwrap().starts_with("the sum: engine "), "{:?}", error.hint());
+        assert!(error.hint().unwrap().to_string().starts_with("the sum: engine "), "{:?}", error.hint());
         let unchecked = resolver.load(&"demo".into(), &Settings { no_memory_check: true, ..settings }).unwrap();
         assert!(unchecked.admission().is_none());
     }
@@ -50,7 +50,7 @@ fn measured_peaks_move_the_next_plan() {
     let dir = tempfile::tempdir().unwrap();
     let resolver = resolver().with_measurements(Some(dir.path().join("state/memory.json")));
     for settings in engines() {
-        let settings = Settings { load: LoadOptions { dtype: Some(DType::Int4), ..settings.load }, ..settings };
+        let settings = Settings { load: settings.load.clone().with_dtype(DType::Int4), ..settings };
         let plan = |n| resolver.plan_entry(resolver.catalog().find("qwen3:1.7b").unwrap(), &settings, n).unwrap();
         let before = plan(512);
         assert_eq!(resolver.learn(&before, before.peak() + before.peak() / 100), None);

@@ -54,7 +54,7 @@ fn a_second_turn_computes_only_what_is_new() {
 #[test]
 fn a_full_context_leaves_the_conversation_as_it_was() {
     demo(|model| {
-        let options = SessionOptions { context_length: Some(48), ..SessionOptions::default() };
+        let options = SessionOptions::default().with_context_length(48);
         let mut chat = Chat::with_session(model, &options).unwrap();
         answer(&mut chat, "Hello.");
         let before = chat.messages().to_vec();

@@ -15,7 +15,7 @@ fn check(spoil: impl Fn(&Path), change: impl Fn(&mut LoadOptions), parts: &[&str
         spoil(dir.path());
         change(&mut settings.load);
         let error = resolver().load(&dir.path().into(), &settings).err().unwrap();
-        let text = format!("{error}; {}", error.hint().unwrap_or_default());
+        let text = format!("{error}; {}", error.hint().map(|hint| hint.to_string()).unwrap_or_default());
         for part in parts {
             assert!(text.contains(part), "no `{part}` in {text}");
         }
@@ -57,7 +57,7 @@ fn a_backend_that_is_not_compiled_in_names_its_feature() {
     for kind in tandem::backends::KNOWN_BACKENDS.into_iter().filter(|kind| !tandem::backends::compiled().contains(kind)) {
         let error = resolver().load(&"demo".into(), &on(kind)).err().unwrap();
         assert!(matches!(error, Error::BackendNotCompiled { backend, .. } if backend == kind), "{error}");
-        assert!(error.hint().unwrap().contains(&format!("--features {kind}")));
+        assert!(error.hint().unwrap().to_string().contains(&format!("--features {kind}")));
     }
     assert_eq!(tandem::backends::compiled().first().copied(), engines_or_default());
     assert_eq!(Settings::default().backend_kind(), tandem::backends::default_backend());

@@ -72,7 +72,7 @@ fn wrong_names_are_offered_what_is_near() {
         let error = resolver().resolve(&name.into(), &Settings::default()).unwrap_err();
         assert!(matches!(error, Error::ModelNotFound { .. }), "{error}");
         assert!(error.to_string().contains(reason), "{error}");
-        assert!(error.hint().unwrap().contains(hint), "{:?}", error.hint());
+        assert!(error.hint().unwrap().to_string().contains(hint), "{:?}", error.hint());
     };
     check("dmeo", "not of the form `owner/name[@revision]`", "did you mean `demo`?");
     check("qwen2.5:1.5", "the catalog has no such name", "`qwen2.5:1.5b`");
@@ -104,7 +104,7 @@ fn auto_is_the_largest_that_fits() {
         assert!(large.parameters >= 1_500_000_000, "{large:?}");
         let error = of(1).unwrap_err();
         assert!(error.to_string().contains("no model of the catalog fits"), "{error}");
-        assert!(error.hint().unwrap().contains("`qwen2.5:0.5b` takes "), "{:?}", error.hint());
+        assert!(error.hint().unwrap().to_string().contains("`qwen2.5:0.5b` takes "), "{:?}", error.hint());
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tandem::catalog::Catalog;
 use tandem::hub::HubSettings;
 use tandem::machine::Memory;
-use tandem::{BackendKind, LoadOptions, Resolver, Settings, ThreadOptions};
+use tandem::{BackendKind, LoadOptions, Resolver, Settings};
 use tempfile::TempDir;
 
 /// The small files and the weights of a checkpoint.
@@ -53,8 +53,8 @@ pub(crate) fn engines() -> Vec<Settings> {
 
 /// Two threads of the backend `kind`.
 pub(crate) fn on(kind: BackendKind) -> Settings {
-    let threads = ThreadOptions { count: std::num::NonZero::new(2), ..ThreadOptions::default() };
-    Settings { backend: Some(kind), load: LoadOptions { threads, ..LoadOptions::default() }, ..Settings::default() }
+    let load = LoadOptions::new().with_threads(std::num::NonZero::new(2));
+    Settings { backend: Some(kind), load, ..Settings::default() }
 }
 
 fn skipped(reason: &str) {

@@ -68,8 +68,8 @@ fn limits(memory: &Memory) -> Vec<Check> {
 fn auto(config: &Config, memory: &Memory) -> Check {
     let resolver = Resolver::new(config.catalog.clone()).with_memory(memory.clone());
     let largest = |dtype: DType| {
-        let load = LoadOptions { dtype: Some(dtype), ..LoadOptions::default() };
-        let choice = resolver.choose(&Settings { backend: config.engine.backend, load, ..Settings::default() }).ok()?;
+        let load = LoadOptions::new().with_dtype(dtype);
+        let choice = resolver.choose(&Settings { backend: config.engine.weights.backend, load, ..Settings::default() }).ok()?;
         choice.taken().map(|taken| format!("`{}` in {dtype}", taken.entry.name))
     };
     let found: Vec<String> = [DType::F32, DType::Int4].into_iter().filter_map(largest).collect();

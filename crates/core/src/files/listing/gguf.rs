@@ -125,6 +125,8 @@ fn unclear(repository: &str, models: &[&str], problem: String) -> Error {
     Error::Unsupported {
         what: format!("the repository `{repository}`"),
         reason: format!("it has {} GGUF files, and {problem}: {}", models.len(), models.join(", ")),
-        hint: Some(format!("name one by the end of its name, such as `{repository}:{example}`, or by its dtype with `--dtype`")),
+        hint: Some(
+            format!("name one by the end of its name, such as `{repository}:{example}`, or by its dtype with `--dtype`").into(),
+        ),
     }
 }
