@@ -104,7 +104,7 @@ pub(crate) enum OpenedSource {
 impl OpenedSource {
     /// What `options` ask for among `files`.
     pub(crate) fn open(files: &ModelFiles, options: &LoadOptions) -> Result<Self> {
-        Ok(match GraphSource::choose(files, options.dtype, options.graph.as_deref())? {
+        Ok(match GraphSource::choose(files, options.dtype, options.onnx.graph.as_deref())? {
             GraphSource::Graph(found) => Self::Graph(OpenedGraph::open(&found, options.dtype)?),
             GraphSource::Export => Self::Export,
         })
