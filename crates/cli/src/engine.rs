@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use tandem::catalog::Catalog;
-use tandem::{Admission, Device, LoadOptions, OpenedModel, Resolver, SessionOptions, Settings, TextModel};
+use tandem::{Admission, Device, OpenedModel, Resolver, SessionOptions, Settings, TextModel};
 use tandem_bench::peak_rss_bytes;
 
 use crate::args::{DeviceChoice, EngineOptions};

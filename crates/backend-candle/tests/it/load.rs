@@ -1,6 +1,6 @@
 //! Loading checkpoints: errors for what is refused, and variants of configurations and weights that must work.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use safetensors::SafeTensors;

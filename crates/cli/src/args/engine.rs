@@ -7,7 +7,6 @@ use std::str::FromStr;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Deserialize;
-use tandem::backends::ComputeUnits;
 use tandem::machine::Size;
 use tandem::named::{Named, ParseNameError};
 use tandem::{BackendKind, DType, Device, Numerics};
