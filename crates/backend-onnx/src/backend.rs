@@ -3,22 +3,23 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use ort::environment::Environment;
 use tandem_core::backend::{Capabilities, Capability, LoadOptions, Placement};
 use tandem_core::config::ModelConfig;
-use tandem_core::files::ModelFiles;
+use tandem_core::files::{Listing, ModelFiles};
+use tandem_core::footprint::{EstimateFootprint, Footprint, ModelShape, Workload};
 use tandem_core::huge_pages::MappingSnapshot;
-use tandem_core::{Backend, BackendKind, Device, DeviceReport, Model, ModelInfo, Result};
+use tandem_core::{Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, OpenedModel, Remedy, Result};
 
 use crate::device::{provider_name, reports};
 use crate::engine::n_threads;
 use crate::error::Doing;
+use crate::footprint::{GraphFootprint, footprint};
 use crate::graph::DecoderGraph;
 use crate::loaded::Loaded;
 use crate::model::OnnxModel;
 use crate::probe::Origin;
 use crate::run::Names;
-use crate::source::Source;
+use crate::source::{GraphSource, OpenedSource, Source, stored_bytes};
 use crate::{engine, library, placement};
 
 /// ONNX Runtime.
@@ -28,15 +29,13 @@ pub struct OnnxBackend {
 }
 
 impl OnnxBackend {
-    /// Uses `library`, or the one that [`library::find`] finds.
+    /// Uses `library`, or the one that [`library::find`] finds, unless [`OnnxOptions::library`](tandem_core::OnnxOptions) names one.
     ///
     /// Nothing is loaded before it is needed. A process keeps the first library that it loads.
     pub fn new(library: Option<PathBuf>) -> Self {
+        // A caller may start threads before it loads; then an error there says that it is too late.
+        let _ = library::require_telemetry_off();
         Self { library }
-    }
-
-    fn environment(&self) -> Result<Environment> {
-        library::environment(self.library.as_deref())
     }
 }
 
@@ -46,29 +45,96 @@ impl Backend for OnnxBackend {
     }
 
     fn devices(&self) -> Vec<DeviceReport> {
-        match self.environment() {
+        match library::environment(self.library.as_deref()) {
             Ok(environment) => reports(&environment),
-            Err(error) => vec![DeviceReport {
-                device: Device::Cpu,
-                description: "ONNX Runtime".into(),
-                hint: error.hint(),
-                unusable: Some(error.to_string()),
-            }],
+            Err(error) => vec![DeviceReport::unusable(Device::Cpu, "ONNX Runtime", error)],
         }
     }
 
-    fn load_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
+    fn select_files(&self, listing: &Listing<'_>, dtype: Option<DType>) -> Result<Vec<String>> {
+        if listing.is_gguf()? {
+            return Err(Error::Unsupported {
+                what: format!("the backend `onnx` with `{}`", listing.name),
+                reason: "the repository has GGUF files, which the candle backend alone reads".into(),
+                hint: Some(
+                    [
+                        Remedy::UseBackend(BackendKind::Candle),
+                        "name the repository of the checkpoint that they were made from".into(),
+                    ]
+                    .into(),
+                ),
+            });
+        }
+        let model = listing.model()?;
+        let genai_config = model.genai_config.iter().map(|file| file.name().into_owned()).collect();
+        let weights = match GraphSource::choose(&model, dtype, None) {
+            Ok(GraphSource::Graph(graph)) => listing.with_data(&graph),
+            Ok(GraphSource::Export) => listing.checkpoint()?,
+            Err(_) if model.graphs.is_empty() => return Err(listing.nothing_usable()),
+            Err(none) => return Err(none),
+        };
+        Ok([listing.small()?, genai_config, weights].concat())
+    }
+
+    fn footprint(&self, shape: &ModelShape, dtype: DType, workload: &Workload) -> Footprint {
+        footprint(shape, &GraphFootprint::of_checkpoint(shape, dtype), dtype, workload)
+    }
+
+    fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
         files.refuse_gguf()?;
         let config = ModelConfig::from_file(&files.config)?;
-        let source = Source::choose(files, &config, options)?;
-        let before = MappingSnapshot::now();
-        let session = engine::commit(self.library.as_deref(), options, &source)?;
-        if options.device == Device::Cpu && !options.small_pages {
+        let source = OpenedSource::open(files, options)?;
+        Ok(Box::new(OnnxOpened { library: self.library.clone(), files: files.clone(), options: options.clone(), config, source }))
+    }
+}
+
+/// A model whose configuration and graph were read.
+struct OnnxOpened {
+    library: Option<PathBuf>,
+    files: ModelFiles,
+    options: LoadOptions,
+    config: ModelConfig,
+    source: OpenedSource,
+}
+
+impl OpenedModel for OnnxOpened {
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn dtype(&self) -> DType {
+        match &self.source {
+            OpenedSource::Graph(opened) => opened.dtype,
+            OpenedSource::Export => self.options.dtype.unwrap_or(DType::F32),
+        }
+    }
+
+    fn footprint(&self) -> Result<EstimateFootprint> {
+        let (dtype, stored) = (self.dtype(), stored_bytes(&self.files)?);
+        let shape = ModelShape::of(&self.files, &self.config, stored)?;
+        let graph = match &self.source {
+            OpenedSource::Graph(opened) => GraphFootprint::of_graph(&opened.graph),
+            OpenedSource::Export => GraphFootprint::of_checkpoint(&shape, dtype),
+        };
+        Ok(Arc::new(move |workload| footprint(&shape, &graph, dtype, workload)))
+    }
+
+    fn options(&self) -> &LoadOptions {
+        &self.options
+    }
+
+    fn load_unchecked(self: Box<Self>) -> Result<Arc<dyn Model>> {
+        let Self { library, files, options, config, source } = *self;
+        let source = source.source(&files, &config, &options)?;
+        let before = (options.huge_pages && options.device == Device::Cpu).then(MappingSnapshot::now);
+        let library = options.onnx.library.clone().or(library);
+        let session = engine::commit(library.as_deref(), &options, &source)?;
+        if let Some(before) = before {
             before.collapse();
         }
         let graph = DecoderGraph::read(&session, &source.name, &config)?;
         let placement = placement::read(&session).doing("to read where the nodes were placed")?;
-        let info = describe(files, options, &config, &source, &graph, (placement, n_threads(options)));
+        let info = describe(&files, &options, &config, &source, &graph, (placement, n_threads(&options)));
         Ok(Arc::new(OnnxModel {
             loaded: Arc::new(Loaded {
                 session,
@@ -80,9 +146,9 @@ impl Backend for OnnxBackend {
                 info,
                 can_probe: source.can_probe && options.device == Device::Cpu,
                 _cached: source.cached,
-                origin: Origin { files: files.clone(), options: options.clone() },
+                origin: Origin { files, options },
                 probed: Mutex::new(None),
-                library: self.library.clone(),
+                library,
             }),
         }))
     }
@@ -117,3 +183,6 @@ fn describe(
     info.placement = placement;
     info
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,7 @@ pub(crate) fn commit(library: Option<&Path>, options: &LoadOptions, source: &Sou
         .doing(DOING)?
         .with_intra_threads(n_threads(options))
         .doing(DOING)?
-        .with_intra_op_spinning(options.threads.spin)
+        .with_intra_op_spinning(options.onnx.spin)
         .doing(DOING)?
         // A decoder's shapes differ from run to run: a pattern would be kept for each and never used again.
         .with_memory_pattern(false)
@@ -48,5 +48,5 @@ pub(crate) fn commit(library: Option<&Path>, options: &LoadOptions, source: &Sou
 
 /// The number of threads that a run uses.
 pub(crate) fn n_threads(options: &LoadOptions) -> usize {
-    options.threads.count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from)
+    options.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from)
 }

@@ -6,7 +6,6 @@
 mod genai;
 mod graph_plan;
 pub(crate) mod provenance;
-pub(crate) mod space;
 pub(crate) mod staging;
 #[cfg(test)]
 mod tests;
@@ -17,7 +16,7 @@ use std::path::Path;
 
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{ModelFile, ModelFiles};
-use tandem_core::{CancelToken, Error, ExportOptions, Exported, Progress, ProgressEvent, Result};
+use tandem_core::{CancelToken, Error, ExportOptions, Exported, Progress, ProgressEvent, Result, disk};
 
 pub(crate) use self::graph_plan::{GraphPlan, refuse_unsupported_architecture};
 use self::staging::Staging;
@@ -25,6 +24,9 @@ use self::staging::Staging;
 /// The exporter's version: the release of Tandem, and a number that grows when the same release builds a different graph than before.
 /// The cache does not find graphs of other versions.
 pub const EXPORTER_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-4");
+
+/// What to do about a disk that is too small.
+pub(crate) const NO_SPACE: &str = "make room, choose a directory on another disk, or a smaller dtype such as int4";
 
 /// Exports the checkpoint of `files` to a directory that ONNX Runtime, onnxruntime-genai and Tandem load as it is: the graph and its weights,
 /// a `genai_config.json` if the graph has logits, and copies of configuration and tokenizer.
@@ -36,7 +38,7 @@ pub const EXPORTER_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-4");
 /// directory, and a disk without enough space, before anything is written. [`Error::Unsupported`] for a model without weights, or a
 /// dtype that cannot be exported. [`Error::Cancelled`] after `options.cancel` was set.
 pub fn export(files: &ModelFiles, options: &ExportOptions) -> Result<Exported> {
-    export_where(files, options, &space::available)
+    export_where(files, options, &disk::free)
 }
 
 /// As [`export`], with `available` to query the free bytes.
@@ -50,7 +52,7 @@ fn export_where(files: &ModelFiles, options: &ExportOptions, available: &dyn Fn(
     staging::check_target(&options.directory, options.replace)?;
     let companions = companions(files);
     let copied = companions.iter().map(|file| file.len()).sum::<Result<u64>>()?;
-    space::check(&options.directory, plan.n_bytes() + copied, available)?;
+    disk::check(&options.directory, plan.n_bytes() + copied, available, NO_SPACE)?;
 
     let hashes = hash_all(files, options)?;
     let staging = Staging::new(&options.directory)?;

@@ -3,6 +3,7 @@
 //! How a graph runs, in the order of a load:
 //!
 //! - [`OnnxBackend`] lists devices and loads models. `source` chooses a graph, checks it and edits it before the engine sees it.
+//! - `footprint` states how much memory a model takes.
 //! - `engine` has the engine load it, on exactly one `device`; `placement` reads which node runs where.
 //! - `graph` reads from the graph's own declaration what each input and output is for; nothing is assumed.
 //! - `session` and `cache` run it: graphs with `GroupQueryAttention` append to one buffer in place, the others carry their
@@ -19,6 +20,7 @@ pub mod device_check;
 mod engine;
 mod error;
 pub mod export;
+mod footprint;
 mod graph;
 pub mod graph_cache;
 pub mod library;
@@ -31,6 +33,5 @@ mod session;
 pub mod setup;
 mod source;
 mod value_names;
-pub mod weigh;
 
 pub use backend::OnnxBackend;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tandem_core::config::{ExpectedWeight, ModelConfig};
 use tandem_core::{CancelToken, Error, Result};
 
-use self::weights::{bytes, write};
+use self::weights::write;
 use crate::record::write_whole;
 
 /// The version of what is written: an earlier one in the cache is made anew.
@@ -31,7 +31,7 @@ pub struct Shape {
 #[derive(Clone, Debug)]
 pub struct ShapePlan {
     shape: Shape,
-    weights: Vec<ExpectedWeight>,
+    tensors: Vec<ExpectedWeight>,
     /// Where it is to be.
     pub directory: PathBuf,
     /// Weights and biases.
@@ -102,15 +102,14 @@ pub fn plan_shape(name: &str, cache: &Path) -> Result<ShapePlan> {
     let shape = known.into_iter().find(|shape| shape.name == name);
     let shape = shape.ok_or_else(|| Error::invalid_option("shape", name, format!("is none of {names}")))?;
     let config = ModelConfig::from_json("config.json", shape.config.to_string().as_bytes())?;
-    let weights = config.expected_weights("model.");
+    let tensors: Vec<_> = config.expected_weights().collect();
     let directory = cache.join("shapes").join(format!("{name}-v{VERSION}"));
-    let existing = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
     Ok(ShapePlan {
-        bytes: weights.iter().map(bytes).sum(),
+        bytes: tensors.iter().map(weights::bytes).sum(),
         n_parameters: config.n_parameters(),
-        free_bytes: fs4::available_space(existing).ok(),
+        free_bytes: tandem_core::disk::free(&directory).ok(),
         shape,
-        weights,
+        tensors,
         directory,
     })
 }
@@ -147,7 +146,7 @@ impl ShapePlan {
         let parent = self.directory.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(parent).map_err(failed)?;
         let staging = tempfile::Builder::new().prefix(".making-").tempdir_in(parent).map_err(failed)?;
-        write(&self.weights, &staging.path().join("model.safetensors"), progress, cancel)?;
+        write(&self.tensors, &staging.path().join("model.safetensors"), progress, cancel)?;
         let config = with(self.shape.config.clone(), &json!({MARK: true}));
         write_whole(&staging.path().join("config.json"), format!("{config:#}\n").as_bytes())?;
         // Half a directory from before the configuration came last is in the way of the rename.
@@ -187,7 +186,7 @@ mod tests {
     fn plans_hold_every_weight() {
         for shape in shapes() {
             let plan = plan_shape(shape.name, Path::new("x")).unwrap();
-            let values: u64 = plan.weights.iter().map(|weight| bytes(weight) / 2).sum();
+            let values: u64 = plan.tensors.iter().map(|tensor| weights::bytes(tensor) / 2).sum();
             assert_eq!(values, plan.n_parameters, "{}", shape.name);
         }
     }

@@ -9,13 +9,12 @@ use std::path::Path;
 use anyhow::Result;
 use clap::{Args, Command};
 use serde::Deserialize;
-use tandem::Error;
-use tandem::catalog::{Catalog, CatalogEntry};
+use tandem::catalog::Catalog;
+use tandem::{Error, paths};
 use toml::{Table, Value};
 
 use crate::args::{EngineOptions, GenerationOptions};
 use crate::failure::Usage;
-use crate::paths;
 
 const FILE: &str = "tandem.toml";
 
@@ -23,7 +22,7 @@ const FILE: &str = "tandem.toml";
 /// write, where the user did not say so.
 const OF_THE_USER: [&str; 3] = ["ort_library", "coreml_cache", MODELS];
 
-/// The key of a user's own entries in the catalog.
+/// The key of a user's own entries in the catalog, which the library reads.
 const MODELS: &str = "model";
 
 /// What the files set.
@@ -47,14 +46,8 @@ impl Config {
         let user = paths::config_dir().map(|dir| dir.join(FILE)).map_or_else(|| Ok(Self::default()), |file| read(&file, true))?;
         let here = read(Path::new(FILE), false)?;
         let (engine, generation) = (here.engine.or(user.engine), here.generation.or(user.generation));
-        Ok(Self { engine, generation, catalog: user.catalog })
+        Ok(Self { engine, generation, catalog: Catalog::of_user().map_err(wrong)? })
     }
-}
-
-/// A user's own entries in the catalog.
-#[derive(Deserialize)]
-struct Own {
-    model: Vec<CatalogEntry>,
 }
 
 fn read(file: &Path, is_users: bool) -> Result<Config> {
@@ -93,14 +86,12 @@ fn parse(text: &str, file: &Path, is_users: bool) -> tandem::Result<Config> {
             config.engine = EngineOptions::deserialize(one).map_err(bad)?.or(config.engine);
         } else if keys::<GenerationOptions>().contains(&key) {
             config.generation = GenerationOptions::deserialize(one).map_err(bad)?.or(config.generation);
-        } else if key == MODELS {
-            config.catalog = Catalog::builtin().with_own(Own::deserialize(one).map_err(bad)?.model, &name)?;
-        } else {
+        } else if key != MODELS {
             return Err(unknown(&name, key));
         }
     }
     let dir = file.parent().map(Path::to_path_buf).unwrap_or_default();
-    config.engine.paths_mut().for_each(|path| *path = dir.join(&*path));
+    config.engine.onnx.paths_mut().for_each(|path| *path = dir.join(&*path));
     Ok(config)
 }
 
@@ -122,7 +113,7 @@ fn unknown(file: &str, key: String) -> Error {
             format!("the keys are: {}", known.join(", "))
         }
     };
-    Error::BadField { file: file.into(), field: key, problem: "is no option".into(), hint: Some(hint) }
+    Error::BadField { file: file.into(), field: key, problem: "is no option".into(), hint: Some(hint.into()) }
 }
 
 /// What is wrong with the text, with its line.
@@ -195,9 +186,9 @@ mod tests {
         }
         let Config { engine, generation, .. } = parse(text, Path::new("dir/tandem.toml"), true).unwrap();
         assert_eq!(format!("{:?}", engine.device), "Some(Exactly(Cuda(1)))");
-        assert_eq!(engine.ort_library, Some(PathBuf::from("dir/lib/libonnxruntime.so")));
-        assert_eq!(engine.coreml_cache, Some(PathBuf::from("/cache")));
-        assert_eq!(engine.threads.map(usize::from), Some(3));
+        assert_eq!(engine.onnx.library.ort_library, Some(PathBuf::from("dir/lib/libonnxruntime.so")));
+        assert_eq!(engine.onnx.options().coreml.cache_dir, Some(PathBuf::from("/cache")));
+        assert_eq!(engine.compute.threads.map(usize::from), Some(3));
         assert!(!format!("{engine:?}").contains("None"), "{engine:?}");
         assert!(!format!("{generation:?}").contains("None"), "{generation:?}");
         assert_eq!(generation.logit_bias.iter().map(ToString::to_string).collect::<Vec<_>>(), ["42=-inf", "7=1.5"]);
@@ -214,7 +205,7 @@ mod tests {
         check("max_tokens = -1", "`dir/tandem.toml`: field `max_tokens`: invalid value: integer `-1`, expected usize; ");
         check(
             "execution_target = 'gpu'",
-            "`dir/tandem.toml`: field `execution_target`: `gpu` is none of `auto`, `cpu`, `cuda`, `cuda:N`, `coreml`; ",
+            "`dir/tandem.toml`: field `execution_target`: `gpu` is not one of `auto`, `cpu`, `cuda`, `cuda:N`, `coreml`; ",
         );
         check("a = 1\nb = = 2", "`dir/tandem.toml`: is no TOML: extra `=`, expected nothing (line 2); ");
         check(

@@ -8,9 +8,9 @@ use std::ops::Range;
 
 use safetensors::{Dtype, SafeTensors};
 
-use crate::backend::DType;
 use crate::error::{Error, Result};
 use crate::files::{FileBytes, ModelFiles};
+use crate::primitives::DType;
 
 /// The weights of a model.
 #[derive(Debug)]
@@ -102,6 +102,11 @@ impl Checkpoint {
     /// The names of all weights, in no order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
+    }
+
+    /// Bytes of all weights as they are stored.
+    pub fn n_bytes(&self) -> u64 {
+        self.tensors.values().map(|entry| entry.range.len() as u64).sum()
     }
 
     /// The file that the weight called `name` is in.

@@ -21,10 +21,9 @@ pub use self::gemma::GemmaConfig;
 pub use self::generation::GenerationConfig;
 pub use self::rope::{Llama3Rope, RopeConfig, RopeScaling, YarnRope};
 pub use self::weights::{ExpectedWeight, WeightRole};
-use crate::backend::{DType, TokenId};
 use crate::error::Result;
 use crate::files::{MAX_JSON_BYTES, ModelFile};
-use crate::gguf::Gguf;
+use crate::primitives::{DType, TokenId};
 
 /// A decoder's shape, from `config.json`. Every number is within bounds that make arithmetic with them safe.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,7 +79,7 @@ impl ModelConfig {
     /// As [`from_json`](Self::from_json), and [`Error::BadFile`](crate::Error::BadFile) for a file that cannot be read.
     pub fn from_file(file: &ModelFile) -> Result<Self> {
         match file {
-            ModelFile::Gguf { path, .. } => Gguf::open(path)?.config(),
+            ModelFile::Gguf { gguf, .. } => gguf.config(),
             _ => Self::from_json(&file.name(), &file.read(MAX_JSON_BYTES)?),
         }
     }

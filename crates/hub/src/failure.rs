@@ -1,10 +1,11 @@
 //! What goes wrong on the way to the hub: what may be different the next time, and what will not.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
-use tandem_core::Error;
 use tandem_core::error::Source;
+use tandem_core::{Error, Remedies, Result, disk};
 
 /// A request that failed.
 #[derive(Debug)]
@@ -23,7 +24,7 @@ pub(crate) enum Failure {
         /// What went wrong.
         problem: String,
         /// What to do.
-        hint: Option<String>,
+        hint: Option<Remedies>,
         /// The status, when it was the server's word.
         status: Option<u16>,
     },
@@ -38,7 +39,7 @@ impl Failure {
         Self::Passing { problem: problem.into(), wait: None, source: None }
     }
 
-    pub(crate) fn lasting(problem: impl Into<String>, hint: &str) -> Self {
+    pub(crate) fn lasting(problem: impl Into<String>, hint: impl Into<Remedies>) -> Self {
         Self::Lasting { problem: problem.into(), hint: Some(hint.into()), status: None }
     }
 
@@ -56,6 +57,12 @@ impl Failure {
             Self::Cancelled => Error::Cancelled,
         }
     }
+}
+
+/// Asks whether `needed` bytes fit where `directory` is or is to be.
+pub(crate) fn check_space(directory: &Path, needed: u64) -> Result<()> {
+    let hint = "make room (`tandem list`, `tandem rm`), or set `HF_HUB_CACHE` to a directory on another disk";
+    disk::check(directory, needed, &disk::free, hint)
 }
 
 impl From<Error> for Failure {

@@ -1,13 +1,18 @@
-//! The backends of this build. This file is the only one that asks which they are.
+//! The backends of this build: which there are, what they need set up, what they keep, and what they say of themselves.
+//!
+//! Most programs need none of this: [`load`](crate::load) takes the default backend. This file is the only one that asks which features
+//! the build has.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tandem_core::config::ModelConfig;
-use tandem_core::export::{CachedGraphInfo, RemovedGraphs};
 use tandem_core::files::ModelFiles;
-use tandem_core::{Backend, BackendKind, DType, Device, Error, ExportOptions, Exported, LoadOptions, Model, Result};
-use tandem_hub::plan::Subject;
+use tandem_core::{Backend, BackendKind, DType, Device, Error, ExportOptions, LoadOptions, Model, Remedy, Result};
+use tandem_hub::FileSelector;
+
+pub use tandem_core::DeviceReport;
+pub use tandem_core::backend::{ComputeUnits, CoreMlFormat, CoreMlOptions, Placement, WeightFile, WeightType};
+pub use tandem_core::export::{CachedGraphInfo, Exported, GraphFormat, GraphOutputs, RemovedGraphs};
 
 /// Every backend that there is, in this build or in another, the default first.
 pub const KNOWN_BACKENDS: [BackendKind; 2] = [BackendKind::Onnx, BackendKind::Candle];
@@ -55,12 +60,17 @@ pub fn compiled() -> Vec<BackendKind> {
     kinds
 }
 
+/// The backend that is used where none is asked for: the first of this build.
+pub fn default_backend() -> BackendKind {
+    compiled().first().copied().unwrap_or(KNOWN_BACKENDS[0])
+}
+
 /// The backend `kind`, or the default one. `ort_library` names ONNX Runtime's library in the place of the one that is found.
 ///
 /// # Errors
 /// [`Error::BackendNotCompiled`] when this build has none of that kind.
 pub fn backend(kind: Option<BackendKind>, ort_library: Option<PathBuf>) -> Result<Box<dyn Backend>> {
-    match kind.or_else(|| compiled().first().copied()).unwrap_or(BackendKind::Onnx) {
+    match kind.unwrap_or_else(default_backend) {
         #[cfg(feature = "onnx")]
         BackendKind::Onnx => Ok(Box::new(tandem_backend_onnx::OnnxBackend::new(ort_library))),
         #[cfg(feature = "candle")]
@@ -69,6 +79,14 @@ pub fn backend(kind: Option<BackendKind>, ort_library: Option<PathBuf>) -> Resul
             let _ = ort_library;
             Err(not_compiled(other))
         }
+    }
+}
+
+/// Chooses the files that the backend `kind` needs at `dtype`; for one that is not part of this build, the weights as published.
+pub fn file_selector(kind: BackendKind, dtype: Option<DType>) -> FileSelector {
+    match backend(Some(kind), None) {
+        Ok(backend) => FileSelector::new(move |listing| backend.select_files(listing, dtype)),
+        Err(_) => FileSelector::new(move |listing| listing.weights(dtype)),
     }
 }
 
@@ -88,10 +106,18 @@ pub fn peer(files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>>
 
 /// Does what must be done while the process has one thread: ONNX Runtime's telemetry is switched off by a variable of the process.
 ///
-/// Loading does it too, so a program without threads of its own need not call it; another one calls it first thing in `main`.
-pub fn prepare_process() {
+/// Loading does it too while there is one thread. A program that has others by then calls this first thing in `main`, or has
+/// `ORT_DISABLE_TELEMETRY=1` in its environment; else loading with ONNX Runtime is an error that says so.
+///
+/// # Safety
+/// No other thread may read or write the variables of the process meanwhile, in Rust or in C.
+#[expect(unsafe_code, reason = "a variable of the process is set")]
+pub unsafe fn prepare_process() {
     #[cfg(feature = "onnx")]
-    tandem_backend_onnx::library::switch_telemetry_off();
+    // SAFETY: the caller promises it.
+    unsafe {
+        tandem_backend_onnx::library::switch_telemetry_off();
+    }
 }
 
 /// The library of ONNX Runtime that is used: `explicit`, or the one that is found.
@@ -112,15 +138,6 @@ pub fn ort_library(explicit: Option<&Path>) -> Result<PathBuf> {
 pub fn ort_version() -> Option<String> {
     #[cfg(feature = "onnx")]
     return tandem_backend_onnx::library::runtime_version();
-    #[cfg(not(feature = "onnx"))]
-    None
-}
-
-/// Where graphs that are made of checkpoints are kept, and ONNX Runtime's library; `None` in a build that keeps nothing, and for a user
-/// without a home.
-pub fn cache_dir() -> Option<PathBuf> {
-    #[cfg(feature = "onnx")]
-    return tandem_backend_onnx::library::cache_dir().ok();
     #[cfg(not(feature = "onnx"))]
     None
 }
@@ -217,8 +234,8 @@ pub fn check_device(kind: BackendKind, ort_library: Option<&Path>, device: Devic
         BackendKind::Onnx => Ok(tandem_backend_onnx::device_check::check_device(ort_library, device)?.provider),
         #[cfg(feature = "candle")]
         BackendKind::Candle => {
-            let load = LoadOptions { device, ..LoadOptions::default() };
-            let model = tandem_backend_candle::CandleBackend::new().load(&crate::find("demo")?, &load)?;
+            let load = LoadOptions::new().with_device(device);
+            let model = tandem_backend_candle::CandleBackend::new().load(&crate::demo::files()?, &load)?;
             let logits = model.new_session(&Default::default())?.append(&[0], tandem_core::LogitsRequest::Last(1))?;
             match logits.values().iter().all(|value| value.is_finite()) {
                 true => Ok("candle".into()),
@@ -232,45 +249,10 @@ pub fn check_device(kind: BackendKind, ort_library: Option<&Path>, device: Devic
     }
 }
 
-/// What the backend `kind` would load of `files` under `options`, and the dtype of its weights in memory.
-///
-/// # Errors
-/// [`Error::BackendNotCompiled`], and as loading for headers that cannot be read.
-pub(crate) fn subject(
-    kind: BackendKind,
-    files: &ModelFiles,
-    config: &ModelConfig,
-    options: &LoadOptions,
-) -> Result<(DType, Subject)> {
-    match kind {
-        #[cfg(feature = "onnx")]
-        BackendKind::Onnx => {
-            let (dtype, weight) = tandem_backend_onnx::weigh::weigh(files, options)?;
-            let Some(weight) = weight else { return Ok((dtype, Subject::of_checkpoint(files, config)?)) };
-            let weights = tandem_hub::plan::GraphWeights {
-                float_products: weight.float_products,
-                block_products: weight.block_products,
-                others: weight.others,
-                shared: weight.shared,
-                inline: weight.inline,
-                kv_value: weight.kv_value,
-                in_place: weight.in_place,
-            };
-            Ok((dtype, Subject::of(files, config, tandem_hub::plan::Weights::Graph(weights))?))
-        }
-        #[cfg(feature = "candle")]
-        BackendKind::Candle => Subject::of_weights(files, config, options.dtype),
-        other => {
-            let _ = (files, config, options);
-            Err(not_compiled(other))
-        }
-    }
-}
-
 fn not_compiled(backend: BackendKind) -> Error {
     let have = match compiled().as_slice() {
         [] => "this build has no backend at all".into(),
         kinds => format!("this build has: {}", kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
     };
-    Error::BackendNotCompiled { backend, hint: format!("build with `--features {backend}`; {have}") }
+    Error::BackendNotCompiled { backend, hint: [Remedy::EnableFeature(backend.to_string()), Remedy::Note(have)].into() }
 }

@@ -42,7 +42,8 @@ impl GraphPlan {
         }
         let checkpoint = Checkpoint::open(files)?;
         let spec = spec(files, config, &checkpoint);
-        let weights = inventory::check(config, &spec.prefix, options.outputs, &checkpoint, &files.config.name())?;
+        let weights = inventory::expected(config, &spec.prefix, options.outputs);
+        inventory::check(&weights, &spec, options.outputs, &checkpoint, &files.config.name())?;
         Ok(Self { checkpoint, weights, spec, options, dtype: format.dtype })
     }
 

@@ -7,14 +7,14 @@ use sha2::{Digest, Sha256};
 use tandem_core::backend::LoadOptions;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
-use tandem_core::{DType, GraphFormat, Result};
+use tandem_core::{DType, GraphFormat, Result, disk};
 use tandem_onnx_graph::GRAPH_FILE;
 
 use super::hashes::Hashes;
-use super::lock::{lock, share};
+use super::lock::{exclusive, share};
 use super::{directory, evict_lru, limit, manifest, unusable};
 use crate::export::staging::Staging;
-use crate::export::{EXPORTER_VERSION, GraphPlan, provenance, refuse_without_weights, space};
+use crate::export::{EXPORTER_VERSION, GraphPlan, NO_SPACE, provenance, refuse_without_weights};
 
 /// A graph in the cache, which is not removed while this value lives.
 #[derive(Debug)]
@@ -78,11 +78,11 @@ fn export_into(
     let plan = GraphPlan::open(files, &ModelConfig::from_file(&files.config)?, format)?;
     let limit = limit()?;
     fs::create_dir_all(graphs).map_err(|error| unusable("made", graphs, error))?;
-    let _lock = lock(&directory.with_extension("lock"), what, options)?;
+    let _lock = exclusive(&directory.with_extension("lock"), what, options)?;
     if manifest::matches(directory) {
         return Ok(());
     }
-    space::check(directory, plan.n_bytes(), &space::available)?;
+    disk::check(directory, plan.n_bytes(), &disk::free, NO_SPACE)?;
     let staging = Staging::new(directory)?;
     let metadata = provenance::metadata(files, hashes);
     plan.write(&staging.directory(), metadata, &options.progress, &options.cancel)?;

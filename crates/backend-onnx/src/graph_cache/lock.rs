@@ -6,16 +6,12 @@
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tandem_core::backend::LoadOptions;
-use tandem_core::{Error, ProgressEvent, Result};
+use tandem_core::{ProgressEvent, Result, lock};
 
 use super::unusable;
-
-/// The interval between attempts to take a lock.
-const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Shares the lock at `path` with other users of the graph, and records the time of use; `what` describes the work of a process that holds
 /// it exclusively. `None` if the lock file cannot be created, or the file system does not support locks.
@@ -30,7 +26,7 @@ pub(super) fn share(path: &Path, what: &str, options: &LoadOptions) -> Result<Op
 }
 
 /// Takes the lock at `path` exclusively; `what` describes the work of a process that holds it. The wait can be cancelled.
-pub(super) fn lock(path: &Path, what: &str, options: &LoadOptions) -> Result<File> {
+pub(super) fn exclusive(path: &Path, what: &str, options: &LoadOptions) -> Result<File> {
     let lock = open(path).map_err(|error| unusable("written", path, error))?;
     // Without locks, the rename at the end of an export is atomic anyway.
     wait(path, what, options, || lock.try_lock())?;
@@ -47,28 +43,13 @@ fn open(path: &Path) -> io::Result<File> {
     File::options().write(true).create(true).truncate(false).open(path)
 }
 
-/// Waits until `attempt` succeeds; false if the file system does not support locks, as some network file systems do not.
-fn wait(
-    path: &Path,
-    what: &str,
-    options: &LoadOptions,
-    attempt: impl Fn() -> std::result::Result<(), TryLockError>,
-) -> Result<bool> {
+/// Waits until `attempt` succeeds, which is said once; false if the file system does not support locks.
+fn wait(path: &Path, what: &str, options: &LoadOptions, attempt: impl Fn() -> Result<(), TryLockError>) -> Result<bool> {
     let mut waits = false;
-    loop {
-        match attempt() {
-            Ok(()) => return Ok(true),
-            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => return Ok(false),
-            Err(TryLockError::Error(error)) => return Err(unusable("locked", path, error)),
-            Err(TryLockError::WouldBlock) => {}
-        }
-        if options.cancel.is_cancelled() {
-            return Err(Error::Cancelled);
-        }
-        if !waits {
+    let mut waiting = || {
+        if !std::mem::replace(&mut waits, true) {
             options.progress.tell(&ProgressEvent::Waiting { what });
-            waits = true;
         }
-        thread::sleep(PATIENCE);
-    }
+    };
+    lock::wait(attempt, &options.cancel, &mut waiting, |error| unusable("locked", path, error))
 }

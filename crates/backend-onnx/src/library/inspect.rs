@@ -102,7 +102,8 @@ fn name_of(architecture: Architecture) -> String {
 fn unusable(path: &Path, what: &str, source: Option<io::Error>) -> Error {
     Error::EngineLibrary {
         problem: format!("`{}` {what}", path.display()),
-        hint: format!("move the file away or name another one with `--ort-library FILE` or `ORT_DYLIB_PATH`; {OBTAIN_HINT}"),
+        hint: format!("move the file away or name another one with `--ort-library FILE` or `ORT_DYLIB_PATH`; {OBTAIN_HINT}")
+            .into(),
         source: source.map(Into::into),
     }
 }

@@ -1,7 +1,7 @@
 //! Random weights, written one block after the other as safetensors of bf16.
 //!
 //! The format: <https://huggingface.co/docs/safetensors/index>. Weights have the deviation that the published models begin with, norms
-//! are one.
+//! are one; names are those of transformers' Qwen2, Qwen3 and Llama.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -20,7 +20,7 @@ const N_VALUES: usize = 1 << 12;
 /// How many values are drawn between two looks at whether to go on.
 const BLOCK: usize = 1 << 19;
 
-/// Bytes of a weight in the file.
+/// Bytes of `weight` in the file.
 pub(super) fn bytes(weight: &ExpectedWeight) -> u64 {
     2 * n_values(weight) as u64
 }
@@ -29,26 +29,26 @@ fn n_values(weight: &ExpectedWeight) -> usize {
     weight.shape.iter().product()
 }
 
-/// Writes `weights` to a new file at `path`.
+/// Writes the weights of `tensors` to a new file at `path`.
 ///
 /// # Errors
 /// [`Error::BadFile`] when it cannot be written, [`Error::Cancelled`].
-pub(super) fn write(weights: &[ExpectedWeight], path: &Path, progress: &mut dyn FnMut(u64), cancel: &CancelToken) -> Result<()> {
+pub(super) fn write(tensors: &[ExpectedWeight], path: &Path, progress: &mut dyn FnMut(u64), cancel: &CancelToken) -> Result<()> {
     let failed = |error: std::io::Error| Error::bad_file(path.display().to_string(), "cannot be written", error);
     let mut file = BufWriter::new(File::create(path).map_err(failed)?);
-    file.write_all(&header(weights)).map_err(failed)?;
+    file.write_all(&header(tensors)).map_err(failed)?;
     let values = normal_values();
     let (mut block, mut written) = (Vec::with_capacity(2 * BLOCK), 0);
-    for weight in weights {
-        let mut random = Random::of(&weight.name);
-        let mut left = n_values(weight);
+    for tensor in tensors {
+        let mut random = Random::of(&tensor.name);
+        let mut left = n_values(tensor);
         while left > 0 {
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled);
             }
             let n = left.min(BLOCK);
             block.clear();
-            if weight.role == WeightRole::Norm {
+            if tensor.role == WeightRole::Norm {
                 block.extend(std::iter::repeat_n(bf16::ONE.to_le_bytes(), n).flatten());
             } else {
                 random.fill(n, &values, &mut block);
@@ -63,14 +63,14 @@ pub(super) fn write(weights: &[ExpectedWeight], path: &Path, progress: &mut dyn 
 }
 
 /// Its length, then a JSON object with dtype, shape and place of every weight, padded to whole words.
-fn header(weights: &[ExpectedWeight]) -> Vec<u8> {
+fn header(tensors: &[ExpectedWeight]) -> Vec<u8> {
     let mut from = 0;
     let mut entries = serde_json::Map::new();
     entries.insert("__metadata__".into(), serde_json::json!({"format": "pt"}));
-    for weight in weights {
-        let to = from + bytes(weight);
+    for tensor in tensors {
+        let to = from + bytes(tensor);
         entries
-            .insert(weight.name.clone(), serde_json::json!({"dtype": "BF16", "shape": weight.shape, "data_offsets": [from, to]}));
+            .insert(tensor.name.clone(), serde_json::json!({"dtype": "BF16", "shape": tensor.shape, "data_offsets": [from, to]}));
         from = to;
     }
     let mut json = serde_json::Value::Object(entries).to_string().into_bytes();
@@ -118,10 +118,11 @@ impl Random {
 
 #[cfg(test)]
 mod tests {
+    use tandem_core::config::ModelConfig;
+
     use super::*;
     use tandem_core::DType;
     use tandem_core::checkpoint::Checkpoint;
-    use tandem_core::config::ModelConfig;
     use tandem_core::files::ModelFiles;
 
     const CONFIG: &str = r#"{"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 64, "intermediate_size": 96,
@@ -132,12 +133,12 @@ mod tests {
     fn a_checkpoint_is_read_back_and_the_same_each_time() {
         let dir = tempfile::tempdir().unwrap();
         let config = ModelConfig::from_json("config.json", CONFIG.as_bytes()).unwrap();
-        let weights = config.expected_weights("model.");
+        let tensors: Vec<_> = config.expected_weights().collect();
         let path = dir.path().join("model.safetensors");
-        write(&weights, &path, &mut |_| {}, &CancelToken::new()).unwrap();
+        write(&tensors, &path, &mut |_| {}, &CancelToken::new()).unwrap();
         let first = std::fs::read(&path).unwrap();
         let mut told = 0;
-        write(&weights, &path, &mut |bytes| told = bytes, &CancelToken::new()).unwrap();
+        write(&tensors, &path, &mut |bytes| told = bytes, &CancelToken::new()).unwrap();
         assert_eq!(first, std::fs::read(&path).unwrap());
         assert_eq!(told, 2 * config.n_parameters());
 
@@ -160,7 +161,8 @@ mod tests {
         let cancel = CancelToken::new();
         cancel.cancel();
         let config = ModelConfig::from_json("config.json", CONFIG.as_bytes()).unwrap();
-        let result = write(&config.expected_weights("model."), &dir.path().join("w"), &mut |_| {}, &cancel);
+        let tensors: Vec<_> = config.expected_weights().collect();
+        let result = write(&tensors, &dir.path().join("w"), &mut |_| {}, &cancel);
         assert!(matches!(result, Err(Error::Cancelled)));
     }
 }

@@ -5,34 +5,33 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
-use tandem::catalog::Catalog;
-use tandem::{CancelToken, Error, Model, Settings, TextModel};
+use tandem::{CancelToken, Error, Model, Resolved, Resolver, Settings, TextModel};
 use tandem_bench::parity::{
     Corpus, PairReport, Parity, ParityOptions, ParityReport, Problem, Side, Thresholds, Tone, Verdict, lines, page,
 };
 use tandem_bench::record::write_whole;
 
-use crate::args::{DeviceChoice, EngineOptions, ParityArgs, SideChoice};
+use crate::args::{ComputeArgs, DeviceChoice, EngineOptions, OnnxArgs, ParityArgs, SideChoice, WeightsArgs};
 use crate::config::Config;
 use crate::engine;
 use crate::failure::{FAILED, GATE_NOT_MET};
 use crate::interrupt::Interrupts;
 use crate::output::{BAD, BOLD, DIM, GOOD, Output};
-use crate::reference::{resolve, resolve_checkpoint};
+use crate::resolve::{resolve, resolve_checkpoint};
 
 pub(crate) fn parity(args: ParityArgs, output: &Output) -> Result<ExitCode> {
     let options = options(&args)?;
-    let Config { engine: configured, catalog, .. } = Config::load()?;
-    let model = resolve_checkpoint(&args.model.reference, output)?;
-    let run =
-        Run { args: &args, model: &model, catalog: &catalog, configured: &configured, cancel: options.cancel.clone(), output };
+    let configured = Config::load()?.engine;
+    let (resolver, model) = resolve_checkpoint(&args.model.reference, output)?;
+    let cancel = options.cancel.clone();
+    let run = Run { args: &args, model: &model, resolver: &resolver, configured: &configured, cancel, output };
     let interrupts = Interrupts::install(run.cancel.clone()).context("Ctrl-C cannot be listened to")?;
     interrupts.arm();
     let corpus = options.corpus.name.clone();
     let reference = run.load(&args.reference)?;
     let load_again = || reference.load_with_other_threads();
     let side = reference.side(&load_again);
-    let mut report = ParityReport::new(&model, corpus, &side);
+    let mut report = ParityReport::new(&model.model.to_string(), corpus, &side);
     let mut parity = Parity::new(side, options)?;
     for choice in &args.candidates {
         match run.compare(choice, &mut parity) {
@@ -49,8 +48,8 @@ pub(crate) fn parity(args: ParityArgs, output: &Output) -> Result<ExitCode> {
 /// What every comparison of this run has in common.
 struct Run<'r> {
     args: &'r ParityArgs,
-    model: &'r str,
-    catalog: &'r Catalog,
+    model: &'r Resolved,
+    resolver: &'r Resolver,
     configured: &'r EngineOptions,
     cancel: CancelToken,
     output: &'r Output,
@@ -68,12 +67,10 @@ impl Run<'_> {
     fn load(&self, choice: &SideChoice) -> Result<Loaded> {
         let args = self.args;
         let options = EngineOptions {
-            backend: Some(choice.backend),
+            weights: WeightsArgs { backend: Some(choice.backend), dtype: choice.dtype },
             device: choice.device.map(DeviceChoice::Exactly),
-            dtype: choice.dtype,
-            threads: args.threads.or(self.configured.threads),
-            numerics: args.numerics,
-            ort_library: args.ort_library.clone().or_else(|| self.configured.ort_library.clone()),
+            compute: ComputeArgs { threads: args.compute.threads.or(self.configured.compute.threads), ..args.compute },
+            onnx: OnnxArgs { library: args.library.clone().or(self.configured.onnx.library.clone()), ..OnnxArgs::default() },
             ..EngineOptions::default()
         };
         let mut settings = engine::settings(&options, self.output)?;
@@ -83,8 +80,9 @@ impl Run<'_> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled.into());
         }
-        let other = choice.path.as_deref().map(|path| resolve(path, self.catalog, &options, self.output)).transpose()?;
-        let model = tandem::load(other.as_deref().unwrap_or(self.model), &settings)?;
+        let other = choice.path.as_deref().map(|path| resolve(self.resolver, path, &settings, self.output)).transpose()?;
+        let files = self.resolver.find(other.as_ref().unwrap_or(self.model), &settings)?;
+        let model = TextModel::load(files, &settings)?;
         Ok(Loaded { name: choice.text.clone(), model, settings })
     }
 }
@@ -135,8 +133,8 @@ impl Loaded {
     /// One thread where there are several, two where there is one.
     fn load_with_other_threads(&self) -> tandem::Result<Arc<dyn Model>> {
         let mut options = self.settings.load.clone();
-        options.threads.count = NonZeroUsize::new(if self.model.info().threads == 1 { 2 } else { 1 });
-        tandem::backend(self.settings.backend, self.settings.ort_library.clone())?.load(self.model.files(), &options)
+        options.threads = NonZeroUsize::new(if self.model.info().threads == 1 { 2 } else { 1 });
+        tandem::backends::backend(self.settings.backend, options.onnx.library.clone())?.load(self.model.files(), &options)
     }
 }
 

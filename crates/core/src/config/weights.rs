@@ -1,15 +1,13 @@
-//! The weights of a decoder whose layers are Llama's, by their names in transformers.
-//!
-//! Names and shapes: `modeling_{llama,mistral,qwen2,qwen3}.py`.
+//! Which weights a decoder of Llama's form has, by its configuration.
 
 use super::ModelConfig;
 
-/// A weight that a checkpoint must have.
+/// A weight as transformers names it, with the shape that the configuration says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpectedWeight {
-    /// Its name, such as `model.layers.0.mlp.up_proj.weight`.
+    /// Such as `model.layers.0.self_attn.q_proj.weight`.
     pub name: String,
-    /// Its shape: `[outputs, inputs]` of a matrix.
+    /// The rows first.
     pub shape: Vec<usize>,
     /// What it is for.
     pub role: WeightRole,
@@ -18,53 +16,56 @@ pub struct ExpectedWeight {
 /// What a weight is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightRole {
-    /// The embedding, and the head where they are tied.
+    /// The embedding, which may be the head as well.
     Embedding,
-    /// The head.
+    /// A head of its own.
     Head,
-    /// The matrix of a projection.
+    /// A matrix of a layer.
     Projection,
-    /// The bias of a projection.
+    /// The bias of one.
     Bias,
     /// The weight of a norm.
     Norm,
 }
 
 impl ModelConfig {
-    /// Every weight of the decoder, where names begin with `prefix`: `model.`, or nothing in checkpoints of embedding models.
-    pub fn expected_weights(&self, prefix: &str) -> Vec<ExpectedWeight> {
+    /// The weights of a decoder of this form, one layer after the other: names and shapes as in
+    /// `modeling_{llama,mistral,qwen2,qwen3}.py` of transformers. They are made as they are asked for: a configuration may claim thousands
+    /// of layers.
+    pub fn expected_weights(&self) -> impl Iterator<Item = ExpectedWeight> {
+        let (vocab, hidden) = (self.vocab_size, self.hidden_size);
+        let embedding = weight("model.embed_tokens.weight", &[vocab, hidden], WeightRole::Embedding);
+        let norm = weight("model.norm.weight", &[hidden], WeightRole::Norm);
+        let head = (!self.tie_word_embeddings).then(|| weight("lm_head.weight", &[vocab, hidden], WeightRole::Head));
+        std::iter::once(embedding).chain((0..self.n_layers).flat_map(|layer| self.layer(layer))).chain([norm]).chain(head)
+    }
+
+    fn layer(&self, layer: usize) -> Vec<ExpectedWeight> {
         let (hidden, inner, head_dim) = (self.hidden_size, self.intermediate_size, self.head_dim());
         let (queries, keys) = (self.n_heads * head_dim, self.n_kv_heads * head_dim);
-        let mut weights = Vec::new();
-        let mut add = |name: String, shape: &[usize], role| weights.push(ExpectedWeight { name, shape: shape.to_vec(), role });
-        add(format!("{prefix}embed_tokens.weight"), &[self.vocab_size, hidden], WeightRole::Embedding);
-        for layer in 0..self.n_layers {
-            let mut add = |name: &str, shape: &[usize], role| add(format!("{prefix}layers.{layer}.{name}"), shape, role);
-            add("input_layernorm.weight", &[hidden], WeightRole::Norm);
-            add("post_attention_layernorm.weight", &[hidden], WeightRole::Norm);
-            for (name, outputs, inputs, has_bias) in [
-                ("self_attn.q_proj", queries, hidden, self.qkv_bias),
-                ("self_attn.k_proj", keys, hidden, self.qkv_bias),
-                ("self_attn.v_proj", keys, hidden, self.qkv_bias),
-                ("self_attn.o_proj", hidden, queries, self.attention_output_bias),
-                ("mlp.gate_proj", inner, hidden, self.mlp_bias),
-                ("mlp.up_proj", inner, hidden, self.mlp_bias),
-                ("mlp.down_proj", hidden, inner, self.mlp_bias),
-            ] {
-                add(&format!("{name}.weight"), &[outputs, inputs], WeightRole::Projection);
-                if has_bias {
-                    add(&format!("{name}.bias"), &[outputs], WeightRole::Bias);
-                }
-            }
-            if self.qk_norm {
-                add("self_attn.q_norm.weight", &[head_dim], WeightRole::Norm);
-                add("self_attn.k_norm.weight", &[head_dim], WeightRole::Norm);
-            }
+        let named =
+            |name: &str, kind: &str, shape: &[usize], role| weight(&format!("model.layers.{layer}.{name}.{kind}"), shape, role);
+        let norm = |name: &str, size: usize| named(name, "weight", &[size], WeightRole::Norm);
+        let mut all = vec![norm("input_layernorm", hidden), norm("post_attention_layernorm", hidden)];
+        for (name, rows, columns, has_bias) in [
+            ("self_attn.q_proj", queries, hidden, self.qkv_bias),
+            ("self_attn.k_proj", keys, hidden, self.qkv_bias),
+            ("self_attn.v_proj", keys, hidden, self.qkv_bias),
+            ("self_attn.o_proj", hidden, queries, self.attention_output_bias),
+            ("mlp.gate_proj", inner, hidden, self.mlp_bias),
+            ("mlp.up_proj", inner, hidden, self.mlp_bias),
+            ("mlp.down_proj", hidden, inner, self.mlp_bias),
+        ] {
+            all.push(named(name, "weight", &[rows, columns], WeightRole::Projection));
+            all.extend(has_bias.then(|| named(name, "bias", &[rows], WeightRole::Bias)));
         }
-        add(format!("{prefix}norm.weight"), &[hidden], WeightRole::Norm);
-        if !self.tie_word_embeddings {
-            add("lm_head.weight".into(), &[self.vocab_size, hidden], WeightRole::Head);
+        if self.qk_norm {
+            all.extend([norm("self_attn.q_norm", head_dim), norm("self_attn.k_norm", head_dim)]);
         }
-        weights
+        all
     }
+}
+
+fn weight(name: &str, shape: &[usize], role: WeightRole) -> ExpectedWeight {
+    ExpectedWeight { name: name.into(), shape: shape.into(), role }
 }

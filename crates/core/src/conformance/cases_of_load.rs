@@ -5,6 +5,7 @@ use crate::backend::{Capability, LoadOptions, LogitsRequest, SessionOptions, Tok
 use crate::cancel::CancelToken;
 use crate::error::Error;
 use crate::files::{ModelFile, ModelFiles};
+use crate::footprint::Workload;
 
 /// The model says of itself what was asked for and what it is.
 pub fn loaded_as_asked(fixture: &Fixture) {
@@ -29,6 +30,16 @@ pub fn loaded_as_asked(fixture: &Fixture) {
     assert!(!info.engine_version.is_empty());
 }
 
+/// What is said before weights are read is true of the loaded model, and more work takes more memory.
+pub fn opened_as_loaded(fixture: &Fixture) {
+    let opened = fixture.backend.open(&fixture.files, &fixture.options).unwrap();
+    let (dtype, estimate, config) = (opened.dtype(), opened.footprint().unwrap(), opened.config().clone());
+    let of = |n| estimate(&Workload { n_tokens: n, context_length: config.max_context }).sum();
+    assert!(of(1) > 0 && of(config.max_context) > of(1));
+    let model = opened.load().unwrap();
+    assert_eq!((model.info().dtype, model.info().vocab_size), (dtype, config.vocab_size));
+}
+
 /// A configuration that is not there is an error that says where it was looked for.
 pub fn missing_config_names_the_path(fixture: &Fixture) {
     let files = ModelFiles { config: ModelFile::Path("no-such-directory/config.json".into()), ..fixture.files.clone() };
@@ -50,12 +61,13 @@ pub fn unusable_device_is_an_error(fixture: &Fixture) {
 
 /// A share of the device that no model reaches is an error that names the share there is.
 pub fn unreachable_device_share_is_an_error(fixture: &Fixture) {
-    let options = LoadOptions { require_device: Some(1.0), ..fixture.options.clone() };
+    let mut options = fixture.options.clone();
+    options.onnx.require_device = Some(1.0);
     let reached = fixture.backend.load(&fixture.files, &options).is_ok();
     let whole = fixture.load().info().device_share >= 1.0;
     assert_eq!(reached, whole, "all nodes on the device, and only then");
     for bad in [-0.5, 1.5, f64::NAN] {
-        let options = LoadOptions { require_device: Some(bad), ..fixture.options.clone() };
+        options.onnx.require_device = Some(bad);
         assert!(matches!(fixture.backend.load(&fixture.files, &options), Err(Error::InvalidOption { .. })), "{bad} is no share");
     }
 }

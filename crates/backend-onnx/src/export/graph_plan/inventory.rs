@@ -1,11 +1,11 @@
-//! The weights of a graph: compared with a checkpoint before work begins, and summed up for the space that the graph takes.
+//! The weights that a decoder needs: compared with a checkpoint before work begins, and summed up for the space that a graph takes.
 
 use std::collections::HashSet;
 
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::{ExpectedWeight, ModelConfig, WeightRole};
 use tandem_core::{DType, Error, Result};
-use tandem_onnx_graph::{BuildOptions, DecoderSpec, Outputs, WeightFormat};
+use tandem_onnx_graph::{Blocks, BuildOptions, DecoderSpec, Outputs, WeightFormat};
 
 /// Upper bounds on the bytes that a graph's file takes for the nodes and names of a layer, and for everything else.
 const LAYER_BYTES: u64 = 16 << 10;
@@ -14,63 +14,71 @@ const GRAPH_BYTES: u64 = 64 << 10;
 /// The alignment of large constants in the file of weights.
 const PAGE: u64 = 4096;
 
-/// The weights that a graph with `outputs` is built from, which are all that `checkpoint` has.
+/// The weights that a graph of a decoder with `outputs` is built from; `prefix` begins the names in this checkpoint, where published ones
+/// begin with `model.`.
+pub(super) fn expected(config: &ModelConfig, prefix: &str, outputs: Outputs) -> Vec<ExpectedWeight> {
+    let is_needed = |weight: &ExpectedWeight| weight.role != WeightRole::Head || outputs != Outputs::HiddenStates;
+    let named = |mut weight: ExpectedWeight| {
+        if let Some(name) = weight.name.strip_prefix("model.") {
+            weight.name = format!("{prefix}{name}");
+        }
+        weight
+    };
+    config.expected_weights().filter(is_needed).map(named).collect()
+}
+
+/// Checks that `checkpoint` has exactly the weights that `config` describes.
 ///
 /// # Errors
 /// [`Error::BadField`] with the weight as the field: one that is missing, has another shape or an unsupported type, or is not part of the
 /// model and would be left out silently.
 pub(super) fn check(
-    config: &ModelConfig,
-    prefix: &str,
+    expected: &[ExpectedWeight],
+    spec: &DecoderSpec,
     outputs: Outputs,
     checkpoint: &Checkpoint,
-    config_name: &str,
-) -> Result<Vec<ExpectedWeight>> {
-    let mut weights = config.expected_weights(prefix);
-    weights.retain(|weight| weight.role != WeightRole::Head || outputs != Outputs::HiddenStates);
-    for weight in &weights {
+    config: &str,
+) -> Result<()> {
+    for weight in expected {
         let stored = checkpoint.tensor(&weight.name)?;
         if stored.shape != weight.shape {
-            let problem = format!("has the shape {:?}, and `{config_name}` implies {:?}", stored.shape, weight.shape);
+            let problem = format!("has the shape {:?}, and `{config}` implies {:?}", stored.shape, weight.shape);
             return Err(disagree(checkpoint, &weight.name, problem));
         }
     }
-    let known: HashSet<&str> = weights.iter().map(|weight| weight.name.as_str()).collect();
-    let unknown = checkpoint.names().filter(|name| !known.contains(name) && !is_unused(name)).min();
-    unknown.map_or(Ok(()), |name| {
-        Err(disagree(checkpoint, name, format!("is not part of the model that `{config_name}` describes")))
-    })?;
-    Ok(weights)
+    let known: HashSet<&str> = expected.iter().map(|weight| weight.name.as_str()).collect();
+    let stray = checkpoint.names().filter(|name| !known.contains(name) && !is_ignored(name, spec, outputs)).min();
+    stray.map_or(Ok(()), |name| Err(disagree(checkpoint, name, format!("is not part of the model that `{config}` describes"))))
 }
 
 /// Bytes of the weights as stored in the checkpoint.
-pub(super) fn stored_bytes(weights: &[ExpectedWeight], checkpoint: &Checkpoint) -> u64 {
-    let n_bytes = |weight: &ExpectedWeight| checkpoint.tensor(&weight.name).map_or(0, |stored| stored.bytes.len() as u64);
-    weights.iter().map(n_bytes).sum()
+pub(super) fn stored_bytes(expected: &[ExpectedWeight], checkpoint: &Checkpoint) -> u64 {
+    expected.iter().map(|weight| checkpoint.tensor(&weight.name).map_or(0, |stored| stored.bytes.len() as u64)).sum()
 }
 
 /// An upper bound on the bytes of the graph with its weights.
 pub(super) fn graph_bytes(
-    weights: &[ExpectedWeight],
+    expected: &[ExpectedWeight],
     spec: &DecoderSpec,
     checkpoint: &Checkpoint,
     options: &BuildOptions,
 ) -> u64 {
+    let BuildOptions { weights, head, blocks, outputs, .. } = *options;
     // What is not quantised is of the type that the graph computes in.
-    let float = if options.weights == WeightFormat::F16 { 2 } else { 4 };
+    let float = if weights == WeightFormat::F16 { 2 } else { 4 };
     let tables = float * (spec.rope.n_positions * spec.head_dim) as u64 + 2 * PAGE;
-    let constants = weights.iter().map(|weight| {
+    let constants = expected.iter().map(|weight| {
         let n_bytes = match weight.role {
             WeightRole::Bias | WeightRole::Norm => float * weight.shape[0] as u64,
-            WeightRole::Projection => matrix_bytes(&weight.shape, options.weights, options, float),
-            WeightRole::Head => matrix_bytes(&weight.shape, options.head, options, float),
-            WeightRole::Embedding if spec.tie_word_embeddings && options.outputs != Outputs::HiddenStates => {
-                matrix_bytes(&weight.shape, options.head, options, float)
-            }
+            WeightRole::Projection => matrix_bytes(&weight.shape, weights, blocks, float),
+            WeightRole::Head => matrix_bytes(&weight.shape, head, blocks, float),
             WeightRole::Embedding => {
                 let is_f32 = checkpoint.tensor(&weight.name).is_ok_and(|stored| stored.dtype == DType::F32);
-                let is_kept = bits(options.weights).is_some() && !is_f32;
-                matrix_bytes(&weight.shape, WeightFormat::F32, options, if is_kept { 2 } else { float })
+                let is_kept = bits(weights).is_some() && !is_f32;
+                match spec.tie_word_embeddings && outputs != Outputs::HiddenStates {
+                    true => matrix_bytes(&weight.shape, head, blocks, float),
+                    false => matrix_bytes(&weight.shape, WeightFormat::F32, blocks, if is_kept { 2 } else { float }),
+                }
             }
         };
         // Codes and scales are aligned to pages.
@@ -79,11 +87,11 @@ pub(super) fn graph_bytes(
     constants.sum::<u64>() + tables + LAYER_BYTES * spec.n_layers as u64 + GRAPH_BYTES
 }
 
-fn matrix_bytes(shape: &[usize], format: WeightFormat, options: &BuildOptions, float: u64) -> u64 {
+fn matrix_bytes(shape: &[usize], format: WeightFormat, blocks: Blocks, float: u64) -> u64 {
     let (n_outputs, n_inputs) = (shape[0] as u64, shape[1] as u64);
     match bits(format) {
         Some(bits) => {
-            let (size, zero_point) = (options.blocks.size as u64, u64::from(!options.blocks.symmetric));
+            let (size, zero_point) = (blocks.size as u64, u64::from(!blocks.symmetric));
             n_outputs * n_inputs.div_ceil(size) * (size * bits / 8 + float + zero_point)
         }
         None => n_outputs * n_inputs * float,
@@ -98,10 +106,11 @@ fn bits(format: WeightFormat) -> Option<u64> {
     }
 }
 
-/// Weights in published checkpoints that may be left out: a copy of a tied head, a head when only hidden states are exported, and the
-/// frequencies of rope, which are computed. A head that is needed is among the expected weights.
-fn is_unused(name: &str) -> bool {
-    name == "lm_head.weight" || name.ends_with("rotary_emb.inv_freq")
+/// Weights in published checkpoints that are not used: a copy of a tied head, a head when only hidden states are exported, and the
+/// frequencies of rope, which are computed.
+fn is_ignored(name: &str, spec: &DecoderSpec, outputs: Outputs) -> bool {
+    ((spec.tie_word_embeddings || outputs == Outputs::HiddenStates) && name == "lm_head.weight")
+        || name.ends_with("rotary_emb.inv_freq")
 }
 
 fn disagree(checkpoint: &Checkpoint, weight: &str, problem: String) -> Error {

@@ -1,13 +1,12 @@
 //! Exports of the golden checkpoints, loaded as any directory, against what transformers computed.
 
-use std::sync::Arc;
-
 use tandem_backend_onnx::{OnnxBackend, library};
 use tandem_core::backend::Numerics;
 use tandem_core::conformance;
 use tandem_core::conformance::{Fixture, Golden};
-use tandem_core::files::ModelFiles;
-use tandem_core::{Backend, BackendKind, DType, DeviceReport, LoadOptions, Model, Result};
+use tandem_core::files::{Listing, ModelFiles};
+use tandem_core::footprint::{Footprint, ModelShape, Workload};
+use tandem_core::{Backend, BackendKind, DType, DeviceReport, LoadOptions, OpenedModel, Result};
 use tempfile::TempDir;
 
 use super::checkpoints::golden;
@@ -67,7 +66,7 @@ fn fixture(name: &str, dtype: DType, numerics: Numerics, tolerance: f32) -> std:
     Ok(Fixture {
         files: ModelFiles::discover(&exported.directory, name).unwrap(),
         backend: Box::new(WithDirectory { backend: OnnxBackend::new(None), _directory: directory }),
-        options: LoadOptions { dtype: (dtype != DType::F32).then_some(dtype), numerics, ..LoadOptions::default() },
+        options: LoadOptions::new().with_dtype((dtype != DType::F32).then_some(dtype)).with_numerics(numerics),
         // Chunks of other lengths sum in another order, and round other activations.
         tolerance: if tolerance > 1e-4 { 2.0 * tolerance } else { 2e-5 },
         golden: Some(Golden { tolerance, ..record }),
@@ -88,7 +87,15 @@ impl Backend for WithDirectory {
         self.backend.devices()
     }
 
-    fn load_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
-        self.backend.load_unchecked(files, options)
+    fn select_files(&self, listing: &Listing<'_>, dtype: Option<DType>) -> Result<Vec<String>> {
+        self.backend.select_files(listing, dtype)
+    }
+
+    fn footprint(&self, shape: &ModelShape, dtype: DType, workload: &Workload) -> Footprint {
+        self.backend.footprint(shape, dtype, workload)
+    }
+
+    fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
+        self.backend.open_unchecked(files, options)
     }
 }
