@@ -9,6 +9,7 @@
 
 mod cancel;
 mod conformance;
+mod directories;
 mod export;
 mod goldens;
 #[cfg(unix)]

@@ -42,11 +42,11 @@ struct Report {
 #[derive(Serialize)]
 struct Published {
     architecture: String,
-    /// Weights and biases.
-    parameters: u64,
+    /// Weights and biases; null where only the graph knows.
+    parameters: Option<u64>,
     n_layers: usize,
     hidden_size: usize,
-    intermediate_size: usize,
+    intermediate_size: Option<usize>,
     n_heads: usize,
     n_kv_heads: usize,
     head_dim: usize,
@@ -170,10 +170,10 @@ fn published(files: &ModelFiles, opened: Option<&OpenedModel>) -> tandem::Result
     end_tokens.dedup();
     Ok(Published {
         architecture: config.architecture.to_string(),
-        parameters: config.n_parameters(),
+        parameters: (config.intermediate_size > 0).then(|| config.n_parameters()),
         n_layers: config.n_layers,
         hidden_size: config.hidden_size,
-        intermediate_size: config.intermediate_size,
+        intermediate_size: Some(config.intermediate_size).filter(|&size| size > 0),
         n_heads: config.n_heads,
         n_kv_heads: config.n_kv_heads,
         head_dim: config.head_dim(),
