@@ -9,7 +9,7 @@ use tandem_core::{Error, Result};
 
 use crate::device::session_builder;
 use crate::error::Doing;
-use crate::source::{Place, Source};
+use crate::source::{GraphLocation, Source};
 use crate::{library, placement};
 
 /// The configuration entry that says where a graph in memory has its weights.
@@ -31,10 +31,10 @@ pub(crate) fn commit(library: Option<&Path>, options: &LoadOptions, source: &Sou
         .doing(DOING)?
         .with_config_entry(placement::RECORD, "1")
         .doing(DOING)?;
-    let session = match &source.place {
-        Place::File(path) => builder.commit_from_file(path),
-        Place::Memory { bytes, weights: None } => builder.commit_from_memory(bytes),
-        Place::Memory { bytes, weights: Some(directory) } => {
+    let session = match &source.location {
+        GraphLocation::File(path) => builder.commit_from_file(path),
+        GraphLocation::Memory { bytes, weights: None } => builder.commit_from_memory(bytes),
+        GraphLocation::Memory { bytes, weights: Some(directory) } => {
             builder.with_config_entry(WEIGHTS_DIRECTORY, directory.to_string_lossy()).doing(DOING)?.commit_from_memory(bytes)
         }
     };

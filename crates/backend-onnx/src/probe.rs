@@ -22,7 +22,7 @@ use crate::engine;
 use crate::error::{Doing, bad_graph};
 use crate::graph::{DecoderGraph, tensor_type};
 use crate::run::{Names, RawValue, run, take};
-use crate::source::{Place, Source};
+use crate::source::{GraphLocation, Source};
 use crate::value_names::{Layout, known_values};
 
 /// What a graph was loaded from, so that it can be loaded again.
@@ -53,9 +53,9 @@ impl Probed {
     pub(crate) fn load(library: Option<&Path>, origin: &Origin) -> Result<Self> {
         let config = ModelConfig::from_file(&origin.files.config)?;
         let mut source = Source::choose(&origin.files, &config, &origin.options)?;
-        let (graph, directory) = match &source.place {
-            Place::File(path) => (Graph::open(path).map_err(bad_graph)?, path.parent()),
-            Place::Memory { bytes, .. } => (Graph::parse(bytes.to_vec(), &source.name).map_err(bad_graph)?, None),
+        let (graph, directory) = match &source.location {
+            GraphLocation::File(path) => (Graph::open(path).map_err(bad_graph)?, path.parent()),
+            GraphLocation::Memory { bytes, .. } => (Graph::parse(bytes.to_vec(), &source.name).map_err(bad_graph)?, None),
         };
         let mut edit = graph.edit();
         // Graphs with 4-bit weights have activations of 16 or 32 bits: activations have the type of the cache.
@@ -70,12 +70,12 @@ impl Probed {
         let relocated = directory.filter(|_| !graph.external_files().is_empty()).map(|directory| edit.relocate(directory));
         let relocated = relocated.transpose().map_err(bad_graph)?;
         let bytes = edit.to_bytes().map_err(bad_graph)?;
-        let weights = match &source.place {
-            Place::Memory { weights, .. } => weights.clone(),
-            Place::File(_) => relocated,
+        let weights = match &source.location {
+            GraphLocation::Memory { weights, .. } => weights.clone(),
+            GraphLocation::File(_) => relocated,
         };
         drop(edit);
-        source.place = Place::Memory { bytes: bytes.into(), weights };
+        source.location = GraphLocation::Memory { bytes: bytes.into(), weights };
         let session = engine::commit(library, &origin.options, &source)?;
         let graph = DecoderGraph::read(&session, &source.name, &config)?;
         Ok(Self { session, input_names: Names::new(graph.input_names.clone()), graph, values })

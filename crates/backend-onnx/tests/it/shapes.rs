@@ -59,3 +59,21 @@ fn vocabulary_of_another_size_than_the_configurations_is_an_error() {
         },
     );
 }
+
+#[test]
+fn head_size_that_attention_does_not_accept_is_refused_at_load() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/qwen2-untied");
+    let dir = tempfile::tempdir().unwrap();
+    for (from, name) in [("config.json", "config.json"), ("onnx/genai_f32/model.onnx", "model.onnx")] {
+        fs::copy(golden.join(from), dir.path().join(name)).unwrap();
+    }
+    fs::copy(golden.join("onnx/genai_f32/model.onnx.data"), dir.path().join("model.onnx.data")).unwrap();
+    let mut config: Value = serde_json::from_slice(&fs::read(dir.path().join("config.json")).unwrap()).unwrap();
+    // The graph leaves it open.
+    config["head_dim"] = 24.into();
+    fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let files = ModelFiles::discover(dir.path(), "model").unwrap();
+    let error = OnnxBackend::new(None).load(&files, &LoadOptions::default()).err().unwrap();
+    assert!(matches!(error, Error::Unsupported { .. }) && error.to_string().contains("heads of 24"), "{error}");
+    assert!(error.to_string().contains("multiples of 16"), "{error}");
+}

@@ -1,4 +1,4 @@
-//! What is built is a sound graph of the shape that was asked for, and the same bytes each time.
+//! Built graphs are valid, have the shapes of the specification, and are reproducible.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
