@@ -83,13 +83,13 @@ impl Probed {
 
     /// What one run over `tokens` computes at `points`, in the order of computation.
     pub(crate) fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
-        let wanted: Vec<&Value> = self.values.iter().filter(|value| value.layout.shows(points)).collect();
-        if wanted.is_empty() {
+        let requested: Vec<&Value> = self.values.iter().filter(|value| value.layout.shows(points)).collect();
+        if requested.is_empty() {
             return Ok(Vec::new());
         }
-        let returned = self.run(tokens, &wanted)?;
+        let returned = self.run(tokens, &requested)?;
         let mut probes = Vec::new();
-        for (value, returned) in wanted.iter().zip(&returned) {
+        for (value, returned) in requested.iter().zip(&returned) {
             let name = value.name.to_string_lossy();
             let (_, shape) = tensor_type(&self.graph.file, &name, returned.dtype())?;
             if !value.layout.fits(shape, tokens.len()) {
@@ -102,7 +102,7 @@ impl Probed {
         Ok(probes)
     }
 
-    fn run(&self, tokens: &[TokenId], wanted: &[&Value]) -> Result<Vec<DynValue>> {
+    fn run(&self, tokens: &[TokenId], requested: &[&Value]) -> Result<Vec<DynValue>> {
         let (graph, n) = (&self.graph, tokens.len());
         let mut inputs: Vec<RawValue> = vec![ptr::null_mut(); graph.input_names.len()];
         let mut owned = Vec::new();
@@ -123,8 +123,8 @@ impl Probed {
         for port in &graph.caches {
             give(port.input, empty_past(port)?);
         }
-        let output_names = Names::new(wanted.iter().map(|value| value.name.clone()).collect());
-        let mut outputs: Vec<RawValue> = vec![ptr::null_mut(); wanted.len()];
+        let output_names = Names::new(requested.iter().map(|value| value.name.clone()).collect());
+        let mut outputs: Vec<RawValue> = vec![ptr::null_mut(); requested.len()];
         let options = RunOptions::new().doing("to prepare a run")?;
         // SAFETY: `owned` keeps the inputs alive until the run is over, every output is null, and the CPU provider allows concurrent
         // runs.
