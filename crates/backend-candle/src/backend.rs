@@ -9,7 +9,7 @@ use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{ModelFile, ModelFiles};
 use tandem_core::huge_pages::MappingSnapshot;
-use tandem_core::{Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, Result};
+use tandem_core::{Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, Remedies, Remedy, Result};
 
 use crate::decoder::Decode;
 use crate::device;
@@ -119,18 +119,23 @@ fn dtype(options: &LoadOptions) -> Result<(DType, Option<Bits>)> {
         half @ (DType::F16 | DType::Bf16) if !on_processor => return Ok((half, None)),
         DType::F16 | DType::Bf16 => (
             "a processor computes with it more slowly than with f32, and less precisely",
-            "use `--dtype f32`, which keeps weights published in f16 or bf16 as they are in memory, or `int8` or `int4` for less",
+            Remedies::from(Remedy::UseDType(vec![DType::F32, DType::Int8, DType::Int4])),
         ),
         DType::Int8 | DType::Int4 => (
             "candle's kernels for quantised weights round activations, and were not held to any other engine",
-            "use `--dtype bf16` or `f16`, or `--device cpu`, or `--backend onnx`",
+            [
+                Remedy::UseDType(vec![DType::Bf16, DType::F16]),
+                Remedy::UseDevice(Device::Cpu),
+                Remedy::UseBackend(BackendKind::Onnx),
+            ]
+            .into(),
         ),
     };
     let dtype = options.dtype.unwrap_or(DType::F32);
     Err(Error::Unsupported {
         what: format!("dtype `{dtype}` on device `{}`", options.device),
         reason: reason.into(),
-        hint: Some(hint.into()),
+        hint: Some(hint),
     })
 }
 
@@ -151,7 +156,7 @@ fn refuse_quantised_file(files: &ModelFiles, device: Device) -> Result<()> {
     Err(Error::Unsupported {
         what: format!("the GGUF file `{}` on device `{device}`", files.name),
         reason: "its weights are computed with as they are stored, which is done on the processor alone".into(),
-        hint: Some("use the checkpoint (safetensors) that it was made from, or `--device cpu`".into()),
+        hint: Some(["use the checkpoint (safetensors) that it was made from".into(), Remedy::UseDevice(Device::Cpu)].into()),
     })
 }
 
@@ -165,7 +170,7 @@ fn refuse_what_is_no_checkpoint(files: &ModelFiles, config: &ModelConfig, option
         return Err(Error::Unsupported {
             what: format!("the graph `{graph}`"),
             reason: "candle reads checkpoints (safetensors), not graphs".into(),
-            hint: Some("use `--backend onnx`, or a directory with `model.safetensors`".into()),
+            hint: Some([Remedy::UseBackend(BackendKind::Onnx), "use a directory with `model.safetensors`".into()].into()),
         });
     }
     match config.quantization_method() {

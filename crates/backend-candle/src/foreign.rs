@@ -14,7 +14,7 @@ use rayon::ThreadPool;
 use tandem_core::backend::{Capabilities, Capability};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
-use tandem_core::{DType, Error, Model, ModelInfo, Result, Session, SessionOptions};
+use tandem_core::{DType, Error, Model, ModelInfo, Remedy, Result, Session, SessionOptions};
 
 use self::family::Family;
 use self::session::ForeignSession;
@@ -72,7 +72,7 @@ fn refuse_dtype(dtype: DType, config: &ModelConfig) -> Result<()> {
         other => Err(Error::Unsupported {
             what: format!("dtype `{other}` for the architecture `{}`", config.architecture),
             reason: "candle-transformers, which runs it, is right in f32 alone".into(),
-            hint: Some("use `--dtype f32`".into()),
+            hint: Some(Remedy::UseDType(vec![DType::F32]).into()),
         }),
     }
 }

@@ -14,7 +14,7 @@ use tandem_core::arena::Arena;
 use tandem_core::backend::{LoadOptions, Numerics, WeightType};
 use tandem_core::config::ModelConfig;
 use tandem_core::gguf::{Gguf, GgufTensor, TensorType};
-use tandem_core::{DType, Error, Result};
+use tandem_core::{DType, Error, Remedy, Result};
 
 use self::blocks::{Target, has_offsets};
 use crate::decoder::Decoder;
@@ -49,7 +49,9 @@ pub(crate) fn load(path: &Path, config: &ModelConfig, options: &LoadOptions) -> 
             return Err(Error::Unsupported {
                 what: format!("dtype `{wanted}` for the GGUF file `{}`", path.display()),
                 reason: format!("its weights are `{stored}`, and would be rounded a second time"),
-                hint: Some(format!("leave the dtype out for `{stored}`, or use `--dtype f32`").into()),
+                hint: Some(
+                    [Remedy::Text(format!("leave the dtype out for `{stored}`")), Remedy::UseDType(vec![DType::F32])].into(),
+                ),
             });
         }
     };
@@ -150,7 +152,7 @@ impl Source for Weights<'_> {
             return Err(Error::Unsupported {
                 what: format!("quantising `{}`", self.gguf.file()),
                 reason: format!("a matrix has rows of {columns} weights, no multiple of {BLOCK}"),
-                hint: Some("use `--dtype f32`".into()),
+                hint: Some(Remedy::UseDType(vec![DType::F32]).into()),
             });
         }
         let (row_blocks, row_bytes) = (columns / BLOCK, columns / BLOCK * bits.block_bytes());

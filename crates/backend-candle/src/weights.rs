@@ -7,7 +7,7 @@ use tandem_core::arena::Arena;
 use tandem_core::backend::Numerics;
 use tandem_core::checkpoint::{Checkpoint, StoredTensor};
 use tandem_core::config::ModelConfig;
-use tandem_core::{DType, Error, Result};
+use tandem_core::{DType, Error, Remedy, Result};
 
 use crate::decoder::{Decoder, Layer};
 use crate::linear::{Linear, Matrix, Rooms, Stored};
@@ -155,7 +155,7 @@ impl Reader<'_> {
             return Err(Error::Unsupported {
                 what: format!("quantising `{}` of `{}`", parts[0].0, self.file),
                 reason: format!("its rows have {columns} weights, no multiple of {BLOCK}"),
-                hint: Some("use `--dtype f32`".into()),
+                hint: Some(Remedy::UseDType(vec![DType::F32]).into()),
             });
         }
         let stored = self.checked_all(parts, &[columns])?;

@@ -39,7 +39,7 @@ fn other_dtypes_are_refused_with_a_remedy() {
             let options = LoadOptions::new().with_dtype(dtype);
             let Err(error) = load(&golden(name), &options) else { panic!("{name} in {dtype} is refused") };
             assert!(matches!(error, Error::Unsupported { .. }), "{error}");
-            assert!(error.hint().is_some_and(|hint| hint.to_string().contains("--dtype f32")), "{}", describe(&error));
+            assert!(error.hint().is_some_and(|hint| hint.to_string().contains("dtype `f32`")), "{}", describe(&error));
         }
     }
 }

@@ -9,7 +9,7 @@ use tandem_core::backend::{Capabilities, Capability, LoadOptions, Placement};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
 use tandem_core::huge_pages::MappingSnapshot;
-use tandem_core::{Backend, BackendKind, Device, DeviceReport, Error, Model, ModelInfo, Result};
+use tandem_core::{Backend, BackendKind, Device, DeviceReport, Error, Model, ModelInfo, Remedy, Result};
 
 use crate::device::{provider_name, reports, session_builder};
 use crate::error::Doing;
@@ -156,7 +156,7 @@ fn commit(mut builder: SessionBuilder, source: &Source) -> Result<Session> {
     made.map_err(|error| Error::BadFile {
         file: source.name.clone(),
         problem: "the engine cannot use this graph".into(),
-        hint: Some("obtain or export the model again; `tandem devices` shows whether the engine itself works".into()),
+        hint: Some(["obtain or export the model again".into(), Remedy::ListDevices].into()),
         source: Some(Box::new(error)),
     })
 }

@@ -20,7 +20,7 @@ use std::path::Path;
 
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{ModelFile, ModelFiles};
-use tandem_core::{CancelToken, Error, ExportOptions, Exported, Progress, ProgressEvent, Result};
+use tandem_core::{CancelToken, Error, ExportOptions, Exported, Progress, ProgressEvent, Remedy, Result};
 
 pub use self::cached::{CachedGraph, cached_graph};
 use self::staging::Staging;
@@ -146,8 +146,7 @@ fn cannot(done: &str, path: &Path, error: io::Error) -> Error {
 fn unusable(done: &str, path: &Path, error: io::Error) -> Error {
     match cannot(done, path, error) {
         Error::BadFile { file, problem, source, .. } => {
-            let hint =
-                "make the cache writable, set `TANDEM_CACHE` to a directory that is, or export the model with `tandem export`";
+            let hint = ["make the cache writable, or set `TANDEM_CACHE` to a directory that is".into(), Remedy::ExportModel];
             Error::BadFile { file, problem, hint: Some(hint.into()), source }
         }
         other => other,

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::environment::Environment;
 use ort::logging::LogLevel;
-use tandem_core::{BackendKind, Error, Result};
+use tandem_core::{BackendKind, Error, Remedy, Result};
 
 pub use self::cache::{cache_dir, library_file_name, library_in_cache, target};
 pub use self::inspect::inspect;
@@ -28,9 +28,6 @@ const TELEMETRY_SWITCH: &str = "ORT_DISABLE_TELEMETRY";
 
 /// The variable that chooses how much of ONNX Runtime's own log is written to stderr.
 const LOG_LEVEL: &str = "TANDEM_ORT_LOG";
-
-/// The command that obtains the library.
-const OBTAIN_HINT: &str = "`tandem setup` obtains the right one (in Tandem's repository: `cargo xtask setup`)";
 
 /// The process's environment and the library it came from.
 static LOADED: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
@@ -89,7 +86,7 @@ pub(crate) fn load(path: &Path) -> Result<ort::environment::EnvironmentBuilder> 
             ),
             _ => format!("`{}` could not be loaded", path.display()),
         },
-        hint: OBTAIN_HINT.into(),
+        hint: Remedy::SetUpLibrary.into(),
         source: Some(error.into()),
     })
 }

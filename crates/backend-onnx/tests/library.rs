@@ -11,6 +11,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use tandem_core::Remedy;
 
 use tandem_backend_onnx::library::{environment, find, inspect, library_file_name, switch_telemetry_off};
 use tempfile::TempDir;
@@ -51,7 +52,7 @@ fn refused(path: &Path, why: &str) {
     let error = find(Some(path)).unwrap_err();
     let message = error.to_string();
     assert!(message.contains(&path.display().to_string()) && message.contains(why), "{message}");
-    assert!(error.hint().unwrap().to_string().contains("tandem setup"), "{:?}", error.hint());
+    assert!(error.hint() == Some(Remedy::SetUpLibrary.into()), "{:?}", error.hint());
     // It is refused in the same words when the engine is to start, and the process lives.
     assert_eq!(environment(Some(path)).err().unwrap().to_string(), message);
 }
@@ -113,7 +114,7 @@ fn a_library_that_is_too_old_is_refused_with_both_versions() {
     assert_eq!(find(Some(&old)).unwrap(), old, "its version is known only once it is loaded");
     let error = environment(Some(&old)).err().unwrap();
     assert!(error.to_string().ends_with("is ONNX Runtime 1.20.1, and this build needs 1.24 or later"), "{error}");
-    assert!(error.hint().unwrap().to_string().contains("tandem setup"));
+    assert!(error.hint() == Some(Remedy::SetUpLibrary.into()));
 }
 
 #[test]

@@ -30,8 +30,13 @@ pub enum Remedy {
     ListDevices,
     /// Obtain ONNX Runtime's library.
     SetUpLibrary,
-    /// Obtain it from a wheel that was brought here.
-    SetUpFromWheel(String),
+    /// Obtain it from a wheel that another machine downloads with these arguments of pip.
+    SetUpFromWheel {
+        /// The arguments.
+        pip: String,
+        /// The file's name.
+        wheel: String,
+    },
     /// Name ONNX Runtime's library.
     NameLibrary,
     /// Load whatever the plan of its memory says.
@@ -99,7 +104,7 @@ impl fmt::Display for Remedies {
 impl fmt::Display for Remedy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Text(text) | Self::Note(text) | Self::SetUpFromWheel(text) => f.write_str(text),
+            Self::Text(text) | Self::Note(text) => f.write_str(text),
             Self::UseBackend(backend) => write!(f, "use backend `{backend}`"),
             Self::UseDevice(device) => write!(f, "use device `{device}` (`LoadOptions::device`)"),
             Self::UseDType(dtypes) => write!(f, "use dtype {} (`LoadOptions::dtype`)", alternatives(dtypes)),
@@ -108,6 +113,11 @@ impl fmt::Display for Remedy {
             Self::ListOperators => f.write_str("`ModelInfo::placement` lists the operators by provider"),
             Self::ListDevices => f.write_str("`Backend::devices` says whether the engine itself works"),
             Self::SetUpLibrary => f.write_str("obtain ONNX Runtime's library with `tandem::setup`"),
+            Self::SetUpFromWheel { pip, wheel } => write!(
+                f,
+                "on a machine that reaches the package index, run `python3 -m pip {pip}`, copy `{wheel}` here, and give it to \
+                 `tandem::setup`"
+            ),
             Self::NameLibrary => f.write_str("name another library with `OnnxOptions::library` or `ORT_DYLIB_PATH`"),
             Self::SkipMemoryCheck => f.write_str("load it without the check of its memory"),
             Self::SkipTemplate => f.write_str("continue plain text, without the chat template"),

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use tandem_core::files::ModelFiles;
-use tandem_core::{BackendKind, DType, Error, Result};
+use tandem_core::{BackendKind, DType, Error, Remedy, Result};
 
 use crate::repository::HubReference;
 
@@ -146,7 +146,10 @@ fn no_checkpoint(model: &str) -> Error {
     Error::Unsupported {
         what: format!("the backend `candle` with `{model}`"),
         reason: "candle reads checkpoints, and this repository has ONNX graphs and no safetensors".into(),
-        hint: Some("use `--backend onnx`, or the repository of the checkpoint that they were made from".into()),
+        hint: Some(
+            [Remedy::UseBackend(BackendKind::Onnx), "use the repository of the checkpoint that they were made from".into()]
+                .into(),
+        ),
     }
 }
 
@@ -154,7 +157,7 @@ fn no_variants(model: &str, variant: &str) -> Error {
     Error::Unsupported {
         what: format!("`{variant}` of the repository `{model}`"),
         reason: "what stands behind `:` names a GGUF file, and this repository has none".into(),
-        hint: Some("leave it out; `--dtype` says what the weights are to be".into()),
+        hint: Some("leave it out: the dtype says what the weights are to be".into()),
     }
 }
 

@@ -39,7 +39,7 @@ impl Form {
             Err(Error::Unsupported {
                 what: format!("{what} of `{file}` (`{}`)", config.architecture),
                 reason: format!("candle-transformers, which runs this architecture, {reason}"),
-                hint: Some("use a graph of this model, if one is published, with `--backend onnx`".into()),
+                hint: Some("use a graph of this model, if one is published, with the backend `onnx`".into()),
             })
         };
         // What it is measured with only, beside decoders of our own, takes as long with any.

@@ -73,7 +73,7 @@ fn a_dtype_that_would_round_twice_is_refused() {
     for (kind, dtype, stored) in [
         (TensorType::Q8_0, DType::Int4, "`int8`"),
         (TensorType::Q4_0, DType::Int8, "`int4`"),
-        (TensorType::F16, DType::F16, "--dtype f32"),
+        (TensorType::F16, DType::F16, "dtype `f32`"),
     ] {
         let options = LoadOptions::new().with_dtype(dtype);
         let Err(error) = load(&golden_in("qwen2-tied", kind), &format!("twice-{kind}"), &options) else {
@@ -81,7 +81,7 @@ fn a_dtype_that_would_round_twice_is_refused() {
         };
         assert!(matches!(error, Error::Unsupported { .. }), "{error:?}");
         let text = describe(&error);
-        assert!(text.contains(stored) && text.contains("--dtype f32"), "{text}");
+        assert!(text.contains(stored) && text.contains("dtype `f32`"), "{text}");
     }
 }
 

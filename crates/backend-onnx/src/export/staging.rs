@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tandem_core::{Error, Result};
+use tandem_core::{Error, Remedies, Remedy, Result};
 use tandem_onnx_graph::{DATA_FILE, GRAPH_FILE};
 use tempfile::TempDir;
 
@@ -41,17 +41,17 @@ pub(super) struct Staging {
 /// # Errors
 /// [`Error::BadFile`] when something is there: a file, or a directory that is not empty and, with `replace`, not an earlier export.
 pub(super) fn check_target(target: &Path, replace: bool) -> Result<()> {
-    let refuse = |problem: String, hint: &str| {
-        Err(Error::BadFile { file: target.display().to_string(), problem, hint: Some(hint.into()), source: None })
+    let refuse = |problem: String, hint: Remedies| {
+        Err(Error::BadFile { file: target.display().to_string(), problem, hint: Some(hint), source: None })
     };
     if target.file_name().is_none() {
-        return refuse("has no name of its own".into(), "name the directory that is to be made");
+        return refuse("has no name of its own".into(), "name the directory that is to be made".into());
     }
     let entries = match fs::read_dir(target) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-            return refuse("is there and is no directory".into(), "choose another directory");
+            return refuse("is there and is no directory".into(), "choose another directory".into());
         }
         Err(error) => return Err(cannot("read", target, error)),
     };
@@ -61,16 +61,13 @@ pub(super) fn check_target(target: &Path, replace: bool) -> Result<()> {
         return Ok(());
     }
     if !replace {
-        return refuse(
-            "is there and is not empty".into(),
-            "choose another directory, or replace an earlier export with `--force`",
-        );
+        return refuse("is there and is not empty".into(), ["choose another directory".into(), Remedy::ReplaceExport].into());
     }
     match names.iter().filter(|name| !WRITTEN.contains(&name.as_str())).min() {
         None => Ok(()),
         Some(name) => refuse(
             format!("holds `{name}`, which no export wrote, so it is not replaced"),
-            "choose another directory, or remove this one yourself",
+            "choose another directory, or remove this one yourself".into(),
         ),
     }
 }

@@ -6,9 +6,7 @@ use std::path::Path;
 
 use object::read::ReadCache;
 use object::{Architecture, BinaryFormat, FileKind, Object, ObjectKind, ObjectSegment};
-use tandem_core::{Error, Result};
-
-use super::OBTAIN_HINT;
+use tandem_core::{Error, Remedy, Result};
 
 /// The one symbol through which ONNX Runtime is used.
 const ENTRY_POINT: &[u8] = b"OrtGetApiBase";
@@ -102,7 +100,7 @@ fn name_of(architecture: Architecture) -> String {
 fn unusable(path: &Path, what: &str, source: Option<io::Error>) -> Error {
     Error::EngineLibrary {
         problem: format!("`{}` {what}", path.display()),
-        hint: format!("take that file away or name another with `--ort-library FILE` or `ORT_DYLIB_PATH`; {OBTAIN_HINT}").into(),
+        hint: ["take that file away".into(), Remedy::NameLibrary, Remedy::SetUpLibrary].into(),
         source: source.map(Into::into),
     }
 }

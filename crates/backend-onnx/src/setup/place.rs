@@ -21,7 +21,7 @@ pub(super) fn hash_in_place(path: &Path) -> Result<Option<String>> {
         Ok(metadata) if metadata.is_file() => wheel::sha256_of(path).map(Some).map_err(|error| cannot("read", path, error)),
         Ok(_) => Err(Error::EngineLibrary {
             problem: format!("`{}` is in the library's place and is no file", path.display()),
-            hint: "take it away, and run `tandem setup` again".into(),
+            hint: "take it away, and obtain the library again".into(),
             source: None,
         }),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),

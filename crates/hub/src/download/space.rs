@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tandem_core::{Error, Result};
+use tandem_core::{Error, Remedy, Result};
 
 /// Asks whether `needed` bytes, and a fiftieth more, fit where `directory` is or is to be.
 ///
@@ -22,7 +22,7 @@ fn check_against(directory: &Path, needed: u64, available: &dyn Fn(&Path) -> io:
     Err(Error::BadFile {
         file: directory.display().to_string(),
         problem: format!("there is not enough room: {} MB are needed, and {} MB are free", megabytes(needed), free / 1_000_000),
-        hint: Some("make room (`tandem list`, `tandem rm`), or set `HF_HUB_CACHE` to a directory on another disk".into()),
+        hint: Some([Remedy::RemoveModels, "set `HF_HUB_CACHE` to a directory on another disk".into()].into()),
         source: None,
     })
 }

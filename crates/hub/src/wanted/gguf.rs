@@ -1,6 +1,6 @@
 //! Which of a repository's GGUF files is meant: each of them is a whole model, quantised in its own way.
 
-use tandem_core::{BackendKind, DType, Error, Result};
+use tandem_core::{BackendKind, DType, Error, Remedy, Result};
 
 use super::Wanted;
 use crate::repository::HubReference;
@@ -93,8 +93,7 @@ fn not_for(backend: BackendKind, reference: &HubReference) -> Error {
         what: format!("the backend `{backend}` with `{reference}`"),
         reason: "the repository has GGUF files, which the candle backend alone reads".into(),
         hint: Some(
-            "use `--backend candle`, in a build with the feature `candle`; or name the repository of the checkpoint that they were \
-             made from"
+            [Remedy::UseBackend(BackendKind::Candle), "name the repository of the checkpoint that they were made from".into()]
                 .into(),
         ),
     }
@@ -115,9 +114,7 @@ fn unclear(reference: &HubReference, models: &[&str], problem: String) -> Error 
     Error::Unsupported {
         what: format!("the repository `{repository}`"),
         reason: format!("it has {} GGUF files, and {problem}: {}", models.len(), models.join(", ")),
-        hint: Some(
-            format!("name one by the end of its name, such as `{repository}:{example}`, or by its dtype with `--dtype`").into(),
-        ),
+        hint: Some(format!("name one by the end of its name, such as `{repository}:{example}`, or by its dtype").into()),
     }
 }
 
@@ -179,6 +176,6 @@ mod tests {
         let wanted = Wanted { backend: BackendKind::Onnx, dtype: None };
         let error = choose(wanted, &"o/n".parse().unwrap(), &FILES).unwrap_err();
         assert!(error.to_string().contains("which the candle backend alone reads"), "{error}");
-        assert!(error.hint().unwrap().to_string().contains("use `--backend candle`"));
+        assert!(error.hint().unwrap().iter().any(|remedy| *remedy == Remedy::UseBackend(BackendKind::Candle)));
     }
 }
