@@ -92,6 +92,9 @@ def influence(directory, ids):
             if name.endswith("inv_freq"):
                 frequencies.zero_()
 
+    def no_window(model):
+        model.config.sliding_window = model.config.max_position_embeddings
+
     parts = {"positions": no_rope, "norm weights": set_parameters("layernorm.weight", neutral)}
     names = [name for name, _ in complete.named_parameters()]
     if any(name.endswith("proj.bias") for name in names):
@@ -100,13 +103,15 @@ def influence(directory, ids):
         parts["weights of the q and k norms"] = set_parameters(("q_norm.weight", "k_norm.weight"), neutral)
     if config.rope_parameters.get("rope_type", "default") != "default":
         parts["rope scaling"] = plain_rope
+    if (getattr(config, "sliding_window", None) or len(ids)) < len(ids):
+        parts["window"] = no_window
     if config.model_type.startswith("gemma"):
-        parts.update(parts_of_gemma(config, len(ids)))
+        parts.update(parts_of_gemma(config))
     return {name: without(change) for name, change in parts.items()}
 
 
-def parts_of_gemma(config, n_tokens):
-    """What Gemma 2 and 3 have beyond other decoders, as far as it acts on `n_tokens` tokens."""
+def parts_of_gemma(config):
+    """What Gemma 2 and 3 have beyond other decoders."""
 
     def set_of_layers(attribute, value):
         def change(model):
@@ -115,15 +120,16 @@ def parts_of_gemma(config, n_tokens):
 
         return change
 
-    def no_window(model):
-        model.config.sliding_window = model.config.max_position_embeddings
-
     def no_cap_of_logits(model):
         model.config.final_logit_softcapping = None
 
     def one_rope(model):
         rotary = model.model.rotary_emb
         rotary.sliding_attention_inv_freq.copy_(rotary.full_attention_inv_freq)
+
+    def unscaled_rope(model):
+        rotary = model.model.rotary_emb
+        rotary.full_attention_inv_freq.mul_(config.rope_parameters["full_attention"]["factor"])
 
     parts = {"scale of scores": set_of_layers("scaling", config.head_dim**-0.5)}
     if config.attn_logit_softcapping is not None:
@@ -132,8 +138,8 @@ def parts_of_gemma(config, n_tokens):
         parts["soft cap of logits"] = no_cap_of_logits
     if "full_attention" in config.rope_parameters:
         parts["rope of windows"] = one_rope
-    if config.sliding_window < n_tokens:
-        parts["window"] = no_window
+        if config.rope_parameters["full_attention"]["rope_type"] == "linear":
+            parts["rope scaling"] = unscaled_rope
     return parts
 
 

@@ -1,4 +1,8 @@
-//! Attention of one sequence over its keys and values: grouped heads read what they share where it lies, and no mask is made.
+//! Causal attention of one sequence over its KV cache, with grouped heads and an optional sliding window.
+//!
+//! Keys and values are read in place and never repeated for the query heads that share them, and no mask is materialised. A few queries
+//! (decoding) read each key and value once for all heads that share it, in parts of [`POSITIONS`] positions, each with a softmax of its
+//! own; the parts are merged afterwards. Many queries (a prompt) go through the tiles of `attention::prompt`.
 
 mod prompt;
 
@@ -7,40 +11,49 @@ use std::ops::Range;
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use crate::elementwise::exponentials;
-use crate::kernel::{Level, MAX_ROWS};
+use crate::elementwise::{exponentials, softcap};
+use crate::kernel::{Isa, MAX_ROWS};
 use crate::values::{Values, tensor, zeros};
 
-/// Positions that a query attends to at a time when few queries do.
+/// Positions of a part, when there are few queries.
 const POSITIONS: usize = 256;
 
-/// What a query sees.
+/// Which positions the queries may attend to.
 #[derive(Clone, Copy)]
-pub(crate) struct Sight {
-    /// Tokens before the first query.
+pub(crate) struct CausalMask {
+    /// The position of the first query.
     pub(crate) n_past: usize,
-    /// How many tokens back it sees, itself included; `None` sees all.
+    /// The sliding window: how many positions a query attends to, its own included; `None` for all.
     pub(crate) window: Option<usize>,
 }
 
-impl Sight {
-    /// The positions that query `row` sees.
-    pub(crate) fn of(self, row: usize) -> Range<usize> {
+/// How scores are computed from queries and keys.
+#[derive(Clone, Copy)]
+pub(crate) struct Scoring {
+    /// Multiplies the product of query and key; `1 / √head_dim` in most families.
+    pub(crate) scale: f32,
+    /// Gemma 2's limit: a score becomes `cap * tanh(score / cap)`.
+    pub(crate) softcap: Option<f32>,
+}
+
+impl CausalMask {
+    /// The positions that query number `row` attends to.
+    pub(crate) fn visible(self, row: usize) -> Range<usize> {
         let end = self.n_past + row + 1;
         self.window.map_or(0, |window| end.saturating_sub(window))..end
     }
 }
 
-/// `softmax(q kᵀ / √head_dim) v`: `queries` are `[heads, n, head_dim]`, `keys` and `values` `[kv_heads, capacity, head_dim]`, of which
-/// the first `n_past + n` positions are taken; the result is `[n, heads * head_dim]`.
-pub(crate) fn attention(queries: &Tensor, keys: &Tensor, values: &Tensor, sight: Sight) -> Result<Tensor> {
+/// `softmax(scale * q kᵀ) v`: `queries` are `[heads, n, head_dim]`, `keys` and `values` `[kv_heads, capacity, head_dim]`, of which
+/// the first `n_past + n` positions are used; the result is `[n, heads * head_dim]`.
+pub(crate) fn attention(queries: &Tensor, keys: &Tensor, values: &Tensor, mask: CausalMask, scoring: Scoring) -> Result<Tensor> {
     let (n_heads, n, head_dim) = queries.dims3()?;
     let (kv_heads, capacity, _) = keys.dims3()?;
-    if sight.n_past + n > capacity {
-        candle_core::bail!("{} positions of a cache of {capacity}", sight.n_past + n);
+    if mask.n_past + n > capacity {
+        candle_core::bail!("{} positions of a cache of {capacity}", mask.n_past + n);
     }
     let (queries, keys, values) = (Values::of(queries)?, Values::of(keys)?, Values::of(values)?);
-    let shared = Shared {
+    let shared = AttentionInputs {
         queries: &queries,
         keys: &keys,
         values: &values,
@@ -49,36 +62,37 @@ pub(crate) fn attention(queries: &Tensor, keys: &Tensor, values: &Tensor, sight:
         n,
         capacity,
         head_dim,
-        sight,
+        mask,
+        scoring,
     };
     let mut out = zeros(n * n_heads * head_dim);
     if n <= MAX_ROWS {
-        shared.by_vector(&mut out)
+        shared.decode(&mut out)
     } else {
-        shared.by_block(&mut out)
+        shared.prefill(&mut out)
     }
     tensor(out, (n, n_heads * head_dim))
 }
 
-/// Heads that share keys, and some of the positions that a query of theirs sees.
+/// One row of queries of some heads that share keys, and some of the positions that it attends to.
 struct Task {
     row: usize,
     heads: Range<usize>,
-    seen: Range<usize>,
+    visible: Range<usize>,
 }
 
-/// The attention of some heads to some positions.
+/// The attention of some heads to some positions, not yet normalised.
 struct Part {
     /// The largest score of each head.
     largest: Vec<f32>,
     /// The sum of `exp(score - largest)` of each head.
     sums: Vec<f32>,
-    /// The values with these as weights: `[heads, head_dim]`.
+    /// The sum of the values weighted by `exp(score - largest)`: `[heads, head_dim]`.
     weighted: Vec<f32>,
 }
 
-/// The attention of the head number `head` among those of `parts`, to the positions of all.
-fn together<'p>(parts: impl Iterator<Item = &'p Part> + Clone, head: usize, out: &mut [f32]) {
+/// Merges the attention of head number `head` of all `parts` into `out`, `[head_dim]`.
+fn merge<'p>(parts: impl Iterator<Item = &'p Part> + Clone, head: usize, out: &mut [f32]) {
     let largest = parts.clone().map(|part| part.largest[head]).fold(f32::NEG_INFINITY, f32::max);
     let share = |part: &Part| (part.largest[head] - largest).exp();
     let all: f32 = parts.clone().map(|part| share(part) * part.sums[head]).sum();
@@ -89,7 +103,7 @@ fn together<'p>(parts: impl Iterator<Item = &'p Part> + Clone, head: usize, out:
     }
 }
 
-struct Shared<'a> {
+struct AttentionInputs<'a> {
     queries: &'a [f32],
     keys: &'a [f32],
     values: &'a [f32],
@@ -99,38 +113,35 @@ struct Shared<'a> {
     n: usize,
     capacity: usize,
     head_dim: usize,
-    sight: Sight,
+    mask: CausalMask,
+    scoring: Scoring,
 }
 
-impl Shared<'_> {
-    /// The part of `cache` that `head` reads: `[capacity, head_dim]`.
-    fn of_head<'c>(&self, cache: &'c [f32], head: usize) -> &'c [f32] {
+impl AttentionInputs<'_> {
+    /// The part of `cache` that query head `head` reads: `[capacity, head_dim]`.
+    fn head_slice<'c>(&self, cache: &'c [f32], head: usize) -> &'c [f32] {
         let size = self.capacity * self.head_dim;
         &cache[head / self.group * size..][..size]
     }
 
-    fn scale(&self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
-    }
-
-    /// The queries of one row that share keys, over a part of the positions at a time: for decoding. Each key and value is read once,
-    /// and the parts are put together by their largest scores (Dao et al., <https://arxiv.org/abs/2205.14135>). The parts do not depend
-    /// on the number of threads.
-    fn by_vector(&self, out: &mut [f32]) {
-        let level = Level::detect();
+    /// A few queries. Each key and value is read once for the heads that share it, and parts are merged by their largest scores (Dao et
+    /// al., <https://arxiv.org/abs/2205.14135>). The division into parts does not depend on the number of threads, so neither does the
+    /// result.
+    fn decode(&self, out: &mut [f32]) {
+        let isa = Isa::current();
         let tasks = self.tasks();
-        // The work is in the positions, not in the output.
-        let parts: Vec<Part> = if self.sight.n_past * self.n_heads < 4096 {
-            tasks.iter().map(|task| self.part(level, task)).collect()
+        // The cost grows with the positions, not with the size of the output.
+        let parts: Vec<Part> = if self.mask.n_past * self.n_heads < 4096 {
+            tasks.iter().map(|task| self.part(isa, task)).collect()
         } else {
-            tasks.par_iter().map(|task| self.part(level, task)).collect()
+            tasks.par_iter().map(|task| self.part(isa, task)).collect()
         };
         let pairs: Vec<(&Task, &Part)> = tasks.iter().zip(&parts).collect();
         for parts in pairs.chunk_by(|(a, _), (b, _)| a.row == b.row && a.heads == b.heads) {
             let Task { row, heads, .. } = parts[0].0;
             for head in heads.clone() {
                 let out = &mut out[(row * self.n_heads + head) * self.head_dim..][..self.head_dim];
-                together(parts.iter().map(|(_, part)| *part), head - heads.start, out);
+                merge(parts.iter().map(|(_, part)| *part), head - heads.start, out);
             }
         }
     }
@@ -138,31 +149,35 @@ impl Shared<'_> {
     fn tasks(&self) -> Vec<Task> {
         let mut tasks = Vec::new();
         for row in 0..self.n {
-            let seen = self.sight.of(row);
+            let visible = self.mask.visible(row);
             for shared in (0..self.n_heads).step_by(self.group).map(|first| first..first + self.group) {
                 for heads in shared.clone().step_by(MAX_ROWS).map(|first| first..shared.end.min(first + MAX_ROWS)) {
-                    let parts = seen.clone().step_by(POSITIONS).map(|start| start..seen.end.min(start + POSITIONS));
-                    tasks.extend(parts.map(|seen| Task { row, heads: heads.clone(), seen }));
+                    let parts = visible.clone().step_by(POSITIONS).map(|start| start..visible.end.min(start + POSITIONS));
+                    tasks.extend(parts.map(|visible| Task { row, heads: heads.clone(), visible }));
                 }
             }
         }
         tasks
     }
 
-    fn part(&self, level: Level, task: &Task) -> Part {
+    fn part(&self, isa: Isa, task: &Task) -> Part {
         let (n, head_dim) = (task.heads.len(), self.head_dim);
-        let of_seen = |cache| &self.of_head(cache, task.heads.start)[task.seen.start * head_dim..task.seen.end * head_dim];
+        let visible_rows =
+            |cache| &self.head_slice(cache, task.heads.start)[task.visible.start * head_dim..task.visible.end * head_dim];
         let queries: Vec<f32> = task
             .heads
             .clone()
             .flat_map(|head| &self.queries[(head * self.n + task.row) * head_dim..][..head_dim])
-            .map(|query| query * self.scale())
+            .map(|query| query * self.scoring.scale)
             .collect();
-        let mut scores = vec![0.0; n * task.seen.len()];
-        level.products(of_seen(self.keys), &queries, head_dim, &mut scores);
+        let mut scores = vec![0.0; n * task.visible.len()];
+        isa.products(visible_rows(self.keys), &queries, head_dim, &mut scores);
+        if let Some(cap) = self.scoring.softcap {
+            softcap(&mut scores, cap);
+        }
         let mut part = Part { largest: vec![0.0; n], sums: vec![0.0; n], weighted: vec![0.0; n * head_dim] };
         exponentials(&mut scores, &mut part.largest, &mut part.sums);
-        level.weighted_sums(&scores, of_seen(self.values), head_dim, &mut part.weighted);
+        isa.weighted_sums(&scores, visible_rows(self.values), head_dim, &mut part.weighted);
         part
     }
 }
@@ -176,43 +191,58 @@ mod tests {
     }
 
     /// One query of one head in f64.
-    fn expected(shared: &Shared<'_>, row: usize, head: usize) -> Vec<f64> {
+    fn expected(shared: &AttentionInputs<'_>, row: usize, head: usize) -> Vec<f64> {
         let query = &shared.queries[(head * shared.n + row) * shared.head_dim..][..shared.head_dim];
-        let at = |cache, position: usize| &shared.of_head(cache, head)[position * shared.head_dim..][..shared.head_dim];
+        let at = |cache, position: usize| &shared.head_slice(cache, head)[position * shared.head_dim..][..shared.head_dim];
         let score = |position| {
             let dot: f64 = at(shared.keys, position).iter().zip(query).map(|(k, q)| f64::from(*k) * f64::from(*q)).sum();
-            (dot / (shared.head_dim as f64).sqrt()).exp()
+            let score = dot * f64::from(shared.scoring.scale);
+            shared.scoring.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh()).exp()
         };
-        let seen = shared.sight.of(row);
-        let all: f64 = seen.clone().map(score).sum();
-        let of = |i: usize| seen.clone().map(|position| score(position) * f64::from(at(shared.values, position)[i])).sum::<f64>();
+        let visible = shared.mask.visible(row);
+        let all: f64 = visible.clone().map(score).sum();
+        let of =
+            |i: usize| visible.clone().map(|position| score(position) * f64::from(at(shared.values, position)[i])).sum::<f64>();
         (0..shared.head_dim).map(|i| of(i) / all).collect()
     }
 
-    fn check((n_heads, kv_heads, head_dim): (usize, usize, usize), n: usize, sight: Sight) {
-        let capacity = sight.n_past + n + 5;
+    fn check((n_heads, kv_heads, head_dim): (usize, usize, usize), n: usize, mask: CausalMask, softcap: Option<f32>) {
+        let scoring = Scoring { scale: 1.0 / (head_dim as f32).sqrt(), softcap };
+        let capacity = mask.n_past + n + 5;
         let sizes = [(n_heads, n), (kv_heads, capacity), (kv_heads, capacity)];
         let all: Vec<Vec<f32>> = sizes.iter().enumerate().map(|(i, (heads, n))| numbers(heads * n * head_dim, i)).collect();
         let of = |i: usize| tensor(all[i].clone(), (sizes[i].0, sizes[i].1, head_dim)).unwrap();
-        let out = attention(&of(0), &of(1), &of(2), sight).unwrap().to_vec2::<f32>().unwrap();
+        let out = attention(&of(0), &of(1), &of(2), mask, scoring).unwrap().to_vec2::<f32>().unwrap();
         let group = n_heads / kv_heads;
-        let shared = Shared { queries: &all[0], keys: &all[1], values: &all[2], n_heads, group, n, capacity, head_dim, sight };
+        let shared = AttentionInputs {
+            queries: &all[0],
+            keys: &all[1],
+            values: &all[2],
+            n_heads,
+            group,
+            n,
+            capacity,
+            head_dim,
+            mask,
+            scoring,
+        };
         for (row, head) in [(0, 0), (n / 2, n_heads / 2), (n - 1, n_heads - 1)] {
             let own = &out[row][head * head_dim..(head + 1) * head_dim];
             for (own, expected) in own.iter().zip(expected(&shared, row, head)) {
                 let what =
-                    format!("{n_heads} heads, {n} after {}, window {:?}, row {row}, head {head}", sight.n_past, sight.window);
+                    format!("{n_heads} heads, {n} after {}, window {:?}, row {row}, head {head}", mask.n_past, mask.window);
                 assert!((f64::from(*own) - expected).abs() < 1e-5, "{what}: {own} {expected}");
             }
         }
     }
 
     #[test]
-    fn attention_is_that_of_f64() {
+    fn attention_matches_f64() {
         for shape in [(14, 2, 16), (4, 4, 8), (20, 2, 24)] {
             for (n_past, n) in [(0, 1), (255, 1), (256, 1), (700, 1), (300, 3), (0, 9), (40, 70)] {
                 for window in [None, Some(7), Some(400)] {
-                    check(shape, n, Sight { n_past, window });
+                    check(shape, n, CausalMask { n_past, window }, None);
+                    check(shape, n, CausalMask { n_past, window }, Some(1.5));
                 }
             }
         }

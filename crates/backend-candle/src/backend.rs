@@ -1,27 +1,31 @@
-//! The engine: lists devices, loads checkpoints.
+//! The entry point: lists devices and loads models.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use tandem_core::arena::Arena;
-use tandem_core::backend::{Capabilities, Capability, LoadOptions, WeightFile};
+use tandem_core::backend::{Capabilities, Capability, LoadOptions};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
-use tandem_core::files::{ModelFile, ModelFiles};
+use tandem_core::files::{Listing, ModelFile, ModelFiles};
+use tandem_core::footprint::{EstimateFootprint, Footprint, ModelShape, Workload};
+use tandem_core::gguf::Gguf;
 use tandem_core::huge_pages::MappingSnapshot;
-use tandem_core::{Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, Remedies, Remedy, Result};
+use tandem_core::{
+    Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, OpenedModel, Remedies, Remedy, Result,
+};
 
 use crate::decoder::Decode;
 use crate::device;
 use crate::device_decoder::DeviceDecoder;
 use crate::error::Doing;
-use crate::foreign::{self, ForeignModel};
-use crate::gguf::{self, FromGguf};
+use crate::footprint::{WeightBytes, footprint};
+use crate::gguf;
+use crate::kernel::Isa;
 use crate::model::{CandleModel, Loaded};
 use crate::quantize::Bits;
-use crate::weights::{self, Reader};
+use crate::weights::{self, CheckpointSource, LoadedDecoder};
 
-/// The release of candle that this crate is built with; candle does not say it of itself.
+/// The release of candle that this crate is built with, which candle itself does not expose.
 pub(crate) const CANDLE_VERSION: &str = "0.11.1";
 
 /// candle.
@@ -29,11 +33,14 @@ pub(crate) const CANDLE_VERSION: &str = "0.11.1";
 pub struct CandleBackend;
 
 impl CandleBackend {
-    /// Nothing is started before it is needed.
+    /// A backend; nothing is started until a model is loaded.
     pub fn new() -> Self {
         Self
     }
 }
+
+const CAPABILITIES: Capabilities =
+    Capabilities::of(&[Capability::Generation, Capability::AllLogits, Capability::Rewind, Capability::HiddenStates]);
 
 impl Backend for CandleBackend {
     fn kind(&self) -> BackendKind {
@@ -44,27 +51,85 @@ impl Backend for CandleBackend {
         device::reports()
     }
 
-    fn load_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
+    fn select_files(&self, listing: &Listing<'_>, dtype: Option<DType>) -> Result<Vec<String>> {
+        listing.weights(dtype)
+    }
+
+    fn footprint(&self, shape: &ModelShape, dtype: DType, workload: &Workload) -> Footprint {
+        footprint(shape, WeightBytes::of_checkpoint(shape, dtype), workload)
+    }
+
+    fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
         let config = ModelConfig::from_file(&files.config)?;
         let device = device::open(options.device)?;
-        let (wanted, bits) = dtype(options)?;
-        refuse_what_is_no_checkpoint(files, &config, options)?;
+        let (mut dtype, bits) = dtype(options)?;
+        refuse_unreadable(files, &config, options)?;
         refuse_quantised_file(files, options.device)?;
+        let stored = match files.gguf() {
+            Some(gguf) => {
+                dtype = options.dtype.map_or_else(|| gguf::stored_dtype(gguf), Ok)?;
+                StoredWeights::Gguf(Arc::clone(gguf))
+            }
+            None => StoredWeights::Checkpoint(Checkpoint::open(files)?),
+        };
+        Ok(Box::new(CandleOpened { files: files.clone(), options: options.clone(), config, device, dtype, bits, stored }))
+    }
+}
+
+/// A checkpoint or a GGUF file whose headers were read.
+struct CandleOpened {
+    files: ModelFiles,
+    options: LoadOptions,
+    config: ModelConfig,
+    device: candle_core::Device,
+    dtype: DType,
+    bits: Option<Bits>,
+    stored: StoredWeights,
+}
+
+/// Weights as published, mapped.
+enum StoredWeights {
+    Checkpoint(Checkpoint),
+    Gguf(Arc<Gguf>),
+}
+
+impl OpenedModel for CandleOpened {
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn footprint(&self) -> Result<EstimateFootprint> {
+        let n_bytes = match &self.stored {
+            StoredWeights::Checkpoint(checkpoint) => checkpoint.n_bytes(),
+            StoredWeights::Gguf(_) => self.files.config.len()?,
+        };
+        let shape = ModelShape::of(&self.files, &self.config, n_bytes)?;
+        let weights = match &self.stored {
+            StoredWeights::Checkpoint(_) => WeightBytes::of_checkpoint(&shape, self.dtype),
+            StoredWeights::Gguf(gguf) => WeightBytes::of_gguf(gguf, &shape, self.options.dtype),
+        };
+        Ok(Arc::new(move |workload| footprint(&shape, weights, workload)))
+    }
+
+    fn options(&self) -> &LoadOptions {
+        &self.options
+    }
+
+    fn load_unchecked(self: Box<Self>) -> Result<Arc<dyn Model>> {
+        let Self { files, options, config, device, dtype, bits, stored } = *self;
         let threads = device::threads(options.threads)?;
         let before = (options.huge_pages && device.is_cpu()).then(MappingSnapshot::now);
-        let mut info = info(files, &config, options, wanted, threads.current_num_threads())?;
-        if !config.architecture.has_llama_form() {
-            let checkpoint = Checkpoint::open(files)?;
-            return Ok(Arc::new(ForeignModel::load(&checkpoint, &config, &device, threads, info)?));
-        }
-        let FromGguf { decoder, dtype, weight_types } = threads.install(|| match files.gguf() {
-            Some(path) => gguf::load(path, &config, options),
-            None => {
-                let checkpoint = Checkpoint::open(files)?;
+        let mut info = info(&files, &config, &options, dtype, threads.current_num_threads())?;
+        let LoadedDecoder { decoder, dtype, weight_types } = threads.install(|| match &stored {
+            StoredWeights::Gguf(gguf) => gguf::load(gguf, &config, &options),
+            StoredWeights::Checkpoint(checkpoint) => {
                 let arena = Arena::default();
-                let reader =
-                    Reader { checkpoint: &checkpoint, file: &files.name, bits, numerics: options.numerics, arena: &arena };
-                Ok(FromGguf { decoder: weights::decoder(&reader, &config)?, dtype: wanted, weight_types: Vec::new() })
+                let reader = CheckpointSource { checkpoint, file: &files.name, bits, numerics: options.numerics, arena: &arena };
+                Ok(LoadedDecoder { decoder: weights::decoder(&reader, &config)?, dtype, weight_types: Vec::new() })
             }
         })?;
         (info.dtype, info.weight_types) = (dtype, weight_types);
@@ -82,10 +147,7 @@ impl Backend for CandleBackend {
     }
 }
 
-/// What our own decoders can do.
-const CAPABILITIES: Capabilities =
-    Capabilities::of(&[Capability::Generation, Capability::AllLogits, Capability::Rewind, Capability::HiddenStates]);
-
+/// What a model of `config` reports before its weights are read.
 pub(crate) fn info(
     files: &ModelFiles,
     config: &ModelConfig,
@@ -94,6 +156,9 @@ pub(crate) fn info(
     threads: usize,
 ) -> Result<ModelInfo> {
     let mut info = ModelInfo::new(&files.name, BackendKind::Candle, CANDLE_VERSION);
+    if options.device == Device::Cpu {
+        info.engine_version = format!("{CANDLE_VERSION} ({})", Isa::current());
+    }
     info.device = options.device;
     info.dtype = dtype;
     info.memory_dtype = dtype;
@@ -104,12 +169,12 @@ pub(crate) fn info(
     info.max_context = config.max_context;
     info.threads = threads;
     info.kv_bytes_per_token = config.kv_bytes_per_token(candle_dtype(dtype).size_in_bytes());
-    info.capabilities = if config.architecture.has_llama_form() { CAPABILITIES } else { foreign::CAPABILITIES };
-    info.weight_files = files.weights.iter().map(weight_file).collect::<Result<_>>()?;
+    info.capabilities = CAPABILITIES;
+    info.weight_files = files.weights.iter().map(ModelFile::weight_file).collect::<Result<_>>()?;
     Ok(info)
 }
 
-/// The dtype that the weights are to have in memory, and how they become so.
+/// The requested dtype of the weights, and the bits to which they are quantised.
 fn dtype(options: &LoadOptions) -> Result<(DType, Option<Bits>)> {
     let on_processor = options.device == Device::Cpu;
     let (reason, hint) = match options.dtype.unwrap_or(DType::F32) {
@@ -118,11 +183,11 @@ fn dtype(options: &LoadOptions) -> Result<(DType, Option<Bits>)> {
         DType::Int4 if on_processor => return Ok((DType::Int4, Some(Bits::Four))),
         half @ (DType::F16 | DType::Bf16) if !on_processor => return Ok((half, None)),
         DType::F16 | DType::Bf16 => (
-            "a processor computes with it more slowly than with f32, and less precisely",
+            "a processor computes with it more slowly and less precisely than with f32",
             Remedies::from(Remedy::UseDType(vec![DType::F32, DType::Int8, DType::Int4])),
         ),
         DType::Int8 | DType::Int4 => (
-            "candle's kernels for quantised weights round activations, and were not held to any other engine",
+            "candle's CUDA kernels for quantised weights also quantise activations, and have not been verified against another engine",
             [
                 Remedy::UseDType(vec![DType::Bf16, DType::F16]),
                 Remedy::UseDevice(Device::Cpu),
@@ -139,7 +204,7 @@ fn dtype(options: &LoadOptions) -> Result<(DType, Option<Bits>)> {
     })
 }
 
-/// In what activations and caches are kept.
+/// The dtype of activations and the KV cache.
 fn candle_dtype(dtype: DType) -> candle_core::DType {
     match dtype {
         DType::F16 => candle_core::DType::F16,
@@ -148,20 +213,20 @@ fn candle_dtype(dtype: DType) -> candle_core::DType {
     }
 }
 
-/// The blocks of a GGUF file are for the loops of the processor.
+/// The blocks of a GGUF file need the kernels of the processor.
 fn refuse_quantised_file(files: &ModelFiles, device: Device) -> Result<()> {
     if device == Device::Cpu || files.gguf().is_none() {
         return Ok(());
     }
     Err(Error::Unsupported {
         what: format!("the GGUF file `{}` on device `{device}`", files.name),
-        reason: "its weights are computed with as they are stored, which is done on the processor alone".into(),
-        hint: Some(["use the checkpoint (safetensors) that it was made from".into(), Remedy::UseDevice(Device::Cpu)].into()),
+        reason: "the kernels for the block formats of GGUF run on the processor only".into(),
+        hint: Some(["use the checkpoint (safetensors) that it was converted from".into(), Remedy::UseDevice(Device::Cpu)].into()),
     })
 }
 
-/// Graphs are for the other engine, and weights that others have quantised are not understood.
-fn refuse_what_is_no_checkpoint(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<()> {
+/// Refuses graphs, which are for the other engine, and checkpoints that were quantised by other tools.
+fn refuse_unreadable(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<()> {
     let graph = match &options.onnx.graph {
         Some(path) => Some(path.display().to_string()),
         None => files.graphs.first().filter(|_| files.weights.is_empty()).map(|graph| graph.file.name().into_owned()),
@@ -176,13 +241,9 @@ fn refuse_what_is_no_checkpoint(files: &ModelFiles, config: &ModelConfig, option
     match config.quantization_method() {
         Some(method) => Err(Error::Unsupported {
             what: format!("the checkpoint `{}` with weights quantised by `{method}`", files.name),
-            reason: "weights are read as f32, f16 or bf16".into(),
-            hint: Some("use the checkpoint that it was made from".into()),
+            reason: "only weights in f32, f16 and bf16 can be read".into(),
+            hint: Some("use the checkpoint that it was quantised from".into()),
         }),
         None => Ok(()),
     }
-}
-
-pub(crate) fn weight_file(file: &ModelFile) -> Result<WeightFile> {
-    Ok(WeightFile { name: file.name().into_owned(), path: file.path().map(Path::to_owned), bytes: file.len()? })
 }

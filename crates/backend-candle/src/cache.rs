@@ -1,22 +1,22 @@
-//! Keys and values of one sequence, written in place: `[kv_heads, capacity, head_dim]` for each layer.
+//! The KV cache of one sequence: `[kv_heads, capacity, head_dim]` for each layer, written in place, so that a rewind only changes a number.
 
 use candle_core::{DType, Device, Result, Tensor};
 use tandem_core::allocator;
 
-/// Tokens that there is room for at first; room doubles when it is used up.
-const FIRST_CAPACITY: usize = 256;
+/// Tokens of the first allocation; the capacity doubles when it is used up.
+pub(crate) const FIRST_CAPACITY: usize = 256;
 
 /// The keys and values of every layer.
 pub(crate) struct KvCache {
     layers: Vec<LayerCache>,
-    kept: Kept,
+    layout: KvLayout,
     capacity: usize,
     context_length: usize,
 }
 
-/// What is kept of a token in each layer, and where.
+/// The shape, dtype and device of the keys and values of one layer.
 #[derive(Clone)]
-pub(crate) struct Kept {
+pub(crate) struct KvLayout {
     pub(crate) kv_heads: usize,
     pub(crate) head_dim: usize,
     pub(crate) dtype: DType,
@@ -32,36 +32,36 @@ pub(crate) struct LayerCache {
 }
 
 impl KvCache {
-    /// An empty one that grows up to `context_length`.
-    pub(crate) fn new(n_layers: usize, kept: Kept, context_length: usize) -> Result<Self> {
+    /// An empty cache that grows up to `context_length`.
+    pub(crate) fn new(n_layers: usize, layout: KvLayout, context_length: usize) -> Result<Self> {
         let capacity = FIRST_CAPACITY.min(context_length);
-        let layers = (0..n_layers).map(|_| Ok(LayerCache { keys: kept.empty(capacity)?, values: kept.empty(capacity)? }));
-        Ok(Self { layers: layers.collect::<Result<_>>()?, kept, capacity, context_length })
+        let layers = (0..n_layers).map(|_| Ok(LayerCache { keys: layout.empty(capacity)?, values: layout.empty(capacity)? }));
+        Ok(Self { layers: layers.collect::<Result<_>>()?, layout, capacity, context_length })
     }
 
-    /// Makes room for `n_tokens`, of which the first `held` are kept.
+    /// Grows the cache to `n_tokens` if necessary, keeping the first `held`.
     pub(crate) fn reserve(&mut self, held: usize, n_tokens: usize) -> Result<()> {
         if n_tokens <= self.capacity {
             return Ok(());
         }
         let capacity = n_tokens.max(2 * self.capacity).min(self.context_length);
         let grown = |old: &Tensor| -> Result<Tensor> {
-            let new = self.kept.empty(capacity)?;
+            let new = self.layout.empty(capacity)?;
             if held > 0 {
                 new.slice_set(&old.narrow(1, 0, held)?.contiguous()?, 1, 0)?;
             }
             Ok(new)
         };
-        // The number of tokens is that of every layer: none is replaced before all are made.
+        // If an allocation fails, the old layers stay: none is replaced before all exist.
         let layers = self.layers.iter().map(|layer| Ok(LayerCache { keys: grown(&layer.keys)?, values: grown(&layer.values)? }));
         self.layers = layers.collect::<Result<_>>()?;
         self.capacity = capacity;
-        // What was outgrown is too small for what comes next.
+        // The old buffers are too small to be reused.
         allocator::trim();
         Ok(())
     }
 
-    /// Writes `keys` and `values`, `[kv_heads, n, head_dim]`, of layer `layer` after the first `held` tokens, and returns all.
+    /// Writes `keys` and `values`, `[kv_heads, n, head_dim]`, of layer `layer` after the first `held` tokens, and returns the layer.
     pub(crate) fn write(&self, layer: usize, held: usize, keys: &Tensor, values: &Tensor) -> Result<&LayerCache> {
         let layer = &self.layers[layer];
         layer.keys.slice_set(keys, 1, held)?;
@@ -70,7 +70,7 @@ impl KvCache {
     }
 }
 
-impl Kept {
+impl KvLayout {
     fn empty(&self, capacity: usize) -> Result<Tensor> {
         Tensor::zeros((self.kv_heads, capacity, self.head_dim), self.dtype, &self.device)
     }

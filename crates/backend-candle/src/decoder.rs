@@ -1,4 +1,7 @@
-//! The decoder: what a pass over tokens computes, layer by layer. One form for Qwen2, Qwen3, Llama and Mistral.
+//! The decoder: the forward pass over tokens, layer by layer, for all families. What a family lacks is `None`.
+//!
+//! Projections of the same input are one matrix. The last layer computes keys and values for every token of a prompt, and everything
+//! else only for the tokens whose logits were requested.
 
 use std::ops::Range;
 
@@ -6,25 +9,30 @@ use candle_core::{DType, Device, Result, Tensor};
 use tandem_core::backend::{Probe, ProbePoint, Stage};
 use tandem_core::{CancelToken, TokenId};
 
-use crate::attention::{Sight, attention};
-use crate::cache::Kept;
-use crate::elementwise::{add, rms_norm};
-use crate::linear::{Linear, Matrix, Rooms};
+use crate::attention::{CausalMask, Scoring, attention};
+use crate::cache::KvLayout;
+use crate::elementwise::{GateActivation, add, rms_norm, softcapped};
+use crate::linear::{Linear, Matrix, ScratchPool};
 use crate::probe::probe;
 use crate::rotary::{Heads, Norms, Rotary};
 use crate::values::tensor;
 
-/// What sessions ask of a decoder: ours on the processor, or that of another device.
+/// What sessions need from a decoder: [`Decoder`] on the processor, `DeviceDecoder` on other devices.
 pub(crate) trait Decode: Send + Sync {
-    /// What a cache keeps of a token.
-    fn kept(&self) -> Kept;
+    /// The shape, dtype and device of the KV cache.
+    fn kv_layout(&self) -> KvLayout;
 
-    /// The hidden states of what is wanted of `tokens` before the last norm, `[wanted, hidden_size]`; `None` when `cancel` was set
-    /// meanwhile.
-    fn forward(&self, tokens: &[TokenId], spans: &[Span], cancel: &CancelToken, pass: &mut dyn Pass) -> Result<Option<Tensor>>;
+    /// The hidden states of the output rows of all `spans` before the last norm, `[outputs, hidden_size]`; `None` once `cancel` is set.
+    fn forward(
+        &self,
+        tokens: &[TokenId],
+        spans: &[Span],
+        cancel: &CancelToken,
+        hooks: &mut dyn ForwardHooks,
+    ) -> Result<Option<Tensor>>;
 
     /// As [`attention`](crate::attention::attention).
-    fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, sight: Sight) -> Result<Tensor>;
+    fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, mask: CausalMask) -> Result<Tensor>;
 
     /// The last norm of `states`, `[n, hidden_size]`: f32 on the processor.
     fn normed(&self, states: &Tensor) -> Result<Tensor>;
@@ -32,36 +40,36 @@ pub(crate) trait Decode: Send + Sync {
     /// The logits of `states`, `[n, hidden_size]`, before the last norm: `[n, vocab_size]`, f32 on the processor.
     fn logits(&self, states: &Tensor) -> Result<Tensor>;
 
-    /// What one pass over `tokens` computes at `points`; `None` where that is not shown.
+    /// What one forward pass over `tokens` computes at `points`; `None` where this decoder cannot be probed.
     fn probe(&self, _tokens: &[TokenId], _points: &[ProbePoint]) -> Result<Option<Vec<Probe>>> {
         Ok(None)
     }
 }
 
-/// What goes with a pass: who computes attention, and who looks at what lies between.
-pub(crate) trait Pass {
-    /// The attention of one span, `[n, heads * head_dim]`; who implements it decides where keys and values are kept.
-    fn attend(&mut self, attended: Attended) -> Result<Tensor>;
+/// Callbacks of a forward pass: attention, which owns the keys and values, and observation of activations.
+pub(crate) trait ForwardHooks {
+    /// Computes the attention of one span, `[n, heads * head_dim]`. Implementations decide where keys and values are stored.
+    fn attend(&mut self, heads: QkvHeads) -> Result<Tensor>;
 
-    /// Whether it looks at what it is shown.
-    fn watches(&self) -> bool {
+    /// Whether [`on_activation`](Self::on_activation) uses its values; if not, they need not be copied for it.
+    fn is_observed(&self) -> bool {
         false
     }
 
-    /// Is shown a value, `[n, width]`. Nobody looks unless a probe does.
-    fn see(&mut self, _layer: Option<usize>, _what: Seen, _value: &Tensor) -> Result<()> {
+    /// Receives an activation, `[n, width]`.
+    fn on_activation(&mut self, _layer: Option<usize>, _what: Activation, _value: &Tensor) -> Result<()> {
         Ok(())
     }
 }
 
-/// What a value is that a pass is shown.
+/// Which activation a hook receives.
 #[derive(Clone, Copy)]
-pub(crate) enum Seen {
-    /// The values of a stage.
-    Is(Stage),
-    /// Query, key and value in one, as [`Layer::qkv`] gives them.
-    Projected,
-    /// Gate and up in one.
+pub(crate) enum Activation {
+    /// The output of a stage.
+    Stage(Stage),
+    /// Queries, keys and values in one, the output of [`Layer::qkv`].
+    Qkv,
+    /// Gate and up in one, the output of [`Layer::gate_up`].
     GateUp,
 }
 
@@ -69,16 +77,23 @@ pub(crate) enum Seen {
 pub(crate) struct Decoder {
     /// `[vocab_size, hidden_size]`
     pub(crate) embedding: Matrix,
+    /// Multiplies the embeddings of tokens: Gemma's `√hidden_size`.
+    pub(crate) embedding_scale: Option<f32>,
     pub(crate) layers: Vec<Layer>,
     /// The norm after the last layer: `[hidden_size]`.
     pub(crate) norm: Vec<f32>,
     /// `[vocab_size, hidden_size]`; `None` where it is the embedding.
     pub(crate) head: Option<Matrix>,
+    /// Gemma 2's limit of logits: `cap * tanh(logit / cap)`.
+    pub(crate) logits_softcap: Option<f32>,
     pub(crate) rms_norm_eps: f32,
     pub(crate) rotary: Rotary,
+    /// That of layers with a window, if it differs: Gemma 3's.
+    pub(crate) window_rotary: Option<Rotary>,
+    pub(crate) scoring: Scoring,
+    pub(crate) activation: GateActivation,
     pub(crate) heads: Heads,
-    /// Used by every pass, and of no other meaning.
-    pub(crate) rooms: Rooms,
+    pub(crate) scratch: ScratchPool,
 }
 
 /// One layer.
@@ -87,15 +102,19 @@ pub(crate) struct Layer {
     pub(crate) attention_norm: Vec<f32>,
     /// Query, key and value in one: `[(heads + 2 * kv_heads) * head_dim, hidden_size]`.
     pub(crate) qkv: Linear,
-    /// Norms of queries and of keys before they are turned, `[head_dim]` each: Qwen3's.
+    /// Norms of queries and of keys before the rotary embedding, `[head_dim]` each: Qwen3's.
     pub(crate) qk_norms: Option<(Vec<f32>, Vec<f32>)>,
     pub(crate) attention_out: Linear,
+    /// The norm of the output of attention, `[hidden_size]`: Gemma's.
+    pub(crate) post_attention_norm: Option<Vec<f32>>,
     /// `[hidden_size]`
     pub(crate) mlp_norm: Vec<f32>,
     /// Gate and up in one: `[2 * intermediate_size, hidden_size]`.
     pub(crate) gate_up: Linear,
     pub(crate) down: Linear,
-    /// How many tokens back it sees; `None` sees all.
+    /// The norm of the output of the feed-forward block, `[hidden_size]`: Gemma's.
+    pub(crate) post_mlp_norm: Option<Vec<f32>>,
+    /// The sliding window: how many tokens a query attends to, itself included; `None` for all.
     pub(crate) window: Option<usize>,
 }
 
@@ -105,24 +124,23 @@ pub(crate) struct Span {
     pub(crate) rows: Range<usize>,
     /// The position of the first within its sequence.
     pub(crate) first_position: usize,
-    /// How many of its last tokens are wanted, at least one. Of the others the last layer computes keys and values alone, as nothing
-    /// else of it is ever read.
-    pub(crate) n_wanted: usize,
+    /// How many of its last tokens have outputs, at least one. For the others the last layer computes keys and values only.
+    pub(crate) n_outputs: usize,
 }
 
 impl Span {
-    /// Of all its tokens the last ones, of which alone the last layer makes something.
-    pub(crate) fn wanted(&self) -> Range<usize> {
-        self.rows.end - self.n_wanted..self.rows.end
+    /// The rows that have outputs.
+    pub(crate) fn output_rows(&self) -> Range<usize> {
+        self.rows.end - self.n_outputs..self.rows.end
     }
 }
 
-/// Of the rows of `x`, `[n, width]`, those that are wanted of `spans`.
-pub(crate) fn wanted_rows(x: &Tensor, spans: &[Span]) -> Result<Tensor> {
-    if spans.iter().all(|span| span.n_wanted == span.rows.len()) {
+/// The rows of `x`, `[n, width]`, that are output rows of `spans`.
+pub(crate) fn select_outputs(x: &Tensor, spans: &[Span]) -> Result<Tensor> {
+    if spans.iter().all(|span| span.n_outputs == span.rows.len()) {
         return Ok(x.clone());
     }
-    let parts = spans.iter().map(|span| x.narrow(0, span.wanted().start, span.n_wanted)).collect::<Result<Vec<_>>>()?;
+    let parts = spans.iter().map(|span| x.narrow(0, span.output_rows().start, span.n_outputs)).collect::<Result<Vec<_>>>()?;
     Tensor::cat(&parts, 0)
 }
 
@@ -132,9 +150,9 @@ pub(crate) fn last_queries(queries: &Tensor, n: usize) -> Result<Tensor> {
     if n == all { Ok(queries.clone()) } else { queries.narrow(1, all - n, n)?.contiguous() }
 }
 
-/// Queries, keys and values of one span in one layer, `[heads, n, head_dim]` each, normed and turned; in the last layer only the
-/// queries that are wanted.
-pub(crate) struct Attended {
+/// Queries, keys and values of one span in one layer, `[heads, n, head_dim]` each, normed and rotated. In the last layer `queries` has
+/// the output rows only.
+pub(crate) struct QkvHeads {
     pub(crate) layer: usize,
     /// The position of the first query within its sequence.
     pub(crate) first_query: usize,
@@ -144,38 +162,47 @@ pub(crate) struct Attended {
     pub(crate) values: Tensor,
 }
 
-impl<F: FnMut(Attended) -> Result<Tensor>> Pass for F {
-    fn attend(&mut self, attended: Attended) -> Result<Tensor> {
-        self(attended)
+impl<F: FnMut(QkvHeads) -> Result<Tensor>> ForwardHooks for F {
+    fn attend(&mut self, heads: QkvHeads) -> Result<Tensor> {
+        self(heads)
     }
 }
 
 impl Decode for Decoder {
-    fn kept(&self) -> Kept {
-        Kept { kv_heads: self.heads.keys, head_dim: self.heads.head_dim, dtype: DType::F32, device: Device::Cpu }
+    fn kv_layout(&self) -> KvLayout {
+        KvLayout { kv_heads: self.heads.keys, head_dim: self.heads.head_dim, dtype: DType::F32, device: Device::Cpu }
     }
 
-    fn forward(&self, tokens: &[TokenId], spans: &[Span], cancel: &CancelToken, pass: &mut dyn Pass) -> Result<Option<Tensor>> {
+    fn forward(
+        &self,
+        tokens: &[TokenId],
+        spans: &[Span],
+        cancel: &CancelToken,
+        hooks: &mut dyn ForwardHooks,
+    ) -> Result<Option<Tensor>> {
         let positions: Vec<usize> = spans.iter().flat_map(|span| (0..span.rows.len()).map(|i| span.first_position + i)).collect();
         let mut x = self.embedding.select(tokens)?;
-        pass.see(None, Seen::Is(Stage::Embedding), &x)?;
+        if let Some(scale) = self.embedding_scale {
+            x = x.affine(scale.into(), 0.0)?;
+        }
+        hooks.on_activation(None, Activation::Stage(Stage::Embedding), &x)?;
         for (index, layer) in self.layers.iter().enumerate() {
             if cancel.is_cancelled() {
                 return Ok(None);
             }
             let normed = rms_norm(&x, &layer.attention_norm, self.rms_norm_eps)?;
-            pass.see(Some(index), Seen::Is(Stage::AttentionNorm), &normed)?;
-            let attended = self.attended(index, layer, &normed, spans, &positions, pass)?;
-            x = add(&self.left(index, &x, spans)?, &attended)?;
-            pass.see(Some(index), Seen::Is(Stage::AttentionResidual), &x)?;
-            x = add(&x, &self.fed_forward(index, layer, &x, pass)?)?;
-            pass.see(Some(index), Seen::Is(Stage::MlpResidual), &x)?;
+            hooks.on_activation(Some(index), Activation::Stage(Stage::AttentionNorm), &normed)?;
+            let attended = self.attention_block(index, layer, &normed, spans, &positions, hooks)?;
+            x = add(&self.residual(index, &x, spans)?, &attended)?;
+            hooks.on_activation(Some(index), Activation::Stage(Stage::AttentionResidual), &x)?;
+            x = add(&x, &self.mlp_block(index, layer, &x, hooks)?)?;
+            hooks.on_activation(Some(index), Activation::Stage(Stage::MlpResidual), &x)?;
         }
         Ok(if cancel.is_cancelled() { None } else { Some(x) })
     }
 
-    fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, sight: Sight) -> Result<Tensor> {
-        attention(queries, keys, values, sight)
+    fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, mask: CausalMask) -> Result<Tensor> {
+        attention(queries, keys, values, mask, self.scoring)
     }
 
     fn normed(&self, states: &Tensor) -> Result<Tensor> {
@@ -183,7 +210,11 @@ impl Decode for Decoder {
     }
 
     fn logits(&self, states: &Tensor) -> Result<Tensor> {
-        self.head.as_ref().unwrap_or(&self.embedding).product(&self.normed(states)?, None)
+        let logits = self.head.as_ref().unwrap_or(&self.embedding).product(&self.normed(states)?, None)?;
+        match self.logits_softcap {
+            Some(cap) => softcapped(&logits, cap),
+            None => Ok(logits),
+        }
     }
 
     fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Option<Vec<Probe>>> {
@@ -192,33 +223,33 @@ impl Decode for Decoder {
 }
 
 impl Decoder {
-    /// In what the largest matrices of weights lie in memory.
+    /// The dtype in memory of the largest weight matrices.
     pub(crate) fn memory_dtype(&self) -> tandem_core::DType {
         self.layers.first().map_or(&self.embedding, |layer| &layer.gate_up.weights).dtype()
     }
 
-    /// What attention adds to the states whose norm is `normed`.
-    fn attended(
+    /// The output of the attention block for `normed`, to be added to the residual.
+    fn attention_block(
         &self,
         index: usize,
         layer: &Layer,
         normed: &Tensor,
         spans: &[Span],
         positions: &[usize],
-        pass: &mut dyn Pass,
+        hooks: &mut dyn ForwardHooks,
     ) -> Result<Tensor> {
         let projected = layer.qkv.forward(normed)?;
-        pass.see(Some(index), Seen::Projected, &projected)?;
+        hooks.on_activation(Some(index), Activation::Qkv, &projected)?;
         let n_positions = positions.iter().max().map_or(0, |last| last + 1);
-        let table = self.rotary.table(n_positions);
+        let table = self.rotary_of(layer).table(n_positions);
         let norms = layer.qk_norms.as_ref().map(|(queries, keys)| Norms { queries, keys, eps: self.rms_norm_eps });
         let mut parts = Vec::with_capacity(spans.len());
         for span in spans {
             let own = projected.narrow(0, span.rows.start, span.rows.len())?;
             let heads = table.heads(&own, &self.heads, norms, &positions[span.rows.clone()])?;
             let (queries, keys) = (self.heads.queries, self.heads.keys);
-            let n_queries = if self.is_last(index) { span.n_wanted } else { span.rows.len() };
-            parts.push(pass.attend(Attended {
+            let n_queries = if self.is_last(index) { span.n_outputs } else { span.rows.len() };
+            parts.push(hooks.attend(QkvHeads {
                 layer: index,
                 first_query: span.first_position + span.rows.len() - n_queries,
                 window: layer.window,
@@ -231,31 +262,42 @@ impl Decoder {
             1 => parts.swap_remove(0),
             _ => Tensor::cat(&parts, 0)?,
         };
-        pass.see(Some(index), Seen::Is(Stage::AttentionContext), &context)?;
+        hooks.on_activation(Some(index), Activation::Stage(Stage::AttentionContext), &context)?;
         let output = layer.attention_out.forward(&context)?;
-        pass.see(Some(index), Seen::Is(Stage::AttentionOutput), &output)?;
-        Ok(output)
+        hooks.on_activation(Some(index), Activation::Stage(Stage::AttentionOutput), &output)?;
+        self.optional_norm(output, layer.post_attention_norm.as_deref())
     }
 
     fn is_last(&self, index: usize) -> bool {
         index + 1 == self.layers.len()
     }
 
-    /// What a layer goes on with after its attention.
-    fn left(&self, index: usize, x: &Tensor, spans: &[Span]) -> Result<Tensor> {
-        if self.is_last(index) { wanted_rows(x, spans) } else { Ok(x.clone()) }
+    /// The rows of `x` that layer `index` continues with after its attention.
+    fn residual(&self, index: usize, x: &Tensor, spans: &[Span]) -> Result<Tensor> {
+        if self.is_last(index) { select_outputs(x, spans) } else { Ok(x.clone()) }
     }
 
-    /// What the feed-forward block adds to `x`.
-    fn fed_forward(&self, index: usize, layer: &Layer, x: &Tensor, pass: &mut dyn Pass) -> Result<Tensor> {
+    /// The output of the feed-forward block for `x`, to be added to it.
+    fn mlp_block(&self, index: usize, layer: &Layer, x: &Tensor, hooks: &mut dyn ForwardHooks) -> Result<Tensor> {
         let normed = rms_norm(x, &layer.mlp_norm, self.rms_norm_eps)?;
-        pass.see(Some(index), Seen::Is(Stage::MlpNorm), &normed)?;
-        let mut see = |seen, values: &[f32], width| match pass.watches() {
-            true => pass.see(Some(index), seen, &tensor(values.to_vec(), (values.len() / width, width))?),
+        hooks.on_activation(Some(index), Activation::Stage(Stage::MlpNorm), &normed)?;
+        let mut observe = |activation, values: &[f32], width| match hooks.is_observed() {
+            true => hooks.on_activation(Some(index), activation, &tensor(values.to_vec(), (values.len() / width, width))?),
             false => Ok(()),
         };
-        let output = self.rooms.mlp(&layer.gate_up, &layer.down, &normed, &mut see)?;
-        pass.see(Some(index), Seen::Is(Stage::Down), &output)?;
-        Ok(output)
+        let output = self.scratch.mlp(&layer.gate_up, self.activation, &layer.down, &normed, &mut observe)?;
+        hooks.on_activation(Some(index), Activation::Stage(Stage::Down), &output)?;
+        self.optional_norm(output, layer.post_mlp_norm.as_deref())
+    }
+
+    fn rotary_of(&self, layer: &Layer) -> &Rotary {
+        self.window_rotary.as_ref().filter(|_| layer.window.is_some()).unwrap_or(&self.rotary)
+    }
+
+    fn optional_norm(&self, x: Tensor, weight: Option<&[f32]>) -> Result<Tensor> {
+        match weight {
+            Some(weight) => rms_norm(&x, weight, self.rms_norm_eps),
+            None => Ok(x),
+        }
     }
 }

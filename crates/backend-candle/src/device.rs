@@ -1,4 +1,4 @@
-//! Devices: which can be used here, and the threads of the processor.
+//! Devices: which are usable here, and the thread pool of the processor.
 
 mod cuda;
 
@@ -8,7 +8,9 @@ use std::sync::Arc;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use tandem_core::{BackendKind, Device, DeviceReport, Error, Remedies, Remedy, Result};
 
-/// Every device that the engine knows, each tried.
+use crate::kernel::Isa;
+
+/// All devices of the engine, each tried.
 pub(crate) fn reports() -> Vec<DeviceReport> {
     let cpu = (Device::Cpu, cpu_description());
     let gpus = (0..cuda::n_devices().max(1)).map(|index| (Device::Cuda(index), cuda::description(index)));
@@ -21,24 +23,24 @@ pub(crate) fn reports() -> Vec<DeviceReport> {
         .collect()
 }
 
-/// `device` as candle has it, after it has computed something.
+/// Opens `device` in candle, after a test that it computes.
 pub(crate) fn open(device: Device) -> Result<candle_core::Device> {
     match device {
-        Device::Cpu => Ok(candle_core::Device::Cpu),
+        Device::Cpu => Isa::selected().map(|_| candle_core::Device::Cpu),
         Device::Cuda(index) => cuda::open(index),
         Device::CoreMl => Err(unavailable(
             device,
-            "candle has no CoreML",
+            "candle does not support CoreML",
             [Remedy::UseBackend(BackendKind::Onnx), Remedy::UseDevice(Device::Cpu)],
         )),
-        other => Err(unavailable(other, "this backend has no such device", Remedy::UseDevice(Device::Cpu))),
+        other => Err(unavailable(other, "this backend does not support it", Remedy::UseDevice(Device::Cpu))),
     }
 }
 
-/// The threads that a model computes with: as many as asked for, or as the process may use by affinity and control group.
+/// The thread pool of a model: the requested number of threads, or as many as affinity and control group allow.
 ///
-/// They are the model's own: candle's pools take their number from `/proc/cpuinfo`, which knows neither. Idle ones look for work a moment
-/// and then sleep, so there is no option to spin.
+/// Each model has its own, because candle's pools take their size from `/proc/cpuinfo`, which respects neither. Idle threads look for work
+/// for a moment and then sleep, so there is no option to spin.
 pub(crate) fn threads(count: Option<NonZeroUsize>) -> Result<Arc<ThreadPool>> {
     let n = count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
     let pool = ThreadPoolBuilder::new().num_threads(n).thread_name(|i| format!("candle-{i}")).build();
@@ -51,7 +53,7 @@ pub(crate) fn threads(count: Option<NonZeroUsize>) -> Result<Arc<ThreadPool>> {
 
 fn cpu_description() -> String {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("{} processor, {threads} threads", std::env::consts::ARCH)
+    format!("{} processor, {threads} threads, kernels for {}", std::env::consts::ARCH, Isa::current())
 }
 
 fn unavailable(device: Device, reason: impl Into<String>, hint: impl Into<Remedies>) -> Error {

@@ -1,16 +1,17 @@
-//! The same decoder on another device: operations of candle, which has kernels for CUDA, in the place of our own loops.
+//! The decoder for CUDA (feature `candle-cuda`), in candle's own operations instead of our kernels.
 //!
-//! Norms, rotary tables and softmax are computed in f32 whatever the dtype of the weights, as in transformers. On the processor it gives
-//! what [`Decoder`] gives, and the tests hold it to the same goldens there. It was never run on a GPU.
+//! Norms, rotary tables and softmax are computed in f32 whatever the dtype of the weights, as in transformers. candle's operations also
+//! exist on the processor, where the conformance suite and the goldens test this decoder. It has never run on a GPU.
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::ops::{rms_norm, softmax_last_dim};
 use candle_nn::rotary_emb::rope;
 use tandem_core::{CancelToken, TokenId};
 
-use crate::attention::Sight;
-use crate::cache::Kept;
-use crate::decoder::{Attended, Decode, Decoder, Layer, Pass, Span, last_queries, wanted_rows};
+use crate::attention::{CausalMask, Scoring};
+use crate::cache::KvLayout;
+use crate::decoder::{Decode, Decoder, ForwardHooks, Layer, QkvHeads, Span, last_queries, select_outputs};
+use crate::elementwise::GateActivation;
 use crate::linear::{Linear, Matrix};
 use crate::rotary::{Heads, Rotary};
 
@@ -18,13 +19,18 @@ use crate::rotary::{Heads, Rotary};
 pub(crate) struct DeviceDecoder {
     /// `[vocab_size, hidden_size]`
     embedding: Tensor,
+    embedding_scale: Option<f32>,
     layers: Vec<DeviceLayer>,
     /// `[hidden_size]`
     norm: Tensor,
     /// `[hidden_size, vocab_size]`
     head: Tensor,
+    logits_softcap: Option<f32>,
     eps: f32,
     rotary: Rotary,
+    window_rotary: Option<Rotary>,
+    scoring: Scoring,
+    activation: GateActivation,
     heads: Heads,
     dtype: DType,
     device: Device,
@@ -36,9 +42,11 @@ struct DeviceLayer {
     qkv: Projection,
     qk_norms: Option<(Tensor, Tensor)>,
     attention_out: Projection,
+    post_attention_norm: Option<Tensor>,
     mlp_norm: Tensor,
     gate_up: Projection,
     down: Projection,
+    post_mlp_norm: Option<Tensor>,
     window: Option<usize>,
 }
 
@@ -50,14 +58,14 @@ struct Projection {
     bias: Option<Tensor>,
 }
 
-/// Where weights go, and in what.
+/// The dtype and device of the weights.
 struct Target<'d> {
     dtype: DType,
     device: &'d Device,
 }
 
 impl DeviceDecoder {
-    /// Takes the weights of `decoder`, which are floats, to `device`; each is dropped here when it is there.
+    /// Moves the weights of `decoder`, which are floats, to `device`, one after the other.
     pub(crate) fn new(decoder: Decoder, dtype: DType, device: &Device) -> Result<Self> {
         let target = Target { dtype, device };
         let layers = decoder.layers.into_iter().map(|layer| target.layer(layer)).collect::<Result<_>>()?;
@@ -69,47 +77,55 @@ impl DeviceDecoder {
         Ok(Self {
             head: head.t()?,
             embedding,
+            embedding_scale: decoder.embedding_scale,
             layers,
             norm: target.vector(decoder.norm)?,
+            logits_softcap: decoder.logits_softcap,
             eps: decoder.rms_norm_eps,
             rotary: decoder.rotary,
+            window_rotary: decoder.window_rotary,
+            scoring: decoder.scoring,
+            activation: decoder.activation,
             heads: decoder.heads,
             dtype,
             device: device.clone(),
         })
     }
 
-    /// Queries, keys and values of `projected`, `[n, (queries + 2 * keys) * head_dim]`: `[heads, n, head_dim]` each, normed and turned.
-    fn heads(&self, projected: &Tensor, norms: Option<&(Tensor, Tensor)>, turn: &Turn) -> Result<[Tensor; 3]> {
+    /// Queries, keys and values of `projected`, `[n, (queries + 2 * keys) * head_dim]`: `[heads, n, head_dim]` each, normed and rotated.
+    fn heads(&self, projected: &Tensor, norms: Option<&(Tensor, Tensor)>, rotation: &Rotation) -> Result<[Tensor; 3]> {
         let n = projected.dim(0)?;
         let Heads { queries, keys, head_dim } = self.heads;
         let part = |first: usize, heads: usize| {
             projected.narrow(1, first * head_dim, heads * head_dim)?.reshape((n, heads, head_dim))?.contiguous()
         };
-        let normed = |x: Tensor, norm: Option<&Tensor>| match norm {
-            Some(norm) => rms_norm(&x, norm, self.eps),
-            None => Ok(x),
-        };
-        let turned = |x: Tensor| {
+        let rotated = |x: Tensor| {
             let x = x.transpose(0, 1)?.contiguous()?.unsqueeze(0)?;
-            rope(&x, &turn.cosines, &turn.sines)?.squeeze(0)
+            rope(&x, &rotation.cosines, &rotation.sines)?.squeeze(0)
         };
         Ok([
-            turned(normed(part(0, queries)?, norms.map(|norms| &norms.0))?)?,
-            turned(normed(part(queries, keys)?, norms.map(|norms| &norms.1))?)?,
+            rotated(self.optional_norm(part(0, queries)?, norms.map(|norms| &norms.0))?)?,
+            rotated(self.optional_norm(part(queries, keys)?, norms.map(|norms| &norms.1))?)?,
             part(queries + keys, keys)?.transpose(0, 1)?.contiguous()?,
         ])
     }
 
-    fn attended(&self, index: usize, normed: &Tensor, spans: &[(&Span, Turn)], pass: &mut dyn Pass) -> Result<Tensor> {
+    fn attention_block(
+        &self,
+        index: usize,
+        normed: &Tensor,
+        spans: &[Span],
+        rotations: &[Rotation],
+        hooks: &mut dyn ForwardHooks,
+    ) -> Result<Tensor> {
         let layer = &self.layers[index];
         let projected = layer.qkv.forward(normed)?;
         let mut parts = Vec::with_capacity(spans.len());
-        for (span, turn) in spans {
+        for (span, rotation) in spans.iter().zip(rotations) {
             let own = projected.narrow(0, span.rows.start, span.rows.len())?;
-            let [queries, keys, values] = self.heads(&own, layer.qk_norms.as_ref(), turn)?;
-            let n_queries = if index + 1 == self.layers.len() { span.n_wanted } else { span.rows.len() };
-            parts.push(pass.attend(Attended {
+            let [queries, keys, values] = self.heads(&own, layer.qk_norms.as_ref(), rotation)?;
+            let n_queries = if index + 1 == self.layers.len() { span.n_outputs } else { span.rows.len() };
+            parts.push(hooks.attend(QkvHeads {
                 layer: index,
                 first_query: span.first_position + span.rows.len() - n_queries,
                 window: layer.window,
@@ -118,16 +134,36 @@ impl DeviceDecoder {
                 values,
             })?);
         }
-        Tensor::cat(&parts, 0)
+        let output = layer.attention_out.forward(&Tensor::cat(&parts, 0)?)?;
+        self.optional_norm(output, layer.post_attention_norm.as_ref())
     }
 
-    fn turn(&self, span: &Span) -> Result<Turn> {
+    /// The output of the feed-forward block for `x`, to be added to it.
+    fn mlp_block(&self, layer: &DeviceLayer, x: &Tensor) -> Result<Tensor> {
+        let gate_up = layer.gate_up.forward(&rms_norm(x, &layer.mlp_norm, self.eps)?)?;
+        let inner = gate_up.dim(1)? / 2;
+        let (gate, up) = (gate_up.narrow(1, 0, inner)?, gate_up.narrow(1, inner, inner)?);
+        let gate = match self.activation {
+            GateActivation::Silu => gate.silu()?,
+            GateActivation::GeluTanh => gate.gelu()?,
+        };
+        self.optional_norm(layer.down.forward(&(gate * up)?)?, layer.post_mlp_norm.as_ref())
+    }
+
+    fn optional_norm(&self, x: Tensor, weight: Option<&Tensor>) -> Result<Tensor> {
+        match weight {
+            Some(weight) => rms_norm(&x, weight, self.eps),
+            None => Ok(x),
+        }
+    }
+
+    fn rotation(&self, rotary: &Rotary, span: &Span) -> Result<Rotation> {
         let positions: Vec<usize> = (span.first_position..span.first_position + span.rows.len()).collect();
         let n_positions = span.first_position + span.rows.len();
-        let (cosines, sines) = self.rotary.table(n_positions).at(&positions);
+        let (cosines, sines) = rotary.table(n_positions).at(&positions);
         let shape = (positions.len(), self.heads.head_dim / 2);
         let tensor = |values| Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(self.dtype)?.to_device(&self.device);
-        Ok(Turn { cosines: tensor(cosines)?, sines: tensor(sines)? })
+        Ok(Rotation { cosines: tensor(cosines)?, sines: tensor(sines)? })
     }
 
     fn on_processor(&self, x: &Tensor) -> Result<Tensor> {
@@ -135,55 +171,65 @@ impl DeviceDecoder {
     }
 }
 
-/// Cosines and sines of the rows of a span: `[n, head_dim / 2]` each.
-struct Turn {
+/// The cosines and sines of the rows of a span: `[n, head_dim / 2]` each.
+struct Rotation {
     cosines: Tensor,
     sines: Tensor,
 }
 
 impl Decode for DeviceDecoder {
-    fn kept(&self) -> Kept {
-        Kept { kv_heads: self.heads.keys, head_dim: self.heads.head_dim, dtype: self.dtype, device: self.device.clone() }
+    fn kv_layout(&self) -> KvLayout {
+        KvLayout { kv_heads: self.heads.keys, head_dim: self.heads.head_dim, dtype: self.dtype, device: self.device.clone() }
     }
 
-    fn forward(&self, tokens: &[TokenId], spans: &[Span], cancel: &CancelToken, pass: &mut dyn Pass) -> Result<Option<Tensor>> {
-        let turned: Vec<(&Span, Turn)> = spans.iter().map(|span| Ok((span, self.turn(span)?))).collect::<Result<_>>()?;
+    fn forward(
+        &self,
+        tokens: &[TokenId],
+        spans: &[Span],
+        cancel: &CancelToken,
+        hooks: &mut dyn ForwardHooks,
+    ) -> Result<Option<Tensor>> {
+        let rotations = |rotary| spans.iter().map(|span| self.rotation(rotary, span)).collect::<Result<Vec<_>>>();
+        let all_rotations = rotations(&self.rotary)?;
+        let window_rotations = self.window_rotary.as_ref().map(rotations).transpose()?;
         let mut x = self.embedding.index_select(&Tensor::new(tokens, &self.device)?, 0)?;
+        if let Some(scale) = self.embedding_scale {
+            x = (x * f64::from(scale))?;
+        }
         for (index, layer) in self.layers.iter().enumerate() {
             if cancel.is_cancelled() {
                 return Ok(None);
             }
             let normed = rms_norm(&x, &layer.attention_norm, self.eps)?;
-            let attended = self.attended(index, &normed, &turned, pass)?;
+            let rotations = window_rotations.as_ref().filter(|_| layer.window.is_some()).unwrap_or(&all_rotations);
+            let attended = self.attention_block(index, &normed, spans, rotations, hooks)?;
             if index + 1 == self.layers.len() {
-                x = wanted_rows(&x, spans)?;
+                x = select_outputs(&x, spans)?;
             }
-            x = (x + layer.attention_out.forward(&attended)?)?;
-            let gate_up = layer.gate_up.forward(&rms_norm(&x, &layer.mlp_norm, self.eps)?)?;
-            let inner = gate_up.dim(1)? / 2;
-            let gated = (gate_up.narrow(1, 0, inner)?.silu()? * gate_up.narrow(1, inner, inner)?)?;
-            x = (x + layer.down.forward(&gated)?)?;
+            x = (x + attended)?;
+            x = (&x + self.mlp_block(layer, &x)?)?;
         }
         Ok(if cancel.is_cancelled() { None } else { Some(x) })
     }
 
-    /// Heads that share keys are rows of one product; nothing is repeated.
-    fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, sight: Sight) -> Result<Tensor> {
+    /// Heads that share keys are rows of one product, so that keys and values are not repeated.
+    fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, mask: CausalMask) -> Result<Tensor> {
         let (n_heads, n, head_dim) = queries.dims3()?;
         let kv_heads = keys.dim(0)?;
-        let (start, end) = (sight.of(0).start, sight.n_past + n);
-        let seen = |cache: &Tensor| cache.narrow(1, start, end - start);
-        let queries = (queries.reshape((kv_heads, n_heads / kv_heads * n, head_dim))? / (head_dim as f64).sqrt())?;
-        let scores = queries.matmul(&seen(keys)?.transpose(1, 2)?)?.to_dtype(DType::F32)?;
+        let (start, end) = (mask.visible(0).start, mask.n_past + n);
+        let visible = |cache: &Tensor| cache.narrow(1, start, end - start);
+        let queries = (queries.reshape((kv_heads, n_heads / kv_heads * n, head_dim))? * f64::from(self.scoring.scale))?;
+        let scores = queries.matmul(&visible(keys)?.transpose(1, 2)?)?.to_dtype(DType::F32)?;
+        let scores = softcapped(scores, self.scoring.softcap)?;
         let scores = match n {
             1 => scores,
             _ => {
                 let by_head = scores.reshape((n_heads, n, end - start))?;
-                by_head.broadcast_add(&self.mask(start, n, sight)?)?.reshape(scores.shape())?
+                by_head.broadcast_add(&self.mask_tensor(start, n, mask)?)?.reshape(scores.shape())?
             }
         };
         let weights = softmax_last_dim(&scores)?.to_dtype(self.dtype)?;
-        let out = weights.matmul(&seen(values)?)?;
+        let out = weights.matmul(&visible(values)?)?;
         out.reshape((n_heads, n, head_dim))?.transpose(0, 1)?.contiguous()?.reshape((n, n_heads * head_dim))
     }
 
@@ -192,25 +238,34 @@ impl Decode for DeviceDecoder {
     }
 
     fn logits(&self, states: &Tensor) -> Result<Tensor> {
-        self.on_processor(&rms_norm(&states.contiguous()?, &self.norm, self.eps)?.matmul(&self.head)?)
+        let logits = self.on_processor(&rms_norm(&states.contiguous()?, &self.norm, self.eps)?.matmul(&self.head)?)?;
+        softcapped(logits, self.logits_softcap)
     }
 }
 
 impl DeviceDecoder {
-    /// 0 where a query sees a position from `start` on and negative infinity elsewhere: `[n, n_past + n - start]`.
-    fn mask(&self, start: usize, n: usize, sight: Sight) -> Result<Tensor> {
+    /// 0 where a query attends to a position from `start` on and negative infinity elsewhere: `[n, n_past + n - start]`.
+    fn mask_tensor(&self, start: usize, n: usize, mask: CausalMask) -> Result<Tensor> {
         let positions = |from: usize, to: usize| Tensor::arange(from as i64, to as i64, &self.device);
-        let queries = positions(sight.n_past, sight.n_past + n)?.unsqueeze(1)?;
-        let keys = positions(start, sight.n_past + n)?.unsqueeze(0)?;
-        let mut seen = keys.broadcast_le(&queries)?;
-        if let Some(window) = sight.window {
-            let first = positions(sight.n_past + 1, sight.n_past + n + 1)?.unsqueeze(1)?;
+        let queries = positions(mask.n_past, mask.n_past + n)?.unsqueeze(1)?;
+        let keys = positions(start, mask.n_past + n)?.unsqueeze(0)?;
+        let mut visible = keys.broadcast_le(&queries)?;
+        if let Some(window) = mask.window {
+            let first = positions(mask.n_past + 1, mask.n_past + n + 1)?.unsqueeze(1)?;
             let after = (keys + window as f64)?.broadcast_ge(&first)?;
-            seen = (seen * after)?;
+            visible = (visible * after)?;
         }
-        let zeros = Tensor::zeros(seen.shape(), DType::F32, &self.device)?;
-        let hidden = Tensor::full(f32::NEG_INFINITY, seen.shape(), &self.device)?;
-        seen.where_cond(&zeros, &hidden)
+        let zeros = Tensor::zeros(visible.shape(), DType::F32, &self.device)?;
+        let hidden = Tensor::full(f32::NEG_INFINITY, visible.shape(), &self.device)?;
+        visible.where_cond(&zeros, &hidden)
+    }
+}
+
+/// `cap * tanh(x / cap)`, or `x` without a cap.
+fn softcapped(x: Tensor, cap: Option<f32>) -> Result<Tensor> {
+    match cap.map(f64::from) {
+        Some(cap) => (x / cap)?.tanh()? * cap,
+        None => Ok(x),
     }
 }
 
@@ -234,9 +289,11 @@ impl Target<'_> {
                 None => None,
             },
             attention_out: self.projection(layer.attention_out)?,
+            post_attention_norm: layer.post_attention_norm.map(|norm| self.vector(norm)).transpose()?,
             mlp_norm: self.vector(layer.mlp_norm)?,
             gate_up: self.projection(layer.gate_up)?,
             down: self.projection(layer.down)?,
+            post_mlp_norm: layer.post_mlp_norm.map(|norm| self.vector(norm)).transpose()?,
             window: layer.window,
         })
     }
@@ -255,7 +312,7 @@ impl Target<'_> {
         self.tensor(Tensor::from_vec(values, n, &Device::Cpu)?)
     }
 
-    /// Rounded before it is sent: half as much goes over the bus.
+    /// Converts before the transfer, which halves what goes over the bus.
     fn tensor(&self, tensor: Tensor) -> Result<Tensor> {
         tensor.to_dtype(self.dtype)?.to_device(self.device)
     }

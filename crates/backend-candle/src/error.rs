@@ -1,8 +1,8 @@
-//! What goes wrong in this backend, before it becomes the error that users see.
+//! Errors of candle, before they become [`Error`].
 
 use tandem_core::{BackendKind, Error};
 
-/// A failure with what was being done, such as `to run the model`.
+/// A failure of candle, and what it failed to do, such as `to run the model`.
 #[derive(Debug)]
 pub(crate) struct EngineError {
     doing: &'static str,
@@ -15,7 +15,7 @@ impl From<EngineError> for Error {
     }
 }
 
-/// Says what was being done when candle failed.
+/// Adds what was being done when candle failed.
 pub(crate) trait Doing<T> {
     /// Completes `backend candle failed …`.
     fn doing(self, doing: &'static str) -> Result<T, EngineError>;

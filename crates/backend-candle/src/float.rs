@@ -1,28 +1,30 @@
-//! Floats as weights are published: f32, f16 or bf16.
+//! The float types of published weights: f32, f16 and bf16.
 //!
-//! The narrow ones stay as they are in memory and are widened in registers, which is exact: a pass reads half as much, and gives the
-//! same to the bit.
+//! 16-bit weights stay 16-bit in memory and are widened in registers. Results are bit-identical to those of f32, and decoding, which
+//! waits for memory, reads half as much. `ModelInfo::memory_dtype` reports it.
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use tandem_core::DType;
 
-/// A float.
+use crate::kernel::vectorized;
+
+/// A float type of weights.
 ///
 /// # Safety
-/// `DTYPE` is that of the type itself: loads of vectors rely on it.
-#[expect(unsafe_code, reason = "the loops load vectors by it")]
+/// `DTYPE` must name the implementing type: vector loads cast pointers by it.
+#[expect(unsafe_code, reason = "vector loads rely on `DTYPE`")]
 pub(crate) unsafe trait Float: Copy + Send + Sync {
     const DTYPE: DType;
 
     fn widened(self) -> f32;
 
-    /// Writes `values` to `out`, which has as many places.
+    /// Writes `values` to `out`, which is as long.
     fn widen(values: &[Self], out: &mut [f32]);
 }
 
-// SAFETY: it is what it says.
-#[expect(unsafe_code, reason = "see the trait")]
+// SAFETY: `DType::F32` is `f32`.
+#[expect(unsafe_code, reason = "vector loads rely on `DTYPE`")]
 unsafe impl Float for f32 {
     const DTYPE: DType = DType::F32;
 
@@ -35,8 +37,8 @@ unsafe impl Float for f32 {
     }
 }
 
-// SAFETY: it is what it says.
-#[expect(unsafe_code, reason = "see the trait")]
+// SAFETY: `DType::F16` is `f16`.
+#[expect(unsafe_code, reason = "vector loads rely on `DTYPE`")]
 unsafe impl Float for f16 {
     const DTYPE: DType = DType::F16;
 
@@ -49,8 +51,8 @@ unsafe impl Float for f16 {
     }
 }
 
-// SAFETY: it is what it says.
-#[expect(unsafe_code, reason = "see the trait")]
+// SAFETY: `DType::Bf16` is `bf16`.
+#[expect(unsafe_code, reason = "vector loads rely on `DTYPE`")]
 unsafe impl Float for bf16 {
     const DTYPE: DType = DType::Bf16;
 
@@ -63,17 +65,18 @@ unsafe impl Float for bf16 {
     }
 }
 
-#[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx512bw", "x86_64+avx2"))]
-fn widen_bf16(values: &[bf16], out: &mut [f32]) {
-    // The upper half of an f32, whatever it stands for.
-    out.iter_mut().zip(values).for_each(|(out, value)| *out = f32::from_bits(u32::from(value.to_bits()) << 16));
+vectorized! {
+    fn widen_bf16(values: &[bf16], out: &mut [f32]) {
+        // A bf16 is the upper half of an f32.
+        out.iter_mut().zip(values).for_each(|(out, value)| *out = f32::from_bits(u32::from(value.to_bits()) << 16));
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// All of them but those that are no numbers, whose payload is nobody's.
+    /// All bit patterns; the payload of a NaN is not compared.
     fn check<F: Float>(of_bits: impl Fn(u16) -> F, exact: impl Fn(F) -> f64) {
         let values: Vec<F> = (0..=u16::MAX).map(of_bits).collect();
         let mut wide = vec![1.0; values.len()];

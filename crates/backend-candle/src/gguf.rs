@@ -1,13 +1,12 @@
-//! Weights of a GGUF file, in the form in which they are stored where our kernels have it.
+//! The weights of a GGUF file, without a second rounding where our kernels can represent them.
 //!
-//! A type of 4 bits becomes 4-bit blocks and one of 5 or 8 bits 8-bit blocks, with the file's own numbers and scales: nothing is
-//! rounded a second time. Types with a minimum keep it as an offset of each block. Q6_K alone is rounded anew, to 8 bits, since its
-//! scales are those of 16 values. Projections that are one matrix here take the form of the widest among them.
+//! Types of 4 bits become 4-bit blocks, and types of 5 or 8 bits become 8-bit blocks, with the integers and scales of the file. Types with
+//! a minimum keep it as an offset of each block: a small matrix that is multiplied with the sums of inputs. Only Q6_K is quantised again,
+//! to 8 bits, since its scales cover 16 values. Projections that share a matrix take the widest form among them.
 
 mod blocks;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use rayon::prelude::*;
 use tandem_core::arena::Arena;
@@ -17,52 +16,39 @@ use tandem_core::gguf::{Gguf, GgufTensor, TensorType};
 use tandem_core::{DType, Error, Remedy, Result};
 
 use self::blocks::{Target, has_offsets};
-use crate::decoder::Decoder;
 use crate::linear::{Matrix, Stored};
 use crate::quantize::{BLOCK, Bits};
-use crate::weights::{self, Source, copy_halves};
+use crate::weights::{self, LoadedDecoder, WeightSource, copy_halves};
 
-/// A decoder from a GGUF file, and in what its weights are.
-pub(crate) struct FromGguf {
-    pub(crate) decoder: Decoder,
-    pub(crate) dtype: DType,
-    pub(crate) weight_types: Vec<WeightType>,
-}
-
-/// Reads the weights of the file at `path`, whose configuration is `config`, at the dtype that is asked for: as they are stored when
-/// none is.
+/// Reads the weights of `gguf`, whose configuration is `config`, at the requested dtype, or as they are stored if none is requested.
 ///
 /// # Errors
-/// Those of [`Gguf::open`] and [`Gguf::check_weights`]; [`Error::Unsupported`] for a dtype to which quantised weights would have to be
-/// rounded a second time.
-pub(crate) fn load(path: &Path, config: &ModelConfig, options: &LoadOptions) -> Result<FromGguf> {
-    let gguf = Gguf::open(path)?;
+/// Those of [`Gguf::check_weights`]; [`Error::Unsupported`] for a dtype that would quantise weights a second time.
+pub(crate) fn load(gguf: &Gguf, config: &ModelConfig, options: &LoadOptions) -> Result<LoadedDecoder> {
     gguf.check_weights(config)?;
-    let stored = stored_dtype(&gguf)?;
+    let stored = stored_dtype(gguf)?;
     let floats = match options.dtype {
         None => Floats::AsStored,
-        Some(wanted) if wanted == stored => Floats::AsStored,
+        Some(dtype) if dtype == stored => Floats::AsStored,
         Some(DType::F32) => Floats::All,
-        Some(DType::Int8) if stored == DType::F32 => Floats::Rounded(Bits::Eight),
-        Some(DType::Int4) if stored == DType::F32 => Floats::Rounded(Bits::Four),
-        Some(wanted) => {
+        Some(DType::Int8) if stored == DType::F32 => Floats::Quantized(Bits::Eight),
+        Some(DType::Int4) if stored == DType::F32 => Floats::Quantized(Bits::Four),
+        Some(dtype) => {
             return Err(Error::Unsupported {
-                what: format!("dtype `{wanted}` for the GGUF file `{}`", path.display()),
-                reason: format!("its weights are `{stored}`, and would be rounded a second time"),
-                hint: Some(
-                    [Remedy::Text(format!("leave the dtype out for `{stored}`")), Remedy::UseDType(vec![DType::F32])].into(),
-                ),
+                what: format!("dtype `{dtype}` for the GGUF file `{}`", gguf.file()),
+                reason: format!("its weights are `{stored}`, and would be quantised a second time"),
+                hint: Some([Remedy::Text(format!("omit the dtype for `{stored}`")), Remedy::UseDType(vec![DType::F32])].into()),
             });
         }
     };
     let interleaved = gguf.has_interleaved_heads()?.then_some(config.head_dim());
-    let weights = Weights { gguf: &gguf, floats, numerics: options.numerics, arena: Arena::default(), interleaved };
+    let weights = GgufSource { gguf, floats, numerics: options.numerics, arena: Arena::default(), interleaved };
     let decoder = weights::decoder(&weights, config)?;
-    Ok(FromGguf { decoder, dtype: options.dtype.unwrap_or(stored), weight_types: weights.types() })
+    Ok(LoadedDecoder { decoder, dtype: options.dtype.unwrap_or(stored), weight_types: weights.types() })
 }
 
-/// The dtype of most weights in matrices. Half floats are widened, and count as f32.
-fn stored_dtype(gguf: &Gguf) -> Result<DType> {
+/// The dtype of most weights in matrices. f16 and bf16 count as f32.
+pub(crate) fn stored_dtype(gguf: &Gguf) -> Result<DType> {
     let mut n_values: BTreeMap<&str, (usize, DType)> = BTreeMap::new();
     for (name, kind) in gguf.tensors() {
         let tensor = gguf.tensor(name)?;
@@ -84,37 +70,37 @@ fn stored_dtype(gguf: &Gguf) -> Result<DType> {
     Ok(n_values.into_values().max_by_key(|(n, _)| *n).map_or(DType::F32, |(_, dtype)| dtype))
 }
 
-/// What becomes of which weights.
+/// How weights are converted.
 #[derive(Clone, Copy, PartialEq)]
 enum Floats {
-    /// Floats stay so, and blocks too.
+    /// Floats and blocks stay what they are.
     AsStored,
-    /// All become floats.
+    /// Everything becomes floats.
     All,
-    /// Those that are stored as floats are quantised.
-    Rounded(Bits),
+    /// Floats are quantised.
+    Quantized(Bits),
 }
 
 /// The file as a source of weights.
-struct Weights<'g> {
+struct GgufSource<'g> {
     gguf: &'g Gguf,
     floats: Floats,
     numerics: Numerics,
     arena: Arena,
-    /// The width of a head, where the rows of queries and keys are in llama.cpp's own order.
+    /// The width of a head, if the rows of queries and keys are interleaved as llama.cpp writes them.
     interleaved: Option<usize>,
 }
 
-/// A tensor with the order of its rows.
+/// A tensor and the order of its rows.
 struct Part<'g> {
     tensor: GgufTensor<'g>,
-    /// The width of a head whose rows are interleaved.
+    /// The width of a head, if its rows are interleaved.
     interleaved: Option<usize>,
 }
 
 impl Part<'_> {
-    /// Which row of the file is row `row` of the published weight: the two halves of a head are one after the other there, and in turn
-    /// in the file.
+    /// The row of the file that is row `row` of the published weight: the two halves of a head follow each other there, and alternate in
+    /// the file.
     fn row(&self, row: usize) -> usize {
         let Some(head_dim) = self.interleaved else { return row };
         let (head, within) = (row / head_dim, row % head_dim);
@@ -128,7 +114,7 @@ impl Part<'_> {
     }
 }
 
-impl Source for Weights<'_> {
+impl WeightSource for GgufSource<'_> {
     fn contains(&self, name: &str) -> bool {
         Gguf::name_of(name).is_some_and(|name| self.gguf.contains(&name))
     }
@@ -151,7 +137,7 @@ impl Source for Weights<'_> {
         if !columns.is_multiple_of(BLOCK) {
             return Err(Error::Unsupported {
                 what: format!("quantising `{}`", self.gguf.file()),
-                reason: format!("a matrix has rows of {columns} weights, no multiple of {BLOCK}"),
+                reason: format!("a matrix has rows of {columns} weights, which is not a multiple of {BLOCK}"),
                 hint: Some(Remedy::UseDType(vec![DType::F32]).into()),
             });
         }
@@ -159,7 +145,7 @@ impl Source for Weights<'_> {
         let (mut codes, mut scales) = (self.arena.zeros(rows * row_bytes), self.arena.zeros(rows * row_blocks));
         let mut offsets =
             self.arena.zeros(if parts.iter().any(|part| has_offsets(part.tensor.kind)) { rows * row_blocks } else { 0 });
-        // Rows without offsets are given empty ones.
+        // Rows of a matrix without offsets get empty slices.
         let row_offsets = if offsets.is_empty() { 0 } else { row_blocks };
         let mut targets: Vec<Target<'_>> = Vec::with_capacity(rows);
         let mut offsets_left = &mut *offsets;
@@ -168,7 +154,7 @@ impl Source for Weights<'_> {
             (own, offsets_left) = offsets_left.split_at_mut(row_offsets);
             targets.push(Target { bits, codes, scales, offsets: own });
         }
-        self.each_row(&parts, columns, targets.into_par_iter(), blocks::quantised);
+        self.each_row(&parts, columns, targets.into_par_iter(), blocks::quantized);
         self.gguf.release();
         let matrix = Matrix::new(Stored::Blocks { bits, codes, scales }, rows, columns, self.numerics);
         Ok(if offsets.is_empty() { matrix } else { matrix.with_offsets(offsets) })
@@ -185,30 +171,30 @@ impl Source for Weights<'_> {
     }
 }
 
-impl Weights<'_> {
-    /// The tensors of the published names, checked to be of the shapes `[rows, inner...]`.
+impl GgufSource<'_> {
+    /// The tensors of the published names, checked to have the shapes `[rows, inner...]`.
     fn parts(&self, parts: &[(String, usize)], inner: &[usize]) -> Result<Vec<Part<'_>>> {
         let part = |(published, rows): &(String, usize)| {
             let name = Gguf::name_of(published).unwrap_or_else(|| published.clone());
             let tensor = self.gguf.tensor(&name)?;
-            let wanted = [&[*rows], inner].concat();
-            if tensor.shape != wanted {
-                let problem = format!("the tensor is {:?}, and the metadata makes it {wanted:?}, rows first", tensor.shape);
+            let shape = [&[*rows], inner].concat();
+            if tensor.shape != shape {
+                let problem = format!("the tensor is {:?}, but the metadata makes it {shape:?}, rows first", tensor.shape);
                 return Err(Error::bad_field(self.gguf.file(), name, problem));
             }
-            let turned = [".q_proj.", ".k_proj."].iter().any(|projection| published.contains(projection));
-            Ok(Part { tensor, interleaved: self.interleaved.filter(|_| turned) })
+            let rotated = [".q_proj.", ".k_proj."].iter().any(|projection| published.contains(projection));
+            Ok(Part { tensor, interleaved: self.interleaved.filter(|_| rotated) })
         };
         parts.iter().map(part).collect()
     }
 
-    /// In how many bits a matrix of `parts` is held; `None` for floats.
+    /// The bits of a matrix of `parts`; `None` for floats.
     fn bits(&self, parts: &[Part<'_>]) -> Option<Bits> {
         let mut widest = Bits::Four;
         for part in parts {
             let bits = match (bits_of(part.tensor.kind), self.floats) {
-                (Some(bits), Floats::AsStored | Floats::Rounded(_)) => bits,
-                (None, Floats::Rounded(bits)) => bits,
+                (Some(bits), Floats::AsStored | Floats::Quantized(_)) => bits,
+                (None, Floats::Quantized(bits)) => bits,
                 (None, Floats::AsStored) | (_, Floats::All) => return None,
             };
             if bits == Bits::Eight {
@@ -218,7 +204,7 @@ impl Weights<'_> {
         Some(widest)
     }
 
-    /// Has `read` make each target of its row of the file.
+    /// Calls `read` with each row of the file and its target.
     fn each_row<T: Send>(
         &self,
         parts: &[Part<'_>],
@@ -241,7 +227,7 @@ impl Weights<'_> {
         });
     }
 
-    /// How many tensors are stored in which type, and in what they run.
+    /// The stored types with their number of tensors, and what they run as.
     fn types(&self) -> Vec<WeightType> {
         let mut counts: BTreeMap<TensorType, usize> = BTreeMap::new();
         for (_, kind) in self.gguf.tensors() {
@@ -249,13 +235,13 @@ impl Weights<'_> {
         }
         let runs_as = |kind| match (self.floats, bits_of(kind)) {
             (Floats::All, _) | (Floats::AsStored, None) => "f32".to_owned(),
-            (Floats::Rounded(Bits::Eight), None) => "int8, vectors f32".to_owned(),
-            (Floats::Rounded(Bits::Four), None) => "int4, vectors f32".to_owned(),
+            (Floats::Quantized(Bits::Eight), None) => "int8, vectors f32".to_owned(),
+            (Floats::Quantized(Bits::Four), None) => "int4, vectors f32".to_owned(),
             (_, Some(bits)) => {
                 let bits = if bits == Bits::Eight { "int8" } else { "int4" };
                 let offsets = if has_offsets(kind) { " with offsets" } else { "" };
-                let rounded = if kind == TensorType::Q6K { ", rounded anew" } else { "" };
-                format!("{bits}{offsets}{rounded}")
+                let again = if kind == TensorType::Q6K { ", quantised again" } else { "" };
+                format!("{bits}{offsets}{again}")
             }
         };
         let of =
@@ -264,7 +250,7 @@ impl Weights<'_> {
     }
 }
 
-/// In how many bits a type's own numbers fit; `None` for floats.
+/// The bits that the integers of a type need; `None` for floats.
 fn bits_of(kind: TensorType) -> Option<Bits> {
     match kind.dtype() {
         DType::Int4 => Some(Bits::Four),

@@ -1,118 +1,79 @@
-//! Inner loops on slices, in the widest vectors that the processor has: found when the program runs, not when it is built.
+//! Inner loops on slices, for the widest vectors of the processor that runs them: AVX-512, AVX2 or plain Rust.
 //!
-//! candle's own product of one row with a matrix runs on one thread and its product of a few rows packs the whole matrix first; these
-//! read each weight once, whatever the number of rows. Every width gives the same to within rounding, which the tests hold them to.
+//! candle's own product of one row with a matrix runs on one thread, and its product of a few rows packs the whole matrix first; these
+//! read each weight once, whatever the number of rows. All instruction sets agree to within rounding, which the tests check.
+//!
+//! A few rows of inputs (up to [`MAX_ROWS`]) meet each weight while it is in a register, in 32, 16, 8 or 4 bits. Weights are prefetched,
+//! because rows are too short for the processor's own prefetcher. One row of inputs goes through one row of weights after the other
+//! where vectors are wide enough or weights are floats, because memory is read fastest in one stream. Many rows go through tiles, see
+//! [`product`](crate::product). Products of quantised weights with quantised activations are sums of integers: with VNNI of 512 bits
+//! (`x86::vnni`) or 256 bits, or with AVX2 alone (`x86::bytes`).
 
+mod isa;
 mod plain;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use std::sync::LazyLock;
-
+pub(crate) use self::isa::{Isa, vectorized};
 use crate::float::Float;
 use crate::quantize::{BLOCK, Bits, Blocks};
-use crate::rounded::{Group, Pair};
+use crate::quantized_activations::{BlockPair, RowGroup};
 
 /// The most rows of inputs that are multiplied while a weight is in a register.
 pub(crate) const MAX_ROWS: usize = 8;
 
-/// The most rounded inputs that meet a tile together.
+/// The most quantised inputs that are multiplied with a tile at once.
 pub(crate) const PACKED_INPUTS: usize = 6;
 
-/// Rows of weights whose products with some inputs are computed in registers: a tile.
+/// Rows of weights of a tile, whose products with some inputs are computed in registers.
 pub(crate) const TILE: usize = 32;
 
-/// A set of instructions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Level {
-    /// What every processor has.
-    Plain,
-    /// 256 bits, with fused multiply-add and f16.
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    /// The same, with sums of products of bytes in one instruction.
-    #[cfg(target_arch = "x86_64")]
-    AvxVnni,
-    /// 512 bits.
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    /// The same, with sums of products of bytes in one instruction.
-    #[cfg(target_arch = "x86_64")]
-    Avx512Vnni,
-}
-
-/// A tile of quantised weights as the products of whole numbers take them. Made once, it is used for many inputs.
-pub(crate) struct Packed {
+/// A tile of quantised weights, laid out for the integer kernels. It is packed once and multiplied with many inputs.
+pub(crate) struct PackedTile {
     bits: Bits,
-    /// Four weights of a row in each number, offset so that they have no sign: `[columns / 4, TILE]`.
+    /// Four weights of a row in each word, as unsigned numbers: `[columns / 4, TILE]`.
     words: Vec<[u32; TILE]>,
     /// `[columns / BLOCK, TILE]`
     scales: Vec<[f32; TILE]>,
 }
 
-impl Packed {
-    /// Room for rows of `columns` weights.
+impl PackedTile {
+    /// An empty tile for rows of `columns` weights.
     pub(crate) fn new(bits: Bits, columns: usize) -> Self {
         Self { bits, words: vec![[0; TILE]; columns / 4], scales: vec![[0.0; TILE]; columns / BLOCK] }
     }
 }
 
-impl Level {
-    /// The best that this processor has.
-    pub(crate) fn detect() -> Self {
-        static BEST: LazyLock<Level> = LazyLock::new(|| Level::all().pop().expect("every processor has one"));
-        *BEST
-    }
-
-    /// Whether products with quantised weights are faster when inputs are [`Rounded`](crate::rounded::Rounded) first: what the bench
-    /// `kernels` tells.
-    pub(crate) fn rounds(self) -> bool {
-        match self {
-            Self::Plain => false,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => false,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni => true,
+/// Calls the implementation of a kernel for an instruction set: `floats` differ by the width of vectors, `integers` by the instructions
+/// for products of bytes.
+macro_rules! dispatch {
+    (floats: $isa:ident, $kernel:ident $arguments:tt) => {
+        dispatch!($isa, $kernel $arguments, Avx2 | AvxVnni => avx2, Avx512 | Avx512Vnni => avx512)
+    };
+    (integers: $isa:ident, $kernel:ident $arguments:tt) => {
+        dispatch!($isa, $kernel $arguments, Avx2 | Avx512 => bytes::avx2, AvxVnni => bytes::avx_vnni, Avx512Vnni => vnni)
+    };
+    ($isa:ident, $kernel:ident $arguments:tt, $($($name:ident)|+ => $($module:ident)::+),+) => {
+        match $isa {
+            Isa::Plain => plain::$kernel $arguments,
+            $(
+                // SAFETY: every `Isa` but `Plain` comes from `Isa::all`, which has checked that the processor has its instructions.
+                #[cfg(target_arch = "x86_64")]
+                #[expect(unsafe_code, reason = "not every processor has these instructions")]
+                $(Isa::$name)|+ => unsafe { x86::$($module)::+::$kernel $arguments },
+            )+
         }
-    }
+    };
+}
 
-    /// Every one that this processor has, the best last.
-    pub(crate) fn all() -> Vec<Self> {
-        let mut levels = vec![Self::Plain];
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
-            levels.push(Self::Avx2);
-            if is_x86_feature_detected!("avxvnni") {
-                levels.push(Self::AvxVnni);
-            }
-            if is_x86_feature_detected!("avx512f") {
-                levels.push(Self::Avx512);
-                let bytes = is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl");
-                if bytes && is_x86_feature_detected!("avx512vnni") {
-                    levels.push(Self::Avx512Vnni);
-                }
-            }
-        }
-        levels
-    }
-
+impl Isa {
     /// Each row of `weights`, `[rows, columns]`, times each of `inputs`, `[n, columns]` with `n` up to [`MAX_ROWS`]: `[rows, n]`.
-    /// Narrow weights give the same to the bit as when they are widened first.
+    /// f16 and bf16 weights give bit-identical results to the same weights in f32.
     pub(crate) fn products<F: Float>(self, weights: &[F], inputs: &[f32], columns: usize, out: &mut [f32]) {
         let n = inputs.len() / columns;
         assert!((1..=MAX_ROWS).contains(&n) && inputs.len() == n * columns, "the inputs are whole rows, and few");
         assert_eq!(weights.len() * n, out.len() * columns, "there is a product for each pair of rows");
-        match self {
-            Self::Plain => plain::products(weights, inputs, columns, out),
-            // SAFETY: a `Level` of this name is only made where the processor has these instructions.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx2 | Self::AvxVnni => unsafe { x86::avx2::products(weights, inputs, columns, out) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx512 | Self::Avx512Vnni => unsafe { x86::avx512::products(weights, inputs, columns, out) },
-        }
+        dispatch!(floats: self, products(weights, inputs, columns, out))
     }
 
     /// For each of the columns of `weights`, `[rows, n]` with `n` up to [`MAX_ROWS`], the sum of the rows of `values`, `[rows, width]`,
@@ -121,28 +82,7 @@ impl Level {
         let n = out.len() / width;
         assert!((1..=MAX_ROWS).contains(&n) && out.len() == n * width, "the sums are whole rows, and few");
         assert_eq!(weights.len() * width, values.len() * n, "every row has its weights");
-        match self {
-            Self::Plain => plain::weighted_sums(weights, values, width, out),
-            // SAFETY: a `Level` of this name is only made where the processor has these instructions.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx2 | Self::AvxVnni => unsafe { x86::avx2::weighted_sums(weights, values, width, out) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx512 | Self::Avx512Vnni => unsafe { x86::avx512::weighted_sums(weights, values, width, out) },
-        }
-    }
-
-    /// The most inputs of a tile.
-    pub(crate) fn tile_inputs(self) -> usize {
-        match self {
-            Self::Plain => 4,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 | Self::AvxVnni => 6,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 | Self::Avx512Vnni => 12,
-        }
+        dispatch!(floats: self, weighted_sums(weights, values, width, out))
     }
 
     /// Adds to `sums`, `[n, TILE]` with `n` up to [`tile_inputs`](Self::tile_inputs), the products of `weights`, `[inner, TILE]`, with
@@ -151,64 +91,35 @@ impl Level {
         let n = sums.len() / TILE;
         assert!((1..=self.tile_inputs()).contains(&n) && sums.len() == n * TILE, "the sums are whole rows, and few");
         assert_eq!(weights.len() * n, inputs.len() * TILE, "weights and inputs are of one inner length");
-        match self {
-            Self::Plain => plain::tile(weights, inputs, sums),
-            // SAFETY: a `Level` of this name is only made where the processor has these instructions.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx2 | Self::AvxVnni => unsafe { x86::tiles::avx2::tile(weights, inputs, sums) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx512 | Self::Avx512Vnni => unsafe { x86::tiles::avx512::tile(weights, inputs, sums) },
-        }
+        dispatch!(floats: self, tile(weights, inputs, sums))
     }
 
-    /// Turns up to [`TILE`] rows of `inner` values, `stride` apart, into `out`, `[inner, TILE]`; rows that are missing are zeros.
-    pub(crate) fn turn(self, rows: &[f32], stride: usize, inner: usize, out: &mut [f32]) {
+    /// Transposes up to [`TILE`] rows of `inner` values, `stride` apart, into `out`, `[inner, TILE]`; missing rows become zeros.
+    pub(crate) fn transpose(self, rows: &[f32], stride: usize, inner: usize, out: &mut [f32]) {
         let n_rows = (rows.len() - inner) / stride + 1;
         assert!(n_rows <= TILE && inner <= stride && out.len() == inner * TILE, "a tile is as long as its rows");
-        let (places, full) = match self {
-            Self::Plain => (0, 0),
-            // SAFETY: a `Level` of this name is only made where the processor has these instructions.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx2 | Self::AvxVnni => unsafe { x86::tiles::avx2::turn(rows, stride, inner, out) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx512 | Self::Avx512Vnni => unsafe { x86::tiles::avx512::turn(rows, stride, inner, out) },
-        };
-        for (place, out) in out.chunks_exact_mut(TILE).enumerate() {
-            let first = if place < places { full } else { 0 };
+        let (whole_columns, whole_rows) = dispatch!(floats: self, transpose(rows, stride, inner, out));
+        for (column, out) in out.chunks_exact_mut(TILE).enumerate() {
+            let first = if column < whole_columns { whole_rows } else { 0 };
             for (row, out) in out.iter_mut().enumerate().skip(first) {
-                *out = if row < n_rows { rows[row * stride + place] } else { 0.0 };
+                *out = if row < n_rows { rows[row * stride + column] } else { 0.0 };
             }
         }
     }
 
-    /// As [`products`](Self::products), of quantised weights; `columns` are whole blocks. Inputs are not rounded.
+    /// As [`products`](Self::products), of quantised weights with f32 inputs; `columns` are whole blocks.
     pub(crate) fn block_products(self, weights: Blocks<'_>, inputs: &[f32], columns: usize, out: &mut [f32]) {
         let n = inputs.len() / columns;
         assert!((1..=MAX_ROWS).contains(&n) && inputs.len() == n * columns, "the inputs are whole rows, and few");
         assert!(columns.is_multiple_of(BLOCK), "a row is whole blocks");
         assert_eq!(weights.scales.len() * BLOCK * n, out.len() * columns, "there is a product for each pair of rows");
         assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
-        match self {
-            Self::Plain => plain::block_products(weights, inputs, columns, out),
-            // SAFETY: a `Level` of this name is only made where the processor has these instructions.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx2 | Self::AvxVnni => unsafe { x86::avx2::block_products(weights, inputs, columns, out) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx512 | Self::Avx512Vnni => unsafe { x86::avx512::block_products(weights, inputs, columns, out) },
-        }
+        dispatch!(floats: self, block_products(weights, inputs, columns, out))
     }
 
-    /// As [`block_products`](Self::block_products), of rounded inputs in [pairs](crate::rounded::Rounded::pairs).
-    pub(crate) fn rounded_products(self, weights: Blocks<'_>, inputs: &[Pair], columns: usize, out: &mut [f32]) {
+    /// As [`block_products`](Self::block_products), with quantised inputs in
+    /// [pairs](crate::quantized_activations::QuantizedActivations::pairs).
+    pub(crate) fn integer_products(self, weights: Blocks<'_>, inputs: &[BlockPair], columns: usize, out: &mut [f32]) {
         let n = inputs.len() / columns.div_ceil(2 * BLOCK);
         assert!(
             (1..=MAX_ROWS).contains(&n) && inputs.len() == n * columns.div_ceil(2 * BLOCK),
@@ -217,67 +128,25 @@ impl Level {
         assert!(columns.is_multiple_of(BLOCK), "a row is whole blocks");
         assert_eq!(weights.scales.len() * BLOCK * n, out.len() * columns, "there is a product for each pair of rows");
         assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
-        match self {
-            Self::Plain => plain::rounded_products(weights, inputs, columns, out),
-            // SAFETY: a `Level` of this name is only made where the processor has these instructions.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx2 | Self::Avx512 => unsafe { x86::bytes::avx2::products(weights, inputs, columns, out) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::AvxVnni => unsafe { x86::bytes::avx_vnni::products(weights, inputs, columns, out) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx512Vnni => unsafe { x86::vnni::products(weights, inputs, columns, out) },
-        }
+        dispatch!(integers: self, integer_products(weights, inputs, columns, out))
     }
 
-    /// Writes up to [`TILE`] rows of `per_row` blocks to `packed`, which has room for as many; rows that are missing are zeros.
-    pub(crate) fn pack(self, weights: Blocks<'_>, per_row: usize, packed: &mut Packed) {
+    /// Packs up to [`TILE`] rows of `per_row` blocks into `packed`; missing rows become zeros.
+    pub(crate) fn pack(self, weights: Blocks<'_>, per_row: usize, packed: &mut PackedTile) {
         let rows = weights.scales.len() / per_row;
         assert!((1..=TILE).contains(&rows) && weights.scales.len() == rows * per_row, "the rows are whole, and few");
         assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
         assert!(packed.bits == weights.bits && packed.scales.len() == per_row, "a tile is as long as its rows");
-        match self {
-            Self::Plain => plain::pack(weights, per_row, packed),
-            // SAFETY: a `Level` of this name is only made where the processor has these instructions.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx2 | Self::Avx512 => unsafe { x86::bytes::avx2::pack(weights, per_row, packed) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::AvxVnni => unsafe { x86::bytes::avx_vnni::pack(weights, per_row, packed) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx512Vnni => unsafe { x86::vnni::pack(weights, per_row, packed) },
-        }
+        dispatch!(integers: self, pack(weights, per_row, packed))
     }
 
     /// The products of a tile with each of up to [`PACKED_INPUTS`] inputs.
-    pub(crate) fn packed_products(self, packed: &Packed, inputs: &Group, out: &mut [[f32; TILE]]) {
+    pub(crate) fn packed_products(self, packed: &PackedTile, inputs: &RowGroup, out: &mut [[f32; TILE]]) {
         assert!((1..=PACKED_INPUTS).contains(&inputs.n) && out.len() == inputs.n, "the inputs are few");
         let n_blocks = packed.scales.len() * inputs.n;
-        assert!(inputs.scales.len() == n_blocks && inputs.below.len() == n_blocks, "inputs are as long as rows");
+        assert!(inputs.scales.len() == n_blocks && inputs.correction.len() == n_blocks, "inputs are as long as rows");
         assert_eq!(inputs.words.len() * BLOCK, n_blocks * BLOCK * BLOCK / 4, "every block has its codes");
-        match self {
-            Self::Plain => plain::packed_products(packed, inputs, out),
-            // SAFETY: a `Level` of this name is only made where the processor has these instructions.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx2 | Self::Avx512 => unsafe { x86::bytes::avx2::packed_products(packed, inputs, out) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::AvxVnni => unsafe { x86::bytes::avx_vnni::packed_products(packed, inputs, out) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "instructions that not every processor has")]
-            Self::Avx512Vnni => unsafe { x86::vnni::packed_products(packed, inputs, out) },
-        }
+        dispatch!(integers: self, packed_products(packed, inputs, out))
     }
 }
 

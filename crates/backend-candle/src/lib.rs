@@ -1,15 +1,14 @@
 //! candle behind the contract of `tandem-core`.
 //!
-//! - [`CandleBackend`] lists devices and loads checkpoints: Qwen2, Qwen3, Llama and Mistral from safetensors or GGUF.
-//! - `weights` reads a checkpoint into a `decoder`: projections that take the same input are one matrix.
-//! - `gguf` reads the weights of a GGUF file as they are stored.
-//! - `quantize` makes small integers of weights when they are loaded, for the dtypes int8 and int4.
-//! - `decoder` is the arithmetic of a pass over tokens, on candle's tensors; `linear`, `product`, `rotary`, `attention` and `elementwise`
-//!   are its parts, and `kernel` has the loops that candle runs on one thread or not at all.
-//! - `device_decoder` is the same arithmetic in candle's own operations, for CUDA.
-//! - `probe` shows what lies between the steps of a pass.
-//! - `foreign` runs what candle-transformers has and we have not: Gemma 2, Gemma 3 and Phi-3, with fewer abilities.
-//! - `session` and `cache` hold what a sequence has seen: keys and values are written in place, and a rewind is a number.
+//! - [`CandleBackend`] lists devices and loads models: Qwen2, Qwen3, Llama and Mistral from safetensors or GGUF, Gemma 2, Gemma 3 and Phi-3
+//!   from safetensors.
+//! - `weights` builds a decoder from a checkpoint, `gguf` from a GGUF file; `quantize` quantises weights to int8 and int4.
+//! - `decoder` is the forward pass, on candle's tensors. Its parts are `linear` (with `product` for many rows), `rotary`, `attention` and
+//!   `elementwise`; `kernel` has the inner loops for each instruction set.
+//! - `session` and `cache` hold the KV cache of a sequence, `model` what sessions share, and `probe` records activations.
+//! - `footprint` states how much memory a model takes.
+//! - `device_decoder` is the decoder in candle's own operations, for CUDA.
+//! - `transformers` runs models of candle-transformers, for benchmarks.
 
 mod attention;
 mod backend;
@@ -20,22 +19,22 @@ mod device_decoder;
 mod elementwise;
 mod error;
 mod float;
-mod foreign;
+mod footprint;
 mod gguf;
 mod kernel;
 mod linear;
 #[doc(hidden)]
 pub mod measured;
 mod model;
-mod peer;
 mod probe;
 mod product;
 mod quantize;
+mod quantized_activations;
 mod rotary;
-mod rounded;
 mod session;
+mod transformers;
 mod values;
 mod weights;
 
 pub use backend::CandleBackend;
-pub use peer::load_transformers;
+pub use transformers::load_transformers;

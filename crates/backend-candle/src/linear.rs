@@ -1,4 +1,7 @@
-//! Products with weights: of a few rows by loops that read each weight once in all threads, of many in tiles.
+//! Linear layers and their weights: a few rows of inputs are multiplied by kernels that read each weight once, divided among all threads;
+//! many rows go through tiles.
+//!
+//! With fast numerics, products with quantised weights quantise the inputs first where the instruction set makes that faster.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -11,22 +14,22 @@ use tandem_core::DType;
 use tandem_core::arena::{Arena, Slab};
 use tandem_core::backend::{Numerics, Stage};
 
-use crate::decoder::Seen;
-use crate::elementwise;
+use crate::decoder::Activation;
+use crate::elementwise::{self, GateActivation};
 use crate::float::Float;
-use crate::kernel::{Level, MAX_ROWS};
-use crate::product::{Weights, product, rounded_product};
+use crate::kernel::{Isa, MAX_ROWS};
+use crate::product::{Weights, integer_product, product};
 use crate::quantize::{BLOCK, Bits, Blocks};
-use crate::rounded::Rounded;
+use crate::quantized_activations::QuantizedActivations;
 use crate::values::{Values, tensor, zeros};
 
-/// Rows of inputs up to which weights are read once for every eight of them, rather than turned into tiles.
+/// The most rows of inputs that are multiplied eight at a time, rather than with weights transposed into tiles.
 const FEW_ROWS: usize = 16;
 
-/// The least number of weights that is worth a thread's attention.
-const WORTH_A_THREAD: usize = 1 << 15;
+/// The least number of weights of a task.
+const MIN_TASK_WEIGHTS: usize = 1 << 15;
 
-/// Bytes of weights that a thread reads before it looks for more: so few that none waits long for the last, some ten microseconds.
+/// Bytes of weights of a task: few enough that threads do not wait long for the last one, some ten microseconds.
 const TASK_BYTES: usize = 512 << 10;
 
 /// A projection: `x Wᵀ + b`.
@@ -38,19 +41,19 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
-    /// Of `x`, `[rows, inputs]`: `[rows, outputs]`.
+    /// Applies it to `x`, `[rows, inputs]`: `[rows, outputs]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.weights.product(x, self.bias.as_deref())
     }
 }
 
-/// Room for what lies between the two products of an MLP, which a prompt's passes have in turns: memory that is new each time has to be
-/// given and cleared by the system first.
+/// Scratch buffers between the two products of an MLP, reused by successive forward passes, since the system has to allocate and clear
+/// new memory first.
 #[derive(Default)]
-pub(crate) struct Rooms(Mutex<Vec<Room>>);
+pub(crate) struct ScratchPool(Mutex<Vec<Scratch>>);
 
 #[derive(Default)]
-struct Room {
+struct Scratch {
     /// `[n, 2 * intermediate_size]`
     gate_up: Vec<f32>,
     /// `[n, intermediate_size]`
@@ -58,54 +61,61 @@ struct Room {
     packed: Vec<f32>,
 }
 
-/// Is shown values, `[n, width]`, with their width.
-pub(crate) type See<'s> = dyn FnMut(Seen, &[f32], usize) -> Result<()> + 's;
+/// Receives an activation, `[n, width]`, and its width.
+pub(crate) type OnActivation<'s> = dyn FnMut(Activation, &[f32], usize) -> Result<()> + 's;
 
-impl Rooms {
-    /// `down(silu(gate(x)) * up(x))` of `x`, `[n, hidden_size]`. `see` is shown both products on the way, with the width of a row.
-    pub(crate) fn mlp(&self, gate_up: &Linear, down: &Linear, x: &Tensor, see: &mut See<'_>) -> Result<Tensor> {
+impl ScratchPool {
+    /// `down(activation(gate(x)) * up(x))` of `x`, `[n, hidden_size]`. `observe` receives the activations in between.
+    pub(crate) fn mlp(
+        &self,
+        gate_up: &Linear,
+        activation: GateActivation,
+        down: &Linear,
+        x: &Tensor,
+        observe: &mut OnActivation<'_>,
+    ) -> Result<Tensor> {
         let (n, columns) = x.dims2()?;
         let width = down.weights.columns;
         if columns != gate_up.weights.columns || gate_up.weights.rows != 2 * width {
-            candle_core::bail!("an MLP of {} and {width} for {columns} inputs", gate_up.weights.rows);
+            candle_core::bail!("an MLP of {} and {width} columns cannot take {columns} inputs", gate_up.weights.rows);
         }
-        let of_others = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Passes of several sessions at once have one each.
-        let mut own = of_others().pop().unwrap_or_default();
-        let both = room(&mut own.gate_up, 2 * n * width);
+        let pool = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Concurrent sessions take one each.
+        let mut own = pool().pop().unwrap_or_default();
+        let both = scratch_slice(&mut own.gate_up, 2 * n * width);
         gate_up.weights.write_product(&Values::of(x)?, gate_up.bias.as_deref(), &mut own.packed, both)?;
-        see(Seen::GateUp, both, 2 * width)?;
-        let gated = room(&mut own.gated, n * width);
-        elementwise::gated(both, width, gated);
-        see(Seen::Is(Stage::Activation), gated, width)?;
+        observe(Activation::GateUp, both, 2 * width)?;
+        let gated = scratch_slice(&mut own.gated, n * width);
+        elementwise::gated(activation, both, width, gated);
+        observe(Activation::Stage(Stage::Activation), gated, width)?;
         let mut out = zeros(n * down.weights.rows);
         down.weights.write_product(gated, down.bias.as_deref(), &mut own.packed, &mut out)?;
-        of_others().push(own);
+        pool().push(own);
         tensor(out, (n, down.weights.rows))
     }
 }
 
-/// The first `n` places of `values`, which grows where it must; what they hold is of earlier uses.
-fn room(values: &mut Vec<f32>, n: usize) -> &mut [f32] {
+/// The first `n` values of `values`, which grows if necessary; their contents are left over from earlier uses.
+fn scratch_slice(values: &mut Vec<f32>, n: usize) -> &mut [f32] {
     if values.len() < n {
         *values = zeros(n);
     }
     &mut values[..n]
 }
 
-/// Weights, `[rows, columns]`, each row those of one output.
+/// A weight matrix, `[rows, columns]`, with one row for each output.
 pub(crate) struct Matrix {
     stored: Stored,
     rows: usize,
     columns: usize,
-    level: Level,
-    /// What products with quantised weights may do with inputs.
+    isa: Isa,
+    /// Whether products with quantised weights may quantise their inputs.
     numerics: Numerics,
-    /// What is added to every weight of a block, `[rows, columns / BLOCK]`: a matrix of its own, which meets the sums of inputs.
+    /// An offset for the weights of each block, `[rows, columns / BLOCK]`: a matrix that is multiplied with the sums of inputs.
     offsets: Option<Box<Matrix>>,
 }
 
-/// What weights are in memory: see [`Weights`].
+/// Weights in memory, see [`Weights`].
 pub(crate) enum Stored {
     F32(Slab<f32>),
     F16(Slab<f16>),
@@ -119,7 +129,7 @@ pub(crate) enum Stored {
 }
 
 impl Stored {
-    /// `n` floats in `arena`: f16 or bf16 whose bits `halves` writes where that is their `dtype`, and else f32 that `floats` writes.
+    /// `n` floats in `arena`: for f16 and bf16 `halves` writes their bits, for any other `dtype` `floats` writes f32.
     pub(crate) fn floats(
         dtype: DType,
         arena: &Arena,
@@ -167,9 +177,9 @@ impl Stored {
 }
 
 impl Matrix {
-    /// Takes what is `stored`, row-major; of quantised values, `columns` are whole blocks.
+    /// A matrix of `stored`, row-major; for quantised weights, `columns` must be whole blocks.
     pub(crate) fn new(stored: Stored, rows: usize, columns: usize, numerics: Numerics) -> Self {
-        Self { stored, rows, columns, level: Level::detect(), numerics, offsets: None }
+        Self { stored, rows, columns, isa: Isa::current(), numerics, offsets: None }
     }
 
     /// The same with `offsets`, `[rows, columns / BLOCK]`, added to the weights of each block.
@@ -178,12 +188,12 @@ impl Matrix {
         Self { offsets: Some(Box::new(offsets)), ..self }
     }
 
-    /// What its weights are in memory.
+    /// The dtype of its weights in memory.
     pub(crate) fn dtype(&self) -> DType {
         self.stored.dtype()
     }
 
-    /// The weights as they are, `[rows, columns]`.
+    /// The weights as a tensor, `[rows, columns]`.
     ///
     /// # Errors
     /// When they are quantised.
@@ -193,7 +203,7 @@ impl Matrix {
             Stored::F32(values) => Tensor::from_slice(&values, shape, &Device::Cpu),
             Stored::F16(values) => Tensor::from_slice(&values, shape, &Device::Cpu),
             Stored::Bf16(values) => Tensor::from_slice(&values, shape, &Device::Cpu),
-            Stored::Blocks { .. } => candle_core::bail!("weights that are quantised stay on the processor"),
+            Stored::Blocks { .. } => candle_core::bail!("quantised weights cannot be moved from the processor"),
         }
     }
 
@@ -222,34 +232,34 @@ impl Matrix {
     pub(crate) fn product(&self, x: &Tensor, bias: Option<&[f32]>) -> Result<Tensor> {
         let (n, columns) = x.dims2()?;
         if columns != self.columns {
-            candle_core::bail!("{columns} inputs for {} weights in a row", self.columns);
+            candle_core::bail!("{columns} inputs do not match rows of {} weights", self.columns);
         }
         let mut out = zeros(n * self.rows);
         self.write_product(&Values::of(x)?, bias, &mut Vec::new(), &mut out)?;
         tensor(out, (n, self.rows))
     }
 
-    /// As [`product`](Self::product), of whole rows `x` to `out`; `packed` is room that is enlarged where it must be.
+    /// As [`product`](Self::product), of whole rows `x` into `out`; `packed` is scratch memory that grows if necessary.
     fn write_product(&self, x: &[f32], bias: Option<&[f32]>, packed: &mut Vec<f32>, out: &mut [f32]) -> Result<()> {
         let (columns, n) = (self.columns, x.len() / self.columns);
         match self.stored.weights() {
-            Weights::Blocks(blocks) if self.numerics == Numerics::Fast && self.level.rounds() => {
-                self.write_rounded(blocks, x, out);
+            Weights::Blocks(blocks) if self.numerics == Numerics::Fast && self.isa.quantizes_activations() => {
+                self.write_integer_product(blocks, x, out);
             }
             weights if n <= FEW_ROWS => {
                 for (x, out) in x.chunks(MAX_ROWS * columns).zip(out.chunks_mut(MAX_ROWS * self.rows)) {
                     self.product_of_few(weights, x.len() / columns, out, |rows, out| {
                         let own = rows.start * columns..rows.end * columns;
                         match weights {
-                            Weights::F32(values) => self.level.products(&values[own], x, columns, out),
-                            Weights::F16(values) => self.level.products(&values[own], x, columns, out),
-                            Weights::Bf16(values) => self.level.products(&values[own], x, columns, out),
-                            Weights::Blocks(blocks) => self.level.block_products(blocks.rows(rows, columns), x, columns, out),
+                            Weights::F32(values) => self.isa.products(&values[own], x, columns, out),
+                            Weights::F16(values) => self.isa.products(&values[own], x, columns, out),
+                            Weights::Bf16(values) => self.isa.products(&values[own], x, columns, out),
+                            Weights::Blocks(blocks) => self.isa.block_products(blocks.rows(rows, columns), x, columns, out),
                         }
                     });
                 }
             }
-            weights => product(self.level, weights, x, columns, room(packed, x.len()), out),
+            weights => product(self.isa, weights, x, columns, scratch_slice(packed, x.len()), out),
         }
         if let Some(offsets) = &self.offsets {
             let sums = x.as_chunks::<BLOCK>().0.iter().map(|block| block.iter().sum()).collect();
@@ -264,20 +274,20 @@ impl Matrix {
         Ok(())
     }
 
-    /// Of inputs that are rounded first.
-    fn write_rounded(&self, weights: Blocks<'_>, x: &[f32], out: &mut [f32]) {
-        let inputs = Rounded::new(x, self.columns);
+    /// As [`write_product`](Self::write_product), with quantised activations.
+    fn write_integer_product(&self, weights: Blocks<'_>, x: &[f32], out: &mut [f32]) {
+        let inputs = QuantizedActivations::new(x, self.columns);
         let n = x.len() / self.columns;
         if n > MAX_ROWS {
-            return rounded_product(self.level, weights, &inputs, out);
+            return integer_product(self.isa, weights, &inputs, out);
         }
         let inputs = inputs.pairs(weights.bits.offset());
         self.product_of_few(Weights::Blocks(weights), n, out, |rows, out| {
-            self.level.rounded_products(weights.rows(rows, self.columns), &inputs, self.columns, out);
+            self.isa.integer_products(weights.rows(rows, self.columns), &inputs, self.columns, out);
         });
     }
 
-    /// Of `n` inputs, up to [`MAX_ROWS`]; every thread has `products` of some rows of weights with all of them, `[rows, n]`.
+    /// The product of up to [`MAX_ROWS`] inputs, `n` of them: each task calls `products` for some rows of weights, `[rows, n]`.
     fn product_of_few(
         &self,
         weights: Weights<'_>,
@@ -286,7 +296,7 @@ impl Matrix {
         products: impl Fn(Range<usize>, &mut [f32]) + Sync,
     ) {
         let tasks = (4 * rayon::current_num_threads()).max(weights.bytes() / TASK_BYTES);
-        let share = self.rows.div_ceil(tasks).next_multiple_of(4).max(WORTH_A_THREAD.div_ceil(self.columns));
+        let share = self.rows.div_ceil(tasks).next_multiple_of(4).max(MIN_TASK_WEIGHTS.div_ceil(self.columns));
         let by_weight = |out: &mut [f32]| {
             out.par_chunks_mut(share * n).with_max_len(1).enumerate().for_each(|(i, out)| {
                 products(i * share..i * share + out.len() / n, out);
@@ -295,10 +305,10 @@ impl Matrix {
         if n == 1 {
             return by_weight(out);
         }
-        let mut turned = vec![0.0; out.len()];
-        by_weight(&mut turned);
+        let mut transposed = vec![0.0; out.len()];
+        by_weight(&mut transposed);
         for (i, out) in out.chunks_exact_mut(self.rows).enumerate() {
-            out.iter_mut().zip(turned[i..].iter().step_by(n)).for_each(|(out, value)| *out = *value);
+            out.iter_mut().zip(transposed[i..].iter().step_by(n)).for_each(|(out, value)| *out = *value);
         }
     }
 }

@@ -1,18 +1,18 @@
-//! The inner loops as the bench `kernels` of `tandem-bench` times them. No interface: it changes as they do.
+//! The kernels for the bench `kernels` of `tandem-bench`; not a stable interface.
 
 use candle_core::{Result, Tensor};
 use half::bf16;
 
-use crate::attention::Sight;
-use crate::kernel::Level;
+use crate::attention::{CausalMask, Scoring};
+use crate::kernel::Isa;
 use crate::product;
 use crate::quantize::{BLOCK, Bits, Blocks};
-use crate::rounded::Rounded;
+use crate::quantized_activations::QuantizedActivations;
 use crate::values::zeros;
 
-/// A set of instructions that this processor has.
+/// An instruction set of this processor.
 #[derive(Clone, Copy, Debug)]
-pub struct Instructions(Level);
+pub struct Instructions(Isa);
 
 /// Weights of 8 or 4 bits.
 #[derive(Clone, Debug)]
@@ -23,9 +23,9 @@ pub struct Quantized {
 }
 
 impl Instructions {
-    /// Every one, the best last.
+    /// All that this processor has, the best last.
     pub fn all() -> Vec<Self> {
-        Level::all().into_iter().map(Self).collect()
+        Isa::all().into_iter().map(Self).collect()
     }
 
     /// `weights`, `[rows, columns]`, times a few `inputs`, `[n, columns]`, on one thread: `[rows, n]`.
@@ -33,25 +33,25 @@ impl Instructions {
         self.0.products(weights, inputs, columns, out);
     }
 
-    /// As [`products`](Self::products), widened as they are read.
+    /// As [`products`](Self::products), of bf16 weights.
     pub fn bf16_products(self, weights: &[bf16], inputs: &[f32], columns: usize, out: &mut [f32]) {
         self.0.products(weights, inputs, columns, out);
     }
 
-    /// As [`products`](Self::products).
+    /// As [`products`](Self::products), of quantised weights.
     pub fn block_products(self, weights: &Quantized, inputs: &[f32], columns: usize, out: &mut [f32]) {
         self.0.block_products(weights.blocks(), inputs, columns, out);
     }
 
-    /// As [`block_products`](Self::block_products), with `inputs` rounded first.
-    pub fn rounded_products(self, weights: &Quantized, inputs: &[f32], columns: usize, out: &mut [f32]) {
-        let inputs = Rounded::new(inputs, columns).pairs(weights.bits.offset());
-        self.0.rounded_products(weights.blocks(), &inputs, columns, out);
+    /// As [`block_products`](Self::block_products), with quantised activations.
+    pub fn integer_products(self, weights: &Quantized, inputs: &[f32], columns: usize, out: &mut [f32]) {
+        let inputs = QuantizedActivations::new(inputs, columns).pairs(weights.bits.offset());
+        self.0.integer_products(weights.blocks(), &inputs, columns, out);
     }
 
-    /// As [`block_product`](Self::block_product), with `inputs` rounded first.
-    pub fn rounded_product(self, weights: &Quantized, inputs: &[f32], columns: usize, out: &mut [f32]) {
-        product::rounded_product(self.0, weights.blocks(), &Rounded::new(inputs, columns), out);
+    /// As [`block_product`](Self::block_product), with quantised activations.
+    pub fn integer_product(self, weights: &Quantized, inputs: &[f32], columns: usize, out: &mut [f32]) {
+        product::integer_product(self.0, weights.blocks(), &QuantizedActivations::new(inputs, columns), out);
     }
 
     /// `weights`, `[rows, columns]`, times many `inputs`, `[n, columns]`, on the threads of the current pool: `[n, rows]`.
@@ -59,29 +59,29 @@ impl Instructions {
         product::product(self.0, product::Weights::F32(weights), inputs, columns, &mut zeros(inputs.len()), out);
     }
 
-    /// As [`product`](Self::product), widened as they are read.
+    /// As [`product`](Self::product), of bf16 weights.
     pub fn bf16_product(self, weights: &[bf16], inputs: &[f32], columns: usize, out: &mut [f32]) {
         product::product(self.0, product::Weights::Bf16(weights), inputs, columns, &mut zeros(inputs.len()), out);
     }
 
-    /// As [`product`](Self::product).
+    /// As [`product`](Self::product), of quantised weights.
     pub fn block_product(self, weights: &Quantized, inputs: &[f32], columns: usize, out: &mut [f32]) {
         product::product(self.0, product::Weights::Blocks(weights.blocks()), inputs, columns, &mut zeros(inputs.len()), out);
     }
 }
 
 impl Quantized {
-    /// Whole blocks of weights in eight bits.
+    /// Quantises whole blocks of weights to 8 bits.
     pub fn eight(weights: &[f32]) -> Self {
         Self::new(Bits::Eight, weights)
     }
 
-    /// Whole blocks of weights in four bits.
+    /// Quantises whole blocks of weights to 4 bits.
     pub fn four(weights: &[f32]) -> Self {
         Self::new(Bits::Four, weights)
     }
 
-    /// The weights that they stand for.
+    /// Writes the dequantised weights to `out`.
     pub fn dequantize(&self, out: &mut [f32]) {
         self.blocks().dequantize(out);
     }
@@ -101,7 +101,8 @@ impl Quantized {
 /// `queries` are `[heads, n, head_dim]`, `keys` and `values` `[kv_heads, n_past + n, head_dim]`.
 ///
 /// # Errors
-/// Tensors that are not on the processor or have gaps.
+/// Tensors that are not on the processor or not contiguous.
 pub fn attention(queries: &Tensor, keys: &Tensor, values: &Tensor, n_past: usize) -> Result<Tensor> {
-    crate::attention::attention(queries, keys, values, Sight { n_past, window: None })
+    let scoring = Scoring { scale: 1.0 / (queries.dim(2)? as f32).sqrt(), softcap: None };
+    crate::attention::attention(queries, keys, values, CausalMask { n_past, window: None }, scoring)
 }

@@ -1,16 +1,17 @@
-//! A loaded checkpoint.
+//! A loaded model.
 
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use rayon::ThreadPool;
 use tandem_core::backend::{HiddenStates, Probe, ProbePoint, Prober, TokenBatch};
+use tandem_core::sequence::PREFILL_CHUNK;
 use tandem_core::{CancelToken, Device, Error, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
-use crate::attention::Sight;
-use crate::decoder::{Attended, Decode, Span};
+use crate::attention::CausalMask;
+use crate::decoder::{Decode, QkvHeads, Span};
 use crate::error::Doing;
-use crate::session::{CandleSession, PASS};
+use crate::session::CandleSession;
 use crate::values::Values;
 
 /// A model on candle.
@@ -28,18 +29,18 @@ pub(crate) struct Loaded {
 impl Loaded {
     /// The hidden states of `sequences` after the last norm, one after the other.
     ///
-    /// Short ones share a pass, so that the projections see many rows; each attends to its own.
+    /// Short sequences share a forward pass, so that the projections have many rows; each attends to itself only.
     fn encode(&self, sequences: &[&[TokenId]], cancel: &CancelToken, out: &mut Vec<f32>) -> Result<()> {
         const DOING: &str = "to encode";
         let tokens = sequences.concat();
         let mut spans: Vec<Span> = Vec::with_capacity(sequences.len());
         for sequence in sequences {
             let start = spans.last().map_or(0, |span| span.rows.end);
-            spans.push(Span { rows: start..start + sequence.len(), first_position: 0, n_wanted: sequence.len() });
+            spans.push(Span { rows: start..start + sequence.len(), first_position: 0, n_outputs: sequence.len() });
         }
-        let states = self.decoder.forward(&tokens, &spans, cancel, &mut |attended: Attended| {
-            let sight = Sight { n_past: attended.first_query, window: attended.window };
-            self.decoder.attention(&attended.queries, &attended.keys, &attended.values, sight)
+        let states = self.decoder.forward(&tokens, &spans, cancel, &mut |heads: QkvHeads| {
+            let mask = CausalMask { n_past: heads.first_query, window: heads.window };
+            self.decoder.attention(&heads.queries, &heads.keys, &heads.values, mask)
         });
         let states = states.doing(DOING)?.ok_or(Error::Cancelled)?;
         self.push_normed(&states, out)
@@ -52,11 +53,11 @@ impl Loaded {
         Ok(())
     }
 
-    /// The hidden states of a sequence that is longer than one pass.
+    /// The hidden states of a sequence of more than [`PREFILL_CHUNK`].
     fn encode_long(self: &Arc<Self>, sequence: &[TokenId], cancel: &CancelToken, out: &mut Vec<f32>) -> Result<()> {
         let options = SessionOptions::new().with_context_length(sequence.len()).with_cancel(cancel.clone());
         let mut session = CandleSession::new(Arc::clone(self), &options)?;
-        session.pass_over(sequence, sequence.len(), &mut |states| self.push_normed(states, out))
+        session.forward_chunked(sequence, sequence.len(), &mut |states| self.push_normed(states, out))
     }
 }
 
@@ -76,10 +77,10 @@ impl Model for CandleModel {
             let mut together: Vec<&[TokenId]> = Vec::new();
             for sequence in batch.sequences() {
                 let n: usize = together.iter().map(|sequence| sequence.len()).sum();
-                if n > 0 && n + sequence.len() > PASS {
+                if n > 0 && n + sequence.len() > PREFILL_CHUNK {
                     self.loaded.encode(&std::mem::take(&mut together), cancel, &mut values)?;
                 }
-                if sequence.len() > PASS {
+                if sequence.len() > PREFILL_CHUNK {
                     self.loaded.encode_long(sequence, cancel, &mut values)?;
                 } else {
                     together.push(sequence);

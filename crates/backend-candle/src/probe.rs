@@ -1,69 +1,69 @@
-//! A pass that is watched: the values between the steps of the decoder, as the contract names them.
+//! Probing: a forward pass whose hooks record activations under the names of the contract.
 
 use candle_core::{Result, Tensor};
 use tandem_core::backend::{Probe, ProbePoint, Stage};
 use tandem_core::{CancelToken, TokenId};
 
-use crate::attention::{Sight, attention};
-use crate::decoder::{Attended, Decode, Decoder, Pass, Seen, Span};
+use crate::attention::CausalMask;
+use crate::decoder::{Activation, Decode, Decoder, ForwardHooks, QkvHeads, Span};
 use crate::elementwise::norm_in_place;
 use crate::values::Values;
 
-/// What one pass over `tokens` computes at `points`, in the order of computation.
+/// What one forward pass over `tokens` computes at `points`, in the order of computation.
 pub(crate) fn probe(decoder: &Decoder, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
-    let mut watch = Watch { decoder, tokens, points, probes: Vec::new() };
-    let spans = [Span { rows: 0..tokens.len(), first_position: 0, n_wanted: tokens.len() }];
-    if let Some(states) = decoder.forward(tokens, &spans, &CancelToken::new(), &mut watch)? {
-        watch.keep(ProbePoint { layer: None, stage: Stage::FinalNorm }, &decoder.normed(&states)?)?;
-        if watch.wants(ProbePoint { layer: None, stage: Stage::Logits }) {
-            watch.keep(ProbePoint { layer: None, stage: Stage::Logits }, &decoder.logits(&states)?)?;
+    let mut hooks = RecordingHooks { decoder, tokens, points, probes: Vec::new() };
+    let spans = [Span { rows: 0..tokens.len(), first_position: 0, n_outputs: tokens.len() }];
+    if let Some(states) = decoder.forward(tokens, &spans, &CancelToken::new(), &mut hooks)? {
+        hooks.record(ProbePoint { layer: None, stage: Stage::FinalNorm }, &decoder.normed(&states)?)?;
+        if hooks.is_requested(ProbePoint { layer: None, stage: Stage::Logits }) {
+            hooks.record(ProbePoint { layer: None, stage: Stage::Logits }, &decoder.logits(&states)?)?;
         }
     }
-    Ok(watch.probes)
+    Ok(hooks.probes)
 }
 
-struct Watch<'p> {
+struct RecordingHooks<'p> {
     decoder: &'p Decoder,
     tokens: &'p [TokenId],
     points: &'p [ProbePoint],
     probes: Vec<Probe>,
 }
 
-impl Watch<'_> {
-    fn wants(&self, point: ProbePoint) -> bool {
+impl RecordingHooks<'_> {
+    fn is_requested(&self, point: ProbePoint) -> bool {
         self.points.contains(&point)
     }
 
-    /// Keeps `value`, `[n, width]`.
-    fn keep(&mut self, point: ProbePoint, value: &Tensor) -> Result<()> {
-        if self.wants(point) {
+    /// Records `value`, `[n, width]`, if `point` is requested.
+    fn record(&mut self, point: ProbePoint, value: &Tensor) -> Result<()> {
+        if self.is_requested(point) {
             let values = Values::of(value)?.to_vec();
             self.probes.push(Probe::new(point, values, self.tokens));
         }
         Ok(())
     }
 
-    /// Keeps the columns `from..from + width` of `value`, `[n, more]`.
-    fn keep_columns(&mut self, point: ProbePoint, value: &Tensor, from: usize, width: usize) -> Result<()> {
-        if self.wants(point) {
-            self.keep(point, &value.narrow(1, from, width)?.contiguous()?)?;
+    /// Records the columns `from..from + width` of `value`.
+    fn record_columns(&mut self, point: ProbePoint, value: &Tensor, from: usize, width: usize) -> Result<()> {
+        if self.is_requested(point) {
+            self.record(point, &value.narrow(1, from, width)?.contiguous()?)?;
         }
         Ok(())
     }
 
-    /// Queries, keys and values of the fused product, and their norms, which the decoder computes together with the turn.
-    fn projected(&mut self, layer: usize, value: &Tensor) -> Result<()> {
+    /// Records queries, keys and values of the fused projection, and their norms, which the decoder computes together with the rotation.
+    fn record_qkv(&mut self, layer: usize, value: &Tensor) -> Result<()> {
         let heads = &self.decoder.heads;
         let (queries, keys) = (heads.queries * heads.head_dim, heads.keys * heads.head_dim);
         let at = |stage| ProbePoint { layer: Some(layer), stage };
-        self.keep_columns(at(Stage::Query), value, 0, queries)?;
-        self.keep_columns(at(Stage::Key), value, queries, keys)?;
-        self.keep_columns(at(Stage::Value), value, queries + keys, keys)?;
+        self.record_columns(at(Stage::Query), value, 0, queries)?;
+        self.record_columns(at(Stage::Key), value, queries, keys)?;
+        self.record_columns(at(Stage::Value), value, queries + keys, keys)?;
         let Some((query_norm, key_norm)) = &self.decoder.layers[layer].qk_norms else { return Ok(()) };
         for (stage, weight, from, width) in
             [(Stage::QueryNorm, query_norm, 0, queries), (Stage::KeyNorm, key_norm, queries, keys)]
         {
-            if self.wants(at(stage)) {
+            if self.is_requested(at(stage)) {
                 let mut values = Values::of(&value.narrow(1, from, width)?.contiguous()?)?.to_vec();
                 let eps = self.decoder.rms_norm_eps;
                 values.chunks_exact_mut(weight.len()).for_each(|head| norm_in_place(head, weight, eps));
@@ -74,33 +74,33 @@ impl Watch<'_> {
     }
 }
 
-impl Pass for Watch<'_> {
-    fn attend(&mut self, attended: Attended) -> Result<Tensor> {
-        let at = |stage| ProbePoint { layer: Some(attended.layer), stage };
-        for (stage, value) in [(Stage::QueryRope, &attended.queries), (Stage::KeyRope, &attended.keys)] {
-            if self.wants(at(stage)) {
+impl ForwardHooks for RecordingHooks<'_> {
+    fn attend(&mut self, heads: QkvHeads) -> Result<Tensor> {
+        let at = |stage| ProbePoint { layer: Some(heads.layer), stage };
+        for (stage, value) in [(Stage::QueryRope, &heads.queries), (Stage::KeyRope, &heads.keys)] {
+            if self.is_requested(at(stage)) {
                 // `[heads, n, head_dim]` to `[n, heads * head_dim]`
-                self.keep(at(stage), &value.transpose(0, 1)?.contiguous()?.flatten_from(1)?)?;
+                self.record(at(stage), &value.transpose(0, 1)?.contiguous()?.flatten_from(1)?)?;
             }
         }
-        let sight = Sight { n_past: 0, window: attended.window };
-        attention(&attended.queries, &attended.keys, &attended.values, sight)
+        let mask = CausalMask { n_past: 0, window: heads.window };
+        self.decoder.attention(&heads.queries, &heads.keys, &heads.values, mask)
     }
 
-    fn watches(&self) -> bool {
+    fn is_observed(&self) -> bool {
         true
     }
 
-    fn see(&mut self, layer: Option<usize>, what: Seen, value: &Tensor) -> Result<()> {
+    fn on_activation(&mut self, layer: Option<usize>, what: Activation, value: &Tensor) -> Result<()> {
         let stage = match what {
-            Seen::Is(stage) => stage,
-            Seen::Projected => return layer.map_or(Ok(()), |layer| self.projected(layer, value)),
-            Seen::GateUp => {
+            Activation::Stage(stage) => stage,
+            Activation::Qkv => return layer.map_or(Ok(()), |layer| self.record_qkv(layer, value)),
+            Activation::GateUp => {
                 let width = value.dim(1)? / 2;
-                self.keep_columns(ProbePoint { layer, stage: Stage::Gate }, value, 0, width)?;
-                return self.keep_columns(ProbePoint { layer, stage: Stage::Up }, value, width, width);
+                self.record_columns(ProbePoint { layer, stage: Stage::Gate }, value, 0, width)?;
+                return self.record_columns(ProbePoint { layer, stage: Stage::Up }, value, width, width);
             }
         };
-        self.keep(ProbePoint { layer, stage }, value)
+        self.record(ProbePoint { layer, stage }, value)
     }
 }

@@ -1,9 +1,9 @@
 //! Products of weights with many rows of inputs, in tiles.
 //!
-//! The order of the loops is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008): inputs are packed
-//! once, a slice of some rows of weights is turned, or dequantised and turned, into the cache that is nearest, and meets all inputs there.
-//! So blocks cost hardly more than floats: each is dequantised once for all inputs. Where inputs are rounded, blocks stay whole numbers
-//! and cost less.
+//! The loop order is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008): inputs are packed once; a
+//! slice of some rows of weights is transposed (and dequantised) into the nearest cache and multiplied with all inputs there. Each block
+//! is dequantised once for all inputs, so a prompt is hardly slower in int4 than in f32. With quantised activations, blocks stay integers
+//! and are faster still.
 
 use std::ops::Range;
 
@@ -11,20 +11,20 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use crate::float::Float;
-use crate::kernel::{Level, PACKED_INPUTS, Packed, TILE};
+use crate::kernel::{Isa, PACKED_INPUTS, PackedTile, TILE};
 use crate::quantize::{BLOCK, Blocks};
-use crate::rounded::Rounded;
+use crate::quantized_activations::QuantizedActivations;
 
-/// Weights of a row that a tile takes at a time: whole blocks. A tile of them is 56 KB.
+/// Columns of weights of a tile that are processed at a time: whole blocks. They are 56 KB.
 const SLICE: usize = 14 * BLOCK;
 
-/// The most tiles of a task: its sums, [`TILE`] of each for each input, stay in a cache too.
+/// The most tiles of a task, so that its sums, [`TILE`] for each tile and input, stay in a cache too.
 const TASK: usize = 14;
 
 /// Weights, `[rows, columns]`.
 #[derive(Clone, Copy)]
 pub(crate) enum Weights<'m> {
-    /// Row-major, as the next two.
+    /// Row-major, like the next two.
     F32(&'m [f32]),
     F16(&'m [f16]),
     Bf16(&'m [bf16]),
@@ -33,7 +33,7 @@ pub(crate) enum Weights<'m> {
 }
 
 impl Weights<'_> {
-    /// What they take in memory.
+    /// Their size in memory.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::F32(values) => size_of_val(*values),
@@ -44,28 +44,28 @@ impl Weights<'_> {
     }
 }
 
-/// `out = x Wᵀ` for `x` of `[n, columns]` and weights of `[rows, columns]`, on all threads: `out` is `[n, rows]`. `packed` has places for
-/// as many values as `x`, and is overwritten.
-pub(crate) fn product(level: Level, weights: Weights<'_>, x: &[f32], columns: usize, packed: &mut [f32], out: &mut [f32]) {
+/// `out = x Wᵀ` for `x` of `[n, columns]` and weights of `[rows, columns]`, on all threads: `out` is `[n, rows]`. `packed` is scratch
+/// memory as long as `x`.
+pub(crate) fn product(isa: Isa, weights: Weights<'_>, x: &[f32], columns: usize, packed: &mut [f32], out: &mut [f32]) {
     let n = x.len() / columns;
-    pack(level, x, columns, packed);
-    let task = Task { level, weights, columns, packed, n };
+    pack(isa, x, columns, packed);
+    let task = Task { isa, weights, columns, packed, n };
     in_tasks(n, out, |first, out| task.run(first, out));
 }
 
-/// As [`product`], of rounded inputs.
-pub(crate) fn rounded_product(level: Level, weights: Blocks<'_>, inputs: &Rounded, out: &mut [f32]) {
+/// As [`product`], with quantised activations.
+pub(crate) fn integer_product(isa: Isa, weights: Blocks<'_>, inputs: &QuantizedActivations, out: &mut [f32]) {
     let per_row = inputs.per_row;
     let groups = inputs.groups(weights.bits.offset(), PACKED_INPUTS);
     in_tasks(inputs.codes.len() / per_row, out, |first, out| {
         let rows = out[0].len();
-        let mut packed = Packed::new(weights.bits, per_row * BLOCK);
+        let mut packed = PackedTile::new(weights.bits, per_row * BLOCK);
         for start in (0..rows).step_by(TILE) {
             let own = start..rows.min(start + TILE);
-            level.pack(weights.rows(first + own.start..first + own.end, per_row * BLOCK), per_row, &mut packed);
+            isa.pack(weights.rows(first + own.start..first + own.end, per_row * BLOCK), per_row, &mut packed);
             for (inputs, out) in groups.iter().zip(out.chunks_mut(PACKED_INPUTS)) {
                 let mut products = [[0.0; TILE]; PACKED_INPUTS];
-                level.packed_products(&packed, inputs, &mut products[..inputs.n]);
+                isa.packed_products(&packed, inputs, &mut products[..inputs.n]);
                 for (out, products) in out.iter_mut().zip(&products) {
                     out[own.clone()].copy_from_slice(&products[..own.len()]);
                 }
@@ -74,7 +74,7 @@ pub(crate) fn rounded_product(level: Level, weights: Blocks<'_>, inputs: &Rounde
     });
 }
 
-/// Has all threads `run` tasks on some columns of `out`, `[n, rows]`: they are given the first and a slice for each of the `n`.
+/// Divides the columns of `out`, `[n, rows]`, into tasks on all threads. Each calls `run` with its first column and a slice of each row.
 fn in_tasks(n: usize, out: &mut [f32], run: impl Fn(usize, &mut [&mut [f32]]) + Sync) {
     let rows = out.len() / n;
     let n_tiles = rows.div_ceil(TILE);
@@ -87,20 +87,20 @@ fn in_tasks(n: usize, out: &mut [f32], run: impl Fn(usize, &mut [&mut [f32]]) + 
     parts.into_par_iter().with_max_len(1).enumerate().for_each(|(i, mut out)| run(i * task_rows, &mut out));
 }
 
-/// Writes the rows of `x` to `packed`, as many together as a tile takes: `[columns, inputs]` for each of these.
-pub(crate) fn pack(level: Level, x: &[f32], columns: usize, packed: &mut [f32]) {
+/// Packs the rows of `x` for tiles, as many together as a tile takes: `[columns, inputs]` each.
+pub(crate) fn pack(isa: Isa, x: &[f32], columns: usize, packed: &mut [f32]) {
     assert_eq!(packed.len(), x.len(), "all values are packed");
-    let size = level.tile_inputs() * columns;
+    let size = isa.tile_inputs() * columns;
     packed.par_chunks_mut(size).zip(x.par_chunks(size)).for_each(|(packed, rows)| {
         let n = rows.len() / columns;
-        for (place, packed) in packed.chunks_exact_mut(n).enumerate() {
-            packed.iter_mut().zip(rows[place..].iter().step_by(columns)).for_each(|(packed, value)| *packed = *value);
+        for (column, packed) in packed.chunks_exact_mut(n).enumerate() {
+            packed.iter_mut().zip(rows[column..].iter().step_by(columns)).for_each(|(packed, value)| *packed = *value);
         }
     });
 }
 
 struct Task<'t> {
-    level: Level,
+    isa: Isa,
     weights: Weights<'t>,
     columns: usize,
     packed: &'t [f32],
@@ -109,21 +109,21 @@ struct Task<'t> {
 }
 
 impl Task<'_> {
-    /// The products with the rows of weights from `first` on, of which `out` has a slice for each input.
+    /// Writes the products with the rows of weights from `first` on; `out` has a slice for each input.
     fn run(&self, first: usize, out: &mut [&mut [f32]]) {
         let rows = out[0].len();
-        let together = self.level.tile_inputs();
+        let together = self.isa.tile_inputs();
         let mut sums = vec![0.0; self.n * rows.next_multiple_of(TILE)];
-        let (mut turned, mut floats) = (vec![0.0; SLICE * TILE], vec![0.0; SLICE * TILE]);
+        let (mut transposed, mut floats) = (vec![0.0; SLICE * TILE], vec![0.0; SLICE * TILE]);
         for start in (0..self.columns).step_by(SLICE) {
-            let places = start..self.columns.min(start + SLICE);
-            let turned = &mut turned[..places.len() * TILE];
+            let slice = start..self.columns.min(start + SLICE);
+            let transposed = &mut transposed[..slice.len() * TILE];
             for (tile, sums) in sums.chunks_exact_mut(self.n * TILE).enumerate() {
                 let n_rows = TILE.min(rows - tile * TILE);
-                self.turn(first + tile * TILE, n_rows, places.clone(), &mut floats, turned);
+                self.transpose(first + tile * TILE, n_rows, slice.clone(), &mut floats, transposed);
                 for (inputs, sums) in self.packed.chunks(together * self.columns).zip(sums.chunks_mut(together * TILE)) {
                     let n = sums.len() / TILE;
-                    self.level.tile(turned, &inputs[places.start * n..places.end * n], sums);
+                    self.isa.tile(transposed, &inputs[slice.start * n..slice.end * n], sums);
                 }
             }
         }
@@ -136,38 +136,38 @@ impl Task<'_> {
         }
     }
 
-    /// Turns `n_rows` rows of weights from `first` on, at `places` within each.
-    fn turn(&self, first: usize, n_rows: usize, places: Range<usize>, floats: &mut [f32], turned: &mut [f32]) {
-        let (columns, inner) = (self.columns, places.len());
+    /// Transposes the columns `slice` of `n_rows` rows of weights from `first` on; `floats` is scratch memory.
+    fn transpose(&self, first: usize, n_rows: usize, slice: Range<usize>, floats: &mut [f32], transposed: &mut [f32]) {
+        let (columns, inner) = (self.columns, slice.len());
         let floats = &mut floats[..n_rows * inner];
         match self.weights {
             Weights::F32(values) => {
-                let rows = &values[first * columns + places.start..(first + n_rows - 1) * columns + places.end];
-                self.level.turn(rows, columns, inner, turned);
+                let rows = &values[first * columns + slice.start..(first + n_rows - 1) * columns + slice.end];
+                self.isa.transpose(rows, columns, inner, transposed);
             }
             Weights::F16(values) => {
-                widen_rows(&values[first * columns..], columns, places, floats);
-                self.level.turn(floats, inner, inner, turned);
+                widen_rows(&values[first * columns..], columns, slice, floats);
+                self.isa.transpose(floats, inner, inner, transposed);
             }
             Weights::Bf16(values) => {
-                widen_rows(&values[first * columns..], columns, places, floats);
-                self.level.turn(floats, inner, inner, turned);
+                widen_rows(&values[first * columns..], columns, slice, floats);
+                self.isa.transpose(floats, inner, inner, transposed);
             }
             Weights::Blocks(blocks) => {
                 for (row, floats) in floats.chunks_exact_mut(inner).enumerate() {
                     let row = blocks.rows(first + row..first + row + 1, columns);
-                    row.rows(places.start / BLOCK..places.end / BLOCK, BLOCK).dequantize(floats);
+                    row.rows(slice.start / BLOCK..slice.end / BLOCK, BLOCK).dequantize(floats);
                 }
-                self.level.turn(floats, inner, inner, turned);
+                self.isa.transpose(floats, inner, inner, transposed);
             }
         }
     }
 }
 
-/// Widens `places` of the first rows of `values`, as many as there is room for.
-fn widen_rows<F: Float>(values: &[F], columns: usize, places: Range<usize>, floats: &mut [f32]) {
-    for (row, floats) in values.chunks(columns).zip(floats.chunks_exact_mut(places.len())) {
-        F::widen(&row[places.clone()], floats);
+/// Widens the columns `slice` of the first rows of `values` into `floats`.
+fn widen_rows<F: Float>(values: &[F], columns: usize, slice: Range<usize>, floats: &mut [f32]) {
+    for (row, floats) in values.chunks(columns).zip(floats.chunks_exact_mut(slice.len())) {
+        F::widen(&row[slice.clone()], floats);
     }
 }
 
@@ -176,44 +176,44 @@ mod tests {
     use super::*;
     use crate::quantize::Bits;
 
-    fn check(level: Level, weights: Weights<'_>, floats: &[f32], (n, rows, columns): (usize, usize, usize)) {
+    fn check(isa: Isa, weights: Weights<'_>, floats: &[f32], (n, rows, columns): (usize, usize, usize)) {
         let x: Vec<f32> = (0..n * columns).map(|i| ((i * i) as f32 * 0.23).sin()).collect();
         let mut out = vec![f32::NAN; n * rows];
-        product(level, weights, &x, columns, &mut vec![0.0; x.len()], &mut out);
+        product(isa, weights, &x, columns, &mut vec![0.0; x.len()], &mut out);
         for (i, out) in out.iter().enumerate() {
             let pairs = x[i / rows * columns..][..columns].iter().zip(&floats[i % rows * columns..][..columns]);
             let expected: f64 = pairs.map(|(x, weight)| f64::from(*x) * f64::from(*weight)).sum();
-            assert!((f64::from(*out) - expected).abs() <= 1e-4, "{level:?} {n} x {rows} x {columns}: {out} {expected}");
+            assert!((f64::from(*out) - expected).abs() <= 1e-4, "{isa:?} {n} x {rows} x {columns}: {out} {expected}");
         }
     }
 
-    fn check_rounded(level: Level, weights: Blocks<'_>, floats: &[f32], (n, rows, columns): (usize, usize, usize)) {
+    fn check_integer(isa: Isa, weights: Blocks<'_>, floats: &[f32], (n, rows, columns): (usize, usize, usize)) {
         let x: Vec<f32> = (0..n * columns).map(|i| ((i * i) as f32 * 0.23).sin()).collect();
-        let rounded = Rounded::new(&x, columns);
-        let codes = rounded.codes.iter().zip(&rounded.scales);
+        let quantized = QuantizedActivations::new(&x, columns);
+        let codes = quantized.codes.iter().zip(&quantized.scales);
         let back: Vec<f32> = codes.flat_map(|(codes, scale)| codes.map(|code| f32::from(code) * scale)).collect();
         let mut out = vec![f32::NAN; n * rows];
-        rounded_product(level, weights, &rounded, &mut out);
+        integer_product(isa, weights, &quantized, &mut out);
         for (i, out) in out.iter().enumerate() {
             let pairs = back[i / rows * columns..][..columns].iter().zip(&floats[i % rows * columns..][..columns]);
             let expected: f64 = pairs.map(|(x, weight)| f64::from(*x) * f64::from(*weight)).sum();
-            assert!((f64::from(*out) - expected).abs() <= 1e-4, "{level:?} {n} x {rows} x {columns}: {out} {expected}");
+            assert!((f64::from(*out) - expected).abs() <= 1e-4, "{isa:?} {n} x {rows} x {columns}: {out} {expected}");
         }
     }
 
     #[test]
-    fn every_level_gives_the_product() {
+    fn product_matches_f64_on_every_isa() {
         for shape in [(1, 1, 1), (17, 33, 31), (13, 100, 64), (40, 1000, 96), (25, 64, SLICE + 32), (12, 32, 2 * SLICE)] {
             let (_, rows, columns) = shape;
             let weights: Vec<f32> = (0..rows * columns).map(|i| ((i * 7 + 3) as f32 * 0.61).sin()).collect();
-            for level in Level::all() {
-                check(level, Weights::F32(&weights), &weights, shape);
+            for isa in Isa::all() {
+                check(isa, Weights::F32(&weights), &weights, shape);
                 let narrow: Vec<f16> = weights.iter().map(|weight| f16::from_f32(*weight)).collect();
                 let wide: Vec<f32> = narrow.iter().map(|weight| weight.to_f32()).collect();
-                check(level, Weights::F16(&narrow), &wide, shape);
+                check(isa, Weights::F16(&narrow), &wide, shape);
                 let narrow: Vec<bf16> = weights.iter().map(|weight| bf16::from_f32(*weight)).collect();
                 let wide: Vec<f32> = narrow.iter().map(|weight| weight.to_f32()).collect();
-                check(level, Weights::Bf16(&narrow), &wide, shape);
+                check(isa, Weights::Bf16(&narrow), &wide, shape);
                 for bits in [Bits::Eight, Bits::Four].into_iter().filter(|_| columns.is_multiple_of(BLOCK)) {
                     let blocks = rows * columns / BLOCK;
                     let (mut codes, mut scales) = (vec![0; blocks * bits.block_bytes()], vec![0.0; blocks]);
@@ -221,8 +221,8 @@ mod tests {
                     let blocks = Blocks { bits, codes: &codes, scales: &scales };
                     let mut floats = vec![0.0; weights.len()];
                     blocks.dequantize(&mut floats);
-                    check(level, Weights::Blocks(blocks), &floats, shape);
-                    check_rounded(level, blocks, &floats, shape);
+                    check(isa, Weights::Blocks(blocks), &floats, shape);
+                    check_integer(isa, blocks, &floats, shape);
                 }
             }
         }

@@ -1,15 +1,17 @@
-//! Weights as small integers with a scale for each block of 32 inputs, made when a checkpoint is loaded.
+//! Quantised weights: integers of 8 or 4 bits with a scale for each block of 32 inputs, computed when a checkpoint is loaded.
 //!
-//! 32 divides the rows of every published model of ours; blocks of 256, as GGML's K-quants have them, do not divide Qwen2.5-0.5B's 896.
-//! A weight is a whole number times the scale, from -128 to 127 or from -8 to 7.
+//! 32 divides the rows of every published model that we know; the blocks of 256 of GGML's K-quants do not divide the 896 columns of
+//! Qwen2.5-0.5B. A weight is an integer, from -128 to 127 or from -8 to 7, times the scale.
+
+use crate::kernel::vectorized;
 
 /// Inputs that share a scale.
 pub(crate) const BLOCK: usize = 32;
 
-/// What stands for 0 in four bits.
+/// The code of zero in four bits.
 const ZERO_OF_FOUR: f32 = 8.0;
 
-/// How many bits a weight takes.
+/// The bits of a weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bits {
     /// One byte for each weight, in order, in two's complement.
@@ -37,7 +39,7 @@ impl Bits {
         }
     }
 
-    /// What is added to a weight so that it has no sign.
+    /// What makes a weight unsigned when it is added.
     pub(crate) const fn offset(self) -> i32 {
         match self {
             Self::Eight => 128,
@@ -50,22 +52,22 @@ impl Bits {
         let blocks = weights.as_chunks::<BLOCK>().0;
         let parts = blocks.chunks(LANES).zip(codes.chunks_mut(LANES * self.block_bytes())).zip(scales.chunks_mut(LANES));
         for ((blocks, codes), scales) in parts {
-            let mut turned = [[0.0; LANES]; BLOCK];
+            let mut transposed = [[0.0; LANES]; BLOCK];
             for (lane, block) in blocks.iter().enumerate() {
-                turned.iter_mut().zip(block).for_each(|(turned, weight)| turned[lane] = *weight);
+                transposed.iter_mut().zip(block).for_each(|(transposed, weight)| transposed[lane] = *weight);
             }
             let best = match self {
-                Self::Eight => nearest(&mut turned, 128.0, &ROUNDINGS_OF_EIGHT),
-                Self::Four => nearest(&mut turned, 8.0, &ROUNDINGS_OF_FOUR),
+                Self::Eight => nearest(&mut transposed, 128.0, &ROUNDINGS_OF_EIGHT),
+                Self::Four => nearest(&mut transposed, 8.0, &ROUNDINGS_OF_FOUR),
             };
             scales.copy_from_slice(&best[..scales.len()]);
             for (lane, codes) in codes.chunks_exact_mut(self.block_bytes()).enumerate() {
-                self.write(lane, &turned, codes);
+                self.write(lane, &transposed, codes);
             }
         }
     }
 
-    /// Writes the numbers of one lane as codes.
+    /// Writes the integers of one lane as codes.
     fn write(self, lane: usize, numbers: &[[f32; LANES]; BLOCK], codes: &mut [u8]) {
         match self {
             Self::Eight => {
@@ -80,7 +82,7 @@ impl Bits {
 }
 
 impl<'a> Blocks<'a> {
-    /// Rows `rows` of a matrix whose rows have `columns` weights.
+    /// The rows `rows` of a matrix of `columns` columns.
     pub(crate) fn rows(self, rows: std::ops::Range<usize>, columns: usize) -> Blocks<'a> {
         let per_row = columns / BLOCK;
         let bytes = per_row * self.bits.block_bytes();
@@ -91,12 +93,12 @@ impl<'a> Blocks<'a> {
         }
     }
 
-    /// Block number `block` alone.
+    /// Block number `block`.
     pub(crate) fn block(self, block: usize) -> Blocks<'a> {
         self.rows(block..block + 1, BLOCK)
     }
 
-    /// Writes every weight to `out`.
+    /// Writes all weights to `out`.
     pub(crate) fn dequantize(self, out: &mut [f32]) {
         match self.bits {
             Bits::Eight => dequantize_eight(self.codes, self.scales, out),
@@ -105,30 +107,32 @@ impl<'a> Blocks<'a> {
     }
 }
 
-#[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx512bw", "x86_64+avx2"))]
-fn dequantize_eight(codes: &[u8], scales: &[f32], out: &mut [f32]) {
-    let blocks = codes.as_chunks::<BLOCK>().0.iter().zip(scales);
-    for ((codes, scale), out) in blocks.zip(out.as_chunks_mut::<BLOCK>().0) {
-        out.iter_mut().zip(codes).for_each(|(out, code)| *out = f32::from(code.cast_signed()) * scale);
+vectorized! {
+    fn dequantize_eight(codes: &[u8], scales: &[f32], out: &mut [f32]) {
+        let blocks = codes.as_chunks::<BLOCK>().0.iter().zip(scales);
+        for ((codes, scale), out) in blocks.zip(out.as_chunks_mut::<BLOCK>().0) {
+            out.iter_mut().zip(codes).for_each(|(out, code)| *out = f32::from(code.cast_signed()) * scale);
+        }
     }
 }
 
-#[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl+avx512bw", "x86_64+avx2"))]
-fn dequantize_four(codes: &[u8], scales: &[f32], out: &mut [f32]) {
-    let blocks = codes.as_chunks::<{ BLOCK / 2 }>().0.iter().zip(scales);
-    for ((codes, scale), out) in blocks.zip(out.as_chunks_mut::<BLOCK>().0) {
-        let (low, high) = out.split_at_mut(BLOCK / 2);
-        low.iter_mut().zip(codes).for_each(|(out, code)| *out = (f32::from(code & 15) - ZERO_OF_FOUR) * scale);
-        high.iter_mut().zip(codes).for_each(|(out, code)| *out = (f32::from(code >> 4) - ZERO_OF_FOUR) * scale);
+vectorized! {
+    fn dequantize_four(codes: &[u8], scales: &[f32], out: &mut [f32]) {
+        let blocks = codes.as_chunks::<{ BLOCK / 2 }>().0.iter().zip(scales);
+        for ((codes, scale), out) in blocks.zip(out.as_chunks_mut::<BLOCK>().0) {
+            let (low, high) = out.split_at_mut(BLOCK / 2);
+            low.iter_mut().zip(codes).for_each(|(out, code)| *out = (f32::from(code & 15) - ZERO_OF_FOUR) * scale);
+            high.iter_mut().zip(codes).for_each(|(out, code)| *out = (f32::from(code >> 4) - ZERO_OF_FOUR) * scale);
+        }
     }
 }
 
-/// Blocks that are quantised side by side. Each is computed as if it were alone, in the same order: the width of the processor's vectors
-/// changes no bit.
+/// Blocks that are quantised side by side. Each is computed in the same order as if it were alone, so the width of the processor's vectors
+/// does not change a bit.
 const LANES: usize = 16;
 
-/// Where the weight of the greatest magnitude is put, as steps beyond the lowest number. At -1 it is on the lowest but one: plain
-/// rounding. Eight bits are so near already that two will do.
+/// Candidate scales, by where they put the weight of the greatest magnitude: in steps beyond the lowest integer. -1 is plain rounding.
+/// Eight bits are so precise that two candidates suffice.
 const ROUNDINGS_OF_EIGHT: [f32; 2] = [-1.0, 0.0];
 const ROUNDINGS_OF_FOUR: [f32; 20] = {
     let mut steps = [0.0; 20];
@@ -140,43 +144,44 @@ const ROUNDINGS_OF_FOUR: [f32; 20] = {
     steps
 };
 
-/// Replaces blocks of weights, one in each lane, by the numbers from `-span` to `span - 1` that are nearest to them, and gives the scales.
-///
-/// The weight of the greatest magnitude is put on the lowest number, or somewhat beyond it or short of it, since each of these scales
-/// rounds the others differently; for each rounding the scale of least squared error is taken. After `make_qx_quants` of llama.cpp
-/// (`ggml/src/ggml-quants.c`), with equal importance of all weights. A block with a weight that is no number has a scale that is none,
-/// so that it shows in the logits.
-#[multiversion::multiversion(targets("x86_64+avx512f+avx512dq+avx512vl", "x86_64+avx2"))]
-fn nearest(blocks: &mut [[f32; LANES]; BLOCK], span: f32, roundings: &[f32]) -> [f32; LANES] {
-    let mut extremes = [0.0_f32; LANES];
-    let mut sums = [0.0_f32; LANES];
-    for weights in blocks.iter() {
-        for ((extreme, sum), weight) in extremes.iter_mut().zip(&mut sums).zip(weights) {
-            *extreme = if weight.abs() > extreme.abs() { *weight } else { *extreme };
-            // Of what is no finite number this is NaN, and it stays so.
-            *sum += *weight * 0.0;
+vectorized! {
+    /// Replaces blocks of weights, one in each lane, by the nearest integers from `-span` to `span - 1`, and returns the scales.
+    ///
+    /// The weight of the greatest magnitude is put on the lowest integer, or somewhat beyond or short of it, since each of these scales rounds
+    /// the others differently; the rounding and scale of least squared error are kept. After `make_qx_quants` of llama.cpp
+    /// (`ggml/src/ggml-quants.c`), with equal importance of all weights. A block with an infinity or NaN has the scale NaN, which shows in
+    /// the logits.
+    fn nearest(blocks: &mut [[f32; LANES]; BLOCK], span: f32, roundings: &[f32]) -> [f32; LANES] {
+        let mut extremes = [0.0_f32; LANES];
+        let mut sums = [0.0_f32; LANES];
+        for weights in blocks.iter() {
+            for ((extreme, sum), weight) in extremes.iter_mut().zip(&mut sums).zip(weights) {
+                *extreme = if weight.abs() > extreme.abs() { *weight } else { *extreme };
+                // NaN for an infinity or NaN.
+                *sum += *weight * 0.0;
+            }
         }
-    }
-    let (mut errors, mut scales, mut inverses) = ([f32::INFINITY; LANES], [f32::NAN; LANES], [0.0; LANES]);
-    for rounding in roundings {
-        let inverse = extremes.map(|extreme| if extreme.abs() < LEAST { 0.0 } else { -(span + rounding) / extreme });
-        let (error, scale) = rounded_error(blocks, span, &inverse);
-        for lane in 0..LANES {
-            let better = error[lane] < errors[lane];
-            errors[lane] = if better { error[lane] } else { errors[lane] };
-            scales[lane] = if better { scale[lane] } else { scales[lane] };
-            inverses[lane] = if better { inverse[lane] } else { inverses[lane] };
+        let (mut errors, mut scales, mut inverses) = ([f32::INFINITY; LANES], [f32::NAN; LANES], [0.0; LANES]);
+        for rounding in roundings {
+            let inverse = extremes.map(|extreme| if extreme.abs() < LEAST { 0.0 } else { -(span + rounding) / extreme });
+            let (error, scale) = rounded_error(blocks, span, &inverse);
+            for lane in 0..LANES {
+                let better = error[lane] < errors[lane];
+                errors[lane] = if better { error[lane] } else { errors[lane] };
+                scales[lane] = if better { scale[lane] } else { scales[lane] };
+                inverses[lane] = if better { inverse[lane] } else { inverses[lane] };
+            }
         }
-    }
-    for weights in blocks.iter_mut() {
-        for (weight, inverse) in weights.iter_mut().zip(&inverses) {
-            *weight = number(*weight, *inverse, span);
+        for weights in blocks.iter_mut() {
+            for (weight, inverse) in weights.iter_mut().zip(&inverses) {
+                *weight = number(*weight, *inverse, span);
+            }
         }
+        std::array::from_fn(|lane| scales[lane] + sums[lane])
     }
-    std::array::from_fn(|lane| scales[lane] + sums[lane])
 }
 
-/// The squared error of rounding each lane's weights times its `inverse`, and the scale that makes it least.
+/// The least squared error of each lane when its weights are rounded with `inverse`, and the scale that achieves it.
 #[inline(always)]
 fn rounded_error(blocks: &[[f32; LANES]; BLOCK], span: f32, inverse: &[f32; LANES]) -> ([f32; LANES], [f32; LANES]) {
     let (mut products, mut squares, mut errors) = ([0.0_f32; LANES], [0.0_f32; LANES], [0.0_f32; LANES]);
@@ -197,16 +202,16 @@ fn rounded_error(blocks: &[[f32; LANES]; BLOCK], span: f32, inverse: &[f32; LANE
     (errors, scales)
 }
 
-/// The number that `weight` becomes.
+/// The integer that `weight` becomes.
 #[inline(always)]
 fn number(weight: f32, inverse: f32, span: f32) -> f32 {
     rounded(weight * inverse).clamp(-span, span - 1.0)
 }
 
-/// A block whose weights are all nearer to zero becomes zeros: the inverse of such a scale is no number.
+/// Blocks of smaller weights become zeros: the inverse of their scale would overflow.
 const LEAST: f32 = 1e-30;
 
-/// The nearest whole number of a small one: the same as `round_ties_even`, which is a call where the processor has no instruction.
+/// `round_ties_even` for small values, without a function call on processors that lack the instruction.
 #[inline(always)]
 fn rounded(value: f32) -> f32 {
     const ROUNDER: f32 = (3_u32 << 22) as f32;
@@ -227,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_on_the_grid_come_back() {
+    fn weights_on_the_grid_round_trip() {
         let weights: Vec<f32> = (0..4 * BLOCK).map(|i| ((i * 7 % 16) as f32 - 8.0) * 0.03).collect();
         for bits in [Bits::Four, Bits::Eight] {
             for (weight, back) in weights.iter().zip(there_and_back(bits, &weights)) {
@@ -238,19 +243,19 @@ mod tests {
     }
 
     #[test]
-    fn the_error_is_that_of_rounding() {
+    fn quantisation_error_is_that_of_rounding() {
         let weights: Vec<f32> = (0..64 * BLOCK).map(|i| ((i * i) as f32 * 0.37).sin()).collect();
         for (bits, step) in [(Bits::Four, 1.0 / 7.0), (Bits::Eight, 1.0 / 127.0)] {
             let back = there_and_back(bits, &weights);
             let errors = || weights.iter().zip(&back).map(|(weight, back)| (weight - back).abs() / step);
             let mean = errors().map(|error| error * error).sum::<f32>() / weights.len() as f32;
-            // What rounds at random is off by the root of a twelfth, 0.289; the weight opposite to the greatest by a step at most.
+            // Uniform rounding errors have a deviation of 1/√12, 0.289; the weight opposite to the greatest is off by up to a step.
             assert!(mean.sqrt() <= 0.295, "{bits:?}: {}", mean.sqrt());
             assert!(errors().all(|error| error <= 1.01), "{bits:?}: {}", errors().fold(0.0, f32::max));
         }
     }
 
-    /// One block at a time, in plain Rust: what `nearest` must give to the bit.
+    /// One block alone: `nearest` must be bit-identical.
     fn nearest_of_one(block: &[f32], span: f32, roundings: &[f32]) -> (f32, Vec<f32>) {
         let extreme = block.iter().fold(0.0_f32, |extreme, &weight| if weight.abs() > extreme.abs() { weight } else { extreme });
         if extreme == 0.0 {
@@ -272,8 +277,8 @@ mod tests {
     }
 
     #[test]
-    fn blocks_side_by_side_are_what_each_is_alone() {
-        // More than a part and less than two; some blocks small, some of one weight alone.
+    fn blocks_side_by_side_match_each_alone_bit_for_bit() {
+        // Partial groups of lanes; some blocks are small, some have a single large weight.
         for n_blocks in [1, 16, 37] {
             let weights: Vec<f32> = (0..n_blocks * BLOCK)
                 .map(|i| {
@@ -299,13 +304,13 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_weights_become_zeros() {
+    fn subnormal_weights_become_zeros() {
         let back = there_and_back(Bits::Four, &[1e-40; BLOCK]);
         assert!(back.iter().all(|&weight| weight == 0.0), "{back:?}");
     }
 
     #[test]
-    fn zeros_stay_and_what_is_no_number_shows() {
+    fn zeros_stay_zero_and_infinities_stay_visible() {
         assert_eq!(there_and_back(Bits::Four, &[0.0; BLOCK]), [0.0; BLOCK]);
         let mut infinite = [0.5; BLOCK];
         infinite[3] = f32::INFINITY;

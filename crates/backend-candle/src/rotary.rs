@@ -1,31 +1,31 @@
-//! Rotary position embedding: tables in f32, grown when a position is first needed, and the pass that turns queries and keys.
+//! Rotary position embedding: tables in f32 that grow when a position is first needed, and the rotation of queries and keys.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
 use candle_core::{Result, Tensor};
-use tandem_core::config::ModelConfig;
+use tandem_core::config::RopeConfig;
 
 use crate::elementwise::{norm_in_place, rows};
 use crate::values::{Values, tensor, zeros};
 
-/// Positions that a table has at first.
+/// Positions of the first table.
 const FIRST_POSITIONS: usize = 512;
 
-/// Cosines and sines, computed once for all sessions.
+/// Cosines and sines, shared by all sessions.
 pub(crate) struct Rotary {
     inv_freq: Vec<f32>,
     attention_factor: f32,
     table: RwLock<Arc<Table>>,
 }
 
-/// Those of the first positions: `[positions, head_dim / 2]` each.
+/// Cosines and sines of the first positions: `[positions, head_dim / 2]` each.
 pub(crate) struct Table {
     cosines: Vec<f32>,
     sines: Vec<f32>,
     n_positions: usize,
 }
 
-/// How the output of the fused projection is made of heads.
+/// The heads in the output of the fused projection.
 pub(crate) struct Heads {
     /// Query heads.
     pub(crate) queries: usize,
@@ -44,13 +44,9 @@ pub(crate) struct Norms<'l> {
 }
 
 impl Rotary {
-    pub(crate) fn new(config: &ModelConfig) -> Self {
+    pub(crate) fn new(rope: &RopeConfig, head_dim: usize) -> Self {
         let empty = Table { cosines: Vec::new(), sines: Vec::new(), n_positions: 0 };
-        Self {
-            inv_freq: config.rope.inv_freq(config.head_dim()),
-            attention_factor: config.rope.attention_factor(),
-            table: RwLock::new(Arc::new(empty)),
-        }
+        Self { inv_freq: rope.inv_freq(head_dim), attention_factor: rope.attention_factor(), table: RwLock::new(Arc::new(empty)) }
     }
 
     /// A table of at least `n_positions`.
@@ -66,7 +62,7 @@ impl Rotary {
         Arc::clone(&table)
     }
 
-    /// Angles are products in f32, as in transformers, so that both turn by the same.
+    /// Angles are products in f32, as in transformers, so that both rotate by the same angle.
     fn compute(&self, n_positions: usize) -> Table {
         let angles = (0..n_positions).flat_map(|position| self.inv_freq.iter().map(move |frequency| position as f32 * frequency));
         let (cosines, sines) = angles.map(|a| (a.cos() * self.attention_factor, a.sin() * self.attention_factor)).unzip();
@@ -82,8 +78,8 @@ impl Table {
         (of(&self.cosines), of(&self.sines))
     }
 
-    /// Splits `projected`, `[n, (queries + 2 * keys) * head_dim]`, into heads, `[queries + 2 * keys, n, head_dim]`, with the norms and
-    /// the turn of `positions`, one for each row, on all but the values.
+    /// Splits `projected`, `[n, (queries + 2 * keys) * head_dim]`, into heads, `[queries + 2 * keys, n, head_dim]`; queries and keys are
+    /// normed and rotated by `positions`, one for each row.
     pub(crate) fn heads(
         &self,
         projected: &Tensor,
@@ -102,15 +98,15 @@ impl Table {
                     if let Some(norms) = norms {
                         norm_in_place(out, if head < heads.queries { norms.queries } else { norms.keys }, norms.eps);
                     }
-                    self.turn(out, positions[row]);
+                    self.rotate(out, positions[row]);
                 }
             }
         });
         tensor(out, (n_heads, n, head_dim))
     }
 
-    /// Turns the pairs `(i, i + head_dim / 2)` of one head, as transformers' `rotate_half` does.
-    fn turn(&self, head: &mut [f32], position: usize) {
+    /// Rotates the pairs `(i, i + head_dim / 2)` of one head, like `rotate_half` of transformers.
+    fn rotate(&self, head: &mut [f32], position: usize) {
         let half = head.len() / 2;
         let cosines = &self.cosines[position * half..][..half];
         let sines = &self.sines[position * half..][..half];
@@ -123,26 +119,24 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use tandem_core::config::RopeScaling;
+
     use super::*;
 
     const HEAD_DIM: usize = 8;
     const THETA: f64 = 1e6;
 
     fn rotary() -> Rotary {
-        let config = format!(
-            r#"{{"model_type": "qwen2", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-            "num_key_value_heads": 2, "vocab_size": 8, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "rope_theta": {THETA}}}"#
-        );
-        Rotary::new(&ModelConfig::from_json("config.json", config.as_bytes()).unwrap())
+        Rotary::new(&RopeConfig { theta: THETA, scaling: RopeScaling::Default }, HEAD_DIM)
     }
 
     #[test]
-    fn far_positions_turn_by_the_right_angle() {
+    fn far_positions_are_rotated_by_the_exact_angle() {
         // In half precision, where others compute it, the angle of position 8000 is off by whole turns.
         let rotary = rotary();
         for position in [0, 1, 255, 256, 2049, 8000, 32_767] {
             let mut head = [1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0];
-            rotary.table(position + 1).turn(&mut head, position);
+            rotary.table(position + 1).rotate(&mut head, position);
             for i in 0..HEAD_DIM / 2 {
                 let angle = position as f64 / THETA.powf(2.0 * i as f64 / HEAD_DIM as f64);
                 // An angle in f32 is off by half a unit in its last place, and so is the frequency.
@@ -154,13 +148,13 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_grows_keeps_its_beginning() {
+    fn growing_the_table_keeps_existing_positions() {
         let rotary = rotary();
         let first = rotary.table(3);
         let grown = rotary.table(first.n_positions + 1);
         assert!(grown.n_positions > first.n_positions);
         assert_eq!(grown.cosines[..first.cosines.len()], first.cosines);
         assert_eq!(grown.sines[..first.sines.len()], first.sines);
-        assert!(Arc::ptr_eq(&rotary.table(5), &grown), "a table that is long enough is not made again");
+        assert!(Arc::ptr_eq(&rotary.table(5), &grown), "a table that is long enough is reused");
     }
 }

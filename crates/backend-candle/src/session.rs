@@ -1,23 +1,21 @@
-//! The KV cache of one sequence, and the passes that append to it.
+//! A session: the KV cache of one sequence, and the forward passes that append to it.
 
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use tandem_core::sequence::PREFILL_CHUNK;
 use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, SessionOptions, TokenId};
 
-use crate::attention::Sight;
+use crate::attention::CausalMask;
 use crate::cache::KvCache;
-use crate::decoder::{Attended, Span};
+use crate::decoder::{QkvHeads, Span};
 use crate::error::Doing;
 use crate::model::Loaded;
 use crate::values::Values;
 
-/// The most tokens of one pass: it bounds the memory of what lies between layers, and is enough for products of matrices to be fast.
-pub(crate) const PASS: usize = 512;
-
 const DOING: &str = "to run the model";
 
-/// A sequence on candle.
+/// A session on candle.
 pub(crate) struct CandleSession {
     model: Arc<Loaded>,
     cache: KvCache,
@@ -29,14 +27,14 @@ pub(crate) struct CandleSession {
 impl CandleSession {
     pub(crate) fn new(model: Arc<Loaded>, options: &SessionOptions) -> Result<Self> {
         let context_length = options.context_length.unwrap_or(model.info.max_context);
-        let cache = KvCache::new(model.info.n_layers, model.decoder.kept(), context_length);
+        let cache = KvCache::new(model.info.n_layers, model.decoder.kv_layout(), context_length);
         let cache = cache.doing("to allocate the KV cache")?;
         Ok(Self { model, cache, n_tokens: 0, context_length, cancel: options.cancel.clone() })
     }
 
-    /// Writes `tokens` to the cache and gives `take` the hidden states before the last norm of those of each pass that are among the last
-    /// `n_last` of all: `[n, hidden_size]`. The tokens are held when all passes are done, and none of them after an error.
-    pub(crate) fn pass_over(
+    /// Appends `tokens` to the cache in chunks, and calls `take` with the hidden states before the last norm of those tokens of each chunk that
+    /// are among the last `n_last` of all: `[n, hidden_size]`. After an error none of the tokens is held.
+    pub(crate) fn forward_chunked(
         &mut self,
         tokens: &[TokenId],
         n_last: usize,
@@ -45,10 +43,10 @@ impl CandleSession {
         let total = self.n_tokens + tokens.len();
         self.cache.reserve(self.n_tokens, total).doing("to grow the KV cache")?;
         let mut held = self.n_tokens;
-        for part in tokens.chunks(PASS) {
+        for part in tokens.chunks(PREFILL_CHUNK) {
             held += part.len();
             let n_taken = (n_last + held).saturating_sub(total).min(part.len());
-            let states = self.pass(part, held - part.len(), n_taken.max(1))?;
+            let states = self.forward(part, held - part.len(), n_taken.max(1))?;
             if n_taken > 0 {
                 take(&states)?;
             }
@@ -57,13 +55,13 @@ impl CandleSession {
         Ok(())
     }
 
-    /// The hidden states of the last `n_wanted` of `tokens`, which follow `held` others.
-    fn pass(&self, tokens: &[TokenId], held: usize, n_wanted: usize) -> Result<Tensor> {
-        let span = Span { rows: 0..tokens.len(), first_position: held, n_wanted };
-        let states = self.model.decoder.forward(tokens, &[span], &self.cancel, &mut |attended: Attended| {
-            let layer = self.cache.write(attended.layer, held, &attended.keys, &attended.values)?;
-            let sight = Sight { n_past: attended.first_query, window: attended.window };
-            self.model.decoder.attention(&attended.queries, &layer.keys, &layer.values, sight)
+    /// The hidden states of the last `n_outputs` of `tokens`, which follow `held` others.
+    fn forward(&self, tokens: &[TokenId], held: usize, n_outputs: usize) -> Result<Tensor> {
+        let span = Span { rows: 0..tokens.len(), first_position: held, n_outputs };
+        let states = self.model.decoder.forward(tokens, &[span], &self.cancel, &mut |heads: QkvHeads| {
+            let layer = self.cache.write(heads.layer, held, &heads.keys, &heads.values)?;
+            let mask = CausalMask { n_past: heads.first_query, window: heads.window };
+            self.model.decoder.attention(&heads.queries, &layer.keys, &layer.values, mask)
         });
         states.doing(DOING)?.ok_or(Error::Cancelled)
     }
@@ -73,7 +71,7 @@ impl CandleSession {
         let vocab_size = model.info.vocab_size;
         let rows = logits.resize(n_rows, vocab_size);
         let mut n_written = 0;
-        self.pass_over(tokens, n_rows, &mut |states| {
+        self.forward_chunked(tokens, n_rows, &mut |states| {
             let computed = model.decoder.logits(states).doing(DOING)?;
             let computed = Values::of(&computed).doing(DOING)?;
             rows[n_written..n_written + computed.len()].copy_from_slice(&computed);

@@ -1,4 +1,4 @@
-//! A tensor's values as a slice: on the processor our own loops read what candle holds, without a copy.
+//! The values of a tensor as a slice, without a copy, for our own kernels on the processor.
 
 use std::ops::{Deref, Range};
 
@@ -12,14 +12,14 @@ pub(crate) struct Values<'t> {
 }
 
 impl<'t> Values<'t> {
-    /// Those of `tensor`; an error when it lies elsewhere, is of another dtype, or has gaps.
+    /// The values of `tensor`; an error if it is on another device, of another dtype or not contiguous.
     pub(crate) fn of(tensor: &'t Tensor) -> Result<Self> {
         let (storage, layout) = tensor.storage_and_layout();
         let (start, end) =
             layout.contiguous_offsets().ok_or_else(|| candle_core::Error::RequiresContiguous { op: "values" }.bt())?;
         match &*storage {
             Storage::Cpu(CpuStorage::F32(values)) if end <= values.len() => {}
-            _ => candle_core::bail!("a tensor of f32 on the processor was expected"),
+            _ => candle_core::bail!("expected a tensor of f32 on the processor"),
         }
         Ok(Self { storage, range: start..end })
     }
@@ -31,18 +31,18 @@ impl Deref for Values<'_> {
     fn deref(&self) -> &[f32] {
         match &*self.storage {
             Storage::Cpu(CpuStorage::F32(values)) => &values[self.range.clone()],
-            // Checked when it was made.
+            // `of` has checked it.
             _ => &[],
         }
     }
 }
 
-/// A tensor of `values` on the processor; they are not copied.
+/// A tensor of `values` on the processor, without a copy.
 pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
     Tensor::from_vec(values, shape.into(), &Device::Cpu)
 }
 
-/// `n` zeros. Many are written by all threads: memory that is new costs more to touch the first time than what is then done with it.
+/// `n` zeros. Large buffers are written by all threads, because the first touch of new memory costs more than what follows.
 pub(crate) fn zeros(n: usize) -> Vec<f32> {
     const TOGETHER: usize = 1024;
     const MANY: usize = 128 * TOGETHER;
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zeros_are_as_many_as_asked_for() {
+    fn zeros_has_the_requested_length() {
         for n in [0, 1, 1024, 131_071, 131_072, 131_073, 400_000] {
             assert_eq!(zeros(n), vec![0.0; n]);
         }

@@ -1,98 +1,134 @@
-//! From weights to a decoder: every one by its name and shape, those that take the same input as one. Those of a checkpoint are
-//! widened to f32 or quantised; `gguf` reads the other format.
+//! Builds a decoder from named weights, and reads those of a checkpoint (safetensors); `gguf` reads the other format.
+//!
+//! Projections that take the same input become one matrix. Weights are read a piece of the file at a time, and the pages of a piece are
+//! released at once, so that loading takes little more memory than its result.
 
 use half::f16;
 use rayon::prelude::*;
 use tandem_core::arena::Arena;
-use tandem_core::backend::Numerics;
+use tandem_core::backend::{Numerics, WeightType};
 use tandem_core::checkpoint::{Checkpoint, StoredTensor};
-use tandem_core::config::ModelConfig;
+use tandem_core::config::{Architecture, ModelConfig, RopeConfig, RopeScaling};
 use tandem_core::{DType, Error, Remedy, Result};
 
+use crate::attention::Scoring;
 use crate::decoder::{Decoder, Layer};
-use crate::linear::{Linear, Matrix, Rooms, Stored};
+use crate::elementwise::GateActivation;
+use crate::linear::{Linear, Matrix, ScratchPool, Stored};
 use crate::quantize::{BLOCK, Bits};
 use crate::rotary::{Heads, Rotary};
 
-/// Where weights come from. `parts` are their names as published, with the rows of each; what is read is one above the other.
-pub(crate) trait Source {
+/// A source of weights. `parts` are their published names with the rows of each; they are concatenated.
+pub(crate) trait WeightSource {
     /// Whether there is a weight called `name`.
     fn contains(&self, name: &str) -> bool;
 
-    /// Tensors of the shapes `[rows, columns]` as one matrix.
+    /// The tensors of shapes `[rows, columns]` as one matrix.
     ///
     /// # Errors
     /// [`Error::BadField`] for one that is missing or of another shape.
     fn matrix(&self, parts: &[(String, usize)], columns: usize) -> Result<Matrix>;
 
-    /// The values of tensors of the shapes `[rows]`.
+    /// The values of the tensors of shapes `[rows]`.
     ///
     /// # Errors
     /// As [`matrix`](Self::matrix).
     fn vector(&self, parts: &[(String, usize)]) -> Result<Vec<f32>>;
 }
 
-/// Reads all weights of a decoder of the form `config`.
+/// A decoder with its dtype, and for a GGUF file the types that its weights are stored in.
+pub(crate) struct LoadedDecoder {
+    pub(crate) decoder: Decoder,
+    pub(crate) dtype: DType,
+    pub(crate) weight_types: Vec<WeightType>,
+}
+
+/// Reads all weights of the decoder that `config` describes.
 ///
 /// # Errors
 /// [`Error::BadField`] names a weight that is missing or of another shape than the configuration says.
-pub(crate) fn decoder(source: &dyn Source, config: &ModelConfig) -> Result<Decoder> {
-    // Checkpoints of embedding models are published without it.
+pub(crate) fn decoder(source: &dyn WeightSource, config: &ModelConfig) -> Result<Decoder> {
+    // Checkpoints of embedding models lack the prefix.
     let prefix = if source.contains("model.embed_tokens.weight") { "model." } else { "" };
-    let reader = Named { source, config };
+    let reader = DecoderReader { source, config };
     let (vocab, hidden) = (config.vocab_size, config.hidden_size);
     let mut layers = Vec::with_capacity(config.n_layers);
     for i in 0..config.n_layers {
         layers.push(reader.layer(&format!("{prefix}layers.{i}"), config.layer_windows[i])?);
     }
+    let (gemma, head_dim) = (config.gemma.as_ref(), config.head_dim());
+    let window_rope = |theta| RopeConfig { theta, scaling: RopeScaling::Default };
     Ok(Decoder {
         embedding: source.matrix(&[(format!("{prefix}embed_tokens.weight"), vocab)], hidden)?,
+        embedding_scale: gemma.map(|_| (hidden as f32).sqrt()),
         layers,
-        norm: reader.vector(&format!("{prefix}norm.weight"), hidden)?,
+        norm: reader.norm(&format!("{prefix}norm"), hidden)?,
         head: match config.tie_word_embeddings {
             true => None,
             false => Some(source.matrix(&[("lm_head.weight".into(), vocab)], hidden)?),
         },
+        logits_softcap: gemma.and_then(|gemma| gemma.logits_softcap).map(|cap| cap as f32),
         rms_norm_eps: config.rms_norm_eps as f32,
-        rotary: Rotary::new(config),
-        heads: Heads { queries: config.n_heads, keys: config.n_kv_heads, head_dim: config.head_dim() },
-        rooms: Rooms::default(),
+        rotary: Rotary::new(&config.rope, head_dim),
+        window_rotary: gemma.and_then(|gemma| gemma.window_rope_theta).map(|theta| Rotary::new(&window_rope(theta), head_dim)),
+        scoring: Scoring {
+            scale: (1.0 / gemma.map_or(head_dim as f64, |gemma| gemma.query_scale).sqrt()) as f32,
+            softcap: gemma.and_then(|gemma| gemma.attention_softcap).map(|cap| cap as f32),
+        },
+        activation: if gemma.is_some() { GateActivation::GeluTanh } else { GateActivation::Silu },
+        heads: Heads { queries: config.n_heads, keys: config.n_kv_heads, head_dim },
+        scratch: ScratchPool::default(),
     })
 }
 
-/// A source with the form that says which weights there are.
-struct Named<'c> {
-    source: &'c dyn Source,
+/// Reads the weights that `config` describes from `source`.
+struct DecoderReader<'c> {
+    source: &'c dyn WeightSource,
     config: &'c ModelConfig,
 }
 
-impl Named<'_> {
+impl DecoderReader<'_> {
     fn layer(&self, name: &str, window: Option<usize>) -> Result<Layer> {
         let config = self.config;
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let (queries, keys) = (config.n_heads * config.head_dim(), config.n_kv_heads * config.head_dim());
         let part = |block: &str, projection: &str, rows: usize| (format!("{name}.{block}.{projection}_proj"), rows);
         let attention = |projection: &str, rows: usize| part("self_attn", projection, rows);
-        let qkv = [attention("q", queries), attention("k", keys), attention("v", keys)];
+        // Phi-3's are published as one.
+        let (qkv, gate_up) = match config.architecture {
+            Architecture::Phi3 => (vec![attention("qkv", queries + 2 * keys)], vec![part("mlp", "gate_up", 2 * inner)]),
+            _ => (
+                vec![attention("q", queries), attention("k", keys), attention("v", keys)],
+                vec![part("mlp", "gate", inner), part("mlp", "up", inner)],
+            ),
+        };
+        // Gemma has norms on both sides of a block, and `post_attention_layernorm` is one of the four.
+        let norm = |norm: &str| self.norm(&format!("{name}.{norm}_layernorm"), hidden);
+        let (post_attention_norm, mlp_norm, post_mlp_norm) = match &config.gemma {
+            Some(_) => (Some(norm("post_attention")?), norm("pre_feedforward")?, Some(norm("post_feedforward")?)),
+            None => (None, norm("post_attention")?, None),
+        };
         Ok(Layer {
-            attention_norm: self.vector(&format!("{name}.input_layernorm.weight"), hidden)?,
+            attention_norm: norm("input")?,
             qkv: self.linear(&qkv, hidden, config.qkv_bias)?,
             qk_norms: match config.qk_norm {
                 true => Some((
-                    self.vector(&format!("{name}.self_attn.q_norm.weight"), config.head_dim())?,
-                    self.vector(&format!("{name}.self_attn.k_norm.weight"), config.head_dim())?,
+                    self.norm(&format!("{name}.self_attn.q_norm"), config.head_dim())?,
+                    self.norm(&format!("{name}.self_attn.k_norm"), config.head_dim())?,
                 )),
                 false => None,
             },
             attention_out: self.linear(&[attention("o", hidden)], queries, config.attention_output_bias)?,
-            mlp_norm: self.vector(&format!("{name}.post_attention_layernorm.weight"), hidden)?,
-            gate_up: self.linear(&[part("mlp", "gate", inner), part("mlp", "up", inner)], hidden, config.mlp_bias)?,
+            post_attention_norm,
+            mlp_norm,
+            gate_up: self.linear(&gate_up, hidden, config.mlp_bias)?,
             down: self.linear(&[part("mlp", "down", hidden)], inner, config.mlp_bias)?,
+            post_mlp_norm,
             window,
         })
     }
 
-    /// Projections of the same input, `(name, outputs)` each, one above the other.
+    /// Projections of the same input, `(name, outputs)` each, as one.
     fn linear(&self, parts: &[(String, usize)], inputs: usize, biased: bool) -> Result<Linear> {
         let named = |what: &str| parts.iter().map(|(name, rows)| (format!("{name}.{what}"), *rows)).collect::<Vec<_>>();
         let bias = match biased {
@@ -102,25 +138,30 @@ impl Named<'_> {
         Ok(Linear { weights: self.source.matrix(&named("weight"), inputs)?, bias })
     }
 
-    fn vector(&self, name: &str, n: usize) -> Result<Vec<f32>> {
-        self.source.vector(&[(name.to_owned(), n)])
+    /// The weight of the norm `name`, `[n]`. Gemma's are published less one.
+    fn norm(&self, name: &str, n: usize) -> Result<Vec<f32>> {
+        let mut weight = self.source.vector(&[(format!("{name}.weight"), n)])?;
+        if self.config.gemma.is_some() {
+            weight.iter_mut().for_each(|weight| *weight += 1.0);
+        }
+        Ok(weight)
     }
 }
 
 /// The weights of a checkpoint.
-pub(crate) struct Reader<'c> {
+pub(crate) struct CheckpointSource<'c> {
     pub(crate) checkpoint: &'c Checkpoint,
     /// Names the weights in messages.
     pub(crate) file: &'c str,
-    /// How matrices are quantised, where they are.
+    /// The bits to which matrices are quantised, if they are.
     pub(crate) bits: Option<Bits>,
-    /// How products with those are computed.
+    /// How products with quantised matrices are computed.
     pub(crate) numerics: Numerics,
-    /// Where matrices are put.
+    /// The memory of matrices.
     pub(crate) arena: &'c Arena,
 }
 
-impl Source for Reader<'_> {
+impl WeightSource for CheckpointSource<'_> {
     fn contains(&self, name: &str) -> bool {
         self.checkpoint.contains(name)
     }
@@ -139,8 +180,8 @@ impl Source for Reader<'_> {
     }
 }
 
-impl Reader<'_> {
-    /// As they are stored where they are stored alike, and otherwise widened.
+impl CheckpointSource<'_> {
+    /// In their stored dtype if all parts have the same, otherwise widened to f32.
     fn floats(&self, parts: &[(String, usize)], columns: usize) -> Result<Stored> {
         let stored = self.checked_all(parts, &[columns])?;
         let first = stored.first().map_or(DType::F32, |tensor| tensor.dtype);
@@ -149,12 +190,12 @@ impl Reader<'_> {
         Ok(Stored::floats(dtype, self.arena, number(&stored), halves, |out| self.read(&stored, out, widen)))
     }
 
-    /// As [`matrix`](Source::matrix), quantised row by row: the matrix is never there as floats.
+    /// Quantises row by row, so that the matrix never exists as floats.
     fn quantized(&self, bits: Bits, parts: &[(String, usize)], rows: usize, columns: usize) -> Result<Stored> {
         if !columns.is_multiple_of(BLOCK) {
             return Err(Error::Unsupported {
                 what: format!("quantising `{}` of `{}`", parts[0].0, self.file),
-                reason: format!("its rows have {columns} weights, no multiple of {BLOCK}"),
+                reason: format!("its rows have {columns} weights, which is not a multiple of {BLOCK}"),
                 hint: Some(Remedy::UseDType(vec![DType::F32]).into()),
             });
         }
@@ -184,7 +225,7 @@ impl Reader<'_> {
         Ok(Stored::Blocks { bits, codes, scales })
     }
 
-    /// The values of tensors of the shapes `[rows, inner...]`, one after the other.
+    /// The values of the tensors of shapes `[rows, inner...]`, concatenated.
     fn values(&self, parts: &[(String, usize)], inner: &[usize]) -> Result<Vec<f32>> {
         let stored = self.checked_all(parts, inner)?;
         let mut values = vec![0.0; number(&stored)];
@@ -192,7 +233,7 @@ impl Reader<'_> {
         Ok(values)
     }
 
-    /// Has `write` make the values of all tensors, one after the other, of their bytes.
+    /// Calls `write` to convert the bytes of all tensors to values, concatenated.
     fn read<V: Send>(&self, stored: &[StoredTensor<'_>], mut rest: &mut [V], write: fn(DType, &[u8], &mut [V])) {
         for tensor in stored {
             let own;
@@ -206,7 +247,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Tensors of the shapes `[rows, inner...]`. A shape is checked against a header that fits its file before memory is taken for it.
+    /// The tensors of shapes `[rows, inner...]`. Shapes are checked against the header before memory is allocated for them.
     fn checked_all(&self, parts: &[(String, usize)], inner: &[usize]) -> Result<Vec<StoredTensor<'_>>> {
         parts.iter().map(|(name, rows)| self.checked(name, &[&[*rows], inner].concat())).collect()
     }
@@ -216,7 +257,7 @@ impl Reader<'_> {
         if stored.shape == shape {
             return Ok(stored);
         }
-        let problem = format!("the weight is {:?}, and the configuration makes it {shape:?}", stored.shape);
+        let problem = format!("the weight is {:?}, but the configuration makes it {shape:?}", stored.shape);
         Err(Error::bad_field(self.file, name, problem))
     }
 }
@@ -229,35 +270,35 @@ pub(crate) fn widened(stored: &StoredTensor<'_>) -> Vec<f32> {
     values
 }
 
-/// Bytes of a file that are read before its memory is given back, so that a load takes little more than what it makes.
-const READ_TOGETHER: usize = 32 << 20;
+/// Bytes of a file that are read before its pages are released.
+pub(crate) const READ_TOGETHER: usize = 32 << 20;
 
-/// Values widened together by one thread.
+/// Values that a thread widens at a time.
 const WIDENED_TOGETHER: usize = 1 << 16;
 
-/// Bytes of a value as it is stored.
+/// Bytes of a stored value.
 pub(crate) fn bytes_of(dtype: DType) -> usize {
     if dtype == DType::F32 { 4 } else { 2 }
 }
 
-/// How many values there are in all.
+/// The number of values of all tensors.
 fn number(stored: &[StoredTensor<'_>]) -> usize {
     stored.iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum()
 }
 
-/// Writes the bits of each value of `bytes`, which has two bytes, to `out`, which has as many places.
+/// Copies the bits of 16-bit values from `bytes` to `out`, which is as long.
 pub(crate) fn copy_halves(bytes: &[u8], out: &mut [u16]) {
     out.iter_mut().zip(bytes.as_chunks().0).for_each(|(out, bytes)| *out = u16::from_le_bytes(*bytes));
 }
 
-/// Writes the values of `bytes` as f32 to `out`, which has as many places.
+/// Writes the values in `bytes` as f32 to `out`, which is as long.
 pub(crate) fn widen(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     match dtype {
         DType::F32 => out.iter_mut().zip(bytes.as_chunks().0).for_each(|(out, bytes)| *out = f32::from_le_bytes(*bytes)),
         DType::F16 => {
             out.iter_mut().zip(bytes.as_chunks().0).for_each(|(out, bytes)| *out = f16::from_le_bytes(*bytes).to_f32());
         }
-        // Brain floats are the upper half of an f32.
+        // A bf16 is the upper half of an f32.
         _ => out
             .iter_mut()
             .zip(bytes.as_chunks().0)

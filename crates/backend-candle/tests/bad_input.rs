@@ -1,5 +1,5 @@
-//! Every broken safetensors, GGUF and configuration is an error that names the file, and reading it takes no memory to speak of: an
-//! allocator that counts holds loading to a cap.
+//! Broken safetensors, GGUF files and configurations are errors that name the file, and loading them allocates little: a counting allocator
+//! enforces a cap.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
 #![allow(unsafe_code, reason = "an allocator is unsafe by nature")]
 
@@ -17,10 +17,10 @@ use tandem_core::files::ModelFiles;
 use tandem_core::gguf::TensorType;
 use tandem_core::{Backend, LoadOptions};
 
-/// What loading may take at any time. The whole model takes a tenth of it; a file that says it is larger must not be believed.
+/// The most that loading may hold at any time, ten times the whole model: a file that claims to be larger must not be believed.
 const CAP: usize = 4 << 20;
 
-/// Bytes that are held, and the most that were since the last reset.
+/// Counts the bytes that are allocated, and their peak since the last reset.
 struct Counting;
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
@@ -36,40 +36,40 @@ impl Counting {
     }
 }
 
-// SAFETY: every call is the system's own, with the arguments as they are.
+// SAFETY: every call is forwarded to the system allocator with unchanged arguments.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         Self::add(layout.size());
-        // SAFETY: the caller's contract is the system's.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc`, which is that of the system allocator.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         Self::add(layout.size());
-        // SAFETY: the caller's contract is the system's.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc`, which is that of the system allocator.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         HELD.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's contract is the system's.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc`, which is that of the system allocator.
         unsafe { System.dealloc(pointer, layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         Self::add(new_size);
         HELD.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's contract is the system's.
+        // SAFETY: the caller keeps the contract of `GlobalAlloc`, which is that of the system allocator.
         unsafe { System.realloc(pointer, layout, new_size) }
     }
 }
 
-/// A file that is broken: what is wrong, how it comes about in a directory with a good model, and what the error says.
+/// A broken file: its description, the change to a directory with a good model, and a part of the error.
 type Case = (&'static str, Box<dyn Fn(&Path)>, &'static str);
 
-/// All in one test: the count is that of the process.
+/// All cases in one test, since allocations are counted for the whole process.
 #[test]
-fn what_is_broken_is_an_error_and_takes_no_memory() {
+fn broken_files_are_errors_and_allocate_little() {
     check(None, |_| {});
     let cases = configurations()
         .into_iter()
@@ -86,7 +86,7 @@ fn what_is_broken_is_an_error_and_takes_no_memory() {
     assert!(n > 70, "{n} cases");
 }
 
-/// Loads what `spoil` makes of a good model, which is to be the error.
+/// Loads a good model after `spoil` has changed it, and expects the error.
 fn check(error: Option<(&str, &str)>, spoil: impl Fn(&Path)) {
     let directory = tempfile::tempdir().unwrap();
     for name in ["config.json", "model.safetensors"] {
@@ -201,7 +201,7 @@ fn indexes() -> Vec<Case> {
     ]
 }
 
-/// What is no safetensors file.
+/// The error for a file that is not a whole safetensors file.
 const NO_FILE: &str = "no whole safetensors file";
 
 fn safetensors_files() -> Vec<Case> {
@@ -259,7 +259,7 @@ fn safetensors_files() -> Vec<Case> {
     ]
 }
 
-/// Weights that the configuration does not have, in files that are whole.
+/// Valid files with weights that do not match the configuration.
 fn weights() -> Vec<Case> {
     let tensor = |what, dtype: Dtype, shape: &'static [usize], expected| {
         case(what, move |dir: &Path| replace_norm(dir, Some((dtype, shape))), expected)
@@ -322,7 +322,7 @@ fn gguf_files() -> Vec<Case> {
     ]
 }
 
-/// GGUF files that are whole and say what cannot be.
+/// Complete GGUF files with invalid contents.
 fn gguf_headers() -> Vec<Case> {
     let edit = |what, change: fn(&mut GgufWriter), expected| {
         let spoil = move |dir: &Path| {

@@ -31,21 +31,21 @@ fn step(criterion: &mut Criterion) {
         let (weights, input, mut out) = (numbers(rows * columns), numbers(columns), vec![0.0; rows]);
         let (eight, four) = (Quantized::eight(&weights), Quantized::four(&weights));
         let narrow: Vec<bf16> = weights.iter().map(|weight| bf16::from_f32(*weight)).collect();
-        for level in Instructions::all() {
+        for isa in Instructions::all() {
             group.throughput(Throughput::Bytes(4 * weights.len() as u64));
-            let of = |dtype: &str| format!("{dtype}, {level:?}");
-            group.bench_function(of("f32"), |bencher| bencher.iter(|| level.products(&weights, &input, columns, &mut out)));
+            let of = |dtype: &str| format!("{dtype}, {isa:?}");
+            group.bench_function(of("f32"), |bencher| bencher.iter(|| isa.products(&weights, &input, columns, &mut out)));
             group.throughput(Throughput::Bytes(2 * weights.len() as u64));
-            group.bench_function(of("bf16"), |bencher| bencher.iter(|| level.bf16_products(&narrow, &input, columns, &mut out)));
+            group.bench_function(of("bf16"), |bencher| bencher.iter(|| isa.bf16_products(&narrow, &input, columns, &mut out)));
             group.throughput(Throughput::Bytes(weights.len() as u64 * 9 / 8));
-            group.bench_function(of("int8"), |bencher| bencher.iter(|| level.block_products(&eight, &input, columns, &mut out)));
+            group.bench_function(of("int8"), |bencher| bencher.iter(|| isa.block_products(&eight, &input, columns, &mut out)));
             group.throughput(Throughput::Bytes(weights.len() as u64 * 5 / 8));
-            group.bench_function(of("int4"), |bencher| bencher.iter(|| level.block_products(&four, &input, columns, &mut out)));
-            let int4 = of("int4, rounded inputs");
-            group.bench_function(int4, |bencher| bencher.iter(|| level.rounded_products(&four, &input, columns, &mut out)));
+            group.bench_function(of("int4"), |bencher| bencher.iter(|| isa.block_products(&four, &input, columns, &mut out)));
+            let int4 = of("int4, int8 activations");
+            group.bench_function(int4, |bencher| bencher.iter(|| isa.integer_products(&four, &input, columns, &mut out)));
             group.throughput(Throughput::Bytes(weights.len() as u64 * 9 / 8));
-            let int8 = of("int8, rounded inputs");
-            group.bench_function(int8, |bencher| bencher.iter(|| level.rounded_products(&eight, &input, columns, &mut out)));
+            let int8 = of("int8, int8 activations");
+            group.bench_function(int8, |bencher| bencher.iter(|| isa.integer_products(&eight, &input, columns, &mut out)));
         }
     }
 }
@@ -59,15 +59,15 @@ fn prompt(criterion: &mut Criterion) {
         let (weights, inputs, mut out) = (numbers(rows * columns), numbers(N * columns), vec![0.0; N * rows]);
         let (eight, four) = (Quantized::eight(&weights), Quantized::four(&weights));
         let narrow: Vec<bf16> = weights.iter().map(|weight| bf16::from_f32(*weight)).collect();
-        for level in Instructions::all() {
-            let of = |dtype: &str| format!("{dtype}, {level:?}");
-            group.bench_function(of("f32"), |bencher| bencher.iter(|| level.product(&weights, &inputs, columns, &mut out)));
-            group.bench_function(of("bf16"), |bencher| bencher.iter(|| level.bf16_product(&narrow, &inputs, columns, &mut out)));
-            group.bench_function(of("int8"), |bencher| bencher.iter(|| level.block_product(&eight, &inputs, columns, &mut out)));
-            group.bench_function(of("int4"), |bencher| bencher.iter(|| level.block_product(&four, &inputs, columns, &mut out)));
-            for (name, weights) in [("int8, rounded inputs", &eight), ("int4, rounded inputs", &four)] {
-                let rounded = |out: &mut [f32]| level.rounded_product(weights, &inputs, columns, out);
-                group.bench_function(of(name), |bencher| bencher.iter(|| rounded(&mut out)));
+        for isa in Instructions::all() {
+            let of = |dtype: &str| format!("{dtype}, {isa:?}");
+            group.bench_function(of("f32"), |bencher| bencher.iter(|| isa.product(&weights, &inputs, columns, &mut out)));
+            group.bench_function(of("bf16"), |bencher| bencher.iter(|| isa.bf16_product(&narrow, &inputs, columns, &mut out)));
+            group.bench_function(of("int8"), |bencher| bencher.iter(|| isa.block_product(&eight, &inputs, columns, &mut out)));
+            group.bench_function(of("int4"), |bencher| bencher.iter(|| isa.block_product(&four, &inputs, columns, &mut out)));
+            for (name, weights) in [("int8, int8 activations", &eight), ("int4, rounded inputs", &four)] {
+                let integer = |out: &mut [f32]| isa.integer_product(weights, &inputs, columns, out);
+                group.bench_function(of(name), |bencher| bencher.iter(|| integer(&mut out)));
             }
         }
     }

@@ -7,7 +7,7 @@ pub(crate) fn sentence(remedies: &Remedies) -> String {
     remedies.sentence(clause)
 }
 
-fn clause(remedy: &Remedy) -> String {
+pub(crate) fn clause(remedy: &Remedy) -> String {
     match remedy {
         Remedy::UseBackend(backend) => format!("use `--backend {backend}`"),
         Remedy::UseDevice(device) => format!("use `--device {device}`"),
@@ -25,6 +25,8 @@ fn clause(remedy: &Remedy) -> String {
              `tandem setup --wheel {wheel}`"
         ),
         Remedy::NameLibrary => "name another library with `--ort-library FILE` or `ORT_DYLIB_PATH`".into(),
+        Remedy::Fits { dtype, peak } => format!("with `--dtype {dtype}` it takes {peak}, which fits"),
+        Remedy::ModelFits { model, dtype, peak } => format!("`{model}` with `--dtype {dtype}` would fit: {peak}"),
         Remedy::SkipMemoryCheck => "`--no-memory-check` tries it".into(),
         Remedy::SkipTemplate => "use `--raw` to continue plain text".into(),
         Remedy::ReplaceExport => "replace an earlier export with `--force`".into(),

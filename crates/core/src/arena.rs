@@ -1,157 +1,112 @@
-//! Memory for the weights of a model, one after the other.
+//! Memory for the weights of a model, one matrix directly after the other.
 //!
-//! Huge pages begin at multiples of their size, so of a matrix with memory of its own the ends lie in small ones: in a model of half a
-//! billion weights in 4 bits that is half of it. Here the next matrix goes on in the same page.
+//! Huge pages begin at multiples of their size, so both ends of a separately allocated matrix lie in small pages: in 4 bits, that is half
+//! of a model of half a billion weights. In an arena the next matrix continues in the same huge page.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
-use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut, RangeInclusive};
+use std::sync::{Mutex, PoisonError};
 
-use bytemuck::Zeroable;
+use bytemuck::Pod;
+use bytes::BytesMut;
 
 use crate::huge_pages;
 
-/// Bytes of the first piece that is asked of the system, and at the most: each is twice as large as the one before. Of a large one, what
-/// nobody writes to takes no memory.
-const PIECES: std::ops::RangeInclusive<usize> = 1 << 20..=64 << 20;
+/// Bytes of the first piece that is allocated, and of the largest; each is twice as large as the one before. Untouched parts of a large
+/// piece take no memory.
+const PIECES: RangeInclusive<usize> = 1 << 20..=64 << 20;
 
-/// Where a piece begins: a multiple of the size of huge pages on most machines.
+/// The alignment of a piece: the size of huge pages on most machines.
 const PIECE_ALIGNMENT: usize = 2 << 20;
 
-/// Where values begin: a multiple of what a processor loads at once.
+/// The alignment of values: the width of the widest vectors.
 const ALIGNMENT: usize = 64;
 
-/// Gives memory that lies together. It is the system's again when all that was given of a piece is dropped.
+/// Allocates contiguous memory. A piece is freed when every [`Slab`] of it is dropped.
 #[derive(Debug, Default)]
 pub struct Arena {
-    /// The piece that is given of, and how many bytes of it are.
-    current: Mutex<Option<(Arc<Piece>, usize)>>,
+    current: Mutex<Option<Piece>>,
 }
 
-/// Some values in an [`Arena`].
+/// Values in an [`Arena`].
 pub struct Slab<V> {
-    first: NonNull<V>,
-    n: usize,
-    /// Holds the memory.
-    _piece: Arc<Piece>,
+    bytes: BytesMut,
+    values: PhantomData<V>,
 }
 
 #[derive(Debug)]
 struct Piece {
-    /// `layout.size()` bytes.
-    memory: NonNull<u8>,
-    layout: Layout,
-    /// Bytes before the first that is given.
-    offset: usize,
+    /// The address of its first byte.
+    address: usize,
     size: usize,
+    /// The bytes that are not allocated yet.
+    rest: BytesMut,
 }
 
 impl Arena {
-    /// `n` values of zero bytes. As with a [`Vec`], a program that can have no more memory ends.
+    /// `n` zeros. As with a [`Vec`], the process aborts when there is no more memory.
     ///
     /// # Panics
-    /// When they take more bytes than there are addresses.
-    pub fn zeros<V: Zeroable>(&self, n: usize) -> Slab<V> {
+    /// When they exceed the address space.
+    pub fn zeros<V: Pod>(&self, n: usize) -> Slab<V> {
         const { assert!(align_of::<V>() <= ALIGNMENT, "values are aligned") };
-        let bytes = Layout::array::<V>(n).expect("no more bytes than addresses").size().next_multiple_of(ALIGNMENT);
-        let (piece, start) = self.take(bytes);
-        // From the first on: of memory that is advised in parts, a huge page could not lie across two.
-        huge_pages::advise(piece.address()..piece.address() + start + bytes);
-        let first = piece.at(start).cast();
-        Slab { first, n, _piece: piece }
+        let size = size_of::<V>().checked_mul(n).expect("values fit the address space");
+        let mut bytes = self.take(size.next_multiple_of(ALIGNMENT));
+        bytes.truncate(size);
+        Slab { bytes, values: PhantomData }
     }
 
-    /// `bytes` of a piece, from the place that is told.
-    fn take(&self, bytes: usize) -> (Arc<Piece>, usize) {
+    fn take(&self, n: usize) -> BytesMut {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((piece, used)) = &mut *current
-            && piece.size - *used >= bytes
-        {
-            *used += bytes;
-            return (Arc::clone(piece), *used - bytes);
+        if let Some(piece) = current.as_mut().filter(|piece| piece.rest.len() >= n) {
+            return piece.take(n);
         }
-        let next = current.as_ref().map_or(*PIECES.start(), |(piece, _)| (2 * piece.size).clamp(*PIECES.start(), *PIECES.end()));
-        let piece = Arc::new(Piece::new(bytes.max(next)));
-        if current.as_ref().is_none_or(|(other, used)| other.size - used < piece.size - bytes) {
-            *current = Some((Arc::clone(&piece), bytes));
+        let next = current.as_ref().map_or(*PIECES.start(), |piece| (2 * piece.size).clamp(*PIECES.start(), *PIECES.end()));
+        let mut piece = Piece::new(n.max(next));
+        let bytes = piece.take(n);
+        if current.as_ref().is_none_or(|other| other.rest.len() < piece.rest.len()) {
+            *current = Some(piece);
         }
-        (piece, 0)
+        bytes
     }
 }
 
 impl Piece {
-    /// `size` is not 0.
-    #[expect(unsafe_code, reason = "memory is asked for")]
     fn new(size: usize) -> Self {
         let alignment = if size < PIECE_ALIGNMENT { ALIGNMENT } else { PIECE_ALIGNMENT };
-        // Not the layout's: where more than the usual alignment is asked for, memory is zeroed, and so written to, before it is advised.
-        let layout = Layout::array::<u8>(size + alignment).expect("no more bytes than addresses");
-        // SAFETY: the layout has a size.
-        let Some(memory) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
-        let offset = memory.as_ptr().addr().next_multiple_of(alignment) - memory.as_ptr().addr();
-        Self { memory, layout, offset, size }
+        // Aligned by hand: allocators clear, and so touch, memory of larger alignment before huge pages can be requested for it.
+        let mut rest = BytesMut::zeroed(size + alignment);
+        drop(rest.split_to(rest.as_ptr().align_offset(alignment)));
+        rest.truncate(size);
+        Self { address: rest.as_ptr().expose_provenance(), size, rest }
     }
 
-    fn address(&self) -> usize {
-        self.at(0).as_ptr().expose_provenance()
-    }
-
-    /// The byte number `start`.
-    #[expect(unsafe_code, reason = "a place within memory that is held")]
-    fn at(&self, start: usize) -> NonNull<u8> {
-        assert!(start <= self.size, "within the piece");
-        // SAFETY: there are `size` bytes more than the largest offset.
-        unsafe { self.memory.add(self.offset + start) }
+    fn take(&mut self, n: usize) -> BytesMut {
+        let bytes = self.rest.split_to(n);
+        // From the start of the piece, since a huge page cannot span two separately advised ranges.
+        huge_pages::advise(self.address..bytes.as_ptr().addr() + n);
+        bytes
     }
 }
 
-impl Drop for Piece {
-    #[expect(unsafe_code, reason = "memory is given back")]
-    fn drop(&mut self) {
-        // SAFETY: it was had with this layout, and every slab holds its piece.
-        unsafe { dealloc(self.memory.as_ptr(), self.layout) };
-    }
-}
-
-// SAFETY: it only holds memory; who has a part of it has it alone.
-#[expect(unsafe_code, reason = "see the type")]
-unsafe impl Send for Piece {}
-
-// SAFETY: as above.
-#[expect(unsafe_code, reason = "see the type")]
-unsafe impl Sync for Piece {}
-
-impl<V> Deref for Slab<V> {
+impl<V: Pod> Deref for Slab<V> {
     type Target = [V];
 
-    #[expect(unsafe_code, reason = "see the type")]
     fn deref(&self) -> &[V] {
-        // SAFETY: the piece is held, is aligned, was zeros, which are values, and these bytes were given once.
-        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.n) }
+        bytemuck::cast_slice(&self.bytes)
     }
 }
 
-impl<V> DerefMut for Slab<V> {
-    #[expect(unsafe_code, reason = "see the type")]
+impl<V: Pod> DerefMut for Slab<V> {
     fn deref_mut(&mut self) -> &mut [V] {
-        // SAFETY: as above.
-        unsafe { std::slice::from_raw_parts_mut(self.first.as_ptr(), self.n) }
+        bytemuck::cast_slice_mut(&mut self.bytes)
     }
 }
-
-// SAFETY: it has its values to itself, as a vector has.
-#[expect(unsafe_code, reason = "see the type")]
-unsafe impl<V: Send> Send for Slab<V> {}
-
-// SAFETY: as above.
-#[expect(unsafe_code, reason = "see the type")]
-unsafe impl<V: Sync> Sync for Slab<V> {}
 
 impl<V> fmt::Debug for Slab<V> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Slab").field("n", &self.n).finish_non_exhaustive()
+        formatter.debug_struct("Slab").field("bytes", &self.bytes.len()).finish_non_exhaustive()
     }
 }
 
@@ -160,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_lie_together_and_apart() {
+    fn slabs_are_adjacent_and_outlive_the_arena() {
         let arena = Arena::default();
         let (mut one, mut two, mut three) = (arena.zeros::<u8>(100), arena.zeros::<f32>(1000), arena.zeros::<u16>(0));
         assert!(three.is_empty() && two.iter().all(|value| *value == 0.0));
@@ -174,9 +129,8 @@ mod tests {
         assert_eq!(whole.join().ok(), Some(1100));
     }
 
-    /// One that is larger than a piece has one of its own, and those after it go on in the other.
     #[test]
-    fn a_large_one_ends_no_piece() {
+    fn slab_larger_than_a_piece_does_not_replace_the_current_piece() {
         let n = 3 * PIECES.end();
         let arena = Arena::default();
         let first = arena.zeros::<u64>(8);
@@ -189,11 +143,18 @@ mod tests {
     }
 
     #[test]
-    fn pieces_grow() {
+    fn pieces_double_up_to_the_largest() {
         let arena = Arena::default();
-        let pieces: Vec<Slab<u8>> = (0..200).map(|_| arena.zeros(700 << 10)).collect();
-        let n_jumps = pieces.windows(2).filter(|two| two[1].as_ptr().addr().wrapping_sub(two[0].as_ptr().addr()) != 700 << 10);
-        assert!((5..12).contains(&n_jumps.count()));
-        assert!(pieces.iter().all(|piece| piece.iter().all(|byte| *byte == 0)));
+        let mut sizes = Vec::new();
+        let slabs: Vec<Slab<u8>> = (0..200)
+            .map(|_| {
+                let slab = arena.zeros(700 << 10);
+                sizes.extend(arena.current.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|piece| piece.size >> 20));
+                slab
+            })
+            .collect();
+        sizes.dedup();
+        assert_eq!(sizes, [1, 2, 4, 8, 16, 32, 64]);
+        assert!(slabs.iter().all(|slab| slab.iter().all(|byte| *byte == 0)));
     }
 }

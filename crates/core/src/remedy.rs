@@ -39,6 +39,22 @@ pub enum Remedy {
     },
     /// Name ONNX Runtime's library.
     NameLibrary,
+    /// The same model in another dtype fits the memory.
+    Fits {
+        /// The dtype.
+        dtype: DType,
+        /// The memory that it takes, with its unit.
+        peak: String,
+    },
+    /// Another model fits the memory.
+    ModelFits {
+        /// Its name in the catalog.
+        model: String,
+        /// The dtype.
+        dtype: DType,
+        /// The memory that it takes, with its unit.
+        peak: String,
+    },
     /// Load whatever the plan of its memory says.
     SkipMemoryCheck,
     /// Continue plain text, without the chat template.
@@ -70,7 +86,17 @@ pub struct Remedies(Vec<Remedy>);
 impl Remedy {
     /// Whether it is something to do, in the place of the others, and not where to look.
     fn is_action(&self) -> bool {
-        !matches!(self, Self::Note(_) | Self::ListOperators | Self::ListDevices | Self::ListModels | Self::VerifyModels)
+        !matches!(
+            self,
+            Self::Note(_)
+                | Self::Fits { .. }
+                | Self::ModelFits { .. }
+                | Self::SkipMemoryCheck
+                | Self::ListOperators
+                | Self::ListDevices
+                | Self::ListModels
+                | Self::VerifyModels
+        )
     }
 }
 
@@ -119,7 +145,9 @@ impl fmt::Display for Remedy {
                  `tandem::setup`"
             ),
             Self::NameLibrary => f.write_str("name another library with `OnnxOptions::library` or `ORT_DYLIB_PATH`"),
-            Self::SkipMemoryCheck => f.write_str("load it without the check of its memory"),
+            Self::Fits { dtype, peak } => write!(f, "with dtype `{dtype}` it takes {peak}, which fits"),
+            Self::ModelFits { model, dtype, peak } => write!(f, "`{model}` with dtype `{dtype}` would fit: {peak}"),
+            Self::SkipMemoryCheck => f.write_str("opening and loading the model yourself skips the check"),
             Self::SkipTemplate => f.write_str("continue plain text, without the chat template"),
             Self::ReplaceExport => f.write_str("replace an earlier export with `ExportOptions::replace`"),
             Self::ExportModel => f.write_str("export the model with `tandem::export`"),

@@ -1,4 +1,4 @@
-//! On the processor, where candle's operations are the same as on a GPU: it passes the suite, and gives what our own decoder gives.
+//! On the processor, with the same operations of candle as on a GPU: the conformance suite, and comparisons with our own decoder.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,13 +7,16 @@ use tandem_core::backend::{LoadOptions, Numerics, TokenBatch};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
 use tandem_core::conformance::{Fixture, Golden};
-use tandem_core::files::ModelFiles;
-use tandem_core::{Backend, BackendKind, CancelToken, DeviceReport, LogitsRequest, Model, Result, SessionOptions, conformance};
+use tandem_core::files::{Listing, ModelFiles};
+use tandem_core::footprint::{EstimateFootprint, Footprint, ModelShape, Workload};
+use tandem_core::{
+    Backend, BackendKind, CancelToken, DeviceReport, LogitsRequest, Model, OpenedModel, Result, SessionOptions, conformance,
+};
 
 use super::*;
 use crate::CandleBackend;
 use crate::model::{CandleModel, Loaded};
-use crate::weights::Reader;
+use crate::weights::CheckpointSource;
 
 conformance!(qwen2_tied, || Ok(fixture("qwen2-tied")));
 conformance!(qwen2_untied, || Ok(fixture("qwen2-untied")));
@@ -21,8 +24,13 @@ conformance!(qwen3, || Ok(fixture("qwen3")));
 conformance!(llama3_rope, || Ok(fixture("llama3-rope")));
 conformance!(llama_yarn, || Ok(fixture("llama-yarn")));
 conformance!(mistral, || Ok(fixture("mistral")));
+conformance!(gemma2, || Ok(fixture("gemma2")));
+conformance!(gemma3, || Ok(fixture("gemma3")));
+conformance!(phi3, || Ok(fixture("phi3")));
+conformance!(gemma2_window, || Ok(fixture("gemma2-window")));
+conformance!(gemma3_heads, || Ok(fixture("gemma3-heads")));
 
-/// candle on the processor with the decoder of other devices.
+/// candle on the processor, with the decoder for other devices.
 struct OnProcessor(DType);
 
 impl Backend for OnProcessor {
@@ -34,17 +42,55 @@ impl Backend for OnProcessor {
         CandleBackend::new().devices()
     }
 
-    fn load_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
-        let info = CandleBackend::new().load(files, options)?.info().clone();
-        let config = ModelConfig::from_file(&files.config)?;
-        let threads = crate::device::threads(options.threads)?;
-        let decoder = Box::new(DeviceDecoder::new(in_f32(files, &config)?, self.0, &Device::Cpu).unwrap());
+    fn select_files(&self, listing: &Listing<'_>, dtype: Option<tandem_core::DType>) -> Result<Vec<String>> {
+        CandleBackend::new().select_files(listing, dtype)
+    }
+
+    fn footprint(&self, shape: &ModelShape, dtype: tandem_core::DType, workload: &Workload) -> Footprint {
+        CandleBackend::new().footprint(shape, dtype, workload)
+    }
+
+    fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
+        let opened = CandleBackend::new().open_unchecked(files, options)?;
+        Ok(Box::new(OpenedOnProcessor { opened, files: files.clone(), options: options.clone(), dtype: self.0 }))
+    }
+}
+
+struct OpenedOnProcessor {
+    opened: Box<dyn OpenedModel>,
+    files: ModelFiles,
+    options: LoadOptions,
+    dtype: DType,
+}
+
+impl OpenedModel for OpenedOnProcessor {
+    fn config(&self) -> &ModelConfig {
+        self.opened.config()
+    }
+
+    fn dtype(&self) -> tandem_core::DType {
+        self.opened.dtype()
+    }
+
+    fn footprint(&self) -> Result<EstimateFootprint> {
+        self.opened.footprint()
+    }
+
+    fn options(&self) -> &LoadOptions {
+        &self.options
+    }
+
+    fn load_unchecked(self: Box<Self>) -> Result<Arc<dyn Model>> {
+        let config = self.config().clone();
+        let info = self.opened.load_unchecked()?.info().clone();
+        let threads = crate::device::threads(self.options.threads)?;
+        let decoder = Box::new(DeviceDecoder::new(in_f32(&self.files, &config)?, self.dtype, &Device::Cpu).unwrap());
         Ok(Arc::new(CandleModel { loaded: Arc::new(Loaded { decoder, threads, info }) }))
     }
 }
 
 #[test]
-fn hidden_states_are_those_of_our_own() {
+fn hidden_states_match_our_decoder() {
     for name in ["qwen3", "llama3-rope"] {
         let fixture = fixture(name);
         let own = CandleBackend::new().load(&fixture.files, &fixture.options).unwrap();
@@ -57,7 +103,7 @@ fn hidden_states_are_those_of_our_own() {
 }
 
 #[test]
-fn a_window_is_that_of_our_own() {
+fn sliding_window_matches_our_decoder() {
     let directory = tempfile::tempdir().unwrap();
     let mut config: serde_json::Value =
         serde_json::from_slice(&std::fs::read(golden("mistral").join("config.json")).unwrap()).unwrap();
@@ -77,7 +123,7 @@ fn a_window_is_that_of_our_own() {
 }
 
 #[test]
-fn half_precision_is_near() {
+fn half_precision_is_close_to_f32() {
     for (dtype, allowed) in [(DType::F16, 0.02), (DType::BF16, 0.15)] {
         let fixture = fixture("qwen2-tied");
         let last = |model: Arc<dyn Model>| {
@@ -91,14 +137,14 @@ fn half_precision_is_near() {
 }
 
 #[test]
-fn a_key_is_turned_by_the_table_of_f32_in_every_dtype() {
-    // 8000 is no number of bf16, and the angle of position 8000 is off by whole turns where it is computed in it.
+fn rotary_table_is_computed_in_f32_for_every_dtype() {
+    // bf16 cannot represent 8000, so an angle computed in it would be off by whole turns.
     let files = fixture("qwen2-tied").files;
     let config = ModelConfig::from_file(&files.config).unwrap();
     let cosines = |dtype| {
         let decoder = DeviceDecoder::new(in_f32(&files, &config).unwrap(), dtype, &Device::Cpu).unwrap();
-        let turn = decoder.turn(&Span { rows: 0..3, first_position: 8000, n_wanted: 3 }).unwrap();
-        turn.cosines.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        let rotation = decoder.rotation(&decoder.rotary, &Span { rows: 0..3, first_position: 8000, n_outputs: 3 }).unwrap();
+        rotation.cosines.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
     close(&cosines(DType::BF16), &cosines(DType::F32), 0.005, "cosines");
 }
@@ -106,7 +152,8 @@ fn a_key_is_turned_by_the_table_of_f32_in_every_dtype() {
 fn in_f32(files: &ModelFiles, config: &ModelConfig) -> Result<Decoder> {
     let checkpoint = Checkpoint::open(files)?;
     let arena = tandem_core::arena::Arena::default();
-    let reader = Reader { checkpoint: &checkpoint, file: &files.name, bits: None, numerics: Numerics::Exact, arena: &arena };
+    let reader =
+        CheckpointSource { checkpoint: &checkpoint, file: &files.name, bits: None, numerics: Numerics::Exact, arena: &arena };
     crate::weights::decoder(&reader, config)
 }
 

@@ -1,4 +1,4 @@
-//! GGML's blocks, opened: numbers, scales and offsets of 32 values at a time.
+//! Decodes GGML's block formats into integers, scales and offsets of 32 values at a time.
 //!
 //! The layouts: `ggml/src/ggml-common.h` and `dequantize_row_*` of `ggml/src/ggml-quants.c` in
 //! <https://github.com/ggml-org/llama.cpp>.
@@ -10,24 +10,24 @@ use tandem_core::gguf::TensorType;
 use crate::quantize::{BLOCK, Bits};
 use crate::weights::{bytes_of, widen};
 
-/// What stands for 0 in four bits.
+/// The code of zero in four bits.
 const ZERO_OF_FOUR: i8 = 8;
 
-/// Values of one block, before they are values: `numbers[i] * scales[i / 16] + offset`.
+/// 32 values, `numbers[i] * scales[i / 16] + offset`.
 struct Group {
     numbers: [i8; BLOCK],
     scales: [f32; 2],
     offset: f32,
 }
 
-/// Where a row of quantised weights is written.
+/// The destination of a row of quantised weights.
 pub(super) struct Target<'m> {
     pub(super) bits: Bits,
     /// `[blocks, bits.block_bytes()]`
     pub(super) codes: &'m mut [u8],
     /// `[blocks]`
     pub(super) scales: &'m mut [f32],
-    /// `[blocks]`; empty where no weights of the matrix have offsets.
+    /// `[blocks]`; empty if the matrix has no offsets.
     pub(super) offsets: &'m mut [f32],
 }
 
@@ -51,8 +51,8 @@ pub(super) fn floats(kind: TensorType, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Writes the codes, scales and offsets of a row. Numbers that fit are kept; floats and Q6_K are rounded.
-pub(super) fn quantised(kind: TensorType, bytes: &[u8], target: Target<'_>) {
+/// Writes the codes, scales and offsets of a row. Integers that fit are kept; floats and Q6_K are quantised.
+pub(super) fn quantized(kind: TensorType, bytes: &[u8], target: Target<'_>) {
     let Target { bits, codes, scales, offsets } = target;
     if let dtype @ (DType::F32 | DType::F16 | DType::Bf16) = kind.dtype() {
         let mut values = vec![0.0; bytes.len() / bytes_of(dtype)];
@@ -82,7 +82,7 @@ impl Group {
     }
 }
 
-/// As [`Bits`] has them.
+/// Writes integers in the layout of [`Bits`].
 fn write_codes(bits: Bits, numbers: &[i8; BLOCK], codes: &mut [u8]) {
     match bits {
         Bits::Eight => codes.iter_mut().zip(numbers).for_each(|(code, number)| *code = number.cast_unsigned()),
@@ -93,7 +93,7 @@ fn write_codes(bits: Bits, numbers: &[i8; BLOCK], codes: &mut [u8]) {
     }
 }
 
-/// Opens every block of a row of a quantised type.
+/// Decodes every block of a row of a quantised type.
 fn groups(kind: TensorType, bytes: &[u8], each: &mut dyn FnMut(&Group)) {
     for block in bytes.chunks_exact(kind.block_bytes()) {
         match kind {
@@ -114,7 +114,7 @@ fn plain(numbers: [i8; BLOCK], scale: f32, offset: f32) -> Group {
     Group { numbers, scales: [scale; 2], offset }
 }
 
-/// Of numbers that are `zero` less than those of the file, whose values are `number * scale + minimum`.
+/// A group whose integers are `zero` less than those of the file, whose values are `integer * scale + minimum`.
 fn lifted(numbers: [i8; BLOCK], zero: u8, scale: f32, minimum: f32) -> Group {
     plain(numbers, scale, f32::from(zero) * scale + minimum)
 }
@@ -172,7 +172,7 @@ fn q6_k(block: &[u8], each: &mut dyn FnMut(&Group)) {
     }
 }
 
-/// The number of 16 bits at `at`.
+/// The f16 at byte `at`.
 fn half(bytes: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32()
 }

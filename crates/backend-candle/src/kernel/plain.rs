@@ -1,14 +1,14 @@
-//! The loops in plain Rust, for processors without wide vectors.
+//! The kernels in plain Rust, for processors without AVX2.
 
-use super::{Packed, TILE};
+use super::{PackedTile, TILE};
 use crate::float::Float;
 use crate::quantize::{BLOCK, Bits, Blocks};
-use crate::rounded::{Group, Pair};
+use crate::quantized_activations::{BlockPair, RowGroup};
 
-/// Sums that run side by side: what the compiler turns into one vector register or two.
+/// Independent sums, which the compiler turns into one or two vector registers.
 const LANES: usize = 8;
 
-/// See [`Level::products`](super::Level::products).
+/// See [`Isa::products`](super::Isa::products).
 pub(super) fn products<F: Float>(weights: &[F], inputs: &[f32], columns: usize, out: &mut [f32]) {
     let n = inputs.len() / columns;
     for (row, out) in weights.chunks_exact(columns).zip(out.chunks_exact_mut(n)) {
@@ -18,7 +18,7 @@ pub(super) fn products<F: Float>(weights: &[F], inputs: &[f32], columns: usize, 
     }
 }
 
-/// See [`Level::block_products`](super::Level::block_products).
+/// See [`Isa::block_products`](super::Isa::block_products).
 pub(super) fn block_products(weights: Blocks<'_>, inputs: &[f32], columns: usize, out: &mut [f32]) {
     let n = inputs.len() / columns;
     let mut floats = [0.0; BLOCK];
@@ -33,8 +33,8 @@ pub(super) fn block_products(weights: Blocks<'_>, inputs: &[f32], columns: usize
     }
 }
 
-/// See [`Level::rounded_products`](super::Level::rounded_products).
-pub(super) fn rounded_products(weights: Blocks<'_>, inputs: &[Pair], columns: usize, out: &mut [f32]) {
+/// See [`Isa::integer_products`](super::Isa::integer_products).
+pub(super) fn integer_products(weights: Blocks<'_>, inputs: &[BlockPair], columns: usize, out: &mut [f32]) {
     let per_row = columns.div_ceil(2 * BLOCK);
     let n = inputs.len() / per_row;
     out.fill(0.0);
@@ -45,14 +45,14 @@ pub(super) fn rounded_products(weights: Blocks<'_>, inputs: &[Pair], columns: us
             for (input, out) in inputs.chunks_exact(per_row).zip(out.iter_mut()) {
                 let pair = &input[block / 2];
                 let products = codes.iter().zip(&pair.codes[half]).map(|(weight, code)| i32::from(*weight) * i32::from(*code));
-                *out += (pair.below[8 * half] + products.sum::<i32>()) as f32 * (pair.scales[8 * half] * own.scales[0]);
+                *out += (pair.correction[8 * half] + products.sum::<i32>()) as f32 * (pair.scales[8 * half] * own.scales[0]);
             }
         }
     }
 }
 
-/// See [`Level::pack`](super::Level::pack).
-pub(super) fn pack(weights: Blocks<'_>, per_row: usize, packed: &mut Packed) {
+/// See [`Isa::pack`](super::Isa::pack).
+pub(super) fn pack(weights: Blocks<'_>, per_row: usize, packed: &mut PackedTile) {
     packed.words.fill([0; TILE]);
     packed.scales.fill([0.0; TILE]);
     for (i, scale) in weights.scales.iter().enumerate() {
@@ -64,8 +64,8 @@ pub(super) fn pack(weights: Blocks<'_>, per_row: usize, packed: &mut Packed) {
     }
 }
 
-/// See [`Level::packed_products`](super::Level::packed_products).
-pub(super) fn packed_products(packed: &Packed, inputs: &Group, out: &mut [[f32; TILE]]) {
+/// See [`Isa::packed_products`](super::Isa::packed_products).
+pub(super) fn packed_products(packed: &PackedTile, inputs: &RowGroup, out: &mut [[f32; TILE]]) {
     for (input, out) in out.iter_mut().enumerate() {
         for (row, out) in out.iter_mut().enumerate() {
             *out = (0..packed.scales.len()).map(|block| of_block(packed, inputs, block, row, input)).sum();
@@ -74,16 +74,16 @@ pub(super) fn packed_products(packed: &Packed, inputs: &Group, out: &mut [[f32; 
 }
 
 /// The product of one block of row `row` and input number `input`.
-fn of_block(packed: &Packed, inputs: &Group, block: usize, row: usize, input: usize) -> f32 {
+fn of_block(packed: &PackedTile, inputs: &RowGroup, block: usize, row: usize, input: usize) -> f32 {
     let words = block * BLOCK / 4..(block + 1) * BLOCK / 4;
     let pairs = words.map(|word| (packed.words[word][row].to_le_bytes(), inputs.words[word * inputs.n + input].to_le_bytes()));
     let products =
         pairs.flat_map(|(weights, codes)| (0..4).map(move |i| i32::from(weights[i]) * i32::from(codes[i].cast_signed())));
     let i = block * inputs.n + input;
-    (inputs.below[i] + products.sum::<i32>()) as f32 * (packed.scales[block][row] * inputs.scales[i])
+    (inputs.correction[i] + products.sum::<i32>()) as f32 * (packed.scales[block][row] * inputs.scales[i])
 }
 
-/// The weights of a block, offset so that they have no sign.
+/// The weights of a block as unsigned numbers.
 fn unsigned(block: Blocks<'_>) -> [u8; BLOCK] {
     match block.bits {
         Bits::Eight => std::array::from_fn(|i| block.codes[i] ^ 128),
@@ -91,7 +91,7 @@ fn unsigned(block: Blocks<'_>) -> [u8; BLOCK] {
     }
 }
 
-/// See [`Level::weighted_sums`](super::Level::weighted_sums).
+/// See [`Isa::weighted_sums`](super::Isa::weighted_sums).
 pub(super) fn weighted_sums(weights: &[f32], values: &[f32], width: usize, out: &mut [f32]) {
     let n = out.len() / width;
     for (weights, values) in weights.chunks_exact(n).zip(values.chunks_exact(width)) {
@@ -101,7 +101,7 @@ pub(super) fn weighted_sums(weights: &[f32], values: &[f32], width: usize, out: 
     }
 }
 
-/// See [`Level::tile`](super::Level::tile).
+/// See [`Isa::tile`](super::Isa::tile).
 pub(super) fn tile(weights: &[f32], inputs: &[f32], sums: &mut [f32]) {
     let n = sums.len() / TILE;
     for (weights, inputs) in weights.as_chunks::<TILE>().0.iter().zip(inputs.chunks_exact(n)) {
@@ -109,6 +109,11 @@ pub(super) fn tile(weights: &[f32], inputs: &[f32], sums: &mut [f32]) {
             sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += weight * input);
         }
     }
+}
+
+/// See [`Isa::transpose`](super::Isa::transpose): how many columns and rows are done is the result, and here it is none.
+pub(super) fn transpose(_rows: &[f32], _stride: usize, _inner: usize, _out: &mut [f32]) -> (usize, usize) {
+    (0, 0)
 }
 
 fn dot<F: Float>(left: &[F], right: &[f32]) -> f32 {

@@ -1,7 +1,7 @@
 //! Every level against f64, and so against each other.
 
 use super::*;
-use crate::rounded::Rounded;
+use crate::quantized_activations::QuantizedActivations;
 
 /// `n` numbers between -1 and 1 of a linear congruential sequence (Numerical Recipes' constants).
 fn numbers(n: usize, seed: u32) -> Vec<f32> {
@@ -25,11 +25,11 @@ fn every_level_gives_the_products() {
         for n in 1..=MAX_ROWS {
             let (weights, inputs) = (numbers(rows * columns, 1), numbers(n * columns, 2));
             let expected = in_f64(&weights, &inputs, columns);
-            for level in Level::all() {
+            for isa in Isa::all() {
                 let mut out = vec![f32::NAN; rows * n];
-                level.products(&weights, &inputs, columns, &mut out);
+                isa.products(&weights, &inputs, columns, &mut out);
                 for (out, expected) in out.iter().zip(&expected) {
-                    assert!((out - expected).abs() <= 2e-5, "{level:?} {rows}x{columns} {n}: {out} {expected}");
+                    assert!((out - expected).abs() <= 2e-5, "{isa:?} {rows}x{columns} {n}: {out} {expected}");
                 }
             }
         }
@@ -42,15 +42,15 @@ fn every_level_widens_weights_exactly() {
     fn check<F: Float>(narrow: &[F], inputs: &[f32], (rows, columns): (usize, usize)) {
         let mut wide = vec![0.0; narrow.len()];
         F::widen(narrow, &mut wide);
-        for level in Level::all() {
+        for isa in Isa::all() {
             let products = |products: &dyn Fn(&mut [f32])| {
                 let mut out = vec![f32::NAN; rows * inputs.len() / columns];
                 products(&mut out);
                 out
             };
-            let expected = products(&|out| level.products(&wide, inputs, columns, out));
-            let own = products(&|out| level.products(narrow, inputs, columns, out));
-            assert_eq!(own, expected, "{level:?} {} {rows}x{columns}", F::DTYPE);
+            let expected = products(&|out| isa.products(&wide, inputs, columns, out));
+            let own = products(&|out| isa.products(narrow, inputs, columns, out));
+            assert_eq!(own, expected, "{isa:?} {} {rows}x{columns}", F::DTYPE);
         }
     }
     for shape @ (rows, columns) in [(1, 1), (3, 31), (5, 64), (9, 100), (2, 896), (7, 33), (4, 15)] {
@@ -67,20 +67,20 @@ fn every_level_turns_rows_and_gives_their_tiles() {
     for (n_rows, inner, stride) in [(32, 64, 64), (32, 33, 50), (31, 16, 16), (9, 40, 41), (1, 1, 1), (17, 96, 100)] {
         let rows = numbers((n_rows - 1) * stride + inner, 7);
         let row = |r: usize, place: usize| if r < n_rows { rows[r * stride + place] } else { 0.0 };
-        for level in Level::all() {
-            let mut turned = vec![f32::NAN; inner * TILE];
-            level.turn(&rows, stride, inner, &mut turned);
-            for (i, turned) in turned.iter().enumerate() {
-                assert_eq!(*turned, row(i % TILE, i / TILE), "{level:?} {n_rows}x{inner} of {stride}");
+        for isa in Isa::all() {
+            let mut transposed = vec![f32::NAN; inner * TILE];
+            isa.transpose(&rows, stride, inner, &mut transposed);
+            for (i, transposed) in transposed.iter().enumerate() {
+                assert_eq!(*transposed, row(i % TILE, i / TILE), "{isa:?} {n_rows}x{inner} of {stride}");
             }
-            for n in 1..=level.tile_inputs() {
+            for n in 1..=isa.tile_inputs() {
                 let inputs = numbers(inner * n, 8);
                 let mut sums = vec![1.0; n * TILE];
-                level.tile(&turned, &inputs, &mut sums);
+                isa.tile(&transposed, &inputs, &mut sums);
                 for (i, sum) in sums.iter().enumerate() {
                     let terms = (0..inner).map(|k| f64::from(row(i % TILE, k)) * f64::from(inputs[k * n + i / TILE]));
                     let expected = 1.0 + terms.sum::<f64>();
-                    assert!((f64::from(*sum) - expected).abs() <= 2e-5, "{level:?} {n_rows}x{inner} {n}: {sum} {expected}");
+                    assert!((f64::from(*sum) - expected).abs() <= 2e-5, "{isa:?} {n_rows}x{inner} {n}: {sum} {expected}");
                 }
             }
         }
@@ -92,15 +92,15 @@ fn every_level_gives_the_weighted_sums() {
     for (rows, width) in [(1, 1), (3, 16), (5, 64), (70, 128), (9, 40), (2, 31), (256, 80)] {
         for n in 1..=MAX_ROWS {
             let (weights, values) = (numbers(rows * n, 5), numbers(rows * width, 6));
-            for level in Level::all() {
+            for isa in Isa::all() {
                 let mut out = vec![1.0; n * width];
-                level.weighted_sums(&weights, &values, width, &mut out);
+                isa.weighted_sums(&weights, &values, width, &mut out);
                 for (i, out) in out.iter().enumerate() {
                     let (column, place) = (i / width, i % width);
                     let terms =
                         (0..rows).map(|row| f64::from(weights[row * n + column]) * f64::from(values[row * width + place]));
                     let expected = 1.0 + terms.sum::<f64>();
-                    assert!((f64::from(*out) - expected).abs() <= 2e-5, "{level:?} {rows}x{width} {n}: {out} {expected}");
+                    assert!((f64::from(*out) - expected).abs() <= 2e-5, "{isa:?} {rows}x{width} {n}: {out} {expected}");
                 }
             }
         }
@@ -120,11 +120,11 @@ fn every_level_gives_the_products_of_blocks() {
             for n in 1..=MAX_ROWS {
                 let inputs = numbers(n * columns, 4);
                 let expected = in_f64(&floats, &inputs, columns);
-                for level in Level::all() {
+                for isa in Isa::all() {
                     let mut out = vec![f32::NAN; rows * n];
-                    level.block_products(weights, &inputs, columns, &mut out);
+                    isa.block_products(weights, &inputs, columns, &mut out);
                     for (out, expected) in out.iter().zip(&expected) {
-                        assert!((out - expected).abs() <= 2e-5, "{level:?} {bits:?} {rows}x{columns} {n}: {out} {expected}");
+                        assert!((out - expected).abs() <= 2e-5, "{isa:?} {bits:?} {rows}x{columns} {n}: {out} {expected}");
                     }
                 }
             }
@@ -144,28 +144,28 @@ fn every_level_gives_the_products_of_rounded_inputs() {
             let mut floats = vec![0.0; rows * columns];
             weights.dequantize(&mut floats);
             for n in 1..=MAX_ROWS {
-                let rounded = Rounded::new(&numbers(n * columns, 4), columns);
-                let (pairs, groups) = (rounded.pairs(bits.offset()), rounded.groups(bits.offset(), PACKED_INPUTS));
-                let of_blocks = rounded.codes.iter().zip(&rounded.scales);
+                let quantized = QuantizedActivations::new(&numbers(n * columns, 4), columns);
+                let (pairs, groups) = (quantized.pairs(bits.offset()), quantized.groups(bits.offset(), PACKED_INPUTS));
+                let of_blocks = quantized.codes.iter().zip(&quantized.scales);
                 let back: Vec<f32> = of_blocks.flat_map(|(codes, scale)| codes.map(|code| f32::from(code) * scale)).collect();
                 let expected = in_f64(&floats, &back, columns);
-                let check = |level: Level, what: &str, row: usize, i: usize, out: f32| {
+                let check = |isa: Isa, what: &str, row: usize, i: usize, out: f32| {
                     let expected = expected[row * n + i];
-                    assert!((out - expected).abs() <= 2e-5, "{level:?} {what} {bits:?} {rows}x{columns} {n}: {out} {expected}");
+                    assert!((out - expected).abs() <= 2e-5, "{isa:?} {what} {bits:?} {rows}x{columns} {n}: {out} {expected}");
                 };
-                for level in Level::all() {
+                for isa in Isa::all() {
                     let mut out = vec![f32::NAN; rows * n];
-                    level.rounded_products(weights, &pairs, columns, &mut out);
-                    out.iter().enumerate().for_each(|(i, out)| check(level, "few", i / n, i % n, *out));
-                    let mut packed = Packed::new(bits, columns);
-                    level.pack(weights, columns / BLOCK, &mut packed);
+                    isa.integer_products(weights, &pairs, columns, &mut out);
+                    out.iter().enumerate().for_each(|(i, out)| check(isa, "few", i / n, i % n, *out));
+                    let mut packed = PackedTile::new(bits, columns);
+                    isa.pack(weights, columns / BLOCK, &mut packed);
                     for (first, inputs) in groups.iter().enumerate() {
                         let mut out = vec![[f32::NAN; TILE]; inputs.n];
-                        level.packed_products(&packed, inputs, &mut out);
+                        isa.packed_products(&packed, inputs, &mut out);
                         for (i, out) in out.iter().enumerate() {
                             for (row, out) in out.iter().enumerate() {
                                 let i = first * PACKED_INPUTS + i;
-                                if row < rows { check(level, "packed", row, i, *out) } else { assert_eq!(*out, 0.0) }
+                                if row < rows { check(isa, "packed", row, i, *out) } else { assert_eq!(*out, 0.0) }
                             }
                         }
                     }
@@ -185,16 +185,16 @@ fn every_level_sums_the_largest_codes() {
         let codes = [codes; 2 * BLOCK];
         let weights = Blocks { bits, codes: &codes[..2 * bits.block_bytes()], scales: &[1.0; 2] };
         for input in [127.0, -127.0] {
-            let rounded = Rounded::new(&[input; COLUMNS], COLUMNS);
-            let (pairs, groups) = (rounded.pairs(bits.offset()), rounded.groups(bits.offset(), 1));
-            for level in Level::all() {
+            let quantized = QuantizedActivations::new(&[input; COLUMNS], COLUMNS);
+            let (pairs, groups) = (quantized.pairs(bits.offset()), quantized.groups(bits.offset(), 1));
+            for isa in Isa::all() {
                 let (mut few, mut many) = ([0.0], [[0.0; TILE]]);
-                level.rounded_products(weights, &pairs, COLUMNS, &mut few);
-                let mut packed = Packed::new(bits, COLUMNS);
-                level.pack(weights, 2, &mut packed);
-                level.packed_products(&packed, &groups[0], &mut many);
+                isa.integer_products(weights, &pairs, COLUMNS, &mut few);
+                let mut packed = PackedTile::new(bits, COLUMNS);
+                isa.pack(weights, 2, &mut packed);
+                isa.packed_products(&packed, &groups[0], &mut many);
                 let expected = weight * input * COLUMNS as f32;
-                assert_eq!((few[0], many[0][0]), (expected, expected), "{level:?} {bits:?} {weight} {input}");
+                assert_eq!((few[0], many[0][0]), (expected, expected), "{isa:?} {bits:?} {weight} {input}");
             }
         }
     }
@@ -203,5 +203,5 @@ fn every_level_sums_the_largest_codes() {
 #[test]
 #[should_panic(expected = "a product for each pair")]
 fn an_output_of_another_size_is_refused() {
-    Level::detect().products(&[0.0; 32], &[0.0; 16], 16, &mut [0.0; 3]);
+    Isa::current().products(&[0.0; 32], &[0.0; 16], 16, &mut [0.0; 3]);
 }

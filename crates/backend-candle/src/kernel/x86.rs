@@ -1,7 +1,7 @@
-//! The loops in AVX2 and AVX-512: one text, two widths.
+//! The float kernels in AVX2 and AVX-512: one macro, two widths.
 //!
-//! Several rows of weights are multiplied with all inputs at once, so that an input loaded is used more than once and the sums of
-//! several rows hide the latency of each other's additions.
+//! Several rows of weights are multiplied with all inputs at once, so that a loaded input is used more than once and the sums of several
+//! rows hide the latency of each other's additions.
 
 mod blocks;
 pub(super) mod bytes;
@@ -11,22 +11,23 @@ pub(super) mod vnni;
 
 use std::arch::x86_64::*;
 
-/// Writes the loops for one width. `$tall` is how many rows of weights go together with up to eight inputs: sums fill the registers.
+/// The kernels for one width. `$tall` is how many rows of weights go together with five to eight inputs, so that sums fill the registers.
 macro_rules! loops {
     ($module:ident, $features:literal, $vector:ident, $lanes:literal, $tall:literal,
-     $load:ident, $store:ident, $all:ident, $zero:ident, $fused:ident, $plus:ident, $sum:path, $halves:ident, $eight:path, $four:path) => {
-        #[expect(unsafe_code, reason = "a vector is loaded from an address")]
+     $load:ident, $store:ident, $all:ident, $zero:ident, $fused:ident, $plus:ident, $sum:path, $eight:path, $four:path) => {
+        #[expect(unsafe_code, reason = "vectors are loaded from addresses")]
         pub(super) mod $module {
             use std::arch::x86_64::*;
 
             use half::{bf16, f16};
             use tandem_core::DType;
 
-            use super::halves::$halves as halves;
+            use super::halves::$module as halves;
+            pub(in crate::kernel) use super::tiles::$module::{tile, transpose};
             use crate::float::Float;
             use crate::quantize::{BLOCK, Bits, Blocks};
 
-            /// See [`Level::products`](super::super::Level::products).
+            /// See [`Isa::products`](super::super::Isa::products).
             #[target_feature(enable = $features)]
             pub(in crate::kernel) fn products<F: Float>(weights: &[F], inputs: &[f32], columns: usize, out: &mut [f32]) {
                 match inputs.len() / columns {
@@ -41,29 +42,28 @@ macro_rules! loops {
                 }
             }
 
-            /// With one input, a row after the other: memory is read fastest in one stream. Sums side by side hide the latency of
+            /// One input: one row after the other, because memory is read fastest in one stream. Several sums hide the latency of
             /// additions.
             #[target_feature(enable = $features)]
             fn by_row<F: Float>(weights: &[F], input: &[f32], columns: usize, out: &mut [f32]) {
                 const SUMS: usize = 4;
+                let (input, input_rest) = input.as_chunks::<$lanes>();
+                let (inputs, last_inputs) = input.as_chunks::<SUMS>();
                 for (row, out) in weights.chunks_exact(columns).zip(out) {
+                    let (row, row_rest) = row.as_chunks::<$lanes>();
+                    let (rows, last_rows) = row.as_chunks::<SUMS>();
                     let mut sums = [$zero(); SUMS];
-                    let mut rows = row.chunks_exact(SUMS * $lanes);
-                    let mut inputs = input.chunks_exact(SUMS * $lanes);
-                    for (row, input) in (&mut rows).zip(&mut inputs) {
-                        super::fetch_all(row);
-                        for (i, sum) in sums.iter_mut().enumerate() {
-                            *sum = $fused(widened(row, i * $lanes), load(input, i * $lanes), *sum);
+                    for (row, input) in rows.iter().zip(inputs) {
+                        super::fetch_all(row.as_flattened());
+                        for ((sum, row), input) in sums.iter_mut().zip(row).zip(input) {
+                            *sum = $fused(widened(row), load(input), *sum);
                         }
                     }
-                    let (row, input) = (rows.remainder(), inputs.remainder());
-                    let whole = row.len() - row.len() % $lanes;
-                    for start in (0..whole).step_by($lanes) {
-                        sums[0] = $fused(widened(row, start), load(input, start), sums[0]);
+                    for (row, input) in last_rows.iter().zip(last_inputs) {
+                        sums[0] = $fused(widened(row), load(input), sums[0]);
                     }
-                    let rest = row[whole..].iter().zip(&input[whole..]).map(|(w, x)| w.widened() * x).sum::<f32>();
                     let [a, b, c, d] = sums;
-                    *out = $sum($plus($plus(a, b), $plus(c, d))) + rest;
+                    *out = $sum($plus($plus(a, b), $plus(c, d))) + dot(row_rest, input_rest);
                 }
             }
 
@@ -73,45 +73,50 @@ macro_rules! loops {
                 let mut weights = weights.chunks_exact(R * columns);
                 let mut out = out.chunks_exact_mut(R * N);
                 for (weights, out) in (&mut weights).zip(&mut out) {
-                    tile::<F, R, N>(weights, &inputs, columns, out);
+                    float_tile::<F, R, N>(weights, &inputs, columns, out);
                 }
                 for (row, out) in weights.remainder().chunks_exact(columns).zip(out.into_remainder().chunks_exact_mut(N)) {
-                    tile::<F, 1, N>(row, &inputs, columns, out);
+                    float_tile::<F, 1, N>(row, &inputs, columns, out);
                 }
             }
 
             #[target_feature(enable = $features)]
-            fn tile<F: Float, const R: usize, const N: usize>(
+            fn float_tile<F: Float, const R: usize, const N: usize>(
                 weights: &[F],
                 inputs: &[&[f32]; N],
                 columns: usize,
                 out: &mut [f32],
             ) {
+                // Cut to one length, so that the loop needs no bounds checks.
+                let whole = columns / $lanes;
                 let rows: [&[F]; R] = std::array::from_fn(|r| &weights[r * columns..(r + 1) * columns]);
-                let whole = columns - columns % $lanes;
+                let row_vectors = rows.map(|row| &row.as_chunks::<$lanes>().0[..whole]);
+                let input_vectors = inputs.map(|input| &input.as_chunks::<$lanes>().0[..whole]);
                 let mut sums = [[$zero(); N]; R];
-                for start in (0..whole).step_by($lanes) {
-                    let mut loaded = [$zero(); N];
-                    for (loaded, input) in loaded.iter_mut().zip(inputs) {
-                        *loaded = load(input, start);
-                    }
-                    for (sums, row) in sums.iter_mut().zip(&rows) {
-                        super::fetch(&row[start..]);
-                        let weight = widened(row, start);
+                for i in 0..whole {
+                    let loaded: [$vector; N] = std::array::from_fn(|n| load(&input_vectors[n][i]));
+                    for (sums, row) in sums.iter_mut().zip(&row_vectors) {
+                        super::fetch(&row[i]);
+                        let weight = widened(&row[i]);
                         for (sum, loaded) in sums.iter_mut().zip(&loaded) {
                             *sum = $fused(weight, *loaded, *sum);
                         }
                     }
                 }
+                let rest = whole * $lanes;
                 for (r, (sums, row)) in sums.iter().zip(&rows).enumerate() {
                     for (i, (sum, input)) in sums.iter().zip(inputs).enumerate() {
-                        let rest = row[whole..].iter().zip(&input[whole..]).map(|(w, x)| w.widened() * x).sum::<f32>();
-                        out[r * N + i] = $sum(*sum) + rest;
+                        out[r * N + i] = $sum(*sum) + dot(&row[rest..], &input[rest..]);
                     }
                 }
             }
 
-            /// See [`Level::block_products`](super::super::Level::block_products).
+            /// What remains of a row after its whole vectors.
+            fn dot<F: Float>(weights: &[F], input: &[f32]) -> f32 {
+                weights.iter().zip(input).map(|(weight, input)| weight.widened() * input).sum()
+            }
+
+            /// See [`Isa::block_products`](super::super::Isa::block_products).
             #[target_feature(enable = $features)]
             pub(in crate::kernel) fn block_products(weights: Blocks<'_>, inputs: &[f32], columns: usize, out: &mut [f32]) {
                 match weights.bits {
@@ -161,17 +166,19 @@ macro_rules! loops {
                 columns: usize,
                 out: &mut [f32],
             ) {
+                let blocks = columns / BLOCK;
                 let rows: [Blocks<'_>; R] = std::array::from_fn(|r| weights.rows(r..r + 1, columns));
+                let inputs = inputs.map(|input| &input.as_chunks::<BLOCK>().0[..blocks]);
                 let mut sums = [[$zero(); N]; R];
-                for block in 0..columns / BLOCK {
+                for block in 0..blocks {
                     for (sums, row) in sums.iter_mut().zip(&rows) {
                         let codes = &row.codes[block * (B * BLOCK / 8)..];
                         super::fetch(codes);
                         let scale = row.scales[block];
                         let floats = if B == 8 { $eight(codes, scale) } else { $four(codes, scale) };
                         for (part, weight) in floats.into_iter().enumerate() {
-                            for (sum, input) in sums.iter_mut().zip(inputs) {
-                                *sum = $fused(weight, load(input, block * BLOCK + part * $lanes), *sum);
+                            for (sum, input) in sums.iter_mut().zip(&inputs) {
+                                *sum = $fused(weight, load(&input[block].as_chunks().0[part]), *sum);
                             }
                         }
                     }
@@ -183,7 +190,7 @@ macro_rules! loops {
                 }
             }
 
-            /// See [`Level::weighted_sums`](super::super::Level::weighted_sums).
+            /// See [`Isa::weighted_sums`](super::super::Isa::weighted_sums).
             #[target_feature(enable = $features)]
             pub(in crate::kernel) fn weighted_sums(weights: &[f32], values: &[f32], width: usize, out: &mut [f32]) {
                 match out.len() / width {
@@ -227,9 +234,10 @@ macro_rules! loops {
             ) {
                 let mut sums = [[$zero(); V]; N];
                 for (weights, values) in weights.as_chunks::<N>().0.iter().zip(values.chunks_exact(width)) {
+                    let values = &values[start..start + V * $lanes];
                     let mut loaded = [$zero(); V];
-                    for (v, loaded) in loaded.iter_mut().enumerate() {
-                        *loaded = load(values, start + v * $lanes);
+                    for (loaded, values) in loaded.iter_mut().zip(values.as_chunks().0) {
+                        *loaded = load(values);
                     }
                     for (sums, weight) in sums.iter_mut().zip(weights) {
                         let weight = $all(*weight);
@@ -239,42 +247,37 @@ macro_rules! loops {
                     }
                 }
                 for (sums, out) in sums.iter().zip(out.chunks_exact_mut(width)) {
-                    for (v, sum) in sums.iter().enumerate() {
-                        add(&mut out[start + v * $lanes..][..$lanes], *sum);
+                    for (sum, out) in sums.iter().zip(out[start..start + V * $lanes].as_chunks_mut().0) {
+                        store($plus(*sum, load(out)), out);
                     }
                 }
             }
 
             #[inline]
             #[target_feature(enable = $features)]
-            fn add(out: &mut [f32], vector: $vector) {
-                debug_assert_eq!(out.len(), $lanes, "a whole vector is added");
-                let mut lanes = [0.0; $lanes];
-                // SAFETY: the array has as many places as the vector lanes.
-                unsafe { $store(lanes.as_mut_ptr(), vector) };
-                out.iter_mut().zip(lanes).for_each(|(out, lane)| *out += lane);
+            pub(super) fn load(values: &[f32; $lanes]) -> $vector {
+                // SAFETY: the array has one value for each lane.
+                unsafe { $load(values.as_ptr()) }
             }
 
             #[inline]
             #[target_feature(enable = $features)]
-            fn load(values: &[f32], start: usize) -> $vector {
-                debug_assert!(start + $lanes <= values.len(), "a whole vector is loaded");
-                // SAFETY: callers take whole vectors within the slice: `start` is below its length rounded down to lanes.
-                unsafe { $load(values.as_ptr().add(start)) }
+            pub(super) fn store(vector: $vector, values: &mut [f32; $lanes]) {
+                // SAFETY: the array has one value for each lane.
+                unsafe { $store(values.as_mut_ptr(), vector) }
             }
 
             /// As [`load`], of floats of any width.
             #[inline]
             #[target_feature(enable = $features)]
-            fn widened<F: Float>(values: &[F], start: usize) -> $vector {
-                debug_assert!(start + $lanes <= values.len(), "a whole vector is loaded");
-                // SAFETY: as in `load`, and `DTYPE` says of what type they are.
+            fn widened<F: Float>(values: &[F; $lanes]) -> $vector {
+                let values = values.as_ptr();
+                // SAFETY: the array has one value for each lane, and `Float` guarantees that `DTYPE` is the type of `F`.
                 unsafe {
-                    let first = values.as_ptr().add(start);
                     match F::DTYPE {
-                        DType::F16 => halves::f16(first.cast::<f16>()),
-                        DType::Bf16 => halves::bf16(first.cast::<bf16>()),
-                        _ => $load(first.cast::<f32>()),
+                        DType::F16 => halves::f16(values.cast::<f16>()),
+                        DType::Bf16 => halves::bf16(values.cast::<bf16>()),
+                        _ => $load(values.cast::<f32>()),
                     }
                 }
             }
@@ -282,21 +285,21 @@ macro_rules! loops {
     };
 }
 
-/// How far ahead of what is read weights are fetched. Rows are short and several are read side by side: what the processor fetches by
-/// itself starts anew with each of them, and a pass waits for memory. The bench `engines` tells.
+/// How many bytes ahead weights are prefetched. Rows are short and several are read side by side, so the processor's own prefetcher
+/// starts anew with each of them and decoding waits for memory; the bench `engines` measures it.
 const AHEAD: usize = 8192;
 
-/// Fetches what lies [`AHEAD`] bytes after the start of `weights`: mostly of rows that come next. Where nothing is, nothing is fetched.
+/// Prefetches what lies [`AHEAD`] bytes after the start of `weights`, mostly rows that come next.
 #[inline(always)]
 #[expect(unsafe_code, reason = "an instruction without a safe form")]
 fn fetch<T>(weights: &[T]) {
-    // SAFETY: a prefetch reads nothing that the program sees and faults nowhere.
+    // SAFETY: a prefetch is a hint: it has no visible effect and does not fault, whatever the address.
     unsafe {
         std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(weights.as_ptr().wrapping_byte_add(AHEAD).cast())
     };
 }
 
-/// Bytes that are fetched at once.
+/// Bytes of a cache line.
 const LINE: usize = 64;
 
 /// As [`fetch`], of as many bytes as `weights` are.
@@ -326,7 +329,6 @@ loops!(
     _mm256_fmadd_ps,
     _mm256_add_ps,
     super::sum_avx2,
-    avx2,
     super::blocks::eight_avx2,
     super::blocks::four_avx2
 );
@@ -343,7 +345,6 @@ loops!(
     _mm512_fmadd_ps,
     _mm512_add_ps,
     _mm512_reduce_add_ps,
-    avx512,
     super::blocks::eight_avx512,
     super::blocks::four_avx512
 );

@@ -1,26 +1,30 @@
-//! Products of weights of few bits with inputs of eight, in whole numbers of 256 bits: AVX2, and AVX-VNNI with its instruction for four
-//! products of bytes at once. One text, two ways to add up.
+//! Integer products of 8- or 4-bit weights with 8-bit activations in 256 bits: AVX2, and AVX-VNNI with its dot products of bytes.
 
-/// Writes the loops for one way, whose `step` adds products of bytes to sums and whose `total` makes whole sums of them.
+/// The kernels on top of module `$way`, whose `step` adds products of bytes to partial sums and whose `total` makes final sums of them.
 macro_rules! loops {
     ($module:ident, $features:literal, $way:ident) => {
-        #[expect(unsafe_code, reason = "vectors are loaded from an address")]
+        #[expect(unsafe_code, reason = "vectors are loaded from addresses")]
         pub(in crate::kernel) mod $module {
             use std::arch::x86_64::*;
 
-            use super::super::tiles::turned_avx2;
+            use super::super::tiles::transposed_avx2;
             use super::super::{fetch, sum_avx2};
             use super::$way as way;
-            use crate::kernel::{Packed, TILE};
+            use crate::kernel::{PackedTile, TILE};
             use crate::quantize::{BLOCK, Bits, Blocks};
-            use crate::rounded::{Group, Pair};
+            use crate::quantized_activations::{BlockPair, RowGroup};
 
             /// Rows of a tile in a vector.
             const LANES: usize = 8;
 
-            /// See [`Level::rounded_products`](crate::kernel::Level::rounded_products).
+            /// See [`Isa::integer_products`](crate::kernel::Isa::integer_products).
             #[target_feature(enable = $features)]
-            pub(in crate::kernel) fn products(weights: Blocks<'_>, inputs: &[Pair], columns: usize, out: &mut [f32]) {
+            pub(in crate::kernel) fn integer_products(
+                weights: Blocks<'_>,
+                inputs: &[BlockPair],
+                columns: usize,
+                out: &mut [f32],
+            ) {
                 match weights.bits {
                     Bits::Eight => of_bits::<8>(weights, inputs, columns, out),
                     Bits::Four => of_bits::<4>(weights, inputs, columns, out),
@@ -28,9 +32,9 @@ macro_rules! loops {
             }
 
             #[target_feature(enable = $features)]
-            fn of_bits<const B: usize>(weights: Blocks<'_>, inputs: &[Pair], columns: usize, out: &mut [f32]) {
+            fn of_bits<const B: usize>(weights: Blocks<'_>, inputs: &[BlockPair], columns: usize, out: &mut [f32]) {
                 match inputs.len() / columns.div_ceil(2 * BLOCK) {
-                    // Not a row at a time, as wider vectors do: that took 1 to 1.4 times as long (bench `kernels`), since inputs are loaded anew.
+                    // Not one row at a time as with wider vectors: loading the inputs again took 1 to 1.4 times as long (bench `kernels`).
                     1 => in_tiles::<B, 4, 1>(weights, inputs, columns, out),
                     2 => in_tiles::<B, 2, 2>(weights, inputs, columns, out),
                     3 => in_tiles::<B, 2, 3>(weights, inputs, columns, out),
@@ -45,12 +49,12 @@ macro_rules! loops {
             #[target_feature(enable = $features)]
             fn in_tiles<const B: usize, const R: usize, const N: usize>(
                 weights: Blocks<'_>,
-                inputs: &[Pair],
+                inputs: &[BlockPair],
                 columns: usize,
                 out: &mut [f32],
             ) {
                 let pairs = inputs.len() / N;
-                let inputs: [&[Pair]; N] = std::array::from_fn(|i| &inputs[i * pairs..(i + 1) * pairs]);
+                let inputs: [&[BlockPair]; N] = std::array::from_fn(|i| &inputs[i * pairs..(i + 1) * pairs]);
                 let rows = out.len() / N;
                 let whole = rows - rows % R;
                 for first in (0..whole).step_by(R) {
@@ -66,7 +70,7 @@ macro_rules! loops {
             #[target_feature(enable = $features)]
             fn tile<const B: usize, const R: usize, const N: usize>(
                 weights: Blocks<'_>,
-                inputs: &[&[Pair]; N],
+                inputs: &[&[BlockPair]; N],
                 columns: usize,
                 out: &mut [f32],
             ) {
@@ -90,26 +94,26 @@ macro_rules! loops {
                 }
             }
 
-            /// `sum` with the products of a block and half of a pair added.
+            /// Adds to `sum` the products of a block and half of a pair.
             #[inline]
             #[target_feature(enable = $features)]
-            fn with_products<const B: usize>(weight: __m256i, scale: f32, input: &Pair, half: usize, sum: __m256) -> __m256 {
-                let (below, scales) = (&input.below[LANES * half..][..LANES], &input.scales[LANES * half..][..LANES]);
-                // SAFETY: each is 32 bytes.
-                let (codes, below, scales) = unsafe {
+            fn with_products<const B: usize>(weight: __m256i, scale: f32, input: &BlockPair, half: usize, sum: __m256) -> __m256 {
+                let (correction, scales) = (&input.correction[LANES * half..][..LANES], &input.scales[LANES * half..][..LANES]);
+                // SAFETY: a block of codes and the two slices are 32 bytes each.
+                let (codes, correction, scales) = unsafe {
                     (
                         _mm256_loadu_si256(input.codes[half].as_ptr().cast()),
-                        _mm256_loadu_si256(below.as_ptr().cast()),
+                        _mm256_loadu_si256(correction.as_ptr().cast()),
                         _mm256_loadu_ps(scales.as_ptr()),
                     )
                 };
-                let dots = way::total::<B>(way::step::<B>(_mm256_setzero_si256(), weight, codes), below);
+                let dots = way::total::<B>(way::step::<B>(_mm256_setzero_si256(), weight, codes), correction);
                 _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), _mm256_mul_ps(_mm256_set1_ps(scale), scales), sum)
             }
 
-            /// See [`Level::pack`](crate::kernel::Level::pack).
+            /// See [`Isa::pack`](crate::kernel::Isa::pack).
             #[target_feature(enable = $features)]
-            pub(in crate::kernel) fn pack(weights: Blocks<'_>, per_row: usize, packed: &mut Packed) {
+            pub(in crate::kernel) fn pack(weights: Blocks<'_>, per_row: usize, packed: &mut PackedTile) {
                 let rows = weights.scales.len() / per_row;
                 for (block, (words, scales)) in
                     packed.words.as_chunks_mut::<LANES>().0.iter_mut().zip(&mut packed.scales).enumerate()
@@ -123,10 +127,10 @@ macro_rules! loops {
                                 Bits::Four => unsigned::<4>(own.codes),
                             });
                         }
-                        for (words, turned) in words.iter_mut().zip(turned_avx2(square)) {
+                        for (words, transposed) in words.iter_mut().zip(transposed_avx2(square)) {
                             let words: &mut [u32; LANES] = words[first..].first_chunk_mut().expect("a tile has whole vectors");
-                            // SAFETY: eight numbers of four bytes.
-                            unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), _mm256_castps_si256(turned)) };
+                            // SAFETY: the array has eight words of four bytes.
+                            unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), _mm256_castps_si256(transposed)) };
                         }
                     }
                     for (row, scale) in scales.iter_mut().enumerate() {
@@ -135,12 +139,12 @@ macro_rules! loops {
                 }
             }
 
-            /// A block of `B` bits, as numbers without a sign and in order.
+            /// A block of `B` bits as unsigned bytes, in order.
             #[inline]
             #[target_feature(enable = $features)]
             fn unsigned<const B: usize>(codes: &[u8]) -> __m256i {
                 let codes = &codes[..B * BLOCK / 8];
-                // SAFETY: as many bytes as are loaded.
+                // SAFETY: the slice has the 32 bytes (`B` is 8) or 16 bytes (4) that are loaded.
                 unsafe {
                     if B == 8 {
                         return _mm256_xor_si256(_mm256_loadu_si256(codes.as_ptr().cast()), _mm256_set1_epi8(i8::MIN));
@@ -150,9 +154,9 @@ macro_rules! loops {
                 }
             }
 
-            /// See [`Level::packed_products`](crate::kernel::Level::packed_products).
+            /// See [`Isa::packed_products`](crate::kernel::Isa::packed_products).
             #[target_feature(enable = $features)]
-            pub(in crate::kernel) fn packed_products(packed: &Packed, inputs: &Group, out: &mut [[f32; TILE]]) {
+            pub(in crate::kernel) fn packed_products(packed: &PackedTile, inputs: &RowGroup, out: &mut [[f32; TILE]]) {
                 match packed.bits {
                     Bits::Eight => of_packed_bits::<8>(packed, inputs, out),
                     Bits::Four => of_packed_bits::<4>(packed, inputs, out),
@@ -160,7 +164,7 @@ macro_rules! loops {
             }
 
             #[target_feature(enable = $features)]
-            fn of_packed_bits<const B: usize>(packed: &Packed, inputs: &Group, out: &mut [[f32; TILE]]) {
+            fn of_packed_bits<const B: usize>(packed: &PackedTile, inputs: &RowGroup, out: &mut [[f32; TILE]]) {
                 match inputs.n {
                     1 => of_packed::<B, 1>(packed, inputs, out),
                     2 => of_packed::<B, 2>(packed, inputs, out),
@@ -171,38 +175,39 @@ macro_rules! loops {
                 }
             }
 
-            /// A vector of rows after the other: the sums of all inputs with one are what registers hold.
+            /// One vector of rows after the other: registers hold the sums of one with all inputs.
             #[target_feature(enable = $features)]
-            fn of_packed<const B: usize, const N: usize>(packed: &Packed, inputs: &Group, out: &mut [[f32; TILE]]) {
-                // As many as a block has, which the compiler must not know: it would unroll the loop over them.
+            fn of_packed<const B: usize, const N: usize>(packed: &PackedTile, inputs: &RowGroup, out: &mut [[f32; TILE]]) {
+                // The words of a block, a constant that is hidden from the compiler: it would unroll the loop over them.
                 let words = packed.words.len() / packed.scales.len();
                 for rows in 0..TILE / LANES {
                     let blocks = packed.words.chunks_exact(words).zip(inputs.words.as_chunks::<N>().0.chunks_exact(words));
-                    let input_scales = inputs.scales.as_chunks::<N>().0.iter().zip(inputs.below.as_chunks::<N>().0);
+                    let input_scales = inputs.scales.as_chunks::<N>().0.iter().zip(inputs.correction.as_chunks::<N>().0);
                     let mut sums = [_mm256_setzero_ps(); N];
-                    for ((weights, inputs), (scales, (input_scales, below))) in blocks.zip(packed.scales.iter().zip(input_scales))
+                    for ((weights, inputs), (scales, (input_scales, correction))) in
+                        blocks.zip(packed.scales.iter().zip(input_scales))
                     {
                         let mut dots = [_mm256_setzero_si256(); N];
                         for (weights, inputs) in weights.iter().zip(inputs) {
                             let weights: &[u32; LANES] = &weights.as_chunks().0[rows];
-                            // SAFETY: eight numbers of four bytes.
+                            // SAFETY: the array has eight words of four bytes.
                             let weights = unsafe { _mm256_loadu_si256(weights.as_ptr().cast()) };
                             for (dots, four) in dots.iter_mut().zip(inputs) {
                                 *dots = way::step::<B>(*dots, weights, _mm256_set1_epi32(*four));
                             }
                         }
                         let scales: &[f32; LANES] = &scales.as_chunks().0[rows];
-                        // SAFETY: eight floats.
+                        // SAFETY: the array has eight floats.
                         let scales = unsafe { _mm256_loadu_ps(scales.as_ptr()) };
-                        let of_inputs = dots.iter().zip(input_scales.iter().zip(below));
-                        for (sum, (dots, (scale, below))) in sums.iter_mut().zip(of_inputs) {
-                            let dots = _mm256_cvtepi32_ps(way::total::<B>(*dots, _mm256_set1_epi32(*below)));
+                        let of_inputs = dots.iter().zip(input_scales.iter().zip(correction));
+                        for (sum, (dots, (scale, correction))) in sums.iter_mut().zip(of_inputs) {
+                            let dots = _mm256_cvtepi32_ps(way::total::<B>(*dots, _mm256_set1_epi32(*correction)));
                             *sum = _mm256_fmadd_ps(dots, _mm256_mul_ps(scales, _mm256_set1_ps(*scale)), *sum);
                         }
                     }
                     for (sum, out) in sums.iter().zip(&mut *out) {
                         let out: &mut [f32; LANES] = &mut out.as_chunks_mut().0[rows];
-                        // SAFETY: eight floats.
+                        // SAFETY: the array has eight floats.
                         unsafe { _mm256_storeu_ps(out.as_mut_ptr(), *sum) };
                     }
                 }
@@ -214,12 +219,12 @@ macro_rules! loops {
 loops!(avx2, "avx2,fma", pairs);
 loops!(avx_vnni, "avx2,fma,avxvnni", fours);
 
-/// What AVX2 has: products of bytes, of which two are added to a number of sixteen bits. More than that does not fit.
+/// AVX2 alone: two products of bytes are added to an integer of sixteen bits.
 mod pairs {
     use std::arch::x86_64::*;
 
-    /// Of four bits a product is 15 · 127 at most, so sixteen of them fit: what a block brings to each place.
-    /// Of eight bits even two would not, so weights get their sign back: 128 · 127 twice do fit, and four are added to 32 bits at once.
+    /// With four bits a product is at most 15 · 127, so the sixteen that a block contributes to each lane fit. With eight bits even two
+    /// would not, so weights become signed again: 128 · 127 twice fits, and pairs are added to 32 bits at once.
     #[inline]
     #[target_feature(enable = "avx2")]
     pub(super) fn step<const B: usize>(sums: __m256i, weights: __m256i, inputs: __m256i) -> __m256i {
@@ -231,15 +236,15 @@ mod pairs {
         _mm256_add_epi32(sums, _mm256_madd_epi16(products, _mm256_set1_epi16(1)))
     }
 
-    /// `below` is for weights without a sign.
+    /// `correction` applies to unsigned weights only.
     #[inline]
     #[target_feature(enable = "avx2")]
-    pub(super) fn total<const B: usize>(sums: __m256i, below: __m256i) -> __m256i {
-        if B == 4 { _mm256_add_epi32(below, _mm256_madd_epi16(sums, _mm256_set1_epi16(1))) } else { sums }
+    pub(super) fn total<const B: usize>(sums: __m256i, correction: __m256i) -> __m256i {
+        if B == 4 { _mm256_add_epi32(correction, _mm256_madd_epi16(sums, _mm256_set1_epi16(1))) } else { sums }
     }
 }
 
-/// What AVX-VNNI has.
+/// AVX-VNNI.
 mod fours {
     use std::arch::x86_64::*;
 
@@ -251,7 +256,7 @@ mod fours {
 
     #[inline]
     #[target_feature(enable = "avx2")]
-    pub(super) fn total<const B: usize>(sums: __m256i, below: __m256i) -> __m256i {
-        _mm256_add_epi32(sums, below)
+    pub(super) fn total<const B: usize>(sums: __m256i, correction: __m256i) -> __m256i {
+        _mm256_add_epi32(sums, correction)
     }
 }

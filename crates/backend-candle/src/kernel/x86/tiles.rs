@@ -1,20 +1,20 @@
-//! Tiles of products in AVX2 and AVX-512, and the turning of rows that makes them.
+//! Products of tiles in AVX2 and AVX-512, and the transposition of rows into tiles.
 
-/// Writes both for one width. Sums of `$vectors` vectors of rows, a part of a tile, with as many inputs as the last of `$inputs` fill the
-/// registers.
+/// The kernels for one width. The sums of `$vectors` vectors of rows, a part of a tile, with as many inputs as the last of `$inputs` fill
+/// the registers.
 macro_rules! tiles {
     ($module:ident, $features:literal, $vector:ident, $lanes:literal, $vectors:literal, $($inputs:literal)+,
-     $load:ident, $store:ident, $all:ident, $zero:ident, $fused:ident, $plus:ident, $turned:path) => {
-        #[expect(unsafe_code, reason = "a vector is loaded from an address")]
+     $all:ident, $zero:ident, $fused:ident, $plus:ident, $transposed:path) => {
         pub(in crate::kernel) mod $module {
             use std::arch::x86_64::*;
 
             use crate::kernel::TILE;
+            use crate::kernel::x86::$module::{load, store};
 
             /// Rows of a part of a tile.
             const PART: usize = $vectors * $lanes;
 
-            /// See [`Level::tile`](crate::kernel::Level::tile).
+            /// See [`Isa::tile`](crate::kernel::Isa::tile).
             #[target_feature(enable = $features)]
             pub(in crate::kernel) fn tile(weights: &[f32], inputs: &[f32], sums: &mut [f32]) {
                 match sums.len() / TILE {
@@ -47,9 +47,9 @@ macro_rules! tiles {
                 }
             }
 
-            /// See [`Level::turn`](crate::kernel::Level::turn); how many places and rows are done is the result. The others are left.
+            /// See [`Isa::transpose`](crate::kernel::Isa::transpose): how many columns and rows are done is the result; the rest is left.
             #[target_feature(enable = $features)]
-            pub(in crate::kernel) fn turn(rows: &[f32], stride: usize, inner: usize, out: &mut [f32]) -> (usize, usize) {
+            pub(in crate::kernel) fn transpose(rows: &[f32], stride: usize, inner: usize, out: &mut [f32]) -> (usize, usize) {
                 let n_rows = ((rows.len() - inner) / stride + 1) / $lanes * $lanes;
                 let inner = inner / $lanes * $lanes;
                 for first in (0..n_rows).step_by($lanes) {
@@ -58,27 +58,13 @@ macro_rules! tiles {
                         for (r, square) in square.iter_mut().enumerate() {
                             *square = load(rows[(first + r) * stride + start..].first_chunk().expect("rows have the inner length"));
                         }
-                        let square = $turned(square);
-                        for (out, place) in out[start * TILE..].chunks_exact_mut(TILE).zip(square) {
-                            store(place, out[first..].first_chunk_mut().expect("a tile is whole vectors"));
+                        let square = $transposed(square);
+                        for (out, column) in out[start * TILE..].chunks_exact_mut(TILE).zip(square) {
+                            store(column, out[first..].first_chunk_mut().expect("a tile is whole vectors"));
                         }
                     }
                 }
                 (inner, n_rows)
-            }
-
-            #[inline]
-            #[target_feature(enable = $features)]
-            fn load(values: &[f32; $lanes]) -> $vector {
-                // SAFETY: the array has as many values as the vector lanes.
-                unsafe { $load(values.as_ptr()) }
-            }
-
-            #[inline]
-            #[target_feature(enable = $features)]
-            fn store(vector: $vector, values: &mut [f32; $lanes]) {
-                // SAFETY: as above.
-                unsafe { $store(values.as_mut_ptr(), vector) }
             }
         }
     };
@@ -86,18 +72,16 @@ macro_rules! tiles {
 
 tiles!(
     avx2,
-    "avx2,fma",
+    "avx2,fma,f16c",
     __m256,
     8,
     2,
     1 2 3 4 5 6,
-    _mm256_loadu_ps,
-    _mm256_storeu_ps,
     _mm256_set1_ps,
     _mm256_setzero_ps,
     _mm256_fmadd_ps,
     _mm256_add_ps,
-    super::turned_avx2
+    super::transposed_avx2
 );
 tiles!(
     avx512,
@@ -106,21 +90,19 @@ tiles!(
     16,
     2,
     1 2 3 4 5 6 7 8 9 10 11 12,
-    _mm512_loadu_ps,
-    _mm512_storeu_ps,
     _mm512_set1_ps,
     _mm512_setzero_ps,
     _mm512_fmadd_ps,
     _mm512_add_ps,
-    super::turned_avx512
+    super::transposed_avx512
 );
 
 use std::arch::x86_64::*;
 
-/// Row `i` of the result is column `i` of `rows`: squares of four within each 128 bits first, which then change places.
+/// Row `i` of the result is column `i` of `rows`: squares of four within each 128 bits first, which are then exchanged.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn turned_avx2(rows: [__m256; 8]) -> [__m256; 8] {
+pub(super) fn transposed_avx2(rows: [__m256; 8]) -> [__m256; 8] {
     let mut fours = rows;
     for (four, rows) in fours.as_chunks_mut::<4>().0.iter_mut().zip(rows.as_chunks::<4>().0) {
         let [a, b, c, d] = *rows;
@@ -141,10 +123,10 @@ pub(super) fn turned_avx2(rows: [__m256; 8]) -> [__m256; 8] {
     })
 }
 
-/// As `turned_avx2`, of twice the width.
+/// As `transposed_avx2`, of twice the width.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn turned_avx512(rows: [__m512; 16]) -> [__m512; 16] {
+pub(super) fn transposed_avx512(rows: [__m512; 16]) -> [__m512; 16] {
     let mut fours = rows;
     for (four, rows) in fours.as_chunks_mut::<4>().0.iter_mut().zip(rows.as_chunks::<4>().0) {
         let [a, b, c, d] = *rows;

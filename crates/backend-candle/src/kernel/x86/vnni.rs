@@ -1,24 +1,23 @@
-//! Products of weights of few bits with inputs of eight, in whole numbers: AVX-512 with its instruction for four products of bytes at
-//! once (VNNI).
+//! Integer products of 8- or 4-bit weights with 8-bit activations, with the dot products of bytes of AVX-512 (VNNI).
 //!
-//! The instruction takes numbers without a sign on one side. Weights are that side: they are stored as what they are plus an offset, and
-//! the offset times the sum of the inputs is what a sum starts below zero.
-#![expect(unsafe_code, reason = "vectors are loaded from an address")]
+//! The instruction multiplies unsigned with signed bytes. Weights are the unsigned side: an offset is added to each, and every sum starts
+//! with a correction, minus the offset times the sum of the inputs.
+#![expect(unsafe_code, reason = "vectors are loaded from addresses")]
 
 use std::arch::x86_64::*;
 
-use super::tiles::turned_avx512;
+use super::tiles::transposed_avx512;
 use super::{fetch, fetch_all};
-use crate::kernel::{Packed, TILE};
+use crate::kernel::{PackedTile, TILE};
 use crate::quantize::{BLOCK, Bits, Blocks};
-use crate::rounded::{Group, Pair};
+use crate::quantized_activations::{BlockPair, RowGroup};
 
-/// Numbers of four bytes in a block.
+/// Words of four bytes in a block.
 const WORDS: usize = BLOCK / 4;
 
-/// See [`Level::rounded_products`](crate::kernel::Level::rounded_products).
+/// See [`Isa::integer_products`](crate::kernel::Isa::integer_products).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(in crate::kernel) fn products(weights: Blocks<'_>, inputs: &[Pair], columns: usize, out: &mut [f32]) {
+pub(in crate::kernel) fn integer_products(weights: Blocks<'_>, inputs: &[BlockPair], columns: usize, out: &mut [f32]) {
     match weights.bits {
         Bits::Eight => of_bits::<8>(weights, inputs, columns, out),
         Bits::Four => of_bits::<4>(weights, inputs, columns, out),
@@ -26,7 +25,7 @@ pub(in crate::kernel) fn products(weights: Blocks<'_>, inputs: &[Pair], columns:
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn of_bits<const B: usize>(weights: Blocks<'_>, inputs: &[Pair], columns: usize, out: &mut [f32]) {
+fn of_bits<const B: usize>(weights: Blocks<'_>, inputs: &[BlockPair], columns: usize, out: &mut [f32]) {
     match inputs.len() / columns.div_ceil(2 * BLOCK) {
         1 => by_row::<B>(weights, inputs, columns, out),
         2 => in_tiles::<B, 4, 2>(weights, inputs, columns, out),
@@ -39,9 +38,9 @@ fn of_bits<const B: usize>(weights: Blocks<'_>, inputs: &[Pair], columns: usize,
     }
 }
 
-/// With one input, a row after the other: memory is read fastest in one stream. Sums side by side hide the latency of additions.
+/// One input: one row after the other, because memory is read fastest in one stream. Two sums hide the latency of additions.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn by_row<const B: usize>(weights: Blocks<'_>, input: &[Pair], columns: usize, out: &mut [f32]) {
+fn by_row<const B: usize>(weights: Blocks<'_>, input: &[BlockPair], columns: usize, out: &mut [f32]) {
     const SUMS: usize = 2;
     let pair_bytes = B * BLOCK / 4;
     let row_bytes = B * columns / 8;
@@ -72,7 +71,7 @@ fn by_row<const B: usize>(weights: Blocks<'_>, input: &[Pair], columns: usize, o
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn in_tiles<const B: usize, const R: usize, const N: usize>(
     weights: Blocks<'_>,
-    inputs: &[Pair],
+    inputs: &[BlockPair],
     columns: usize,
     out: &mut [f32],
 ) {
@@ -87,11 +86,16 @@ fn in_tiles<const B: usize, const R: usize, const N: usize>(
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn tile<const B: usize, const R: usize, const N: usize>(weights: Blocks<'_>, inputs: &[Pair], columns: usize, out: &mut [f32]) {
+fn tile<const B: usize, const R: usize, const N: usize>(
+    weights: Blocks<'_>,
+    inputs: &[BlockPair],
+    columns: usize,
+    out: &mut [f32],
+) {
     let mut sums = [[_mm512_setzero_ps(); N]; R];
     let blocks = columns / BLOCK;
     let (pairs, row_bytes) = (blocks.div_ceil(2), B * columns / 8);
-    let inputs: [&[Pair]; N] = std::array::from_fn(|i| &inputs[i * pairs..(i + 1) * pairs]);
+    let inputs: [&[BlockPair]; N] = std::array::from_fn(|i| &inputs[i * pairs..(i + 1) * pairs]);
     for pair in 0..pairs {
         for (r, sums) in sums.iter_mut().enumerate() {
             let codes = &weights.codes[r * row_bytes + pair * (B * BLOCK / 4)..(r + 1) * row_bytes];
@@ -114,20 +118,20 @@ fn tile<const B: usize, const R: usize, const N: usize>(weights: Blocks<'_>, inp
 /// `sum` with the products of two blocks added.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn with_products(weight: __m512i, scale: __m512, input: &Pair, sum: __m512) -> __m512 {
-    // SAFETY: each is 64 bytes.
-    let (codes, below, scales) = unsafe {
+fn with_products(weight: __m512i, scale: __m512, input: &BlockPair, sum: __m512) -> __m512 {
+    // SAFETY: the three arrays of a `BlockPair` are 64 bytes each.
+    let (codes, correction, scales) = unsafe {
         (
             _mm512_loadu_si512(input.codes.as_ptr().cast()),
-            _mm512_loadu_si512(input.below.as_ptr().cast()),
+            _mm512_loadu_si512(input.correction.as_ptr().cast()),
             _mm512_loadu_ps(input.scales.as_ptr()),
         )
     };
-    let dots = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(below, weight, codes));
+    let dots = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(correction, weight, codes));
     _mm512_fmadd_ps(dots, _mm512_mul_ps(scale, scales), sum)
 }
 
-/// The scales of the next two blocks, eight times each; zeros for a block that is missing.
+/// The scales of the next two blocks, eight times each; a missing block has scale zero.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn two_scales(scales: &[f32]) -> __m512 {
@@ -140,9 +144,9 @@ fn two_scales(scales: &[f32]) -> __m512 {
     _mm512_permutevar_ps(both, _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1))
 }
 
-/// See [`Level::pack`](crate::kernel::Level::pack).
+/// See [`Isa::pack`](crate::kernel::Isa::pack).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(in crate::kernel) fn pack(weights: Blocks<'_>, per_row: usize, packed: &mut Packed) {
+pub(in crate::kernel) fn pack(weights: Blocks<'_>, per_row: usize, packed: &mut PackedTile) {
     let rows = weights.scales.len() / per_row;
     for first in (0..TILE).step_by(16) {
         for block in (0..per_row).step_by(2) {
@@ -153,12 +157,12 @@ pub(in crate::kernel) fn pack(weights: Blocks<'_>, per_row: usize, packed: &mut 
                 *square =
                     _mm512_castsi512_ps(if weights.bits == Bits::Eight { two_eight(own.codes) } else { two_four(own.codes) });
             }
-            let turned = turned_avx512(square);
-            let words = packed.words[block * WORDS..(block + n) * WORDS].iter_mut().zip(turned);
-            for (words, turned) in words {
+            let transposed = transposed_avx512(square);
+            let words = packed.words[block * WORDS..(block + n) * WORDS].iter_mut().zip(transposed);
+            for (words, transposed) in words {
                 let words: &mut [u32; 16] = words[first..].first_chunk_mut().expect("a tile has whole vectors");
-                // SAFETY: sixteen numbers of four bytes.
-                unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), _mm512_castps_si512(turned)) };
+                // SAFETY: the array has sixteen words of four bytes.
+                unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), _mm512_castps_si512(transposed)) };
             }
         }
     }
@@ -169,40 +173,48 @@ pub(in crate::kernel) fn pack(weights: Blocks<'_>, per_row: usize, packed: &mut 
     }
 }
 
-/// One or two blocks of `B` bits, as numbers without a sign and in order.
+/// One or two blocks of `B` bits as unsigned bytes, in order.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn two<const B: usize>(codes: &[u8]) -> __m512i {
     if B == 8 { two_eight(codes) } else { two_four(codes) }
 }
 
-/// One or two blocks of eight bits, as numbers without a sign.
+/// One or two blocks of eight bits as unsigned bytes; the bytes of a missing block are zeros.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn two_eight(codes: &[u8]) -> __m512i {
-    let mask = if codes.len() >= 2 * BLOCK { u64::MAX } else { u64::from(u32::MAX) };
-    debug_assert!(codes.len() >= BLOCK, "a block at least");
-    // SAFETY: of the bytes that are there.
+    let mask = if codes.len() >= 2 * BLOCK {
+        u64::MAX
+    } else {
+        assert!(codes.len() >= BLOCK, "there is a whole block");
+        u64::from(u32::MAX)
+    };
+    // SAFETY: the mask has a bit for 64 bytes or 32, and there are at least as many.
     let loaded = unsafe { _mm512_maskz_loadu_epi8(mask, codes.as_ptr().cast()) };
     _mm512_xor_si512(loaded, _mm512_set1_epi8(i8::MIN))
 }
 
-/// One or two blocks of four bits, in order.
+/// As [`two_eight`], of blocks of four bits.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn two_four(codes: &[u8]) -> __m512i {
-    let mask = if codes.len() >= BLOCK { u32::MAX } else { u32::from(u16::MAX) };
-    debug_assert!(codes.len() >= BLOCK / 2, "a block at least");
-    // SAFETY: of the bytes that are there.
+    let mask = if codes.len() >= BLOCK {
+        u32::MAX
+    } else {
+        assert!(codes.len() >= BLOCK / 2, "there is a whole block");
+        u32::from(u16::MAX)
+    };
+    // SAFETY: the mask has a bit for 32 bytes or 16, and there are at least as many.
     let both = unsafe { _mm256_maskz_loadu_epi8(mask, codes.as_ptr().cast()) };
     let halves = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(both), _mm256_srli_epi16::<4>(both));
-    // Low halves of both, then high halves of both: each block's go together.
+    // From low halves of both blocks and high halves of both to one block after the other.
     _mm512_and_si512(_mm512_shuffle_i64x2::<0b11_01_10_00>(halves, halves), _mm512_set1_epi8(15))
 }
 
-/// See [`Level::packed_products`](crate::kernel::Level::packed_products).
+/// See [`Isa::packed_products`](crate::kernel::Isa::packed_products).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(in crate::kernel) fn packed_products(packed: &Packed, inputs: &Group, out: &mut [[f32; TILE]]) {
+pub(in crate::kernel) fn packed_products(packed: &PackedTile, inputs: &RowGroup, out: &mut [[f32; TILE]]) {
     match inputs.n {
         1 => of_packed::<1>(packed, inputs, out),
         2 => of_packed::<2>(packed, inputs, out),
@@ -214,16 +226,16 @@ pub(in crate::kernel) fn packed_products(packed: &Packed, inputs: &Group, out: &
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn of_packed<const N: usize>(packed: &Packed, inputs: &Group, out: &mut [[f32; TILE]]) {
-    // As many as WORDS, which the compiler must not know: it would unroll the loop over them until sums no longer fit the registers.
+fn of_packed<const N: usize>(packed: &PackedTile, inputs: &RowGroup, out: &mut [[f32; TILE]]) {
+    // Equal to WORDS, which is hidden from the compiler: it would unroll the loop until the sums no longer fit the registers.
     let words = packed.words.len() / packed.scales.len();
     let blocks = packed.words.chunks_exact(words).zip(inputs.words.as_chunks::<N>().0.chunks_exact(words));
-    let of_block = packed.scales.iter().zip(inputs.scales.as_chunks::<N>().0.iter().zip(inputs.below.as_chunks::<N>().0));
+    let of_block = packed.scales.iter().zip(inputs.scales.as_chunks::<N>().0.iter().zip(inputs.correction.as_chunks::<N>().0));
     let mut sums = [[_mm512_setzero_ps(); 2]; N];
-    for ((weights, inputs), (scales, (input_scales, below))) in blocks.zip(of_block) {
+    for ((weights, inputs), (scales, (input_scales, correction))) in blocks.zip(of_block) {
         let mut dots = [[_mm512_setzero_si512(); 2]; N];
-        for (dots, below) in dots.iter_mut().zip(below) {
-            *dots = [_mm512_set1_epi32(*below); 2];
+        for (dots, correction) in dots.iter_mut().zip(correction) {
+            *dots = [_mm512_set1_epi32(*correction); 2];
         }
         for (weights, inputs) in weights.iter().zip(inputs) {
             let weights = halves(weights);
@@ -233,7 +245,7 @@ fn of_packed<const N: usize>(packed: &Packed, inputs: &Group, out: &mut [[f32; T
             }
         }
         let scales = scales.as_chunks::<16>().0;
-        // SAFETY: sixteen floats each.
+        // SAFETY: each array has sixteen floats.
         let scales = unsafe { [_mm512_loadu_ps(scales[0].as_ptr()), _mm512_loadu_ps(scales[1].as_ptr())] };
         for ((sums, dots), input) in sums.iter_mut().zip(&dots).zip(input_scales) {
             let input = _mm512_set1_ps(*input);
@@ -244,7 +256,7 @@ fn of_packed<const N: usize>(packed: &Packed, inputs: &Group, out: &mut [[f32; T
     }
     for (sums, out) in sums.iter().zip(out) {
         for (sum, out) in sums.iter().zip(out.as_chunks_mut::<16>().0) {
-            // SAFETY: sixteen floats.
+            // SAFETY: the array has sixteen floats.
             unsafe { _mm512_storeu_ps(out.as_mut_ptr(), *sum) };
         }
     }
@@ -254,6 +266,6 @@ fn of_packed<const N: usize>(packed: &Packed, inputs: &Group, out: &mut [[f32; T
 #[target_feature(enable = "avx512f")]
 fn halves(words: &[u32; TILE]) -> [__m512i; 2] {
     let (halves, _) = words.as_chunks::<16>();
-    // SAFETY: sixteen numbers of four bytes each.
+    // SAFETY: each array has sixteen words of four bytes.
     unsafe { [_mm512_loadu_si512(halves[0].as_ptr().cast()), _mm512_loadu_si512(halves[1].as_ptr().cast())] }
 }

@@ -1,0 +1,128 @@
+//! The conformance suite on every golden checkpoint, and hidden states against those of transformers.
+
+use std::num::NonZeroUsize;
+
+use safetensors::SafeTensors;
+use tandem_backend_candle::CandleBackend;
+use tandem_core::backend::{Numerics, TokenBatch};
+use tandem_core::conformance;
+use tandem_core::conformance::{Fixture, Golden};
+use tandem_core::files::ModelFiles;
+use tandem_core::{CancelToken, DType, LoadOptions};
+
+use crate::golden;
+
+const CHECKPOINTS: [&str; 17] = [
+    "qwen2-tied",
+    "qwen2-untied",
+    "qwen2-heads",
+    "qwen3",
+    "qwen3-head128",
+    "llama3-rope",
+    "llama-yarn",
+    "llama-linear",
+    "llama-head64",
+    "mistral",
+    "mistral-window",
+    "gemma2",
+    "gemma2-window",
+    "gemma3",
+    "gemma3-heads",
+    "phi3",
+    "phi3-window",
+];
+
+conformance!(qwen2_tied, || Ok(fixture("qwen2-tied", 2)));
+conformance!(qwen2_untied, || Ok(fixture("qwen2-untied", 2)));
+conformance!(qwen3, || Ok(fixture("qwen3", 2)));
+conformance!(llama3_rope, || Ok(fixture("llama3-rope", 2)));
+conformance!(llama_yarn, || Ok(fixture("llama-yarn", 2)));
+conformance!(llama_linear, || Ok(fixture("llama-linear", 2)));
+conformance!(mistral, || Ok(fixture("mistral", 2)));
+conformance!(gemma2, || Ok(fixture("gemma2", 2)));
+conformance!(gemma2_window, || Ok(fixture("gemma2-window", 2)));
+conformance!(gemma3, || Ok(fixture("gemma3", 2)));
+conformance!(gemma3_heads, || Ok(fixture("gemma3-heads", 2)));
+conformance!(phi3, || Ok(fixture("phi3", 2)));
+conformance!(phi3_window, || Ok(fixture("phi3-window", 2)));
+conformance!(mistral_window, || Ok(fixture("mistral-window", 2)));
+conformance!(qwen2_heads, || Ok(fixture("qwen2-heads", 2)));
+conformance!(qwen3_head128, || Ok(fixture("qwen3-head128", 2)));
+conformance!(llama_head64, || Ok(fixture("llama-head64", 2)));
+conformance!(qwen2_tied_int8, || Ok(quantized("qwen2-tied", DType::Int8, Numerics::Exact)));
+conformance!(qwen3_int8, || Ok(quantized("qwen3", DType::Int8, Numerics::Exact)));
+conformance!(qwen3_int8_fast, || Ok(quantized("qwen3", DType::Int8, Numerics::Fast)));
+conformance!(qwen2_untied_int4, || Ok(quantized("qwen2-untied", DType::Int4, Numerics::Exact)));
+conformance!(qwen2_untied_int4_fast, || Ok(quantized("qwen2-untied", DType::Int4, Numerics::Fast)));
+conformance!(llama3_rope_int4, || Ok(quantized("llama3-rope", DType::Int4, Numerics::Exact)));
+conformance!(mistral_int4, || Ok(quantized("mistral", DType::Int4, Numerics::Exact)));
+conformance!(mistral_int4_fast, || Ok(quantized("mistral", DType::Int4, Numerics::Fast)));
+conformance!(one_thread, || Ok(fixture("qwen3", 1)));
+conformance!(five_threads, || Ok(fixture("qwen2-untied", 5)));
+
+#[test]
+fn hidden_states_match_golden() {
+    for name in CHECKPOINTS {
+        let fixture = fixture(name, 2);
+        let (answers, model) = (fixture.golden.as_ref().unwrap(), fixture.load());
+        let tensors = std::fs::read(golden(name).join("golden.safetensors")).unwrap();
+        let tensors = SafeTensors::deserialize(&tensors).unwrap();
+        let prompts: Vec<&[u32]> = answers.prompts.iter().map(|prompt| prompt.ids.as_slice()).collect();
+        let together = model.encode(&TokenBatch::new(&prompts).unwrap(), &CancelToken::new()).unwrap();
+        assert_eq!(together.lengths, prompts.iter().map(|prompt| prompt.len()).collect::<Vec<_>>());
+        let mut start = 0;
+        for (i, prompt) in answers.prompts.iter().enumerate() {
+            let expected: Vec<f32> = tensors
+                .tensor(&format!("hidden.{i}"))
+                .unwrap()
+                .data()
+                .as_chunks()
+                .0
+                .iter()
+                .copied()
+                .map(f32::from_le_bytes)
+                .collect();
+            let (first, end) = prompt.stored_positions;
+            let computed = &together.values[(start + first) * together.hidden_size..(start + end) * together.hidden_size];
+            start += prompt.ids.len();
+            assert_eq!(computed.len(), expected.len());
+            let scale = expected.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
+            for (computed, expected) in computed.iter().zip(&expected) {
+                let difference = (computed - expected).abs() / scale;
+                assert!(difference <= answers.tolerance, "{name} `{}`: {difference:e}", prompt.name);
+            }
+        }
+    }
+}
+
+/// The checkpoint `name`, quantised. Weights of the goldens lie on a grid that 4 bits represent exactly, so int4 has the tolerance of f32
+/// unless activations are quantised.
+fn quantized(name: &str, dtype: DType, numerics: Numerics) -> Fixture {
+    let mut fixture = fixture(name, 2);
+    (fixture.options.dtype, fixture.options.numerics) = (Some(dtype), numerics);
+    let mut answers = Golden::read(&golden(name), if dtype == DType::Int8 { "optimum_int8" } else { Golden::MADE });
+    if numerics == Numerics::Fast && dtype == DType::Int4 {
+        // That of the graph whose activations are quantised as well.
+        answers.tolerance = Golden::read(&golden(name), "genai_int4").tolerance;
+    }
+    // Eight bits do not represent that grid in every block.
+    answers.greedy_equal &= dtype == DType::Int4 && numerics == Numerics::Exact;
+    if numerics == Numerics::Fast {
+        // Differences in the last bit may be rounded either way, so two computations may each be that far from the golden.
+        fixture.tolerance = 2.0 * answers.tolerance;
+    }
+    fixture.golden = Some(answers);
+    fixture
+}
+
+/// The checkpoint `name`, computed with `threads` threads.
+fn fixture(name: &str, threads: usize) -> Fixture {
+    Fixture {
+        backend: Box::new(CandleBackend::new()),
+        files: ModelFiles::discover(&golden(name), name).unwrap(),
+        options: LoadOptions::new().with_threads(NonZeroUsize::new(threads)),
+        // Chunks of different lengths add in a different order.
+        tolerance: 2e-5,
+        golden: Some(Golden::read(&golden(name), Golden::MADE)),
+    }
+}

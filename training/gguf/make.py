@@ -1,0 +1,26 @@
+"""Makes `goldens/gguf/`: golden checkpoints as llama.cpp's own converter writes them.
+
+usage: make.py LLAMA_CPP
+
+LLAMA_CPP is a checkout of llama.cpp. The files are small, and the tests read them (`crates/backend-candle/tests/it/gguf.rs`).
+"""
+
+import sys
+from pathlib import Path
+
+from check import ROOT, convert
+
+# With halves in pairs of rows as published (Qwen2), and interleaved, with the factors of a rope scaling as a tensor (Llama 3).
+FIXTURES = [("qwen2-tied", "f16"), ("llama3-rope", "q8_0")]
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    (ROOT / "gguf").mkdir(exist_ok=True)
+    for name, kind in FIXTURES:
+        convert(Path(sys.argv[1]).resolve(), name, ROOT / "gguf" / f"{name}-{kind}.gguf", kind)
+
+
+if __name__ == "__main__":
+    main()
