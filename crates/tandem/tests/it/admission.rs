@@ -28,7 +28,7 @@ fn more_than_is_free_is_loaded_with_advice() {
         let admission = model.admission().unwrap();
         assert_eq!(admission.usable, MB);
         assert_eq!(
-            admission.advice.map(|advice| advice.to_string()).as_deref(),
+            admission.advice.as_ref().map(ToString::to_string).as_deref(),
             Some("no model of the catalog fits, and none is smaller than `demo`")
         );
     }
