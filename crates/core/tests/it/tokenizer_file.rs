@@ -1,15 +1,11 @@
 //! Encoding, the vocabulary, and files that are damaged.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
 
-#[path = "tokenizer_fixtures/fixtures.rs"]
-#[allow(dead_code, reason = "each test file uses a part")]
-mod fixtures;
-
-use fixtures::FIRST_ADDED;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tandem_core::Error;
 use tandem_core::tokenizer::{SpecialTokens, Tokenizer};
+
+use crate::tokenizer_fixtures::{self as fixtures, FIRST_ADDED};
 
 fn load(file: &Value) -> Tokenizer {
     Tokenizer::from_json(&serde_json::to_vec(file).unwrap(), "tokenizer.json").unwrap()

@@ -1,14 +1,11 @@
 //! Streamed text equals whole text, and whole text equals that of the crate `tokenizers`, for any ids and every decoder.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
-
-#[path = "tokenizer_fixtures/fixtures.rs"]
-#[allow(dead_code, reason = "each test file uses a part")]
-mod fixtures;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tandem_core::tokenizer::Tokenizer;
 use tokenizers::Tokenizer as Reference;
+
+use crate::tokenizer_fixtures as fixtures;
 
 /// The text of the reference, and what the stream gave for each push, with the tail last.
 fn both(tokenizer: &Tokenizer, reference: &Reference, ids: &[u32], skip: bool) -> (String, Vec<String>) {

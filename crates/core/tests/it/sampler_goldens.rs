@@ -1,11 +1,10 @@
 //! The sampler against probabilities recorded from transformers' logits processors, in f64 (`goldens/sampler.json`).
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
 
 use serde_json::Value;
 use tandem_core::TokenId;
 use tandem_core::sampler::{Sampler, SamplingOptions};
 
-const GOLDENS: &str = include_str!("../../../goldens/sampler.json");
+const GOLDENS: &str = include_str!("../../../../goldens/sampler.json");
 
 fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()

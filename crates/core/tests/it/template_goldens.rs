@@ -1,5 +1,4 @@
 //! Prompts equal those that transformers rendered, `goldens/templates.json`.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
 
 use std::collections::BTreeMap;
 use std::path::Path;

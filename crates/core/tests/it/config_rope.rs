@@ -1,5 +1,4 @@
 //! Rotary frequencies against those that transformers computes (`data/config_rope.json`, which says by what it was made).
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test is a panic")]
 
 use serde_json::{Value, json};
 use tandem_core::config::ModelConfig;

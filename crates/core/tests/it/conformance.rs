@@ -1,5 +1,4 @@
 //! The reference backend passes the suite, with every capability and with none.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
 
 use std::path::Path;
 

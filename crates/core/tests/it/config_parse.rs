@@ -1,5 +1,4 @@
 //! `config.json` of each architecture in both forms, and every field that can be wrong.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test is a panic")]
 
 mod any;
 mod families;

@@ -1,5 +1,4 @@
 //! Generation over the reference backend: what ends it, what it reports, and what stays in the cache.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
 
 use std::path::Path;
 use std::sync::Arc;

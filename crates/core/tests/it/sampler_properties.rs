@@ -1,5 +1,4 @@
 //! What holds of the sampler for any logits and options, against a plain reference that sorts the whole vocabulary.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
 
 use proptest::prelude::*;
 use tandem_core::sampler::{Sampler, SamplingOptions};

@@ -1,5 +1,4 @@
 //! The golden checkpoints as transformers wrote them: their configuration against their own weights, and every export of them.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test is a panic")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,4 @@
 //! Reading, mapping and hashing of a model's files, on disk and embedded.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test is a panic")]
 
 use std::borrow::Cow;
 use std::fs;

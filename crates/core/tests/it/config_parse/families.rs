@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tandem_core::Error;
 use tandem_core::config::{Architecture, GemmaConfig, RopeScaling};
 
-use crate::{changed, check_bad_field, parse};
+use super::{changed, check_bad_field, parse};
 
 /// Gemma-2-2b-it as published, transformers 4.
 pub(crate) fn gemma2() -> Value {

@@ -1,5 +1,4 @@
 //! Every layout in which a model is published, and every one that is none.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test is a panic")]
 
 use std::fs;
 use std::path::Path;

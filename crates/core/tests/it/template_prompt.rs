@@ -1,14 +1,11 @@
 //! Special tokens that messages spell never become special tokens.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
-
-#[path = "tokenizer_fixtures/fixtures.rs"]
-#[allow(dead_code, reason = "each test file uses a part")]
-mod fixtures;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tandem_core::template::{ChatMessage, ChatTemplate, Prompt, RenderOptions, TemplateTokens};
 use tandem_core::tokenizer::{SpecialTokens, Tokenizer};
+
+use crate::tokenizer_fixtures as fixtures;
 
 const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
     {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";

@@ -1,5 +1,4 @@
 //! GGUF headers: what is read of a good one, and every way in which one can lie.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
 
 mod header;
 mod model;
