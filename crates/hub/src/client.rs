@@ -51,7 +51,7 @@ impl Client {
     /// A client of the hub of `settings`; no socket is opened yet.
     ///
     /// # Errors
-    /// [`Error::Hub`] when `settings` forbid the network, [`Error::InvalidOption`] when the hub's address is none.
+    /// [`Error::Hub`] when `settings` forbid the network, [`Error::InvalidOption`] when the hub's address is not valid.
     pub(crate) fn new(settings: &HubSettings) -> Result<Self> {
         if settings.offline {
             return Err(Error::Hub {
@@ -62,7 +62,7 @@ impl Client {
             });
         }
         let endpoint = Address::parse(&settings.endpoint)
-            .ok_or_else(|| Error::invalid_option("HF_ENDPOINT", &settings.endpoint, "is no address that can be asked"))?;
+            .ok_or_else(|| Error::invalid_option("HF_ENDPOINT", &settings.endpoint, "is not an address that can be asked"))?;
         let tls = TlsConfig::builder()
             .root_certs(RootCerts::PlatformVerifier)
             .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -161,7 +161,7 @@ impl Client {
             ureq::Error::Timeout(Timeout::Connect | Timeout::Resolve) => format!("`{host}` cannot be reached"),
             ureq::Error::Timeout(_) => format!("`{host}` was silent for {} s", self.settings.silence.as_secs_f32()),
             ureq::Error::InvalidProxyUrl => {
-                return Failure::lasting("the proxy's address is none", "check `HTTPS_PROXY`, `HTTP_PROXY` and `ALL_PROXY`");
+                return Failure::lasting("the proxy's address is not valid", "check `HTTPS_PROXY`, `HTTP_PROXY` and `ALL_PROXY`");
             }
             error if is_distrust(error) => {
                 return Failure::lasting(

@@ -22,7 +22,7 @@ pub(crate) struct Target {
     pub(crate) hash: ContentHash,
 }
 
-/// Whose it is, and who wants it.
+/// The file, and where it belongs.
 pub(crate) struct Download<'d> {
     pub(crate) client: &'d Arc<Client>,
     pub(crate) repository: &'d Repository,

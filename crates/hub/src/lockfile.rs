@@ -118,7 +118,7 @@ impl LockFile {
     }
 
     fn parse(text: &str, file: &str) -> Result<Self> {
-        let document: Document = toml::from_str(text).map_err(|error| Error::bad_file(file, "is no lock file", error))?;
+        let document: Document = toml::from_str(text).map_err(|error| Error::bad_file(file, "is not a lock file", error))?;
         if document.version != VERSION {
             return Err(Error::bad_field(
                 file,
@@ -280,6 +280,6 @@ mod tests {
         check("abab", "", "no possible name or hash");
         check("owner/name", "../name", "`../name` begins or ends with");
         check("commit = \"0", "commit = \"main", "is not 40 hexadecimal digits");
-        check("version = 1", "", "is no lock file");
+        check("version = 1", "", "is not a lock file");
     }
 }

@@ -110,7 +110,7 @@ impl FromStr for Revision {
         let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '+');
         let is_part = |part: &str| !part.is_empty() && !part.starts_with(['.', '-']) && !part.ends_with('.');
         let fine = text.len() <= 255 && text.chars().all(is_allowed) && text.split('/').all(is_part) && !text.contains("..");
-        if fine { Ok(Self(text.into())) } else { Err(Error::invalid_option("revision", text, "is no branch, tag or commit")) }
+        if fine { Ok(Self(text.into())) } else { Err(Error::invalid_option("revision", text, "is not a branch, tag or commit")) }
     }
 }
 
@@ -120,7 +120,7 @@ impl FromStr for Variant {
     fn from_str(text: &str) -> Result<Self> {
         let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         let fine = (1..=255).contains(&text.len()) && text.chars().all(is_allowed) && !text.starts_with(['.', '-']);
-        if fine { Ok(Self(text.into())) } else { Err(Error::invalid_option("variant", text, "is no name of a GGUF file")) }
+        if fine { Ok(Self(text.into())) } else { Err(Error::invalid_option("variant", text, "is not the name of a GGUF file")) }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Where the hub is, where its cache lies, and who asks: the variables of Python's `huggingface_hub`.
+//! Where the hub is, where its cache lies, and the token of the user: the variables of Python's `huggingface_hub`.
 //!
 //! <https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables>
 
@@ -81,7 +81,7 @@ impl HubSettings {
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.into());
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         if !["https://", "http://"].iter().any(|scheme| endpoint.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty())) {
-            return Err(Error::invalid_option("HF_ENDPOINT", endpoint, "is no address that begins with `https://`"));
+            return Err(Error::invalid_option("HF_ENDPOINT", endpoint, "is not an address that begins with `https://`"));
         }
         let token_file = path("HF_TOKEN_PATH").or_else(|| Some(hub_home?.join("token")));
         let mut settings = Self::new(endpoint, cache);
@@ -93,7 +93,7 @@ impl HubSettings {
         };
         if let Some(seconds) = text("HF_HUB_DOWNLOAD_TIMEOUT") {
             let parsed = seconds.parse().ok().filter(|seconds| *seconds > 0);
-            let bad = || Error::invalid_option("HF_HUB_DOWNLOAD_TIMEOUT", &seconds, "is no number of seconds");
+            let bad = || Error::invalid_option("HF_HUB_DOWNLOAD_TIMEOUT", &seconds, "is not a number of seconds");
             settings.silence = Duration::from_secs(parsed.ok_or_else(bad)?);
         }
         Ok(settings)
@@ -107,7 +107,7 @@ impl Token {
     /// [`Error::InvalidOption`], without the secret in it, when it can be none.
     pub fn new(secret: &str, place: &str) -> Result<Self> {
         if secret.is_empty() || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(Error::invalid_option(place, "…", "is no token: it has characters that none has"));
+            return Err(Error::invalid_option(place, "…", "is not a token: it has characters that no token has"));
         }
         Ok(Self(secret.into()))
     }

@@ -111,7 +111,7 @@ pub(super) fn tile(weights: &[f32], inputs: &[f32], sums: &mut [f32]) {
     }
 }
 
-/// See [`Isa::transpose`](super::Isa::transpose): how many columns and rows are done is the result, and here it is none.
+/// See [`Isa::transpose`](super::Isa::transpose): the result is how many columns and rows are done: here none.
 pub(super) fn transpose(_rows: &[f32], _stride: usize, _inner: usize, _out: &mut [f32]) -> (usize, usize) {
     (0, 0)
 }

@@ -27,7 +27,7 @@ impl Hub {
     /// Gives the reference by which it can be named, and what there is of it.
     ///
     /// # Errors
-    /// [`Error::BadFile`] and [`Error::BadField`] when it is no bundle, is truncated, or has a content that is not what its manifest says;
+    /// [`Error::BadFile`] and [`Error::BadField`] when it is not a bundle, is truncated, or has a content that is not what its manifest says;
     /// nothing of such a content is visible then.
     pub fn read_bundle(
         &self,
@@ -39,7 +39,7 @@ impl Hub {
         let name = path.display().to_string();
         let file = File::open(path).map_err(|error| cannot("be read", path, error))?;
         let mut archive = Archive::new(file);
-        let broken = |error| Error::bad_file(&name, "is no whole bundle", error);
+        let broken = |error| Error::bad_file(&name, "is not a whole bundle", error);
         let mut entries = archive.entries().map_err(broken)?;
         let first = entries.next().ok_or_else(|| not_first(&name))?.map_err(broken)?;
         let contents = manifest(first, &name)?;
@@ -104,7 +104,7 @@ fn manifest(entry: Entry<'_, File>, bundle: &str) -> Result<Contents> {
     }
     let mut text = Vec::new();
     let read = entry.take(MAX_MANIFEST).read_to_end(&mut text);
-    read.map_err(|error| Error::bad_file(bundle, "is no whole bundle", error))?;
+    read.map_err(|error| Error::bad_file(bundle, "is not a whole bundle", error))?;
     let manifest: Manifest = serde_json::from_slice(&text)
         .map_err(|error| Error::bad_file(format!("{bundle}/{MANIFEST}"), "is not the manifest of a bundle", error))?;
     manifest.check(bundle)
@@ -118,7 +118,7 @@ fn target_of<'c>(entry: &Entry<'_, File>, contents: &'c Contents, bundle: &str) 
     let target = contents.targets.iter().find(|target| target.name == name);
     let target = target.ok_or_else(|| bad("the member is none of the manifest's"))?;
     if !entry.header().entry_type().is_file() || entry.size() != target.bytes {
-        return Err(bad("the member is no file of the size that the manifest says"));
+        return Err(bad("the member is not a file of the size that the manifest says"));
     }
     Ok(target)
 }
@@ -148,7 +148,7 @@ fn take(
             Ok(0) => break,
             Ok(n) => partial.append(&chunk[..n])?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Error::bad_file(bundle, "is no whole bundle", error)),
+            Err(error) => return Err(Error::bad_file(bundle, "is not a whole bundle", error)),
         }
         progress.tell(&ProgressEvent::Hashing { file: what, done: partial.n_bytes(), total: target.bytes });
     }
@@ -166,7 +166,7 @@ fn take(
 fn not_first(bundle: &str) -> Error {
     Error::BadFile {
         file: bundle.into(),
-        problem: format!("does not begin with `{MANIFEST}`: it is no bundle"),
+        problem: format!("does not begin with `{MANIFEST}`: it is not a bundle"),
         hint: Some(Remedy::MakeBundle.into()),
         source: None,
     }

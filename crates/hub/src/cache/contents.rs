@@ -55,7 +55,7 @@ pub struct CachedFile {
 }
 
 impl Cache {
-    /// The models in the cache, by name. What is no repository of a model is passed over, and what cannot be read counts as not there.
+    /// The models in the cache, by name. What is not a repository of a model is passed over, and what cannot be read counts as not there.
     pub fn models(&self) -> Vec<CachedModel> {
         let folders = names_in(self.root());
         let repositories = folders.iter().filter_map(|folder| {

@@ -17,7 +17,7 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    /// `None` when `text` is none.
+    /// `None` when `text` is not an address.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let text = text.split('#').next().unwrap_or_default();
         let uri: Uri = text.parse().ok()?;

@@ -79,7 +79,7 @@ impl Answer {
         self.content_type.trim_start().to_ascii_lowercase().starts_with("text/html")
     }
 
-    /// What an answer that is none means.
+    /// What an answer with the status of a failure means.
     pub(crate) fn refusal(&self, about: Repeat<'_>) -> Failure {
         let (status, server) = (self.status, &self.server);
         let has_token = about.settings.token.is_some();

@@ -71,16 +71,19 @@ impl Client {
 }
 
 fn parse(body: &[u8]) -> Result<Listing, Failure> {
-    // A body that broke off is no JSON, and may be whole the next time.
+    // A body that broke off is not JSON, and may be whole the next time.
     let model: Model = serde_json::from_slice(body).map_err(|error| Failure::Passing {
         problem: "the listing is not what a hub sends".into(),
         wait: None,
         source: Some(error.into()),
     })?;
     let commit = model.sha.parse().map_err(|_| {
-        Failure::lasting(format!("the hub names a commit that is none, `{}`", model.sha.escape_debug()), "check `HF_ENDPOINT`")
+        Failure::lasting(
+            format!("the hub names a commit that is not valid, `{}`", model.sha.escape_debug()),
+            "check `HF_ENDPOINT`",
+        )
     })?;
-    // A name that no file could have here is never wanted, and is no reason to do without the others.
+    // A name that no file could have here is never needed, and the others are listed all the same.
     let files = model.siblings.into_iter().filter(|file| is_file_name(&file.rfilename)).map(listed);
     Ok(Listing { commit, files: files.collect() })
 }

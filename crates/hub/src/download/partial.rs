@@ -20,7 +20,7 @@ pub(crate) struct Partial<'t> {
 }
 
 impl<'t> Partial<'t> {
-    /// Opens what an earlier download left, or begins anew; more than the whole file is no part of it. `progress` is told how much of
+    /// Opens what an earlier download left, or begins anew; one that is longer than the file is not a part of it. `progress` is told how much of
     /// it was read.
     pub(crate) fn open(path: PathBuf, target: &'t Target, cancel: &CancelToken, progress: &dyn Fn(u64)) -> Result<Self> {
         let open = || {

@@ -103,7 +103,7 @@ impl Download<'_> {
         if let Some(commit) = answer.commit.as_deref().filter(|commit| *commit != self.commit.as_str()) {
             return Err(changed("commit", commit));
         }
-        // Storage has tags of its own, which are no hashes.
+        // Storage has tags of its own, which are not hashes.
         let hash: Option<ContentHash> = answer.etag.as_deref().and_then(|etag| etag.parse().ok());
         if let Some(hash) = hash.filter(|hash| *hash != target.hash) {
             return Err(changed("hash", hash.digits()));

@@ -107,10 +107,10 @@ fn a_damaged_bundle_is_refused() {
         "field `model.safetensors`: its hash is not",
     );
     check(|bundle| bundle.truncate(200_000), "");
-    check(|bundle| bundle.truncate(100), "is no whole bundle");
-    check(|bundle| bundle[0] = b'x', "is no whole bundle");
-    check(Vec::clear, "it is no bundle");
-    check(|bundle| *bundle = b"{}".repeat(1000), "is no whole bundle");
+    check(|bundle| bundle.truncate(100), "is not a whole bundle");
+    check(|bundle| bundle[0] = b'x', "is not a whole bundle");
+    check(Vec::clear, "it is not a bundle");
+    check(|bundle| *bundle = b"{}".repeat(1000), "is not a whole bundle");
 }
 
 /// A bundle whose manifest was changed, with members of these names.

@@ -60,7 +60,7 @@ fn a_commit_that_is_none_is_refused() {
     for commit in ["../../../evil", "main", "a/b", "", &"0".repeat(4096), &format!("{}\0", &COMMIT[1..])] {
         let place = Place::new();
         place.hub.list(json!({"sha": commit, "siblings": []}).to_string());
-        place.fails(&["the hub names a commit that is none"]);
+        place.fails(&["the hub names a commit that is not valid"]);
         assert!(files_below(place.dir.path()).is_empty());
     }
 }

@@ -99,7 +99,7 @@ impl FakeHub {
             std::thread::spawn(move || {
                 for stream in listener.incoming().flatten() {
                     let state = Arc::clone(&state);
-                    // A client that goes away is no failure of the server.
+                    // A client that goes away does not fail the server.
                     std::thread::spawn(move || drop(state.serve(stream, is_storage)));
                 }
             });

@@ -108,7 +108,7 @@ impl CatalogEntry {
         }
         for repository in [Some(&self.checkpoint), self.graphs.as_ref()].into_iter().flatten() {
             if !is_repository(repository) {
-                return refuse("checkpoint", format!("`{repository}` of `{}` is no `owner/name`", self.name));
+                return refuse("checkpoint", format!("`{repository}` of `{}` is not of the form `owner/name`", self.name));
             }
         }
         for (field, value) in [

@@ -95,7 +95,7 @@ fn own_entries_come_first_and_are_checked() {
     check(vec![own(), own()], "`tandem.toml`: field `model.name`: `mine:1b` stands there twice");
     check(
         vec![CatalogEntry { checkpoint: "../x".into(), ..own() }],
-        "`tandem.toml`: field `model.checkpoint`: `../x` of `mine:1b` is no `owner/name`",
+        "`tandem.toml`: field `model.checkpoint`: `../x` of `mine:1b` is not of the form `owner/name`",
     );
     check(
         vec![CatalogEntry { layers: 0, ..own() }],

@@ -69,7 +69,7 @@ fn limit(dir: &Path, version: &Version) -> Option<ControlGroup> {
     Some(ControlGroup { file, limit, used })
 }
 
-/// The number in a file; `max` is none.
+/// The number in a file; `max` means no limit.
 fn number(file: &Path) -> Option<u64> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }

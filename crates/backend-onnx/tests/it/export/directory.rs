@@ -198,7 +198,7 @@ fn only_an_earlier_export_is_replaced_and_only_on_request() {
     let files = ModelFiles::discover(&golden("qwen3"), "qwen3").unwrap();
     let attempt = |replace: bool, dtype| export(&files, &ExportOptions { replace, ..ExportOptions::new(&directory, dtype) });
     fs::create_dir(&directory).unwrap();
-    attempt(false, DType::F32).expect("an empty directory is no obstacle");
+    attempt(false, DType::F32).expect("an empty directory is replaced");
     let before = fs::read(directory.join("model.onnx")).unwrap();
 
     let error = attempt(false, DType::Int4).unwrap_err();
