@@ -1,4 +1,4 @@
-//! What a contender loses against f32: how far its distributions of next tokens are from those of the same checkpoint in full
+//! What an entry loses against f32: how far its distributions of next tokens are from those of the same checkpoint in full
 //! precision, over one text.
 
 use std::fs::File;
@@ -20,10 +20,10 @@ pub const TEXT: &str = "Once upon a time there was a little fox who lived at the
 /// How many tokens of it: their logits are written to a file, a row of the vocabulary each.
 pub const MOST_TOKENS: usize = 96;
 
-/// How far a contender is from the reference.
+/// How far an entry is from the reference.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Loss {
-    /// The contender that is taken to be right.
+    /// The entry that is taken to be right.
     pub reference: String,
     /// Distributions that were compared.
     pub n_positions: usize,
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loss_is_nothing_of_itself_and_as_defined_of_another() {
+    fn loss_is_zero_against_itself_and_matches_its_definition() {
         let reference = Logits::new(vec![0.0, 0.0, 1.0, 0.0], 2);
         let itself = loss(&reference, &reference, "f32", &[0, 1]).unwrap();
         assert_eq!((itself.mean_kl, itself.same_top, itself.n_positions), (0.0, 1.0, 2));
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn logits_cross_a_file() {
+    fn logits_survive_a_file_round_trip() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("logits");
         let logits = Logits::new(vec![1.5, -2.0, f32::MIN, 0.1], 2);

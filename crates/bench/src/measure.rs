@@ -22,7 +22,7 @@ pub struct Workload {
     pub n_generated: usize,
     /// Sequences that are encoded at once, for models that give hidden states.
     pub batches: Vec<usize>,
-    /// How often each contender's turn comes.
+    /// How often each entry's turn comes.
     pub rounds: usize,
 }
 
@@ -86,7 +86,7 @@ pub struct Encode {
     pub ms: f64,
 }
 
-/// Token `i` of every prompt: the same for every contender, spread over the lower vocabulary, where no special tokens are.
+/// Token `i` of every prompt: the same for every entry, spread over the lower vocabulary, where no special tokens are.
 pub fn prompt_token(i: usize, vocab_size: usize) -> TokenId {
     let most = vocab_size.clamp(2, 1000);
     ((i * 7919 + 13) % most) as TokenId

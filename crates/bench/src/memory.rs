@@ -2,7 +2,7 @@
 
 /// The most physical memory that this process has used at once, in bytes; `None` where the system does not tell.
 ///
-/// On Linux this is `VmHWM` of proc(5). getrusage(2) is no substitute there: what it reports starts at the memory of the program that
+/// On Linux this is `VmHWM` of proc(5). getrusage(2) cannot replace it: what it reports starts at the memory of the program that
 /// started this one.
 #[cfg(target_os = "linux")]
 pub fn peak_rss_bytes() -> Option<u64> {

@@ -33,7 +33,7 @@ pub enum Tone {
 pub struct Page {
     /// The heading of the page and its name in the browser.
     pub title: String,
-    /// What a reader should know who reads nothing else.
+    /// The finding, for readers of nothing else.
     pub lead: Vec<Block>,
     /// The rest, with a list of contents before it.
     pub sections: Vec<Section>,

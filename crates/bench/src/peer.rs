@@ -8,7 +8,7 @@ pub use self::llama_bench::LlamaBench;
 
 use tandem_core::Error;
 
-/// That a peer cannot take part, and why.
+/// The error of a peer that cannot be measured.
 fn refused(peer: &str, reason: impl Into<String>, hint: Option<&str>) -> Error {
     Error::Unsupported { what: format!("peer `{peer}`"), reason: reason.into(), hint: hint.map(Into::into) }
 }

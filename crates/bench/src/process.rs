@@ -127,20 +127,20 @@ mod tests {
     }
 
     #[test]
-    fn output_and_end_are_kept() {
+    fn processes_return_output_and_status() {
         let finished = run(shell("cat; echo bad >&2; exit 3"), "peer", "text", &CancelToken::new()).unwrap();
         assert_eq!((finished.stdout.as_str(), finished.status.code(), finished.last_words().as_str()), ("text", Some(3), "bad"));
     }
 
     #[test]
-    fn a_missing_program_is_named() {
+    fn process_errors_name_a_missing_program() {
         let error = run(Command::new("./no-such-program"), "peer `x`", "", &CancelToken::new()).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("peer `x`") && text.contains("no-such-program"), "{text}");
     }
 
     #[test]
-    fn one_that_ctrl_c_ended_was_ended_by_the_user() {
+    fn processes_ended_by_ctrl_c_count_as_cancelled() {
         use std::os::unix::process::ExitStatusExt;
         // Not by a signal that is sent: who runs the tests in the background has it ignored.
         assert!(was_interrupted(ExitStatus::from_raw(2)) && !was_interrupted(ExitStatus::from_raw(2 << 8)));
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_when_it_is_told_to() {
+    fn processes_end_when_cancelled() {
         let cancel = CancelToken::new();
         cancel.cancel();
         let started = std::time::Instant::now();

@@ -14,7 +14,7 @@ use crate::machine::Machine;
 use crate::measure::{Sample, Workload};
 
 /// The version of the document's form. It changes when a reader of the old form would read the new one wrong.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// The most that a document may weigh, in bytes.
 const MOST_BYTES: u64 = 256 << 20;
@@ -38,8 +38,8 @@ pub struct Record {
     pub workload: Workload,
     /// The programs that were built for it.
     pub builds: Vec<Build>,
-    /// Who took part, in the order of their turns.
-    pub contenders: Vec<Contender>,
+    /// What was measured, in the order of turns.
+    pub entries: Vec<BenchEntry>,
 }
 
 /// The model that was measured.
@@ -87,7 +87,7 @@ pub struct Build {
 
 /// One engine with one set of options, or a peer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Contender {
+pub struct BenchEntry {
     /// Its name, unique in the document: `onnx int4, 2 threads`.
     pub name: String,
     /// Not Tandem: what a user would pick instead.
@@ -102,11 +102,11 @@ pub struct Contender {
     pub no_loss: Option<String>,
     /// Every sample.
     pub samples: Vec<Sample>,
-    /// Why it did not take part, or no longer.
+    /// Why it was not measured, or not to its end.
     pub failure: Option<String>,
 }
 
-/// What a contender resolved to.
+/// What an entry resolved to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Loaded {
     /// The engine.
@@ -180,7 +180,7 @@ impl Record {
     /// Reads a document.
     ///
     /// # Errors
-    /// [`Error::BadFile`] when it cannot be read or is none, [`Error::BadField`] when its form is of another version.
+    /// [`Error::BadFile`] when it cannot be read or parsed, [`Error::BadField`] when its form is of another version.
     pub fn read(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
         let size = std::fs::metadata(path).map_err(|error| Error::bad_file(&name, "cannot be read", error))?.len();
@@ -189,16 +189,16 @@ impl Record {
         }
         let text = std::fs::read_to_string(path).map_err(|error| Error::bad_file(&name, "cannot be read", error))?;
         let value: serde_json::Value =
-            serde_json::from_str(&text).map_err(|error| Error::bad_file(&name, "is no JSON", error))?;
+            serde_json::from_str(&text).map_err(|error| Error::bad_file(&name, "is not valid JSON", error))?;
         match value.get("schema").and_then(serde_json::Value::as_u64) {
             Some(schema) if schema == u64::from(SCHEMA) => {}
             Some(schema) => {
                 let problem = format!("is {schema}, and this version reads {SCHEMA}");
                 return Err(Error::bad_field(&name, "schema", problem));
             }
-            None => return Err(Error::bad_field(&name, "schema", "is missing: this is not a bench document")),
+            None => return Err(Error::bad_field(&name, "schema", "is missing: this is not a benchmark document")),
         }
-        serde_json::from_value(value).map_err(|error| Error::bad_file(&name, "is not a whole bench document", error))
+        serde_json::from_value(value).map_err(|error| Error::bad_file(&name, "is not a complete benchmark document", error))
     }
 
     /// Writes the document; the file is whole or as it was before.
@@ -211,12 +211,12 @@ impl Record {
         write_whole(path, text.as_bytes())
     }
 
-    /// The contenders that have samples.
-    pub fn measured(&self) -> impl Iterator<Item = &Contender> {
-        self.contenders.iter().filter(|contender| !contender.samples.is_empty())
+    /// The entries that have samples.
+    pub fn measured(&self) -> impl Iterator<Item = &BenchEntry> {
+        self.entries.iter().filter(|entry| !entry.samples.is_empty())
     }
 
-    /// Puts the samples of `other` behind those of the same contenders, and further contenders at the end.
+    /// Puts the samples of `other` behind those of the same entries, and further entries at the end.
     ///
     /// # Errors
     /// [`Error::Unsupported`] when it is of another model, workload or machine.
@@ -236,19 +236,19 @@ impl Record {
             return Err(differs("workload"));
         }
         self.is_complete &= other.is_complete;
-        for theirs in other.contenders {
-            match self.contenders.iter_mut().find(|ours| ours.name == theirs.name) {
+        for theirs in other.entries {
+            match self.entries.iter_mut().find(|ours| ours.name == theirs.name) {
                 Some(ours) => {
                     let n_before = ours.samples.iter().map(|sample| sample.round + 1).max().unwrap_or(0);
                     ours.samples
                         .extend(theirs.samples.into_iter().map(|sample| Sample { round: sample.round + n_before, ..sample }));
                     ours.failure = ours.failure.take().or(theirs.failure);
                 }
-                None => self.contenders.push(theirs),
+                None => self.entries.push(theirs),
             }
         }
         self.workload.rounds =
-            self.contenders.iter().flat_map(|contender| &contender.samples).map(|sample| sample.round + 1).max().unwrap_or(0);
+            self.entries.iter().flat_map(|entry| &entry.samples).map(|sample| sample.round + 1).max().unwrap_or(0);
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Runs a bench: who takes part is prepared, then everybody has a turn in each round, and what was measured is handed on after each.
+//! Runs a bench: every runner is prepared, then has a turn in each round; the record is handed on after each step.
 
 use std::path::{Path, PathBuf};
 
@@ -7,17 +7,17 @@ use tempfile::TempDir;
 
 use crate::loss::{loss, read_logits};
 use crate::measure::{Sample, Workload};
-use crate::record::{Contender, Loaded, Record};
+use crate::record::{BenchEntry, Loaded, Record};
 use crate::work::{Answer, EngineChoice, Request, Task, ask};
 
-/// Someone who takes part.
-pub trait Contestant {
+/// An engine with one set of options, which can be measured.
+pub trait Runner {
     /// Its name, unique in the bench.
     fn name(&self) -> String;
 
     /// The record that it begins with.
-    fn contender(&self) -> Contender {
-        Contender { name: self.name(), is_peer: true, ..Contender::default() }
+    fn entry(&self) -> BenchEntry {
+        BenchEntry { name: self.name(), is_peer: true, ..BenchEntry::default() }
     }
 
     /// Whether its weights are f32, so that others' losses can be measured against it.
@@ -28,7 +28,7 @@ pub trait Contestant {
     /// Makes ready what the rounds need; logits of `tokens` go to a file at `logits`, or there is a reason why not.
     ///
     /// # Errors
-    /// When it cannot take part.
+    /// When it cannot be measured.
     fn prepare(&mut self, tokens: &[TokenId], logits: &Path, cancel: &CancelToken) -> Result<(Loaded, Option<String>)>;
 
     /// Measures one round.
@@ -38,64 +38,59 @@ pub trait Contestant {
     fn round(&mut self, workload: &Workload, round: usize, cancel: &CancelToken) -> Result<Sample>;
 }
 
-/// What happens, for who looks on.
+/// Progress.
 #[derive(Clone, Copy, Debug)]
 pub enum Step<'s> {
-    /// A contestant is loaded for the first time, which may make something of the checkpoint.
+    /// A runner is loaded for the first time, which may make something of the checkpoint.
     Preparing(&'s str),
-    /// It is a contestant's turn.
+    /// It is a runner's turn.
     Turn {
-        /// Whose.
+        /// Its name.
         name: &'s str,
         /// Which round, from 0.
         round: usize,
     },
-    /// A contestant takes no part, or no longer.
+    /// A runner cannot be measured, or no longer.
     Failed {
-        /// Who.
+        /// Its name.
         name: &'s str,
         /// Why.
         reason: &'s str,
     },
-    /// Every contestant had its turn.
+    /// Every runner had its turn.
     RoundDone(usize),
 }
 
-/// Who takes part, and what their losses are measured on.
-pub struct Field<'f> {
+/// What is measured, and the text that losses are measured on.
+pub struct Lineup {
     /// In the order of their turns.
-    pub contestants: Vec<Box<dyn Contestant>>,
-    /// Taken as the reference when nobody else is f32; it is prepared and has no turns.
-    pub reference: Option<Box<dyn Contestant>>,
+    pub runners: Vec<Box<dyn Runner>>,
+    /// The reference of losses when no other runner is f32; it is prepared and has no turns.
+    pub reference: Option<Box<dyn Runner>>,
     /// The text of the losses.
-    pub tokens: &'f [TokenId],
+    pub tokens: Vec<TokenId>,
 }
 
 /// Runs the rounds of `record.workload`, with every sample put into `record`; `tell` sees it after each step.
 ///
 /// # Errors
-/// [`Error::Cancelled`], with what was measured before in `record`; [`Error::BadFile`] when nobody can take part.
-pub fn run(
-    record: &mut Record,
-    mut field: Field<'_>,
-    cancel: &CancelToken,
-    tell: &mut dyn FnMut(&Record, Step<'_>),
-) -> Result<()> {
-    record.contenders = field.contestants.iter().map(|contestant| contestant.contender()).collect();
-    prepare(record, &mut field, cancel, tell)?;
-    if let Some(reason) = nobody(record) {
+/// [`Error::Cancelled`], with what was measured before in `record`; [`Error::BadFile`] when no runner can be prepared.
+pub fn run(record: &mut Record, mut lineup: Lineup, cancel: &CancelToken, tell: &mut dyn FnMut(&Record, Step<'_>)) -> Result<()> {
+    record.entries = lineup.runners.iter().map(|runner| runner.entry()).collect();
+    prepare(record, &mut lineup, cancel, tell)?;
+    if let Some(reason) = nothing_left(record) {
         return Err(Error::BadFile { file: record.model.reference.clone(), problem: reason, hint: None, source: None });
     }
     let workload = record.workload.clone();
     for round in 0..workload.rounds {
-        for (i, contestant) in field.contestants.iter_mut().enumerate() {
-            if record.contenders[i].failure.is_some() {
+        for (i, runner) in lineup.runners.iter_mut().enumerate() {
+            if record.entries[i].failure.is_some() {
                 continue;
             }
-            let name = contestant.name();
+            let name = runner.name();
             tell(record, Step::Turn { name: &name, round });
-            match contestant.round(&workload, round, cancel) {
-                Ok(sample) => record.contenders[i].samples.push(sample),
+            match runner.round(&workload, round, cancel) {
+                Ok(sample) => record.entries[i].samples.push(sample),
                 Err(error) => give_up(record, i, error, tell)?,
             }
         }
@@ -106,34 +101,34 @@ pub fn run(
     Ok(())
 }
 
-/// Lets everybody load once, the reference first, and measures what they lose.
+/// Has every runner load once, the reference first, and measures its loss.
 fn prepare(
     record: &mut Record,
-    field: &mut Field<'_>,
+    lineup: &mut Lineup,
     cancel: &CancelToken,
     tell: &mut dyn FnMut(&Record, Step<'_>),
 ) -> Result<()> {
     let dir = TempDir::new().map_err(|error| Error::bad_file("the directory for temporary files", "cannot be used", error))?;
-    let n = field.contestants.len();
-    let first = field.contestants.iter().position(|contestant| contestant.is_reference());
+    let n = lineup.runners.len();
+    let first = lineup.runners.iter().position(|runner| runner.is_reference());
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_by_key(|&i| (Some(i) != first, i));
-    let mut reference = match (&first, &mut field.reference) {
+    let mut reference = match (&first, &mut lineup.reference) {
         (None, Some(outside)) => {
             tell(record, Step::Preparing(&outside.name()));
-            outside_reference(&mut **outside, field.tokens, &dir, cancel)?
+            outside_reference(&mut **outside, &lineup.tokens, &dir, cancel)?
         }
         _ => None,
     };
     for i in order {
-        let contestant = &mut field.contestants[i];
-        let name = contestant.name();
+        let runner = &mut lineup.runners[i];
+        let name = runner.name();
         tell(record, Step::Preparing(&name));
         let path = dir.path().join(format!("{i}.logits"));
-        match contestant.prepare(field.tokens, &path, cancel) {
+        match runner.prepare(&lineup.tokens, &path, cancel) {
             Ok((loaded, no_logits)) => {
-                let n_rows = field.tokens.len().min(loaded.max_context.unwrap_or(usize::MAX));
-                record.contenders[i].loaded = Some(loaded);
+                let n_rows = lineup.tokens.len().min(loaded.max_context.unwrap_or(usize::MAX));
+                record.entries[i].loaded = Some(loaded);
                 let values = match no_logits {
                     Some(reason) => Err(reason),
                     None => read_logits(&path, n_rows).map_err(|error| error.to_string()),
@@ -143,7 +138,7 @@ fn prepare(
                 if Some(i) == first {
                     reference = values.clone().ok().map(|values| (name.clone(), values));
                 }
-                judge(&mut record.contenders[i], values, reference.as_ref(), field.tokens);
+                judge(&mut record.entries[i], values, reference.as_ref(), &lineup.tokens);
             }
             Err(error) => give_up(record, i, error, tell)?,
         }
@@ -153,24 +148,24 @@ fn prepare(
 
 /// The logits of a reference that has no turns; none when it cannot be loaded, since a model may have no f32.
 fn outside_reference(
-    contestant: &mut dyn Contestant,
+    runner: &mut dyn Runner,
     tokens: &[TokenId],
     dir: &TempDir,
     cancel: &CancelToken,
 ) -> Result<Option<(String, Logits)>> {
     let path = dir.path().join("reference.logits");
-    match contestant.prepare(tokens, &path, cancel) {
+    match runner.prepare(tokens, &path, cancel) {
         Ok((loaded, None)) => {
             let n_rows = tokens.len().min(loaded.max_context.unwrap_or(usize::MAX));
-            Ok(read_logits(&path, n_rows).ok().map(|logits| (contestant.name(), logits)))
+            Ok(read_logits(&path, n_rows).ok().map(|logits| (runner.name(), logits)))
         }
         Err(Error::Cancelled) => Err(Error::Cancelled),
         _ => Ok(None),
     }
 }
 
-/// Notes what a contender loses, or why that is not known.
-fn judge(contender: &mut Contender, logits: Result<Logits, String>, reference: Option<&(String, Logits)>, tokens: &[TokenId]) {
+/// Records the loss of an entry, or why it is not known.
+fn judge(entry: &mut BenchEntry, logits: Result<Logits, String>, reference: Option<&(String, Logits)>, tokens: &[TokenId]) {
     let judged = match (logits, reference) {
         (Err(reason), _) => Err(reason),
         (_, None) => Err("there is no f32 of this model to compare with".into()),
@@ -182,39 +177,39 @@ fn judge(contender: &mut Contender, logits: Result<Logits, String>, reference: O
     match judged {
         // JSON has no word for it, and neither has a reader.
         Ok(loss) if !loss.mean_kl.is_finite() || !loss.perplexity.is_finite() => {
-            contender.no_loss = Some("it is undefined: some logits are no numbers".into());
+            entry.no_loss = Some("it is undefined: some logits are not finite".into());
         }
-        Ok(loss) => contender.loss = Some(loss),
-        Err(reason) => contender.no_loss = Some(reason),
+        Ok(loss) => entry.loss = Some(loss),
+        Err(reason) => entry.no_loss = Some(reason),
     }
 }
 
-/// Notes that contender `i` goes no further; when the user ended it, nobody does.
+/// Records why entry `i` failed; an interrupt ends the whole bench.
 fn give_up(record: &mut Record, i: usize, error: Error, tell: &mut dyn FnMut(&Record, Step<'_>)) -> Result<()> {
     if matches!(error, Error::Cancelled) {
         return Err(error);
     }
     let hint = error.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
-    // Who it is stands before it.
+    // The name of the entry stands before it.
     let reason = match error {
         Error::Unsupported { reason, .. } => format!("{reason}{hint}"),
         other => format!("{other}{hint}"),
     };
-    record.contenders[i].failure = Some(reason.clone());
-    let name = record.contenders[i].name.clone();
+    record.entries[i].failure = Some(reason.clone());
+    let name = record.entries[i].name.clone();
     tell(record, Step::Failed { name: &name, reason: &reason });
     Ok(())
 }
 
-/// Why nobody is left, when so.
-fn nobody(record: &Record) -> Option<String> {
-    let failures: Vec<&str> = record.contenders.iter().filter_map(|contender| contender.failure.as_deref()).collect();
-    let is_over = failures.len() == record.contenders.len();
-    is_over.then(|| format!("nobody can take part: {}", failures.first().copied().unwrap_or("nobody was named")))
+/// Why there is nothing to measure, when so.
+fn nothing_left(record: &Record) -> Option<String> {
+    let failures: Vec<&str> = record.entries.iter().filter_map(|entry| entry.failure.as_deref()).collect();
+    let is_over = failures.len() == record.entries.len();
+    is_over.then(|| format!("nothing can be measured: {}", failures.first().copied().unwrap_or("no engine was named")))
 }
 
 /// Tandem itself, with one set of options.
-pub struct Own {
+pub struct TandemRunner {
     /// Its name.
     pub name: String,
     /// The program.
@@ -229,7 +224,7 @@ pub struct Own {
     pub weight_files: Vec<PathBuf>,
 }
 
-impl Own {
+impl TandemRunner {
     fn ask(&self, task: Task, cancel: &CancelToken) -> Result<Answer> {
         let request = Request::new(&self.reference, &self.engine, task);
         ask(&self.program, &format!("`{}`", self.name), &request, cancel)
@@ -244,14 +239,14 @@ impl Own {
     }
 }
 
-impl Contestant for Own {
+impl Runner for TandemRunner {
     fn name(&self) -> String {
         self.name.clone()
     }
 
-    fn contender(&self) -> Contender {
+    fn entry(&self) -> BenchEntry {
         let is_peer = self.engine.is_transformers;
-        Contender { name: self.name(), is_peer, options: self.options.clone(), ..Contender::default() }
+        BenchEntry { name: self.name(), is_peer, options: self.options.clone(), ..BenchEntry::default() }
     }
 
     fn is_reference(&self) -> bool {

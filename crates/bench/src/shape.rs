@@ -95,7 +95,7 @@ pub fn shapes() -> Vec<Shape> {
 /// Plans the checkpoint of the shape `name` in the cache directory `cache`.
 ///
 /// # Errors
-/// [`Error::InvalidOption`] for a name that is none, with those that there are.
+/// [`Error::InvalidOption`] for an unknown name, listing the known ones.
 pub fn plan_shape(name: &str, cache: &Path) -> Result<ShapePlan> {
     let known = shapes();
     let names = known.iter().map(|shape| format!("`{}`", shape.name)).collect::<Vec<_>>().join(", ");
@@ -192,13 +192,13 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_shape_lists_those_that_there_are() {
+    fn unknown_shapes_list_the_known_ones() {
         let error = plan_shape("gpt-4", Path::new("x")).unwrap_err().to_string();
         assert!(error.contains("gpt-4") && error.contains("qwen2.5-0.5b"), "{error}");
     }
 
     #[test]
-    fn a_full_disk_is_said_before_the_work() {
+    fn shapes_check_free_space_before_writing() {
         let dir = tempfile::tempdir().unwrap();
         let plan = ShapePlan { free_bytes: Some(1000), ..plan_shape("smollm2-135m", dir.path()).unwrap() };
         let error = plan.make(&mut |_| {}, &CancelToken::new()).unwrap_err();

@@ -133,14 +133,14 @@ mod tests {
     }
 
     #[test]
-    fn an_exact_interval_is_that_of_the_tables() {
+    fn exact_intervals_match_published_tables() {
         // Conover, Practical Nonparametric Statistics: ranks from 1 are 1, 2, 3, 6, 10 for these n.
         assert_eq!([6, 9, 12, 20, 30].map(exact_rank), [0, 1, 2, 5, 9]);
         assert_eq!(exact_rank(2), 0);
     }
 
     #[test]
-    fn an_interval_holds_the_median_as_often_as_it_says() {
+    fn intervals_cover_the_median_at_95_percent() {
         let mut random = Random(5);
         // Sums of uniform numbers about 0, nearly normal.
         let mut normal = || (0..12).map(|_| random.below(1 << 20) as f64 / f64::from(1 << 20)).sum::<f64>() - 6.0;
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_is_the_same_each_time_and_narrows() {
+    fn intervals_are_reproducible_and_narrow_with_samples() {
         let few: Vec<f64> = (0..9).map(f64::from).collect();
         let many: Vec<f64> = (0..900).map(|i| f64::from(i % 9)).collect();
         assert_eq!(interval(&few), interval(&few));

@@ -1,6 +1,6 @@
 //! What a bench and its worker processes say to each other: one request on standard input, one answer on standard output, in JSON.
 //!
-//! Each round of each contender is a process of its own. Its peak memory is its own, its load is a load, and where its memory came to
+//! Each round of each entry is a process of its own. Its peak memory is its own, its load is a load, and where its memory came to
 //! lie is part of the spread: figures of one process alone do not tell how another one would do.
 
 use std::path::{Path, PathBuf};

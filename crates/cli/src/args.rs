@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-pub(crate) use self::bench::{BenchArgs, ContenderOptions, Peer, ReportOptions};
+pub(crate) use self::bench::{BenchArgs, EntryOptions, Peer, ReportOptions};
 pub(crate) use self::engine::{ComputeArgs, DeviceChoice, EngineOptions, WeightsArgs};
 pub(crate) use self::form::FormOptions;
 pub(crate) use self::generation::GenerationOptions;

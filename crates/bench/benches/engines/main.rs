@@ -8,9 +8,9 @@
 //! `… -- pages CHECKPOINT [GRAPH_DIRECTORY [THREADS [ROUNDS]]]`: each of our engines with its weights in huge pages, and without.
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
-mod contender;
 mod machine;
 mod published;
+mod runner;
 mod widened;
 
 use std::path::Path;
@@ -23,7 +23,7 @@ use tandem_bench::machine::read_bandwidth;
 use tandem_bench::median;
 use tandem_core::{Backend, DType, LoadOptions};
 
-use crate::contender::{Contender, PHASES};
+use crate::runner::{PHASES, Runner};
 
 /// candle-transformers takes its threads from the environment, which is read once.
 const THREAD_VARIABLES: [&str; 2] = ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"];
@@ -60,22 +60,22 @@ impl<'a> Task<'a> {
         Ok(Self { checkpoint: Path::new(*checkpoint), graph, threads: number(1, 2)?, rounds: number(2, 5)? })
     }
 
-    /// Runs `contenders` in turns and prints what came of it.
-    fn run(&self, contenders: &mut [Contender]) -> Result<()> {
+    /// Runs `runners` in turns and prints what came of it.
+    fn run(&self, runners: &mut [Runner]) -> Result<()> {
         // What the memory can do, not what it did beside others.
         let mut bandwidth = 0.0_f64;
         // The first round warms everything.
         for round in 0..=self.rounds {
             bandwidth = bandwidth.max(read_bandwidth(self.threads));
             for phase in 0..PHASES.len() {
-                for contender in contenders.iter_mut() {
-                    contender.run(phase, round > 0)?;
+                for runner in runners.iter_mut() {
+                    runner.run(phase, round > 0)?;
                 }
             }
         }
         let Self { checkpoint, threads, rounds, .. } = self;
         println!("{}, {threads} threads, {rounds} rounds in turns, memory {:.1} GB/s", checkpoint.display(), bandwidth / 1e9);
-        print(contenders, bandwidth);
+        print(runners, bandwidth);
         Ok(())
     }
 }
@@ -88,35 +88,35 @@ fn compare_engines(task: &Task<'_>) -> Result<()> {
             .status()?;
     }
     let candle =
-        |checkpoint: &Path, dtype| contender::of_backend(&CandleBackend::new(), checkpoint, &options(Some(dtype), threads)?);
-    let mut contenders = vec![candle(widened::copy(checkpoint)?.path(), DType::F32)?];
+        |checkpoint: &Path, dtype| runner::of_backend(&CandleBackend::new(), checkpoint, &options(Some(dtype), threads)?);
+    let mut runners = vec![candle(widened::copy(checkpoint)?.path(), DType::F32)?];
     for dtype in DTYPES {
         let own = candle(checkpoint, dtype)?;
-        if own.name != contenders[0].name {
-            contenders.push(own);
+        if own.name != runners[0].name {
+            runners.push(own);
         }
     }
     if let Some(graph) = graph {
-        contenders.push(contender::of_backend(&OnnxBackend::new(None), graph, &options(None, threads)?)?);
+        runners.push(runner::of_backend(&OnnxBackend::new(None), graph, &options(None, threads)?)?);
     }
-    match published::contender(checkpoint)? {
-        Some(published) => contenders.push(published),
-        None => println!("skipped: candle-transformers, since the checkpoint is no Qwen2"),
+    match published::runner(checkpoint)? {
+        Some(published) => runners.push(published),
+        None => println!("skipped: candle-transformers, since the checkpoint is not a Qwen2"),
     }
-    task.run(&mut contenders)
+    task.run(&mut runners)
 }
 
 fn compare_pages(task: &Task<'_>) -> Result<()> {
     let pair = |backend: &dyn Backend, directory: &Path, dtype: Option<DType>| {
         let huge = options(dtype, task.threads)?;
         let small = huge.clone().with_huge_pages(false);
-        let mut contenders = Vec::new();
+        let mut runners = Vec::new();
         for (pages, options) in [("small", small), ("huge", huge)] {
-            let mut contender = contender::of_backend(backend, directory, &options)?;
-            contender.name += &format!(", {pages} pages");
-            contenders.push(contender);
+            let mut runner = runner::of_backend(backend, directory, &options)?;
+            runner.name += &format!(", {pages} pages");
+            runners.push(runner);
         }
-        task.run(&mut contenders)
+        task.run(&mut runners)
     };
     for dtype in DTYPES {
         pair(&CandleBackend::new(), task.checkpoint, Some(dtype))?;
@@ -125,19 +125,19 @@ fn compare_pages(task: &Task<'_>) -> Result<()> {
 }
 
 fn options(dtype: Option<DType>, threads: usize) -> Result<LoadOptions> {
-    Ok(LoadOptions::new().with_dtype(dtype).with_threads(contender::threads(threads)?).with_huge_pages(true))
+    Ok(LoadOptions::new().with_dtype(dtype).with_threads(runner::threads(threads)?).with_huge_pages(true))
 }
 
-/// Each contender in a line: tokens a second, in brackets the speed as a multiple of the first's, and for decoding as a share of what
+/// Each runner in a line: tokens a second, in brackets the speed as a multiple of the first's, and for decoding as a share of what
 /// the memory allows.
-fn print(contenders: &[Contender], bandwidth: f64) {
+fn print(runners: &[Runner], bandwidth: f64) {
     println!("{:<26}{}", "", PHASES.map(|phase| format!("{:>22}", phase.name)).concat());
-    for contender in contenders {
-        print!("{:<26}", contender.name);
+    for runner in runners {
+        print!("{:<26}", runner.name);
         for (i, phase) in PHASES.iter().enumerate() {
-            let seconds = median(contender.seconds_of(i));
-            let ratio = speed(contender, &contenders[0], i);
-            let share = 100.0 * contender.bytes_at(phase.depth) / seconds / bandwidth;
+            let seconds = median(runner.seconds_of(i));
+            let ratio = speed(runner, &runners[0], i);
+            let share = 100.0 * runner.bytes_at(phase.depth) / seconds / bandwidth;
             let share = if phase.appended.is_none() { format!(" {share:.0}%") } else { String::new() };
             print!("{:>22}", format!("{:.1} ({ratio:.2}){share}", 1.0 / seconds));
         }
@@ -146,8 +146,8 @@ fn print(contenders: &[Contender], bandwidth: f64) {
 }
 
 /// How many times as fast as `of` it is in a phase.
-fn speed(contender: &Contender, of: &Contender, phase: usize) -> f64 {
-    let rounds = of.seconds_of(phase).iter().zip(contender.seconds_of(phase));
+fn speed(runner: &Runner, of: &Runner, phase: usize) -> f64 {
+    let rounds = of.seconds_of(phase).iter().zip(runner.seconds_of(phase));
     median(&rounds.map(|(of, own)| of / own).collect::<Vec<_>>())
 }
 

@@ -11,10 +11,10 @@ use tandem_core::TokenId;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
 
-use crate::contender::{Contender, Sequence, greatest};
+use crate::runner::{Runner, Sequence, greatest};
 
-/// `None` for a checkpoint that is no Qwen2.
-pub(crate) fn contender(directory: &Path) -> Result<Option<Contender>> {
+/// `None` unless the checkpoint is a Qwen2.
+pub(crate) fn runner(directory: &Path) -> Result<Option<Runner>> {
     let files = ModelFiles::discover(directory, &directory.to_string_lossy())?;
     let config = ModelConfig::from_file(&files.config)?;
     let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(directory.join("config.json"))?)?;
@@ -34,7 +34,7 @@ pub(crate) fn contender(directory: &Path) -> Result<Option<Contender>> {
     let weights = VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu);
     let model = ModelForCausalLM::new(&serde_json::from_value::<Config>(json)?, weights)?;
     let sequence = Published { model, n_tokens: 0 };
-    Ok(Some(Contender::new("candle-transformers f32".into(), Box::new(sequence), &config, 4.0)))
+    Ok(Some(Runner::new("candle-transformers f32".into(), Box::new(sequence), &config, 4.0)))
 }
 
 struct Published {

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_thread_of_our_own_is_not_others() {
+    fn own_threads_do_not_count_as_other_programs() {
         let before = Activity::now();
         let started = std::time::Instant::now();
         while started.elapsed().as_millis() < 60 {

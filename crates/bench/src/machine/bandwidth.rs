@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_value_is_read() {
+    fn bandwidth_reads_every_value() {
         for n in [0, 1, 8, 27] {
             let bytes: Vec<u8> = (1..=n).flat_map(u64::to_ne_bytes).collect();
             assert_eq!(sum(&bytes), n * (n + 1) / 2);

@@ -1,7 +1,7 @@
 //! Charts as SVG, drawn for a phone's width and enlarged where there is more.
 //!
 //! Their own and not a plotting library's: those set colours and sizes in the picture, where a style sheet cannot make them dark, and
-//! have neither title nor description for who does not see them.
+//! have neither title nor description for readers who cannot see them.
 
 mod bars;
 mod frame;

@@ -47,7 +47,7 @@ impl Table {
     pub(super) fn render(&self, ids: &mut Ids) -> Markup {
         let id = ids.next();
         let is_figure = |column: usize| self.rows.first().and_then(|row| row.get(column)).is_some_and(|cell| cell.is_figure);
-        // A cell that is drawn as a block is none to a screen reader, unless it says so.
+        // A screen reader does not take a cell that is drawn as a block for a cell, unless it says so.
         let role = |role: &'static str| self.are_cards.then_some(role);
         let label = |column: usize| self.columns.get(column).filter(|_| self.are_cards);
         html! {

@@ -221,7 +221,7 @@ fn floor(dtype: DType) -> f64 {
     }
 }
 
-/// The Euclidean norm of the difference over that of `expected`; what is no number, or of another size, is infinitely far.
+/// The Euclidean norm of the difference over that of `expected`; NaN, or a vector of another size, is infinitely far.
 fn relative(values: &[f32], expected: &[f32]) -> f64 {
     if values.len() != expected.len() {
         return f64::INFINITY;
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn the_worst_values_come_first() {
+    fn worst_values_are_sorted_by_difference() {
         let point = ProbePoint { layer: None, stage: Stage::Logits };
         let probe = |values: &[f32]| Probe::new(point, values.to_vec(), &[0, 1]);
         let worst = worst(&probe(&[1.0, 2.0, 3.0, 4.0]), &probe(&[1.0, 2.5, 3.0, 6.0]));

@@ -10,7 +10,7 @@ use tandem_core::{Error, Result};
 /// The prompts that are part of this crate.
 const EMBEDDED: &str = include_str!("corpus.toml");
 
-/// A file of prompts larger than this is none.
+/// A larger file is not read as prompts.
 const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// Tokens of a prompt that is made of tokens.
@@ -196,7 +196,7 @@ fn given(name: &str, number: usize, line: &str, is_json: bool) -> Result<CorpusP
             Ok(prompt(name, Content::Messages(messages)))
         }
         Ok(_) => bad("has not one of `text` and `messages`".into(), FORM),
-        Err(error) => bad(format!("is no prompt: {error}"), FORM),
+        Err(error) => bad(format!("is not a prompt: {error}"), FORM),
     }
 }
 
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_line_by_line() {
+    fn corpus_files_have_one_prompt_per_line() {
         let plain = Corpus::parse("prompts.txt", "one\n{\"text\": 1}\n", false).unwrap();
         let texts: Vec<&Content> = plain.prompts.iter().map(|prompt| &prompt.content).collect();
         assert_eq!(texts, [&Content::Text("one".into()), &Content::Text("{\"text\": 1}".into())]);
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_prompt_is_named() {
+    fn corpus_errors_name_the_line() {
         let check = |text: &str, is_json, expected: &str| {
             let error = Corpus::parse("c", text, is_json).unwrap_err();
             assert!(error.to_string().contains(expected), "{error}");
@@ -246,7 +246,7 @@ mod tests {
         check("one\n  \t\n", false, "field `line 2`: is empty");
         check("", false, "there is no prompt in it");
         check("{\"text\": \"a\", \"messages\": []}", true, "field `line 1`: has not one of");
-        check("{\"txt\": \"a\"}", true, "field `line 1`: is no prompt: unknown field `txt`");
+        check("{\"txt\": \"a\"}", true, "field `line 1`: is not a prompt: unknown field `txt`");
         check("{\"messages\": []}", true, "has not one of");
     }
 

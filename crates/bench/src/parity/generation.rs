@@ -10,7 +10,7 @@ use super::row::{Label, Row};
 use super::text::Prompt;
 use super::{Problem, Side};
 
-/// How sampled texts are drawn: warm enough that a draw is no mere choice of the best.
+/// How sampled texts are drawn: warm enough that a draw is more than the choice of the best.
 const TEMPERATURE: f32 = 0.8;
 const TOP_P: f32 = 0.95;
 

@@ -21,7 +21,7 @@ const N_KEPT: usize = 32;
 pub struct LogitsMeasures {
     /// Positions compared.
     pub n_positions: usize,
-    /// Positions at which a logit of either side is no number.
+    /// Positions at which a logit of either side is not finite.
     pub n_not_finite: usize,
     /// The largest difference of a logit.
     pub max_abs: f64,
@@ -322,7 +322,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_percentile_is_one_of_the_samples() {
+    fn percentiles_are_samples() {
         let samples: Vec<f64> = (1..=200).map(f64::from).collect();
         assert_eq!(percentile(&samples, 0.99), 198.0);
         assert_eq!(percentile(&samples, 1.0), 200.0);

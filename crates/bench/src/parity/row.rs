@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn measures_are_as_defined() {
+    fn logit_measures_match_their_definitions() {
         let row = Row::new(&[3.0, 4.0], &[4.0, 3.0]);
         assert_eq!((row.max_abs, row.sum_abs, row.squares), (1.0, 2.0, (2.0, 25.0)));
         assert!((row.cosine - 24.0 / 25.0).abs() < 1e-12);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tie_is_near_only_within_what_can_turn_it() {
+    fn near_ties_lie_within_noise_and_tie_limit() {
         let parted = |reference: &[f32], candidate: &[f32]| Row::new(reference, candidate).parted.unwrap();
         let near = parted(&[1.0, 1.001, -5.0], &[1.001, 1.0, -5.0]);
         assert_eq!(near.label(0.0, 0.01), Label::NearTie);

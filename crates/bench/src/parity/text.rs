@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_difference_is_found() {
+    fn text_comparison_finds_the_first_difference() {
         assert_eq!(first_difference(b"same", b"same"), None);
         assert_eq!(first_difference(b"same", b"sane"), Some(2));
         assert_eq!(first_difference(&[1, 2], &[1, 2, 3]), Some(2));
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_of_a_file_is_never_cut() {
+    fn prompts_from_files_are_never_truncated() {
         assert_eq!(fitted(vec![1, 2, 3], true, 2).unwrap(), (vec![1, 2], true));
         assert_eq!(fitted(vec![1, 2], false, 2).unwrap(), (vec![1, 2], false));
         let error = fitted(vec![0; 100_000], false, 1024).unwrap_err();
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_unit_counts_up_and_is_long_enough() {
+    fn repeat_patterns_reach_the_requested_length() {
         let text = repeated("step {n} of {n}. ", 10);
         assert!(text.starts_with("step 1 of 1. step 2 of 2. ") && text.len() >= 80);
     }

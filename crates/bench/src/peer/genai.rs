@@ -11,7 +11,7 @@ use crate::machine::Activity;
 use crate::measure::{Decode, Prefill, Sample, Workload, prompt_token};
 use crate::process;
 use crate::record::Loaded;
-use crate::run::Contestant;
+use crate::run::Runner;
 
 const SCRIPT: &str = include_str!("genai.py");
 
@@ -63,7 +63,7 @@ impl Genai {
     }
 }
 
-impl Contestant for Genai {
+impl Runner for Genai {
     fn name(&self) -> String {
         format!("genai {}, {} threads", self.dtype, self.threads)
     }
@@ -74,7 +74,7 @@ impl Contestant for Genai {
             return Err(refused(
                 "genai",
                 reason,
-                Some("give a directory of onnxruntime-genai's builder, or an export of Tandem's"),
+                Some("name a directory written by onnxruntime-genai's builder or by an export"),
             ));
         }
         let nothing = Workload { prompts: vec![1], depths: vec![], n_generated: 0, batches: vec![], rounds: 1 };
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_without_a_configuration_is_refused() {
+    fn genai_refuses_a_directory_without_genai_config() {
         let dir = tempfile::tempdir().unwrap();
         let directory = dir.path().to_path_buf();
         let mut peer = Genai { python: "./none".into(), directory, dtype: "int4".into(), threads: 1, step_share: 1.0 };
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_script_prints_is_a_sample() {
+    fn genai_output_becomes_a_sample() {
         let text = r#"{"version": "0.9", "load_ms": 1.5, "peak_rss_bytes": null, "prefill": [{"n_tokens": 4, "ms": 2.0, "first_token_ms": 2.5}],
             "decode": [{"depth": 0, "n_tokens": 2, "ms": 3.0, "step_ms": [1.0, 2.0]}]}"#;
         let answer: Answer = serde_json::from_str(text).unwrap();

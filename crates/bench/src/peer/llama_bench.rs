@@ -14,7 +14,7 @@ use crate::machine::Activity;
 use crate::measure::{Decode, Prefill, Sample, Workload};
 use crate::process;
 use crate::record::Loaded;
-use crate::run::Contestant;
+use crate::run::Runner;
 
 /// One GGUF file.
 pub struct LlamaBench {
@@ -56,14 +56,14 @@ impl LlamaBench {
     }
 }
 
-impl Contestant for LlamaBench {
+impl Runner for LlamaBench {
     fn name(&self) -> String {
         format!("llama.cpp {}, {} threads", self.file_name(), self.threads)
     }
 
     fn prepare(&mut self, _tokens: &[TokenId], _logits: &Path, cancel: &CancelToken) -> Result<(Loaded, Option<String>)> {
         if !self.gguf.is_file() {
-            let hint = Some("name a GGUF file that is there");
+            let hint = Some("name a GGUF file of the model");
             return Err(refused("llama-bench", format!("there is no file `{}`", self.gguf.display()), hint));
         }
         let (tests, _) = self.tests(&["-p", "1", "-n", "0"].map(str::to_owned), cancel)?;
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_test_is_prefill_or_decode() {
+    fn llama_bench_tests_become_prefill_or_decode() {
         let text = r#"[
           {"build_commit": "abc", "build_number": 1, "model_type": "qwen2 1B Q4_0", "model_size": 352969728, "n_prompt": 512,
            "n_gen": 0, "n_depth": 0, "avg_ns": 1, "samples_ns": [1500000000], "samples_ts": [341.3]},
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_model_is_named() {
+    fn llama_bench_names_a_missing_model() {
         let mut peer = LlamaBench { program: "./none".into(), gguf: "./no-such.gguf".into(), threads: 1 };
         let error = peer.prepare(&[], Path::new("x"), &CancelToken::new()).unwrap_err();
         assert!(error.to_string().contains("no-such.gguf"), "{error}");

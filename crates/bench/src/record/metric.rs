@@ -1,8 +1,8 @@
-//! The figures of a contender: which there are, and their values round by round.
+//! The figures of an entry: which there are, and their values round by round.
 
 use std::fmt;
 
-use super::{Contender, Record};
+use super::{BenchEntry, Record};
 use crate::measure::Sample;
 use crate::statistics::{Comparison, compare_apart, compare_in_turns, quantile};
 
@@ -85,7 +85,7 @@ impl fmt::Display for Metric {
     }
 }
 
-impl Contender {
+impl BenchEntry {
     /// The values of `metric`, one for each round that has it.
     pub fn values(&self, metric: Metric) -> Vec<f64> {
         self.samples.iter().filter_map(|sample| metric.of(sample)).collect()
@@ -117,7 +117,7 @@ impl Contender {
         (share.is_finite() && share <= 1.05).then_some(share)
     }
 
-    /// This contender against `reference` in the rounds that both have.
+    /// This entry against `reference` in the rounds that both have.
     pub fn against(&self, reference: &Self, metric: Metric) -> Option<Comparison> {
         let pairs: Vec<(f64, f64)> = self
             .samples
@@ -131,7 +131,7 @@ impl Contender {
         (!ours.is_empty()).then(|| compare_in_turns(&ours, &theirs))
     }
 
-    /// This contender against itself in an earlier run.
+    /// This entry against itself in an earlier run.
     pub fn against_earlier(&self, earlier: &Self, metric: Metric) -> Option<Comparison> {
         let (ours, theirs) = (self.values(metric), earlier.values(metric));
         (!ours.is_empty() && !theirs.is_empty()).then(|| compare_apart(&ours, &theirs))
@@ -147,6 +147,6 @@ impl Record {
         let all = all.chain(workload.depths.iter().copied().map(Metric::Decode));
         let all = all.chain(workload.batches.iter().copied().map(Metric::Encode));
         let all = all.chain([Metric::LoadWarm, Metric::LoadCold, Metric::StartToFirstToken, Metric::PeakMemory]);
-        all.filter(|&metric| self.contenders.iter().any(|contender| !contender.values(metric).is_empty())).collect()
+        all.filter(|&metric| self.entries.iter().any(|entry| !entry.values(metric).is_empty())).collect()
     }
 }

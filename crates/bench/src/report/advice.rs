@@ -1,6 +1,6 @@
-//! Which contender to use.
+//! Which entry to use.
 
-use crate::record::{Contender, Metric, Record};
+use crate::record::{BenchEntry, Metric, Record};
 use crate::statistics::{Verdict, median};
 
 /// The divergence, in nats, up to which two engines compute the same: what order of summation does to f32.
@@ -13,7 +13,7 @@ const LITTLE_LOST: f64 = 0.005;
 /// The depth that decides, or the next one that was measured: a question with its answer so far.
 const USUAL_DEPTH: usize = 512;
 
-/// Of a model without knowledge every token is as likely: a perplexity above this share of the vocabulary is none.
+/// Of a model without knowledge every token is as likely: a perplexity above this share of the vocabulary says that there is none.
 const CHANCE: f64 = 0.25;
 
 /// What to use.
@@ -24,7 +24,7 @@ pub struct Advice<'r> {
     /// The choices, from the fastest to the most exact; where one is all of them, it stands alone.
     pub choices: Vec<Choice<'r>>,
     /// The most exact one, which the others are held against.
-    pub exact: Option<&'r Contender>,
+    pub exact: Option<&'r BenchEntry>,
     /// Weights are random, or the model knows as much as chance: losses are not those of a published model.
     pub is_random: bool,
 }
@@ -34,17 +34,17 @@ pub struct Advice<'r> {
 pub struct Choice<'r> {
     /// Who wants it: `the fastest`.
     pub wish: &'static str,
-    /// The contender.
-    pub contender: &'r Contender,
+    /// The entry.
+    pub entry: &'r BenchEntry,
 }
 
 /// What `record` says to use; no choices when nothing was measured.
 pub fn advise(record: &Record) -> Advice<'_> {
     let metric = Metric::Decode(usual(&record.workload.depths));
-    let own: Vec<&Contender> = record.measured().filter(|contender| !contender.is_peer && contender.failure.is_none()).collect();
-    let within = |most: f64| -> Vec<&Contender> {
-        let kl = |contender: &Contender| contender.loss.as_ref().map(|loss| loss.mean_kl);
-        own.iter().copied().filter(|contender| kl(contender).is_some_and(|kl| kl <= most)).collect()
+    let own: Vec<&BenchEntry> = record.measured().filter(|entry| !entry.is_peer && entry.failure.is_none()).collect();
+    let within = |most: f64| -> Vec<&BenchEntry> {
+        let kl = |entry: &BenchEntry| entry.loss.as_ref().map(|loss| loss.mean_kl);
+        own.iter().copied().filter(|entry| kl(entry).is_some_and(|kl| kl <= most)).collect()
     };
     let exact = best(&within(NOTHING_LOST), metric);
     let found = [
@@ -53,43 +53,40 @@ pub fn advise(record: &Record) -> Advice<'_> {
         ("nothing lost", exact),
     ];
     let mut choices: Vec<Choice<'_>> = Vec::new();
-    for (wish, contender) in found {
-        let Some(contender) = contender else { continue };
-        match choices.iter_mut().find(|choice| choice.contender.name == contender.name) {
+    for (wish, entry) in found {
+        let Some(entry) = entry else { continue };
+        match choices.iter_mut().find(|choice| choice.entry.name == entry.name) {
             Some(choice) if wish == "nothing lost" => choice.wish = "the fastest, and nothing lost",
             Some(_) => {}
-            None => choices.push(Choice { wish, contender }),
+            None => choices.push(Choice { wish, entry }),
         }
     }
     Advice { metric, choices, exact, is_random: record.model.is_random || knows_nothing(record) }
 }
 
-/// The fastest of `contenders`; among those that cannot be told from it, the one that loses least, then with the fewest threads, then with
+/// The fastest of `entries`; among those that cannot be told from it, the one that loses least, then with the fewest threads, then with
 /// the least memory.
-fn best<'r>(contenders: &[&'r Contender], metric: Metric) -> Option<&'r Contender> {
-    let speed = |contender: &Contender| median(&contender.values(metric));
-    let fastest = contenders
-        .iter()
-        .copied()
-        .filter(|contender| speed(contender).is_finite())
-        .max_by(|a, b| speed(a).total_cmp(&speed(b)))?;
-    let is_as_fast = |contender: &Contender| {
-        let compared = contender.against(fastest, metric);
+fn best<'r>(entries: &[&'r BenchEntry], metric: Metric) -> Option<&'r BenchEntry> {
+    let speed = |entry: &BenchEntry| median(&entry.values(metric));
+    let fastest =
+        entries.iter().copied().filter(|entry| speed(entry).is_finite()).max_by(|a, b| speed(a).total_cmp(&speed(b)))?;
+    let is_as_fast = |entry: &BenchEntry| {
+        let compared = entry.against(fastest, metric);
         // Of few rounds nothing can be said; then the figures as they are decide.
-        contender.name == fastest.name || compared.is_some_and(|compared| compared.verdict == Verdict::Same)
+        entry.name == fastest.name || compared.is_some_and(|compared| compared.verdict == Verdict::Same)
     };
-    contenders
+    entries
         .iter()
         .copied()
-        .filter(|contender| is_as_fast(contender))
+        .filter(|entry| is_as_fast(entry))
         .min_by(|a, b| rank(a).partial_cmp(&rank(b)).unwrap_or(std::cmp::Ordering::Equal))
 }
 
 /// Less is better: the loss by its order of magnitude, threads, memory.
-fn rank(contender: &Contender) -> (f64, usize, f64) {
-    let kl = contender.loss.as_ref().map_or(f64::INFINITY, |loss| loss.mean_kl);
-    let threads = contender.loaded.as_ref().map_or(usize::MAX, |loaded| loaded.threads);
-    (kl.max(NOTHING_LOST).log10().round(), threads, median(&contender.values(Metric::PeakMemory)))
+fn rank(entry: &BenchEntry) -> (f64, usize, f64) {
+    let kl = entry.loss.as_ref().map_or(f64::INFINITY, |loss| loss.mean_kl);
+    let threads = entry.loaded.as_ref().map_or(usize::MAX, |loaded| loaded.threads);
+    (kl.max(NOTHING_LOST).log10().round(), threads, median(&entry.values(Metric::PeakMemory)))
 }
 
 /// The least depth from [`USUAL_DEPTH`] on, or the greatest there is.
@@ -99,6 +96,6 @@ pub(super) fn usual(values: &[usize]) -> usize {
 }
 
 fn knows_nothing(record: &Record) -> bool {
-    let perplexities = record.contenders.iter().filter_map(|contender| Some(contender.loss.as_ref()?.reference_perplexity));
+    let perplexities = record.entries.iter().filter_map(|entry| Some(entry.loss.as_ref()?.reference_perplexity));
     record.model.vocab_size > 0 && perplexities.fold(0.0, f64::max) > CHANCE * record.model.vocab_size as f64
 }

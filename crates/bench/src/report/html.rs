@@ -12,7 +12,7 @@ use super::changes::Change;
 use super::noise::noise;
 use super::words;
 use crate::page::{Block, Cell, Page, Section, Table, Tone};
-use crate::record::{Contender, Metric, Record};
+use crate::record::{BenchEntry, Metric, Record};
 use crate::statistics::{Interval, LEAST_ROUNDS, interval, median};
 
 /// The page of `record`, with what changed since a baseline where there is one.
@@ -64,9 +64,9 @@ fn lead(record: &Record, advice: &Advice<'_>) -> Vec<Block> {
         blocks.push(Block::notice(Tone::Warning, "This run is noisy; take its figures with care."));
         blocks.push(Block::List(causes));
     }
-    let failed = record.contenders.iter().filter_map(|contender| Some((contender, contender.failure.as_ref()?)));
+    let failed = record.entries.iter().filter_map(|entry| Some((entry, entry.failure.as_ref()?)));
     blocks.extend(
-        failed.map(|(contender, why)| Block::notice(Tone::Bad, format!("{} was not measured to its end: {why}", contender.name))),
+        failed.map(|(entry, why)| Block::notice(Tone::Bad, format!("{} was not measured to its end: {why}", entry.name))),
     );
     blocks
 }
@@ -78,13 +78,13 @@ fn answer(record: &Record, advice: &Advice<'_>) -> String {
         return format!("{machine}, nothing of Tandem's own was measured to its end.");
     };
     let metric = advice.metric;
-    let speed = |contender: &Contender| median(&contender.values(metric));
-    let with = decoded(metric, &first.contender.values(metric));
-    let mut text = format!("{machine}, use `{}`. It decodes {with}.", used(first.contender));
-    match (&first.contender.loss, advice.exact) {
-        (_, Some(exact)) if exact.name == first.contender.name => text += " You lose nothing by it.",
+    let speed = |entry: &BenchEntry| median(&entry.values(metric));
+    let with = decoded(metric, &first.entry.values(metric));
+    let mut text = format!("{machine}, use `{}`. It decodes {with}.", used(first.entry));
+    match (&first.entry.loss, advice.exact) {
+        (_, Some(exact)) if exact.name == first.entry.name => text += " You lose nothing by it.",
         (Some(loss), Some(exact)) => {
-            let times = speed(first.contender) / speed(exact);
+            let times = speed(first.entry) / speed(exact);
             text += &format!(
                 " That is {times:.1} times the fastest that loses nothing (`{}`). What you lose: {}.",
                 used(exact),
@@ -93,7 +93,7 @@ fn answer(record: &Record, advice: &Advice<'_>) -> String {
         }
         (Some(loss), None) => text += &format!(" What you lose against f32: {}.", words::loss(loss)),
         (None, _) => {
-            let why = first.contender.no_loss.as_deref().unwrap_or("it was not measured");
+            let why = first.entry.no_loss.as_deref().unwrap_or("it was not measured");
             text += &format!(" What you lose is not known: {why}.");
         }
     }
@@ -117,17 +117,17 @@ fn choices(record: &Record, advice: &Advice<'_>) -> Table {
     let mut table = Table::new("What to use here", &columns).of_cards();
     for choice in &advice.choices {
         let figure = |metric: Metric| {
-            let values = choice.contender.values(metric);
+            let values = choice.entry.values(metric);
             Cell::figure(if values.is_empty() { "–".into() } else { words::value(metric, median(&values)) })
         };
-        let lost = match &choice.contender.loss {
-            Some(_) if advice.exact.is_some_and(|exact| exact.name == choice.contender.name) => "nothing".into(),
+        let lost = match &choice.entry.loss {
+            Some(_) if advice.exact.is_some_and(|exact| exact.name == choice.entry.name) => "nothing".into(),
             Some(loss) => words::loss(loss),
             None => "not known".into(),
         };
         table.rows.push(vec![
             Cell::text(choice.wish),
-            Cell::text(format!("`{}`", used(choice.contender))),
+            Cell::text(format!("`{}`", used(choice.entry))),
             figure(advice.metric),
             Cell::text(lost),
             figure(Metric::FirstToken(prompt)),
@@ -137,16 +137,16 @@ fn choices(record: &Record, advice: &Advice<'_>) -> Table {
     table
 }
 
-/// The options that choose a contender, or its name where there are none.
-fn used(contender: &Contender) -> &str {
-    if contender.options.is_empty() { &contender.name } else { &contender.options }
+/// The options that choose an entry, or its name where there are none.
+fn used(entry: &BenchEntry) -> &str {
+    if entry.options.is_empty() { &entry.name } else { &entry.options }
 }
 
-/// How the fastest peer does against the contender to use.
+/// How the fastest peer does against the entry to use.
 fn peers_remark(record: &Record, advice: &Advice<'_>) -> Option<String> {
-    let first = advice.choices.first()?.contender;
-    let speed = |contender: &Contender| median(&contender.values(advice.metric));
-    let peers = record.measured().filter(|contender| contender.is_peer && speed(contender).is_finite());
+    let first = advice.choices.first()?.entry;
+    let speed = |entry: &BenchEntry| median(&entry.values(advice.metric));
+    let peers = record.measured().filter(|entry| entry.is_peer && speed(entry).is_finite());
     let peer = peers.max_by(|a, b| speed(a).total_cmp(&speed(b)))?;
     let compared = peer.against(first, advice.metric)?;
     let said = words::comparison(advice.metric, &compared);
@@ -155,11 +155,11 @@ fn peers_remark(record: &Record, advice: &Advice<'_>) -> Option<String> {
 
 /// That the number of threads was not varied, when so.
 fn threads_remark(record: &Record) -> Option<String> {
-    let mut threads: Vec<usize> = record.measured().filter_map(|contender| Some(contender.loaded.as_ref()?.threads)).collect();
+    let mut threads: Vec<usize> = record.measured().filter_map(|entry| Some(entry.loaded.as_ref()?.threads)).collect();
     threads.sort_unstable();
     threads.dedup();
     match threads.as_slice() {
-        [one] => Some(format!("Only {one} threads were measured; measure other numbers of threads as well to compare them.")),
+        [one] => Some(format!("Only {one} threads were measured; a run with 1 and {one} compares numbers of threads.")),
         _ => None,
     }
 }

@@ -1,7 +1,7 @@
 //! Whether a run can be trusted, and if not, why not.
 
 use super::words::percent;
-use crate::record::{Contender, Metric, Record};
+use crate::record::{BenchEntry, Metric, Record};
 use crate::statistics::spread;
 
 /// The share of the machine that others may use: a tenth of one of two processors changes speeds by less than the least gap.
@@ -15,7 +15,7 @@ const MOST_SPREAD: f64 = 0.10;
 
 /// Why the figures of `record` are noisy, a sentence for each cause; empty when they are not.
 pub fn noise(record: &Record) -> Vec<String> {
-    let samples = || record.contenders.iter().flat_map(|contender| &contender.samples);
+    let samples = || record.entries.iter().flat_map(|entry| &entry.samples);
     let mut causes = Vec::new();
     let load = samples().next().map_or(0.0, |first| first.conditions.load_before);
     if load > MOST_LOAD * record.machine.n_processors as f64 {
@@ -37,11 +37,11 @@ pub fn noise(record: &Record) -> Vec<String> {
     if throttled > 0 {
         causes.push(format!("the processors were slowed down {throttled} times, for heat or by a limit of the control group"));
     }
-    let spreads = record.measured().map(|contender| (worst_spread(record, contender), contender.name.as_str()));
+    let spreads = record.measured().map(|entry| (worst_spread(record, entry), entry.name.as_str()));
     let spreads: Vec<(f64, &str)> = spreads.filter(|(spread, _)| *spread > MOST_SPREAD).collect();
     if let Some((worst, name)) = spreads.iter().max_by(|a, b| a.0.total_cmp(&b.0)) {
         causes.push(format!(
-            "decoding speeds spread by more than {} between their quartiles for {} of {} contenders, by {} for {name}",
+            "decoding speeds spread by more than {} between their quartiles for {} of {} entries, by {} for {name}",
             percent(MOST_SPREAD),
             spreads.len(),
             record.measured().count(),
@@ -51,8 +51,8 @@ pub fn noise(record: &Record) -> Vec<String> {
     causes
 }
 
-/// The largest spread of a contender's decoding speeds, of all depths.
-fn worst_spread(record: &Record, contender: &Contender) -> f64 {
-    let spreads = record.workload.depths.iter().map(|&depth| spread(&contender.values(Metric::Decode(depth))));
+/// The largest spread of an entry's decoding speeds, of all depths.
+fn worst_spread(record: &Record, entry: &BenchEntry) -> f64 {
+    let spreads = record.workload.depths.iter().map(|&depth| spread(&entry.values(Metric::Decode(depth))));
     spreads.filter(|spread| spread.is_finite()).fold(0.0, f64::max)
 }

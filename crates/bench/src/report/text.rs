@@ -4,15 +4,14 @@ use super::advice::{Advice, advise, usual};
 use super::changes::Change;
 use super::noise::noise;
 use super::words;
-use crate::record::{Contender, Metric, Record};
+use crate::record::{BenchEntry, Metric, Record};
 use crate::statistics::{Verdict, median};
 
 /// Lines for a terminal: a table, what to use, and whether it can be trusted.
 pub fn text(record: &Record, changes: &[Change]) -> Vec<String> {
     let mut lines = vec![heading(record), String::new()];
     lines.extend(table(record));
-    let failed =
-        record.contenders.iter().filter_map(|contender| Some(format!("{}: {}", contender.name, contender.failure.as_ref()?)));
+    let failed = record.entries.iter().filter_map(|entry| Some(format!("{}: {}", entry.name, entry.failure.as_ref()?)));
     lines.extend(failed);
     lines.push(String::new());
     lines.extend(advice(&advise(record)));
@@ -36,7 +35,7 @@ pub fn text(record: &Record, changes: &[Change]) -> Vec<String> {
 
 fn heading(record: &Record) -> String {
     let Record { model, machine, workload, .. } = record;
-    let n_done = record.measured().map(|contender| contender.samples.len()).max().unwrap_or(0);
+    let n_done = record.measured().map(|entry| entry.samples.len()).max().unwrap_or(0);
     let rounds = if record.is_complete { format!("{n_done} rounds") } else { format!("{n_done} of {} rounds", workload.rounds) };
     format!("{} on {}, {} processors; medians of {rounds} in turns", model.reference, machine.processor, machine.n_processors)
 }
@@ -55,23 +54,23 @@ fn table(record: &Record) -> Vec<String> {
     .collect();
     let mut rows = vec![std::iter::once(String::new()).chain(metrics.iter().map(|(name, _)| name.clone())).collect::<Vec<_>>()];
     rows[0].extend(["p50/p99 step".into(), "of memory's limit".into(), "KL".into()]);
-    for contender in record.measured() {
+    for entry in record.measured() {
         let figure = |metric: Metric| {
-            let values = contender.values(metric);
+            let values = entry.values(metric);
             if values.is_empty() { "–".into() } else { words::value(metric, median(&values)) }
         };
-        let mut row = vec![contender.name.clone()];
+        let mut row = vec![entry.name.clone()];
         row.extend(metrics.iter().map(|&(_, metric)| match metric {
-            Metric::Decode(_) => words::with_interval(metric, &contender.values(metric)).unwrap_or_else(|| "–".into()),
+            Metric::Decode(_) => words::with_interval(metric, &entry.values(metric)).unwrap_or_else(|| "–".into()),
             metric => figure(metric),
         }));
         row.push(
-            contender
+            entry
                 .step_percentiles(depth)
                 .map_or_else(|| "–".into(), |[p50, _, p99]| format!("{}/{} ms", words::digits(p50), words::digits(p99))),
         );
-        row.push(contender.share_of_bandwidth(depth).map_or_else(|| "–".into(), words::percent));
-        row.push(contender.loss.as_ref().map_or_else(|| "–".into(), |loss| words::nats(loss.mean_kl)));
+        row.push(entry.share_of_bandwidth(depth).map_or_else(|| "–".into(), words::percent));
+        row.push(entry.loss.as_ref().map_or_else(|| "–".into(), |loss| words::nats(loss.mean_kl)));
         rows.push(row);
     }
     aligned(&rows)
@@ -95,8 +94,8 @@ fn advice(advice: &Advice<'_>) -> Vec<String> {
         .choices
         .iter()
         .map(|choice| {
-            let speed = words::with_interval(advice.metric, &choice.contender.values(advice.metric)).unwrap_or_default();
-            format!("{}: {}, {speed}; {}", choice.wish, used(choice.contender), lost(choice.contender))
+            let speed = words::with_interval(advice.metric, &choice.entry.values(advice.metric)).unwrap_or_default();
+            format!("{}: {}, {speed}; {}", choice.wish, used(choice.entry), lost(choice.entry))
         })
         .collect();
     if advice.is_random {
@@ -105,13 +104,13 @@ fn advice(advice: &Advice<'_>) -> Vec<String> {
     lines
 }
 
-fn used(contender: &Contender) -> &str {
-    if contender.options.is_empty() { &contender.name } else { &contender.options }
+fn used(entry: &BenchEntry) -> &str {
+    if entry.options.is_empty() { &entry.name } else { &entry.options }
 }
 
-fn lost(contender: &Contender) -> String {
-    contender.loss.as_ref().map_or_else(
-        || format!("its loss is not known: {}", contender.no_loss.as_deref().unwrap_or("it was not measured")),
+fn lost(entry: &BenchEntry) -> String {
+    entry.loss.as_ref().map_or_else(
+        || format!("its loss is not known: {}", entry.no_loss.as_deref().unwrap_or("it was not measured")),
         words::loss,
     )
 }

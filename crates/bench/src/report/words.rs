@@ -98,7 +98,7 @@ mod tests {
     use crate::statistics::compare_in_turns;
 
     #[test]
-    fn figures_are_short() {
+    fn figures_have_three_digits() {
         assert_eq!(value(Metric::Decode(0), 71.234), "71.2/s");
         assert_eq!([14.26, 314.2, 12_345.0].map(milliseconds), ["14.3 ms", "314 ms", "12.3 s"]);
         assert_eq!([900, 1_500, 2_500_000, 1_984_519_680].map(bytes), ["900 bytes", "1.50 kB", "2.50 MB", "1.98 GB"]);
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn faster_is_more_tokens_or_less_time() {
+    fn comparisons_say_faster_for_more_tokens_and_less_time() {
         let compared = compare_in_turns(&[2.0; 6], &[1.0; 6]);
         assert_eq!(comparison(Metric::Decode(0), &compared), "x2.00 (2.00 to 2.00), faster");
         assert_eq!(comparison(Metric::LoadWarm, &compared), "x2.00 (2.00 to 2.00), slower");

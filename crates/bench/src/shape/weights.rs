@@ -130,7 +130,7 @@ mod tests {
         "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": false, "hidden_act": "silu"}"#;
 
     #[test]
-    fn a_checkpoint_is_read_back_and_the_same_each_time() {
+    fn shape_checkpoints_load_and_are_reproducible() {
         let dir = tempfile::tempdir().unwrap();
         let config = ModelConfig::from_json("config.json", CONFIG.as_bytes()).unwrap();
         let tensors: Vec<_> = config.expected_weights().collect();
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn it_can_be_cancelled() {
+    fn shape_writing_can_be_cancelled() {
         let dir = tempfile::tempdir().unwrap();
         let cancel = CancelToken::new();
         cancel.cancel();

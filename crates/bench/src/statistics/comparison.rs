@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_is_beyond_chance_and_worth_a_word() {
+    fn differences_must_exceed_chance_and_the_least_gap() {
         let drifting = [100.0, 95.0, 90.0, 80.0, 85.0, 97.0, 70.0];
         let steady = [100.0, 101.0, 99.0, 100.5, 99.5, 100.0, 100.2];
         check(steady, steady, Verdict::Same, Verdict::Same);
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn five_rounds_are_too_few() {
+    fn comparisons_need_six_rounds() {
         assert_eq!(compare_in_turns(&[2.0; 5], &[1.0; 5]).verdict, Verdict::TooFew);
         assert_eq!(compare_in_turns(&[2.0; 6], &[1.0; 6]).verdict, Verdict::Higher);
         assert_eq!(compare_apart(&[], &[]).verdict, Verdict::TooFew);

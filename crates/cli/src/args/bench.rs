@@ -14,7 +14,7 @@ use super::{DeviceChoice, OutputArgs, examples};
 
 /// Measure how fast a model runs here, and what each backend and dtype costs.
 ///
-/// Every backend, dtype and thread count that is named is a contender. Each round of each contender is a process of its own, and they
+/// Every backend, dtype and thread count that is named is an entry. Each round of each entry is a process of its own, and they
 /// take turns, so that what the machine does meanwhile happens to all of them. One is called faster only where intervals of 95% say so
 /// and the gap is 3% or more. Every sample is kept.
 ///
@@ -29,7 +29,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) shape: Option<String>,
     #[command(flatten)]
-    pub(crate) contenders: ContenderOptions,
+    pub(crate) entries: EntryOptions,
     #[command(flatten)]
     pub(crate) work: WorkOptions,
     #[command(flatten)]
@@ -45,8 +45,8 @@ pub(crate) struct BenchArgs {
 
 /// Who takes part.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Contenders")]
-pub(crate) struct ContenderOptions {
+#[command(next_help_heading = "Entries")]
+pub(crate) struct EntryOptions {
     /// Engines, with commas between them [default: all of this build]
     #[arg(long = "backend", value_name = "BACKEND", value_delimiter = ',', value_parser = one_of::<BackendKind>())]
     pub(crate) backends: Vec<BackendKind>,
@@ -91,7 +91,7 @@ pub(crate) struct WorkOptions {
     /// Sequences of 128 tokens to encode at once, on models that give hidden states
     #[arg(long = "batch", value_name = "N", value_delimiter = ',')]
     pub(crate) batches: Vec<NonZeroUsize>,
-    /// Turns of each contender; of fewer than 6, no difference can be told from chance
+    /// Turns of each entry; of fewer than 6, no difference can be told from chance
     #[arg(long, value_name = "N", default_value = "7")]
     pub(crate) rounds: NonZeroUsize,
 }
@@ -124,7 +124,7 @@ pub(crate) struct ReportOptions {
     /// Compare with an earlier bench, as `--output` wrote it
     #[arg(long, value_name = "FILE")]
     pub(crate) baseline: Option<PathBuf>,
-    /// Exit with 3 when something lost 10% or more against the baseline, beyond chance
+    /// Exit with 3 when something takes 10% more time or memory than in the baseline, beyond chance
     #[arg(long, requires = "baseline")]
     pub(crate) gate: bool,
     /// Measure nothing: report on these files, as `--output` wrote them, their samples together

@@ -1,7 +1,7 @@
 //! `tandem bench`: how fast a model runs here, and what each backend and dtype costs.
 
-mod contestants;
 mod facts;
+mod lineup;
 mod worker;
 
 use std::iter::successors;
@@ -77,11 +77,10 @@ fn measure(args: &BenchArgs, reference: &str, cancel: &CancelToken, output: &Out
     let progress = output.progress(format!("reading {reference}"));
     let files = tandem::find(reference)?;
     let facts = facts::Facts::read(&files, args, cancel, &progress)?;
-    let mut field = contestants::field(args, reference, &files, &facts)?;
+    let lineup = lineup::lineup(args, reference, &files, &facts)?;
     if let Some(left_out) = facts.left_out(args) {
         output.note(&left_out);
     }
-    let tokens = facts.tokens.clone();
     let mut record = facts.into_record(reference, args)?;
     if let Some(shape) = &args.shape {
         record.model.reference = format!("{shape} (random weights)");
@@ -89,12 +88,7 @@ fn measure(args: &BenchArgs, reference: &str, cancel: &CancelToken, output: &Out
     let file = saved_to(&args.report)?;
     let mut saved = Ok(());
     let (n, started) = (record.workload.rounds, Instant::now());
-    let field = tandem_bench::run::Field {
-        contestants: std::mem::take(&mut field.contestants),
-        reference: field.reference,
-        tokens: &tokens,
-    };
-    let result = run(&mut record, field, cancel, &mut |record, step| match step {
+    let result = run(&mut record, lineup, cancel, &mut |record, step| match step {
         Step::Preparing(name) => progress.say(format!("preparing {name}")),
         Step::Turn { name, round } => progress.say(format!("round {} of {n}: {name}", round + 1)),
         Step::Failed { name, reason } => output.note(&format!("{name} goes no further: {reason}")),
@@ -148,12 +142,12 @@ fn finish(
     measured?;
     let closing = losses(&compared?).into_iter().map(|change| format!("{}, {}", change.name, change.metric)).collect::<Vec<_>>();
     if options.gate && !closing.is_empty() {
-        output.note(&format!("the gate is closed: {} lost 10% or more", closing.join("; ")));
+        output.note(&format!("the gate is closed: {} took 10% more than in the baseline, or worse", closing.join("; ")));
         return Ok(ExitCode::from(GATE_NOT_MET));
     }
-    let failed: Vec<&str> = record.contenders.iter().filter(|one| one.failure.is_some()).map(|one| one.name.as_str()).collect();
+    let failed: Vec<&str> = record.entries.iter().filter(|one| one.failure.is_some()).map(|one| one.name.as_str()).collect();
     if !failed.is_empty() {
-        output.note(&format!("not everybody was measured: {}", failed.join("; ")));
+        output.note(&format!("these were not measured to their end: {}", failed.join("; ")));
         return Ok(ExitCode::from(FAILED));
     }
     Ok(ExitCode::SUCCESS)

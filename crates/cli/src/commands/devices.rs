@@ -16,7 +16,7 @@ use crate::words;
 
 /// What `--json` prints.
 #[derive(Serialize)]
-struct Report {
+struct DevicesReport {
     backends: Vec<BackendReport>,
 }
 
@@ -50,7 +50,7 @@ pub(crate) fn devices(args: DevicesArgs, output: &Output) -> Result<ExitCode> {
     let backends: Vec<_> = tandem::backends::KNOWN_BACKENDS.into_iter().map(|kind| report(kind, ort_library.clone())).collect();
     drop(progress);
     if output.is_json() {
-        output.document(&Report { backends })?;
+        output.document(&DevicesReport { backends })?;
     } else {
         backends.iter().try_for_each(|backend| show(backend, output))?;
     }

@@ -18,7 +18,7 @@ use crate::output::Output;
 
 /// What `--json` prints.
 #[derive(Serialize)]
-struct Report {
+struct DoctorReport {
     /// Nothing is bad.
     healthy: bool,
     checks: Vec<Check>,
@@ -83,7 +83,7 @@ pub(crate) fn doctor(args: DoctorArgs, output: &Output) -> Result<ExitCode> {
     checks.extend(engines::not_supported());
     drop(progress);
     let healthy = checks.iter().all(|check| check.state != State::Bad);
-    let report = Report { healthy, checks };
+    let report = DoctorReport { healthy, checks };
     if output.is_json() {
         output.document(&report)?;
     } else {

@@ -17,7 +17,7 @@ use tandem_bench::peak_rss_bytes;
 
 /// What `--json` prints.
 #[derive(Serialize)]
-struct Report {
+struct ExportReport {
     model: String,
     directory: String,
     graph: String,
@@ -61,7 +61,7 @@ pub(crate) fn export(args: ExportArgs, output: &Output) -> Result<ExitCode> {
     let bytes = exported.files.iter().map(|(_, bytes)| bytes).sum();
     let directory = exported.directory.display().to_string();
     if output.is_json() {
-        output.document(&Report {
+        output.document(&ExportReport {
             model: reference.clone(),
             directory,
             graph: exported.graph.display().to_string(),

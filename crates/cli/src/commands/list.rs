@@ -23,7 +23,7 @@ const SIZES_WIDTH: usize = 17;
 
 /// What `--json` prints.
 #[derive(Serialize)]
-struct Report {
+struct ModelListReport {
     cache: String,
     /// All models together.
     bytes: u64,
@@ -87,7 +87,7 @@ pub(crate) fn list(_args: &ListArgs, output: &Output) -> Result<ExitCode> {
     let models: Vec<ModelRow> = hub.cache().models().into_iter().map(model_row).collect();
     let bytes = models.iter().map(|model| model.bytes).sum();
     let graphs = tandem::backends::cached_graphs()?.map(graphs_row);
-    let report = Report { cache: hub.cache().root().display().to_string(), bytes, models, graphs };
+    let report = ModelListReport { cache: hub.cache().root().display().to_string(), bytes, models, graphs };
     if output.is_json() {
         output.document(&report)?;
     } else {
@@ -96,7 +96,7 @@ pub(crate) fn list(_args: &ListArgs, output: &Output) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(report: &Report, output: &Output) -> Result<()> {
+fn show(report: &ModelListReport, output: &Output) -> Result<()> {
     if report.models.is_empty() {
         output.note(&format!("there are no models in {}; `tandem pull owner/name` brings one", report.cache));
         note_graphs(report, output);
@@ -111,7 +111,7 @@ fn show(report: &Report, output: &Output) -> Result<()> {
     Ok(())
 }
 
-fn note_graphs(report: &Report, output: &Output) {
+fn note_graphs(report: &ModelListReport, output: &Output) {
     let Some(graphs) = report.graphs.as_ref().filter(|graphs| !graphs.graphs.is_empty()) else { return };
     let n_graphs = graphs.graphs.len();
     let plural = if n_graphs == 1 { "" } else { "s" };

@@ -19,7 +19,7 @@ use crate::resolve::{resolve, resolver};
 
 /// What `--json` prints.
 #[derive(Serialize)]
-struct Report {
+struct PullReport {
     models: Vec<ModelRow>,
     /// The lock file, where one was written or obeyed.
     lock_file: Option<String>,
@@ -76,7 +76,7 @@ pub(crate) fn pull(args: PullArgs, output: &Output) -> Result<ExitCode> {
     if output.is_json() {
         let path = |path: &Path| path.display().to_string();
         let lock_file = (args.lock || args.locked).then(|| path(&args.lock_file));
-        output.document(&Report { models, lock_file, bundle: args.bundle.as_deref().map(path) })?;
+        output.document(&PullReport { models, lock_file, bundle: args.bundle.as_deref().map(path) })?;
     } else {
         models.iter().try_for_each(|model| output.line(&output.for_stdout(&model.directory)))?;
     }
@@ -123,7 +123,8 @@ impl Work<'_> {
     fn lock_file(&self) -> Result<LockFile> {
         let file = &self.args.lock_file;
         LockFile::read(file)?.ok_or_else(|| {
-            Usage::new(format!("there is no lock file `{}`", file.display()), "write one with `tandem pull MODEL --lock`").into()
+            Usage::new(format!("there is not a lock file `{}`", file.display()), "write one with `tandem pull MODEL --lock`")
+                .into()
         })
     }
 

@@ -17,7 +17,7 @@ use crate::resolve::{reference_settings, resolve, resolver};
 
 /// What `--json` prints.
 #[derive(Serialize)]
-struct Report {
+struct RemovalReport {
     removed: Vec<Row>,
     /// Graphs that were made of checkpoints.
     graphs: Vec<GraphRow>,
@@ -57,7 +57,7 @@ pub(crate) fn rm(args: &RmArgs, output: &Output) -> Result<ExitCode> {
     let graphs = if args.graphs { tandem::backends::remove_cached_graphs()? } else { RemovedGraphs::default() };
     let graph_bytes: u64 = graphs.removed.iter().map(|graph| graph.bytes).sum();
     if output.is_json() {
-        output.document(&Report {
+        output.document(&RemovalReport {
             bytes: graph_bytes + removed.iter().map(|row| row.bytes).sum::<u64>(),
             removed,
             graphs: graphs.removed.into_iter().map(graph_row).collect(),

@@ -15,7 +15,7 @@ use crate::prompt;
 
 /// What `--json` prints.
 #[derive(Serialize)]
-struct Report<'r> {
+struct ScoreReport<'r> {
     model: &'r str,
     backend: String,
     engine_version: &'r str,
@@ -68,7 +68,7 @@ pub(crate) fn score(args: ScoreArgs, output: &Output) -> Result<ExitCode> {
     let texts = texts(model, &tokens)?;
     if output.is_json() {
         let info = model.info();
-        output.document(&Report {
+        output.document(&ScoreReport {
             model: &info.name,
             backend: info.backend.to_string(),
             engine_version: &info.engine_version,

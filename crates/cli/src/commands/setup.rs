@@ -11,7 +11,7 @@ use crate::output::Output;
 
 /// What `--json` prints.
 #[derive(Serialize)]
-struct Report {
+struct SetupReport {
     library: String,
     version: String,
     already_there: bool,
@@ -22,7 +22,7 @@ pub(crate) fn setup(args: SetupArgs, output: &Output) -> Result<ExitCode> {
     let report = tandem::backends::setup(&options, &mut |step| output.note(step))?;
     let library = report.library.display().to_string();
     if output.is_json() {
-        output.document(&Report { library, version: report.version, already_there: report.already_there })?;
+        output.document(&SetupReport { library, version: report.version, already_there: report.already_there })?;
     } else {
         let state = if report.already_there { "is there already" } else { "is ready" };
         output.line(&output.for_stdout(&format!("ONNX Runtime {} {state}: {library}", report.version)))?;

@@ -25,7 +25,7 @@ use crate::resolve::{find, reference_settings, resolver};
 
 /// What `--json` prints.
 #[derive(Serialize)]
-struct Report {
+struct ModelReport {
     model: String,
     #[serde(flatten)]
     published: Published,
@@ -123,7 +123,7 @@ pub(crate) fn show(args: ShowArgs, output: &Output) -> Result<ExitCode> {
     let settings = settings(&engine, output)?;
     let files = find(&resolver, &resolved, &settings, output)?;
     let opened = OpenedModel::open(files.clone(), &settings);
-    let mut report = Report {
+    let mut report = ModelReport {
         published: published(&files, opened.as_ref().ok())?,
         graphs: files::graphs(&files)?,
         files: files::all(&files, args.hashes, output)?,

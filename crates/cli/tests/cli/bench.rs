@@ -15,13 +15,13 @@ fn short<'a>(more: &[&'a str]) -> Vec<&'a str> {
 fn every_sample_is_in_the_document() {
     let Some(place) = place_with_engine() else { return };
     let report = place.json(&short(&["--threads", "1,2", "--backend", "onnx", "--json", "--html", "report.html"]));
-    assert_eq!((&report["schema"], &report["is_complete"]), (&json!(1), &json!(true)));
-    let contenders = report["contenders"].as_array().unwrap();
-    assert_eq!(contenders.len(), 2);
-    for (contender, n) in contenders.iter().zip([1, 2]) {
-        assert_eq!(contender["loaded"]["threads"], n);
-        assert_eq!(contender["failure"], Value::Null);
-        let samples = contender["samples"].as_array().unwrap();
+    assert_eq!((&report["schema"], &report["is_complete"]), (&json!(2), &json!(true)));
+    let entries = report["entries"].as_array().unwrap();
+    assert_eq!(entries.len(), 2);
+    for (entry, n) in entries.iter().zip([1, 2]) {
+        assert_eq!(entry["loaded"]["threads"], n);
+        assert_eq!(entry["failure"], Value::Null);
+        let samples = entry["samples"].as_array().unwrap();
         assert_eq!(samples.len(), 2);
         for sample in samples {
             assert_eq!(sample["prefill"].as_array().unwrap().len(), 2);
@@ -38,10 +38,10 @@ fn every_sample_is_in_the_document() {
     assert!(html.starts_with("<!DOCTYPE html>") && html.contains("What to use here"));
     // What was kept is the same document, and can be reported on again.
     let again = place.json(&["bench", "--report", "home/.cache/tandem/bench/last.json", "--json"]);
-    assert_eq!(again["contenders"], report["contenders"]);
+    assert_eq!(again["entries"], report["entries"]);
     let together =
         place.json(&["bench", "--report", "home/.cache/tandem/bench/last.json", "home/.cache/tandem/bench/last.json", "--json"]);
-    assert_eq!(together["contenders"][0]["samples"].as_array().unwrap().len(), 4);
+    assert_eq!(together["entries"][0]["samples"].as_array().unwrap().len(), 4);
 }
 
 #[test]
@@ -63,13 +63,13 @@ fn a_backend_that_is_not_there_leaves_the_others() {
     }
     place
         .tandem(&short(&["--backend", "candle", "--quiet"]))
-        .fails(1, &["nobody can take part", "backend `candle` is not part of this build"]);
+        .fails(1, &["nothing can be measured", "backend `candle` is not part of this build"]);
     let outcome = place.tandem(&short(&["--backend", "onnx,candle", "--threads", "1", "-o", "all.json"]));
     assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("candle, 1 thread goes no further: "), "{}", outcome.stderr);
     assert!(outcome.stdout.contains("onnx, 1 thread") && outcome.stdout.contains("not part of this build"), "{}", outcome.stdout);
     let kept: Value = serde_json::from_str(&place.read("all.json")).unwrap();
-    assert_eq!(kept["contenders"][0]["samples"].as_array().unwrap().len(), 2);
+    assert_eq!(kept["entries"][0]["samples"].as_array().unwrap().len(), 2);
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn a_loss_closes_the_gate() {
     assert!(same.stdout.contains("no difference"), "{}", same.stdout);
     place.write("faster.json", place.read("now.json"));
     place.edit_json("faster.json", |record| {
-        for sample in record["contenders"][0]["samples"].as_array_mut().unwrap() {
+        for sample in record["entries"][0]["samples"].as_array_mut().unwrap() {
             sample["decode"][0]["ms"] = json!(sample["decode"][0]["ms"].as_f64().unwrap() / 1000.0);
         }
     });
@@ -192,7 +192,7 @@ fn an_interrupt_keeps_what_was_measured() {
     assert!(stdout.contains("of 10000 rounds") && stdout.contains("onnx, 1 thread"), "{stdout}");
     let kept: Value = serde_json::from_str(&place.read("kept.json")).unwrap();
     assert_eq!(kept["is_complete"], false);
-    assert!(!kept["contenders"][0]["samples"].as_array().unwrap().is_empty());
+    assert!(!kept["entries"][0]["samples"].as_array().unwrap().is_empty());
     for worker in workers {
         assert!(!std::path::Path::new(&format!("/proc/{worker}")).exists(), "worker {worker} goes on");
     }
@@ -226,19 +226,17 @@ fn a_full_disk_loses_no_figure() {
 }
 
 #[test]
-fn graphs_are_contenders_beside_dtypes() {
+fn bench_measures_graphs_beside_dtypes() {
     let Some(place) = place_with_engine() else { return };
     place.copy("onnx/optimum_f32/model.onnx", "other/model.onnx");
     let graphs = "model/onnx/model.onnx,other/model.onnx";
     let more = ["--backend", "onnx", "--threads", "1", "--graph", graphs, "--dtype", "f32", "--rounds", "1", "--json"];
     let arguments = ["bench", "model", "--prompt", "4", "--depth", "0", "--generate", "4"];
     let report = place.json(&[&arguments[..], &more].concat());
-    let names: Vec<&str> = report["contenders"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> = report["entries"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["onnx f32, 1 thread", "onnx model/onnx/model.onnx, 1 thread", "onnx other/model.onnx, 1 thread"]);
-    assert_eq!(report["contenders"][2]["options"], "--backend onnx --graph other/model.onnx --threads 1");
-    assert!(
-        report["contenders"][1]["loaded"]["step_bytes"].as_u64() <= report["contenders"][1]["loaded"]["model_bytes"].as_u64()
-    );
+    assert_eq!(report["entries"][2]["options"], "--backend onnx --graph other/model.onnx --threads 1");
+    assert!(report["entries"][1]["loaded"]["step_bytes"].as_u64() <= report["entries"][1]["loaded"]["model_bytes"].as_u64());
     place.tandem(&["bench", "model", "--backend", "candle", "--graph", "other/model.onnx"]).fails(2, &["`--graph`", "onnx"]);
 }
 

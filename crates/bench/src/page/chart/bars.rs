@@ -17,7 +17,7 @@ const VALUE_WIDTH: f64 = 56.0;
 pub struct BarChart {
     /// What it shows.
     pub title: String,
-    /// What one sees in it, in a sentence, for who does not see it.
+    /// What one sees in it, in a sentence, for readers who cannot see it.
     pub description: String,
     /// The unit of every value.
     pub unit: String,

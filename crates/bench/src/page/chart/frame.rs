@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ticks_are_round_and_reach_the_most() {
+    fn axis_ticks_are_round_and_cover_the_maximum() {
         assert_eq!(ticks(83.0), [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]);
         assert_eq!(ticks(1.0), [0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]);
         assert_eq!(ticks(0.0), [0.0, 1.0]);

@@ -18,7 +18,7 @@ const BOTTOM: f64 = 38.0;
 pub struct LineChart {
     /// What it shows.
     pub title: String,
-    /// What one sees in it, in a sentence, for who does not see it.
+    /// What one sees in it, in a sentence, for readers who cannot see it.
     pub description: String,
     /// What the horizontal axis shows, with its unit.
     pub x_label: String,
@@ -171,7 +171,7 @@ impl Series {
     }
 }
 
-/// The mark of series `i` around a point: each has a form of its own, for who cannot tell the colours. Once the colours begin anew, they meet
+/// The mark of series `i` around a point: each has a form of its own, for readers who cannot tell the colours apart. Once the colours begin anew, they meet
 /// other forms.
 fn mark(i: usize, x: f64, y: f64) -> String {
     match (i + i / N_SERIES) % 4 {

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_that_were_not_shown_are_made() {
+    fn bisect_computes_sums_that_were_not_probed() {
         let at = |layer, stage| ProbePoint { layer, stage };
         let probe = |point, values: &[f32]| Probe::new(point, values.to_vec(), &[0]);
         let values = Values::new(

@@ -3,7 +3,7 @@
 use super::super::advice::usual;
 use super::super::words;
 use crate::page::{Bar, BarChart, BarGroup, Block, LineChart, Point, Scale, Series};
-use crate::record::{Contender, Metric, Record};
+use crate::record::{BenchEntry, Metric, Record};
 use crate::statistics::{Interval, interval, median};
 
 /// Decoding: bars at the usual depth, and lines over depths where there are several.
@@ -30,17 +30,17 @@ fn charts(record: &Record, values: &[usize], metric: fn(usize) -> Metric, (title
     vec![Block::Row(parts)]
 }
 
-/// One bar for each contender, the fastest first; engines have colours.
+/// One bar for each entry, the fastest first; engines have colours.
 fn bars(record: &Record, metric: Metric) -> BarChart {
     let mut bars: Vec<Bar> = Vec::new();
-    for contender in record.measured() {
-        let values = contender.values(metric);
+    for entry in record.measured() {
+        let values = entry.values(metric);
         if values.is_empty() {
             continue;
         }
         let Interval { median, low, high } = interval(&values);
         let interval = (values.len() > 1).then_some((low, high));
-        bars.push(Bar { name: contender.name.clone(), value: median, interval, series: engine_index(record, contender) });
+        bars.push(Bar { name: entry.name.clone(), value: median, interval, series: engine_index(record, entry) });
     }
     bars.sort_by(|a, b| b.value.total_cmp(&a.value));
     let description = match (bars.first(), bars.last()) {
@@ -59,7 +59,7 @@ fn bars(record: &Record, metric: Metric) -> BarChart {
 
 fn lines(record: &Record, values: &[usize], metric: fn(usize) -> Metric, (title, axis): (&str, &str)) -> LineChart {
     let series: Vec<Series> =
-        record.measured().map(|contender| line(contender, values, metric)).filter(|series| !series.points.is_empty()).collect();
+        record.measured().map(|entry| line(entry, values, metric)).filter(|series| !series.points.is_empty()).collect();
     let ends: Vec<String> = series
         .iter()
         .filter_map(|series| {
@@ -84,18 +84,18 @@ fn lines(record: &Record, values: &[usize], metric: fn(usize) -> Metric, (title,
     }
 }
 
-fn line(contender: &Contender, values: &[usize], metric: fn(usize) -> Metric) -> Series {
+fn line(entry: &BenchEntry, values: &[usize], metric: fn(usize) -> Metric) -> Series {
     let mut sorted = values.to_vec();
     sorted.sort_unstable();
     let point = |value: usize| {
-        let values = contender.values(metric(value));
+        let values = entry.values(metric(value));
         (!values.is_empty()).then(|| Point { x: value as f64, y: median(&values), interval: None })
     };
-    Series { name: contender.name.clone(), points: sorted.into_iter().filter_map(point).collect() }
+    Series { name: entry.name.clone(), points: sorted.into_iter().filter_map(point).collect() }
 }
 
-/// The place of a contender's engine among the engines.
-fn engine_index(record: &Record, contender: &Contender) -> usize {
+/// The place of an entry's engine among the engines.
+fn engine_index(record: &Record, entry: &BenchEntry) -> usize {
     let mut engines: Vec<&str> = Vec::new();
     for one in record.measured() {
         let engine = engine(one);
@@ -103,11 +103,11 @@ fn engine_index(record: &Record, contender: &Contender) -> usize {
             engines.push(engine);
         }
     }
-    engines.iter().position(|&one| one == engine(contender)).unwrap_or(0)
+    engines.iter().position(|&one| one == engine(entry)).unwrap_or(0)
 }
 
-fn engine(contender: &Contender) -> &str {
-    contender.loaded.as_ref().map_or(&contender.name, |loaded| &loaded.engine)
+fn engine(entry: &BenchEntry) -> &str {
+    entry.loaded.as_ref().map_or(&entry.name, |loaded| &loaded.engine)
 }
 
 fn capital(text: &str) -> String {

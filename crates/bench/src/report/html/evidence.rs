@@ -11,7 +11,7 @@ use crate::statistics::Verdict;
 /// Every figure against the baseline; those without a difference on demand only.
 pub(super) fn changes_table(changes: &[Change]) -> Vec<Block> {
     let table_of = |caption: &str, changes: Vec<&Change>| {
-        let mut table = Table::new(caption, &["contender", "figure", "now over before"]);
+        let mut table = Table::new(caption, &["entry", "figure", "now over before"]);
         for change in changes {
             let tone = match change.compared.verdict {
                 _ if change.closes_gate() => Tone::Bad,
@@ -62,19 +62,19 @@ pub(super) fn builds(record: &Record) -> Vec<Block> {
 
 /// The deciding figure in each round.
 pub(super) fn rounds(record: &Record, advice: &Advice<'_>) -> Vec<Block> {
-    let n = record.contenders.iter().flat_map(|contender| &contender.samples).map(|sample| sample.round + 1).max().unwrap_or(0);
-    let mut columns = vec!["contender".to_owned()];
+    let n = record.entries.iter().flat_map(|entry| &entry.samples).map(|sample| sample.round + 1).max().unwrap_or(0);
+    let mut columns = vec!["entry".to_owned()];
     columns.extend((1..=n).map(|round| round.to_string()));
     let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
     let mut table = Table::new(format!("{}, round by round", advice.metric), &columns);
-    for contender in record.measured() {
+    for entry in record.measured() {
         let in_round = |round: usize| {
-            let mut of_round = contender.clone();
+            let mut of_round = entry.clone();
             of_round.samples.retain(|sample| sample.round == round);
             of_round.values(advice.metric).first().map_or_else(|| "–".into(), |&value| words::digits(value))
         };
         let cells = (0..n).map(|round| Cell::figure(in_round(round)));
-        table.rows.push(std::iter::once(Cell::text(name(contender))).chain(cells).collect());
+        table.rows.push(std::iter::once(Cell::text(name(entry))).chain(cells).collect());
     }
     let text =
         "Each figure is of a process of its own. The JSON document beside this report has every sample, down to single tokens.";
@@ -86,8 +86,8 @@ pub(super) fn method(record: &Record) -> Vec<Block> {
     let workload = &record.workload;
     let list = |values: &[usize]| values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let text = format!(
-        "{} rounds; in each, every contender had one turn in a process of its own: load, a short warm-up, prompts of {} tokens, and {} \
-         tokens decoded after {} tokens. All contenders were given the same token ids; llama-bench draws its own. The first round loaded \
+        "{} rounds; in each, every entry had one turn in a process of its own: load, a short warm-up, prompts of {} tokens, and {} \
+         tokens decoded after {} tokens. All entries were given the same token ids; llama-bench draws its own. The first round loaded \
          from the disk, the others from the system's cache. Figures are medians over rounds; intervals are the wider of the bootstrap's \
          (4000 draws) and the exact one of order statistics, at 95%.",
         workload.rounds,
@@ -120,7 +120,7 @@ fn machine(record: &Record) -> Table {
         table.rows.extend(value.map(|value| vec![Cell::text(what), Cell::text(value)]));
     };
     let cores = machine.n_cores.map(|cores| format!(" of {cores} cores")).unwrap_or_default();
-    let samples = || record.contenders.iter().flat_map(|contender| &contender.samples);
+    let samples = || record.entries.iter().flat_map(|entry| &entry.samples);
     let load = samples().next().zip(samples().last());
     add("processor", Some(format!("{}, {} processors{cores}", machine.processor, machine.n_processors)));
     add("extensions", Some(machine.extensions.join(", ")));
@@ -144,16 +144,16 @@ fn machine(record: &Record) -> Table {
 }
 
 fn engines(record: &Record) -> Table {
-    let mut table = Table::new("Contenders", &["contender", "engine", "device", "dtype", "threads", "options"]);
-    for contender in &record.contenders {
-        let Some(loaded) = &contender.loaded else { continue };
+    let mut table = Table::new("Entries", &["entry", "engine", "device", "dtype", "threads", "options"]);
+    for entry in &record.entries {
+        let Some(loaded) = &entry.loaded else { continue };
         table.rows.push(vec![
-            Cell::text(name(contender)),
+            Cell::text(name(entry)),
             Cell::text(format!("{} {}", loaded.engine, loaded.engine_version)),
             Cell::text(&loaded.device),
             Cell::text(&loaded.dtype),
             Cell::figure(loaded.threads.to_string()),
-            Cell::text(if contender.options.is_empty() { String::new() } else { format!("`{}`", contender.options) }),
+            Cell::text(if entry.options.is_empty() { String::new() } else { format!("`{}`", entry.options) }),
         ]);
     }
     table

@@ -3,7 +3,7 @@
 use super::super::advice::{Advice, usual};
 use super::super::words;
 use crate::page::{Block, Cell, Table, Tone};
-use crate::record::{Contender, Metric, Record, Unit};
+use crate::record::{BenchEntry, Metric, Record, Unit};
 use crate::statistics::{Verdict, median};
 
 /// Everybody against the one to use, round by round.
@@ -12,9 +12,9 @@ pub(super) fn differences(record: &Record, advice: &Advice<'_>) -> Vec<Block> {
     let metrics = [advice.metric, Metric::Prefill(usual(&record.workload.prompts)), Metric::PeakMemory];
     let columns: Vec<String> = std::iter::once("against it".to_owned()).chain(metrics.iter().map(ToString::to_string)).collect();
     let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
-    let mut table = Table::new(format!("Against {}", first.contender.name), &columns);
-    for contender in record.measured().filter(|contender| contender.name != first.contender.name) {
-        let cells = metrics.iter().map(|&metric| match contender.against(first.contender, metric) {
+    let mut table = Table::new(format!("Against {}", first.entry.name), &columns);
+    for entry in record.measured().filter(|entry| entry.name != first.entry.name) {
+        let cells = metrics.iter().map(|&metric| match entry.against(first.entry, metric) {
             Some(compared) => {
                 let is_better = (metric.unit() == Unit::TokensPerSecond) == (compared.verdict == Verdict::Higher);
                 let tone = match compared.verdict {
@@ -26,7 +26,7 @@ pub(super) fn differences(record: &Record, advice: &Advice<'_>) -> Vec<Block> {
             }
             None => Cell::figure("–"),
         });
-        table.rows.push(std::iter::once(Cell::text(name(contender))).chain(cells).collect());
+        table.rows.push(std::iter::once(Cell::text(name(entry))).chain(cells).collect());
     }
     if table.rows.is_empty() {
         return Vec::new();
@@ -38,24 +38,24 @@ pub(super) fn differences(record: &Record, advice: &Advice<'_>) -> Vec<Block> {
 
 /// Losses against f32.
 pub(super) fn losses_table(record: &Record, advice: &Advice<'_>) -> Vec<Block> {
-    let columns = ["contender", "mean KL, nats", "largest KL", "same most probable token", "perplexity", "of f32", "decoding"];
+    let columns = ["entry", "mean KL, nats", "largest KL", "same most probable token", "perplexity", "of f32", "decoding"];
     let mut table = Table::new("Distance from f32 of the same weights", &columns);
     let (mut reference, mut n_positions) = (None, 0);
     let mut unknown = Vec::new();
-    for contender in record.measured() {
-        let Some(loss) = &contender.loss else {
-            unknown.extend(contender.no_loss.as_ref().map(|why| format!("{}: {why}", contender.name)));
+    for entry in record.measured() {
+        let Some(loss) = &entry.loss else {
+            unknown.extend(entry.no_loss.as_ref().map(|why| format!("{}: {why}", entry.name)));
             continue;
         };
         (reference, n_positions) = (Some(loss.reference.clone()), loss.n_positions);
         table.rows.push(vec![
-            Cell::text(name(contender)),
+            Cell::text(name(entry)),
             Cell::figure(words::nats(loss.mean_kl)),
             Cell::figure(words::nats(loss.most_kl)),
             Cell::figure(words::percent(loss.same_top)),
             Cell::figure(words::digits(loss.perplexity)),
             Cell::figure(words::digits(loss.reference_perplexity)),
-            figure(contender, advice.metric),
+            figure(entry, advice.metric),
         ]);
     }
     let mut blocks = Vec::new();
@@ -75,13 +75,13 @@ pub(super) fn losses_table(record: &Record, advice: &Advice<'_>) -> Vec<Block> {
 
 /// Percentiles of single steps.
 pub(super) fn latencies(record: &Record) -> Vec<Block> {
-    let mut table = Table::new("Milliseconds from one token to the next", &["contender", "depth", "p50", "p90", "p99", "steps"]);
-    for contender in record.measured() {
+    let mut table = Table::new("Milliseconds from one token to the next", &["entry", "depth", "p50", "p90", "p99", "steps"]);
+    for entry in record.measured() {
         for &depth in &record.workload.depths {
-            let Some(percentiles) = contender.step_percentiles(depth) else { continue };
-            let mut row = vec![Cell::text(name(contender)), Cell::figure(depth.to_string())];
+            let Some(percentiles) = entry.step_percentiles(depth) else { continue };
+            let mut row = vec![Cell::text(name(entry)), Cell::figure(depth.to_string())];
             row.extend(percentiles.map(|value| Cell::figure(words::digits(value))));
-            row.push(Cell::figure(contender.steps(depth).len().to_string()));
+            row.push(Cell::figure(entry.steps(depth).len().to_string()));
             table.rows.push(row);
         }
     }
@@ -92,33 +92,27 @@ pub(super) fn latencies(record: &Record) -> Vec<Block> {
 pub(super) fn loads_and_memory(record: &Record) -> Vec<Block> {
     let prompt = usual(&record.workload.prompts);
     let first = format!("first token of {prompt}");
-    let mut starts = Table::new(
-        "Time to load and to the first token",
-        &["contender", "load, cold", "load, warm", "start to first token", &first],
-    );
+    let mut starts =
+        Table::new("Time to load and to the first token", &["entry", "load, cold", "load, warm", "start to first token", &first]);
     let depth = usual(&record.workload.depths);
     let held = format!("KV cache of {depth}");
-    let mut memory = Table::new(
-        "Memory",
-        &["contender", "peak memory", "weights on disk", &held, "read for each token", "of the memory's speed"],
-    );
-    for contender in record.measured() {
+    let mut memory =
+        Table::new("Memory", &["entry", "peak memory", "weights on disk", &held, "read for each token", "of the memory's speed"]);
+    for entry in record.measured() {
         let metrics = [Metric::LoadCold, Metric::LoadWarm, Metric::StartToFirstToken, Metric::FirstToken(prompt)];
-        starts
-            .rows
-            .push(std::iter::once(Cell::text(name(contender))).chain(metrics.map(|metric| figure(contender, metric))).collect());
-        let loaded = contender.loaded.clone().unwrap_or_default();
+        starts.rows.push(std::iter::once(Cell::text(name(entry))).chain(metrics.map(|metric| figure(entry, metric))).collect());
+        let loaded = entry.loaded.clone().unwrap_or_default();
         let bytes = |bytes: Option<u64>| Cell::figure(bytes.filter(|&bytes| bytes > 0).map_or_else(|| "–".into(), words::bytes));
         memory.rows.push(vec![
-            Cell::text(name(contender)),
-            figure(contender, Metric::PeakMemory),
+            Cell::text(name(entry)),
+            figure(entry, Metric::PeakMemory),
             bytes(Some(loaded.model_bytes)),
             bytes(loaded.kv_bytes_per_token.map(|bytes| bytes * depth as u64)),
             bytes(loaded.step_bytes),
-            Cell::figure(contender.share_of_bandwidth(depth).map_or_else(|| "–".into(), words::percent)),
+            Cell::figure(entry.share_of_bandwidth(depth).map_or_else(|| "–".into(), words::percent)),
         ]);
     }
-    let bandwidth = record.measured().flat_map(|contender| &contender.samples).filter_map(|sample| sample.bandwidth);
+    let bandwidth = record.measured().flat_map(|entry| &entry.samples).filter_map(|sample| sample.bandwidth);
     let bandwidth = bandwidth.fold(0.0, f64::max);
     let text = format!(
         "Decoding reads every weight once for each token; it cannot be faster than memory is. The memory of this machine was read at up \
@@ -140,25 +134,25 @@ pub(super) fn loads_and_memory(record: &Record) -> Vec<Block> {
 
 /// Speeds of batches.
 fn encoded(record: &Record) -> Option<Block> {
-    let columns: Vec<String> = std::iter::once("contender".to_owned())
+    let columns: Vec<String> = std::iter::once("entry".to_owned())
         .chain(record.workload.batches.iter().map(|batch| format!("{batch} at once")))
         .collect();
     let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
     let mut table = Table::new("Encoding sequences of 128 tokens, tokens/s", &columns);
-    for contender in record.measured().filter(|contender| contender.samples.iter().any(|sample| !sample.encode.is_empty())) {
-        let cells = record.workload.batches.iter().map(|&batch| figure(contender, Metric::Encode(batch)));
-        table.rows.push(std::iter::once(Cell::text(name(contender))).chain(cells).collect());
+    for entry in record.measured().filter(|entry| entry.samples.iter().any(|sample| !sample.encode.is_empty())) {
+        let cells = record.workload.batches.iter().map(|&batch| figure(entry, Metric::Encode(batch)));
+        table.rows.push(std::iter::once(Cell::text(name(entry))).chain(cells).collect());
     }
     (!table.rows.is_empty()).then_some(Block::Table(table))
 }
 
 /// The median with its unit.
-fn figure(contender: &Contender, metric: Metric) -> Cell {
-    let values = contender.values(metric);
+fn figure(entry: &BenchEntry, metric: Metric) -> Cell {
+    let values = entry.values(metric);
     Cell::figure(if values.is_empty() { "–".into() } else { words::value(metric, median(&values)) })
 }
 
 /// A peer is marked as one.
-pub(super) fn name(contender: &Contender) -> String {
-    if contender.is_peer { format!("{} (peer)", contender.name) } else { contender.name.clone() }
+pub(super) fn name(entry: &BenchEntry) -> String {
+    if entry.is_peer { format!("{} (peer)", entry.name) } else { entry.name.clone() }
 }

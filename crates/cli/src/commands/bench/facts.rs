@@ -81,7 +81,7 @@ impl Facts {
             machine: Machine::this(),
             workload: self.workload,
             builds,
-            contenders: Vec::new(),
+            entries: Vec::new(),
         })
     }
 }
@@ -89,28 +89,26 @@ impl Facts {
 /// The record with what follows from it, for programs: medians with intervals, what to use, noise, changes.
 pub(super) fn document(record: &Record, changes: &[Change]) -> Value {
     let mut summary = Vec::new();
-    for contender in record.measured() {
+    for entry in record.measured() {
         for metric in record.metrics() {
-            let values = contender.values(metric);
+            let values = entry.values(metric);
             if !values.is_empty() {
                 let interval = interval(&values);
-                summary.push(
-                    json!({"contender": contender.name, "metric": metric.to_string(), "unit": format!("{:?}", metric.unit()),
-                    "median": interval.median, "low": interval.low, "high": interval.high, "n": values.len()}),
-                );
+                summary.push(json!({"entry": entry.name, "metric": metric.to_string(), "unit": format!("{:?}", metric.unit()),
+                    "median": interval.median, "low": interval.low, "high": interval.high, "n": values.len()}));
             }
         }
     }
     let advice: Vec<Value> = advise(record)
         .choices
         .iter()
-        .map(|choice| json!({"wish": choice.wish, "contender": choice.contender.name, "options": choice.contender.options}))
+        .map(|choice| json!({"wish": choice.wish, "entry": choice.entry.name, "options": choice.entry.options}))
         .collect();
     let changes: Vec<Value> = changes
         .iter()
         .map(|change| {
             let ratio = change.compared.ratio;
-            json!({"contender": change.name, "metric": change.metric.to_string(), "ratio": ratio.median, "low": ratio.low,
+            json!({"entry": change.name, "metric": change.metric.to_string(), "ratio": ratio.median, "low": ratio.low,
                 "high": ratio.high, "verdict": format!("{:?}", change.compared.verdict), "closes_gate": change.closes_gate()})
         })
         .collect();

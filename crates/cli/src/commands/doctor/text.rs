@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 
-use super::{Report, State};
+use super::{DoctorReport, State};
 use crate::output::{BAD, BOLD, DIM, GOOD, Output, WIDTH, wrap};
 
 /// Columns before a finding: the state and the name.
 const INDENT: usize = 30;
 
-pub(super) fn show(report: &Report, output: &Output) -> Result<()> {
+pub(super) fn show(report: &DoctorReport, output: &Output) -> Result<()> {
     let mut area = "";
     for check in &report.checks {
         if check.area != area {

@@ -15,7 +15,7 @@ use crate::resolve::reference_settings;
 
 /// What `--json` prints.
 #[derive(Serialize)]
-struct Report {
+struct CatalogReport {
     model: String,
     entry: CatalogEntry,
     memory: MemoryReport,
@@ -44,7 +44,7 @@ pub(super) fn show(
     let advice = || "`tandem show auto` says what fits; `--dtype int8` and `int4` take less".into();
     let considered = resolved.choice.as_ref().map(considered).unwrap_or_default();
     let memory = MemoryReport::new(&plan, &resolver.memory(), advice);
-    let report = Report { model: reference.into(), entry: entry.clone(), memory, considered };
+    let report = CatalogReport { model: reference.into(), entry: entry.clone(), memory, considered };
     if output.is_json() { output.document(&report) } else { text(&report, output) }
 }
 
@@ -53,7 +53,7 @@ fn considered(choice: &Choice) -> Vec<Considered> {
     choice.candidates.iter().map(|candidate| row(&candidate.entry.name, candidate.plan.peak(), candidate.fits)).collect()
 }
 
-fn text(report: &Report, output: &Output) -> Result<()> {
+fn text(report: &CatalogReport, output: &Output) -> Result<()> {
     let entry = &report.entry;
     output.line(&output.paint(BOLD, &entry.name))?;
     row(output, "good at", &entry.good_at)?;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Loaded, Report};
+use super::{Loaded, ModelReport};
 use crate::figures::{bytes, many};
 use crate::output::{BOLD, DIM, Output, WIDTH, wrap};
 
@@ -12,7 +12,7 @@ const MAX_OPERATORS: usize = 8;
 /// Columns before a value: two, its name, and one.
 const INDENT: usize = 17;
 
-pub(super) fn show(report: &Report, output: &Output) -> Result<()> {
+pub(super) fn show(report: &ModelReport, output: &Output) -> Result<()> {
     let published = &report.published;
     output.line(&output.paint(BOLD, &report.model))?;
     row(output, "architecture", &published.architecture)?;
@@ -47,7 +47,7 @@ pub(super) fn show(report: &Report, output: &Output) -> Result<()> {
     }
 }
 
-fn files(report: &Report, output: &Output) -> Result<()> {
+fn files(report: &ModelReport, output: &Output) -> Result<()> {
     if !report.graphs.is_empty() {
         heading(output, "graphs")?;
     }

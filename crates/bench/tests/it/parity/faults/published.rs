@@ -55,7 +55,7 @@ fn every_stage_of_a_sound_graph_is_as_it_should_be() {
 }
 
 #[test]
-fn what_differs_from_the_checkpoint_is_named() {
+fn weight_comparison_names_what_differs_from_the_checkpoint() {
     if skips() {
         return;
     }

@@ -1,4 +1,4 @@
-//! Two engines are held to the same answer on the demo model and on every golden checkpoint, and faults that are put in are found.
+//! The tests of reports and parity, in one program.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -7,7 +7,7 @@
     reason = "a failed test is a panic, a skipped one says so"
 )]
 
-mod agreement;
-mod faults;
-mod problems;
+mod page;
+mod parity;
+mod report;
 mod support;

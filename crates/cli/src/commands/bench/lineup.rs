@@ -1,4 +1,4 @@
-//! Who takes part: every backend with every dtype, number of threads and numerics that is named, and the peers.
+//! What is measured: every backend with every dtype, number of threads and numerics that is named, and the peers.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -6,23 +6,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use tandem::{BackendKind, DType, ExportOptions, LoadOptions, ModelFiles, Numerics, OnnxOptions};
 use tandem_bench::peer::{Genai, LlamaBench};
-use tandem_bench::run::{Contestant, Own};
+use tandem_bench::run::{Lineup, Runner, TandemRunner};
 use tandem_bench::work::EngineChoice;
 
 use super::facts::Facts;
 use super::worker::{is_checkpoint, share_read};
-use crate::args::{BenchArgs, ContenderOptions, DeviceChoice, Peer};
+use crate::args::{BenchArgs, DeviceChoice, EntryOptions, Peer};
 use crate::failure::Usage;
 
-/// Who takes part, and who else is asked for f32.
-pub(super) struct Field {
-    pub(super) contestants: Vec<Box<dyn Contestant>>,
-    pub(super) reference: Option<Box<dyn Contestant>>,
-}
-
-/// Everybody that `args` name.
-pub(super) fn field(args: &BenchArgs, reference: &str, files: &ModelFiles, facts: &Facts) -> Result<Field> {
-    let options = &args.contenders;
+/// Every runner that `args` name, and one of f32 to measure losses against.
+pub(super) fn lineup(args: &BenchArgs, reference: &str, files: &ModelFiles, facts: &Facts) -> Result<Lineup> {
+    let options = &args.entries;
     let backends = match options.backends.as_slice() {
         [] => tandem::backends::compiled(),
         named => named.to_vec(),
@@ -32,28 +26,29 @@ pub(super) fn field(args: &BenchArgs, reference: &str, files: &ModelFiles, facts
         [] => vec![std::thread::available_parallelism().map_or(1, usize::from)],
         named => named.iter().copied().map(usize::from).collect(),
     };
-    let mut contestants: Vec<Box<dyn Contestant>> = Vec::new();
+    let mut runners: Vec<Box<dyn Runner>> = Vec::new();
     for &threads in &threads {
         for &backend in &backends {
             for weights in weights.iter().filter(|weights| weights.suit(backend)) {
                 for numerics in numerics(options, weights) {
                     for spin in spins(options, backend) {
                         let variant = Variant { backend, weights, threads, numerics, spin };
-                        contestants.push(Box::new(own(reference, options, variant)?));
+                        runners.push(Box::new(tandem_runner(reference, options, variant)?));
                     }
                 }
             }
         }
         for peer in &args.peers.peers {
-            contestants.extend(self::peer(peer, args, reference, files, facts, threads)?);
+            runners.extend(self::peer(peer, args, reference, files, facts, threads)?);
         }
     }
-    let f32_of = |backend: BackendKind| own(reference, options, Variant::f32(backend, threads[0]));
+    let f32_of = |backend: BackendKind| tandem_runner(reference, options, Variant::f32(backend, threads[0]));
     let outside = backends.first().filter(|_| is_checkpoint(files)).map(|&backend| f32_of(backend)).transpose()?;
-    Ok(Field { contestants, reference: outside.map(|own| Box::new(own) as Box<dyn Contestant>) })
+    let reference = outside.map(|runner| Box::new(runner) as Box<dyn Runner>);
+    Ok(Lineup { runners, reference, tokens: facts.tokens.clone() })
 }
 
-/// One contender of Tandem's own.
+/// One set of options of Tandem.
 struct Variant<'v> {
     backend: BackendKind,
     weights: &'v Weights,
@@ -68,7 +63,7 @@ impl Variant<'_> {
     }
 }
 
-/// The weights that a contender computes with.
+/// The weights that an entry computes with.
 enum Weights {
     /// In this dtype, or in the one that the model has.
     Dtype(Option<DType>),
@@ -86,7 +81,7 @@ impl Weights {
 }
 
 /// Every dtype and every graph that is named, or all dtypes of a checkpoint.
-fn weights(options: &ContenderOptions, backends: &[BackendKind], files: &ModelFiles) -> Result<Vec<Weights>> {
+fn weights(options: &EntryOptions, backends: &[BackendKind], files: &ModelFiles) -> Result<Vec<Weights>> {
     if !options.graphs.is_empty() && !backends.contains(&BackendKind::Onnx) {
         return Err(Usage::new("`--graph` is of ONNX Runtime", "add `onnx` to `--backend`, or leave out `--graph`").into());
     }
@@ -101,7 +96,7 @@ fn weights(options: &ContenderOptions, backends: &[BackendKind], files: &ModelFi
 }
 
 /// Numerics make a difference to quantised weights only.
-fn numerics(options: &ContenderOptions, weights: &Weights) -> Vec<Option<Numerics>> {
+fn numerics(options: &EntryOptions, weights: &Weights) -> Vec<Option<Numerics>> {
     let is_quantised = matches!(weights, Weights::Graph(_) | Weights::Dtype(None | Some(DType::Int8 | DType::Int4)));
     match options.numerics.as_slice() {
         named if is_quantised && !named.is_empty() => named.iter().copied().map(Some).collect(),
@@ -110,14 +105,14 @@ fn numerics(options: &ContenderOptions, weights: &Weights) -> Vec<Option<Numeric
 }
 
 /// Threads of candle sleep when they are idle, whatever is asked for.
-fn spins(options: &ContenderOptions, backend: BackendKind) -> Vec<bool> {
+fn spins(options: &EntryOptions, backend: BackendKind) -> Vec<bool> {
     match options.spin.as_slice() {
         named if backend == BackendKind::Onnx && !named.is_empty() => named.to_vec(),
         _ => vec![false],
     }
 }
 
-fn own(reference: &str, options: &ContenderOptions, variant: Variant<'_>) -> Result<Own> {
+fn tandem_runner(reference: &str, options: &EntryOptions, variant: Variant<'_>) -> Result<TandemRunner> {
     let Variant { backend, weights, threads, numerics, spin } = variant;
     let program = options.programs.iter().find(|program| program.backend == backend).map(|program| program.path.clone());
     let program = program.map_or_else(|| std::env::current_exe().context("where this program lies"), Ok)?;
@@ -155,7 +150,7 @@ fn own(reference: &str, options: &ContenderOptions, variant: Variant<'_>) -> Res
         .with_huge_pages(true)
         .with_onnx(onnx);
     let engine = EngineChoice { is_transformers: false, backend: Some(backend), load };
-    Ok(Own {
+    Ok(TandemRunner {
         name: format!("{name}, {threads}{spinning} thread{plural}"),
         options: format!("{shown} --threads {threads}{flag}"),
         program,
@@ -165,7 +160,7 @@ fn own(reference: &str, options: &ContenderOptions, variant: Variant<'_>) -> Res
     })
 }
 
-/// The contestants of one peer: llama-bench has one for each file.
+/// The runners of one peer: llama-bench has one for each file.
 fn peer(
     peer: &Peer,
     args: &BenchArgs,
@@ -173,8 +168,8 @@ fn peer(
     files: &ModelFiles,
     facts: &Facts,
     threads: usize,
-) -> Result<Vec<Box<dyn Contestant>>> {
-    let boxed = |contestant: LlamaBench| Box::new(contestant) as Box<dyn Contestant>;
+) -> Result<Vec<Box<dyn Runner>>> {
+    let boxed = |runner: LlamaBench| Box::new(runner) as Box<dyn Runner>;
     match peer {
         Peer::LlamaBench(program) => {
             let given = &args.peers.ggufs;
@@ -194,11 +189,11 @@ fn peer(
             Ok(vec![Box::new(Genai { python: python.clone(), directory, dtype, threads, step_share: share_read(&facts.config) })])
         }
         Peer::CandleTransformers => {
-            let mut own = own(reference, &args.contenders, Variant::f32(BackendKind::Candle, threads))?;
-            own.name = own.name.replacen("candle", "candle-transformers", 1);
-            own.options = String::new();
-            own.engine.is_transformers = true;
-            Ok(vec![Box::new(own)])
+            let mut runner = tandem_runner(reference, &args.entries, Variant::f32(BackendKind::Candle, threads))?;
+            runner.name = runner.name.replacen("candle", "candle-transformers", 1);
+            runner.options = String::new();
+            runner.engine.is_transformers = true;
+            Ok(vec![Box::new(runner)])
         }
     }
 }

@@ -15,7 +15,7 @@ use tandem_core::{Backend, Capability, LoadOptions, LogitsRequest, Model, Sessio
 const DECODED: usize = 16;
 const MOST_TOKENS: usize = 2048 + DECODED;
 
-/// What is timed at once. Every contender runs them in order, and each goes on where the last has ended.
+/// What is timed at once. Every runner runs them in order, and each goes on where the last has ended.
 pub(crate) const PHASES: [Phase; 5] = [
     Phase { name: "decode", depth: 0, appended: None },
     Phase { name: "prefill of 512", depth: 0, appended: Some(512) },
@@ -40,7 +40,7 @@ pub(crate) trait Sequence {
     fn clear(&mut self) -> Result<()>;
 }
 
-pub(crate) struct Contender {
+pub(crate) struct Runner {
     pub(crate) name: String,
     sequence: Box<dyn Sequence>,
     /// Bytes of weights that a step reads, with scales; the head is taken to be the embedding.
@@ -50,7 +50,7 @@ pub(crate) struct Contender {
     seconds: [Vec<f64>; PHASES.len()],
 }
 
-impl Contender {
+impl Runner {
     pub(crate) fn new(name: String, sequence: Box<dyn Sequence>, config: &ModelConfig, bytes_of_weight: f64) -> Self {
         Self {
             name,
@@ -94,7 +94,7 @@ impl Contender {
 }
 
 /// What `backend` makes of `directory`.
-pub(crate) fn of_backend(backend: &dyn Backend, directory: &Path, options: &LoadOptions) -> Result<Contender> {
+pub(crate) fn of_backend(backend: &dyn Backend, directory: &Path, options: &LoadOptions) -> Result<Runner> {
     let files = ModelFiles::discover(directory, &directory.to_string_lossy())?;
     let model = backend.load(&files, options)?;
     let info = model.info();
@@ -102,7 +102,7 @@ pub(crate) fn of_backend(backend: &dyn Backend, directory: &Path, options: &Load
     let name = format!("{} {}{kept}", info.backend, info.dtype);
     let bytes_of_weight = bytes_per_weight(info.memory_dtype);
     let sequence = OfModel { session: new_session(&model)?, model };
-    Ok(Contender::new(name, Box::new(sequence), &ModelConfig::from_file(&files.config)?, bytes_of_weight))
+    Ok(Runner::new(name, Box::new(sequence), &ModelConfig::from_file(&files.config)?, bytes_of_weight))
 }
 
 pub(crate) fn threads(n: usize) -> Result<NonZeroUsize> {

@@ -1,5 +1,4 @@
 //! What every page of a report has, whatever stands on it.
-#![allow(clippy::unwrap_used, missing_docs, reason = "a failed test is a panic")]
 
 use tandem_bench::page::{Bar, BarChart, BarGroup, Block, Cell, LineChart, Page, Point, Scale, Section, Series, Table, Tone};
 
@@ -45,7 +44,7 @@ fn attributes<'h>(html: &'h str, name: &str) -> Vec<&'h str> {
 }
 
 #[test]
-fn a_page_stands_on_its_own() {
+fn pages_load_nothing_from_elsewhere() {
     let html = page().render();
     assert!(html.starts_with("<!DOCTYPE html>"));
     for outside in ["<script", "<link", "<img", "src=", "@import", "url(", "http"] {
@@ -54,14 +53,14 @@ fn a_page_stands_on_its_own() {
 }
 
 #[test]
-fn what_is_shown_is_escaped() {
+fn pages_escape_text() {
     let html = page().render();
     assert!(html.contains("A &lt;report&gt; &amp; more") && html.contains("a &lt;b&gt;"));
     assert!(!html.contains("<report>") && !html.contains("a <b>"));
 }
 
 #[test]
-fn a_screen_reader_finds_its_way() {
+fn pages_have_landmarks_for_screen_readers() {
     let html = page().render();
     assert!(html.contains("<html lang=\"en\">") && html.contains("name=\"viewport\""));
     assert_eq!(html.matches("<h1").count(), 1);
@@ -84,7 +83,7 @@ fn a_screen_reader_finds_its_way() {
 }
 
 #[test]
-fn what_is_not_finite_is_not_drawn() {
+fn charts_leave_out_values_that_are_not_finite() {
     let html = page().render();
     assert!(!html.contains("NaN") && !html.contains("inf"), "{html}");
     let empty = LineChart { title: "none".into(), ..LineChart::default() };
@@ -104,7 +103,7 @@ fn rows_that_become_cards_stay_a_table_to_a_screen_reader() {
 }
 
 #[test]
-fn two_series_of_one_colour_have_marks_of_two_forms() {
+fn series_of_the_same_colour_have_different_marks() {
     let series = |i: usize| Series { name: i.to_string(), points: vec![Point { x: 0.0, y: 1.0, interval: None }] };
     let chart = LineChart { series: (0..16).map(series).collect(), ..LineChart::default() };
     let html = Page { lead: vec![Block::Lines(chart)], ..Page::default() }.render();

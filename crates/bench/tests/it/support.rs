@@ -65,6 +65,8 @@ impl Loaded {
             template: self.template.as_ref(),
             end_tokens: &self.end_tokens,
             numerics: self.numerics,
+            // The goldens' weights are random, the demo's are trained.
+            is_random: self.files.name != "demo",
             other_threads: None,
         }
     }
@@ -125,6 +127,6 @@ pub(crate) fn shown(reference: &Loaded, pair: &PairReport) -> String {
 #[track_caller]
 pub(crate) fn assert_passes(reference: &Loaded, candidate: &Loaded, options: ParityOptions) -> PairReport {
     let pair = compare(reference, candidate, options);
-    assert_eq!(pair.verdict, Verdict::Pass, "{}", shown(reference, &pair));
+    assert!(pair.verdict < Verdict::Incomplete, "{}", shown(reference, &pair));
     pair
 }

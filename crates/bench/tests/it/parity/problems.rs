@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use tandem_bench::parity::{Corpus, Metric, Outcome, Parity, ParityOptions, Thresholds, Verdict};
+use tandem_bench::parity::{Corpus, Metric, Outcome, Parity, ParityOptions, StageVerdict, Thresholds, Verdict};
 use tandem_core::backend::{Numerics, Prober};
 use tandem_core::{BackendKind, DType, Error, Logits, LogitsRequest, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
@@ -18,7 +18,7 @@ fn on(lines: &str) -> ParityOptions {
 }
 
 #[test]
-fn a_prompt_that_is_too_long_is_named_and_the_others_are_measured() {
+fn parity_keeps_other_prompts_when_one_is_too_long() {
     let long = format!("a short one\n{}\nanother short one", "word ".repeat(100_000));
     let pair = compare(&candle(DType::F32), &candle(DType::F32), on(&long));
     assert_eq!(pair.verdict, Verdict::Incomplete);
@@ -29,24 +29,27 @@ fn a_prompt_that_is_too_long_is_named_and_the_others_are_measured() {
 }
 
 #[test]
-fn a_quantised_reference_is_refused() {
+fn parity_refuses_a_quantised_reference() {
     let reference = candle(DType::Int8);
     let error = Parity::new(reference.side(), quick()).err().unwrap();
     assert!(error.to_string().contains("judged against floats"), "{error}");
 }
 
 #[test]
-fn another_vocabulary_is_said() {
+fn parity_reports_different_vocabularies() {
     let other = Loaded::new("mistral", BackendKind::Candle, DType::F32, Numerics::Fast);
     let pair = compare(&candle(DType::F32), &other, quick());
-    assert_eq!((pair.verdict, pair.text.verdict, pair.weights.verdict), (Verdict::Fail, Verdict::Fail, Verdict::Fail));
+    assert_eq!(
+        (pair.verdict, pair.text.verdict, pair.weights.verdict),
+        (Verdict::Different, StageVerdict::Fail, StageVerdict::Fail)
+    );
     assert!(pair.problems.iter().any(|problem| problem.message.contains("320 logits and the candidate 340")));
     assert!(pair.logits.measured.is_none());
     assert!(pair.weights.measured.unwrap().n_different > 0);
 }
 
 #[test]
-fn a_cancel_leaves_what_was_measured() {
+fn parity_keeps_measures_after_a_cancel() {
     let options = quick();
     options.cancel.cancel();
     let pair = compare(&candle(DType::F32), &candle(DType::F32), options);
@@ -56,7 +59,7 @@ fn a_cancel_leaves_what_was_measured() {
 }
 
 #[test]
-fn a_known_difference_passes_and_fails_once_it_is_gone() {
+fn known_differences_pass_and_fail_once_they_are_gone() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("thresholds.toml");
     let with_limit = |limit: f64| {
@@ -82,9 +85,9 @@ fn a_known_difference_passes_and_fails_once_it_is_gone() {
     };
     let known = with_limit(-1.0);
     assert_eq!((known.gates[0].metric, known.gates[0].outcome), (Metric::MaxAbs, Outcome::Known), "{:?}", known.gates);
-    assert_eq!(known.verdict, Verdict::Pass);
+    assert_eq!(known.verdict, Verdict::KnownDifferent);
     let gone = with_limit(1e9);
-    assert_eq!((gone.gates[0].outcome, gone.verdict), (Outcome::NoLonger, Verdict::Fail));
+    assert_eq!((gone.gates[0].outcome, gone.verdict), (Outcome::NoLonger, Verdict::Different));
     assert_eq!(gone.gates[0].reason.as_deref(), Some("a test knows of it"));
 }
 
@@ -100,7 +103,7 @@ fn thresholds_that_cannot_be_read_name_the_file() {
 }
 
 #[test]
-fn an_engine_that_fails_in_the_middle_costs_only_what_it_could_not_run() {
+fn parity_keeps_other_prompts_when_the_engine_fails() {
     let mut broken = candle(DType::F32);
     broken.model = Arc::new(Fails { inner: Arc::clone(&broken.model) });
     let pair = compare(&candle(DType::F32), &broken, on("abc\nwith a Z in the middle\ndef"));
