@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::process::{self, Profile};
-use crate::{demo, readme, test_run, tree};
+use crate::{demo, modules, readme, test_run, tree};
 
 /// How a step ended, when it did not fail.
 enum Outcome {
@@ -26,7 +26,7 @@ const PROGRAM: [&str; 4] = ["-p", "tandem", "-p", "tandem-cli"];
 const STEPS: [Step; 13] = [
     Step { name: "format", run: format },
     Step { name: "tidy", run: || cargo(&["test", "--quiet", "--package", "xtask"]) },
-    Step { name: "dependencies", run: || tree::check().map(|()| Outcome::Passed) },
+    Step { name: "dependencies", run: || tree::check().and_then(|()| modules::check()).map(|()| Outcome::Passed) },
     Step { name: "deny", run: deny },
     Step { name: "clippy", run: || clippy(&["--workspace"]) },
     Step { name: "clippy without an engine", run: || clippy(&[&PROGRAM[..], &["--no-default-features"]].concat()) },

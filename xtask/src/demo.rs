@@ -8,7 +8,7 @@ use crate::process::{self, Profile};
 
 const RUN: [&str; 3] = ["run", "demo", "Tell me a story about a fox who finds a lantern."];
 
-/// A story of fewer words is none.
+/// What a story has at least.
 const LEAST_WORDS: usize = 20;
 
 /// Lets the model tell its story to the terminal.

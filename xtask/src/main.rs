@@ -8,6 +8,7 @@ mod ci;
 mod cuda;
 mod demo;
 mod interrupt;
+mod modules;
 mod parity;
 mod process;
 mod readme;
@@ -31,6 +32,7 @@ usage: cargo xtask TASK
   bench        build each backend and measure them in turns, with a report in target/bench; --help says more
   parity       build `tandem` with both engines and compare them on the demo and the goldens, with reports in target/parity
   ci           all checks, cheapest first: what a change must pass
+  modules      look for cycles between the modules of a crate
   check-cuda   type-check the build with `candle-cuda`, which needs no GPU; no part of `ci`, since nvcc takes minutes
   help         this text
 
@@ -69,11 +71,12 @@ fn task(arguments: &[&str]) -> Result<()> {
         ["test"] => test_run::run(),
         ["parity", more @ ..] => parity::run(more),
         ["ci"] => ci::run(),
+        ["modules"] => modules::check(),
         ["check-cuda"] => cuda::check(),
         [] | ["help" | "-h" | "--help"] => {
             println!("{HELP}");
             Ok(())
         }
-        _ => bail!("`{}` is no task\n\n{HELP}", arguments.join(" ")),
+        _ => bail!("there is no task `{}`\n\n{HELP}", arguments.join(" ")),
     }
 }

@@ -10,6 +10,7 @@ mod documents;
 mod interface;
 mod manifests;
 mod sources;
+mod wording;
 
 /// Directories that are built, or private to one machine.
 const NOT_OURS: [&str; 4] = ["target", ".git", "__pycache__", "shared"];
