@@ -35,7 +35,7 @@ pub use self::corpus::{Content, Corpus, CorpusPrompt, Message, Pattern, PromptKi
 pub use self::generation::{GenerationMeasures, Runs};
 pub use self::logits::{Divergence, LogitsMeasures, Place, PromptMeasures};
 pub use self::page::page;
-pub use self::report::{PairReport, ParityReport, Problem, RuleReport, SideReport, StageReport, Verdict};
+pub use self::report::{PairReport, ParityReport, Problem, RuleReport, SideReport, StageReport, StageVerdict, Verdict};
 pub use self::row::{Label, Parted, Taken};
 pub use self::show::{Line, Tone, lines};
 pub use self::text::{TextDifference, TextMeasures};
@@ -63,6 +63,8 @@ pub struct Side<'m> {
     pub end_tokens: &'m [TokenId],
     /// In what products with quantised weights are computed.
     pub numerics: Numerics,
+    /// Its weights are random, as the checkpoint or the caller declares: some limits are others then.
+    pub is_random: bool,
     /// Loads the same model with another number of threads.
     pub other_threads: Option<&'m dyn Fn() -> Result<Arc<dyn Model>>>,
 }
@@ -128,7 +130,8 @@ impl<'m> Parity<'m> {
     /// Measures `candidate` stage by stage; `listen` is told how far it is. What goes wrong stands in the report.
     pub fn compare(&mut self, candidate: &Side<'_>, listen: &mut dyn FnMut(&str)) -> PairReport {
         let mut report = PairReport::new(candidate);
-        let rule = self.options.thresholds.rule(self.reference.model.info(), candidate.model.info(), candidate.numerics).cloned();
+        let info = candidate.model.info();
+        let rule = self.options.thresholds.rule(self.reference.model.info(), candidate).cloned();
         match &rule {
             Some(rule) => {
                 report.rule = Some(RuleReport { name: rule.name.clone(), reason: rule.reason.trim().replace('\n', " ") })
@@ -147,20 +150,15 @@ impl<'m> Parity<'m> {
         }
         self.measure(candidate, rule.as_ref(), &prompts, &mut report, listen);
         if let Some(rule) = &rule {
-            let perplexity = report.logits.measured.as_ref().map_or(0.0, |logits| logits.reference_perplexity);
-            if let Some(told) = report.rule.as_mut().filter(|_| rule.judges_random(perplexity, candidate.model.info().vocab_size))
-            {
-                told.reason += " The reference knows nothing, as random weights do, and these are the limits for such weights.";
-            }
             report.gates = self.options.thresholds.gates(
                 rule,
-                candidate.model.info(),
+                candidate,
                 report.logits.measured.as_ref(),
                 report.generation.measured.as_ref(),
                 report.consistency.measured.as_ref(),
             );
         }
-        report.judge(self.options.n_generated > 0);
+        report.judge(self.options.n_generated > 0, self.reference.model.info().dtype == info.dtype);
         // What it cannot look into does not change what was measured.
         if self.options.bisect {
             listen("where they part");
@@ -198,7 +196,7 @@ impl<'m> Parity<'m> {
             }
         }
         match consistency::measure(candidate, prompts, &cancel) {
-            Ok(measures) => report.consistency = StageReport::of(true, measures),
+            Ok(measures) => report.consistency = StageReport::of(measures.noise.is_finite(), measures),
             Err(error) => report.problems.push(Problem::of_stage("consistency", &error)),
         }
         report.reference_consistency.clone_from(&self.reference_consistency);

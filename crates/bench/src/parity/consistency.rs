@@ -87,16 +87,19 @@ pub(super) fn measure(side: &Side<'_>, prompts: &[Prompt], cancel: &CancelToken)
 impl WayMeasures {
     fn add(&mut self, expected: &Logits, computed: &Logits) {
         let (mut square, mut total) = (0.0, 0.0);
+        let mut is_finite = true;
         // Where one of them has the last row only, that is compared.
         let n = expected.n_rows().min(computed.n_rows());
         for i in 1..=n {
             let row = Row::new(expected.row(expected.n_rows() - i), computed.row(computed.n_rows() - i));
-            let max_abs = if row.finite { row.max_abs } else { f64::INFINITY };
-            self.max_abs = self.max_abs.max(max_abs);
+            self.max_abs = self.max_abs.max(if row.finite { row.max_abs } else { f64::INFINITY });
+            is_finite &= row.finite;
             square += row.squares.0;
             total += row.squares.1;
         }
-        self.relative_l2 = self.relative_l2.max((square / total.max(f64::MIN_POSITIVE)).sqrt());
+        // `max` passes over NaN.
+        let relative_l2 = if is_finite { (square / total.max(f64::MIN_POSITIVE)).sqrt() } else { f64::INFINITY };
+        self.relative_l2 = self.relative_l2.max(relative_l2);
     }
 }
 
@@ -137,4 +140,22 @@ fn rewound(model: &dyn Model, tokens: &[TokenId], cancel: &CancelToken) -> Resul
     session.append(&others, LogitsRequest::None)?;
     session.rewind(kept)?;
     session.append(second, wanted(model))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logits_that_are_not_finite_are_infinitely_far_from_any() {
+        let logits = |values: [f32; 2]| Logits::new(values.to_vec(), 2);
+        let measured = |computed| {
+            let mut measures = WayMeasures { way: Way::Again, max_abs: 0.0, relative_l2: 0.0 };
+            measures.add(&logits([3.0, 4.0]), &logits(computed));
+            (measures.max_abs, measures.relative_l2)
+        };
+        assert_eq!(measured([3.0, 4.0]), (0.0, 0.0));
+        assert_eq!(measured([3.0, 4.5]), (0.5, 0.1));
+        assert_eq!(measured([3.0, f32::NAN]), (f64::INFINITY, f64::INFINITY));
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::bisect::{BisectReport, Finding};
 use super::logits::Divergence;
-use super::report::{PairReport, ParityReport, Problem, Verdict};
+use super::report::{PairReport, ParityReport, Problem, StageVerdict, Verdict};
 use super::show::{self, figure, figure_of, metric_name};
 use super::thresholds::{Gate, Outcome};
 use super::weights::HashedFile;
@@ -23,9 +23,11 @@ pub fn page(report: &ParityReport) -> Page {
 fn lead(report: &ParityReport) -> Vec<Block> {
     let reference = &report.reference;
     let said = match report.verdict {
-        Verdict::Pass => "Every candidate gives what the reference gives, within the limits for its dtype.",
-        Verdict::Fail => "Not every candidate is within the limits for its dtype.",
+        Verdict::Same => "Every candidate gives what the reference gives, equal within rounding.",
+        Verdict::Close => "Every candidate is within the limits for its dtype; the table says what each costs.",
+        Verdict::KnownDifferent => "A candidate is outside of the limits for its dtype, which is known of this model.",
         Verdict::Incomplete => "Not everything could be measured; what follows is what was.",
+        Verdict::Different => "Not every candidate is within the limits for its dtype.",
     };
     let mut blocks = vec![
         Block::notice(tone(report.verdict), said),
@@ -91,7 +93,11 @@ fn candidate(pair: &PairReport) -> Section {
 fn stages(pair: &PairReport) -> Table {
     let mut table = Table::new("Stages", &["stage", "verdict", "what was found"]);
     for (name, verdict, said) in show::stages(pair) {
-        table.rows.push(vec![Cell::text(name), Cell::text(show::word(verdict)).with(tone(verdict)), Cell::text(said)]);
+        table.rows.push(vec![
+            Cell::text(name),
+            Cell::text(show::stage_word(verdict)).with(stage_tone(verdict)),
+            Cell::text(said),
+        ]);
     }
     table
 }
@@ -281,8 +287,16 @@ fn outcome(outcome: Outcome) -> (Tone, &'static str) {
 
 fn tone(verdict: Verdict) -> Tone {
     match verdict {
-        Verdict::Pass => Tone::Good,
-        Verdict::Fail => Tone::Bad,
-        Verdict::Incomplete => Tone::Warning,
+        Verdict::Same | Verdict::Close => Tone::Good,
+        Verdict::KnownDifferent | Verdict::Incomplete => Tone::Warning,
+        Verdict::Different => Tone::Bad,
+    }
+}
+
+fn stage_tone(verdict: StageVerdict) -> Tone {
+    match verdict {
+        StageVerdict::Pass => Tone::Good,
+        StageVerdict::Fail => Tone::Bad,
+        StageVerdict::Incomplete => Tone::Warning,
     }
 }

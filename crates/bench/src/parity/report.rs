@@ -10,11 +10,11 @@ use super::consistency::ConsistencyMeasures;
 use super::generation::GenerationMeasures;
 use super::logits::LogitsMeasures;
 use super::text::TextMeasures;
-use super::thresholds::{Gate, Metric};
+use super::thresholds::{Gate, Metric, Outcome};
 use super::weights::WeightMeasures;
 
 /// The form of the report.
-pub(super) const SCHEMA: &str = "tandem.parity/1";
+pub(super) const SCHEMA: &str = "tandem.parity/2";
 
 /// One reference and every candidate.
 #[derive(Clone, Debug, Serialize)]
@@ -106,16 +106,16 @@ pub struct RuleReport {
 #[derive(Clone, Debug, Serialize)]
 pub struct StageReport<M> {
     /// Whether it passes.
-    pub verdict: Verdict,
+    pub verdict: StageVerdict,
     /// What was measured.
     #[serde(flatten)]
     pub measured: Option<M>,
 }
 
-/// How something came out.
+/// How a stage came out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum StageVerdict {
     /// Everything was measured and is within its limits.
     Pass,
     /// Something is not within its limits.
@@ -123,6 +123,22 @@ pub enum Verdict {
     /// Not everything could be measured; what was is within its limits.
     #[default]
     Incomplete,
+}
+
+/// What a candidate is to its reference, from the best to the worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Equal within rounding: weights of the same dtype, and everything within the limits for that.
+    Same,
+    /// Weights of another dtype, within the limits for it: what that costs is in the figures.
+    Close,
+    /// Outside of a limit, which is known of this model.
+    KnownDifferent,
+    /// Not everything could be measured; what was is within its limits.
+    Incomplete,
+    /// Outside of a limit.
+    Different,
 }
 
 /// What went wrong.
@@ -153,13 +169,8 @@ impl ParityReport {
 
     /// Sums up what the pairs came to.
     pub fn judge(&mut self) {
-        let has_failed = self.pairs.iter().any(|pair| pair.verdict == Verdict::Fail);
-        let all_pass = self.pairs.iter().all(|pair| pair.verdict == Verdict::Pass);
-        self.verdict = match (has_failed, all_pass && !self.pairs.is_empty() && self.problems.is_empty()) {
-            (true, _) => Verdict::Fail,
-            (false, true) => Verdict::Pass,
-            (false, false) => Verdict::Incomplete,
-        };
+        let worst = self.pairs.iter().map(|pair| pair.verdict).max().unwrap_or(Verdict::Incomplete);
+        self.verdict = if self.problems.is_empty() { worst } else { worst.max(Verdict::Incomplete) };
     }
 }
 
@@ -203,36 +214,41 @@ impl PairReport {
         }
     }
 
-    /// Gives every stage the verdict of its gates, and the pair that of its stages.
-    pub(super) fn judge(&mut self, generates: bool) {
+    /// Gives every stage the verdict of its gates, and the pair that of its stages. `has_same_dtype` when its weights are of the
+    /// reference's dtype.
+    pub(super) fn judge(&mut self, generates: bool, has_same_dtype: bool) {
         for gate in self.gates.iter().filter(|gate| gate.outcome.fails()) {
             match gate.metric {
-                Metric::GreedyReal | Metric::SampledReal => self.generation.verdict = Verdict::Fail,
-                Metric::SelfMaxAbs | Metric::SelfRelativeL2 => self.consistency.verdict = Verdict::Fail,
-                _ => self.logits.verdict = Verdict::Fail,
+                Metric::GreedyReal | Metric::SampledReal => self.generation.verdict = StageVerdict::Fail,
+                Metric::SelfMaxAbs | Metric::SelfRelativeL2 => self.consistency.verdict = StageVerdict::Fail,
+                _ => self.logits.verdict = StageVerdict::Fail,
             }
         }
-        let generation = if generates { self.generation.verdict } else { Verdict::Pass };
+        let generation = if generates { self.generation.verdict } else { StageVerdict::Pass };
         let stages = [self.text.verdict, self.weights.verdict, self.consistency.verdict, self.logits.verdict, generation];
-        self.verdict = if stages.contains(&Verdict::Fail) {
-            Verdict::Fail
-        } else if stages.contains(&Verdict::Incomplete) || !self.problems.is_empty() {
+        self.verdict = if stages.contains(&StageVerdict::Fail) {
+            Verdict::Different
+        } else if stages.contains(&StageVerdict::Incomplete) || !self.problems.is_empty() {
             Verdict::Incomplete
+        } else if self.gates.iter().any(|gate| gate.outcome == Outcome::Known) {
+            Verdict::KnownDifferent
+        } else if has_same_dtype {
+            Verdict::Same
         } else {
-            Verdict::Pass
+            Verdict::Close
         };
     }
 }
 
 impl<M> StageReport<M> {
     pub(super) fn of(passes: bool, measured: M) -> Self {
-        Self { verdict: if passes { Verdict::Pass } else { Verdict::Fail }, measured: Some(measured) }
+        Self { verdict: if passes { StageVerdict::Pass } else { StageVerdict::Fail }, measured: Some(measured) }
     }
 }
 
 impl<M> Default for StageReport<M> {
     fn default() -> Self {
-        Self { verdict: Verdict::Incomplete, measured: None }
+        Self { verdict: StageVerdict::Incomplete, measured: None }
     }
 }
 

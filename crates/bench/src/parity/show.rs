@@ -2,7 +2,7 @@
 
 use super::bisect::{BisectReport, Finding, Method, WhichSide};
 use super::logits::Divergence;
-use super::report::{PairReport, ParityReport, Problem, StageReport, Verdict};
+use super::report::{PairReport, ParityReport, Problem, StageReport, StageVerdict, Verdict};
 use super::thresholds::{Gate, Metric, Outcome};
 use super::weights::Relation;
 use super::{ConsistencyMeasures, GenerationMeasures, LogitsMeasures, TextMeasures, WeightMeasures};
@@ -67,11 +67,11 @@ fn show_pair(pair: &PairReport, out: &mut Vec<Line>) {
             side.dtype,
             side.device,
             side.numerics,
-            word(pair.verdict)
+            headline(pair)
         ),
     ));
     for (name, verdict, said) in stages(pair) {
-        out.push(line(tone(verdict), format!("  {name:<12} {:<10} {said}", word(verdict))));
+        out.push(line(tone(verdict), format!("  {name:<12} {:<10} {said}", stage_word(verdict))));
     }
     pair.gates.iter().for_each(|gate| out.push(show_gate(gate)));
     if let Some(measures) = &pair.weights.measured {
@@ -94,7 +94,7 @@ fn show_pair(pair: &PairReport, out: &mut Vec<Line>) {
 }
 
 /// Every stage with its verdict and what was found.
-pub(super) fn stages(pair: &PairReport) -> [(&'static str, Verdict, String); 5] {
+pub(super) fn stages(pair: &PairReport) -> [(&'static str, StageVerdict, String); 5] {
     [
         stage("text", &pair.text, text),
         stage("weights", &pair.weights, weights),
@@ -104,7 +104,7 @@ pub(super) fn stages(pair: &PairReport) -> [(&'static str, Verdict, String); 5] 
     ]
 }
 
-fn stage<M>(name: &'static str, stage: &StageReport<M>, describe: impl Fn(&M) -> String) -> (&'static str, Verdict, String) {
+fn stage<M>(name: &'static str, stage: &StageReport<M>, describe: impl Fn(&M) -> String) -> (&'static str, StageVerdict, String) {
     (name, stage.verdict, stage.measured.as_ref().map_or_else(|| "not measured".into(), describe))
 }
 
@@ -260,27 +260,52 @@ fn show_problem(problem: &Problem, out: &mut Vec<Line>) {
     }
 }
 
-/// A verdict as people say it.
-pub(super) fn word(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Pass => "pass",
-        Verdict::Fail => "FAIL",
-        Verdict::Incomplete => "incomplete",
+/// The verdict, and what the candidate costs where it is not the same.
+fn headline(pair: &PairReport) -> String {
+    let said = word(pair.verdict);
+    match (&pair.logits.measured, pair.verdict) {
+        (Some(logits), Verdict::Close | Verdict::KnownDifferent | Verdict::Different) => format!(
+            "{said}: {:.1}% of tokens change, KL {} nats, perplexity {:+.2}%",
+            (1.0 - logits.top1) * 100.0,
+            figure(logits.kl_mean),
+            logits.perplexity_change * 100.0
+        ),
+        _ => said.into(),
     }
 }
 
-fn tone(verdict: Verdict) -> Tone {
+/// A verdict as people say it.
+pub(super) fn word(verdict: Verdict) -> &'static str {
     match verdict {
-        Verdict::Pass => Tone::Good,
-        Verdict::Fail => Tone::Bad,
-        Verdict::Incomplete => Tone::Aside,
+        Verdict::Same => "same",
+        Verdict::Close => "close",
+        Verdict::KnownDifferent => "different, as is known",
+        Verdict::Incomplete => "incomplete",
+        Verdict::Different => "DIFFERENT",
+    }
+}
+
+/// The verdict of a stage as people say it.
+pub(super) fn stage_word(verdict: StageVerdict) -> &'static str {
+    match verdict {
+        StageVerdict::Pass => "pass",
+        StageVerdict::Fail => "FAIL",
+        StageVerdict::Incomplete => "incomplete",
+    }
+}
+
+fn tone(verdict: StageVerdict) -> Tone {
+    match verdict {
+        StageVerdict::Pass => Tone::Good,
+        StageVerdict::Fail => Tone::Bad,
+        StageVerdict::Incomplete => Tone::Aside,
     }
 }
 
 /// What a metric is called in a table.
 pub(super) fn metric_name(metric: Metric) -> &'static str {
     match metric {
-        Metric::NotFinite => "logits no numbers",
+        Metric::NotFinite => "logits not finite",
         Metric::MaxAbs => "max |d|",
         Metric::RelativeL2 => "relative L2",
         Metric::Cosine => "least cosine",

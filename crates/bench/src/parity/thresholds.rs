@@ -8,6 +8,7 @@ use tandem_core::backend::Numerics;
 use tandem_core::files::{MAX_JSON_BYTES, ModelFile};
 use tandem_core::{DType, Error, ModelInfo, Result};
 
+use super::Side;
 use super::consistency::ConsistencyMeasures;
 use super::generation::GenerationMeasures;
 use super::logits::LogitsMeasures;
@@ -44,17 +45,14 @@ pub struct PairRule {
     backend: Option<String>,
     numerics: Option<String>,
     most_hidden_size: Option<usize>,
+    /// For models whose weights are declared random, or for all others; for both where it is absent.
+    random: Option<bool>,
     /// Beyond this lead in nats no tie is near.
     pub tie: f64,
     /// Why these limits.
     pub reason: String,
     limits: BTreeMap<Metric, f64>,
-    /// In their place where the reference knows nothing, as random weights do.
-    limits_of_random: Option<BTreeMap<Metric, f64>>,
 }
-
-/// A reference whose perplexity exceeds this share of the vocabulary knows nothing: every token is about as probable to it.
-const CHANCE: f64 = 0.25;
 
 /// What one side may differ by from itself.
 #[derive(Clone, Debug, Deserialize)]
@@ -77,6 +75,8 @@ struct KnownDifference {
     model: String,
     /// Backend and dtype, such as `onnx:int4`.
     candidate: String,
+    /// Numerics, where it is known of one kind alone.
+    numerics: Option<String>,
     metric: Metric,
     reason: String,
 }
@@ -85,7 +85,7 @@ struct KnownDifference {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Metric {
-    /// Positions with a logit that is no number.
+    /// Positions with a logit that is not finite.
     NotFinite,
     /// The largest difference of a logit.
     MaxAbs,
@@ -162,7 +162,8 @@ impl Thresholds {
     }
 
     fn parse(name: &str, text: &str) -> Result<Self> {
-        let rules: Self = toml::from_str(text).map_err(|error| Error::bad_file(name, "is no file of thresholds", error))?;
+        let rules: Self =
+            toml::from_str(text).map_err(|error| Error::bad_file(name, "is not a valid file of thresholds", error))?;
         if rules.version != VERSION {
             return Err(Error::bad_field(name, "version", format!("is `{}`, and this program knows {VERSION}", rules.version)));
         }
@@ -170,17 +171,19 @@ impl Thresholds {
     }
 
     /// The rule for a pair, if there is one.
-    pub fn rule(&self, reference: &ModelInfo, candidate: &ModelInfo, numerics: Numerics) -> Option<&PairRule> {
-        let numerics = match numerics {
-            Numerics::Fast => "fast",
-            Numerics::Exact => "exact",
-        };
+    pub(super) fn rule(&self, reference: &ModelInfo, side: &Side<'_>) -> Option<&PairRule> {
+        self.rule_of(reference.dtype, side.model.info(), side.numerics, side.is_random)
+    }
+
+    fn rule_of(&self, reference: DType, candidate: &ModelInfo, numerics: Numerics, is_random: bool) -> Option<&PairRule> {
+        let numerics = numerics.to_string();
         let backend = candidate.backend.to_string();
         self.pairs.iter().find(|rule| {
-            (rule.reference, rule.candidate) == (reference.dtype, candidate.dtype)
+            (rule.reference, rule.candidate) == (reference, candidate.dtype)
                 && rule.backend.as_ref().is_none_or(|wanted| *wanted == backend)
-                && rule.numerics.as_ref().is_none_or(|wanted| wanted == numerics)
+                && rule.numerics.as_ref().is_none_or(|wanted| *wanted == numerics)
                 && rule.most_hidden_size.is_none_or(|most| candidate.hidden_size <= most)
+                && rule.random.is_none_or(|random| random == is_random)
         })
     }
 
@@ -191,32 +194,31 @@ impl Thresholds {
         self.alone.iter().find(fits).map(|rule| (rule.max_abs, rule.relative_l2))
     }
 
-    /// Holds what was measured of `info` against its limits.
+    /// Holds what was measured of `side` against its limits.
     pub(super) fn gates(
         &self,
         rule: &PairRule,
-        info: &ModelInfo,
+        side: &Side<'_>,
         logits: Option<&LogitsMeasures>,
         generation: Option<&GenerationMeasures>,
         consistency: Option<&ConsistencyMeasures>,
     ) -> Vec<Gate> {
-        let perplexity = logits.map_or(0.0, |logits| logits.reference_perplexity);
         let mut gates = Vec::new();
-        for (&metric, &limit) in rule.limits(perplexity, info.vocab_size) {
+        for (&metric, &limit) in &rule.limits {
             if let Some(value) = measured(metric, logits, generation) {
-                gates.push(self.gate(info, metric, value, limit));
+                gates.push(self.gate(side, metric, value, limit));
             }
         }
-        if let (Some(measures), Some((max_abs, relative_l2))) = (consistency, self.alone(info)) {
-            gates.push(self.gate(info, Metric::SelfMaxAbs, measures.noise, max_abs));
-            gates.push(self.gate(info, Metric::SelfRelativeL2, measures.relative_l2, relative_l2));
+        if let (Some(measures), Some((max_abs, relative_l2))) = (consistency, self.alone(side.model.info())) {
+            gates.push(self.gate(side, Metric::SelfMaxAbs, measures.noise, max_abs));
+            gates.push(self.gate(side, Metric::SelfRelativeL2, measures.relative_l2, relative_l2));
         }
         gates
     }
 
-    fn gate(&self, info: &ModelInfo, metric: Metric, value: f64, limit: f64) -> Gate {
+    fn gate(&self, side: &Side<'_>, metric: Metric, value: f64, limit: f64) -> Gate {
         let met = metric.is_met(value, limit);
-        let known = self.known(info, metric);
+        let known = self.known(side, metric);
         let outcome = match (met, known) {
             (true, None) => Outcome::Met,
             (false, None) => Outcome::NotMet,
@@ -226,24 +228,15 @@ impl Thresholds {
         Gate { metric, value, limit, outcome, reason: known.map(str::to_owned) }
     }
 
-    fn known(&self, info: &ModelInfo, metric: Metric) -> Option<&str> {
+    fn known(&self, side: &Side<'_>, metric: Metric) -> Option<&str> {
+        let info = side.model.info();
         let model = info.name.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or_default();
         let candidate = format!("{}:{}", info.backend, info.dtype);
-        let fits = |known: &&KnownDifference| known.metric == metric && known.model == model && known.candidate == candidate;
+        let fits = |known: &&KnownDifference| {
+            (known.metric, known.model.as_str(), known.candidate.as_str()) == (metric, model, candidate.as_str())
+                && known.numerics.as_ref().is_none_or(|numerics| *numerics == side.numerics.to_string())
+        };
         self.known.iter().find(fits).map(|known| known.reason.as_str())
-    }
-}
-
-impl PairRule {
-    /// What is judged, by the perplexity of the reference.
-    fn limits(&self, perplexity: f64, vocab_size: usize) -> &BTreeMap<Metric, f64> {
-        let is_random = self.judges_random(perplexity, vocab_size);
-        self.limits_of_random.as_ref().filter(|_| is_random).unwrap_or(&self.limits)
-    }
-
-    /// Whether limits for random weights are taken for a reference of this perplexity.
-    pub(super) fn judges_random(&self, perplexity: f64, vocab_size: usize) -> bool {
-        self.limits_of_random.is_some() && perplexity > CHANCE * vocab_size as f64
     }
 }
 
@@ -295,10 +288,12 @@ fn dtype<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<DTyp
 
 #[cfg(test)]
 mod tests {
+    use tandem_core::BackendKind;
+
     use super::*;
 
     #[test]
-    fn every_rule_says_why_and_names_are_their_own() {
+    fn threshold_rules_have_reasons_and_unique_names() {
         let rules = Thresholds::embedded();
         let mut names: Vec<&str> = rules.pairs.iter().map(|rule| rule.name.as_str()).collect();
         assert!(rules.pairs.iter().all(|rule| rule.reason.trim().len() > 20 && !rule.limits.is_empty()));
@@ -314,20 +309,44 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_reference_that_knows_nothing_has_limits_of_its_own_where_they_are_given() {
-        let rules = "version = 1\n[[pair]]\nname = 'a'\nreference = 'f32'\ncandidate = 'int4'\ntie = 0.1\nreason = 'a test'\n\
-                     limits = { top1 = 0.9 }\nlimits_of_random = { kl_mean = 0.1 }";
-        let rules = Thresholds::parse("test", rules).unwrap();
-        let judged = |perplexity| rules.pairs[0].limits(perplexity, 1000).keys().copied().collect::<Vec<_>>();
-        assert_eq!((judged(30.0), judged(800.0)), (vec![Metric::Top1], vec![Metric::KlMean]));
-        // The strict gate is the same for all.
-        let strict = &Thresholds::embedded().pairs[0];
-        assert_eq!(strict.limits(1e9, 1000), &strict.limits);
+    /// The rule for `dtype` against f32 on a model of this width.
+    fn rule(dtype: DType, numerics: Numerics, hidden_size: usize, is_random: bool) -> PairRule {
+        let mut info = ModelInfo::new("model", BackendKind::Candle, "0");
+        (info.dtype, info.hidden_size) = (dtype, hidden_size);
+        Thresholds::embedded().rule_of(DType::F32, &info, numerics, is_random).unwrap().clone()
     }
 
     #[test]
-    fn limits_are_at_most_or_at_least_and_nan_meets_none() {
+    fn a_trained_model_is_held_to_the_table_whatever_its_width() {
+        for (dtype, cosine, kl_mean, top1) in [(DType::Int8, 0.999, 5e-3, 0.97), (DType::Int4, 0.98, 0.15, 0.83)] {
+            for width in [32, 128, 896, 2048] {
+                let limits = rule(dtype, Numerics::Exact, width, false).limits;
+                let found = (limits[&Metric::Cosine], limits[&Metric::KlMean], limits[&Metric::Top1]);
+                assert_eq!(found, (cosine, kl_mean, top1), "{dtype} of width {width}");
+            }
+        }
+    }
+
+    #[test]
+    fn random_weights_have_limits_of_their_own_because_they_are_declared() {
+        let limits = |width, is_random| rule(DType::Int4, Numerics::Fast, width, is_random).limits;
+        assert_ne!(limits(896, true), limits(896, false));
+        assert_ne!(limits(32, true), limits(32, false));
+        // The strict gate is the same for all.
+        let strict = |is_random| rule(DType::F32, Numerics::Fast, 32, is_random).limits;
+        assert_eq!(strict(true), strict(false));
+    }
+
+    #[test]
+    fn every_dtype_has_limits_of_self_consistency() {
+        let rules = Thresholds::embedded();
+        for &dtype in <DType as tandem_core::named::Named>::ALL {
+            assert!(rules.alone.iter().any(|rule| rule.dtype == dtype && rule.backend.is_none()), "{dtype}");
+        }
+    }
+
+    #[test]
+    fn limits_have_a_direction_and_nan_fails_them() {
         assert!(Metric::MaxAbs.is_met(1.0, 1.0) && !Metric::MaxAbs.is_met(1.1, 1.0));
         assert!(Metric::Top1.is_met(1.0, 0.9) && !Metric::Top1.is_met(0.8, 0.9));
         assert!(!Metric::MaxAbs.is_met(f64::NAN, 1.0) && !Metric::Cosine.is_met(f64::NAN, 0.9));

@@ -5,13 +5,16 @@ use tandem_core::{Error, Result};
 use crate::record::{Metric, Record, Unit};
 use crate::statistics::{Comparison, Verdict};
 
-/// The loss at which the gate closes, as a share.
+/// What the gate allows: this share more time, or memory, than before. 10% more time for a token is 9.1% fewer tokens per second.
 pub const GATE_LOSS: f64 = 0.10;
 
-/// One figure of one contender, now against before.
+/// What a quotient of speeds is off by when it is written as one of times.
+const ROUNDING: f64 = 1e-9;
+
+/// One figure of one entry, now against before.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// The contender.
+    /// The entry.
     pub name: String,
     /// The figure.
     pub metric: Metric,
@@ -29,15 +32,15 @@ impl Change {
     /// It has become so much worse that the gate closes: by [`GATE_LOSS`], beyond chance.
     pub fn closes_gate(&self) -> bool {
         let ratio = self.compared.ratio.median;
-        let lost = if self.metric.unit() == Unit::TokensPerSecond { 1.0 - ratio } else { ratio - 1.0 };
-        self.is_worse() && lost >= GATE_LOSS
+        let cost = if self.metric.unit() == Unit::TokensPerSecond { 1.0 / ratio } else { ratio };
+        self.is_worse() && cost - 1.0 >= GATE_LOSS - ROUNDING
     }
 }
 
-/// Every figure of `record` that `baseline` has of the same contender. A cold load is left out: there is one of it.
+/// Every figure of `record` that `baseline` has of the same entry. A cold load is left out: there is one of it.
 ///
 /// # Errors
-/// [`Error::Unsupported`] when they are not of the same model and machine, or have no contender in common.
+/// [`Error::Unsupported`] when they are not of the same model and machine, or have no entry in common.
 pub fn changes(record: &Record, baseline: &Record) -> Result<Vec<Change>> {
     let refused = |reason: String| Error::Unsupported {
         what: "a comparison with this baseline".into(),
@@ -55,15 +58,15 @@ pub fn changes(record: &Record, baseline: &Record) -> Result<Vec<Change>> {
         return Err(refused(format!("it is of another model, or of other files of it: `{}`", baseline.model.reference)));
     }
     let mut found = Vec::new();
-    for contender in record.measured() {
-        let Some(earlier) = baseline.contenders.iter().find(|earlier| earlier.name == contender.name) else { continue };
+    for entry in record.measured() {
+        let Some(earlier) = baseline.entries.iter().find(|earlier| earlier.name == entry.name) else { continue };
         for metric in record.metrics().into_iter().filter(|&metric| metric != Metric::LoadCold) {
-            if let Some(compared) = contender.against_earlier(earlier, metric) {
-                found.push(Change { name: contender.name.clone(), metric, compared });
+            if let Some(compared) = entry.against_earlier(earlier, metric) {
+                found.push(Change { name: entry.name.clone(), metric, compared });
             }
         }
     }
-    if found.is_empty() { Err(refused("they have no contender with a figure in common".into())) } else { Ok(found) }
+    if found.is_empty() { Err(refused("they have no entry with a figure in common".into())) } else { Ok(found) }
 }
 
 /// The changes that close the gate.

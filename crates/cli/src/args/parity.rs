@@ -18,6 +18,8 @@ use super::{ModelArg, OutputArgs, examples};
 /// machine), the logits of the same tokens, and generated texts up to where they part. Limits depend on the two dtypes. A place where the
 /// sides take different tokens is a near tie, or it is real and is shown.
 ///
+/// The verdict is `same` (equal within rounding), `close` (another dtype, within its limits, with what it costs), or `different`.
+///
 /// A side is `BACKEND[:DTYPE][@DEVICE][=PATH]`, such as `onnx:int4`, `candle:f32@cpu`, or `onnx=./model/onnx/model_q4.onnx` for a graph or a
 /// directory in the place of MODEL. What is measured before Ctrl-C or an error is reported.
 #[derive(Args, Debug)]
@@ -49,6 +51,9 @@ pub(crate) struct ParityArgs {
     /// The seed of sampled texts
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
+    /// Judge by the limits for random weights, where the checkpoint does not declare them
+    #[arg(long)]
+    pub(crate) random_weights: bool,
     /// Find the first stage of the first layer whose own arithmetic is at fault
     #[arg(long)]
     pub(crate) bisect: bool,

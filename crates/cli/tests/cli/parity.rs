@@ -15,10 +15,10 @@ fn what_cannot_run_is_said_beside_what_was_measured() {
     let outcome = place.tandem(&[&args[..], &more].concat());
     assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
     let report: Value = serde_json::from_str(&outcome.stdout).unwrap();
-    assert_eq!((&report["schema"], &report["verdict"]), (&"tandem.parity/1".into(), &"incomplete".into()));
+    assert_eq!((&report["schema"], &report["verdict"]), (&"tandem.parity/2".into(), &"incomplete".into()));
     assert_eq!(report["pairs"].as_array().unwrap().len(), 1, "the candidate that runs is measured");
     assert_eq!(report["pairs"][0]["logits"]["max_abs"], 0.0, "an engine agrees with itself");
-    assert_eq!(report["pairs"][0]["verdict"], "pass");
+    assert_eq!(report["pairs"][0]["verdict"], "same");
     let problems: Vec<&str> =
         report["problems"].as_array().unwrap().iter().map(|problem| problem["at"].as_str().unwrap()).collect();
     assert_eq!(problems, ["candidate `onnx:bf16`", "report `prompts.txt/report.json`"]);
@@ -37,7 +37,7 @@ fn a_gate_that_is_not_met_is_exit_code_3() {
     assert_eq!(outcome.code, Some(3), "{}", outcome.stderr);
     assert!(outcome.stdout.contains("not met"), "{}", outcome.stdout);
     let report: Value = serde_json::from_slice(&fs::read(place.path("r.json")).unwrap()).unwrap();
-    assert_eq!(report["verdict"], "fail");
+    assert_eq!(report["verdict"], "different");
     let page = fs::read_to_string(place.path("r.html")).unwrap();
     assert!(page.contains("Not every candidate is within the limits") && page.contains("<svg"), "{page}");
 }
@@ -112,7 +112,7 @@ fn a_full_disk_costs_the_files_and_no_figure() {
     let outcome = place.tandem_on_full_disk(1, &[&args[..], &["--report", "r.json", "--html", "r.html"]].concat());
     assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
     let report = outcome.json();
-    assert_eq!(report["pairs"][0]["verdict"], "pass");
+    assert_eq!(report["pairs"][0]["verdict"], "same");
     let problems = report["problems"].as_array().unwrap();
     assert_eq!(problems.len(), 2, "{problems:?}");
     for (problem, file) in problems.iter().zip(["r.json", "r.html"]) {
