@@ -1,7 +1,7 @@
-//! Every backend in a program of its own, measured in turns by `tandem bench`.
+//! Both backends, measured in turns by `tandem bench`: in one program, or on request each in a program of its own.
 //!
-//! The programs are built by their features, with their sizes and build times in the report. The measuring, its statistics and the report
-//! are `tandem bench`'s: options that are not known here are handed on to it.
+//! Sizes and build times of the programs are in the report. The measuring, its statistics and the report are `tandem bench`'s: options that
+//! are not known here are handed on to it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,17 +13,36 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::interrupt::Interrupt;
 use crate::process;
 
-/// Feature sets that are built: a program for each backend, and one with both, which is only weighed.
-const BUILDS: [&str; 3] = ["onnx", "candle", "onnx,candle"];
+/// The features of the program with both backends.
+const BOTH: &str = "onnx,candle";
+
+/// Those of the programs that have one each.
+const SEPARATE: [&str; 2] = ["onnx", "candle"];
+
+/// What a first short table takes: each backend and dtype once on the built-in model.
+const FIRST_LOOK: [&str; 10] = [
+    "bench",
+    "demo",
+    "--backend",
+    BOTH,
+    "--rounds=1",
+    "--prompt=32",
+    "--depth=0",
+    "--generate=32",
+    "--dtype=f32,int4",
+    "--quiet",
+];
 
 /// The models that are measured when none is named: the built-in one, and the smallest shape of the models people run.
 const USUAL: [&[&str]; 2] = [&["demo"], &["--shape", "qwen2.5-0.5b"]];
 
 const HELP: &str = "\
-usage: cargo xtask bench [--clean] [--directory DIR] [OPTIONS OF `tandem bench`]
+usage: cargo xtask bench [--separate] [--clean] [--directory DIR] [OPTIONS OF `tandem bench`]
 
-Builds a program for each backend, and measures them in turns on the built-in model and on random weights in the shape of Qwen2.5-0.5B.
+Builds a program with both backends, shows a first short table, and measures them in turns on the built-in model and on random weights in
+the shape of Qwen2.5-0.5B.
 
+  --separate         build a program for each backend as well, and measure each in its own, with its size and build time
   --clean            build everything anew, so that build times are those of a fresh clone
   --directory DIR    where the reports go [default: target/bench]
 
@@ -33,6 +52,7 @@ A model or `--shape NAME` takes the place of both; `--baseline FILE`, `--gate`, 
 /// What is done here; the rest is `tandem bench`'s.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Options {
+    separate: bool,
     clean: bool,
     directory: Option<PathBuf>,
     /// Options of `tandem bench`, in their order.
@@ -59,8 +79,14 @@ pub(crate) fn run(arguments: &[&str]) -> Result<ExitCode> {
     let directory =
         options.directory.clone().map_or_else(|| process::target_directory().map(|target| target.join("bench")), Ok)?;
     fs::create_dir_all(&directory).with_context(|| format!("`{}` cannot be made", directory.display()))?;
-    let builds: Vec<Build> = BUILDS.into_iter().map(|features| build(features, options.clean)).collect::<Result<_>>()?;
-    process::run(process::command(&builds[0].program, &["setup"]))?;
+    let separate = if options.separate { &SEPARATE[..] } else { &[] };
+    let features = [&[BOTH], separate].concat();
+    let builds: Vec<Build> = features.into_iter().map(|features| build(features, &options)).collect::<Result<_>>()?;
+    let both = &builds[0].program;
+    process::run(process::command(both, &["setup"]))?;
+    if !options.has_model {
+        process::exit_code(process::command(both, &FIRST_LOOK))?;
+    }
     let facts = directory.join("builds.json");
     fs::write(&facts, facts_of(&builds)?).with_context(|| format!("`{}` cannot be written", facts.display()))?;
 
@@ -89,17 +115,16 @@ fn measure(builds: &[Build], model: &[&str], rest: &[String], directory: &Path, 
             arguments.extend([option.to_owned(), value]);
         }
     };
-    add("--backend", "onnx,candle".into());
+    add("--backend", BOTH.into());
     add("--threads", threads(std::thread::available_parallelism().map_or(1, usize::from)));
     add("--output", directory.join(format!("{name}.json")).display().to_string());
     add("--html", directory.join(format!("{name}.html")).display().to_string());
-    for build in builds.iter().filter(|build| !build.features.contains(',')) {
+    for build in builds.iter().filter(|build| build.features != BOTH) {
         arguments.extend(["--program".into(), format!("{}={}", build.features, build.program.display())]);
     }
     arguments.extend(["--builds".into(), facts.display().to_string()]);
     arguments.extend(rest.iter().cloned());
-    // The one with both takes the part of the peer in candle, and exports for the other.
-    let both = builds.last().context("something was built")?;
+    let both = builds.first().context("something was built")?;
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     process::exit_code(process::command(&both.program, &arguments))
 }
@@ -109,10 +134,13 @@ fn threads(n: usize) -> String {
     if n > 1 { format!("{},{n}", n / 2) } else { "1".into() }
 }
 
-/// Builds `tandem` in release with `features`, in a directory of their own, so that one does not undo the other.
-fn build(features: &'static str, clean: bool) -> Result<Build> {
-    let target = process::target_directory()?.join("bench-builds").join(features.replace(',', "-"));
-    if clean && target.exists() {
+/// Builds `tandem` in release with `features`. What is timed, or would undo another build, has a directory of its own.
+fn build(features: &'static str, options: &Options) -> Result<Build> {
+    let target = match features {
+        BOTH if !options.clean => process::target_directory()?,
+        _ => process::target_directory()?.join("bench-builds").join(features.replace(',', "-")),
+    };
+    if options.clean && target.exists() {
         fs::remove_dir_all(&target).with_context(|| format!("`{}` cannot be removed", target.display()))?;
     }
     let is_clean = !target.exists();
@@ -160,6 +188,7 @@ fn parse(arguments: &[&str]) -> Result<Options> {
     let mut after_option = false;
     while let Some(argument) = arguments.next() {
         match argument {
+            "--separate" => options.separate = true,
             "--clean" => options.clean = true,
             "--directory" => match arguments.next() {
                 Some(directory) => options.directory = Some(directory.into()),
@@ -191,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_here_goes_on() {
+    fn unknown_bench_options_are_passed_on() {
         check(&[], &[], false);
         check(&["--clean", "--rounds", "9", "--gate"], &["--rounds", "9", "--gate"], false);
         check(&["--gate", "demo"], &["--gate", "demo"], true);
@@ -203,12 +232,12 @@ mod tests {
     }
 
     #[test]
-    fn all_processors_and_half_of_them() {
+    fn default_threads_are_half_and_all_processors() {
         assert_eq!([1, 2, 3, 16].map(threads), ["1", "1,2", "1,3", "8,16"]);
     }
 
     #[test]
-    fn facts_are_json() {
+    fn builds_are_written_as_json() {
         let program = std::env::current_exe().unwrap();
         let builds = [Build { features: "onnx,candle", program, seconds: 1.0, is_clean: false }];
         let facts = facts_of(&builds).unwrap();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::process::{self, Profile};
-use crate::{demo, modules, readme, test_run, tree};
+use crate::{demo, modules, parity, readme, test_run, tools, tree};
 
 /// How a step ended, when it did not fail.
 enum Outcome {
@@ -23,7 +23,7 @@ struct Step {
 const PROGRAM: [&str; 4] = ["-p", "tandem", "-p", "tandem-cli"];
 
 /// The lint, document and test steps share the dev profile: no dependency is built twice, and none in release.
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 17] = [
     Step { name: "format", run: format },
     Step { name: "tidy", run: || cargo(&["test", "--quiet", "--package", "xtask"]) },
     Step { name: "dependencies", run: || tree::check().and_then(|()| modules::check()).map(|()| Outcome::Passed) },
@@ -35,10 +35,15 @@ const STEPS: [Step; 13] = [
         run: || clippy(&[&PROGRAM[..], &["--no-default-features", "--features", "candle"]].concat()),
     },
     Step { name: "clippy with both engines", run: || clippy(&[&PROGRAM[..], &["--features", "onnx,candle"]].concat()) },
+    // What `check-cuda` does for candle needs nvcc; these bindings need nothing, since the library is loaded at run time.
+    Step { name: "clippy with providers", run: || clippy(&["-p", "tandem-backend-onnx", "--features", "cuda,coreml"]) },
+    Step { name: "fuzz targets", run: fuzz_targets },
     Step { name: "documents", run: documents },
-    // Before the tests, which build the program with its default features again.
+    // Before the others, which build the program with both engines again.
     Step { name: "demo on candle alone", run: || demo::check_on_candle().map(|()| Outcome::Passed) },
+    Step { name: "test on candle alone", run: || test_run::run_on_candle().map(|()| Outcome::Passed) },
     Step { name: "test", run: || test_run::run().map(|()| Outcome::Passed) },
+    Step { name: "parity of the demo", run: || parity::check_demo().map(|()| Outcome::Passed) },
     Step { name: "demo", run: || demo::check(Profile::Dev).map(|()| Outcome::Passed) },
     Step { name: "commands of README.md", run: || readme::check(Profile::Dev).map(|()| Outcome::Passed) },
 ];
@@ -80,17 +85,31 @@ fn cargo(arguments: &[&str]) -> Result<Outcome> {
 }
 
 fn format() -> Result<Outcome> {
-    if !process::succeeds(process::cargo(&["fmt", "--version"])) {
+    if !tools::has_component("fmt", "rustfmt")? {
         return Ok(Outcome::Skipped("rustfmt is missing: `rustup component add rustfmt`"));
     }
     cargo(&["fmt", "--all", "--check"])
 }
 
 fn clippy(which: &[&str]) -> Result<Outcome> {
-    if !process::succeeds(process::cargo(&["clippy", "--version"])) {
+    if !tools::has_component("clippy", "clippy")? {
         return Ok(Outcome::Skipped("clippy is missing: `rustup component add clippy`"));
     }
     cargo(&[&["clippy", "--all-targets"], which, &["--", "-D", "warnings"]].concat())
+}
+
+/// Type-checks the fuzz targets with the stable toolchain and the versions of the workspace; running them takes cargo-fuzz.
+fn fuzz_targets() -> Result<Outcome> {
+    for directory in tools::fuzz_crates()? {
+        let lock = directory.join("Cargo.lock");
+        std::fs::copy(process::root().join("Cargo.lock"), &lock).with_context(|| format!("`{}`", lock.display()))?;
+        let mut command = process::cargo(&["check", "--quiet"]);
+        command.current_dir(&directory).env("CARGO_TARGET_DIR", process::target_directory()?.join("fuzz"));
+        // Nothing is linked, so that libFuzzer's own sources need not be compiled.
+        command.env("CUSTOM_LIBFUZZER_PATH", lock);
+        process::run(command)?;
+    }
+    Ok(Outcome::Passed)
 }
 
 fn documents() -> Result<Outcome> {
@@ -101,8 +120,8 @@ fn documents() -> Result<Outcome> {
 
 /// Licences, bans and sources; not the advisories, whose database needs a network.
 fn deny() -> Result<Outcome> {
-    if !process::succeeds(process::cargo(&["deny", "--version"])) {
+    let Some(command) = tools::cargo_deny(&["check", "licenses", "bans", "sources"])? else {
         return Ok(Outcome::Skipped("cargo-deny is missing: `cargo install --locked cargo-deny`"));
-    }
-    cargo(&["deny", "check", "licenses", "bans", "sources"])
+    };
+    process::run(command).map(|()| Outcome::Passed)
 }

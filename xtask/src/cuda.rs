@@ -4,11 +4,10 @@
 //! directory: 500 MB. Nothing is linked or run, since that needs the driver's library.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::process;
+use crate::{process, tools};
 
 /// The compiler, its parts and headers, and those that candle's kernels include: all of one release, which nvcc's own wheel does not ask
 /// for.
@@ -60,14 +59,7 @@ fn toolkit() -> Result<PathBuf> {
     if let Some(toolkit) = find(&environment)? {
         return Ok(toolkit);
     }
-    let mut python = Command::new("python3");
-    process::run({
-        python.args(["-m", "venv"]).arg(&environment);
-        python
-    })?;
-    let mut pip = Command::new(environment.join("bin/pip"));
-    pip.args(["install", "--quiet"]).args(WHEELS);
-    process::run(pip)?;
+    tools::install_wheels(&environment, &WHEELS)?;
     let toolkit = find(&environment)?;
     toolkit.with_context(|| format!("the wheels left no `bin/nvcc` in `{}`", environment.display()))
 }

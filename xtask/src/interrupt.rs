@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_task_outlives_ctrl_c_and_knows_of_it() {
+    fn interrupts_are_noted_and_do_not_end_the_task() {
         let interrupt = Interrupt::listen().unwrap();
         assert!(!interrupt.was_pressed());
         signal_hook::low_level::raise(SIGINT).unwrap();

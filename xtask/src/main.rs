@@ -6,6 +6,7 @@
 mod bench;
 mod ci;
 mod cuda;
+mod damage;
 mod demo;
 mod interrupt;
 mod modules;
@@ -15,6 +16,7 @@ mod readme;
 mod test_run;
 #[cfg(test)]
 mod tidy;
+mod tools;
 mod tree;
 
 use std::process::ExitCode;
@@ -29,9 +31,10 @@ usage: cargo xtask TASK
   setup        build `tandem` and obtain ONNX Runtime's library for it
   demo         set up, then let the embedded model tell a story
   test         set up, then run every test
-  bench        build each backend and measure them in turns, with a report in target/bench; --help says more
+  bench        measure both backends in turns, with a report in target/bench; --help says more
   parity       build `tandem` with both engines and compare them on the demo and the goldens, with reports in target/parity
   ci           all checks, cheapest first: what a change must pass
+  damage       run every command on damaged models: no crash, no hang, no flood of memory; --help says more
   modules      look for cycles between the modules of a crate
   check-cuda   type-check the build with `candle-cuda`, which needs no GPU; no part of `ci`, since nvcc takes minutes
   help         this text
@@ -71,6 +74,7 @@ fn task(arguments: &[&str]) -> Result<()> {
         ["test"] => test_run::run(),
         ["parity", more @ ..] => parity::run(more),
         ["ci"] => ci::run(),
+        ["damage", options @ ..] => damage::run(options),
         ["modules"] => modules::check(),
         ["check-cuda"] => cuda::check(),
         [] | ["help" | "-h" | "--help"] => {

@@ -29,6 +29,9 @@ pub(crate) fn run(more: &[&str]) -> Result<()> {
         arguments.extend(CANDIDATES.iter().flat_map(|candidate| ["--candidate", candidate]));
         let (json, html) = (file("json"), file("html"));
         arguments.extend(["--report", &json, "--html", &html]);
+        if name != "demo" {
+            arguments.push("--random-weights");
+        }
         arguments.extend(more);
         if process::run(process::tandem(Profile::Release, &arguments)?).is_err() {
             failed.push(name);
@@ -40,6 +43,13 @@ pub(crate) fn run(more: &[&str]) -> Result<()> {
     ensure!(failed.is_empty(), "not the same, or not measured: {}", failed.join(", "));
     println!("both engines agree on every model");
     Ok(())
+}
+
+/// The same on the demo alone, with the program that the tests have built, in CI.
+pub(crate) fn check_demo() -> Result<()> {
+    let mut arguments = vec!["parity", "demo", "--reference", REFERENCE];
+    arguments.extend(CANDIDATES.iter().flat_map(|candidate| ["--candidate", candidate]));
+    process::run(process::tandem(Profile::Dev, &arguments)?)
 }
 
 /// The demo and every golden that both engines run, by name and reference. `onnx-community` has published graphs, which are taken; of the

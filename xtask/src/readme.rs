@@ -2,25 +2,45 @@
 
 use std::env;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::process::{self, Profile};
 
-/// Runs every command with `tandem` on a model that is part of it; each must succeed.
+/// Commands that are not run, by a part of each, and why. Every other one is.
+const NOT_RUN: [(&str, &str); 3] = [
+    (" Qwen/", "downloads a gigabyte"),
+    (" onnx-community/", "downloads a gigabyte"),
+    ("tandem bench ", "takes minutes; the tests of the program run its options"),
+];
+
+/// What stands for a model of the reader's own, such as `./my-model`.
+const OWN_MODEL: &str = "goldens/qwen2-tied";
+
+/// Runs every command with `tandem`, in a directory of its own; each must succeed.
 pub(crate) fn check(profile: Profile) -> Result<()> {
     let text = fs::read_to_string(process::root().join("README.md")).context("README.md")?;
-    let commands = commands(&text);
-    ensure!(!commands.is_empty(), "README.md has no commands");
+    let (run, left_out) = split(commands(&text))?;
+    ensure!(!run.is_empty(), "README.md has no commands");
+    for (command, reason) in left_out {
+        println!("not run: `{command}` {reason}");
+    }
     let binary = process::tandem(profile, &[])?;
-    let dir = std::path::Path::new(binary.get_program()).parent().context("a binary lies in a directory")?.to_path_buf();
+    let programs = Path::new(binary.get_program()).parent().context("a binary lies in a directory")?.to_path_buf();
     let old = env::var_os("PATH").unwrap_or_default();
-    let path = env::join_paths([dir].into_iter().chain(env::split_paths(&old))).context("`PATH`")?;
-    for command in commands {
+    let path = env::join_paths([programs].into_iter().chain(env::split_paths(&old))).context("`PATH`")?;
+    let directory = process::target_directory()?.join("readme");
+    if directory.exists() {
+        fs::remove_dir_all(&directory).with_context(|| format!("`{}`", directory.display()))?;
+    }
+    for command in run {
         eprintln!("$ {command}");
+        own_models(command).try_for_each(|name| copy_model(&directory.join(name)))?;
+        fs::create_dir_all(&directory)?;
         let mut shell = Command::new("sh");
-        shell.args(["-c", command]).env("PATH", &path).current_dir(process::root()).stdin(Stdio::null());
+        shell.args(["-c", command]).env("PATH", &path).current_dir(&directory).stdin(Stdio::null());
         let output = shell.output().context("cannot run `sh`")?;
         ensure!(
             output.status.success(),
@@ -28,24 +48,46 @@ pub(crate) fn check(profile: Profile) -> Result<()> {
             output.status,
             String::from_utf8_lossy(&output.stderr)
         );
-        // A chat without input ends, and a machine may have no models to list.
-        let may_be_silent = command.contains(" chat ") || command == "tandem list";
-        ensure!(!output.stdout.is_empty() || may_be_silent, "`{command}` of README.md printed nothing");
+        // A chat without input ends, an export writes files, and a machine may have no models to list.
+        let may_be_silent = ["tandem chat ", "tandem export ", "tandem list", "tandem setup"];
+        let is_silent = output.stdout.is_empty() && !may_be_silent.iter().any(|beginning| command.starts_with(beginning));
+        ensure!(!is_silent, "`{command}` of README.md printed nothing");
     }
     Ok(())
 }
 
-/// The lines of shell examples that run `tandem`, but for those on a model that the reader has to bring or that a network brings.
+/// The lines of shell examples that run `tandem`.
 fn commands(text: &str) -> Vec<&str> {
     let blocks = text.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
     let lines = blocks.flat_map(str::lines).map(|line| line.split(" # ").next().unwrap_or(line).trim_end());
-    let runs = lines.filter(|line| line.starts_with("tandem ") || line.contains("| tandem "));
-    runs.filter(|line| !line.split(' ').any(|word| word.starts_with("./") || is_on_hub(word))).collect()
+    lines.filter(|line| line.starts_with("tandem ") || line.contains("| tandem ")).collect()
 }
 
-/// `Owner/name`.
-fn is_on_hub(word: &str) -> bool {
-    word.starts_with(|c: char| c.is_ascii_alphanumeric()) && word.split('/').count() == 2
+/// The commands to run, and those that are not with the reason; an error for a reason that concerns none.
+fn split(commands: Vec<&str>) -> Result<(Vec<&str>, Vec<(&str, &'static str)>)> {
+    let reason = |command: &str| NOT_RUN.iter().find(|(part, _)| command.contains(part)).map(|&(_, reason)| reason);
+    for (part, _) in NOT_RUN {
+        ensure!(commands.iter().any(|command| command.contains(part)), "no command of README.md contains `{part}` any more");
+    }
+    let left_out = commands.iter().filter_map(|command| Some((*command, reason(command)?))).collect();
+    Ok((commands.into_iter().filter(|command| reason(command).is_none()).collect(), left_out))
+}
+
+/// The names of models of the reader's own.
+fn own_models(command: &str) -> impl Iterator<Item = &str> {
+    command.split(' ').filter_map(|word| word.strip_prefix("./")).filter(|name| !name.contains('.'))
+}
+
+fn copy_model(directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory)?;
+    let golden = process::root().join(OWN_MODEL);
+    for entry in fs::read_dir(&golden).with_context(|| format!("`{}`", golden.display()))? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            fs::copy(entry.path(), directory.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -54,8 +96,17 @@ mod tests {
 
     #[test]
     fn commands_are_the_lines_that_run_tandem() {
-        let text = "`tandem no`\n```sh\ncargo xtask demo   # tandem\ntandem run demo \"x\"   # a comment\ntandem chat ./own\ntandem pull Owner/name\n```\n\
+        let text = "`tandem no`\n```sh\ncargo xtask demo   # tandem\ntandem run demo \"x\"   # a comment\ntandem chat ./own\n```\n\
                     tandem no\n```toml\ntandem no\n```\n```sh\necho x | tandem run demo\n```\n";
-        assert_eq!(commands(text), ["tandem run demo \"x\"", "echo x | tandem run demo"]);
+        assert_eq!(commands(text), ["tandem run demo \"x\"", "tandem chat ./own", "echo x | tandem run demo"]);
+        assert_eq!(own_models("tandem run ./own ./a.json demo").collect::<Vec<_>>(), ["own"]);
+    }
+
+    #[test]
+    fn every_command_is_run_or_has_a_reason_that_is_still_needed() {
+        let commands = vec!["tandem run demo", "tandem pull Qwen/x", "tandem chat onnx-community/x", "tandem bench demo"];
+        let (run, left_out) = split(commands.clone()).unwrap();
+        assert_eq!((run, left_out.len()), (vec!["tandem run demo"], 3));
+        assert!(split(commands[..3].to_vec()).is_err(), "the last reason is stale");
     }
 }

@@ -1,0 +1,346 @@
+//! Damaged models against every command that reads one: no crash, no hang, and little more memory than the undamaged model takes.
+//!
+//! Each run copies a small model, damages it, and runs one command on it. All follow from the seed and the number of the run, so that one
+//! that was found can be repeated alone.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::interrupt::Interrupt;
+use crate::process::{self, Profile};
+
+use self::edit::Random;
+
+mod edit;
+
+const HELP: &str = "\
+usage: cargo xtask damage [--seed N] [--runs N] [--only N] [--jobs N]
+
+Damages small models (values of JSON, bits of graphs and weights, ends of files) and runs every command that reads a model on them.
+
+  --seed N    other damages [default: 0]
+  --runs N    how many [default: 2000]
+  --only N    the run of this number alone, with its directory kept in target/damage
+  --jobs N    how many at once [default: the processors]";
+
+/// Longer than the undamaged model takes by this is a hang.
+const MOST_EXTRA_TIME: Duration = Duration::from_secs(5);
+/// More memory than the undamaged model takes by this is a finding.
+const MOST_EXTRA_BYTES: u64 = 200_000_000;
+/// How often a process is looked at.
+const INTERVAL: Duration = Duration::from_millis(4);
+
+/// What a command does with the directory `model`; `BACKEND` is one of the two.
+const COMMANDS: [&[&str]; 10] = [
+    &["run", "model", "The fox", "--raw", "--max-tokens", "4", "--backend", "BACKEND"],
+    &["run", "model", "The fox", "--max-tokens", "4", "--backend", "BACKEND", "--json"],
+    &["run", "model", "The fox", "--raw", "--max-tokens", "4", "--backend", "BACKEND", "--dtype", "int4"],
+    &["chat", "model", "--max-tokens", "4", "--backend", "BACKEND"],
+    &["score", "model", "The fox", "--backend", "BACKEND"],
+    &["show", "model", "--backend", "BACKEND"],
+    &["show", "model", "--json"],
+    &["export", "model", "--dtype", "int8", "--output", "exported"],
+    &[
+        "parity",
+        "model",
+        "--reference",
+        "BACKEND",
+        "--candidate",
+        "onnx",
+        "--corpus",
+        "prompts.txt",
+        "--generate",
+        "2",
+        "--texts",
+        "1",
+    ],
+    &[
+        "bench",
+        "model",
+        "--backend",
+        "BACKEND",
+        "--rounds",
+        "1",
+        "--prompt",
+        "8",
+        "--depth",
+        "0",
+        "--generate",
+        "2",
+        "-o",
+        "bench.json",
+    ],
+];
+
+struct Options {
+    seed: u64,
+    runs: usize,
+    only: Option<usize>,
+    jobs: usize,
+}
+
+/// What a process came to.
+struct Ended {
+    status: Option<ExitStatus>,
+    time: Duration,
+    peak_bytes: u64,
+    errors: String,
+}
+
+/// One run: a model, its damages and a command.
+struct Case {
+    number: usize,
+    model: PathBuf,
+    arguments: Vec<String>,
+    random: Random,
+}
+
+/// Runs the damages; fails when there is a finding.
+pub(crate) fn run(arguments: &[&str]) -> Result<()> {
+    if arguments.iter().any(|argument| matches!(*argument, "--help" | "-h")) {
+        println!("{HELP}");
+        return Ok(());
+    }
+    let options = parse(arguments)?;
+    process::run(process::cargo(&["build", "--package", "tandem-cli", "--bin", "tandem", "--features", "candle"]))?;
+    process::setup(Profile::Dev)?;
+    let program = PathBuf::from(process::tandem(Profile::Dev, &[])?.get_program());
+    let root = process::target_directory()?.join("damage");
+    if root.exists() {
+        fs::remove_dir_all(&root).with_context(|| format!("`{}`", root.display()))?;
+    }
+    let models = models()?;
+    let numbers: Vec<usize> = options.only.map_or_else(|| (0..options.runs).collect(), |only| vec![only]);
+    let next = AtomicUsize::new(0);
+    let work = Work { program, root, models, undamaged: Mutex::default(), interrupt: Interrupt::listen()? };
+    let counts = std::thread::scope(|scope| {
+        let worker = |job: usize| {
+            let (work, next, numbers, seed) = (&work, &next, &numbers, options.seed);
+            scope.spawn(move || {
+                let mut counts = Counts::default();
+                while let Some(&number) =
+                    numbers.get(next.fetch_add(1, Ordering::Relaxed)).filter(|_| !work.interrupt.was_pressed())
+                {
+                    work.one(seed, number, job, &mut counts)?;
+                }
+                Ok::<_, anyhow::Error>(counts)
+            })
+        };
+        let workers: Vec<_> = (0..options.jobs).map(worker).collect();
+        workers.into_iter().map(|worker| worker.join().expect("a worker returns its errors")).collect::<Result<Vec<Counts>>>()
+    })?;
+    let sum = |of: fn(&Counts) -> usize| counts.iter().map(of).sum::<usize>();
+    let (n, n_refused, n_found) = (sum(|counts| counts.n), sum(|counts| counts.n_refused), sum(|counts| counts.n_found));
+    println!(
+        "{n} damaged models, seed {}: {n_refused} refused, {} accepted, {n_found} findings",
+        options.seed,
+        n - n_refused - n_found
+    );
+    ensure!(n_found == 0, "{n_found} findings; their directories are in `{}`", work.root.display());
+    Ok(())
+}
+
+#[derive(Default)]
+struct Counts {
+    n: usize,
+    n_refused: usize,
+    n_found: usize,
+}
+
+/// What all runs have in common.
+struct Work {
+    program: PathBuf,
+    root: PathBuf,
+    models: Vec<PathBuf>,
+    /// Time and memory of each command on each undamaged model.
+    undamaged: Mutex<BTreeMap<String, (Duration, u64)>>,
+    interrupt: Interrupt,
+}
+
+impl Work {
+    fn one(&self, seed: u64, number: usize, job: usize, counts: &mut Counts) -> Result<()> {
+        let mut case = self.case(seed, number);
+        let (time, bytes) = self.of_undamaged(&case, job)?;
+        let directory = self.fresh(&format!("job-{job}"), &case)?;
+        let damages = edit::damage(&directory.join("model"), &mut case.random)?;
+        let limit = time + MOST_EXTRA_TIME;
+        let ended = self.watch(&directory, &case.arguments, limit)?;
+        counts.n += 1;
+        match finding(&ended, limit, bytes + MOST_EXTRA_BYTES) {
+            Some(finding) => {
+                counts.n_found += 1;
+                let kept = self.root.join(format!("found-{number}"));
+                fs::rename(&directory, &kept)?;
+                println!("run {}: {finding}\n  {}\n  tandem {}", case.number, damages.join("; "), case.arguments.join(" "));
+                let last: Vec<&str> = ended.errors.lines().rev().take(4).collect();
+                last.iter().rev().for_each(|line| println!("  | {line}"));
+            }
+            None if !ended.status.is_some_and(|status| status.success()) => counts.n_refused += 1,
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn case(&self, seed: u64, number: usize) -> Case {
+        let mut random = Random::new(seed, number as u64);
+        let model = random.of(&self.models).clone();
+        let backend = *random.of(&["onnx", "candle"]);
+        let word = |&word: &&str| String::from(if word == "BACKEND" { backend } else { word });
+        let arguments = random.of(&COMMANDS).iter().map(word).collect();
+        Case { number, model, arguments, random }
+    }
+
+    /// What the command takes on the undamaged model, measured once.
+    fn of_undamaged(&self, case: &Case, job: usize) -> Result<(Duration, u64)> {
+        let key = format!("{} {}", case.model.display(), case.arguments.join(" "));
+        if let Some(&known) = self.undamaged.lock().expect("no worker panics").get(&key) {
+            return Ok(known);
+        }
+        let directory = self.fresh(&format!("undamaged-{job}"), case)?;
+        let ended = self.watch(&directory, &case.arguments, Duration::from_secs(120))?;
+        ensure!(ended.status.is_some(), "`tandem {}` did not end on the undamaged model", case.arguments.join(" "));
+        let measured = (ended.time, ended.peak_bytes);
+        self.undamaged.lock().expect("no worker panics").insert(key, measured);
+        Ok(measured)
+    }
+
+    /// A directory with a copy of the model.
+    fn fresh(&self, name: &str, case: &Case) -> Result<PathBuf> {
+        let directory = self.root.join(name);
+        if directory.exists() {
+            fs::remove_dir_all(&directory)?;
+        }
+        copy(&case.model, &directory.join("model"))?;
+        fs::write(directory.join("prompts.txt"), "The fox\n")?;
+        Ok(directory)
+    }
+
+    /// Runs the program, and ends it when it takes longer than `limit`.
+    fn watch(&self, directory: &Path, arguments: &[String], limit: Duration) -> Result<Ended> {
+        let errors = directory.join("stderr.txt");
+        let mut command = Command::new(&self.program);
+        command.args(arguments).current_dir(directory).env("HF_HUB_OFFLINE", "1").env("XDG_CONFIG_HOME", directory);
+        command.stdin(Stdio::null()).stdout(fs::File::create(directory.join("stdout.txt"))?).stderr(fs::File::create(&errors)?);
+        let started = Instant::now();
+        let mut child = command.spawn().context("cannot run `tandem`")?;
+        let mut peak_bytes = 0;
+        loop {
+            peak_bytes = peak_bytes.max(peak(&child).unwrap_or(0));
+            let status = child.try_wait()?;
+            let time = started.elapsed();
+            if status.is_some() || time > limit {
+                if status.is_none() {
+                    child.kill()?;
+                    child.wait()?;
+                }
+                let errors = String::from_utf8_lossy(&fs::read(&errors)?).into_owned();
+                return Ok(Ended { status, time, peak_bytes, errors });
+            }
+            std::thread::sleep(INTERVAL);
+        }
+    }
+}
+
+/// What is wrong with how the process ended.
+fn finding(ended: &Ended, limit: Duration, most_bytes: u64) -> Option<String> {
+    /// What Rust exits with after a panic.
+    const PANICKED: i32 = 101;
+    match ended.status {
+        None => return Some(format!("a hang: it had not ended after {:.1} s", limit.as_secs_f64())),
+        Some(status) => match status.code() {
+            None => return Some(format!("a crash: {status}")),
+            Some(PANICKED) => return Some("a panic".into()),
+            Some(_) if ended.errors.contains("panicked at") => return Some("a panic of a thread".into()),
+            Some(_) => {}
+        },
+    }
+    let mb = |bytes: u64| bytes / 1_000_000;
+    (ended.peak_bytes > most_bytes)
+        .then(|| format!("{} MB of memory, and {} were expected", mb(ended.peak_bytes), mb(most_bytes)))
+}
+
+/// The most memory of the process so far; proc(5) has it on Linux alone, elsewhere memory is not looked at.
+fn peak(child: &Child) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// The goldens, all of which are small, and the built-in model.
+fn models() -> Result<Vec<PathBuf>> {
+    let goldens = process::root().join("goldens");
+    let entries = fs::read_dir(&goldens).with_context(|| format!("`{}`", goldens.display()))?;
+    let mut models: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    models.push(process::root().join("models/demo"));
+    models.retain(|model| model.join("config.json").is_file());
+    models.sort();
+    Ok(models)
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from).with_context(|| format!("`{}`", from.display()))? {
+        let path = entry?.path();
+        let to = to.join(path.file_name().context("an entry has a name")?);
+        if path.is_dir() {
+            copy(&path, &to)?;
+        } else if !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("golden.")) {
+            fs::copy(&path, &to)?;
+        }
+    }
+    Ok(())
+}
+
+fn parse(arguments: &[&str]) -> Result<Options> {
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut options = Options { seed: 0, runs: 2000, only: None, jobs };
+    for pair in arguments.chunks(2) {
+        let [name, value] = pair else { bail!("`{}` needs a number\n\n{HELP}", pair[0]) };
+        let number: u64 = value.parse().with_context(|| format!("`{name} {value}`"))?;
+        match *name {
+            "--seed" => options.seed = number,
+            "--runs" => options.runs = number as usize,
+            "--only" => options.only = Some(number as usize),
+            "--jobs" => options.jobs = number.max(1) as usize,
+            _ => bail!("there is no option `{name}`\n\n{HELP}"),
+        }
+    }
+    Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hangs_crashes_panics_and_memory_are_findings() {
+        let ran = |script: &str, errors: &str, peak_bytes: u64| Ended {
+            status: Some(Command::new("sh").args(["-c", script]).status().unwrap()),
+            time: Duration::ZERO,
+            peak_bytes,
+            errors: errors.into(),
+        };
+        let found = |ended: &Ended| finding(ended, Duration::from_secs(1), 1000);
+        assert_eq!(found(&ran("exit 0", "", 1000)), None);
+        assert_eq!(found(&ran("exit 1", "error: the file is not valid JSON", 0)), None);
+        assert_eq!(found(&ran("exit 101", "", 0)), Some("a panic".into()));
+        assert!(found(&ran("exit 1", "thread 'x' panicked at y", 0)).is_some());
+        assert!(found(&ran("kill -SEGV $$", "", 0)).is_some_and(|found| found.starts_with("a crash")));
+        assert!(found(&ran("exit 0", "", 1001)).is_some_and(|found| found.contains("memory")));
+        assert!(found(&Ended { status: None, ..ran("exit 0", "", 0) }).is_some_and(|found| found.starts_with("a hang")));
+    }
+
+    #[test]
+    fn options_are_numbers() {
+        let options = parse(&["--seed", "3", "--only", "7"]).unwrap();
+        assert_eq!((options.seed, options.runs, options.only), (3, 2000, Some(7)));
+        assert!(parse(&["--seed"]).is_err() && parse(&["--seed", "x"]).is_err() && parse(&["--fast", "1"]).is_err());
+    }
+}
