@@ -479,7 +479,7 @@ SPECS = {
             "head_dim": 32,
             "hidden_activation": "gelu_pytorch_tanh",
             "attention_bias": False,
-            "query_pre_attn_scalar": 32,
+            "query_pre_attn_scalar": 20,
             "max_position_embeddings": 256,
             "rms_norm_eps": 1e-6,
             "rope_theta": 10000.0,
