@@ -53,14 +53,14 @@ impl Backend for CandleBackend {
         let (requested, bits) = dtype(options)?;
         refuse_unreadable(files, &config, options)?;
         refuse_quantised_file(files, options.device)?;
-        let threads = device::threads(&options.threads)?;
-        let before = MappingSnapshot::now();
+        let threads = device::threads(options.threads)?;
+        let before = (options.huge_pages && device.is_cpu()).then(MappingSnapshot::now);
         let mut info = info(files, &config, options, requested, threads.current_num_threads())?;
         let LoadedDecoder { decoder, dtype, weight_types } = threads.install(|| match files.gguf() {
             Some(path) => gguf::load(path, &config, options),
             None => {
                 let checkpoint = Checkpoint::open(files)?;
-                let arena = Arena::new(options.small_pages);
+                let arena = Arena::default();
                 let reader = CheckpointSource {
                     checkpoint: &checkpoint,
                     file: &files.name,
@@ -73,7 +73,7 @@ impl Backend for CandleBackend {
         })?;
         (info.dtype, info.weight_types) = (dtype, weight_types);
         info.memory_dtype = if dtype == DType::F32 && device.is_cpu() { decoder.memory_dtype() } else { dtype };
-        if device.is_cpu() && !options.small_pages {
+        if let Some(before) = before {
             before.collapse();
         }
         let decoder: Box<dyn Decode> = match &device {
@@ -161,7 +161,7 @@ fn refuse_quantised_file(files: &ModelFiles, device: Device) -> Result<()> {
 
 /// Refuses graphs, which are for the other engine, and checkpoints that were quantised by other tools.
 fn refuse_unreadable(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<()> {
-    let graph = match &options.graph {
+    let graph = match &options.onnx.graph {
         Some(path) => Some(path.display().to_string()),
         None => files.graphs.first().filter(|_| files.weights.is_empty()).map(|graph| graph.file.name().into_owned()),
     };

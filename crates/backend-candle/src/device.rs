@@ -2,11 +2,11 @@
 
 mod cuda;
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use tandem_core::backend::ThreadOptions;
-use tandem_core::{BackendKind, Device, DeviceReport, Error, Result};
+use tandem_core::{BackendKind, Device, DeviceReport, Error, Remedies, Remedy, Result};
 
 use crate::kernel::Isa;
 
@@ -16,17 +16,9 @@ pub(crate) fn reports() -> Vec<DeviceReport> {
     let gpus = (0..cuda::n_devices().max(1)).map(|index| (Device::Cuda(index), cuda::description(index)));
     std::iter::once(cpu)
         .chain(gpus)
-        .map(|(device, description)| {
-            let error = open(device).err();
-            DeviceReport {
-                device,
-                description,
-                hint: error.as_ref().and_then(Error::hint),
-                unusable: error.map(|error| match error {
-                    Error::DeviceUnavailable { reason, .. } => reason,
-                    other => other.to_string(),
-                }),
-            }
+        .map(|(device, description)| match open(device) {
+            Ok(_) => DeviceReport::usable(device, description),
+            Err(error) => DeviceReport::unusable(device, description, error),
         })
         .collect()
 }
@@ -36,19 +28,21 @@ pub(crate) fn open(device: Device) -> Result<candle_core::Device> {
     match device {
         Device::Cpu => Isa::selected().map(|_| candle_core::Device::Cpu),
         Device::Cuda(index) => cuda::open(index),
-        Device::CoreMl => {
-            Err(unavailable(device, "candle does not support CoreML", "use `--backend onnx` for CoreML, or `--device cpu`"))
-        }
-        other => Err(unavailable(other, "this backend does not support it", "use `--device cpu`")),
+        Device::CoreMl => Err(unavailable(
+            device,
+            "candle does not support CoreML",
+            [Remedy::UseBackend(BackendKind::Onnx), Remedy::UseDevice(Device::Cpu)],
+        )),
+        other => Err(unavailable(other, "this backend does not support it", Remedy::UseDevice(Device::Cpu))),
     }
 }
 
 /// The thread pool of a model: the requested number of threads, or as many as affinity and control group allow.
 ///
 /// Each model has its own, because candle's pools take their size from `/proc/cpuinfo`, which respects neither. Idle threads look for work
-/// for a moment and then sleep, whatever [`ThreadOptions::spin`] is.
-pub(crate) fn threads(options: &ThreadOptions) -> Result<Arc<ThreadPool>> {
-    let n = options.count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
+/// for a moment and then sleep, so there is no option to spin.
+pub(crate) fn threads(count: Option<NonZeroUsize>) -> Result<Arc<ThreadPool>> {
+    let n = count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
     let pool = ThreadPoolBuilder::new().num_threads(n).thread_name(|i| format!("candle-{i}")).build();
     pool.map(Arc::new).map_err(|source| Error::Engine {
         backend: BackendKind::Candle,
@@ -62,6 +56,6 @@ fn cpu_description() -> String {
     format!("{} processor, {threads} threads, kernels for {}", std::env::consts::ARCH, Isa::current())
 }
 
-fn unavailable(device: Device, reason: impl Into<String>, hint: &str) -> Error {
+fn unavailable(device: Device, reason: impl Into<String>, hint: impl Into<Remedies>) -> Error {
     Error::DeviceUnavailable { backend: BackendKind::Candle, device, reason: reason.into(), hint: hint.into() }
 }

@@ -40,13 +40,12 @@ pub(crate) fn load(path: &Path, config: &ModelConfig, options: &LoadOptions) -> 
             return Err(Error::Unsupported {
                 what: format!("dtype `{dtype}` for the GGUF file `{}`", path.display()),
                 reason: format!("its weights are `{stored}`, and would be quantised a second time"),
-                hint: Some(format!("omit the dtype for `{stored}`, or use `--dtype f32`")),
+                hint: Some(format!("omit the dtype for `{stored}`, or use `--dtype f32`").into()),
             });
         }
     };
     let interleaved = gguf.has_interleaved_heads()?.then_some(config.head_dim());
-    let weights =
-        GgufSource { gguf: &gguf, floats, numerics: options.numerics, arena: Arena::new(options.small_pages), interleaved };
+    let weights = GgufSource { gguf: &gguf, floats, numerics: options.numerics, arena: Arena::default(), interleaved };
     let decoder = weights::decoder(&weights, config)?;
     Ok(LoadedDecoder { decoder, dtype: options.dtype.unwrap_or(stored), weight_types: weights.types() })
 }

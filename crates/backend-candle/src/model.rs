@@ -55,7 +55,7 @@ impl Loaded {
 
     /// The hidden states of a sequence of more than [`MAX_CHUNK_TOKENS`].
     fn encode_long(self: &Arc<Self>, sequence: &[TokenId], cancel: &CancelToken, out: &mut Vec<f32>) -> Result<()> {
-        let options = SessionOptions { context_length: Some(sequence.len()), cancel: cancel.clone() };
+        let options = SessionOptions::new().with_context_length(sequence.len()).with_cancel(cancel.clone());
         let mut session = CandleSession::new(Arc::clone(self), &options)?;
         session.forward_chunked(sequence, sequence.len(), &mut |states| self.push_normed(states, out))
     }

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use ort::environment::Environment;
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use tandem_core::backend::{Capabilities, Capability, LoadOptions, Placement};
@@ -31,10 +30,12 @@ pub struct OnnxBackend {
 }
 
 impl OnnxBackend {
-    /// Uses `library`, or the one that [`library::find`] finds.
+    /// Uses `library`, or the one that [`library::find`] finds, unless [`OnnxOptions::library`](tandem_core::OnnxOptions) names one.
     ///
     /// Nothing is loaded before it is needed. A process keeps the first library that it loads.
     pub fn new(library: Option<PathBuf>) -> Self {
+        // A caller may start threads before it loads; then an error there says that it is too late.
+        let _ = library::require_telemetry_off();
         Self { library }
     }
 
@@ -43,13 +44,9 @@ impl OnnxBackend {
         Probed::load(origin, |options, source| self.commit(options, source))
     }
 
-    fn environment(&self) -> Result<Environment> {
-        library::environment(self.library.as_deref())
-    }
-
     fn commit(&self, options: &LoadOptions, source: &Source) -> Result<Session> {
-        let environment = self.environment()?;
-        let builder = configure(session_builder(&environment, options)?, n_threads(options), options.threads.spin)?;
+        let environment = library::environment(options.onnx.library.as_deref().or(self.library.as_deref()))?;
+        let builder = configure(session_builder(&environment, options)?, n_threads(options), options.onnx.spin)?;
         commit(builder, source)
     }
 }
@@ -60,14 +57,9 @@ impl Backend for OnnxBackend {
     }
 
     fn devices(&self) -> Vec<DeviceReport> {
-        match self.environment() {
+        match library::environment(self.library.as_deref()) {
             Ok(environment) => reports(&environment),
-            Err(error) => vec![DeviceReport {
-                device: Device::Cpu,
-                description: "ONNX Runtime".into(),
-                hint: error.hint(),
-                unusable: Some(error.to_string()),
-            }],
+            Err(error) => vec![DeviceReport::unusable(Device::Cpu, "ONNX Runtime", error)],
         }
     }
 
@@ -75,9 +67,9 @@ impl Backend for OnnxBackend {
         files.refuse_gguf()?;
         let config = ModelConfig::from_file(&files.config)?;
         let source = Source::choose(files, &config, options)?;
-        let before = MappingSnapshot::now();
+        let before = (options.huge_pages && options.device == Device::Cpu).then(MappingSnapshot::now);
         let session = self.commit(options, &source)?;
-        if options.device == Device::Cpu && !options.small_pages {
+        if let Some(before) = before {
             before.collapse();
         }
         let graph = DecoderGraph::read(&session, &source.name, &config)?;
@@ -133,7 +125,7 @@ fn describe(
 }
 
 fn n_threads(options: &LoadOptions) -> usize {
-    options.threads.count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from)
+    options.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from)
 }
 
 fn configure(builder: SessionBuilder, threads: usize, spin: bool) -> Result<SessionBuilder> {

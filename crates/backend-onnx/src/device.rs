@@ -4,7 +4,7 @@ use ort::environment::Environment;
 use ort::session::Session;
 use ort::session::builder::{AutoDevicePolicy, SessionBuilder};
 use tandem_core::backend::{CoreMlOptions, LoadOptions};
-use tandem_core::{BackendKind, Device, DeviceReport, Error, Result};
+use tandem_core::{BackendKind, Device, DeviceReport, Error, Remedy, Result};
 
 use crate::error::Doing;
 
@@ -25,26 +25,20 @@ pub(crate) fn session_builder(environment: &Environment, options: &LoadOptions) 
     match options.device {
         Device::Cpu => Ok(builder),
         Device::Cuda(index) => with_cuda(builder, index),
-        Device::CoreMl => with_coreml(builder, &options.coreml),
+        Device::CoreMl => with_coreml(builder, &options.onnx.coreml),
         other => Err(unavailable(other, "this backend has no such device".into())),
     }
 }
 
 /// Every device that the engine knows, each tried by making a builder for it.
 pub(crate) fn reports(environment: &Environment) -> Vec<DeviceReport> {
-    let cpu = DeviceReport { device: Device::Cpu, description: cpu_description(), unusable: None, hint: None };
+    let cpu = DeviceReport::usable(Device::Cpu, cpu_description());
     let accelerators = [(Device::Cuda(0), "NVIDIA GPU through CUDA"), (Device::CoreMl, "Apple CoreML")];
     let tried = accelerators.into_iter().map(|(device, description)| {
-        let options = LoadOptions { device, ..LoadOptions::default() };
-        let error = session_builder(environment, &options).err();
-        DeviceReport {
-            device,
-            description: description.into(),
-            hint: error.as_ref().and_then(Error::hint),
-            unusable: error.map(|error| match error {
-                Error::DeviceUnavailable { reason, .. } => reason,
-                other => other.to_string(),
-            }),
+        let options = LoadOptions::new().with_device(device);
+        match session_builder(environment, &options) {
+            Ok(_) => DeviceReport::usable(device, description),
+            Err(error) => DeviceReport::unusable(device, description, error),
         }
     });
     std::iter::once(cpu).chain(tried).collect()
@@ -66,7 +60,7 @@ fn with_cuda(_: SessionBuilder, index: u32) -> Result<SessionBuilder> {
 #[cfg(feature = "coreml")]
 fn with_coreml(builder: SessionBuilder, options: &CoreMlOptions) -> Result<SessionBuilder> {
     use ort::ep::coreml::{ComputeUnits as Units, CoreML, ModelFormat};
-    use tandem_core::backend::ComputeUnits;
+    use tandem_core::backend::{ComputeUnits, CoreMlFormat};
 
     let units = match options.compute_units {
         ComputeUnits::All => Units::All,
@@ -74,7 +68,10 @@ fn with_coreml(builder: SessionBuilder, options: &CoreMlOptions) -> Result<Sessi
         ComputeUnits::CpuAndGpu => Units::CPUAndGPU,
         ComputeUnits::CpuOnly => Units::CPUOnly,
     };
-    let format = if options.neural_network_format { ModelFormat::NeuralNetwork } else { ModelFormat::MLProgram };
+    let format = match options.format {
+        CoreMlFormat::MlProgram => ModelFormat::MLProgram,
+        CoreMlFormat::NeuralNetwork => ModelFormat::NeuralNetwork,
+    };
     let mut provider = CoreML::default()
         .with_compute_units(units)
         .with_model_format(format)
@@ -99,13 +96,14 @@ fn cpu_description() -> String {
 }
 
 fn unavailable(device: Device, reason: String) -> Error {
-    let hint = match device {
-        Device::Cuda(_) if !cfg!(feature = "cuda") => "build with `--features cuda`, or use `--device cpu`",
-        Device::CoreMl if !cfg!(feature = "coreml") && cfg!(target_os = "macos") => {
-            "build with `--features coreml`, or use `--device cpu`"
+    let build = match device {
+        Device::Cuda(_) if !cfg!(feature = "cuda") => Some(Remedy::EnableFeature("cuda".into())),
+        Device::CoreMl if cfg!(target_os = "macos") => {
+            (!cfg!(feature = "coreml")).then_some(Remedy::EnableFeature("coreml".into()))
         }
-        Device::CoreMl => "CoreML exists on macOS only: use `--device cpu`",
-        _ => "give `--ort-library` a library with this provider (the `onnxruntime-gpu` package has CUDA), or use `--device cpu`",
+        Device::CoreMl => None,
+        _ => Some("use a library with this provider (the `onnxruntime-gpu` package has CUDA)".into()),
     };
-    Error::DeviceUnavailable { backend: BackendKind::Onnx, device, reason, hint: hint.into() }
+    let hint = build.into_iter().chain([Remedy::UseDevice(Device::Cpu)]).collect();
+    Error::DeviceUnavailable { backend: BackendKind::Onnx, device, reason, hint }
 }

@@ -52,12 +52,11 @@ pub fn find(explicit: Option<&Path>) -> Result<PathBuf> {
 
 /// The environment of this process; the first call loads the library, later ones return the same environment.
 ///
-/// The first call sets a variable of the process (`ORT_DISABLE_TELEMETRY`), which is only sound while no other thread
-/// reads the environment through C. Make it before the process starts threads, or call it with the variable set.
-/// A call that fails leaves nothing behind: the next one tries again.
+/// ONNX Runtime's telemetry is off: by the variable `ORT_DISABLE_TELEMETRY`, which the first call sets where there is one thread, and
+/// which a program that starts threads before sets with [`switch_telemetry_off`]. A call that fails leaves nothing behind: the next one tries again.
 ///
 /// # Errors
-/// Those of [`find`], and [`Error::EngineLibrary`] when the library does not load, is older than this build needs, or
+/// Those of [`find`], and [`Error::EngineLibrary`] when telemetry cannot be switched off any more, when the library does not load, is older than this build needs, or
 /// when another one is already in use: a process has one ONNX Runtime.
 pub fn environment(explicit: Option<&Path>) -> Result<Environment> {
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,7 +79,7 @@ pub fn environment(explicit: Option<&Path>) -> Result<Environment> {
 /// # Errors
 /// [`Error::EngineLibrary`] with the loader's own reason.
 pub(crate) fn load(path: &Path) -> Result<ort::environment::EnvironmentBuilder> {
-    switch_telemetry_off();
+    require_telemetry_off()?;
     ort::init_from(path).map_err(|error| Error::EngineLibrary {
         problem: match &error {
             ort::LoadDynamicError::BadVersion { version_str, .. } => format!(
@@ -112,20 +111,51 @@ fn reuse(path: &Path, environment: &Environment, explicit: Option<&Path>) -> Res
     }
 }
 
-/// Sets the variable by which ONNX Runtime's telemetry is switched off, unless it is set.
+/// Sets the variable by which ONNX Runtime's telemetry is switched off.
 ///
-/// It is done before the library is loaded in any case; a program that starts threads before that calls it first thing in
-/// `main`, while there is one thread, because no other may read the process's variables at that moment.
-pub fn switch_telemetry_off() {
+/// # Safety
+/// No other thread may read or write the variables of the process meanwhile, in Rust or in C: call it first thing in `main`.
+#[expect(unsafe_code, reason = "ONNX Runtime reads the switch from the process's own variables")]
+pub unsafe fn switch_telemetry_off() {
+    // SAFETY: the caller promises it.
+    unsafe { std::env::set_var(TELEMETRY_SWITCH, "1") }
+}
+
+/// Sets it where that is sound and it is not set.
+pub(crate) fn require_telemetry_off() -> Result<()> {
     if std::env::var_os(TELEMETRY_SWITCH).is_some_and(|value| value == "1") {
-        return;
+        return Ok(());
     }
-    #[expect(unsafe_code, reason = "ONNX Runtime reads the switch from the process's own variables")]
-    // SAFETY: no other thread may read or write the environment at the same time. `environment` says so to its
-    // callers; Tandem's own threads read none, and ONNX Runtime has not been loaded yet.
-    unsafe {
-        std::env::set_var(TELEMETRY_SWITCH, "1");
+    if is_only_thread() {
+        #[expect(unsafe_code, reason = "ONNX Runtime reads the switch from the process's own variables")]
+        // SAFETY: this is the only thread, or every access takes a lock.
+        unsafe {
+            switch_telemetry_off();
+        }
+        return Ok(());
     }
+    Err(Error::EngineLibrary {
+        problem: format!(
+            "ONNX Runtime's telemetry is not switched off: `{TELEMETRY_SWITCH}` is not `1`, and other threads run already"
+        ),
+        hint: format!(
+            "set `{TELEMETRY_SWITCH}=1` before the process starts, or call `tandem::prepare_process` first thing in `main`"
+        )
+        .into(),
+        source: None,
+    })
+}
+
+/// Whether no other thread of this process can read its variables.
+#[cfg(target_os = "linux")]
+fn is_only_thread() -> bool {
+    std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.take(2).count() == 1)
+}
+
+/// Apple's C library has a lock around every access to them, and Rust's standard library goes through it.
+#[cfg(not(target_os = "linux"))]
+fn is_only_thread() -> bool {
+    cfg!(target_vendor = "apple")
 }
 
 /// What of the engine's log is written. Nothing below `fatal` by default: whatever fails is also returned as an error,

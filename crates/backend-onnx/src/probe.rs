@@ -33,7 +33,7 @@ pub fn prove(explicit: Option<&Path>, device: Device) -> Result<Proof> {
     const DOING: &str = "to run a graph of one node";
     let started = Instant::now();
     let environment = library::environment(explicit)?;
-    let options = LoadOptions { device, ..LoadOptions::default() };
+    let options = LoadOptions::new().with_device(device);
     let mut builder = session_builder(&environment, &options)?.with_config_entry(placement::RECORD, "1").doing(DOING)?;
     let mut session = builder.commit_from_memory(&probe()).doing(DOING)?;
     let placed = placement::read(&session).doing(DOING)?;

@@ -58,7 +58,7 @@ pub(crate) enum Chosen {
 impl Chosen {
     /// What `options` ask for among `files`.
     pub(crate) fn of(files: &ModelFiles, options: &LoadOptions) -> Result<Self> {
-        if let Some(path) = &options.graph {
+        if let Some(path) = &options.onnx.graph {
             return Ok(Self::Graph(GraphFile { file: ModelFile::Path(path.clone()), dtype: None }));
         }
         match files.graph_for(options.dtype) {

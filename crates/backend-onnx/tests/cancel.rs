@@ -28,7 +28,7 @@ fn running_prefill_ends() {
     let directory = tempfile::tempdir().unwrap();
     let model = slow_model(directory.path());
     let cancel = CancelToken::new();
-    let mut session = model.new_session(&SessionOptions { cancel: cancel.clone(), ..SessionOptions::default() }).unwrap();
+    let mut session = model.new_session(&SessionOptions::new().with_cancel(cancel.clone())).unwrap();
     let tokens: Vec<TokenId> = (0..CONTEXT as TokenId - 100).map(|i| i * 31 % VOCAB as TokenId).collect();
     session.append(&tokens[..50], LogitsRequest::None).unwrap();
 

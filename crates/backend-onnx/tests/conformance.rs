@@ -4,10 +4,10 @@
 use std::path::Path;
 
 use tandem_backend_onnx::{OnnxBackend, library};
-use tandem_core::LoadOptions;
 use tandem_core::conformance;
 use tandem_core::conformance::{Fixture, Golden};
 use tandem_core::files::ModelFiles;
+use tandem_core::{LoadOptions, OnnxOptions};
 
 /// Chunks of other lengths sum in another order.
 const TOLERANCE: f32 = 2e-5;
@@ -50,7 +50,8 @@ fn fixture(name: &str, export: &str) -> Result<Fixture, String> {
     Ok(Fixture {
         backend: Box::new(OnnxBackend::new(None)),
         files: ModelFiles::discover(&directory, name).unwrap(),
-        options: LoadOptions { graph: Some(directory.join("onnx").join(export).join("model.onnx")), ..LoadOptions::default() },
+        options: LoadOptions::new()
+            .with_onnx(OnnxOptions::new().with_graph(directory.join("onnx").join(export).join("model.onnx"))),
         tolerance: TOLERANCE,
         golden: Some(Golden::read(&directory, export)),
     })

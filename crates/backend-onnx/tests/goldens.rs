@@ -9,7 +9,7 @@ use tandem_backend_onnx::{OnnxBackend, library};
 use tandem_core::backend::Numerics;
 use tandem_core::conformance::{self, Fixture, Golden, with_fixture};
 use tandem_core::files::ModelFiles;
-use tandem_core::{DType, LoadOptions, LogitsRequest, SessionOptions};
+use tandem_core::{DType, LoadOptions, LogitsRequest, OnnxOptions, SessionOptions};
 
 const CHECKPOINTS: [&str; 5] = ["qwen2-tied", "qwen2-untied", "qwen3", "llama3-rope", "mistral"];
 
@@ -31,7 +31,9 @@ fn fixture(checkpoint: &str, export: &str, graph: &str, numerics: Numerics) -> R
     Ok(Fixture {
         backend: Box::new(OnnxBackend::new(None)),
         files: ModelFiles::discover(&directory, checkpoint).unwrap(),
-        options: LoadOptions { graph: Some(directory.join("onnx").join(graph)), numerics, ..LoadOptions::default() },
+        options: LoadOptions::new()
+            .with_numerics(numerics)
+            .with_onnx(OnnxOptions::new().with_graph(directory.join("onnx").join(graph))),
         // Two ways to the same logits may each be that far from the golden.
         tolerance: 2.0 * golden.tolerance,
         golden: Some(golden),
@@ -91,16 +93,16 @@ fn a_variant_is_chosen_by_dtype() {
                 (Some(DType::Int8), DType::Int8),
                 (Some(DType::Int4), DType::Int4),
             ] {
-                let options = LoadOptions { dtype: asked, ..LoadOptions::default() };
+                let options = LoadOptions::new().with_dtype(asked);
                 let model = fixture.backend.load(&fixture.files, &options).unwrap();
                 assert_eq!(model.info().dtype, loaded);
                 let mut session = model.new_session(&SessionOptions::default()).unwrap();
                 assert_eq!(session.append(&[5, 6, 7], LogitsRequest::All).unwrap().n_rows(), 3);
             }
-            let bf16 = LoadOptions { dtype: Some(DType::Bf16), ..LoadOptions::default() };
+            let bf16 = LoadOptions::new().with_dtype(DType::Bf16);
             let Err(error) = fixture.backend.load(&fixture.files, &bf16) else { panic!("there is no bf16 graph") };
             assert!(error.to_string().contains("bf16"), "{error}");
-            let wrong = LoadOptions { dtype: Some(DType::Int4), ..fixture.options.clone() };
+            let wrong = fixture.options.clone().with_dtype(DType::Int4);
             let Err(error) = fixture.backend.load(&fixture.files, &wrong) else { panic!("the graph asked for is f32") };
             assert!(error.to_string().contains("`int4` was asked for"), "{error}");
         },

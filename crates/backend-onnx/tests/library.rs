@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use tandem_backend_onnx::library::{environment, find, inspect, library_file_name};
+use tandem_backend_onnx::library::{environment, find, inspect, library_file_name, switch_telemetry_off};
 use tempfile::TempDir;
 
 /// Compiles `source` as a C library with the compiler that built this test.
@@ -51,7 +51,7 @@ fn refused(path: &Path, why: &str) {
     let error = find(Some(path)).unwrap_err();
     let message = error.to_string();
     assert!(message.contains(&path.display().to_string()) && message.contains(why), "{message}");
-    assert!(error.hint().unwrap().contains("tandem setup"), "{:?}", error.hint());
+    assert!(error.hint().unwrap().to_string().contains("tandem setup"), "{:?}", error.hint());
     // It is refused in the same words when the engine is to start, and the process lives.
     assert_eq!(environment(Some(path)).err().unwrap().to_string(), message);
 }
@@ -113,7 +113,7 @@ fn a_library_that_is_too_old_is_refused_with_both_versions() {
     assert_eq!(find(Some(&old)).unwrap(), old, "its version is known only once it is loaded");
     let error = environment(Some(&old)).err().unwrap();
     assert!(error.to_string().ends_with("is ONNX Runtime 1.20.1, and this build needs 1.24 or later"), "{error}");
-    assert!(error.hint().unwrap().contains("tandem setup"));
+    assert!(error.hint().unwrap().to_string().contains("tandem setup"));
 }
 
 #[test]
@@ -198,6 +198,14 @@ fn child_starts_the_engine() {
     let Some(library) = std::env::var_os(CHILD).map(PathBuf::from) else {
         return;
     };
+    // A test runs beside the thread that started it, which waits for it.
+    let with_telemetry = environment(Some(&library)).err().unwrap().to_string();
+    assert!(with_telemetry.contains("`ORT_DISABLE_TELEMETRY` is not `1`, and other threads run"), "{with_telemetry}");
+    #[expect(unsafe_code, reason = "a variable of the process is set")]
+    // SAFETY: the other thread waits.
+    unsafe {
+        switch_telemetry_off();
+    }
     let missing = environment(Some(Path::new("/no/such.so"))).err().unwrap();
     assert!(missing.to_string().contains("there is no such file"));
     let first = environment(Some(&library)).expect("a failure before leaves nothing behind");

@@ -51,9 +51,7 @@ pub fn logits(model: &dyn Model, tokens: &[TokenId]) -> Result<Logits> {
             hint: None,
         });
     }
-    model
-        .new_session(&SessionOptions { context_length: Some(tokens.len()), ..SessionOptions::default() })?
-        .append(tokens, LogitsRequest::All)
+    model.new_session(&SessionOptions::new().with_context_length(tokens.len()))?.append(tokens, LogitsRequest::All)
 }
 
 /// Writes `logits` for another process: 32-bit floats, little-endian, row by row.

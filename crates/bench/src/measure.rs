@@ -106,7 +106,8 @@ pub fn longest(workload: &Workload) -> usize {
 pub fn measure(model: &dyn Model, workload: &Workload, cancel: &CancelToken, first_token: &mut dyn FnMut()) -> Result<Sample> {
     let most = model.info().max_context;
     let context_length = longest(workload).min(most);
-    let mut session = model.new_session(&SessionOptions { context_length: Some(context_length), cancel: cancel.clone() })?;
+    let mut session =
+        model.new_session(&SessionOptions::new().with_context_length(context_length).with_cancel(cancel.clone()))?;
     let prompt: Vec<TokenId> = (0..context_length).map(|i| prompt_token(i, model.info().vocab_size)).collect();
     let mut sample = Sample::default();
 

@@ -10,5 +10,5 @@ use tandem_core::Error;
 
 /// That a peer cannot take part, and why.
 fn refused(peer: &str, reason: impl Into<String>, hint: Option<&str>) -> Error {
-    Error::Unsupported { what: format!("peer `{peer}`"), reason: reason.into(), hint: hint.map(str::to_owned) }
+    Error::Unsupported { what: format!("peer `{peer}`"), reason: reason.into(), hint: hint.map(Into::into) }
 }

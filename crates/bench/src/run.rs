@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tandem_core::{CancelToken, Error, Logits, Result, TokenId};
+use tandem_core::{CancelToken, DType, Error, Logits, Result, TokenId};
 use tempfile::TempDir;
 
 use crate::loss::{loss, read_logits};
@@ -255,7 +255,7 @@ impl Contestant for Own {
     }
 
     fn is_reference(&self) -> bool {
-        self.engine.dtype.as_deref() == Some("f32") && !self.engine.is_transformers
+        self.engine.load.dtype == Some(DType::F32) && !self.engine.is_transformers
     }
 
     fn prepare(&mut self, tokens: &[TokenId], logits: &Path, cancel: &CancelToken) -> Result<(Loaded, Option<String>)> {

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use tandem_core::{CancelToken, Error, Model, Result, TokenId};
+use tandem_core::{BackendKind, CancelToken, Error, LoadOptions, Model, Result, TokenId};
 
 use crate::loss;
 use crate::machine::{Activity, read_bandwidth};
@@ -37,28 +37,15 @@ impl Request {
     }
 }
 
-/// Engine and options as text, as on the command line.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What loads the model, and how.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct EngineChoice {
     /// candle-transformers in the place of a backend.
     pub is_transformers: bool,
-    /// `onnx` or `candle`.
-    pub backend: Option<String>,
-    /// `cpu`, `cuda:0`, …
-    pub device: Option<String>,
-    /// `f32`, …
-    pub dtype: Option<String>,
-    /// `fast` or `exact`.
-    pub numerics: Option<String>,
-    /// Threads.
-    pub threads: Option<usize>,
-    /// Idle threads spin.
-    #[serde(default)]
-    pub spin: bool,
-    /// Exactly this graph.
-    pub graph: Option<PathBuf>,
-    /// ONNX Runtime's library.
-    pub ort_library: Option<PathBuf>,
+    /// The backend; `None` is the program's default.
+    pub backend: Option<BackendKind>,
+    /// The same as for any load.
+    pub load: LoadOptions,
 }
 
 /// The work of one process.
@@ -155,7 +142,8 @@ pub fn ask(program: &Path, name: &str, request: &Request, cancel: &CancelToken) 
     let mut command = Command::new(program);
     command.args(["bench", "--worker"]);
     let finished = process::run(command, name, &input, cancel)?;
-    let failed = |reason: String, hint| Error::Unsupported { what: name.to_owned(), reason, hint };
+    let failed =
+        |reason: String, hint: Option<String>| Error::Unsupported { what: name.to_owned(), reason, hint: hint.map(Into::into) };
     match serde_json::from_str(&finished.stdout) {
         Ok(Answer::Failed { message, hint }) => Err(failed(message, hint)),
         Ok(answer) => Ok(answer),

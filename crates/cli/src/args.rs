@@ -6,6 +6,7 @@ mod examples;
 mod form;
 mod generation;
 mod models;
+mod onnx;
 mod parity;
 
 use std::path::PathBuf;
@@ -14,10 +15,11 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub(crate) use self::bench::{BenchArgs, ContenderOptions, Peer, ReportOptions};
-pub(crate) use self::engine::{CoreMlFormat, DeviceChoice, EngineOptions};
+pub(crate) use self::engine::{ComputeArgs, DeviceChoice, EngineOptions, WeightsArgs};
 pub(crate) use self::form::FormOptions;
 pub(crate) use self::generation::GenerationOptions;
 pub(crate) use self::models::{ListArgs, PullArgs, RmArgs};
+pub(crate) use self::onnx::{LibraryArg, OnnxArgs};
 pub(crate) use self::parity::{ParityArgs, SideChoice};
 
 /// Local text generation on engines that are held to the same answer.
@@ -161,9 +163,8 @@ pub(crate) struct ExportArgs {
 #[derive(Args, Debug)]
 #[command(after_help = examples::DEVICES)]
 pub(crate) struct DevicesArgs {
-    /// ONNX Runtime's library, in the place of the one that is found
-    #[arg(long, value_name = "FILE")]
-    pub(crate) ort_library: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) library: LibraryArg,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -180,9 +181,8 @@ pub(crate) struct DoctorArgs {
     /// As `--verify`, and download again what is damaged
     #[arg(long)]
     pub(crate) repair: bool,
-    /// ONNX Runtime's library, in the place of the one that is found
-    #[arg(long, value_name = "FILE")]
-    pub(crate) ort_library: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) library: LibraryArg,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -236,6 +236,14 @@ pub(crate) struct OutputArgs {
     #[arg(short, long)]
     pub(crate) verbose: bool,
 }
+
+/// `$first` with `$second`'s fields where it has none.
+macro_rules! merge {
+    ($first:ident, $second:ident; $($field:ident),+) => {
+        Self { $($field: $first.$field.or($second.$field)),+ }
+    };
+}
+use merge;
 
 impl Command {
     pub(crate) fn output(&self) -> OutputArgs {

@@ -100,7 +100,7 @@ fn parse(text: &str, file: &Path, is_users: bool) -> tandem::Result<Config> {
         }
     }
     let dir = file.parent().map(Path::to_path_buf).unwrap_or_default();
-    config.engine.paths_mut().for_each(|path| *path = dir.join(&*path));
+    config.engine.onnx.paths_mut().for_each(|path| *path = dir.join(&*path));
     Ok(config)
 }
 
@@ -122,7 +122,7 @@ fn unknown(file: &str, key: String) -> Error {
             format!("the keys are: {}", known.join(", "))
         }
     };
-    Error::BadField { file: file.into(), field: key, problem: "is no option".into(), hint: Some(hint) }
+    Error::BadField { file: file.into(), field: key, problem: "is no option".into(), hint: Some(hint.into()) }
 }
 
 /// What is wrong with the text, with its line.
@@ -195,9 +195,9 @@ mod tests {
         }
         let Config { engine, generation, .. } = parse(text, Path::new("dir/tandem.toml"), true).unwrap();
         assert_eq!(format!("{:?}", engine.device), "Some(Exactly(Cuda(1)))");
-        assert_eq!(engine.ort_library, Some(PathBuf::from("dir/lib/libonnxruntime.so")));
-        assert_eq!(engine.coreml_cache, Some(PathBuf::from("/cache")));
-        assert_eq!(engine.threads.map(usize::from), Some(3));
+        assert_eq!(engine.onnx.library.ort_library, Some(PathBuf::from("dir/lib/libonnxruntime.so")));
+        assert_eq!(engine.onnx.options().coreml.cache_dir, Some(PathBuf::from("/cache")));
+        assert_eq!(engine.compute.threads.map(usize::from), Some(3));
         assert!(!format!("{engine:?}").contains("None"), "{engine:?}");
         assert!(!format!("{generation:?}").contains("None"), "{generation:?}");
         assert_eq!(generation.logit_bias.iter().map(ToString::to_string).collect::<Vec<_>>(), ["42=-inf", "7=1.5"]);
@@ -214,7 +214,7 @@ mod tests {
         check("max_tokens = -1", "`dir/tandem.toml`: field `max_tokens`: invalid value: integer `-1`, expected usize; ");
         check(
             "execution_target = 'gpu'",
-            "`dir/tandem.toml`: field `execution_target`: `gpu` is none of `auto`, `cpu`, `cuda`, `cuda:N`, `coreml`; ",
+            "`dir/tandem.toml`: field `execution_target`: `gpu` is not one of `auto`, `cpu`, `cuda`, `cuda:N`, `coreml`; ",
         );
         check("a = 1\nb = = 2", "`dir/tandem.toml`: is no TOML: extra `=`, expected nothing (line 2); ");
         check(

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
-use tandem::{CoreMlOptions, Device, LoadOptions, SessionOptions, Settings, TextModel, ThreadOptions};
+use tandem::{Device, LoadOptions, SessionOptions, Settings, TextModel};
 
-use crate::args::{CoreMlFormat, DeviceChoice, EngineOptions};
+use crate::args::{DeviceChoice, EngineOptions};
 use crate::hub::find;
 use crate::interrupt::Interrupts;
 use crate::memory::Expected;
@@ -72,38 +72,29 @@ pub(crate) fn load(reference: &str, options: &EngineOptions, n_tokens: usize, ou
 
 /// What `options` ask for; what they leave out is the library's default.
 pub(crate) fn settings(options: &EngineOptions, output: &Output) -> Result<Settings> {
-    let coreml = CoreMlOptions {
-        compute_units: options.coreml_units.unwrap_or_default(),
-        neural_network_format: options.coreml_format == Some(CoreMlFormat::NeuralNetwork),
-        static_shapes: options.coreml_static_shapes.unwrap_or_default(),
-        subgraphs: options.coreml_subgraphs.unwrap_or_default(),
-        cache_dir: options.coreml_cache.clone(),
+    let device = match options.device {
+        Some(DeviceChoice::Exactly(device)) => device,
+        Some(DeviceChoice::Auto) => best_device(options, output)?,
+        None => Device::default(),
     };
-    let load = LoadOptions {
-        device: match options.device {
-            Some(DeviceChoice::Exactly(device)) => device,
-            Some(DeviceChoice::Auto) => best_device(options, output)?,
-            None => Device::default(),
-        },
-        dtype: options.dtype,
-        graph: options.graph.clone(),
-        threads: ThreadOptions { count: options.threads, spin: options.spin.unwrap_or_default() },
-        require_device: options.require_device,
-        coreml,
-        numerics: options.numerics.unwrap_or_default(),
-        ..LoadOptions::default()
-    };
-    Ok(Settings { backend: options.backend, ort_library: options.ort_library.clone(), load })
+    let load = LoadOptions::new()
+        .with_device(device)
+        .with_dtype(options.weights.dtype)
+        .with_threads(options.compute.threads)
+        .with_numerics(options.compute.numerics.unwrap_or_default())
+        .with_huge_pages(true)
+        .with_onnx(options.onnx.options());
+    Ok(Settings { backend: options.weights.backend, load })
 }
 
 /// How to open a session under `options`.
 pub(crate) fn session_options(options: &EngineOptions) -> SessionOptions {
-    SessionOptions { context_length: options.context.map(usize::from), ..SessionOptions::default() }
+    SessionOptions::new().with_context_length(options.context.map(usize::from))
 }
 
 /// The best device that can be used: CUDA before CoreML before the processor. Where none can, the processor's error says why.
 fn best_device(options: &EngineOptions, output: &Output) -> Result<Device> {
-    let backend = tandem::backend(options.backend, options.ort_library.clone())?;
+    let backend = tandem::backend(options.weights.backend, options.onnx.library.ort_library.clone())?;
     let rank = |device: &Device| match device {
         Device::Cuda(_) => 0,
         Device::CoreMl => 1,

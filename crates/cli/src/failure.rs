@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use crate::words;
+
 /// Exit code 1: the command failed or was cancelled.
 pub(crate) const FAILED: u8 = 1;
 
@@ -95,7 +97,7 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
 fn hint(error: &anyhow::Error) -> Option<String> {
     error.chain().find_map(|part| match part.downcast_ref::<Usage>() {
         Some(usage) => usage.hint.clone(),
-        None => part.downcast_ref::<tandem::Error>()?.hint(),
+        None => part.downcast_ref::<tandem::Error>()?.hint().map(|remedies| words::sentence(&remedies)),
     })
 }
 
@@ -120,6 +122,6 @@ mod tests {
         assert_eq!(format!("{:?}", exit_code(&option)), format!("{:?}", ExitCode::from(2)));
         let empty = anyhow::Error::from(tandem::Error::EmptyPrompt).context("here");
         assert_eq!(format!("{:?}", exit_code(&empty)), format!("{:?}", ExitCode::from(1)));
-        assert_eq!(Failure::new(&empty).hint, tandem::Error::EmptyPrompt.hint());
+        assert_eq!(Failure::new(&empty).hint.as_deref(), Some("give a prompt of at least one character"));
     }
 }

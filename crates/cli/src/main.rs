@@ -14,6 +14,7 @@ mod output;
 mod paths;
 mod prompt;
 mod reference;
+mod words;
 
 use std::process::ExitCode;
 
@@ -24,8 +25,11 @@ use crate::failure::{Failure, StdoutClosed, WRONG_USAGE};
 use crate::output::Output;
 
 fn main() -> ExitCode {
-    // It sets variables of the process, which is sound only while there is one thread.
-    tandem::prepare_process();
+    #[expect(unsafe_code, reason = "variables of the process are set")]
+    // SAFETY: nothing has started another thread yet.
+    unsafe {
+        tandem::prepare_process();
+    }
     let command = match cli().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(Cli { command: Some(command) }) => command,
         Ok(Cli { command: None }) => return help(),

@@ -63,7 +63,7 @@ impl Expected<'_> {
                 };
                 let hint = format!("the sum: {}{threads}; {}; `--no-memory-check` tries it", sum(&plan), self.what_fits(&memory));
                 let (model, needed, left) = (self.files.name.clone(), bytes(needed), bytes(left));
-                return Err(Error::OutOfMemory { model, needed, limit: name, left, hint }.into());
+                return Err(Error::OutOfMemory { model, needed, limit: name, left, hint: hint.into() }.into());
             }
         }
         Ok(())
@@ -74,7 +74,7 @@ impl Expected<'_> {
         for dtype in [DType::Int8, DType::Int4] {
             let mut settings = self.settings.clone();
             settings.load.dtype = Some(dtype);
-            settings.load.graph = None;
+            settings.load.onnx.graph = None;
             let smaller = Expected { settings: &settings, ..*self }.plan().ok();
             let smaller = smaller.filter(|smaller| judge(&smaller.plan, &smaller.workload, memory) == Verdict::Fits);
             if let Some(MemoryPlan { plan, .. }) = smaller {

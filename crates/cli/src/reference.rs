@@ -40,7 +40,7 @@ pub(crate) fn named(reference: &str, catalog: &Catalog, options: &EngineOptions)
         return Ok(Named::Itself);
     }
     if reference == AUTO {
-        let n_threads = options.threads.map_or_else(threads, usize::from);
+        let n_threads = options.compute.threads.map_or_else(threads, usize::from);
         let context = options.context.map(usize::from);
         let choice = choose(catalog, &memory(options), engine(options), context, n_threads, &measurements());
         let taken = choice.taken().cloned().ok_or_else(|| nothing_fits(&choice))?;
@@ -101,8 +101,8 @@ impl Named {
 
 /// The backend and dtype that count where none is given.
 pub(crate) fn engine(options: &EngineOptions) -> (BackendKind, DType) {
-    let backend = options.backend.or_else(|| tandem::compiled().first().copied()).unwrap_or(BackendKind::Onnx);
-    (backend, options.dtype.unwrap_or(DType::F32))
+    let backend = options.weights.backend.or_else(|| tandem::compiled().first().copied()).unwrap_or(BackendKind::Onnx);
+    (backend, options.weights.dtype.unwrap_or(DType::F32))
 }
 
 /// Says so, with the smallest that there is.
@@ -112,6 +112,6 @@ fn nothing_fits(choice: &Choice) -> Error {
     Error::ModelNotFound {
         reference: AUTO.into(),
         reason: format!("no model of the catalog fits {}", bytes(choice.usable)),
-        hint: format!("{}`--dtype int4` takes less, and `demo` is part of the program", smallest.unwrap_or_default()),
+        hint: format!("{}`--dtype int4` takes less, and `demo` is part of the program", smallest.unwrap_or_default()).into(),
     }
 }

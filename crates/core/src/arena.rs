@@ -27,7 +27,6 @@ const ALIGNMENT: usize = 64;
 #[derive(Debug, Default)]
 pub struct Arena {
     current: Mutex<Option<Piece>>,
-    small_pages: bool,
 }
 
 /// Values in an [`Arena`].
@@ -46,11 +45,6 @@ struct Piece {
 }
 
 impl Arena {
-    /// An empty arena; with `small_pages` it does not request huge pages.
-    pub fn new(small_pages: bool) -> Self {
-        Self { current: Mutex::default(), small_pages }
-    }
-
     /// `n` zeros. As with a [`Vec`], the process aborts when there is no more memory.
     ///
     /// # Panics
@@ -66,11 +60,11 @@ impl Arena {
     fn take(&self, n: usize) -> BytesMut {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(piece) = current.as_mut().filter(|piece| piece.rest.len() >= n) {
-            return piece.take(n, self.small_pages);
+            return piece.take(n);
         }
         let next = current.as_ref().map_or(*PIECES.start(), |piece| (2 * piece.size).clamp(*PIECES.start(), *PIECES.end()));
         let mut piece = Piece::new(n.max(next));
-        let bytes = piece.take(n, self.small_pages);
+        let bytes = piece.take(n);
         if current.as_ref().is_none_or(|other| other.rest.len() < piece.rest.len()) {
             *current = Some(piece);
         }
@@ -88,12 +82,10 @@ impl Piece {
         Self { address: rest.as_ptr().expose_provenance(), size, rest }
     }
 
-    fn take(&mut self, n: usize, small_pages: bool) -> BytesMut {
+    fn take(&mut self, n: usize) -> BytesMut {
         let bytes = self.rest.split_to(n);
-        if !small_pages {
-            // From the start of the piece, since a huge page cannot span two separately advised ranges.
-            huge_pages::advise(self.address..bytes.as_ptr().addr() + n);
-        }
+        // From the start of the piece, since a huge page cannot span two separately advised ranges.
+        huge_pages::advise(self.address..bytes.as_ptr().addr() + n);
         bytes
     }
 }
@@ -124,7 +116,7 @@ mod tests {
 
     #[test]
     fn slabs_are_adjacent_and_outlive_the_arena() {
-        let arena = Arena::new(false);
+        let arena = Arena::default();
         let (mut one, mut two, mut three) = (arena.zeros::<u8>(100), arena.zeros::<f32>(1000), arena.zeros::<u16>(0));
         assert!(three.is_empty() && two.iter().all(|value| *value == 0.0));
         assert_eq!((two.as_ptr().addr() - one.as_ptr().addr(), one.as_ptr().addr() % ALIGNMENT), (128, 0));
@@ -140,7 +132,7 @@ mod tests {
     #[test]
     fn slab_larger_than_a_piece_does_not_replace_the_current_piece() {
         let n = 3 * PIECES.end();
-        let arena = Arena::new(false);
+        let arena = Arena::default();
         let first = arena.zeros::<u64>(8);
         let mut large = arena.zeros::<u8>(n);
         let second = arena.zeros::<u64>(8);
@@ -152,7 +144,7 @@ mod tests {
 
     #[test]
     fn pieces_double_up_to_the_largest() {
-        let arena = Arena::new(true);
+        let arena = Arena::default();
         let mut sizes = Vec::new();
         let slabs: Vec<Slab<u8>> = (0..200)
             .map(|_| {

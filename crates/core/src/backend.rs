@@ -26,13 +26,10 @@ pub use checked::checked;
 pub use data::{HiddenStates, ModelInfo, Placement, TokenBatch, WeightFile, WeightType};
 pub use kv::{KvShape, KvState};
 pub use logits::{Logits, LogitsRequest};
-pub use options::{
-    BackendKind, ComputeUnits, CoreMlOptions, DType, Device, DeviceReport, LoadOptions, Numerics, SessionOptions, ThreadOptions,
-};
+pub use options::{ComputeUnits, CoreMlFormat, CoreMlOptions, DeviceReport, LoadOptions, OnnxOptions, SessionOptions};
 pub use probe::{Probe, ProbePoint, Prober, Stage};
 
-/// The id of a token in a model's vocabulary.
-pub type TokenId = u32;
+pub use crate::primitives::{BackendKind, DType, Device, Numerics, TokenId};
 
 /// One inference engine compiled into this build.
 pub trait Backend: Send + Sync {
@@ -56,7 +53,7 @@ pub trait Backend: Send + Sync {
     fn load(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
         options.validate()?;
         let model = self.load_unchecked(files, options)?;
-        model.info().check_device_share(options.require_device)?;
+        model.info().check_device_share(options.onnx.require_device)?;
         Ok(checked(model))
     }
 }

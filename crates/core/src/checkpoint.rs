@@ -8,9 +8,9 @@ use std::ops::Range;
 
 use safetensors::{Dtype, SafeTensors};
 
-use crate::backend::DType;
 use crate::error::{Error, Result};
 use crate::files::{FileBytes, ModelFiles};
+use crate::primitives::DType;
 
 /// The weights of a model.
 #[derive(Debug)]

@@ -19,10 +19,10 @@ pub(crate) use self::fields::{Fields, parse_object};
 pub use self::gemma::GemmaConfig;
 pub use self::generation::GenerationConfig;
 pub use self::rope::{Llama3Rope, RopeConfig, RopeScaling, YarnRope};
-use crate::backend::{DType, TokenId};
 use crate::error::Result;
 use crate::files::{MAX_JSON_BYTES, ModelFile};
 use crate::gguf::Gguf;
+use crate::primitives::{DType, TokenId};
 
 /// A decoder's shape, from `config.json`. Every number is within bounds that make arithmetic with them safe.
 #[derive(Clone, Debug, PartialEq)]

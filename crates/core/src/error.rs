@@ -1,11 +1,13 @@
 //! The one error that users of Tandem see: what is wrong, in which file or option, and what to do about it.
 //!
-//! A message is lower case, without a final period, and never repeats its source; [`Error::hint`] is the remedy.
+//! A message is lower case, without a final period, and never repeats its source; [`Error::remedies`] says what to do.
 
 use std::error::Error as StdError;
 use std::path::PathBuf;
 
-use crate::backend::{BackendKind, Device, TokenId};
+use crate::named::ParseNameError;
+use crate::primitives::{BackendKind, DType, Device, TokenId};
+use crate::remedy::{Remedies, Remedy};
 
 /// A result with Tandem's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -25,7 +27,7 @@ pub enum Error {
         /// Where it was looked for.
         reason: String,
         /// What to do: names that are near, or the command to list them.
-        hint: String,
+        hint: Remedies,
     },
 
     /// A file that is missing, truncated or not what it should be.
@@ -36,7 +38,7 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
         /// What to do.
-        hint: Option<String>,
+        hint: Option<Remedies>,
         /// The reader's own error.
         source: Option<Source>,
     },
@@ -51,7 +53,7 @@ pub enum Error {
         /// What is wrong, with the value.
         problem: String,
         /// What to do.
-        hint: Option<String>,
+        hint: Option<Remedies>,
     },
 
     /// An engine that this build does not have.
@@ -60,7 +62,7 @@ pub enum Error {
         /// The engine.
         backend: BackendKind,
         /// The feature to build with, and what this build has.
-        hint: String,
+        hint: Remedies,
     },
 
     /// A device that was asked for and cannot be used.
@@ -73,7 +75,7 @@ pub enum Error {
         /// The engine's own reason.
         reason: String,
         /// What to do.
-        hint: String,
+        hint: Remedies,
     },
 
     /// Something that the model or the engine cannot do.
@@ -84,7 +86,7 @@ pub enum Error {
         /// Why it cannot be had.
         reason: String,
         /// The way that works.
-        hint: Option<String>,
+        hint: Option<Remedies>,
     },
 
     /// The engine's library is missing or cannot be used.
@@ -93,7 +95,7 @@ pub enum Error {
         /// What was looked for, where, and what was found.
         problem: String,
         /// The command that mends it.
-        hint: String,
+        hint: Remedies,
         /// The loader's own error.
         source: Option<Source>,
     },
@@ -121,7 +123,7 @@ pub enum Error {
         /// What is left of it, in words.
         left: String,
         /// The sum, and what would fit.
-        hint: String,
+        hint: Remedies,
     },
 
     /// More tokens than the context holds.
@@ -157,6 +159,8 @@ pub enum Error {
         value: String,
         /// What is wrong, as a predicate: `is less than 0`.
         problem: String,
+        /// What it usually is.
+        hint: Option<Remedies>,
     },
 
     /// Logits that are no numbers; a token drawn from them would mean nothing.
@@ -178,7 +182,7 @@ pub enum Error {
         /// What is wrong.
         problem: String,
         /// What to do.
-        hint: Option<String>,
+        hint: Option<Remedies>,
         /// The engine's own error.
         source: Option<Source>,
     },
@@ -191,7 +195,7 @@ pub enum Error {
         /// What went wrong.
         problem: String,
         /// What to do.
-        hint: Option<String>,
+        hint: Option<Remedies>,
         /// The transport's own error.
         source: Option<Source>,
     },
@@ -201,9 +205,15 @@ pub enum Error {
     Cancelled,
 }
 
+impl From<ParseNameError> for Error {
+    fn from(ParseNameError { option, value, problem }: ParseNameError) -> Self {
+        Self::InvalidOption { option: option.into(), value, problem, hint: None }
+    }
+}
+
 impl Error {
     /// What to do about it, when there is something.
-    pub fn hint(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<Remedies> {
         match self {
             Self::ModelNotFound { hint, .. }
             | Self::BackendNotCompiled { hint, .. }
@@ -214,16 +224,40 @@ impl Error {
             | Self::BadField { hint, .. }
             | Self::Unsupported { hint, .. }
             | Self::Hub { hint, .. }
+            | Self::InvalidOption { hint, .. }
             | Self::Template { hint, .. } => hint.clone(),
             Self::ContextFull { .. } => Some("shorten the prompt, or start a new session".into()),
             Self::EmptyPrompt => Some("give a prompt of at least one character".into()),
-            Self::BadLogits { .. } => {
-                Some("the weights or the graph are damaged, or the dtype overflows: try `--dtype f32`".into())
-            }
+            Self::BadLogits { .. } => Some(
+                [
+                    Remedy::UseDType(vec![DType::F32]),
+                    "obtain the model again: either its dtype overflows, or the weights or the graph are damaged".into(),
+                ]
+                .into(),
+            ),
             Self::InvalidToken { .. } => Some("the tokenizer and the model do not belong together".into()),
-            Self::InvalidOption { option, .. } => crate::sampler::usual(option).map(Into::into),
             Self::Engine { .. } | Self::Cancelled => None,
         }
+    }
+
+    /// The same error with `remedies` for its hint, where it has a place for one.
+    #[must_use]
+    pub fn with_hint(mut self, remedies: impl Into<Remedies>) -> Self {
+        match &mut self {
+            Self::ModelNotFound { hint, .. }
+            | Self::BackendNotCompiled { hint, .. }
+            | Self::DeviceUnavailable { hint, .. }
+            | Self::OutOfMemory { hint, .. }
+            | Self::EngineLibrary { hint, .. } => *hint = remedies.into(),
+            Self::BadFile { hint, .. }
+            | Self::BadField { hint, .. }
+            | Self::Unsupported { hint, .. }
+            | Self::Hub { hint, .. }
+            | Self::InvalidOption { hint, .. }
+            | Self::Template { hint, .. } => *hint = Some(remedies.into()),
+            _ => {}
+        }
+        self
     }
 
     /// A [`BadFile`](Self::BadFile) with the reader's own error.
@@ -238,7 +272,7 @@ impl Error {
 
     /// An [`InvalidOption`](Self::InvalidOption).
     pub fn invalid_option(option: &str, value: impl ToString, problem: impl Into<String>) -> Self {
-        Self::InvalidOption { option: option.into(), value: value.to_string(), problem: problem.into() }
+        Self::InvalidOption { option: option.into(), value: value.to_string(), problem: problem.into(), hint: None }
     }
 
     /// An [`Unsupported`](Self::Unsupported) for an optional ability that a session does not have.

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use crate::backend::DType;
 use crate::cancel::CancelToken;
+use crate::named::named;
+use crate::primitives::DType;
 use crate::progress::Progress;
 
 /// What an export is to make.
@@ -74,6 +75,8 @@ pub enum GraphOutputs {
     /// Both.
     Both,
 }
+
+named!(GraphOutputs, "outputs", { Logits: "logits", HiddenStates: "hidden-states", Both: "both" });
 
 /// What an export made.
 #[derive(Clone, Debug, PartialEq, Eq)]

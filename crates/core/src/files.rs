@@ -16,9 +16,10 @@ use std::path::{Path, PathBuf};
 
 pub use self::content::{FileBytes, MAX_JSON_BYTES};
 pub use self::near::near_names;
-use crate::backend::DType;
 use crate::error::{Error, Result};
 use crate::gguf::GgufPart;
+use crate::primitives::{BackendKind, DType};
+use crate::remedy::Remedy;
 
 /// The files of one model.
 #[derive(Clone, Debug)]
@@ -104,9 +105,11 @@ impl ModelFiles {
             what: format!("the GGUF file `{}`", path.display()),
             reason: "GGUF files are read by the candle backend alone".into(),
             hint: Some(
-                "use `--backend candle`, in a build with the feature `candle`; or the checkpoint that the file was made from, \
-                 a directory with `config.json` and safetensors"
-                    .into(),
+                [
+                    Remedy::UseBackend(BackendKind::Candle),
+                    "use the checkpoint that the file was made from, a directory with `config.json` and safetensors".into(),
+                ]
+                .into(),
             ),
         })
     }

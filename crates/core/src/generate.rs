@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::backend::{LogitsRequest, TokenId};
+use crate::backend::LogitsRequest;
 use crate::error::{Error, Result};
+use crate::named::named;
+use crate::primitives::TokenId;
 use crate::sampler::{Sampler, SamplingOptions};
 use crate::sequence::{PREFILL_CHUNK, Sequence};
 use crate::stop::{StopMatcher, StopOptions};
@@ -11,6 +13,7 @@ use crate::tokenizer::{TokenStream, Tokenizer};
 
 /// How to generate.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct GenerateOptions {
     /// The most tokens to generate; `None` goes on to the end of the context.
     pub max_new_tokens: Option<usize>,
@@ -27,10 +30,23 @@ impl GenerateOptions {
     pub fn new(max_new_tokens: Option<usize>, sampling: SamplingOptions, stop: StopOptions) -> Self {
         Self { max_new_tokens, sampling, stop, prefill_chunk: PREFILL_CHUNK }
     }
+
+    /// Sets [`sampling`](Self::sampling).
+    #[must_use]
+    pub fn with_sampling(self, sampling: SamplingOptions) -> Self {
+        Self { sampling, ..self }
+    }
+
+    /// Sets [`prefill_chunk`](Self::prefill_chunk).
+    #[must_use]
+    pub fn with_prefill_chunk(self, prefill_chunk: usize) -> Self {
+        Self { prefill_chunk, ..self }
+    }
 }
 
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FinishReason {
     /// An end token or a stop string.
     Stop,
@@ -40,18 +56,11 @@ pub enum FinishReason {
     Cancelled,
 }
 
-impl std::fmt::Display for FinishReason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Stop => "stop",
-            Self::Length => "length",
-            Self::Cancelled => "cancelled",
-        })
-    }
-}
+named!(FinishReason, "finish_reason", { Stop: "stop", Length: "length", Cancelled: "cancelled" });
 
 /// What a generation reports.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Event {
     /// A part of the prompt entered the cache.
     Prefilled {

@@ -24,10 +24,14 @@ pub mod files;
 pub mod generate;
 pub mod gguf;
 pub mod huge_pages;
+pub mod named;
+pub mod primitives;
 pub mod progress;
+pub mod remedy;
 pub mod sampler;
 pub mod score;
 pub mod sequence;
+mod setters;
 pub mod size;
 pub mod stop;
 pub mod template;
@@ -35,9 +39,10 @@ pub mod tokenizer;
 
 pub use backend::{
     Backend, BackendKind, Capabilities, Capability, DType, Device, DeviceReport, LoadOptions, Logits, LogitsRequest, Model,
-    ModelInfo, Session, SessionOptions, TokenId,
+    ModelInfo, OnnxOptions, Session, SessionOptions, TokenId,
 };
 pub use cancel::CancelToken;
 pub use error::{Error, Result};
 pub use export::{ExportOptions, Exported, GraphFormat, GraphOutputs};
 pub use progress::{Progress, ProgressEvent};
+pub use remedy::{Remedies, Remedy};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::backend::DType;
+use crate::primitives::DType;
 
 /// Who is told how far work is; by default nobody.
 ///

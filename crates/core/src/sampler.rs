@@ -12,14 +12,13 @@ mod scores;
 mod weights;
 
 pub use options::SamplingOptions;
-pub(crate) use options::usual;
 
 use self::candidates::{Candidates, Filters};
 use self::options::decimal;
 use self::scores::Scorer;
 use self::weights::Weights;
-use crate::backend::TokenId;
 use crate::error::Result;
+use crate::primitives::TokenId;
 
 /// A token and how likely the model held it.
 #[derive(Clone, Copy, Debug, PartialEq)]

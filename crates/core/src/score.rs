@@ -1,7 +1,8 @@
 //! Teacher-forced scoring: how probable a model finds a given text.
 
-use crate::backend::{Capability, LogitsRequest, TokenId};
+use crate::backend::{Capability, LogitsRequest};
 use crate::error::{Error, Result};
+use crate::primitives::TokenId;
 use crate::sequence::Sequence;
 
 /// Tokens scored in one run: every position's logits are held at once, 4 bytes for each entry of the vocabulary.

@@ -1,8 +1,9 @@
 //! A session together with the tokens that it holds, so that what is already in the cache is not computed again.
 
-use crate::backend::{Capabilities, Capability, Logits, LogitsRequest, Model, Session, SessionOptions, TokenId};
+use crate::backend::{Capabilities, Capability, Logits, LogitsRequest, Model, Session, SessionOptions};
 use crate::cancel::CancelToken;
 use crate::error::{Error, Result};
+use crate::primitives::TokenId;
 
 /// Tokens that are prefilled in one run: large enough to be fast, small enough that a cancel is seen soon and that graphs which return
 /// every position's logits do not need much memory for them.

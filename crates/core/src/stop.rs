@@ -3,8 +3,8 @@
 //! Text that may turn out to be the beginning of a stop string is held back, and no more than that, so that streaming
 //! stays lively; no part of a stop string is ever shown.
 
-use crate::backend::TokenId;
 use crate::error::{Error, Result};
+use crate::primitives::TokenId;
 
 /// What ends a generation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

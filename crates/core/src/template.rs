@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
 use crate::error::{Error, Result};
+use crate::remedy::{Remedies, Remedy};
 use crate::tokenizer::Tokenizer;
 
 mod config;
@@ -148,7 +149,7 @@ impl ChatTemplate {
         Error::Template {
             file: model.into(),
             problem: "the model has none".into(),
-            hint: Some("it is not made for chat: give it plain text to continue with `--raw`".into()),
+            hint: Some(Remedy::SkipTemplate.into()),
             source: None,
         }
     }
@@ -228,7 +229,10 @@ impl ChatTemplate {
 
     fn render_error(&self, error: minijinja::Error) -> Error {
         if let Some(message) = environment::raised(&error) {
-            return self.plain_error(message, Some("the template refuses these messages: change them, or use `--raw`"));
+            return self.plain_error(
+                message,
+                Some(["change the messages, which the template refuses".into(), Remedy::SkipTemplate].into()),
+            );
         }
         match error.kind() {
             ErrorKind::OutOfFuel => self.plain_error(&format!("it did not end within {} steps", environment::FUEL), None),
@@ -239,8 +243,8 @@ impl ChatTemplate {
         }
     }
 
-    fn plain_error(&self, problem: &str, hint: Option<&str>) -> Error {
-        Error::Template { file: self.file.clone(), problem: problem.into(), hint: hint.map(Into::into), source: None }
+    fn plain_error(&self, problem: &str, hint: Option<Remedies>) -> Error {
+        Error::Template { file: self.file.clone(), problem: problem.into(), hint, source: None }
     }
 }
 
@@ -254,10 +258,5 @@ fn message_value(message: &ChatMessage) -> serde_json::Value {
 
 fn failed(file: &str, problem: &str, error: minijinja::Error) -> Error {
     let problem = error.line().map_or_else(|| problem.to_owned(), |line| format!("{problem}: line {line}"));
-    Error::Template {
-        file: file.into(),
-        problem,
-        hint: Some("`--raw` does without the template".into()),
-        source: Some(error.into()),
-    }
+    Error::Template { file: file.into(), problem, hint: Some(Remedy::SkipTemplate.into()), source: Some(error.into()) }
 }

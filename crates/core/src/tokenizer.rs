@@ -10,8 +10,8 @@ use std::sync::{Arc, OnceLock};
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::tokenizer::Tokenizer as Inner;
 
-use crate::backend::TokenId;
 use crate::error::{Error, Result};
+use crate::primitives::TokenId;
 
 mod bytes;
 mod file;

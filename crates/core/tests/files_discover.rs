@@ -48,7 +48,7 @@ fn told(dir: &TempDir, error: &Error) -> String {
 fn check_refused(dir: &TempDir, path: &Path, parts: &[&str]) {
     let error = ModelFiles::discover(path, "the model").unwrap_err();
     let text = told(dir, &error);
-    assert!(error.hint().is_some_and(|hint| !hint.is_empty()), "no hint: {text}");
+    assert!(error.hint().is_some_and(|hint| !hint.to_string().is_empty()), "no hint: {text}");
     for part in parts {
         assert!(text.contains(part), "`{part}` is not in: {text}");
     }
@@ -230,12 +230,12 @@ fn a_dtype_that_is_not_there() {
         error.to_string(),
         "dtype `bf16` of `the model` is not supported: the graphs there are: `model.onnx` (f32), `model_q4.onnx` (int4)"
     );
-    assert_eq!(error.hint().as_deref(), Some("choose one of these dtypes, or leave the dtype out"));
+    assert_eq!(error.hint().unwrap().to_string(), "choose one of these dtypes, or leave the dtype out");
 
     let files = discover(&dir(&["config.json", "model.safetensors", "decoder_model.onnx"])).unwrap();
     let error = files.graph_for(None).unwrap_err();
     assert!(error.to_string().contains("no graph can be used; `decoder_model.onnx`"), "{error}");
-    assert!(error.hint().unwrap().contains("export"));
+    assert!(error.hint().unwrap().to_string().contains("export"));
 
     let files = discover(&dir(&["config.json", "model.safetensors"])).unwrap();
     assert!(files.graph_for(Some(DType::F32)).unwrap_err().to_string().contains("it has no ONNX graph"));
@@ -360,7 +360,7 @@ fn a_gguf_file_is_a_model() {
         assert_eq!(files.tokenizer.as_ref().map(ModelFile::file_name), Some(tokenizer));
         assert!(files.graphs.is_empty());
         let error = files.refuse_gguf().unwrap_err();
-        assert!(error.hint().unwrap().contains("--backend candle"), "{error}");
+        assert!(error.hint().unwrap().to_string().contains("--backend candle"), "{error}");
     };
     check(&["x.gguf"], "x.gguf", "x.gguf", "x.gguf");
     check(&["x.GGUF"], "x.GGUF", "x.GGUF", "x.GGUF");

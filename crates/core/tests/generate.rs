@@ -43,7 +43,7 @@ fn rewinding() -> World {
 
 impl World {
     fn sequence(&self, max_tokens: usize) -> Sequence {
-        Sequence::new(&*self.model, &SessionOptions { context_length: Some(max_tokens), ..SessionOptions::default() }).unwrap()
+        Sequence::new(&*self.model, &SessionOptions::new().with_context_length(max_tokens)).unwrap()
     }
 
     fn generate(&self, sequence: &mut Sequence, prompt: &[TokenId], options: GenerateOptions) -> Outcome {
@@ -64,6 +64,7 @@ impl World {
                     outcome.reason = Some(reason);
                     outcome.text += &text;
                 }
+                other => panic!("{other:?}"),
             }
         }
         assert_eq!(generation.tokens(), outcome.tokens);
@@ -89,7 +90,7 @@ fn chunks_do_not_change_what_is_generated() {
     let world = rewinding();
     let whole = world.generate(&mut world.sequence(100), &PROMPT, options(20));
     for chunk in [0, 1, 4, 5] {
-        let chunked = GenerateOptions { prefill_chunk: chunk, ..options(20) };
+        let chunked = options(20).with_prefill_chunk(chunk);
         let outcome = world.generate(&mut world.sequence(100), &PROMPT, chunked);
         assert_eq!(outcome.tokens, whole.tokens);
         assert_eq!(outcome.prefilled.last(), Some(&PROMPT.len()));
@@ -196,7 +197,7 @@ fn seeds_decide_and_nothing_else_does() {
     let world = rewinding();
     let drawn = |seed| {
         let sampling = SamplingOptions { temperature: 1.0, seed, ..SamplingOptions::greedy() };
-        let options = GenerateOptions { sampling, ..options(40) };
+        let options = options(40).with_sampling(sampling);
         world.generate(&mut world.sequence(100), &PROMPT, options).tokens
     };
     assert_eq!(drawn(7), drawn(7));

@@ -209,7 +209,7 @@ fn tokenizer_config_is_read() {
     assert_eq!(choose(None, Some(&TokenizerConfig::parse(b"{}", "c").unwrap())), None);
     assert_eq!(choose(None, None), None);
     let error = ChatTemplate::missing("some/model");
-    assert!(error.hint().unwrap().contains("`--raw`"), "{error}");
+    assert!(error.hint().unwrap().to_string().contains("`--raw`"), "{error}");
 }
 
 #[test]

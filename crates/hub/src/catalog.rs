@@ -84,7 +84,8 @@ impl Catalog {
             hint: match near.as_slice() {
                 [] => format!("the names are {}", quoted(&all)),
                 near => format!("did you mean {}?", quoted(near)),
-            },
+            }
+            .into(),
         }
     }
 }

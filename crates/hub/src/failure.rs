@@ -3,8 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-use tandem_core::Error;
 use tandem_core::error::Source;
+use tandem_core::{Error, Remedies};
 
 /// A request that failed.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(crate) enum Failure {
         /// What went wrong.
         problem: String,
         /// What to do.
-        hint: Option<String>,
+        hint: Option<Remedies>,
         /// The status, when it was the server's word.
         status: Option<u16>,
     },
@@ -38,7 +38,7 @@ impl Failure {
         Self::Passing { problem: problem.into(), wait: None, source: None }
     }
 
-    pub(crate) fn lasting(problem: impl Into<String>, hint: &str) -> Self {
+    pub(crate) fn lasting(problem: impl Into<String>, hint: impl Into<Remedies>) -> Self {
         Self::Lasting { problem: problem.into(), hint: Some(hint.into()), status: None }
     }
 

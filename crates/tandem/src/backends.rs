@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tandem_core::config::ModelConfig;
 use tandem_core::export::{CachedGraphInfo, RemovedGraphs};
 use tandem_core::files::ModelFiles;
-use tandem_core::{Backend, BackendKind, DType, Device, Error, ExportOptions, Exported, LoadOptions, Model, Result};
+use tandem_core::{Backend, BackendKind, DType, Device, Error, ExportOptions, Exported, LoadOptions, Model, Remedy, Result};
 use tandem_hub::plan::Subject;
 
 /// Every backend that there is, in this build or in another, the default first.
@@ -88,10 +88,18 @@ pub fn peer(files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>>
 
 /// Does what must be done while the process has one thread: ONNX Runtime's telemetry is switched off by a variable of the process.
 ///
-/// Loading does it too, so a program without threads of its own need not call it; another one calls it first thing in `main`.
-pub fn prepare_process() {
+/// Loading does it too while there is one thread. A program that has others by then calls this first thing in `main`, or has
+/// `ORT_DISABLE_TELEMETRY=1` in its environment; else loading with ONNX Runtime is an error that says so.
+///
+/// # Safety
+/// No other thread may read or write the variables of the process meanwhile, in Rust or in C.
+#[expect(unsafe_code, reason = "a variable of the process is set")]
+pub unsafe fn prepare_process() {
     #[cfg(feature = "onnx")]
-    tandem_backend_onnx::library::switch_telemetry_off();
+    // SAFETY: the caller promises it.
+    unsafe {
+        tandem_backend_onnx::library::switch_telemetry_off();
+    }
 }
 
 /// The library of ONNX Runtime that is used: `explicit`, or the one that is found.
@@ -217,7 +225,7 @@ pub fn prove(kind: BackendKind, ort_library: Option<&Path>, device: Device) -> R
         BackendKind::Onnx => Ok(tandem_backend_onnx::probe::prove(ort_library, device)?.provider),
         #[cfg(feature = "candle")]
         BackendKind::Candle => {
-            let load = LoadOptions { device, ..LoadOptions::default() };
+            let load = LoadOptions::new().with_device(device);
             let model = tandem_backend_candle::CandleBackend::new().load(&crate::find("demo")?, &load)?;
             let logits = model.new_session(&Default::default())?.append(&[0], tandem_core::LogitsRequest::Last(1))?;
             match logits.values().iter().all(|value| value.is_finite()) {
@@ -272,5 +280,5 @@ fn not_compiled(backend: BackendKind) -> Error {
         [] => "this build has no backend at all".into(),
         kinds => format!("this build has: {}", kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
     };
-    Error::BackendNotCompiled { backend, hint: format!("build with `--features {backend}`; {have}") }
+    Error::BackendNotCompiled { backend, hint: [Remedy::EnableFeature(backend.to_string()), Remedy::Note(have)].into() }
 }

@@ -43,9 +43,12 @@ pub use model::{Settings, TextModel, load};
 pub use numerics::{NumericsCost, numerics_cost};
 pub use reference::{find, find_for, hub_reference, hub_reference_for, is_local, unknown, wanted};
 
+pub use tandem_core::{named, remedy};
 pub use tandem_hub::{catalog, machine, plan};
 
-pub use tandem_core::backend::{ComputeUnits, CoreMlOptions, Numerics, Placement, ThreadOptions, WeightFile, WeightType};
+pub use tandem_core::backend::{
+    ComputeUnits, CoreMlFormat, CoreMlOptions, Numerics, OnnxOptions, Placement, WeightFile, WeightType,
+};
 pub use tandem_core::config::{GenerationConfig, ModelConfig};
 pub use tandem_core::export::{CachedGraphInfo, RemovedGraphs};
 pub use tandem_core::files::{GraphFile, ModelFile, ModelFiles};

@@ -53,7 +53,7 @@ pub fn memory_plan(
     }
     let (dtype, subject) = subject(backend, files, &config, &settings.load)?;
     let context_length = context_length.unwrap_or(config.max_context).min(config.max_context);
-    let threads = settings.load.threads.count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZero::get);
+    let threads = settings.load.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZero::get);
     let workload =
         Workload { backend, dtype, n_tokens: n_tokens.unwrap_or(context_length).min(context_length), context_length, threads };
     let plan = Plan::new(&subject, &workload, measured);

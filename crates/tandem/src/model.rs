@@ -1,6 +1,5 @@
 //! A model with its tokenizer and chat template: text in, text out.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,7 @@ use tandem_core::template::{ChatMessage, ChatTemplate, RenderOptions, TemplateTo
 use tandem_core::tokenizer::Tokenizer;
 use tandem_core::{BackendKind, Error, LoadOptions, Model, ModelInfo, Result, SessionOptions, TokenId};
 
-use crate::backends::{backend, prepare_process};
+use crate::backends::backend;
 use crate::chat::Chat;
 use crate::reference::find_for;
 
@@ -26,9 +25,7 @@ const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
 pub struct Settings {
     /// Exactly this backend; `None` is the default one of this build.
     pub backend: Option<BackendKind>,
-    /// ONNX Runtime's library, in the place of the one that is found.
-    pub ort_library: Option<PathBuf>,
-    /// Device, dtype and threads.
+    /// Device, dtype, threads, and what concerns ONNX Runtime alone.
     pub load: LoadOptions,
 }
 
@@ -59,9 +56,8 @@ impl TextModel {
     pub fn load(files: ModelFiles, settings: &Settings) -> Result<Self> {
         let started = Instant::now();
         let config = ModelConfig::from_file(&files.config)?;
-        let backend = backend(settings.backend, settings.ort_library.clone())?;
+        let backend = backend(settings.backend, settings.load.onnx.library.clone())?;
         // A published tokenizer takes half as long as a small model's weights: they are read side by side.
-        prepare_process();
         let (text, model) = std::thread::scope(|scope| {
             let text = scope.spawn(|| Text::read(&files, &config));
             let model = backend.load(&files, &settings.load);

@@ -98,7 +98,7 @@ pub fn unknown(reference: &str, catalog: &Catalog) -> Error {
             [] => "name `demo`, a directory with the model's files, `owner/name` for a model on the Hugging Face hub, or one of the \
                    catalog such as `qwen2.5:0.5b`"
                 .into(),
-            near => format!("did you mean {}?", near.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
+            near => format!("did you mean {}?", near.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")).into(),
         },
     }
 }

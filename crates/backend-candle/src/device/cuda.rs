@@ -10,7 +10,7 @@ pub(super) use self::without::{description, n_devices, open};
 
 #[cfg(not(feature = "candle-cuda"))]
 mod without {
-    use tandem_core::{Device, Result};
+    use tandem_core::{BackendKind, Device, Remedy, Result};
 
     use crate::device::unavailable;
 
@@ -26,7 +26,8 @@ mod without {
 
     /// The error that names the feature.
     pub(in crate::device) fn open(index: u32) -> Result<candle_core::Device> {
-        let hint = "build with `--features candle-cuda`, use `--backend onnx` for CUDA, or use `--device cpu`";
+        let hint =
+            [Remedy::EnableFeature("candle-cuda".into()), Remedy::UseBackend(BackendKind::Onnx), Remedy::UseDevice(Device::Cpu)];
         Err(unavailable(Device::Cuda(index), "this build has no CUDA for candle", hint))
     }
 }
@@ -37,7 +38,7 @@ mod with {
 
     use candle_core::cuda_backend::cudarc::driver::CudaContext;
     use candle_core::{Device as CandleDevice, Tensor};
-    use tandem_core::{Device, Result};
+    use tandem_core::{Device, Remedy, Result};
 
     use crate::device::unavailable;
 
@@ -72,8 +73,10 @@ mod with {
             }
         });
         tried.map_err(|reason| {
-            let hint =
-                "`nvidia-smi` lists the GPUs and their driver; build with `CUDA_COMPUTE_CAP` of this GPU, or use `--device cpu`";
+            let hint = [
+                "build with `CUDA_COMPUTE_CAP` of this GPU (`nvidia-smi` lists the GPUs and their driver)".into(),
+                Remedy::UseDevice(Device::Cpu),
+            ];
             unavailable(Device::Cuda(index), reason, hint)
         })
     }

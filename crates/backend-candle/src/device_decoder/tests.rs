@@ -42,7 +42,7 @@ impl Backend for OnProcessor {
     fn load_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
         let info = CandleBackend::new().load(files, options)?.info().clone();
         let config = ModelConfig::from_file(&files.config)?;
-        let threads = crate::device::threads(&options.threads)?;
+        let threads = crate::device::threads(options.threads)?;
         let decoder = Box::new(DeviceDecoder::new(in_f32(files, &config)?, self.0, &Device::Cpu).unwrap());
         Ok(Arc::new(CandleModel { loaded: Arc::new(Loaded { decoder, threads, info }) }))
     }

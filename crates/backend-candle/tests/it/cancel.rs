@@ -14,7 +14,7 @@ fn append_stops_when_cancelled_and_keeps_the_session() {
     let tokens: Vec<TokenId> = (0..200).map(|i| i * 31 % 340).collect();
     let whole = model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last(1)).unwrap();
     let cancel = CancelToken::new();
-    let mut session = model.new_session(&SessionOptions { cancel: cancel.clone(), ..SessionOptions::default() }).unwrap();
+    let mut session = model.new_session(&SessionOptions::new().with_cancel(cancel.clone())).unwrap();
     session.append(&tokens[..50], LogitsRequest::None).unwrap();
 
     // A small model is faster than the wake-up of a thread: tokens are appended and rewound until the cancellation arrives.

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use safetensors::SafeTensors;
 use tandem_backend_candle::CandleBackend;
-use tandem_core::backend::{Numerics, ThreadOptions, TokenBatch};
+use tandem_core::backend::{Numerics, TokenBatch};
 use tandem_core::conformance;
 use tandem_core::conformance::{Fixture, Golden};
 use tandem_core::files::ModelFiles;
@@ -117,11 +117,10 @@ fn quantized(name: &str, dtype: DType, numerics: Numerics) -> Fixture {
 
 /// The checkpoint `name`, computed with `threads` threads.
 fn fixture(name: &str, threads: usize) -> Fixture {
-    let threads = ThreadOptions { count: NonZeroUsize::new(threads), spin: false };
     Fixture {
         backend: Box::new(CandleBackend::new()),
         files: ModelFiles::discover(&golden(name), name).unwrap(),
-        options: LoadOptions { threads, ..LoadOptions::default() },
+        options: LoadOptions::new().with_threads(NonZeroUsize::new(threads)),
         // Chunks of different lengths add in a different order.
         tolerance: 2e-5,
         golden: Some(Golden::read(&golden(name), Golden::MADE)),

@@ -50,7 +50,7 @@ fn quantised_families_stay_close_to_f32() {
     let tokens: Vec<u32> = (0..40).map(|i| i * 37 % 340).collect();
     for name in FAMILIES {
         let logits = |dtype| {
-            let options = LoadOptions { dtype, ..LoadOptions::default() };
+            let options = LoadOptions::new().with_dtype(dtype);
             let model = load(&golden(name), &options).unwrap();
             model.new_session(&SessionOptions::default()).unwrap().append(&tokens, LogitsRequest::Last(1)).unwrap()
         };

@@ -47,7 +47,7 @@ fn float_types_match_goldens() {
 #[test]
 fn quantising_a_gguf_at_load_matches_quantising_the_checkpoint() {
     for dtype in [DType::Int8, DType::Int4] {
-        let options = LoadOptions { dtype: Some(dtype), ..LoadOptions::default() };
+        let options = LoadOptions::new().with_dtype(dtype);
         let published = tandem_core::files::ModelFiles::discover(&golden("qwen3"), "qwen3").unwrap();
         let expected = logits(&*CandleBackend::new().load(&published, &options).unwrap());
         let model = load(&golden_in("qwen3", TensorType::F32), "qwen3-at-load", &options).unwrap();
@@ -59,7 +59,7 @@ fn quantising_a_gguf_at_load_matches_quantising_the_checkpoint() {
 #[test]
 fn info_reports_stored_types_and_what_they_run_as() {
     let types = |kind: TensorType, dtype: Option<DType>| {
-        let options = LoadOptions { dtype, ..LoadOptions::default() };
+        let options = LoadOptions::new().with_dtype(dtype);
         let model = load(&golden_in("qwen2-tied", kind), &format!("reported-{kind}"), &options).unwrap();
         let types = model.info().weight_types.iter().map(|t| format!("{}: {}", t.stored, t.runs_as)).collect::<Vec<_>>();
         (model.info().dtype, types.join("; "))
@@ -78,7 +78,7 @@ fn quantising_twice_is_refused() {
         (TensorType::Q4_0, DType::Int8, "`int4`"),
         (TensorType::F16, DType::F16, "--dtype f32"),
     ] {
-        let options = LoadOptions { dtype: Some(dtype), ..LoadOptions::default() };
+        let options = LoadOptions::new().with_dtype(dtype);
         let Err(error) = load(&golden_in("qwen2-tied", kind), &format!("twice-{kind}"), &options) else {
             panic!("{kind} as {dtype}")
         };
@@ -169,7 +169,7 @@ fn files_of_llama_cpps_converter_match_goldens() {
         }
         answers.greedy_equal &= tolerance.is_none();
         answers.tolerance = tolerance.unwrap_or(answers.tolerance);
-        let options = LoadOptions { numerics: Numerics::Exact, ..LoadOptions::default() };
+        let options = LoadOptions::new().with_numerics(Numerics::Exact);
         let fixture = Fixture { backend: Box::new(CandleBackend::new()), files, options, tolerance: 2e-5, golden: Some(answers) };
         assert_eq!(fixture.load().info().dtype, dtype);
         logits_match_golden(&fixture);

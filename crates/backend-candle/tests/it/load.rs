@@ -1,13 +1,13 @@
 //! Loading checkpoints: errors for what is refused, and variants of configurations and weights that must work.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use tandem_core::conformance::describe;
-use tandem_core::{DType, Device, Error, LoadOptions, LogitsRequest, SessionOptions};
+use tandem_core::{DType, Device, Error, LoadOptions, LogitsRequest, OnnxOptions, SessionOptions};
 
 use crate::{edited, golden, load};
 
@@ -62,14 +62,14 @@ fn broken_safetensors_is_an_error_that_names_the_file() {
 #[test]
 fn unsupported_dtype_device_and_graph_are_errors_with_a_hint() {
     for (what, options, expected) in [
-        ("f16", LoadOptions { dtype: Some(DType::F16), ..LoadOptions::default() }, "f32"),
-        ("bf16", LoadOptions { dtype: Some(DType::Bf16), ..LoadOptions::default() }, "f32"),
-        ("a graph", LoadOptions { graph: Some("model.onnx".into()), ..LoadOptions::default() }, "--backend onnx"),
-        ("CUDA", LoadOptions { device: Device::Cuda(0), ..LoadOptions::default() }, "--device cpu"),
-        ("CoreML", LoadOptions { device: Device::CoreMl, ..LoadOptions::default() }, "--backend onnx"),
+        ("f16", LoadOptions::new().with_dtype(DType::F16), "f32"),
+        ("bf16", LoadOptions::new().with_dtype(DType::Bf16), "f32"),
+        ("a graph", LoadOptions::new().with_onnx(OnnxOptions::new().with_graph(PathBuf::from("model.onnx"))), "--backend onnx"),
+        ("CUDA", LoadOptions::new().with_device(Device::Cuda(0)), "--device cpu"),
+        ("CoreML", LoadOptions::new().with_device(Device::CoreMl), "--backend onnx"),
     ] {
         let Err(error) = load(&golden("qwen2-tied"), &options) else { panic!("{what} is refused") };
-        assert!(error.hint().is_some_and(|hint| hint.contains(expected)), "{what}: {}", describe(&error));
+        assert!(error.hint().is_some_and(|hint| hint.to_string().contains(expected)), "{what}: {}", describe(&error));
     }
     let quantised = edited("qwen3", |config| config["quantization_config"] = json!({"quant_method": "gptq"}), |_| true);
     let Err(error) = load(quantised.path(), &LoadOptions::default()) else { panic!("GPTQ is refused") };

@@ -33,8 +33,8 @@ fn peer_matches_our_decoder_and_rewinds_to_nothing() {
 fn peer_refuses_other_families_devices_and_dtypes() {
     for (name, options, expected) in [
         ("gemma3", LoadOptions::default(), "gemma3"),
-        ("qwen3", LoadOptions { dtype: Some(DType::Int8), ..LoadOptions::default() }, "f32"),
-        ("qwen3", LoadOptions { device: Device::Cuda(0), ..LoadOptions::default() }, "processor"),
+        ("qwen3", LoadOptions::new().with_dtype(DType::Int8), "f32"),
+        ("qwen3", LoadOptions::new().with_device(Device::Cuda(0)), "processor"),
     ] {
         let files = ModelFiles::discover(&golden(name), name).unwrap();
         let Err(error) = load_transformers(&files, &options) else { panic!("{name} is refused") };

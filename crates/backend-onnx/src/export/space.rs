@@ -53,7 +53,7 @@ mod tests {
         let error = check(1_000_000_000, 1_019_999_999).unwrap_err();
         let expected = "`no/such/directory`: there is not enough room: 1.0 GB are needed, and 1.0 GB are free";
         assert_eq!(error.to_string(), expected);
-        assert!(error.hint().unwrap().contains("another disk"));
+        assert!(error.hint().unwrap().to_string().contains("another disk"));
         let error = check(40_000_000, 999).unwrap_err().to_string();
         assert!(error.ends_with("41 MB are needed, and 1 kB are free"), "{error}");
     }

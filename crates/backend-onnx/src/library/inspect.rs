@@ -102,7 +102,7 @@ fn name_of(architecture: Architecture) -> String {
 fn unusable(path: &Path, what: &str, source: Option<io::Error>) -> Error {
     Error::EngineLibrary {
         problem: format!("`{}` {what}", path.display()),
-        hint: format!("take that file away or name another with `--ort-library FILE` or `ORT_DYLIB_PATH`; {OBTAIN_HINT}"),
+        hint: format!("take that file away or name another with `--ort-library FILE` or `ORT_DYLIB_PATH`; {OBTAIN_HINT}").into(),
         source: source.map(Into::into),
     }
 }

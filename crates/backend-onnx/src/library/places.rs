@@ -143,7 +143,7 @@ mod tests {
             assert!(message.contains(&place.display().to_string()), "{message}");
         }
         assert!(message.contains("`--ort-library` and `ORT_DYLIB_PATH` are not given"), "{message}");
-        assert!(error.hint().unwrap().contains("tandem setup"));
+        assert!(error.hint().unwrap().to_string().contains("tandem setup"));
     }
 
     #[test]

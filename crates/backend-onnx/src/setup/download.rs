@@ -32,7 +32,8 @@ pub(super) fn download(pin: &Pin, clients: &[Client], dir: &Path, progress: &mut
     let shown = format!("{} {}", client.shown(), arguments(pin).join(" "));
     progress(SetupEvent::Downloading { command: &shown, bytes: pin.wheel_size });
 
-    let failed = |problem: String, hint: String, source: Option<Source>| Error::EngineLibrary { problem, hint, source };
+    let failed =
+        |problem: String, hint: String, source: Option<Source>| Error::EngineLibrary { problem, hint: hint.into(), source };
     let mut command = client.command();
     command.args(arguments(pin)).arg("-d").arg(dir).args(["--no-input", "--progress-bar", "off"]);
     // Whatever pip leaves behind when it is killed lies in `dir`, and goes with it.
@@ -119,7 +120,7 @@ fn no_client(pin: &Pin, clients: &[Client]) -> Error {
     let tried: Vec<_> = clients.iter().map(|client| format!("`{}`", client.shown())).collect();
     Error::EngineLibrary {
         problem: format!("there is no Python package client: tried {}", tried.join(", ")),
-        hint: format!("install Python 3 with pip; or {}", by_hand(pin)),
+        hint: format!("install Python 3 with pip; or {}", by_hand(pin)).into(),
         source: None,
     }
 }

@@ -113,7 +113,7 @@ impl Failure {
         Self {
             message: error.to_string(),
             cause: std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default(),
-            hint: error.hint().unwrap_or_default(),
+            hint: error.hint().unwrap_or_default().to_string(),
         }
     }
 

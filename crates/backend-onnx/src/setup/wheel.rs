@@ -126,5 +126,5 @@ fn missing_member(wheel: &Path, pin: &Pin, error: ZipError) -> Error {
 }
 
 fn bad_wheel(wheel: &Path, pin: &Pin, problem: &str, source: Option<tandem_core::error::Source>) -> Error {
-    Error::EngineLibrary { problem: format!("`{}` {problem}", wheel.display()), hint: download::by_hand(pin), source }
+    Error::EngineLibrary { problem: format!("`{}` {problem}", wheel.display()), hint: download::by_hand(pin).into(), source }
 }

@@ -203,7 +203,7 @@ fn only_an_earlier_export_is_replaced_and_only_when_asked() {
 
     let error = attempt(false, DType::Int4).unwrap_err();
     assert!(error.to_string().ends_with("graph`: is there and is not empty"), "{error}");
-    assert!(error.hint().unwrap().contains("--force"));
+    assert!(error.hint().unwrap().to_string().contains("--force"));
     assert_eq!(fs::read(directory.join("model.onnx")).unwrap(), before);
 
     attempt(true, DType::Int4).unwrap();

@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use tandem_bench::record::bytes_per_weight;
-use tandem_core::backend::ThreadOptions;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
 use tandem_core::{Backend, Capability, LoadOptions, LogitsRequest, Model, Session, SessionOptions, TokenId};
@@ -106,8 +105,8 @@ pub(crate) fn of_backend(backend: &dyn Backend, directory: &Path, options: &Load
     Ok(Contender::new(name, Box::new(sequence), &ModelConfig::from_file(&files.config)?, bytes_of_weight))
 }
 
-pub(crate) fn threads(n: usize) -> Result<ThreadOptions> {
-    Ok(ThreadOptions { count: Some(NonZeroUsize::new(n).context("at least one thread")?), spin: false })
+pub(crate) fn threads(n: usize) -> Result<NonZeroUsize> {
+    NonZeroUsize::new(n).context("at least one thread")
 }
 
 /// The number of the greatest of `row`.
@@ -137,6 +136,6 @@ impl Sequence for OfModel {
 }
 
 fn new_session(model: &Arc<dyn Model>) -> Result<Box<dyn Session>> {
-    let options = SessionOptions { context_length: Some(MOST_TOKENS), ..SessionOptions::default() };
+    let options = SessionOptions::new().with_context_length(MOST_TOKENS);
     Ok(model.new_session(&options)?)
 }

@@ -14,7 +14,7 @@ use tandem_core::{Backend, DType, LoadOptions};
 /// Loads `checkpoint` into this process, which has done nothing else, and prints what that took.
 pub(crate) fn load_alone(checkpoint: &Path, dtype: DType, threads: usize) -> Result<()> {
     let files = ModelFiles::discover(checkpoint, &checkpoint.to_string_lossy())?;
-    let options = LoadOptions { dtype: Some(dtype), threads: crate::contender::threads(threads)?, ..LoadOptions::default() };
+    let options = LoadOptions::new().with_dtype(dtype).with_threads(crate::contender::threads(threads)?);
     let started = Instant::now();
     let model = CandleBackend::new().load(&files, &options)?;
     let seconds = started.elapsed().as_secs_f64();

@@ -109,7 +109,7 @@ fn compare_engines(task: &Task<'_>) -> Result<()> {
 fn compare_pages(task: &Task<'_>) -> Result<()> {
     let pair = |backend: &dyn Backend, directory: &Path, dtype: Option<DType>| {
         let huge = options(dtype, task.threads)?;
-        let small = LoadOptions { small_pages: true, ..huge.clone() };
+        let small = huge.clone().with_huge_pages(false);
         let mut contenders = Vec::new();
         for (pages, options) in [("small", small), ("huge", huge)] {
             let mut contender = contender::of_backend(backend, directory, &options)?;
@@ -125,7 +125,7 @@ fn compare_pages(task: &Task<'_>) -> Result<()> {
 }
 
 fn options(dtype: Option<DType>, threads: usize) -> Result<LoadOptions> {
-    Ok(LoadOptions { dtype, threads: contender::threads(threads)?, ..LoadOptions::default() })
+    Ok(LoadOptions::new().with_dtype(dtype).with_threads(contender::threads(threads)?).with_huge_pages(true))
 }
 
 /// Each contender in a line: tokens a second, in brackets the speed as a multiple of the first's, and for decoding as a share of what

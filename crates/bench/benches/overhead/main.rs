@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use bare::Bare;
-use tandem::{Event, LoadOptions, SamplingOptions, Sequence, SessionOptions, Settings, StopOptions, TextModel, ThreadOptions};
+use tandem::{Event, LoadOptions, SamplingOptions, Sequence, SessionOptions, Settings, StopOptions, TextModel};
 use tandem_bench::{median, peak_rss_bytes, ratio_of_medians};
 
 const DEPTH: usize = 512;
@@ -40,7 +40,7 @@ fn compare(directory: &Path, threads: usize) -> Result<()> {
     let mut bare = Bare::new(Bare::session(&environment()?, &graph(directory)?, threads)?, 1024)?;
     let prompt: Vec<u32> = (0..DEPTH as u32).map(|i| (i * 7919 + 13) % 1000).collect();
     let ids: Vec<i64> = prompt.iter().map(|&id| i64::from(id)).collect();
-    let mut sequence = model.new_sequence(&SessionOptions { context_length: Some(1024), ..SessionOptions::default() })?;
+    let mut sequence = model.new_sequence(&SessionOptions::new().with_context_length(1024))?;
 
     let (mut prefill, mut decode, mut own) = ([vec![], vec![]], [vec![], vec![]], vec![]);
     for round in 0..=ROUNDS {
@@ -145,7 +145,7 @@ fn load_only(which: &str, directory: &Path, threads: usize) -> Result<()> {
         let started = Instant::now();
         let model = load(directory, threads)?;
         let seconds = started.elapsed().as_secs_f64();
-        let mut sequence = model.new_sequence(&SessionOptions { context_length: Some(1024), ..SessionOptions::default() })?;
+        let mut sequence = model.new_sequence(&SessionOptions::new().with_context_length(1024))?;
         generate(&model, &mut sequence, &prompt)?;
         seconds
     };
@@ -154,8 +154,7 @@ fn load_only(which: &str, directory: &Path, threads: usize) -> Result<()> {
 }
 
 fn load(directory: &Path, threads: usize) -> Result<TextModel> {
-    let threads = ThreadOptions { count: threads.try_into().ok(), spin: false };
-    let load = LoadOptions { threads, ..LoadOptions::default() };
+    let load = LoadOptions::new().with_threads(std::num::NonZeroUsize::new(threads));
     Ok(tandem::load(&directory.display().to_string(), &Settings { load, ..Settings::default() })?)
 }
 

@@ -102,7 +102,7 @@ impl WayMeasures {
 
 /// The logits of `tokens` at once: of every position where the model can, otherwise of the last.
 fn whole(model: &dyn Model, tokens: &[TokenId], cancel: &CancelToken) -> Result<Logits> {
-    let mut session = model.new_session(&SessionOptions { context_length: None, cancel: cancel.clone() })?;
+    let mut session = model.new_session(&SessionOptions::new().with_cancel(cancel.clone()))?;
     session.append(tokens, wanted(model))
 }
 
@@ -117,7 +117,7 @@ fn computed(model: &dyn Model, way: Way, tokens: &[TokenId], cancel: &CancelToke
         Way::Stepwise => 1,
         Way::Chunked => CHUNK,
     };
-    let mut session = model.new_session(&SessionOptions { context_length: None, cancel: cancel.clone() })?;
+    let mut session = model.new_session(&SessionOptions::new().with_cancel(cancel.clone()))?;
     let mut values = Vec::new();
     for part in tokens.chunks(chunk) {
         values.extend_from_slice(session.append(part, wanted(model))?.values());
@@ -127,7 +127,7 @@ fn computed(model: &dyn Model, way: Way, tokens: &[TokenId], cancel: &CancelToke
 
 /// The second half behind the first, after the second half was there in reverse.
 fn rewound(model: &dyn Model, tokens: &[TokenId], cancel: &CancelToken) -> Result<Logits> {
-    let mut session = model.new_session(&SessionOptions { context_length: None, cancel: cancel.clone() })?;
+    let mut session = model.new_session(&SessionOptions::new().with_cancel(cancel.clone()))?;
     let kept = if model.info().capabilities.has(Capability::Rewind) { tokens.len() / 2 } else { 0 };
     let (first, second) = tokens.split_at(kept);
     if !first.is_empty() {

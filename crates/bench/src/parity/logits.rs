@@ -178,7 +178,7 @@ pub(super) fn lock_step(
 
 /// An empty session for `n_tokens`.
 pub(super) fn session(side: &Side<'_>, n_tokens: usize, cancel: &CancelToken) -> Result<Box<dyn Session>> {
-    side.model.new_session(&SessionOptions { context_length: Some(n_tokens), cancel: cancel.clone() })
+    side.model.new_session(&SessionOptions::new().with_context_length(n_tokens).with_cancel(cancel.clone()))
 }
 
 #[derive(Clone, Default)]

@@ -250,7 +250,7 @@ impl Problem {
             message += &format!(": {cause}");
             source = cause.source();
         }
-        Self { at: at.into(), message, hint: error.hint() }
+        Self { at: at.into(), message, hint: error.hint().map(|hint| hint.to_string()) }
     }
 
     pub(super) fn of_stage(stage: &str, error: &Error) -> Self {

@@ -309,7 +309,7 @@ mod tests {
         assert_eq!((strict.reference, strict.candidate), (DType::F32, DType::F32));
         assert_eq!((strict.limits[&Metric::MaxAbs], strict.limits[&Metric::Cosine]), (5e-3, 0.999_999));
         assert_eq!(strict.limits[&Metric::GreedyReal], 0.0);
-        for dtype in DType::ALL {
+        for &dtype in <DType as tandem_core::named::Named>::ALL {
             assert!(rules.pairs.iter().any(|rule| rule.candidate == dtype), "{dtype}");
         }
     }

@@ -11,7 +11,7 @@ use tandem_core::config::ModelConfig;
 use tandem_core::files::{MAX_JSON_BYTES, ModelFiles};
 use tandem_core::template::{ChatTemplate, TemplateTokens, TokenizerConfig};
 use tandem_core::tokenizer::Tokenizer;
-use tandem_core::{Backend, BackendKind, DType, LoadOptions, Model, TokenId};
+use tandem_core::{Backend, BackendKind, DType, LoadOptions, Model, OnnxOptions, TokenId};
 
 /// A model with what turns text into its tokens.
 pub(crate) struct Loaded {
@@ -27,13 +27,13 @@ pub(crate) struct Loaded {
 impl Loaded {
     /// `reference` is `demo`, the name of a golden, or a directory.
     pub(crate) fn new(reference: &str, backend: BackendKind, dtype: DType, numerics: Numerics) -> Self {
-        let options = LoadOptions { dtype: Some(dtype), numerics, ..LoadOptions::default() };
+        let options = LoadOptions::new().with_dtype(dtype).with_numerics(numerics);
         Self::load(reference, backend, format!("{backend}:{dtype}"), options)
     }
 
     /// A graph that is part of a golden.
     pub(crate) fn published(name: &str, graph: &str) -> Self {
-        let options = LoadOptions { graph: Some(golden(name).join("onnx").join(graph)), ..LoadOptions::default() };
+        let options = LoadOptions::new().with_onnx(OnnxOptions::new().with_graph(golden(name).join("onnx").join(graph)));
         Self::load(name, BackendKind::Onnx, format!("onnx={graph}"), options)
     }
 

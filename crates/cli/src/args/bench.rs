@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
-use tandem::{BackendKind, DType};
+use tandem::named::ParseNameError;
+use tandem::{BackendKind, DType, Numerics};
 
 use super::engine::one_of;
+use super::onnx::LibraryArg;
 use super::{DeviceChoice, OutputArgs, examples};
 
 /// Measure how fast a model runs here, and what each backend and dtype costs.
@@ -46,29 +48,28 @@ pub(crate) struct BenchArgs {
 #[command(next_help_heading = "Contenders")]
 pub(crate) struct ContenderOptions {
     /// Engines, with commas between them [default: all of this build]
-    #[arg(long = "backend", value_name = "BACKEND", value_delimiter = ',', value_parser = one_of::<BackendKind>(&["onnx", "candle"]))]
+    #[arg(long = "backend", value_name = "BACKEND", value_delimiter = ',', value_parser = one_of::<BackendKind>())]
     pub(crate) backends: Vec<BackendKind>,
     /// Where to run: `cpu`, `cuda`, `cuda:N`, `coreml`, or `auto` for the best that can be used [default: cpu]
     #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Option<DeviceChoice>,
     /// Dtypes of the weights [default: f32, int8 and int4 of a checkpoint, a graph's own otherwise; none beside `--graph`]
-    #[arg(long = "dtype", value_name = "DTYPE", value_delimiter = ',', value_parser = one_of::<DType>(&["f32", "f16", "bf16", "int8", "int4"]))]
+    #[arg(long = "dtype", value_name = "DTYPE", value_delimiter = ',', value_parser = one_of::<DType>())]
     pub(crate) dtypes: Vec<DType>,
     /// Numbers of threads [default: the processors that this process may use]
     #[arg(long, value_name = "N", value_delimiter = ',')]
     pub(crate) threads: Vec<NonZeroUsize>,
     /// In what the products with quantised weights are computed: `fast`, `exact`, or both [default: fast]
-    #[arg(long, value_name = "NUMERICS", value_delimiter = ',', value_parser = ["fast", "exact"])]
-    pub(crate) numerics: Vec<String>,
+    #[arg(long, value_name = "NUMERICS", value_delimiter = ',', value_parser = one_of::<Numerics>())]
+    pub(crate) numerics: Vec<Numerics>,
     /// Whether idle threads of ONNX Runtime spin: `false`, `true`, or both [default: false, as in `tandem run`]
     #[arg(long, value_name = "BOOL", value_delimiter = ',')]
     pub(crate) spin: Vec<bool>,
     /// Let these graphs of the model's take part, with commas between them
     #[arg(long = "graph", value_name = "FILE", value_delimiter = ',')]
     pub(crate) graphs: Vec<PathBuf>,
-    /// ONNX Runtime's library, in the place of the one that is found
-    #[arg(long, value_name = "FILE")]
-    pub(crate) ort_library: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) library: LibraryArg,
     /// The program that has a backend, in the place of this one
     #[arg(long = "program", value_name = "BACKEND=FILE", hide = true)]
     pub(crate) programs: Vec<Program>,
@@ -157,7 +158,7 @@ impl FromStr for Program {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (backend, path) = text.split_once('=').ok_or("is not BACKEND=FILE")?;
-        Ok(Self { backend: backend.parse().map_err(|error: tandem::Error| error.to_string())?, path: path.into() })
+        Ok(Self { backend: backend.parse().map_err(|error: ParseNameError| error.to_string())?, path: path.into() })
     }
 }
 

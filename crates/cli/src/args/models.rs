@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use tandem::{BackendKind, DType};
 
-use super::engine::one_of;
+use super::engine::WeightsArgs;
 use super::{OutputArgs, examples};
 
 /// Download a model of the Hugging Face hub, or bring the one that is there up to date.
@@ -20,12 +19,8 @@ pub(crate) struct PullArgs {
     /// `--locked` every one in the lock file when none is named
     #[arg(id = "model", value_name = "MODEL", required_unless_present_any = ["locked", "from_bundle"])]
     pub(crate) reference: Option<String>,
-    /// The engine that is to load it [default: the first of this build]
-    #[arg(long, value_name = "BACKEND", value_parser = one_of::<BackendKind>(&["onnx", "candle"]))]
-    pub(crate) backend: Option<BackendKind>,
-    /// The dtype that it is to have [default: the most precise there is]
-    #[arg(long, value_name = "DTYPE", value_parser = one_of::<DType>(&["f32", "f16", "bf16", "int8", "int4"]))]
-    pub(crate) dtype: Option<DType>,
+    #[command(flatten)]
+    pub(crate) weights: WeightsArgs,
     /// Write commit and SHA-256 of each file to the lock file
     #[arg(long, conflicts_with = "locked")]
     pub(crate) lock: bool,

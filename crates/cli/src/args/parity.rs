@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
-use tandem::{BackendKind, DType, Device, Numerics};
+use tandem::named::ParseNameError;
+use tandem::{BackendKind, DType, Device};
 
-use super::engine::numerics;
+use super::engine::ComputeArgs;
+use super::onnx::LibraryArg;
 use super::{ModelArg, OutputArgs, examples};
 
 /// Say whether a model stays the same on another engine, device or dtype.
@@ -51,15 +52,10 @@ pub(crate) struct ParityArgs {
     /// Find the first stage of the first layer whose own arithmetic is at fault
     #[arg(long)]
     pub(crate) bisect: bool,
-    /// Threads of each side [default: the processors that this process may use]
-    #[arg(long, value_name = "N")]
-    pub(crate) threads: Option<NonZeroUsize>,
-    /// In what the products with quantised weights are computed: `fast` may round activations to 8 bits [default: fast]
-    #[arg(long, value_name = "NUMERICS", value_parser = PossibleValuesParser::new(["fast", "exact"]).try_map(|text| numerics(&text)))]
-    pub(crate) numerics: Option<Numerics>,
-    /// ONNX Runtime's library, in the place of the one that is found
-    #[arg(long, value_name = "FILE")]
-    pub(crate) ort_library: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
+    #[command(flatten)]
+    pub(crate) library: LibraryArg,
     /// Write the report as JSON to this file as well, each candidate as soon as it is measured
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
@@ -91,11 +87,11 @@ impl FromStr for SideChoice {
             None => (text, String::new()),
         };
         let (engine, device) = match engine.split_once('@') {
-            Some((engine, device)) => (engine, Some(device.parse().map_err(|error: tandem::Error| error.to_string())?)),
+            Some((engine, device)) => (engine, Some(device.parse().map_err(|error: ParseNameError| error.to_string())?)),
             None => (engine, None),
         };
         let (backend, dtype) = match engine.split_once(':') {
-            Some((backend, dtype)) => (backend, Some(dtype.parse().map_err(|error: tandem::Error| error.to_string())?)),
+            Some((backend, dtype)) => (backend, Some(dtype.parse().map_err(|error: ParseNameError| error.to_string())?)),
             None => (engine, None),
         };
         let backend = backend.parse().map_err(|_| {

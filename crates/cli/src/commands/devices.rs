@@ -11,6 +11,7 @@ use crate::args::DevicesArgs;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::output::{BAD, BOLD, DIM, GOOD, Output};
+use crate::words;
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -43,7 +44,7 @@ struct Row {
 }
 
 pub(crate) fn devices(args: DevicesArgs, output: &Output) -> Result<ExitCode> {
-    let ort_library = args.ort_library.or(Config::load()?.engine.ort_library);
+    let ort_library = args.library.or(Config::load()?.engine.onnx.library).ort_library;
     let progress = output.progress("looking at devices");
     let backends: Vec<_> = tandem::KNOWN_BACKENDS.into_iter().map(|kind| report(kind, ort_library.clone())).collect();
     drop(progress);
@@ -79,7 +80,7 @@ fn row(kind: BackendKind, report: DeviceReport, ort_library: Option<&Path>) -> R
             let failure = Failure::new(&error.into());
             (std::iter::once(failure.message).chain(failure.causes).collect::<Vec<_>>().join(": "), failure.hint)
         }),
-        Some(reason) => Err((reason, report.hint)),
+        Some(reason) => Err((reason, report.hint.as_ref().map(words::sentence))),
     };
     let (device, description) = (report.device.to_string(), report.description);
     match proof {

@@ -74,7 +74,7 @@ impl Check {
 pub(crate) fn doctor(args: DoctorArgs, output: &Output) -> Result<ExitCode> {
     let progress = output.progress("looking around");
     let (config, configured) = configuration();
-    let library = args.ort_library.or_else(|| config.engine.ort_library.clone());
+    let library = args.library.or(config.engine.onnx.library.clone()).ort_library;
     let mut checks = vec![version(), configured];
     checks.extend(engines::checks(library.as_deref()));
     checks.extend(machine::checks(&config));

@@ -70,7 +70,7 @@ pub(crate) fn export(args: ExportArgs, output: &Output) -> Result<ExitCode> {
             head_dtype: form.head_dtype.to_string(),
             block_size: form.block_size,
             zero_points: form.zero_points,
-            outputs: args.form.outputs,
+            outputs: form.outputs.to_string(),
             adapter_inputs: form.adapter_inputs,
             bytes,
             files: exported.files.into_iter().map(|(name, bytes)| FileRow { name, bytes }).collect(),

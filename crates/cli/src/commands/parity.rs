@@ -12,7 +12,7 @@ use tandem_bench::parity::{
 };
 use tandem_bench::record::write_whole;
 
-use crate::args::{DeviceChoice, EngineOptions, ParityArgs, SideChoice};
+use crate::args::{ComputeArgs, DeviceChoice, EngineOptions, OnnxArgs, ParityArgs, SideChoice, WeightsArgs};
 use crate::config::Config;
 use crate::engine;
 use crate::failure::{FAILED, GATE_NOT_MET};
@@ -68,12 +68,10 @@ impl Run<'_> {
     fn load(&self, choice: &SideChoice) -> Result<Loaded> {
         let args = self.args;
         let options = EngineOptions {
-            backend: Some(choice.backend),
+            weights: WeightsArgs { backend: Some(choice.backend), dtype: choice.dtype },
             device: choice.device.map(DeviceChoice::Exactly),
-            dtype: choice.dtype,
-            threads: args.threads.or(self.configured.threads),
-            numerics: args.numerics,
-            ort_library: args.ort_library.clone().or_else(|| self.configured.ort_library.clone()),
+            compute: ComputeArgs { threads: args.compute.threads.or(self.configured.compute.threads), ..args.compute },
+            onnx: OnnxArgs { library: args.library.clone().or(self.configured.onnx.library.clone()), ..OnnxArgs::default() },
             ..EngineOptions::default()
         };
         let mut settings = engine::settings(&options, self.output)?;
@@ -135,8 +133,8 @@ impl Loaded {
     /// One thread where there are several, two where there is one.
     fn load_with_other_threads(&self) -> tandem::Result<Arc<dyn Model>> {
         let mut options = self.settings.load.clone();
-        options.threads.count = NonZeroUsize::new(if self.model.info().threads == 1 { 2 } else { 1 });
-        tandem::backend(self.settings.backend, self.settings.ort_library.clone())?.load(self.model.files(), &options)
+        options.threads = NonZeroUsize::new(if self.model.info().threads == 1 { 2 } else { 1 });
+        tandem::backend(self.settings.backend, options.onnx.library.clone())?.load(self.model.files(), &options)
     }
 }
 

@@ -60,9 +60,9 @@ struct Work<'w> {
 pub(crate) fn pull(args: PullArgs, output: &Output) -> Result<ExitCode> {
     let hub = Hub::from_env()?;
     let config = Config::load()?;
-    let engine = EngineOptions { backend: args.backend, dtype: args.dtype, ..EngineOptions::default() }.or(config.engine);
-    let load = LoadOptions { dtype: engine.dtype, ..LoadOptions::default() };
-    let settings = Settings { backend: engine.backend, load, ..Settings::default() };
+    let engine = EngineOptions { weights: args.weights, ..EngineOptions::default() }.or(config.engine);
+    let load = LoadOptions::new().with_dtype(engine.weights.dtype);
+    let settings = Settings { backend: engine.weights.backend, load, ..Settings::default() };
     let work = Work { hub: &hub, args: &args, wanted: tandem::wanted(&settings), output };
     let models = match (&args.from_bundle, &args.reference) {
         (Some(bundle), _) => vec![work.unpack(bundle)?],

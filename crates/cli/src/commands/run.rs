@@ -149,6 +149,7 @@ fn generate(mut generation: Generation<'_>, output: &Output) -> Result<Outcome> 
                 show(&text, &mut progress)?;
                 reason = why;
             }
+            Ok(_) => {}
             Err(error) => failure = Some(error),
         }
     }

@@ -104,7 +104,7 @@ fn options_that_cannot_be_are_wrong_usage() {
         (["--stop", ""], "option `stop`"),
         (["--logit-bias", "3"], "`3` is no bias"),
         (["--threads", "0"], "'--threads <N>'"),
-        (["--device", "gpu"], "`gpu` is none of `auto`, `cpu`"),
+        (["--device", "gpu"], "`gpu` is not one of `auto`, `cpu`"),
         (["--device", "metal"], "`coreml` with the backend `onnx`"),
         (["--backend", "torch"], "onnx, candle"),
         (["--frobnicate", "1"], "--frobnicate"),

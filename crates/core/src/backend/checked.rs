@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use super::{
     Append, Capability, HiddenStates, KvState, LoadOptions, Logits, LogitsRequest, Model, ModelInfo, Probe, ProbePoint, Prober,
-    Session, SessionOptions, TokenBatch, TokenId,
+    Session, SessionOptions, TokenBatch,
 };
 use crate::adapter::ScaledAdapter;
 use crate::cancel::CancelToken;
 use crate::error::{Error, Result};
+use crate::primitives::{Device, TokenId};
+use crate::remedy::Remedy;
 
 /// `inner` behind the checks, for a model that did not come from [`Backend::load`](super::Backend::load).
 pub fn checked(inner: Arc<dyn Model>) -> Arc<dyn Model> {
@@ -227,7 +229,7 @@ impl ModelInfo {
             backend: self.backend,
             device: self.device,
             reason: format!("{:.3} of the nodes run on it and {required} are required: {}", self.device_share, placed.join(", ")),
-            hint: "`tandem show --json` lists the operators by provider; lower `--require-device`, or use `--device cpu`".into(),
+            hint: [Remedy::LowerRequireDevice, Remedy::UseDevice(Device::Cpu), Remedy::ListOperators].into(),
         })
     }
 
@@ -239,9 +241,9 @@ impl ModelInfo {
 
 impl LoadOptions {
     pub(super) fn validate(&self) -> Result<()> {
-        match self.require_device {
+        match self.onnx.require_device {
             Some(share) if !(0.0..=1.0).contains(&share) => {
-                Err(Error::invalid_option("require-device", share, "is not a share from 0 to 1"))
+                Err(Error::invalid_option("require_device", share, "is not a share from 0 to 1"))
             }
             _ => Ok(()),
         }

@@ -93,13 +93,13 @@ impl Architecture {
             return Err(Error::Unsupported {
                 what: format!("the encoder-only architecture `{model_type}` of `{}`", fields.file()),
                 reason: "only decoders that generate text are supported".into(),
-                hint: Some(format!("for embeddings use an embedding model that is a decoder; known: {}", known())),
+                hint: Some(format!("for embeddings use an embedding model that is a decoder; known: {}", known()).into()),
             });
         }
         Err(Error::Unsupported {
             what: format!("the architecture `{model_type}` of `{}`", fields.file()),
             reason: "it is none of those known".into(),
-            hint: Some(format!("known architectures: {}", known())),
+            hint: Some(format!("known architectures: {}", known()).into()),
         })
     }
 }

@@ -1,9 +1,9 @@
 //! `generation_config.json`: how the publisher would have the model sampled, and which tokens end a text.
 
 use super::{Fields, parse_object};
-use crate::backend::TokenId;
 use crate::error::Result;
 use crate::files::{MAX_JSON_BYTES, ModelFile};
+use crate::primitives::TokenId;
 
 /// The fields of `generation_config.json` that matter here; `None` where the file says nothing, other fields are ignored.
 ///

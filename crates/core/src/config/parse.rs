@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use super::windows::layer_windows;
 use super::{Architecture, Fields, GemmaConfig, ModelConfig, RopeConfig, RopeScaling};
-use crate::backend::{DType, TokenId};
 use crate::error::{Error, Result};
+use crate::primitives::{DType, TokenId};
 
 // Far above every published model, and low enough that products of them fit 64 bits.
 const VOCAB: RangeInclusive<usize> = 1..=1 << 24;

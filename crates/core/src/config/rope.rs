@@ -160,7 +160,7 @@ impl YarnRope {
             true => max_context as f64 / original_max_position as f64,
             false => required_number(fields, "factor", 1.0..=1e6)?,
         };
-        let positive = |key, default: f64| {
+        let positive = |key, default: f64| -> Result<f64> {
             let given = fields.number(key, 0.0..=1e6)?;
             Ok(given.filter(|number| *number > 0.0).unwrap_or(default))
         };

@@ -50,12 +50,13 @@ pub fn unusable_device_is_an_error(fixture: &Fixture) {
 
 /// A share of the device that no model reaches is an error that names the share there is.
 pub fn unreachable_device_share_is_an_error(fixture: &Fixture) {
-    let options = LoadOptions { require_device: Some(1.0), ..fixture.options.clone() };
+    let mut options = fixture.options.clone();
+    options.onnx.require_device = Some(1.0);
     let reached = fixture.backend.load(&fixture.files, &options).is_ok();
     let whole = fixture.load().info().device_share >= 1.0;
     assert_eq!(reached, whole, "all nodes on the device, and only then");
     for bad in [-0.5, 1.5, f64::NAN] {
-        let options = LoadOptions { require_device: Some(bad), ..fixture.options.clone() };
+        options.onnx.require_device = Some(bad);
         assert!(matches!(fixture.backend.load(&fixture.files, &options), Err(Error::InvalidOption { .. })), "{bad} is no share");
     }
 }

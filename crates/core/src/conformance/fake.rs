@@ -12,6 +12,7 @@ use crate::cancel::CancelToken;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::files::ModelFiles;
+use crate::remedy::Remedy;
 
 /// The reference implementation of the contract. It reads the configuration and no weights.
 #[derive(Clone, Debug)]
@@ -52,7 +53,7 @@ impl Backend for FakeBackend {
             device,
             description: "no device at all".into(),
             unusable: unusable.map(Into::into),
-            hint: unusable.map(|_| "use `--device cpu`".into()),
+            hint: unusable.map(|_| Remedy::UseDevice(Device::Cpu).into()),
         };
         vec![report(Device::Cpu, None), report(Device::Cuda(0), Some("it is a fake"))]
     }
@@ -64,7 +65,7 @@ impl Backend for FakeBackend {
                 backend: BackendKind::Fake,
                 device: options.device,
                 reason: "it is a fake".into(),
-                hint: "use `--device cpu`".into(),
+                hint: Remedy::UseDevice(Device::Cpu).into(),
             });
         }
         let mut info = ModelInfo::new(&files.name, BackendKind::Fake, "1");

@@ -44,7 +44,7 @@ pub(super) fn only_one(dir: &Path, names: &[String], name: &str) -> Option<Resul
         [first, ..] => Some(Err(Error::ModelNotFound {
             reference: name.into(),
             reason: format!("the directory `{}` holds {} GGUF files, and each is a model", dir.display(), found.len()),
-            hint: format!("give one of them, such as `{}`", first.display()),
+            hint: format!("give one of them, such as `{}`", first.display()).into(),
         })),
     }
 }

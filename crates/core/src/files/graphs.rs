@@ -4,8 +4,8 @@
 //! Tandem's own dtypes.
 
 use super::{GraphFile, ModelFile, ModelFiles, SkippedFile};
-use crate::backend::DType;
 use crate::error::{Error, Result};
+use crate::primitives::DType;
 
 /// `model<suffix>.onnx` and the dtype of its weights. Among graphs of one dtype the first in this list is taken: for int4 those
 /// with f32 activations, since f16 activations are slow on the CPU.

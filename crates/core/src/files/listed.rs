@@ -43,7 +43,7 @@ impl ModelFiles {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::DType;
+    use crate::primitives::DType;
 
     #[test]
     fn names_are_enough_to_choose_a_graph() {

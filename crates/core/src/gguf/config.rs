@@ -53,7 +53,7 @@ impl Gguf {
             return Err(Error::Unsupported {
                 what: format!("the architecture `{}` of `{}`", super::reader::shown(architecture.as_bytes()), self.file()),
                 reason: "it is none of those that are read from GGUF".into(),
-                hint: Some(format!("known: {}", ARCHITECTURES.map(|known| format!("`{known}`")).join(", "))),
+                hint: Some(format!("known: {}", ARCHITECTURES.map(|known| format!("`{known}`")).join(", ")).into()),
             });
         }
         self.refuse_other_forms()?;

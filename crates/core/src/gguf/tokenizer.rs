@@ -13,8 +13,8 @@ use serde_json::{Value as Json, json};
 use self::pre_tokenizer::PreTokenizer;
 use super::Gguf;
 use super::reader::shown;
-use crate::backend::TokenId;
 use crate::error::{Error, Result};
+use crate::primitives::TokenId;
 
 pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";

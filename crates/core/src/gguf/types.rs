@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::backend::DType;
+use crate::primitives::DType;
 
 /// A type whose values can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 use super::exponential::{LOWEST, exp};
 use super::options::{SamplingOptions, decimal};
 use super::weights::{Weights, pick};
-use crate::backend::TokenId;
+use crate::primitives::TokenId;
 
 /// How far, in units of exponents, the first look of top-p and typical-p goes; each further look goes twice as far.
 const FIRST_LOOK: f64 = 3.0;

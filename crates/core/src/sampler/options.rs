@@ -1,7 +1,7 @@
 //! What a caller chooses of sampling, and what cannot be chosen.
 
-use crate::backend::TokenId;
 use crate::error::{Error, Result};
+use crate::primitives::TokenId;
 
 /// How the next token is chosen from logits. The steps and their order stand with [`Sampler`](super::Sampler).
 ///
@@ -61,16 +61,20 @@ impl SamplingOptions {
     /// # Errors
     /// [`Error::InvalidOption`] for the first that cannot be.
     pub fn validate(&self) -> Result<()> {
-        at_least_zero("temperature", self.temperature)?;
-        at_least_zero("top_p", self.top_p)?;
-        at_most_one("top_p", self.top_p)?;
-        at_least_zero("min_p", self.min_p)?;
-        at_most_one("min_p", self.min_p)?;
-        above_zero("typical_p", self.typical_p)?;
-        at_most_one("typical_p", self.typical_p)?;
-        above_zero("repetition_penalty", self.repetition_penalty)?;
-        finite("presence_penalty", self.presence_penalty)?;
-        finite("frequency_penalty", self.frequency_penalty)?;
+        let checks = [
+            ("temperature", self.temperature, Range::FromZero, "0 takes the most probable token each time, 0.7 to 1 are usual"),
+            ("top_p", self.top_p, Range::ZeroToOne, "1 switches it off, 0.9 to 0.95 are usual"),
+            ("min_p", self.min_p, Range::ZeroToOne, "0 switches it off, 0.05 to 0.1 are usual"),
+            ("typical_p", self.typical_p, Range::AboveZeroToOne, "1 switches it off, 0.9 to 0.95 are usual"),
+            ("repetition_penalty", self.repetition_penalty, Range::AboveZero, "1 switches it off, 1.05 to 1.2 are usual"),
+            ("presence_penalty", self.presence_penalty, Range::Finite, "0 switches it off, up to 2 is usual"),
+            ("frequency_penalty", self.frequency_penalty, Range::Finite, "0 switches it off, up to 2 is usual"),
+        ];
+        for (option, value, range, usual) in checks {
+            if let Some(problem) = range.problem(value) {
+                return Err(Error::invalid_option(option, value, problem).with_hint(usual));
+            }
+        }
         for &(token, bias) in &self.logit_bias {
             if bias.is_nan() || bias == f32::INFINITY {
                 let problem = format!("is no bias for token {token}: give a number, or `-inf` to ban it");
@@ -107,17 +111,27 @@ impl SamplingOptions {
     }
 }
 
-/// What an option of the sampler usually is, and what switches it off; `None` for another option.
-pub(crate) fn usual(option: &str) -> Option<&'static str> {
-    Some(match option {
-        "temperature" => "0 takes the most probable token each time, 0.7 to 1 are usual",
-        "top_p" => "1 switches it off, 0.9 to 0.95 are usual",
-        "min_p" => "0 switches it off, 0.05 to 0.1 are usual",
-        "typical_p" => "1 switches it off, 0.9 to 0.95 are usual",
-        "repetition_penalty" => "1 switches it off, 1.05 to 1.2 are usual",
-        "presence_penalty" | "frequency_penalty" => "0 switches it off, up to 2 is usual",
-        _ => return None,
-    })
+/// Which numbers an option can be.
+#[derive(Clone, Copy, PartialEq)]
+enum Range {
+    Finite,
+    FromZero,
+    AboveZero,
+    ZeroToOne,
+    AboveZeroToOne,
+}
+
+impl Range {
+    /// Why `value` is outside, as a predicate.
+    fn problem(self, value: f32) -> Option<&'static str> {
+        match value {
+            value if !value.is_finite() => Some("is not a finite number"),
+            value if matches!(self, Self::FromZero | Self::ZeroToOne) && value < 0.0 => Some("is less than 0"),
+            value if matches!(self, Self::AboveZero | Self::AboveZeroToOne) && value <= 0.0 => Some("is not above 0"),
+            value if matches!(self, Self::ZeroToOne | Self::AboveZeroToOne) && value > 1.0 => Some("is more than 1"),
+            _ => None,
+        }
+    }
 }
 
 /// The number that the shortest decimal of `value` stands for: 0.7, where `f64::from(0.7_f32)` is 0.699999988.
@@ -125,24 +139,6 @@ pub(crate) fn usual(option: &str) -> Option<&'static str> {
 /// Hosts and configuration files write decimals, and the references that Tandem is held to read them as `f64`.
 pub(super) fn decimal(value: f32) -> f64 {
     value.to_string().parse().expect("what a number prints as is a number")
-}
-
-fn finite(option: &str, value: f32) -> Result<()> {
-    if value.is_finite() { Ok(()) } else { Err(Error::invalid_option(option, value, "is not a finite number")) }
-}
-
-fn at_least_zero(option: &str, value: f32) -> Result<()> {
-    finite(option, value)?;
-    if value >= 0.0 { Ok(()) } else { Err(Error::invalid_option(option, value, "is less than 0")) }
-}
-
-fn above_zero(option: &str, value: f32) -> Result<()> {
-    finite(option, value)?;
-    if value > 0.0 { Ok(()) } else { Err(Error::invalid_option(option, value, "is not above 0")) }
-}
-
-fn at_most_one(option: &str, value: f32) -> Result<()> {
-    if value <= 1.0 { Ok(()) } else { Err(Error::invalid_option(option, value, "is more than 1")) }
 }
 
 #[cfg(test)]

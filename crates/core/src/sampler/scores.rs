@@ -4,8 +4,8 @@
 //! of logits is noted in the pass that checks them, so that later passes skip blocks that cannot matter.
 
 use super::options::{SamplingOptions, decimal};
-use crate::backend::TokenId;
 use crate::error::{Error, Result};
+use crate::primitives::TokenId;
 
 /// Logits that are looked at together; a part of the result, as sums are taken by blocks.
 pub(super) const BLOCK: usize = 128;

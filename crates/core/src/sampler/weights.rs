@@ -2,7 +2,7 @@
 
 use super::exponential::{LOWEST, exp, sum};
 use super::scores::{BLOCK, Scores};
-use crate::backend::TokenId;
+use crate::primitives::TokenId;
 
 /// Scores with a temperature; the weight of a token is `exp((score - best) / temperature)`.
 pub(super) struct Weights<'a> {

@@ -8,8 +8,8 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use crate::backend::TokenId;
 use crate::error::{Error, Result};
+use crate::primitives::TokenId;
 use crate::tokenizer::{SpecialTokens, Tokenizer};
 
 /// Noncharacters that Unicode reserves for use inside a program.

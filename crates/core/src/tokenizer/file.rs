@@ -9,8 +9,8 @@ use serde_json::Value;
 use serde_json::error::Category;
 use tokenizers::tokenizer::Tokenizer as Inner;
 
-use crate::backend::TokenId;
 use crate::error::{Error, Result};
+use crate::primitives::TokenId;
 
 /// The largest published files are about 35 MiB (Gemma, a vocabulary of 262 144).
 const MAX_BYTES: usize = 64 << 20;

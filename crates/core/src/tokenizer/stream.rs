@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::Tokenizer;
 use super::steps::{Step, steps};
-use crate::backend::TokenId;
 use crate::error::Result;
+use crate::primitives::TokenId;
 
 /// Text that grows token by token.
 ///

@@ -332,7 +332,7 @@ fn what_is_not_supported_is_named() {
         Err(error @ Error::Unsupported { .. }) => {
             assert!(error.to_string().contains(named), "{error}");
             assert!(error.to_string().contains("config.json"), "{error}");
-            assert!(error.hint().unwrap_or_default().contains(hint), "{:?}", error.hint());
+            assert!(error.hint().unwrap_or_default().to_string().contains(hint), "{:?}", error.hint());
         }
         other => panic!("{changes}: {other:?}"),
     };

@@ -72,8 +72,8 @@ fn each_backend_has_its_repository() {
 fn an_unknown_name_is_told_its_neighbours() {
     let error = Catalog::builtin().unknown("qwen2.5:1.5");
     assert_eq!(error.to_string(), "no model `qwen2.5:1.5`: the catalog has no such name");
-    assert!(error.hint().unwrap().contains("`qwen2.5:1.5b`"), "{error:?}");
-    assert!(Catalog::builtin().unknown("nothing-like-it:9").hint().unwrap().contains("`llama3.2:1b`"));
+    assert!(error.hint().unwrap().to_string().contains("`qwen2.5:1.5b`"), "{error:?}");
+    assert!(Catalog::builtin().unknown("nothing-like-it:9").hint().unwrap().to_string().contains("`llama3.2:1b`"));
 }
 
 #[test]

@@ -114,7 +114,7 @@ impl Answer {
             }
             _ => (format!("`{server}` answers with status {status}"), "check `HF_ENDPOINT` and the proxy's settings".into()),
         };
-        Failure::Lasting { problem, hint: Some(hint), status: Some(status) }
+        Failure::Lasting { problem, hint: Some(hint.into()), status: Some(status) }
     }
 }
 

@@ -48,7 +48,7 @@ mod tests {
         let error = check(1_000_000_000, 1_019_999_999).unwrap_err();
         let expected = "`no/such/cache`: there is not enough room: 1020 MB are needed, and 1019 MB are free";
         assert_eq!(error.to_string(), expected);
-        assert!(error.hint().unwrap().contains("another disk"));
+        assert!(error.hint().unwrap().to_string().contains("another disk"));
         assert!(check(u64::MAX, u64::MAX - 1).is_err());
     }
 

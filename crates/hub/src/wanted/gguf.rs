@@ -115,7 +115,9 @@ fn unclear(reference: &HubReference, models: &[&str], problem: String) -> Error 
     Error::Unsupported {
         what: format!("the repository `{repository}`"),
         reason: format!("it has {} GGUF files, and {problem}: {}", models.len(), models.join(", ")),
-        hint: Some(format!("name one by the end of its name, such as `{repository}:{example}`, or by its dtype with `--dtype`")),
+        hint: Some(
+            format!("name one by the end of its name, such as `{repository}:{example}`, or by its dtype with `--dtype`").into(),
+        ),
     }
 }
 
@@ -177,6 +179,6 @@ mod tests {
         let wanted = Wanted { backend: BackendKind::Onnx, dtype: None };
         let error = choose(wanted, &"o/n".parse().unwrap(), &FILES).unwrap_err();
         assert!(error.to_string().contains("which the candle backend alone reads"), "{error}");
-        assert!(error.hint().unwrap().contains("use `--backend candle`"));
+        assert!(error.hint().unwrap().to_string().contains("use `--backend candle`"));
     }
 }

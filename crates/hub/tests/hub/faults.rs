@@ -125,7 +125,7 @@ fn a_repository_that_is_not_there_is_missed() {
     let hub = tandem_hub::Hub::new(tandem_hub::HubSettings { token: None, ..place.settings() });
     let error = hub.pull(&crate::place::reference(), &tandem_hub::PullOptions::new(crate::place::wanted())).unwrap_err();
     assert!(error.to_string().contains("there is no such repository, or it needs a token"), "{error}");
-    assert!(error.hint().unwrap().contains("HF_TOKEN"));
+    assert!(error.hint().unwrap().to_string().contains("HF_TOKEN"));
 }
 
 #[test]

@@ -97,8 +97,9 @@ impl Place {
     pub(crate) fn fails(&self, parts: &[&str]) {
         let error = self.pull().unwrap_err();
         let sources = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
-        let text =
-            sources.map(ToString::to_string).collect::<Vec<_>>().join("; ") + "\nhint: " + &error.hint().unwrap_or_default();
+        let text = sources.map(ToString::to_string).collect::<Vec<_>>().join("; ")
+            + "\nhint: "
+            + &error.hint().unwrap_or_default().to_string();
         for part in parts {
             assert!(text.contains(part), "`{part}` is not in: {text}");
         }

@@ -75,7 +75,7 @@ fn check(name: &str, model_type: &str, kinds: Kinds<'_>, dtype: Option<DType>, a
         let kind = kind_of(name, shape);
         (kind, stored(kind, shape, values))
     });
-    let options = LoadOptions { dtype, numerics: Numerics::Exact, ..LoadOptions::default() };
+    let options = LoadOptions::new().with_dtype(dtype).with_numerics(Numerics::Exact);
     let computed = logits(&*load(&writer, name, &options).unwrap());
 
     write(directory.path(), model_type, &weights, &|published, shape, values| {

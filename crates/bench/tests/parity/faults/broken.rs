@@ -19,7 +19,7 @@ impl Model for Shifted {
 
     fn new_session(&self, options: &SessionOptions) -> Result<Box<dyn Session>> {
         let room = options.context_length.map(|n| n + 1).map(|n| n.min(self.info().max_context));
-        let mut session = self.0.new_session(&SessionOptions { context_length: room, ..options.clone() })?;
+        let mut session = self.0.new_session(&options.clone().with_context_length(room))?;
         session.append(&[STOWAWAY], LogitsRequest::None)?;
         Ok(Box::new(ShiftedSession(session)))
     }

@@ -1,9 +1,10 @@
 //! Who takes part: every backend with every dtype, number of threads and numerics that is named, and the peers.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use tandem::{BackendKind, DType, ExportOptions, ModelFiles};
+use tandem::{BackendKind, DType, ExportOptions, LoadOptions, ModelFiles, Numerics, OnnxOptions};
 use tandem_bench::peer::{Genai, LlamaBench};
 use tandem_bench::run::{Contestant, Own};
 use tandem_bench::work::EngineChoice;
@@ -58,7 +59,7 @@ struct Variant<'v> {
     backend: BackendKind,
     weights: &'v Weights,
     threads: usize,
-    numerics: Option<&'v str>,
+    numerics: Option<Numerics>,
     spin: bool,
 }
 
@@ -101,10 +102,10 @@ fn weights(options: &ContenderOptions, backends: &[BackendKind], files: &ModelFi
 }
 
 /// Numerics make a difference to quantised weights only.
-fn numerics<'o>(options: &'o ContenderOptions, weights: &Weights) -> Vec<Option<&'o str>> {
+fn numerics(options: &ContenderOptions, weights: &Weights) -> Vec<Option<Numerics>> {
     let is_quantised = matches!(weights, Weights::Graph(_) | Weights::Dtype(None | Some(DType::Int8 | DType::Int4)));
     match options.numerics.as_slice() {
-        named if is_quantised && !named.is_empty() => named.iter().map(|name| Some(name.as_str())).collect(),
+        named if is_quantised && !named.is_empty() => named.iter().copied().map(Some).collect(),
         _ => vec![None],
     }
 }
@@ -123,40 +124,38 @@ fn own(reference: &str, options: &ContenderOptions, variant: Variant<'_>) -> Res
     let program = program.map_or_else(|| std::env::current_exe().context("where this program lies"), Ok)?;
     let device = match options.device {
         None => None,
-        Some(DeviceChoice::Exactly(device)) => Some(device.to_string()),
+        Some(DeviceChoice::Exactly(device)) => Some(device),
         Some(DeviceChoice::Auto) => {
             return Err(Usage::new("a bench runs on a device that is named, not on `auto`", "`tandem devices` lists them").into());
         }
     };
     let (dtype, graph) = match weights {
-        Weights::Dtype(dtype) => (dtype.map(|dtype| dtype.to_string()), None),
+        Weights::Dtype(dtype) => (*dtype, None),
         Weights::Graph(graph) => (None, Some(graph.clone())),
     };
     let mut name = backend.to_string();
     let mut shown = format!("--backend {backend}");
-    let mut add = |flag: &str, value: &Option<String>| {
+    let mut add = |flag: &str, value: Option<String>| {
         if let Some(value) = value {
             name = format!("{name} {value}");
             shown = format!("{shown} --{flag} {value}");
         }
     };
-    add("device", &device);
-    add("dtype", &dtype);
-    add("graph", &graph.as_ref().map(|graph| graph.display().to_string()));
-    add("numerics", &numerics.map(str::to_owned));
+    add("device", device.map(|device| device.to_string()));
+    add("dtype", dtype.map(|dtype| dtype.to_string()));
+    add("graph", graph.as_ref().map(|graph| graph.display().to_string()));
+    add("numerics", numerics.map(|numerics| numerics.to_string()));
     let (spinning, flag) = if spin { (" spinning", " --spin") } else { ("", "") };
     let plural = if threads == 1 { "" } else { "s" };
-    let engine = EngineChoice {
-        is_transformers: false,
-        backend: Some(backend.to_string()),
-        device,
-        dtype,
-        numerics: numerics.map(str::to_owned),
-        threads: Some(threads),
-        spin,
-        graph,
-        ort_library: options.ort_library.clone(),
-    };
+    let onnx = OnnxOptions::new().with_library(options.library.ort_library.clone()).with_graph(graph).with_spin(spin);
+    let load = LoadOptions::new()
+        .with_device(device.unwrap_or_default())
+        .with_dtype(dtype)
+        .with_numerics(numerics.unwrap_or_default())
+        .with_threads(NonZeroUsize::new(threads))
+        .with_huge_pages(true)
+        .with_onnx(onnx);
+    let engine = EngineChoice { is_transformers: false, backend: Some(backend), load };
     Ok(Own {
         name: format!("{name}, {threads}{spinning} thread{plural}"),
         options: format!("{shown} --threads {threads}{flag}"),

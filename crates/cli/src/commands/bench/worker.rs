@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use tandem::{Error, LoadOptions, Model, ModelConfig, ModelFiles, ThreadOptions};
+use tandem::{Model, ModelConfig, ModelFiles};
 use tandem_bench::record::StepReads;
 use tandem_bench::work::{Answer, EngineChoice, Request, work as work_on};
 
@@ -30,38 +30,15 @@ pub(super) fn work() -> Result<ExitCode> {
 fn load(reference: &str, choice: &EngineChoice) -> tandem::Result<(Arc<dyn Model>, StepReads)> {
     let files = tandem::find(reference)?;
     let config = ModelConfig::from_file(&files.config)?;
-    let reads = match &choice.graph {
+    let reads = match &choice.load.onnx.graph {
         Some(_) => StepReads::Share(share_read(&config)),
         None => StepReads::Weights(weights_read(&config)),
     };
-    let options = options(choice)?;
     if choice.is_transformers {
-        return Ok((tandem::peer(&files, &options)?, reads));
+        return Ok((tandem::peer(&files, &choice.load)?, reads));
     }
-    let kind = choice.backend.as_deref().map(str::parse).transpose()?;
-    Ok((tandem::backend(kind, choice.ort_library.clone())?.load(&files, &options)?, reads))
-}
-
-fn options(choice: &EngineChoice) -> tandem::Result<LoadOptions> {
-    let numerics = match choice.numerics.as_deref() {
-        None | Some("fast") => tandem::Numerics::Fast,
-        Some("exact") => tandem::Numerics::Exact,
-        Some(other) => {
-            return Err(Error::InvalidOption {
-                option: "numerics".into(),
-                value: other.into(),
-                problem: "is neither `fast` nor `exact`".into(),
-            });
-        }
-    };
-    Ok(LoadOptions {
-        device: choice.device.as_deref().map(str::parse).transpose()?.unwrap_or_default(),
-        dtype: choice.dtype.as_deref().map(str::parse).transpose()?,
-        graph: choice.graph.clone(),
-        threads: ThreadOptions { count: choice.threads.and_then(|n| n.try_into().ok()), spin: choice.spin },
-        numerics,
-        ..LoadOptions::default()
-    })
+    let backend = tandem::backend(choice.backend, choice.load.onnx.library.clone())?;
+    Ok((backend.load(&files, &choice.load)?, reads))
 }
 
 /// All weights but those of an embedding that is not the head as well: of it, a step reads one row.

@@ -16,7 +16,7 @@ pub(super) fn checks(library: Option<&Path>) -> Vec<Check> {
             Ok(backend) => backend,
             Err(error) => {
                 let check = Check::new(AREA, kind.to_string(), State::Absent, "is not part of this build");
-                checks.push(Check { remedy: error.hint(), ..check });
+                checks.push(Check { remedy: error.hint().as_ref().map(crate::words::sentence), ..check });
                 continue;
             }
         };
@@ -73,7 +73,7 @@ fn device_check(kind: BackendKind, report: DeviceReport, library: Option<&Path>)
     let name = format!("{kind} on {}", report.device);
     if let Some(reason) = report.unusable {
         let state = if report.device == tandem::Device::Cpu { State::Bad } else { State::Absent };
-        return Check { remedy: report.hint, ..Check::new(AREA, name, state, reason) };
+        return Check { remedy: report.hint.as_ref().map(crate::words::sentence), ..Check::new(AREA, name, state, reason) };
     }
     match tandem::prove(kind, library, report.device) {
         Ok(provider) => {

@@ -69,7 +69,7 @@ fn limits(memory: &Memory) -> Vec<Check> {
 
 /// What `auto` would take here.
 fn auto(config: &Config, memory: &Memory, threads: usize) -> Check {
-    let backend = config.engine.backend.or_else(|| tandem::compiled().first().copied()).unwrap_or(BackendKind::Onnx);
+    let backend = config.engine.weights.backend.or_else(|| tandem::compiled().first().copied()).unwrap_or(BackendKind::Onnx);
     let largest = |dtype: DType| {
         let choice = choose(&config.catalog, memory, (backend, dtype), None, threads, &measurements());
         choice.taken().map(|taken| format!("`{}` in {dtype}", taken.entry.name))

@@ -33,7 +33,7 @@ struct Considered {
 /// Shows `entry` of the catalog, which `reference` names.
 pub(super) fn show(reference: &str, entry: &CatalogEntry, named: &Named, options: &EngineOptions, output: &Output) -> Result<()> {
     let (backend, dtype) = engine(options);
-    let threads = options.threads.map_or_else(threads, usize::from);
+    let threads = options.compute.threads.map_or_else(threads, usize::from);
     let n_tokens = planned_tokens(options.context.map(usize::from), entry.context);
     let workload = Workload { backend, dtype, n_tokens, context_length: n_tokens, threads };
     let plan = Plan::new(&Subject::of_entry(entry), &workload, &measurements());

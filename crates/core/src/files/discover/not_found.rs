@@ -28,7 +28,7 @@ pub(super) fn at_path(path: &Path, name: &str) -> Error {
             true => format!("`{}` is a link to something that is not there", path.display()),
             false => format!("there is no file or directory `{}`", path.display()),
         },
-        hint: did_you_mean(&near, WHAT_TO_GIVE),
+        hint: did_you_mean(&near, WHAT_TO_GIVE).into(),
     }
 }
 
@@ -43,7 +43,7 @@ pub(super) fn in_file(path: &Path) -> Error {
             false => "a file that is a model ends in `.onnx` or `.gguf`".into(),
         },
         hint: match dir.join("config.json").is_file() && !is_pickle {
-            true => format!("give the directory, `{}`", dir.display()),
+            true => format!("give the directory, `{}`", dir.display()).into(),
             false => WHAT_TO_GIVE.into(),
         },
     }
@@ -57,7 +57,7 @@ pub(super) fn core_ml(path: &Path) -> Error {
                  could be held to"
             .into(),
         hint: Some(
-            "use the checkpoint that it was made from, a directory with `config.json` and safetensors: on a Mac `--device coreml` \
+            "use the checkpoint that it was made from, a directory with `config.json` and safetensors: on a Mac the device `coreml` \
              runs it on the same hardware"
                 .into(),
         ),
@@ -78,7 +78,7 @@ pub(super) fn without_config(dir: &Path, name: &str) -> Error {
         return Error::Unsupported {
             what: format!("the LoRA adapter `{}` as a model", dir.display()),
             reason: "an adapter changes a model and is none itself".into(),
-            hint: Some("give the model that it was trained on, and this directory with `--adapter`".into()),
+            hint: Some("give the model that it was trained on".into()),
         };
     }
     if let Some(package) = names.iter().find(|name| is_core_ml(Path::new(name))) {
@@ -94,7 +94,7 @@ pub(super) fn without_config(dir: &Path, name: &str) -> Error {
             false => format!("the directory `{}` holds no `config.json`", dir.display()),
         },
         hint: match model_below(dir) {
-            Some(below) => format!("a model lies in `{}`", below.display()),
+            Some(below) => format!("a model lies in `{}`", below.display()).into(),
             None => WHAT_TO_GIVE.into(),
         },
     }
