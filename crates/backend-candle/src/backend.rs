@@ -1,20 +1,22 @@
 //! The entry point: lists devices and loads models.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use tandem_core::arena::Arena;
-use tandem_core::backend::{Capabilities, Capability, LoadOptions, WeightFile};
+use tandem_core::backend::{Capabilities, Capability, LoadOptions};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
-use tandem_core::files::{ModelFile, ModelFiles};
+use tandem_core::files::{Listing, ModelFile, ModelFiles};
+use tandem_core::footprint::{EstimateFootprint, Footprint, ModelShape, Workload};
+use tandem_core::gguf::Gguf;
 use tandem_core::huge_pages::MappingSnapshot;
-use tandem_core::{Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, Result};
+use tandem_core::{Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, OpenedModel, Result};
 
 use crate::decoder::Decode;
 use crate::device;
 use crate::device_decoder::DeviceDecoder;
 use crate::error::Doing;
+use crate::footprint::{WeightBytes, footprint};
 use crate::gguf;
 use crate::kernel::Isa;
 use crate::model::{CandleModel, Loaded};
@@ -47,28 +49,85 @@ impl Backend for CandleBackend {
         device::reports()
     }
 
-    fn load_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
+    fn select_files(&self, listing: &Listing<'_>, dtype: Option<DType>) -> Result<Vec<String>> {
+        listing.weights(dtype)
+    }
+
+    fn footprint(&self, shape: &ModelShape, dtype: DType, workload: &Workload) -> Footprint {
+        footprint(shape, WeightBytes::of_checkpoint(shape, dtype), workload)
+    }
+
+    fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
         let config = ModelConfig::from_file(&files.config)?;
         let device = device::open(options.device)?;
-        let (requested, bits) = dtype(options)?;
+        let (mut dtype, bits) = dtype(options)?;
         refuse_unreadable(files, &config, options)?;
         refuse_quantised_file(files, options.device)?;
+        let stored = match files.gguf() {
+            Some(gguf) => {
+                dtype = options.dtype.map_or_else(|| gguf::stored_dtype(gguf), Ok)?;
+                StoredWeights::Gguf(Arc::clone(gguf))
+            }
+            None => StoredWeights::Checkpoint(Checkpoint::open(files)?),
+        };
+        Ok(Box::new(CandleOpened { files: files.clone(), options: options.clone(), config, device, dtype, bits, stored }))
+    }
+}
+
+/// A checkpoint or a GGUF file whose headers were read.
+struct CandleOpened {
+    files: ModelFiles,
+    options: LoadOptions,
+    config: ModelConfig,
+    device: candle_core::Device,
+    dtype: DType,
+    bits: Option<Bits>,
+    stored: StoredWeights,
+}
+
+/// Weights as published, mapped.
+enum StoredWeights {
+    Checkpoint(Checkpoint),
+    Gguf(Arc<Gguf>),
+}
+
+impl OpenedModel for CandleOpened {
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn footprint(&self) -> Result<EstimateFootprint> {
+        let n_bytes = match &self.stored {
+            StoredWeights::Checkpoint(checkpoint) => checkpoint.n_bytes(),
+            StoredWeights::Gguf(_) => self.files.config.len()?,
+        };
+        let shape = ModelShape::of(&self.files, &self.config, n_bytes)?;
+        let weights = match &self.stored {
+            StoredWeights::Checkpoint(_) => WeightBytes::of_checkpoint(&shape, self.dtype),
+            StoredWeights::Gguf(gguf) => WeightBytes::of_gguf(gguf, &shape, self.options.dtype),
+        };
+        Ok(Arc::new(move |workload| footprint(&shape, weights, workload)))
+    }
+
+    fn options(&self) -> &LoadOptions {
+        &self.options
+    }
+
+    fn load_unchecked(self: Box<Self>) -> Result<Arc<dyn Model>> {
+        let Self { files, options, config, device, dtype, bits, stored } = *self;
         let threads = device::threads(options.threads)?;
         let before = (options.huge_pages && device.is_cpu()).then(MappingSnapshot::now);
-        let mut info = info(files, &config, options, requested, threads.current_num_threads())?;
-        let LoadedDecoder { decoder, dtype, weight_types } = threads.install(|| match files.gguf() {
-            Some(path) => gguf::load(path, &config, options),
-            None => {
-                let checkpoint = Checkpoint::open(files)?;
+        let mut info = info(&files, &config, &options, dtype, threads.current_num_threads())?;
+        let LoadedDecoder { decoder, dtype, weight_types } = threads.install(|| match &stored {
+            StoredWeights::Gguf(gguf) => gguf::load(gguf, &config, &options),
+            StoredWeights::Checkpoint(checkpoint) => {
                 let arena = Arena::default();
-                let reader = CheckpointSource {
-                    checkpoint: &checkpoint,
-                    file: &files.name,
-                    bits,
-                    numerics: options.numerics,
-                    arena: &arena,
-                };
-                Ok(LoadedDecoder { decoder: weights::decoder(&reader, &config)?, dtype: requested, weight_types: Vec::new() })
+                let reader = CheckpointSource { checkpoint, file: &files.name, bits, numerics: options.numerics, arena: &arena };
+                Ok(LoadedDecoder { decoder: weights::decoder(&reader, &config)?, dtype, weight_types: Vec::new() })
             }
         })?;
         (info.dtype, info.weight_types) = (dtype, weight_types);
@@ -109,7 +168,7 @@ pub(crate) fn info(
     info.threads = threads;
     info.kv_bytes_per_token = config.kv_bytes_per_token(candle_dtype(dtype).size_in_bytes());
     info.capabilities = CAPABILITIES;
-    info.weight_files = files.weights.iter().map(weight_file).collect::<Result<_>>()?;
+    info.weight_files = files.weights.iter().map(ModelFile::weight_file).collect::<Result<_>>()?;
     Ok(info)
 }
 
@@ -180,8 +239,4 @@ fn refuse_unreadable(files: &ModelFiles, config: &ModelConfig, options: &LoadOpt
         }),
         None => Ok(()),
     }
-}
-
-fn weight_file(file: &ModelFile) -> Result<WeightFile> {
-    Ok(WeightFile { name: file.name().into_owned(), path: file.path().map(Path::to_owned), bytes: file.len()? })
 }

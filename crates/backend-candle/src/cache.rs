@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use tandem_core::allocator;
 
 /// Tokens of the first allocation; the capacity doubles when it is used up.
-const FIRST_CAPACITY: usize = 256;
+pub(crate) const FIRST_CAPACITY: usize = 256;
 
 /// The keys and values of every layer.
 pub(crate) struct KvCache {

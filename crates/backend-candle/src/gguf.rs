@@ -7,7 +7,6 @@
 mod blocks;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use rayon::prelude::*;
 use tandem_core::arena::Arena;
@@ -21,15 +20,13 @@ use crate::linear::{Matrix, Stored};
 use crate::quantize::{BLOCK, Bits};
 use crate::weights::{self, LoadedDecoder, WeightSource, copy_halves};
 
-/// Reads the weights of the file at `path`, whose configuration is `config`, at the requested dtype, or as they are stored if none is
-/// requested.
+/// Reads the weights of `gguf`, whose configuration is `config`, at the requested dtype, or as they are stored if none is requested.
 ///
 /// # Errors
-/// Those of [`Gguf::open`] and [`Gguf::check_weights`]; [`Error::Unsupported`] for a dtype that would quantise weights a second time.
-pub(crate) fn load(path: &Path, config: &ModelConfig, options: &LoadOptions) -> Result<LoadedDecoder> {
-    let gguf = Gguf::open(path)?;
+/// Those of [`Gguf::check_weights`]; [`Error::Unsupported`] for a dtype that would quantise weights a second time.
+pub(crate) fn load(gguf: &Gguf, config: &ModelConfig, options: &LoadOptions) -> Result<LoadedDecoder> {
     gguf.check_weights(config)?;
-    let stored = stored_dtype(&gguf)?;
+    let stored = stored_dtype(gguf)?;
     let floats = match options.dtype {
         None => Floats::AsStored,
         Some(dtype) if dtype == stored => Floats::AsStored,
@@ -38,20 +35,20 @@ pub(crate) fn load(path: &Path, config: &ModelConfig, options: &LoadOptions) -> 
         Some(DType::Int4) if stored == DType::F32 => Floats::Quantized(Bits::Four),
         Some(dtype) => {
             return Err(Error::Unsupported {
-                what: format!("dtype `{dtype}` for the GGUF file `{}`", path.display()),
+                what: format!("dtype `{dtype}` for the GGUF file `{}`", gguf.file()),
                 reason: format!("its weights are `{stored}`, and would be quantised a second time"),
                 hint: Some(format!("omit the dtype for `{stored}`, or use `--dtype f32`").into()),
             });
         }
     };
     let interleaved = gguf.has_interleaved_heads()?.then_some(config.head_dim());
-    let weights = GgufSource { gguf: &gguf, floats, numerics: options.numerics, arena: Arena::default(), interleaved };
+    let weights = GgufSource { gguf, floats, numerics: options.numerics, arena: Arena::default(), interleaved };
     let decoder = weights::decoder(&weights, config)?;
     Ok(LoadedDecoder { decoder, dtype: options.dtype.unwrap_or(stored), weight_types: weights.types() })
 }
 
 /// The dtype of most weights in matrices. f16 and bf16 count as f32.
-fn stored_dtype(gguf: &Gguf) -> Result<DType> {
+pub(crate) fn stored_dtype(gguf: &Gguf) -> Result<DType> {
     let mut n_values: BTreeMap<&str, (usize, DType)> = BTreeMap::new();
     for (name, kind) in gguf.tensors() {
         let tensor = gguf.tensor(name)?;

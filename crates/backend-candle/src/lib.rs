@@ -6,6 +6,7 @@
 //! - `decoder` is the forward pass, on candle's tensors. Its parts are `linear` (with `product` for many rows), `rotary`, `attention` and
 //!   `elementwise`; `kernel` has the inner loops for each instruction set.
 //! - `session` and `cache` hold the KV cache of a sequence, `model` what sessions share, and `probe` records activations.
+//! - `footprint` states how much memory a model takes.
 //! - `device_decoder` is the decoder in candle's own operations, for CUDA.
 //! - `transformers` runs models of candle-transformers, for benchmarks.
 
@@ -18,6 +19,7 @@ mod device_decoder;
 mod elementwise;
 mod error;
 mod float;
+mod footprint;
 mod gguf;
 mod kernel;
 mod linear;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use tandem_core::sequence::PREFILL_CHUNK;
 use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, SessionOptions, TokenId};
 
 use crate::attention::CausalMask;
@@ -11,9 +12,6 @@ use crate::decoder::{QkvHeads, Span};
 use crate::error::Doing;
 use crate::model::Loaded;
 use crate::values::Values;
-
-/// The most tokens of one forward pass: few enough to bound the memory of activations, and enough for fast matrix products.
-pub(crate) const MAX_CHUNK_TOKENS: usize = 512;
 
 const DOING: &str = "to run the model";
 
@@ -45,7 +43,7 @@ impl CandleSession {
         let total = self.n_tokens + tokens.len();
         self.cache.reserve(self.n_tokens, total).doing("to grow the KV cache")?;
         let mut held = self.n_tokens;
-        for part in tokens.chunks(MAX_CHUNK_TOKENS) {
+        for part in tokens.chunks(PREFILL_CHUNK) {
             held += part.len();
             let n_taken = (n_last + held).saturating_sub(total).min(part.len());
             let states = self.forward(part, held - part.len(), n_taken.max(1))?;

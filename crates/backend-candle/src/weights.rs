@@ -271,7 +271,7 @@ pub(crate) fn widened(stored: &StoredTensor<'_>) -> Vec<f32> {
 }
 
 /// Bytes of a file that are read before its pages are released.
-const READ_TOGETHER: usize = 32 << 20;
+pub(crate) const READ_TOGETHER: usize = 32 << 20;
 
 /// Values that a thread widens at a time.
 const WIDENED_TOGETHER: usize = 1 << 16;

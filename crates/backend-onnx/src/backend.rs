@@ -3,25 +3,24 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use ort::session::Session;
-use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use tandem_core::backend::{Capabilities, Capability, LoadOptions, Placement};
 use tandem_core::config::ModelConfig;
-use tandem_core::files::ModelFiles;
+use tandem_core::files::{Listing, ModelFiles};
+use tandem_core::footprint::{EstimateFootprint, Footprint, ModelShape, Workload};
 use tandem_core::huge_pages::MappingSnapshot;
-use tandem_core::{Backend, BackendKind, Device, DeviceReport, Error, Model, ModelInfo, Result};
+use tandem_core::{Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, OpenedModel, Remedy, Result};
 
-use crate::device::{provider_name, reports, session_builder};
+use crate::device::{provider_name, reports};
+use crate::engine::n_threads;
 use crate::error::Doing;
+use crate::footprint::{GraphFootprint, footprint};
 use crate::graph::DecoderGraph;
-use crate::inner::{Origin, Probed};
-use crate::model::{Loaded, OnnxModel};
+use crate::loaded::Loaded;
+use crate::model::OnnxModel;
+use crate::probe::Origin;
 use crate::run::Names;
-use crate::source::{Place, Source};
-use crate::{library, placement};
-
-/// The configuration entry that says where a graph in memory has its weights.
-const WEIGHTS_DIRECTORY: &str = "session.model_external_initializers_file_folder_path";
+use crate::source::{GraphSource, OpenedSource, Source, stored_bytes};
+use crate::{engine, library, placement};
 
 /// ONNX Runtime.
 #[derive(Clone, Debug, Default)]
@@ -38,17 +37,6 @@ impl OnnxBackend {
         let _ = library::require_telemetry_off();
         Self { library }
     }
-
-    /// Loads the graph of `origin` again, with its inner values as outputs.
-    pub(crate) fn load_probed(&self, origin: &Origin) -> Result<Probed> {
-        Probed::load(origin, |options, source| self.commit(options, source))
-    }
-
-    fn commit(&self, options: &LoadOptions, source: &Source) -> Result<Session> {
-        let environment = library::environment(options.onnx.library.as_deref().or(self.library.as_deref()))?;
-        let builder = configure(session_builder(&environment, options)?, n_threads(options), options.onnx.spin)?;
-        commit(builder, source)
-    }
 }
 
 impl Backend for OnnxBackend {
@@ -63,18 +51,90 @@ impl Backend for OnnxBackend {
         }
     }
 
-    fn load_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
+    fn select_files(&self, listing: &Listing<'_>, dtype: Option<DType>) -> Result<Vec<String>> {
+        if listing.is_gguf()? {
+            return Err(Error::Unsupported {
+                what: format!("the backend `onnx` with `{}`", listing.name),
+                reason: "the repository has GGUF files, which the candle backend alone reads".into(),
+                hint: Some(
+                    [
+                        Remedy::UseBackend(BackendKind::Candle),
+                        "name the repository of the checkpoint that they were made from".into(),
+                    ]
+                    .into(),
+                ),
+            });
+        }
+        let model = listing.model()?;
+        let genai_config = model.genai_config.iter().map(|file| file.name().into_owned()).collect();
+        let weights = match GraphSource::choose(&model, dtype, None) {
+            Ok(GraphSource::Graph(graph)) => listing.with_data(&graph),
+            Ok(GraphSource::Export) => listing.checkpoint()?,
+            Err(_) if model.graphs.is_empty() => return Err(listing.nothing_usable()),
+            Err(none) => return Err(none),
+        };
+        Ok([listing.small()?, genai_config, weights].concat())
+    }
+
+    fn footprint(&self, shape: &ModelShape, dtype: DType, workload: &Workload) -> Footprint {
+        footprint(shape, &GraphFootprint::of_checkpoint(shape, dtype), dtype, workload)
+    }
+
+    fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
         files.refuse_gguf()?;
         let config = ModelConfig::from_file(&files.config)?;
-        let source = Source::choose(files, &config, options)?;
+        let source = OpenedSource::open(files, options)?;
+        Ok(Box::new(OnnxOpened { library: self.library.clone(), files: files.clone(), options: options.clone(), config, source }))
+    }
+}
+
+/// A model whose configuration and graph were read.
+struct OnnxOpened {
+    library: Option<PathBuf>,
+    files: ModelFiles,
+    options: LoadOptions,
+    config: ModelConfig,
+    source: OpenedSource,
+}
+
+impl OpenedModel for OnnxOpened {
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn dtype(&self) -> DType {
+        match &self.source {
+            OpenedSource::Graph(opened) => opened.dtype,
+            OpenedSource::Export => self.options.dtype.unwrap_or(DType::F32),
+        }
+    }
+
+    fn footprint(&self) -> Result<EstimateFootprint> {
+        let (dtype, stored) = (self.dtype(), stored_bytes(&self.files)?);
+        let shape = ModelShape::of(&self.files, &self.config, stored)?;
+        let graph = match &self.source {
+            OpenedSource::Graph(opened) => GraphFootprint::of_graph(&opened.graph),
+            OpenedSource::Export => GraphFootprint::of_checkpoint(&shape, dtype),
+        };
+        Ok(Arc::new(move |workload| footprint(&shape, &graph, dtype, workload)))
+    }
+
+    fn options(&self) -> &LoadOptions {
+        &self.options
+    }
+
+    fn load_unchecked(self: Box<Self>) -> Result<Arc<dyn Model>> {
+        let Self { library, files, options, config, source } = *self;
+        let source = source.source(&files, &config, &options)?;
         let before = (options.huge_pages && options.device == Device::Cpu).then(MappingSnapshot::now);
-        let session = self.commit(options, &source)?;
+        let library = options.onnx.library.clone().or(library);
+        let session = engine::commit(library.as_deref(), &options, &source)?;
         if let Some(before) = before {
             before.collapse();
         }
         let graph = DecoderGraph::read(&session, &source.name, &config)?;
         let placement = placement::read(&session).doing("to read where the nodes were placed")?;
-        let info = describe(files, options, &config, &source, &graph, (placement, n_threads(options)));
+        let info = describe(&files, &options, &config, &source, &graph, (placement, n_threads(&options)));
         Ok(Arc::new(OnnxModel {
             loaded: Arc::new(Loaded {
                 session,
@@ -86,9 +146,9 @@ impl Backend for OnnxBackend {
                 info,
                 can_probe: source.can_probe && options.device == Device::Cpu,
                 _cached: source.cached,
-                origin: Origin { files: files.clone(), options: options.clone() },
+                origin: Origin { files, options },
                 probed: Mutex::new(None),
-                backend: self.clone(),
+                library,
             }),
         }))
     }
@@ -124,39 +184,5 @@ fn describe(
     info
 }
 
-fn n_threads(options: &LoadOptions) -> usize {
-    options.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from)
-}
-
-fn configure(builder: SessionBuilder, threads: usize, spin: bool) -> Result<SessionBuilder> {
-    const DOING: &str = "to prepare a session";
-    Ok(builder
-        .with_optimization_level(GraphOptimizationLevel::All)
-        .doing(DOING)?
-        .with_intra_threads(threads)
-        .doing(DOING)?
-        .with_intra_op_spinning(spin)
-        .doing(DOING)?
-        // A decoder's shapes differ from run to run: a pattern is kept for each and none is used again.
-        .with_memory_pattern(false)
-        .doing(DOING)?
-        .with_config_entry(placement::RECORD, "1")
-        .doing(DOING)?)
-}
-
-fn commit(mut builder: SessionBuilder, source: &Source) -> Result<Session> {
-    let made = match &source.place {
-        Place::File(path) => builder.commit_from_file(path),
-        Place::Memory { bytes, weights: None } => builder.commit_from_memory(bytes),
-        Place::Memory { bytes, weights: Some(directory) } => builder
-            .with_config_entry(WEIGHTS_DIRECTORY, directory.to_string_lossy())
-            .doing("to prepare a session")?
-            .commit_from_memory(bytes),
-    };
-    made.map_err(|error| Error::BadFile {
-        file: source.name.clone(),
-        problem: "the engine cannot use this graph".into(),
-        hint: Some("obtain or export the model again; `tandem devices` shows whether the engine itself works".into()),
-        source: Some(Box::new(error)),
-    })
-}
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,8 @@
 //! The KV cache of one sequence.
 //!
 //! `GroupQueryAttention` appends in place when the same value is its past and its present: nothing is copied for a token, and a
-//! rewind only counts backwards, since rows past the count are never read. Other graphs return their presents as new values, which
-//! are the pasts of the next run.
+//! rewind only lowers the count, since rows beyond it are never read. Other graphs return their presents as new values, which are the
+//! pasts of the next run.
 
 use std::ptr;
 
@@ -17,10 +17,10 @@ use crate::error::Doing;
 use crate::graph::CachePort;
 use crate::run::{RawValue, take};
 
-/// Tokens that the first buffer holds.
+/// Capacity of the first buffer, in tokens.
 const FIRST_CAPACITY: usize = 256;
 
-/// Tokens that a buffer which grows for a prompt has room for after it, so that the first tokens of the answer need not grow it again.
+/// Spare tokens of a buffer that grows for a prompt, so that the first tokens of the answer do not grow it again.
 const ROOM_FOR_AN_ANSWER: usize = 128;
 
 /// Keys and values of the tokens held, one tensor for each port: `[1, kv_heads, tokens, head_dim]`.
@@ -29,7 +29,7 @@ pub(crate) enum KvCache {
     Carried(Carried),
 }
 
-/// Buffers with room for `capacity` tokens, written by the engine at the places that the attention mask tells.
+/// Buffers for `capacity` tokens, to which the engine writes at the positions that the attention mask gives.
 pub(crate) struct InPlace {
     ports: Vec<CachePort>,
     buffers: Vec<DynValue>,
@@ -45,8 +45,8 @@ pub(crate) struct Carried {
 }
 
 impl KvCache {
-    /// An empty cache whose buffers the engine appends to. With `grows` they follow use, by doubling; otherwise all of `context_length`
-    /// is taken at once, for memory that the host cannot copy.
+    /// An empty cache whose buffers the engine appends to. With `grows` they double on demand; otherwise `context_length` is allocated at
+    /// once, for memory that the host cannot copy.
     pub(crate) fn in_place(ports: &[CachePort], allocator: Allocator, context_length: usize, grows: bool) -> Result<Self> {
         let capacity = if grows { FIRST_CAPACITY.min(context_length) } else { context_length };
         let buffers = ports.iter().map(|port| new_buffer(port, &allocator, capacity)).collect::<Result<_>>()?;
@@ -60,7 +60,7 @@ impl KvCache {
         Ok(Self::Carried(cache))
     }
 
-    /// Makes room for `n_tokens`, of which the first `held` are kept.
+    /// Reserves capacity for `n_tokens`, of which the first `held` are kept.
     pub(crate) fn reserve(&mut self, held: usize, n_tokens: usize) -> Result<()> {
         match self {
             Self::InPlace(cache) => cache.reserve(held, n_tokens),
@@ -68,7 +68,7 @@ impl KvCache {
         }
     }
 
-    /// Puts the pasts among the inputs and the places of the presents among the outputs of a run.
+    /// Sets the pasts among the inputs, and where to write the presents among the outputs of a run.
     pub(crate) fn bind(&mut self, inputs: &mut [RawValue], outputs: &mut [RawValue]) {
         match self {
             Self::InPlace(cache) => {
@@ -87,7 +87,7 @@ impl KvCache {
         }
     }
 
-    /// Takes over the presents of a run that succeeded.
+    /// Takes the presents of a run that succeeded.
     pub(crate) fn commit(&mut self, session: &Session, outputs: &mut [RawValue]) {
         if let Self::Carried(cache) = self {
             let presents: Vec<_> = cache.ports.iter().filter_map(|port| take(session, &mut outputs[port.output])).collect();
@@ -143,7 +143,7 @@ impl Carried {
     }
 }
 
-/// The past of no tokens.
+/// The past of an empty sequence.
 pub(crate) fn empty_past(port: &CachePort) -> Result<DynValue> {
     new_buffer(port, &Allocator::default(), 0)
 }
@@ -154,13 +154,13 @@ fn new_buffer(port: &CachePort, allocator: &Allocator, n_tokens: usize) -> Resul
         .try_fold(1_usize, usize::checked_mul)
         .filter(|&bytes| isize::try_from(bytes).is_ok());
     if bytes.is_none() {
-        return Err(Error::invalid_option("context", n_tokens, "is more than memory can hold"));
+        return Err(Error::invalid_option("context", n_tokens, "exceeds the address space"));
     }
     let shape = [1, port.kv_heads, n_tokens, port.head_dim];
     Ok(DynTensor::new(allocator, port.dtype, shape).doing("to allocate the KV cache")?.into_dyn())
 }
 
-/// Copies the first `n_tokens` rows of each head; the two tensors differ in how many they have room for.
+/// Copies the first `n_tokens` rows of each head between tensors of different capacities.
 fn copy_tokens(port: &CachePort, from: &DynValue, to: &mut DynValue, n_tokens: usize) -> Result<()> {
     if n_tokens == 0 {
         return Ok(());

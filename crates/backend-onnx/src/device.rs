@@ -1,4 +1,4 @@
-//! Devices as execution providers: which can be used here, and how a session is bound to exactly one.
+//! Devices as execution providers: which are usable here, and how a session is bound to exactly one.
 
 use ort::environment::Environment;
 use ort::session::Session;
@@ -17,20 +17,20 @@ pub(crate) fn provider_name(device: Device) -> &'static str {
     }
 }
 
-/// A builder of sessions that run on `options.device`, or the reason why it cannot be used.
+/// A builder of sessions that run on `options.device`, or the reason why it is not usable.
 pub(crate) fn session_builder(environment: &Environment, options: &LoadOptions) -> Result<SessionBuilder> {
     const DOING: &str = "to prepare a session";
-    // Without a policy the engine may register CoreML on its own and call it a CPU session.
+    // Without a policy the engine may register CoreML by itself and call it a CPU session.
     let builder = Session::builder(environment).doing(DOING)?.with_auto_device(AutoDevicePolicy::PreferCPU).doing(DOING)?;
     match options.device {
         Device::Cpu => Ok(builder),
         Device::Cuda(index) => with_cuda(builder, index),
         Device::CoreMl => with_coreml(builder, &options.onnx.coreml),
-        other => Err(unavailable(other, "this backend has no such device".into())),
+        other => Err(unavailable(other, "this backend does not know the device".into())),
     }
 }
 
-/// Every device that the engine knows, each tried by making a builder for it.
+/// Every device that the engine knows, each tried by creating a builder for it.
 pub(crate) fn reports(environment: &Environment) -> Vec<DeviceReport> {
     let cpu = DeviceReport::usable(Device::Cpu, cpu_description());
     let accelerators = [(Device::Cuda(0), "NVIDIA GPU through CUDA"), (Device::CoreMl, "Apple CoreML")];
@@ -54,7 +54,7 @@ fn with_cuda(builder: SessionBuilder, index: u32) -> Result<SessionBuilder> {
 
 #[cfg(not(feature = "cuda"))]
 fn with_cuda(_: SessionBuilder, index: u32) -> Result<SessionBuilder> {
-    Err(unavailable(Device::Cuda(index), "this build has no CUDA".into()))
+    Err(unavailable(Device::Cuda(index), "this build does not include CUDA".into()))
 }
 
 #[cfg(feature = "coreml")]
@@ -87,7 +87,7 @@ fn with_coreml(builder: SessionBuilder, options: &CoreMlOptions) -> Result<Sessi
 
 #[cfg(not(feature = "coreml"))]
 fn with_coreml(_: SessionBuilder, _: &CoreMlOptions) -> Result<SessionBuilder> {
-    Err(unavailable(Device::CoreMl, "this build has no CoreML".into()))
+    Err(unavailable(Device::CoreMl, "this build does not include CoreML".into()))
 }
 
 fn cpu_description() -> String {

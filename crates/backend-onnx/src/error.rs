@@ -1,48 +1,48 @@
-//! What goes wrong in this backend, before it becomes the error that users see.
+//! What goes wrong in this backend, as the error that users see.
 
 use std::fmt::Display;
 
-use tandem_core::{BackendKind, Error};
-
-/// A failure with what was being done, such as `to run the graph`.
-#[derive(Debug)]
-pub(crate) struct EngineError {
-    doing: &'static str,
-    source: ort::Error,
-}
-
-impl From<EngineError> for Error {
-    fn from(error: EngineError) -> Self {
-        Self::Engine { backend: BackendKind::Onnx, doing: error.doing.into(), source: Box::new(error.source) }
-    }
-}
-
-/// The error that users see of `error`, which came while `doing`.
-pub(crate) fn failed(doing: &'static str, source: ort::Error) -> Error {
-    EngineError { doing, source }.into()
-}
+use tandem_core::{BackendKind, Error, Result};
 
 /// Says what was being done when ONNX Runtime failed.
 pub(crate) trait Doing<T> {
-    /// Completes `backend onnx failed …`.
-    fn doing(self, doing: &'static str) -> Result<T, EngineError>;
+    /// Completes `backend onnx failed …`, such as `to run the graph`.
+    fn doing(self, doing: &str) -> Result<T>;
 }
 
 impl<T, R> Doing<T> for Result<T, ort::Error<R>>
 where
     ort::Error<()>: From<ort::Error<R>>,
 {
-    fn doing(self, doing: &'static str) -> Result<T, EngineError> {
-        self.map_err(|error| EngineError { doing, source: error.into() })
+    fn doing(self, doing: &str) -> Result<T> {
+        self.map_err(|error| Error::engine(BackendKind::Onnx, doing, ort::Error::<()>::from(error)))
     }
 }
 
-/// A graph that is not what a decoder looks like.
+/// A graph that does not look like a decoder.
 pub(crate) fn not_a_decoder(file: &str, problem: impl Display) -> Error {
     Error::BadFile {
         file: file.into(),
-        problem: format!("the graph is no decoder: {problem}"),
+        problem: format!("the graph is not a decoder: {problem}"),
         hint: Some("a decoder graph has `input_ids`, a KV cache (`past_key_values.N.key` and `.value`) and `logits`; export the model for text generation with past".into()),
         source: None,
+    }
+}
+
+/// The error of `tandem-onnx-graph` as the one that users see.
+pub(crate) fn bad_graph(error: tandem_onnx_graph::Error) -> Error {
+    let hint = Some(error.hint().unwrap_or("obtain or export the model again").into());
+    match error {
+        tandem_onnx_graph::Error::Io { file, done, source } => {
+            Error::BadFile { file, problem: format!("cannot be {done}"), hint, source: Some(Box::new(source)) }
+        }
+        tandem_onnx_graph::Error::File { file, problem, .. } => Error::BadFile { file, problem, hint, source: None },
+        tandem_onnx_graph::Error::Field { file, field, problem, .. } => Error::BadField { file, field, problem, hint },
+        other => Error::BadFile {
+            file: other.file().into(),
+            problem: "is not a usable graph".into(),
+            hint,
+            source: Some(Box::new(other)),
+        },
     }
 }

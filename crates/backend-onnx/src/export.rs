@@ -1,16 +1,12 @@
-//! Graphs from checkpoints: exported to a directory that stands on its own, or kept in the cache for the next load.
+//! Builds graphs from checkpoints, and exports them to self-contained directories.
 //!
-//! The same checkpoint and options give the same bytes, save that a directory remembers by which name the checkpoint was known. Nothing
-//! has its final name before it is whole. Weights are streamed: memory holds a few of the largest, whatever the size of the model.
+//! The same checkpoint and options give the same bytes, except that a directory records the name of the checkpoint. A directory is moved
+//! into place when it is complete. Weights are streamed: memory holds a few of the largest, whatever the size of the model.
 
-mod cached;
 mod genai;
-mod hashes;
-mod lock;
-mod provenance;
-mod space;
-mod staging;
-mod stock;
+mod graph_plan;
+pub(crate) mod provenance;
+pub(crate) mod staging;
 #[cfg(test)]
 mod tests;
 
@@ -20,42 +16,43 @@ use std::path::Path;
 
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{ModelFile, ModelFiles};
-use tandem_core::{CancelToken, Error, ExportOptions, Exported, Progress, ProgressEvent, Result};
+use tandem_core::{CancelToken, Error, ExportOptions, Exported, Progress, ProgressEvent, Result, disk};
 
-pub use self::cached::{CachedGraph, cached_graph};
+pub(crate) use self::graph_plan::{GraphPlan, refuse_unsupported_architecture};
 use self::staging::Staging;
-pub use self::stock::{CACHE_SIZE, clear, graphs_dir, limit, stock};
-use crate::checkpoint::{GraphPlan, refuse_unknown_form};
 
-/// What made a graph: the release, and a number that grows when the same release of Tandem would make another graph than before.
-/// Graphs of other versions are not found in the cache.
+/// The exporter's version: the release of Tandem, and a number that grows when the same release builds a different graph than before.
+/// The cache does not find graphs of other versions.
 pub const EXPORTER_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-3");
 
-/// Exports the checkpoint of `files` to a directory that ONNX Runtime, onnxruntime-genai and Tandem itself load as it is: the graph and
-/// its weights, a `genai_config.json` where the graph gives logits, and copies of configuration and tokenizer.
+/// What to do about a disk that is too small.
+pub(crate) const NO_SPACE: &str = "make room, choose a directory on another disk, or a smaller dtype such as int4";
+
+/// Exports the checkpoint of `files` to a directory that ONNX Runtime, onnxruntime-genai and Tandem load as it is: the graph and its weights,
+/// a `genai_config.json` if the graph has logits, and copies of configuration and tokenizer.
 ///
-/// The directory appears whole, by one rename. An export that fails, is cancelled or is killed leaves nothing under that name.
+/// The directory appears complete, by one rename. An export that fails, is cancelled or is killed leaves nothing at that path.
 ///
 /// # Errors
-/// [`Error::BadFile`] and [`Error::BadField`] name the file and the field of a checkpoint that is damaged or contradicts itself, a
-/// directory that is in the way, and a disk that is too small, before anything is written. [`Error::Unsupported`] for a model
-/// without weights or a dtype that is not made. [`Error::Cancelled`] after `options.cancel` was set.
+/// [`Error::BadFile`] and [`Error::BadField`] name the file and field of a checkpoint that is damaged or inconsistent, an existing
+/// directory, and a disk without enough space, before anything is written. [`Error::Unsupported`] for a model without weights, or a
+/// dtype that cannot be exported. [`Error::Cancelled`] after `options.cancel` was set.
 pub fn export(files: &ModelFiles, options: &ExportOptions) -> Result<Exported> {
-    export_where(files, options, &space::available)
+    export_where(files, options, &disk::free)
 }
 
-/// As [`export`], with `available` to ask for free bytes.
+/// As [`export`], with `available` to query the free bytes.
 fn export_where(files: &ModelFiles, options: &ExportOptions, available: &dyn Fn(&Path) -> io::Result<u64>) -> Result<Exported> {
     refuse_without_weights(files)?;
     files.refuse_gguf()?;
     let config = ModelConfig::from_file(&files.config)?;
-    refuse_unknown_form(&config, &files.name)?;
+    refuse_unsupported_architecture(&config, &files.name)?;
     let genai_config = genai::config(files, &config, options.form.outputs)?;
     let plan = GraphPlan::open(files, &config, options.form)?;
     staging::check_target(&options.directory, options.replace)?;
     let companions = companions(files);
     let copied = companions.iter().map(|file| file.len()).sum::<Result<u64>>()?;
-    space::check(&options.directory, plan.n_bytes() + copied, available)?;
+    disk::check(&options.directory, plan.n_bytes() + copied, available, NO_SPACE)?;
 
     let hashes = hash_all(files, options)?;
     let staging = Staging::new(&options.directory)?;
@@ -75,7 +72,7 @@ fn export_where(files: &ModelFiles, options: &ExportOptions, available: &dyn Fn(
     listed(&options.directory)
 }
 
-/// The small files that go beside a graph, under their own names.
+/// The small files that are copied beside a graph.
 fn companions(files: &ModelFiles) -> Vec<&ModelFile> {
     let optional = [&files.generation_config, &files.tokenizer, &files.tokenizer_config, &files.chat_template];
     std::iter::once(&files.config).chain(optional.into_iter().flatten()).collect()
@@ -90,13 +87,13 @@ fn copy(file: &ModelFile, directory: &Path) -> Result<()> {
     written.map_err(|error| cannot("written", &target, error))
 }
 
-/// The hashes of the files that decide what the graph is, read from the files themselves.
+/// The hashes of the files that determine the graph.
 fn hash_all(files: &ModelFiles, options: &ExportOptions) -> Result<Vec<String>> {
     provenance::sources(files).map(|file| hash(file, &options.progress, &options.cancel)).collect()
 }
 
 /// The SHA-256 of a file's content.
-fn hash(file: &ModelFile, progress: &Progress, cancel: &CancelToken) -> Result<String> {
+pub(crate) fn hash(file: &ModelFile, progress: &Progress, cancel: &CancelToken) -> Result<String> {
     let (name, total) = (file.file_name(), file.len()?);
     file.sha256_while(&mut |done| {
         progress.tell(&ProgressEvent::Hashing { file: name, done, total });
@@ -115,22 +112,26 @@ fn listed(directory: &Path) -> Result<Exported> {
     Ok(Exported { directory: directory.into(), graph: directory.join(tandem_onnx_graph::GRAPH_FILE), files })
 }
 
-fn refuse_without_weights(files: &ModelFiles) -> Result<()> {
+/// Refuses a model without safetensors weights.
+///
+/// # Errors
+/// [`Error::Unsupported`].
+pub(crate) fn refuse_without_weights(files: &ModelFiles) -> Result<()> {
     if !files.weights.is_empty() {
         return Ok(());
     }
     Err(Error::Unsupported {
         what: format!("the export of `{}`", files.name),
-        reason: "it has graphs and no weights as published (safetensors), which a graph is made from".into(),
-        hint: Some("obtain the checkpoint itself, or load its graph as it is".into()),
+        reason: "it has graphs but no safetensors weights to build a graph from".into(),
+        hint: Some("obtain the checkpoint, or load its graph as it is".into()),
     })
 }
 
-/// A failure of the file system, as a message about `path`.
-fn cannot(done: &str, path: &Path, error: io::Error) -> Error {
+/// A failure of the file system at `path`.
+pub(crate) fn cannot(done: &str, path: &Path, error: io::Error) -> Error {
     let hint = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            "the disk is full: make room, or choose another directory"
+            "the disk is full: free some space, or choose another directory"
         }
         _ => "make it readable and writable, or choose another directory",
     };
@@ -139,17 +140,5 @@ fn cannot(done: &str, path: &Path, error: io::Error) -> Error {
         problem: format!("cannot be {done}"),
         hint: Some(hint.into()),
         source: Some(error.into()),
-    }
-}
-
-/// A failure of the cache, with what to do about it.
-fn unusable(done: &str, path: &Path, error: io::Error) -> Error {
-    match cannot(done, path, error) {
-        Error::BadFile { file, problem, source, .. } => {
-            let hint =
-                "make the cache writable, set `TANDEM_CACHE` to a directory that is, or export the model with `tandem export`";
-            Error::BadFile { file, problem, hint: Some(hint.into()), source }
-        }
-        other => other,
     }
 }

@@ -1,29 +1,29 @@
 //! What the inputs and outputs of a decoder graph are for, read from the graph's own declaration.
 //!
-//! Three writers are in use: onnxruntime-genai's builder (no `position_ids`), optimum (`position_ids`) and the graphs published
+//! Three exporters are in use: onnxruntime-genai's builder (no `position_ids`), optimum (`position_ids`) and the graphs published
 //! for transformers.js (`num_logits_to_keep`). All name the KV cache `past_key_values.N.key` and `present.N.key`, with the shape
 //! `[batch, kv_heads, tokens, head_dim]`.
 
 use std::ffi::CString;
 
 use ort::session::Session;
-use ort::value::{Outlet, TensorElementType, ValueType};
+use ort::value::{DynValue, Outlet, Tensor, TensorElementType, ValueType};
 use tandem_core::config::ModelConfig;
 use tandem_core::{Error, Result};
 
-use crate::error::not_a_decoder;
+use crate::error::{Doing, not_a_decoder};
 
 /// The input that says how many of the last positions get logits.
 const LOGITS_TO_KEEP: &str = "num_logits_to_keep";
 
-/// A decoder graph: which input and which output is which.
+/// A decoder graph: the purpose of each input and output.
 #[derive(Debug)]
 pub(crate) struct DecoderGraph {
     /// Token ids, `[batch, tokens]`.
     pub(crate) ids: Port,
-    /// Ones for every token held or given, `[batch, past + tokens]`.
+    /// Ones for every token in the cache or in the run, `[batch, past + tokens]`.
     pub(crate) mask: Option<Port>,
-    /// The position of each token given, `[batch, tokens]`.
+    /// The position of each token of the run, `[batch, tokens]`.
     pub(crate) positions: Option<Port>,
     /// How many of the last positions get logits; 0 is all.
     pub(crate) logits_to_keep: Option<Port>,
@@ -31,13 +31,13 @@ pub(crate) struct DecoderGraph {
     pub(crate) caches: Vec<CachePort>,
     /// Scores, `[batch, tokens or kept, vocab_size]`.
     pub(crate) logits: LogitsPort,
-    /// Names of all inputs, in the order that runs give them.
+    /// Names of all inputs, in the order in which runs pass them.
     pub(crate) input_names: Vec<CString>,
-    /// Names of the outputs that runs ask for: logits first, then each cache.
+    /// Names of the outputs that runs request: logits first, then each cache.
     pub(crate) output_names: Vec<CString>,
 }
 
-/// An input: its place in [`DecoderGraph::input_names`], and how a value for it is made.
+/// An input: its index in [`DecoderGraph::input_names`], and how a value for it is made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Port {
     pub(crate) index: usize,
@@ -45,11 +45,11 @@ pub(crate) struct Port {
     pub(crate) rank: usize,
 }
 
-/// One KV tensor: the past that goes in and the present that comes out, `[batch, kv_heads, tokens, head_dim]`.
+/// One KV tensor: the past that is passed in and the present that is returned, `[batch, kv_heads, tokens, head_dim]`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CachePort {
     pub(crate) input: usize,
-    /// Place in [`DecoderGraph::output_names`].
+    /// Index in [`DecoderGraph::output_names`].
     pub(crate) output: usize,
     pub(crate) dtype: TensorElementType,
     pub(crate) kv_heads: usize,
@@ -61,14 +61,14 @@ pub(crate) struct CachePort {
 pub(crate) struct LogitsPort {
     pub(crate) dtype: TensorElementType,
     pub(crate) vocab_size: usize,
-    /// The graph gives the last position's logits only, whatever it is given.
+    /// The graph returns the logits of the last position only.
     pub(crate) last_only: bool,
 }
 
 impl DecoderGraph {
-    /// Reads the declaration of `session`, which was made from `file`.
+    /// Reads the declaration of `session`, whose graph is `file`.
     ///
-    /// `config` stands in where the graph leaves a size open: that of the logits, of the heads.
+    /// Sizes that the graph leaves open, of the logits and of the heads, are those of `config`.
     pub(crate) fn read(session: &Session, file: &str, config: &ModelConfig) -> Result<Self> {
         let inputs = session.inputs();
         let outputs = session.outputs();
@@ -79,7 +79,7 @@ impl DecoderGraph {
             .ok_or_else(|| not_a_decoder(file, format!("it has no input `input_ids`, only {}", names(inputs))))?;
         let mask = port("attention_mask")?;
         let positions = port("position_ids")?;
-        // Graphs of our own give it a default, which other programs leave as it is.
+        // Graphs built by Tandem have a default for it, which other programs leave as it is.
         let optional = session.overridable_initializers().into_iter().find(|value| value.name() == LOGITS_TO_KEEP);
         let logits_to_keep = match &optional {
             Some(value) => Some(Port::of(file, inputs.len(), value.name(), value.dtype())?),
@@ -95,7 +95,7 @@ impl DecoderGraph {
                 continue;
             }
             let present = present_name(input.name(), outputs)
-                .ok_or_else(|| not_a_decoder(file, format!("it wants an input `{}` that has no meaning here", input.name())))?;
+                .ok_or_else(|| not_a_decoder(file, format!("its input `{}` is unknown", input.name())))?;
             caches.push(CachePort::read(file, index, output_names.len(), input, config)?);
             output_names.push(name_for_engine(file, present)?);
         }
@@ -112,7 +112,7 @@ impl DecoderGraph {
         self.caches.iter().map(|c| c.kv_heads * c.head_dim * c.dtype.byte_size(1).unwrap_or(0)).sum()
     }
 
-    /// Whether one graph can give the logits of every position.
+    /// Whether the graph can return the logits of every position.
     pub(crate) fn has_all_logits(&self) -> bool {
         self.logits_to_keep.is_some() || !self.logits.last_only
     }
@@ -126,9 +126,24 @@ impl Port {
     fn of(file: &str, index: usize, name: &str, value: &ValueType) -> Result<Self> {
         let (dtype, shape) = tensor_type(file, name, value)?;
         if !matches!(dtype, TensorElementType::Int64 | TensorElementType::Int32) {
-            return Err(Error::bad_field(file, name, format!("the input is `{dtype}`; int64 or int32 is what it can be")));
+            return Err(Error::bad_field(file, name, format!("the input is `{dtype}`, and must be int64 or int32")));
         }
         Ok(Self { index, dtype, rank: shape.len() })
+    }
+
+    /// A tensor of `n` integers in the dtype and rank that the graph declares: `[n]`, `[1, n]`, or a scalar.
+    pub(crate) fn integers(&self, n: usize, values: impl Iterator<Item = i64>) -> Result<DynValue> {
+        let shape = match self.rank {
+            0 => vec![],
+            rank => [vec![1; rank - 1], vec![n]].concat(),
+        };
+        let tensor = match self.dtype {
+            TensorElementType::Int32 => {
+                Tensor::from_array((shape, values.map(|v| v as i32).collect::<Vec<_>>())).map(Tensor::into_dyn)
+            }
+            _ => Tensor::from_array((shape, values.collect::<Vec<_>>())).map(Tensor::into_dyn),
+        };
+        tensor.doing("to make an input")
     }
 }
 
@@ -136,14 +151,10 @@ impl CachePort {
     fn read(file: &str, input: usize, output: usize, outlet: &Outlet, config: &ModelConfig) -> Result<Self> {
         let (dtype, shape) = tensor_type(file, outlet.name(), outlet.dtype())?;
         if !matches!(dtype, TensorElementType::Float32 | TensorElementType::Float16) {
-            return Err(Error::bad_field(
-                file,
-                outlet.name(),
-                format!("the KV cache is `{dtype}`; f32 or f16 is what it can be"),
-            ));
+            return Err(Error::bad_field(file, outlet.name(), format!("the KV cache is `{dtype}`, and must be f32 or f16")));
         }
         let &[_, kv_heads, _, head_dim] = shape else {
-            let problem = format!("the KV cache has the shape {shape:?}; [batch, kv_heads, tokens, head_dim] is what it can be");
+            let problem = format!("the KV cache has the shape {shape:?}, and must have [batch, kv_heads, tokens, head_dim]");
             return Err(Error::bad_field(file, outlet.name(), problem));
         };
         let size = |declared: i64, configured: usize| usize::try_from(declared).ok().filter(|&n| n > 0).unwrap_or(configured);
@@ -165,18 +176,16 @@ impl LogitsPort {
             .ok_or_else(|| not_a_decoder(file, format!("it has no output `logits`, only {}", names(outputs))))?;
         let (dtype, shape) = tensor_type(file, outlet.name(), outlet.dtype())?;
         if !matches!(dtype, TensorElementType::Float32 | TensorElementType::Float16) {
-            return Err(Error::bad_field(file, "logits", format!("the output is `{dtype}`; f32 or f16 is what it can be")));
+            return Err(Error::bad_field(file, "logits", format!("the output is `{dtype}`, and must be f32 or f16")));
         }
         match shape[..] {
             [_, tokens, vocab] => {
                 let declared = usize::try_from(vocab).ok().filter(|&v| v > 0);
                 Ok(Self { dtype, vocab_size: declared.unwrap_or(vocab_size), last_only: tokens == 1 })
             }
-            _ => Err(Error::bad_field(
-                file,
-                "logits",
-                format!("the shape is {shape:?}; [batch, tokens, vocab_size] is what it can be"),
-            )),
+            _ => {
+                Err(Error::bad_field(file, "logits", format!("the shape is {shape:?}, and must be [batch, tokens, vocab_size]")))
+            }
         }
     }
 }
@@ -191,13 +200,13 @@ fn present_name<'o>(past: &str, outputs: &'o [Outlet]) -> Option<&'o str> {
 fn tensor_type<'v>(file: &str, name: &str, value: &'v ValueType) -> Result<(TensorElementType, &'v [i64])> {
     match value {
         ValueType::Tensor { ty, shape, .. } => Ok((*ty, shape)),
-        other => Err(Error::bad_field(file, name, format!("it is `{other}` and no tensor"))),
+        other => Err(Error::bad_field(file, name, format!("it is `{other}`, not a tensor"))),
     }
 }
 
 fn name_for_engine(file: &str, name: &str) -> Result<CString> {
     CString::new(name)
-        .map_err(|error| Error::bad_file(file, format!("the name `{}` holds a zero byte", name.escape_debug()), error))
+        .map_err(|error| Error::bad_file(file, format!("the name `{}` contains a zero byte", name.escape_debug()), error))
 }
 
 fn names(outlets: &[Outlet]) -> String {
@@ -206,5 +215,5 @@ fn names(outlets: &[Outlet]) -> String {
     if outlets.len() > SHOWN {
         text += &format!(" and {} more", outlets.len() - SHOWN);
     }
-    if text.is_empty() { "none at all".into() } else { text }
+    if text.is_empty() { "none".into() } else { text }
 }

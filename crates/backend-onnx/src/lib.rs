@@ -1,28 +1,37 @@
 //! ONNX Runtime behind the contract of `tandem-core`.
 //!
-//! - [`OnnxBackend`] finds the library, lists devices and loads graphs; [`setup`] obtains the library.
-//! - [`export`] makes graphs of checkpoints: a directory that stands on its own, or an entry of the cache.
-//! - `source` reads, checks and changes a graph file before the engine sees it, or has one made of a `checkpoint`.
-//! - `graph` reads from a graph's own declaration what each input and output is for; nothing is assumed.
+//! How a graph runs, in the order of a load:
+//!
+//! - [`OnnxBackend`] lists devices and loads models. `source` chooses a graph, checks it and edits it before the engine sees it.
+//! - `footprint` states how much memory a model takes.
+//! - `engine` has the engine load it, on exactly one `device`; `placement` reads which node runs where.
+//! - `graph` reads from the graph's own declaration what each input and output is for; nothing is assumed.
 //! - `session` and `cache` run it: graphs with `GroupQueryAttention` append to one buffer in place, the others carry their
-//!   presents over without a copy.
+//!   presents over without a copy. `run` is the one call of the engine.
+//! - `probe` shows values between the nodes, found by `value_names`.
+//!
+//! What comes before that: [`library`] finds ONNX Runtime and creates the environment of the process, [`setup`] obtains it,
+//! [`device_check`] tries it; [`export`] builds graphs from checkpoints, and [`graph_cache`] keeps them for the next load.
 
 mod backend;
 mod cache;
-mod checkpoint;
 mod device;
+pub mod device_check;
+mod engine;
 mod error;
 pub mod export;
+mod footprint;
 mod graph;
-mod inner;
+pub mod graph_cache;
 pub mod library;
+mod loaded;
 mod model;
 mod placement;
-pub mod probe;
+mod probe;
 mod run;
 mod session;
 pub mod setup;
 mod source;
-pub mod weigh;
+mod value_names;
 
 pub use backend::OnnxBackend;

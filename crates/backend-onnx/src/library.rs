@@ -1,11 +1,13 @@
-//! ONNX Runtime's library: where it is, whether it can be used, and the one environment of the process.
+//! ONNX Runtime's library: finding it, checking it, and the one environment of the process.
 //!
-//! The library is loaded at run time, from an absolute path only, with its telemetry switched off. Nothing is loaded
-//! that is not ONNX Runtime for this machine: the file is read first ([`inspect`]).
+//! The library is loaded at run time, not linked: the build needs neither C++ nor a download, and a machine's own build (for CUDA, say)
+//! can replace ours through one variable. It is loaded from an absolute path only, with its telemetry switched off, after the file has been
+//! read and checked ([`inspect`]), since loading a truncated library kills the process. `api-24` is the oldest interface with everything
+//! that is used (the report of which node runs where), so releases from 1.24 on work; [`VERSION`] is the one that is tested.
 
 mod cache;
 mod inspect;
-mod places;
+mod search;
 mod version;
 
 use std::path::{Path, PathBuf};
@@ -17,35 +19,36 @@ use tandem_core::{BackendKind, Error, Result};
 
 pub use self::cache::{cache_dir, library_file_name, library_in_cache, target};
 pub use self::inspect::inspect;
-use self::places::Places;
-pub(crate) use self::places::absolute;
+use self::search::SearchPath;
+pub(crate) use self::search::absolute;
 
 /// The release of ONNX Runtime that [`setup`](crate::setup) obtains; any later one of the same major version works too.
 pub const VERSION: &str = "1.31.1";
 
-/// The variable that switches ONNX Runtime's telemetry off; it is read when the environment is made.
+/// The variable that switches ONNX Runtime's telemetry off; it is read when the environment is created.
 const TELEMETRY_SWITCH: &str = "ORT_DISABLE_TELEMETRY";
 
-/// The variable that chooses how much of ONNX Runtime's own log is written to stderr.
+/// The variable that sets how much of ONNX Runtime's own log goes to stderr.
 const LOG_LEVEL: &str = "TANDEM_ORT_LOG";
 
 /// The command that obtains the library.
 const OBTAIN_HINT: &str = "`tandem setup` obtains the right one (in Tandem's repository: `cargo xtask setup`)";
 
-/// The process's environment and the library it came from.
+/// The process's environment, and the library that it came from. A failed start is not kept: an application may run the set-up and try
+/// again in the same process.
 static LOADED: Mutex<Option<(PathBuf, Environment)>> = Mutex::new(None);
 
-/// The absolute path of the library to load: `explicit` (what `--ort-library` named), else `ORT_DYLIB_PATH`, else
-/// beside the executable (`./` and `./lib/`), else in the cache, where `tandem setup` puts it.
+/// The absolute path of the library to load: `explicit`, else `ORT_DYLIB_PATH`, else beside the executable (`./` and `./lib/`), else in
+/// the cache, where [`setup`](crate::setup) installs it.
 ///
-/// The first place that has anything decides: a file there that cannot be used is an error, never a reason to look
-/// further. A relative path is taken from the working directory.
+/// The first path with anything at it decides: an unusable file there is an error, never a reason to look further. Relative paths
+/// are resolved against the working directory.
 ///
 /// # Errors
-/// [`Error::EngineLibrary`] names every place when nothing was found, and says what is wrong with a file that is not
-/// a library of ONNX Runtime for this machine.
+/// [`Error::EngineLibrary`] lists every path when nothing was found, and says what is wrong with a file that is not an ONNX Runtime
+/// library for this machine.
 pub fn find(explicit: Option<&Path>) -> Result<PathBuf> {
-    let path = Places::of_process(explicit)?.first()?;
+    let path = SearchPath::of_process(explicit)?.first()?;
     inspect(&path)?;
     Ok(path)
 }
@@ -94,7 +97,7 @@ pub(crate) fn load(path: &Path) -> Result<ort::environment::EnvironmentBuilder> 
     })
 }
 
-/// The version of ONNX Runtime that this process runs, such as `1.31.1`; `None` before [`environment`] has succeeded.
+/// The version of ONNX Runtime that this process uses, such as `1.31.1`; `None` before [`environment`] has succeeded.
 pub fn runtime_version() -> Option<String> {
     LOADED.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(|(path, _)| version::version(path))
 }
@@ -103,7 +106,7 @@ fn reuse(path: &Path, environment: &Environment, explicit: Option<&Path>) -> Res
     let asked = explicit.map(absolute).transpose()?;
     match asked {
         Some(asked) if asked != path => Err(Error::EngineLibrary {
-            problem: format!("`{}` cannot be used: this process already runs `{}`", asked.display(), path.display()),
+            problem: format!("`{}` cannot be used: this process already uses `{}`", asked.display(), path.display()),
             hint: "a process has one ONNX Runtime: name the same library each time".into(),
             source: None,
         }),
@@ -158,8 +161,8 @@ fn is_only_thread() -> bool {
     cfg!(target_vendor = "apple")
 }
 
-/// What of the engine's log is written. Nothing below `fatal` by default: whatever fails is also returned as an error,
-/// and some things that are logged as errors are none, such as a thread that could not be pinned in a container.
+/// The lowest level of the engine's log that is written. `fatal` by default: failures are returned as errors anyway, and some of what is
+/// logged as an error is harmless, such as a thread that could not be pinned in a container.
 fn log_threshold() -> Result<LogLevel> {
     let Some(value) = std::env::var_os(LOG_LEVEL).filter(|value| !value.is_empty()) else {
         return Ok(LogLevel::Fatal);
@@ -173,7 +176,7 @@ fn log_threshold() -> Result<LogLevel> {
         _ => Err(Error::invalid_option(
             LOG_LEVEL,
             value.to_string_lossy(),
-            "is none of `verbose`, `info`, `warning`, `error`, `fatal`",
+            "is not `verbose`, `info`, `warning`, `error` or `fatal`",
         )),
     }
 }
@@ -181,7 +184,7 @@ fn log_threshold() -> Result<LogLevel> {
 fn logger(threshold: LogLevel) -> ort::logging::LoggerFunction {
     Arc::new(move |level, category, _id, location, message| {
         if level >= threshold {
-            #[expect(clippy::print_stderr, reason = "the user asked for the engine's log with `TANDEM_ORT_LOG`")]
+            #[expect(clippy::print_stderr, reason = "the user requested the engine's log with `TANDEM_ORT_LOG`")]
             {
                 eprintln!("onnxruntime {level:?} {category} {location}: {message}");
             }

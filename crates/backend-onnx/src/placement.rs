@@ -1,4 +1,4 @@
-//! Which execution provider was given which nodes, as the engine recorded it when the session was made.
+//! Which execution provider runs which nodes, as the engine recorded it when the session was created.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char};
@@ -8,19 +8,19 @@ use ort::AsPointer;
 use ort::session::Session;
 use tandem_core::backend::Placement;
 
-/// The configuration entry that makes the engine record it.
+/// The configuration entry that has the engine record it.
 pub(crate) const RECORD: &str = "session.record_ep_graph_assignment_info";
 
 /// Reads the record of `session`; the provider with the most nodes comes first.
 ///
 /// # Errors
-/// When the session was made without [`RECORD`].
+/// When the session was created without [`RECORD`].
 #[expect(unsafe_code, reason = "ort has no safe form of these calls")]
 pub(crate) fn read(session: &Session) -> ort::Result<Vec<Placement>> {
     let api = ort::api();
     let mut providers: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
-    // SAFETY: the arrays and strings belong to the session and live as long as it does; each is read only after the call that fills
-    // it has succeeded.
+    // SAFETY: the arrays and strings belong to the session, which outlives this function; each is read only after the call that fills it
+    // has succeeded.
     unsafe {
         for &subgraph in list(|items, n| (api.Session_GetEpGraphAssignmentInfo)(session.ptr(), items, n))? {
             let provider = text(|out| (api.EpAssignedSubgraph_GetEpName)(subgraph, out))?;
@@ -55,7 +55,7 @@ pub(crate) fn share(placements: &[Placement], provider: &str) -> f64 {
 unsafe fn list<'a, T>(fill: impl FnOnce(*mut *const T, *mut usize) -> ort::sys::OrtStatusPtr) -> ort::Result<&'a [T]> {
     let (mut items, mut n) = (ptr::null(), 0);
     let status = fill(&raw mut items, &raw mut n);
-    // SAFETY: the engine filled both when it reports success.
+    // SAFETY: on success the engine has written a pointer to `n` items, which live for `'a` by the contract of this function.
     unsafe {
         ort::Error::result_from_status(status)?;
         Ok(if n == 0 || items.is_null() { &[] } else { std::slice::from_raw_parts(items, n) })
@@ -68,7 +68,7 @@ unsafe fn list<'a, T>(fill: impl FnOnce(*mut *const T, *mut usize) -> ort::sys::
 unsafe fn text(fill: impl FnOnce(*mut *const c_char) -> ort::sys::OrtStatusPtr) -> ort::Result<String> {
     let mut out = ptr::null();
     let status = fill(&raw mut out);
-    // SAFETY: the engine filled it when it reports success.
+    // SAFETY: on success the engine has written null or a pointer to a string that ends with a zero byte, and it is copied at once.
     unsafe {
         ort::Error::result_from_status(status)?;
         Ok(if out.is_null() { String::new() } else { CStr::from_ptr(out).to_string_lossy().into_owned() })

@@ -1,56 +1,141 @@
-//! Proof that a device computes: a graph of one node is run on it. That a provider is in the library says little.
+//! Shows the values between the nodes of a graph: the graph is loaded once more, with those values as outputs.
+//!
+//! Which value holds what is known by its name ([`value_names`](crate::value_names)). The attention operator rotates queries inside, so
+//! rotated queries are not shown; rotated keys are read from the cache.
 
+use std::ffi::CString;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::ptr;
 
-use ort::value::Tensor;
-use tandem_core::backend::LoadOptions;
-use tandem_core::{BackendKind, Device, Error, Result};
-use tandem_onnx_graph::probe;
+use half::f16;
+use ort::AsPointer;
+use ort::session::{RunOptions, Session};
+use ort::value::{DynValue, TensorElementType};
+use tandem_core::backend::{LoadOptions, Probe, ProbePoint};
+use tandem_core::config::ModelConfig;
+use tandem_core::files::ModelFiles;
+use tandem_core::{Error, Result, TokenId};
+use tandem_onnx_graph::{DataType, Graph};
 
-use crate::device::{provider_name, session_builder};
-use crate::error::Doing;
-use crate::{library, placement};
+use crate::cache::empty_past;
+use crate::engine;
+use crate::error::{Doing, bad_graph};
+use crate::graph::DecoderGraph;
+use crate::run::{Names, RawValue, run, take};
+use crate::source::{Place, Source};
+use crate::value_names::{Layout, known_values};
 
-/// `[[1, 2], [3, 4]]`, and its square.
-const MATRIX: [f32; 4] = [1.0, 2.0, 3.0, 4.0];
-const SQUARE: [f32; 4] = [7.0, 10.0, 15.0, 22.0];
-
-/// What ran on a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Proof {
-    /// The provider that the engine gave the node to.
-    pub provider: String,
-    /// How long making the session and running it took.
-    pub time: Duration,
+/// What a graph was loaded from, so that it can be loaded again.
+pub(crate) struct Origin {
+    pub(crate) files: ModelFiles,
+    pub(crate) options: LoadOptions,
 }
 
-/// Runs a graph of one node on `device` with the library that `explicit` names, or the one that is found.
-///
-/// # Errors
-/// As loading a model; [`Error::DeviceUnavailable`] also when the node was run elsewhere or its result is wrong.
-pub fn prove(explicit: Option<&Path>, device: Device) -> Result<Proof> {
-    const DOING: &str = "to run a graph of one node";
-    let started = Instant::now();
-    let environment = library::environment(explicit)?;
-    let options = LoadOptions::new().with_device(device);
-    let mut builder = session_builder(&environment, &options)?.with_config_entry(placement::RECORD, "1").doing(DOING)?;
-    let mut session = builder.commit_from_memory(&probe()).doing(DOING)?;
-    let placed = placement::read(&session).doing(DOING)?;
-    let provider = placed.first().map(|placed| placed.provider.clone()).unwrap_or_default();
-    if provider != provider_name(device) {
-        return Err(unavailable(device, format!("the node was run by `{provider}`")));
-    }
-    let matrix = Tensor::from_array(([2_usize, 2], MATRIX.to_vec())).doing(DOING)?;
-    let outputs = session.run(ort::inputs!["x" => matrix]).doing(DOING)?;
-    let (_, square) = outputs["y"].try_extract_tensor::<f32>().doing(DOING)?;
-    if square != SQUARE {
-        return Err(unavailable(device, format!("it computed {square:?} in the place of {SQUARE:?}")));
-    }
-    Ok(Proof { provider, time: started.elapsed() })
+/// A graph whose inner values are outputs.
+pub(crate) struct Probed {
+    session: Session,
+    graph: DecoderGraph,
+    input_names: Names,
+    values: Vec<Value>,
 }
 
-fn unavailable(device: Device, reason: String) -> Error {
-    let hint = "use `--device cpu`, and report this with the output of `tandem doctor --json`".into();
-    Error::DeviceUnavailable { backend: BackendKind::Onnx, device, reason, hint }
+/// A value of the graph, and what it holds.
+struct Value {
+    name: CString,
+    layout: Layout,
+}
+
+impl Probed {
+    /// Loads the graph of `origin` again, with the library at `library` or the one that is found.
+    ///
+    /// # Errors
+    /// As loading it the first time.
+    pub(crate) fn load(library: Option<&Path>, origin: &Origin) -> Result<Self> {
+        let config = ModelConfig::from_file(&origin.files.config)?;
+        let mut source = Source::choose(&origin.files, &config, &origin.options)?;
+        let (graph, directory) = match &source.place {
+            Place::File(path) => (Graph::open(path).map_err(bad_graph)?, path.parent()),
+            Place::Memory { bytes, .. } => (Graph::parse(bytes.to_vec(), &source.name).map_err(bad_graph)?, None),
+        };
+        let mut edit = graph.edit();
+        // Graphs with 4-bit weights have activations of 16 or 32 bits: activations have the type of the cache.
+        let mut pasts = graph.inputs().filter(|input| input.name.starts_with("past"));
+        let float = pasts.find_map(|past| past.data_type).unwrap_or(DataType::FLOAT);
+        let mut values = Vec::new();
+        for (name, layout) in known_values(&graph, &config) {
+            edit.add_output(&name, float).map_err(bad_graph)?;
+            let name = CString::new(name).map_err(|error| Error::bad_file(&source.name, "a name contains a zero byte", error))?;
+            values.push(Value { name, layout });
+        }
+        let relocated = directory.filter(|_| !graph.external_files().is_empty()).map(|directory| edit.relocate(directory));
+        let relocated = relocated.transpose().map_err(bad_graph)?;
+        let bytes = edit.to_bytes().map_err(bad_graph)?;
+        let weights = match &source.place {
+            Place::Memory { weights, .. } => weights.clone(),
+            Place::File(_) => relocated,
+        };
+        drop(edit);
+        source.place = Place::Memory { bytes: bytes.into(), weights };
+        let session = engine::commit(library, &origin.options, &source)?;
+        let graph = DecoderGraph::read(&session, &source.name, &config)?;
+        Ok(Self { session, input_names: Names::new(graph.input_names.clone()), graph, values })
+    }
+
+    /// What one run over `tokens` computes at `points`, in the order of computation.
+    pub(crate) fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
+        let wanted: Vec<&Value> = self.values.iter().filter(|value| value.layout.shows(points)).collect();
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let returned = self.run(tokens, &wanted)?;
+        let mut probes = Vec::new();
+        for (value, returned) in wanted.iter().zip(&returned) {
+            value.layout.read(tokens, &floats(returned)?, &mut probes);
+        }
+        probes.retain(|probe| points.contains(&probe.point));
+        Ok(probes)
+    }
+
+    fn run(&self, tokens: &[TokenId], wanted: &[&Value]) -> Result<Vec<DynValue>> {
+        let (graph, n) = (&self.graph, tokens.len());
+        let mut inputs: Vec<RawValue> = vec![ptr::null_mut(); graph.input_names.len()];
+        let mut owned = Vec::new();
+        let mut give = |index: usize, value: DynValue| {
+            inputs[index] = value.ptr().cast_mut();
+            owned.push(value);
+        };
+        give(graph.ids.index, graph.ids.integers(n, tokens.iter().map(|&id| i64::from(id)))?);
+        if let Some(port) = graph.mask {
+            give(port.index, port.integers(n, std::iter::repeat_n(1, n))?);
+        }
+        if let Some(port) = graph.positions {
+            give(port.index, port.integers(n, 0..n as i64)?);
+        }
+        if let Some(port) = graph.logits_to_keep {
+            give(port.index, port.integers(1, std::iter::once(0))?);
+        }
+        for port in &graph.caches {
+            give(port.input, empty_past(port)?);
+        }
+        let output_names = Names::new(wanted.iter().map(|value| value.name.clone()).collect());
+        let mut outputs: Vec<RawValue> = vec![ptr::null_mut(); wanted.len()];
+        let options = RunOptions::new().doing("to prepare a run")?;
+        // SAFETY: `owned` keeps the inputs alive until the run is over, every output is null, and the CPU provider allows concurrent
+        // runs.
+        #[expect(unsafe_code, reason = "`run` is the one way in which this crate runs a graph")]
+        unsafe { run(&self.session, &options, (&self.input_names, &inputs), (&output_names, &mut outputs)) }
+            .doing("to run the graph")?;
+        drop(owned);
+        Ok(outputs.iter_mut().filter_map(|output| take(&self.session, output)).collect())
+    }
+}
+
+fn floats(value: &DynValue) -> Result<Vec<f32>> {
+    const DOING: &str = "to read a value";
+    Ok(match value.dtype().tensor_type() {
+        Some(TensorElementType::Float16) => {
+            value.try_extract_tensor::<f16>().doing(DOING)?.1.iter().map(|value| value.to_f32()).collect()
+        }
+        _ => value.try_extract_tensor::<f32>().doing(DOING)?.1.to_vec(),
+    })
 }

@@ -13,16 +13,16 @@ use ort::value::DynValue;
 /// An input or output value of the engine, by pointer.
 pub(crate) type RawValue = *mut ort::sys::OrtValue;
 
-/// Names as the engine takes them. The pointers stay valid because the strings' heap memory does not move.
+/// Names as the engine expects them. The pointers stay valid because the heap memory of the strings does not move.
 pub(crate) struct Names {
     _strings: Vec<CString>,
     pointers: Vec<*const c_char>,
 }
 
-// SAFETY: the pointers point into strings that this struct owns and never changes.
+// SAFETY: the pointers point into strings that this struct owns and never modifies, on whichever thread it is.
 #[expect(unsafe_code, reason = "raw pointers into owned, immutable strings")]
 unsafe impl Send for Names {}
-// SAFETY: as above.
+// SAFETY: shared access only reads the pointers and the strings, which nothing modifies.
 #[expect(unsafe_code, reason = "raw pointers into owned, immutable strings")]
 unsafe impl Sync for Names {}
 
@@ -35,12 +35,12 @@ impl Names {
 
 /// Runs the graph with one value for each name.
 ///
-/// An output that is null on entry is allocated by the engine and must be taken with [`take`]; one that is not null is written
-/// in place. On an error no output is left that was null on entry.
+/// An output that is null on entry is allocated by the engine and must be taken with [`take`]; any other is written in place. After an
+/// error the outputs that were null are null again.
 ///
 /// # Safety
-/// Every value that is not null is alive and stays so during the call, no other call uses one that is written, and `session` is not
-/// run by another thread unless its providers allow that.
+/// Every value that is not null stays alive during the call, no other call uses one that is written, and no other thread runs `session`
+/// unless its providers allow that.
 #[expect(unsafe_code, reason = "the only way to give one value as input and output of a run")]
 pub(crate) unsafe fn run(
     session: &Session,
@@ -50,7 +50,8 @@ pub(crate) unsafe fn run(
 ) -> ort::Result<()> {
     assert_eq!(input_names.pointers.len(), inputs.len(), "one value for each input");
     assert_eq!(output_names.pointers.len(), outputs.len(), "one place for each output");
-    // SAFETY: names and values have the same lengths; the rest is the caller's promise. `Run` does not write through the session.
+    // SAFETY: names and values have equal lengths; that the values are alive and not shared is the caller's obligation. `Run` does not
+    // write through the session pointer.
     unsafe {
         let status = (ort::api().Run)(
             session.ptr().cast_mut(),
@@ -66,10 +67,10 @@ pub(crate) unsafe fn run(
     }
 }
 
-/// Takes a value that [`run`] allocated; the place is null afterwards.
+/// Takes a value that [`run`] allocated, and leaves null in its place.
 pub(crate) fn take(session: &Session, place: &mut RawValue) -> Option<DynValue> {
     let value = NonNull::new(std::mem::replace(place, ptr::null_mut()))?;
-    // SAFETY: the engine allocated the value for us, and the place that held it is cleared, so it has one owner.
+    // SAFETY: the engine allocated the value for its caller, and the pointer was cleared, so that this is its only owner.
     #[expect(unsafe_code, reason = "gives a value of the engine an owner")]
     Some(unsafe { DynValue::from_ptr(value, Some(session.allocator())) })
 }

@@ -7,13 +7,12 @@ use half::f16;
 use ort::AsPointer;
 use ort::memory::Allocator;
 use ort::session::{NoSelectedOutputs, RunOptions};
-use ort::value::{DynTensor, DynValue, Tensor, TensorElementType};
+use ort::value::{DynTensor, DynValue};
 use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, SessionOptions, TokenId};
 
 use crate::cache::KvCache;
-use crate::error::{Doing, failed};
-use crate::graph::Port;
-use crate::model::Loaded;
+use crate::error::Doing;
+use crate::loaded::Loaded;
 use crate::run::{RawValue, run, take};
 
 /// Place of the logits among the outputs of a run.
@@ -88,10 +87,10 @@ impl OnnxSession {
 
         let mut inputs: Vec<RawValue> = vec![ptr::null_mut(); graph.input_names.len()];
         let mut outputs: Vec<RawValue> = vec![ptr::null_mut(); graph.output_names.len()];
-        let ids = integers(&graph.ids, tokens.len(), tokens.iter().map(|&id| i64::from(id)))?;
-        let mask = graph.mask.map(|port| integers(&port, total, std::iter::repeat_n(1, total))).transpose()?;
-        let positions = graph.positions.map(|port| integers(&port, tokens.len(), past as i64..total as i64)).transpose()?;
-        let kept = graph.logits_to_keep.map(|port| integers(&port, 1, std::iter::once(keep))).transpose()?;
+        let ids = graph.ids.integers(tokens.len(), tokens.iter().map(|&id| i64::from(id)))?;
+        let mask = graph.mask.map(|port| port.integers(total, std::iter::repeat_n(1, total))).transpose()?;
+        let positions = graph.positions.map(|port| port.integers(tokens.len(), past as i64..total as i64)).transpose()?;
+        let kept = graph.logits_to_keep.map(|port| port.integers(1, std::iter::once(keep))).transpose()?;
         let ports = [Some(graph.ids), graph.mask, graph.positions, graph.logits_to_keep];
         for (port, value) in ports.iter().zip([Some(&ids), mask.as_ref(), positions.as_ref(), kept.as_ref()]) {
             if let (Some(port), Some(value)) = (port, value) {
@@ -111,9 +110,10 @@ impl OnnxSession {
         let ran =
             unsafe { run(&model.session, &self.run_options, (&model.input_names, &inputs), (&model.output_names, &mut outputs)) };
         drop(alone);
-        if let Err(error) = ran {
-            return Err(if self.cancel.is_cancelled() { Error::Cancelled } else { failed("to run the graph", error) });
+        if ran.is_err() && self.cancel.is_cancelled() {
+            return Err(Error::Cancelled);
         }
+        ran.doing("to run the graph")?;
         self.cache.commit(&model.session, &mut outputs);
         self.n_tokens = total;
         Ok(if n_rows == 1 { None } else { take(&model.session, &mut outputs[LOGITS]) })
@@ -153,21 +153,6 @@ impl Session for OnnxSession {
         self.n_tokens = n_tokens;
         Ok(())
     }
-}
-
-/// A tensor of `n` integers in the dtype and rank that `port` declares: `[n]`, `[1, n]`, or a scalar.
-pub(crate) fn integers(port: &Port, n: usize, values: impl Iterator<Item = i64>) -> Result<DynValue> {
-    let shape = match port.rank {
-        0 => vec![],
-        rank => [vec![1; rank - 1], vec![n]].concat(),
-    };
-    let tensor = match port.dtype {
-        TensorElementType::Int32 => {
-            Tensor::from_array((shape, values.map(|v| v as i32).collect::<Vec<_>>())).map(Tensor::into_dyn)
-        }
-        _ => Tensor::from_array((shape, values.collect::<Vec<_>>())).map(Tensor::into_dyn),
-    };
-    Ok(tensor.doing("to make an input")?)
 }
 
 /// Copies the values of a logits tensor from `first` on, as f32.

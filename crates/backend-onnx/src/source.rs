@@ -10,16 +10,17 @@ use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
 use tandem_core::{DType, Error, GraphFormat, Result};
 use tandem_onnx_graph::{Activations, DataType, Edit, Graph, LogitsControl, Node};
 
-use crate::checkpoint::{GraphPlan, refuse_unknown_form};
-use crate::export::{CachedGraph, cached_graph};
-use crate::inner::can_probe;
+use crate::error::bad_graph;
+use crate::export::{GraphPlan, refuse_unsupported_architecture};
+use crate::graph_cache::{CachedGraph, cached_graph};
+use crate::value_names::can_probe;
 
 /// A graph larger than this, weights within it, is changed only where it must be: the change is made on a copy in memory.
 const CHEAP_TO_COPY: usize = 64 << 20;
 
 /// The graph of a checkpoint with fewer bytes of weights is built anew in memory at each load, which takes less time than to look for
 /// it: nothing is written for a tiny model.
-const BUILT_IN_MEMORY: u64 = 32 << 20;
+pub(crate) const BUILT_IN_MEMORY: u64 = 32 << 20;
 
 /// A graph for the engine, and what is known of it.
 pub(crate) struct Source {
@@ -47,25 +48,73 @@ pub(crate) enum Place {
     Memory { bytes: Cow<'static, [u8]>, weights: Option<PathBuf> },
 }
 
-/// What there is to load.
-pub(crate) enum Chosen {
+/// Where the graph of a model comes from.
+pub(crate) enum GraphSource {
     /// A graph that is there.
     Graph(GraphFile),
-    /// A graph that is made of the checkpoint.
-    Made,
+    /// A graph that is exported from the checkpoint.
+    Export,
 }
 
-impl Chosen {
-    /// What `options` ask for among `files`.
-    pub(crate) fn of(files: &ModelFiles, options: &LoadOptions) -> Result<Self> {
-        if let Some(path) = &options.onnx.graph {
-            return Ok(Self::Graph(GraphFile { file: ModelFile::Path(path.clone()), dtype: None }));
+impl GraphSource {
+    /// What is to be loaded of `files` at `dtype`: `graph`, when one was named.
+    pub(crate) fn choose(files: &ModelFiles, dtype: Option<DType>, graph: Option<&Path>) -> Result<Self> {
+        if let Some(path) = graph {
+            return Ok(Self::Graph(GraphFile { file: ModelFile::Path(path.into()), dtype: None }));
         }
-        match files.graph_for(options.dtype) {
+        match files.graph_for(dtype) {
             Ok(found) => Ok(Self::Graph(found.clone())),
-            Err(_) if can_be_made(files, options.dtype) => Ok(Self::Made),
+            Err(_) if can_be_made(files, dtype) => Ok(Self::Export),
             // Whether it is what was asked for is seen when it is read.
             Err(none) => Ok(Self::Graph(files.graphs.iter().find(|graph| files.dtype_of(graph).is_none()).ok_or(none)?.clone())),
+        }
+    }
+}
+
+/// A graph that was read and checked.
+pub(crate) struct OpenedGraph {
+    file: ModelFile,
+    pub(crate) graph: Graph,
+    pub(crate) dtype: DType,
+}
+
+impl OpenedGraph {
+    /// Reads `found`, whose weights must be of the dtype `asked`, when there is one.
+    pub(crate) fn open(found: &GraphFile, asked: Option<DType>) -> Result<Self> {
+        let file = found.file.clone();
+        let graph = open(&file)?;
+        if let Some(directory) = directory(&file) {
+            graph.check(directory).map_err(bad_graph)?;
+        }
+        let dtype = dtype_of(&graph).or(found.dtype).unwrap_or(DType::F32);
+        if let Some(asked) = asked.filter(|&asked| asked != dtype) {
+            let problem = format!("`{asked}` was asked for, and the weights of this graph are {dtype}");
+            return Err(Error::bad_field(file.name(), "dtype", problem));
+        }
+        Ok(Self { file, graph, dtype })
+    }
+}
+
+/// A graph that was opened, or that is to be exported.
+pub(crate) enum OpenedSource {
+    Graph(OpenedGraph),
+    Export,
+}
+
+impl OpenedSource {
+    /// What `options` ask for among `files`.
+    pub(crate) fn open(files: &ModelFiles, options: &LoadOptions) -> Result<Self> {
+        Ok(match GraphSource::choose(files, options.dtype, options.onnx.graph.as_deref())? {
+            GraphSource::Graph(found) => Self::Graph(OpenedGraph::open(&found, options.dtype)?),
+            GraphSource::Export => Self::Export,
+        })
+    }
+
+    /// What the engine is given.
+    pub(crate) fn source(&self, files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<Source> {
+        match self {
+            Self::Graph(opened) => Source::of_graph(opened, options),
+            Self::Export => Source::export(files, config, options),
         }
     }
 }
@@ -73,49 +122,34 @@ impl Chosen {
 impl Source {
     /// The graph that `options` ask for among `files`.
     pub(crate) fn choose(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<Self> {
-        match Chosen::of(files, options)? {
-            Chosen::Graph(found) => Self::read(&found, options),
-            Chosen::Made => Self::make(files, config, options),
-        }
+        OpenedSource::open(files, options)?.source(files, config, options)
     }
 
-    fn read(graph_file: &GraphFile, options: &LoadOptions) -> Result<Self> {
-        let file = &graph_file.file;
-        let name = file.name().into_owned();
-        let (graph, directory) = open(file)?;
-        if let Some(directory) = directory {
-            graph.check(directory).map_err(bad_graph)?;
-        }
-        let dtype = dtype_of(&graph).or(graph_file.dtype).unwrap_or(DType::F32);
-        if let Some(asked) = options.dtype.filter(|&asked| asked != dtype) {
-            return Err(Error::bad_field(
-                name,
-                "dtype",
-                format!("`{asked}` was asked for, and the weights of this graph are {dtype}"),
-            ));
-        }
+    /// The graph that was opened, with the changes that `options` ask for.
+    fn of_graph(opened: &OpenedGraph, options: &LoadOptions) -> Result<Self> {
+        let OpenedGraph { file, graph, dtype } = opened;
+        let directory = directory(file);
         Ok(Self {
-            place: place(file, &graph, directory, options)?,
-            dtype,
-            in_place: appends_in_place(&graph),
-            can_probe: can_probe(&graph),
-            weight_files: weight_files(file, &graph, directory)?,
+            name: file.name().into_owned(),
+            place: place(file, graph, directory, options)?,
+            dtype: *dtype,
+            in_place: appends_in_place(graph),
+            can_probe: can_probe(graph),
+            weight_files: weight_files(file, graph, directory)?,
             cached: None,
-            name,
         })
     }
 
     /// A graph of the checkpoint: in memory when that is small or part of the program, otherwise from the cache.
-    fn make(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<Self> {
+    fn export(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<Self> {
         // Before all weights are hashed to find the graph in the cache.
-        refuse_unknown_form(config, &files.name)?;
+        refuse_unsupported_architecture(config, &files.name)?;
         let dtype = options.dtype.unwrap_or(DType::F32);
-        let n_bytes = files.weights.iter().map(ModelFile::len).sum::<Result<u64>>()?;
-        if n_bytes >= BUILT_IN_MEMORY && files.weights.iter().all(|file| file.path().is_some()) {
+        if stored_bytes(files)? >= BUILT_IN_MEMORY && files.weights.iter().all(|file| file.path().is_some()) {
             let cached = cached_graph(files, dtype, options)?;
             let file = ModelFile::Path(cached.path().into());
-            let read = Self::read(&GraphFile { file, dtype: Some(dtype) }, options)?;
-            return Ok(Self { cached: Some(cached), ..read });
+            let opened = OpenedGraph::open(&GraphFile { file, dtype: Some(dtype) }, options.dtype)?;
+            return Ok(Self { cached: Some(cached), ..Self::of_graph(&opened, options)? });
         }
         let bytes = GraphPlan::open(files, config, GraphFormat::of(dtype))?.build()?;
         let graph = Graph::parse(bytes, &files.name).map_err(bad_graph)?;
@@ -126,7 +160,7 @@ impl Source {
             dtype,
             in_place: appends_in_place(&graph),
             can_probe: can_probe(&graph),
-            weight_files: files.weights.iter().map(weight_file).collect::<Result<_>>()?,
+            weight_files: files.weights.iter().map(ModelFile::weight_file).collect::<Result<_>>()?,
             cached: None,
         })
     }
@@ -138,15 +172,24 @@ fn can_be_made(files: &ModelFiles, dtype: Option<DType>) -> bool {
     !files.weights.is_empty() && (files.graphs.is_empty() || (dtype.is_some() && is_made))
 }
 
-pub(crate) fn open(file: &ModelFile) -> Result<(Graph, Option<&Path>)> {
+/// Bytes of the files that the weights of a checkpoint are in.
+pub(crate) fn stored_bytes(files: &ModelFiles) -> Result<u64> {
+    files.weights.iter().map(ModelFile::len).sum()
+}
+
+fn open(file: &ModelFile) -> Result<Graph> {
     match file {
-        ModelFile::Path(path) => {
-            let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            Ok((Graph::open(path).map_err(bad_graph)?, Some(directory)))
-        }
-        ModelFile::Embedded { name, bytes } => Ok((Graph::parse(*bytes, *name).map_err(bad_graph)?, None)),
-        ModelFile::Gguf { .. } => Ok((Graph::parse(file.map()?.to_vec(), file.name()).map_err(bad_graph)?, None)),
+        ModelFile::Path(path) => Graph::open(path),
+        ModelFile::Embedded { name, bytes } => Graph::parse(*bytes, *name),
+        ModelFile::Gguf { .. } => Graph::parse(file.map()?.to_vec(), file.name()),
     }
+    .map_err(bad_graph)
+}
+
+/// Where the weights of a graph that is a file lie.
+fn directory(file: &ModelFile) -> Option<&Path> {
+    let parent = file.path()?.parent().filter(|parent| !parent.as_os_str().is_empty());
+    Some(parent.unwrap_or(Path::new(".")))
 }
 
 fn place(file: &ModelFile, graph: &Graph, directory: Option<&Path>, options: &LoadOptions) -> Result<Place> {
@@ -186,26 +229,8 @@ fn asks_for_logits(graph: &Graph, edit: &mut Edit<'_>) -> bool {
     !has && matches!(edit.control_logits("logits"), Ok(LogitsControl::Input))
 }
 
-/// The graph crate's error as the one that users see.
-pub(crate) fn bad_graph(error: tandem_onnx_graph::Error) -> Error {
-    let hint = Some(error.hint().unwrap_or("obtain or export the model again").into());
-    match error {
-        tandem_onnx_graph::Error::Io { file, done, source } => {
-            Error::BadFile { file, problem: format!("cannot be {done}"), hint, source: Some(Box::new(source)) }
-        }
-        tandem_onnx_graph::Error::File { file, problem, .. } => Error::BadFile { file, problem, hint, source: None },
-        tandem_onnx_graph::Error::Field { file, field, problem, .. } => Error::BadField { file, field, problem, hint },
-        other => Error::BadFile {
-            file: other.file().into(),
-            problem: "is no graph that can be used".into(),
-            hint,
-            source: Some(Box::new(other)),
-        },
-    }
-}
-
 /// The dtype of the weights of the projections, from the operators that multiply by them.
-pub(crate) fn dtype_of(graph: &Graph) -> Option<DType> {
+fn dtype_of(graph: &Graph) -> Option<DType> {
     let nodes = graph.nodes();
     let bits = nodes.iter().filter(|node| node.op_type == "MatMulNBits").map(|node| node.int("bits").unwrap_or(4)).min();
     if let Some(bits) = bits {
@@ -224,7 +249,7 @@ pub(crate) fn dtype_of(graph: &Graph) -> Option<DType> {
     }
 }
 
-pub(crate) fn appends_in_place(graph: &Graph) -> bool {
+fn appends_in_place(graph: &Graph) -> bool {
     let mut pasts = graph.inputs().filter(|input| input.name.starts_with("past")).peekable();
     let takes = |name: &str| {
         let mut takers = graph.nodes().iter().filter(|node| node.inputs.iter().any(|input| input == name));
@@ -244,9 +269,5 @@ fn weight_files(file: &ModelFile, graph: &Graph, directory: Option<&Path>) -> Re
     let beside = directory.into_iter().flat_map(|directory| {
         graph.external_files().into_iter().map(move |location| ModelFile::Path(directory.join(location))).collect::<Vec<_>>()
     });
-    std::iter::once(file.clone()).chain(beside).map(|file| weight_file(&file)).collect()
-}
-
-fn weight_file(file: &ModelFile) -> Result<WeightFile> {
-    Ok(WeightFile { name: file.name().into_owned(), path: file.path().map(Path::to_owned), bytes: file.len()? })
+    std::iter::once(file.clone()).chain(beside).map(|file| file.weight_file()).collect()
 }

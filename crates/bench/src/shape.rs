@@ -7,10 +7,10 @@ mod weights;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use tandem_core::config::ModelConfig;
+use tandem_core::config::{ExpectedWeight, ModelConfig};
 use tandem_core::{CancelToken, Error, Result};
 
-use self::weights::{TensorPlan, plan, write};
+use self::weights::write;
 use crate::record::write_whole;
 
 /// The version of what is written: an earlier one in the cache is made anew.
@@ -31,7 +31,7 @@ pub struct Shape {
 #[derive(Clone, Debug)]
 pub struct ShapePlan {
     shape: Shape,
-    tensors: Vec<TensorPlan>,
+    tensors: Vec<ExpectedWeight>,
     /// Where it is to be.
     pub directory: PathBuf,
     /// Weights and biases.
@@ -102,13 +102,12 @@ pub fn plan_shape(name: &str, cache: &Path) -> Result<ShapePlan> {
     let shape = known.into_iter().find(|shape| shape.name == name);
     let shape = shape.ok_or_else(|| Error::invalid_option("shape", name, format!("is none of {names}")))?;
     let config = ModelConfig::from_json("config.json", shape.config.to_string().as_bytes())?;
-    let tensors = plan(&config);
+    let tensors: Vec<_> = config.expected_weights().collect();
     let directory = cache.join("shapes").join(format!("{name}-v{VERSION}"));
-    let existing = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
     Ok(ShapePlan {
-        bytes: tensors.iter().map(TensorPlan::bytes).sum(),
+        bytes: tensors.iter().map(weights::bytes).sum(),
         n_parameters: config.n_parameters(),
-        free_bytes: fs4::available_space(existing).ok(),
+        free_bytes: tandem_core::disk::free(&directory).ok(),
         shape,
         tensors,
         directory,
@@ -187,7 +186,7 @@ mod tests {
     fn plans_hold_every_weight() {
         for shape in shapes() {
             let plan = plan_shape(shape.name, Path::new("x")).unwrap();
-            let values: u64 = plan.tensors.iter().map(|tensor| tensor.bytes() / 2).sum();
+            let values: u64 = plan.tensors.iter().map(|tensor| weights::bytes(tensor) / 2).sum();
             assert_eq!(values, plan.n_parameters, "{}", shape.name);
         }
     }

@@ -9,13 +9,12 @@ use std::path::Path;
 use anyhow::Result;
 use clap::{Args, Command};
 use serde::Deserialize;
-use tandem::Error;
-use tandem::catalog::{Catalog, CatalogEntry};
+use tandem::catalog::Catalog;
+use tandem::{Error, paths};
 use toml::{Table, Value};
 
 use crate::args::{EngineOptions, GenerationOptions};
 use crate::failure::Usage;
-use crate::paths;
 
 const FILE: &str = "tandem.toml";
 
@@ -23,7 +22,7 @@ const FILE: &str = "tandem.toml";
 /// write, where the user did not say so.
 const OF_THE_USER: [&str; 3] = ["ort_library", "coreml_cache", MODELS];
 
-/// The key of a user's own entries in the catalog.
+/// The key of a user's own entries in the catalog, which the library reads.
 const MODELS: &str = "model";
 
 /// What the files set.
@@ -47,14 +46,8 @@ impl Config {
         let user = paths::config_dir().map(|dir| dir.join(FILE)).map_or_else(|| Ok(Self::default()), |file| read(&file, true))?;
         let here = read(Path::new(FILE), false)?;
         let (engine, generation) = (here.engine.or(user.engine), here.generation.or(user.generation));
-        Ok(Self { engine, generation, catalog: user.catalog })
+        Ok(Self { engine, generation, catalog: Catalog::of_user().map_err(wrong)? })
     }
-}
-
-/// A user's own entries in the catalog.
-#[derive(Deserialize)]
-struct Own {
-    model: Vec<CatalogEntry>,
 }
 
 fn read(file: &Path, is_users: bool) -> Result<Config> {
@@ -93,9 +86,7 @@ fn parse(text: &str, file: &Path, is_users: bool) -> tandem::Result<Config> {
             config.engine = EngineOptions::deserialize(one).map_err(bad)?.or(config.engine);
         } else if keys::<GenerationOptions>().contains(&key) {
             config.generation = GenerationOptions::deserialize(one).map_err(bad)?.or(config.generation);
-        } else if key == MODELS {
-            config.catalog = Catalog::builtin().with_own(Own::deserialize(one).map_err(bad)?.model, &name)?;
-        } else {
+        } else if key != MODELS {
             return Err(unknown(&name, key));
         }
     }

@@ -4,19 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
-use tandem::{Device, LoadOptions, SessionOptions, Settings, TextModel};
+use tandem::catalog::Catalog;
+use tandem::{Admission, Device, OpenedModel, Resolver, SessionOptions, Settings, TextModel};
+use tandem_bench::peak_rss_bytes;
 
 use crate::args::{DeviceChoice, EngineOptions};
-use crate::hub::find;
+use crate::figures::bytes;
 use crate::interrupt::Interrupts;
-use crate::memory::Expected;
 use crate::output::Output;
+use crate::resolve::{find, reference_settings, resolve, resolver};
 
 /// A loaded model, and what tells how much memory it took.
 pub(crate) struct Loaded {
     pub(crate) model: TextModel,
-    settings: Settings,
-    context_length: Option<usize>,
+    resolver: Resolver,
     /// Memory went into making a graph as well.
     has_exported: Arc<AtomicBool>,
 }
@@ -24,20 +25,30 @@ pub(crate) struct Loaded {
 impl Loaded {
     /// Compares the memory that was used with the plan, for a session that held `n_tokens`.
     pub(crate) fn learn(&self, n_tokens: usize, output: &Output) {
-        if !self.has_exported.load(Ordering::Relaxed) {
-            let (files, settings, context_length) = (self.model.files(), &self.settings, self.context_length);
-            Expected { files, settings, n_tokens, context_length }.learn(output);
+        let plan = self.resolver.plan(self.model.planner(), n_tokens);
+        let (Ok(plan), Some(peak), false) = (plan, peak_rss_bytes(), self.has_exported.load(Ordering::Relaxed)) else { return };
+        let off = 100.0 * (plan.peak() as f64 / peak as f64 - 1.0);
+        output.detail(&format!("memory: {} planned, {} used ({off:+.1} %)", bytes(plan.peak()), bytes(peak)));
+        if let Some(problem) = self.resolver.learn(&plan, peak) {
+            output.detail(&problem);
         }
     }
 }
 
 /// Loads the model that `reference` names, exactly as `options` say, unless `n_tokens` in a session are more than a limit of memory
 /// lets it hold.
-pub(crate) fn load(reference: &str, options: &EngineOptions, n_tokens: usize, output: &Output) -> Result<Loaded> {
+pub(crate) fn load(
+    reference: &str,
+    catalog: &Catalog,
+    options: &EngineOptions,
+    n_tokens: usize,
+    output: &Output,
+) -> Result<Loaded> {
+    let resolver = resolver(catalog, options);
+    let resolved = resolve(&resolver, reference, &reference_settings(options), output)?;
     let mut settings = settings(options, output)?;
-    let context_length = options.context.map(usize::from);
-    let files = find(reference, &settings, output)?;
-    Expected { files: &files, settings: &settings, n_tokens, context_length }.check(options, output)?;
+    let files = find(&resolver, &resolved, &settings, output)?;
+    let reference = &resolved.model;
     let has_exported = Arc::new(AtomicBool::new(false));
     let progress = output.progress(format!("loading {reference}"));
     let interrupts = Interrupts::install(settings.load.cancel.clone()).context("Ctrl-C cannot be listened to")?;
@@ -50,7 +61,10 @@ pub(crate) fn load(reference: &str, options: &EngineOptions, n_tokens: usize, ou
             shown.tell(event);
         }
     });
-    let model = TextModel::load(files, &settings);
+    let model = OpenedModel::open(files, &settings).and_then(|opened| {
+        admit(&opened, &resolver, n_tokens, output)?;
+        opened.load()
+    });
     interrupts.disarm();
     drop(progress);
     let model = model?;
@@ -67,7 +81,25 @@ pub(crate) fn load(reference: &str, options: &EngineOptions, n_tokens: usize, ou
         info.threads,
         model.load_time().as_millis()
     ));
-    Ok(Loaded { model, settings, context_length, has_exported })
+    Ok(Loaded { model, resolver, has_exported })
+}
+
+/// Refuses a model that a hard limit does not let load, and warns of one that is larger than what is free.
+///
+/// # Errors
+/// As [`Resolver::admit`].
+pub(crate) fn admit(opened: &OpenedModel, resolver: &Resolver, n_tokens: usize, output: &Output) -> tandem::Result<()> {
+    let admission = if opened.settings().no_memory_check { None } else { resolver.admit(opened, n_tokens)? };
+    if let Some(Admission { plan, usable, advice }) = admission {
+        let (name, peak, usable) = (&opened.files().name, bytes(plan.peak()), bytes(usable));
+        match advice {
+            None => output.detail(&format!("memory: {peak} will be used of {usable} that are free")),
+            Some(advice) => {
+                output.note(&format!("warning: `{name}` will use about {peak} of memory, and {usable} are free: {advice}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What `options` ask for; what they leave out is the library's default.
@@ -77,14 +109,14 @@ pub(crate) fn settings(options: &EngineOptions, output: &Output) -> Result<Setti
         Some(DeviceChoice::Auto) => best_device(options, output)?,
         None => Device::default(),
     };
-    let load = LoadOptions::new()
+    let settings = reference_settings(options);
+    let load = settings
+        .load
         .with_device(device)
-        .with_dtype(options.weights.dtype)
-        .with_threads(options.compute.threads)
         .with_numerics(options.compute.numerics.unwrap_or_default())
         .with_huge_pages(true)
         .with_onnx(options.onnx.options());
-    Ok(Settings { backend: options.weights.backend, load })
+    Ok(Settings { load, no_memory_check: options.no_memory_check == Some(true), ..settings })
 }
 
 /// How to open a session under `options`.
@@ -94,7 +126,7 @@ pub(crate) fn session_options(options: &EngineOptions) -> SessionOptions {
 
 /// The best device that can be used: CUDA before CoreML before the processor. Where none can, the processor's error says why.
 fn best_device(options: &EngineOptions, output: &Output) -> Result<Device> {
-    let backend = tandem::backend(options.weights.backend, options.onnx.library.ort_library.clone())?;
+    let backend = tandem::backends::backend(options.weights.backend, options.onnx.library.ort_library.clone())?;
     let rank = |device: &Device| match device {
         Device::Cuda(_) => 0,
         Device::CoreMl => 1,

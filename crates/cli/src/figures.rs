@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use tandem::machine::Size;
 use tandem::{FinishReason, ModelInfo, Timings};
 
 /// Where the time went, as in `tandem run --json`. A speed is null when nothing was computed.
@@ -56,16 +57,7 @@ pub(crate) fn per_second(n: usize, time: Duration) -> Option<f64> {
 
 /// `bytes` as people read them: `1.5 MB`.
 pub(crate) fn bytes(bytes: u64) -> String {
-    let units = ["kB", "MB", "GB", "TB"];
-    let mut value = bytes as f64;
-    let mut unit = "bytes";
-    for larger in units {
-        if value < 999.5 {
-            break;
-        }
-        (value, unit) = (value / 1000.0, larger);
-    }
-    format!("{} {unit}", if unit == "bytes" { bytes.to_string() } else { rounded(value) })
+    Size(bytes).to_string()
 }
 
 /// `n` as people read it: `494 million`.

@@ -3,17 +3,15 @@
 mod args;
 mod commands;
 mod config;
+mod download;
 mod engine;
 mod failure;
 mod figures;
 mod generation;
-mod hub;
 mod interrupt;
-mod memory;
 mod output;
-mod paths;
 mod prompt;
-mod reference;
+mod resolve;
 mod words;
 
 use std::process::ExitCode;
@@ -28,7 +26,7 @@ fn main() -> ExitCode {
     #[expect(unsafe_code, reason = "variables of the process are set")]
     // SAFETY: nothing has started another thread yet.
     unsafe {
-        tandem::prepare_process();
+        tandem::backends::prepare_process();
     }
     let command = match cli().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(Cli { command: Some(command) }) => command,
@@ -57,7 +55,7 @@ fn cli() -> clap::Command {
 
 /// The version with the backends of this build.
 fn version() -> String {
-    let backends: Vec<String> = tandem::compiled().iter().map(ToString::to_string).collect();
+    let backends: Vec<String> = tandem::backends::compiled().iter().map(ToString::to_string).collect();
     let backends = if backends.is_empty() { "none".into() } else { backends.join(", ") };
     format!("{} (backends: {backends})", env!("CARGO_PKG_VERSION"))
 }

@@ -1,7 +1,7 @@
-//! What an engine must do: three traits, and the plain data that crosses them.
+//! What an engine must do: four traits, and the plain data that crosses them.
 //!
 //! Only token ids, host `f32` values and plain structs cross; padding and every engine type stay inside a backend. What needs no engine
-//! (lengths, ids, capabilities, shapes of results) is checked once, by the layer that [`Backend::load`] puts around a model: a
+//! (lengths, ids, capabilities, shapes of results) is checked once, by the layer that [`OpenedModel::load`] puts around a model: a
 //! backend may rely on it. The conformance suite defines the behaviour.
 
 use std::any::Any;
@@ -10,8 +10,10 @@ use std::sync::Arc;
 
 use crate::adapter::ScaledAdapter;
 use crate::cancel::CancelToken;
+use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::files::ModelFiles;
+use crate::files::{Listing, ModelFiles};
+use crate::footprint::{EstimateFootprint, Footprint, ModelShape, Workload};
 
 mod capabilities;
 mod checked;
@@ -32,6 +34,27 @@ pub use probe::{Probe, ProbePoint, Prober, Stage};
 pub use crate::primitives::{BackendKind, DType, Device, Numerics, TokenId};
 
 /// One inference engine compiled into this build.
+///
+/// It states which files it needs and how much memory it takes; one that does not say so does not compile:
+///
+/// ```compile_fail,E0046
+/// use tandem_core::backend::{Backend, BackendKind, DeviceReport, LoadOptions, OpenedModel};
+/// use tandem_core::{Result, files::ModelFiles};
+///
+/// struct Third;
+///
+/// impl Backend for Third {
+///     fn kind(&self) -> BackendKind {
+///         BackendKind::Fake
+///     }
+///     fn devices(&self) -> Vec<DeviceReport> {
+///         Vec::new()
+///     }
+///     fn open_unchecked(&self, _: &ModelFiles, _: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
+///         unimplemented!()
+///     }
+/// }
+/// ```
 pub trait Backend: Send + Sync {
     /// Which engine this is.
     fn kind(&self) -> BackendKind;
@@ -39,21 +62,73 @@ pub trait Backend: Send + Sync {
     /// The devices that this engine knows, each usable or with the reason why not.
     fn devices(&self) -> Vec<DeviceReport>;
 
-    /// Loads weights onto exactly `options.device`, whose values are valid.
+    /// Which files of a repository this engine needs to run its model at `dtype`, the small ones first; `None` is the most precise
+    /// dtype there is. The choice is the one that [`open`](Self::open) makes in a directory with all of them.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when the repository has nothing for this engine.
+    fn select_files(&self, listing: &Listing<'_>, dtype: Option<DType>) -> Result<Vec<String>>;
+
+    /// How much memory a checkpoint of `shape` takes on this engine, by its sizes alone; [`OpenedModel::footprint`] knows better.
+    fn footprint(&self, shape: &ModelShape, dtype: DType, workload: &Workload) -> Footprint;
+
+    /// Reads the headers of a model, each once: configuration, and graph or list of weights. No weight is read, and the values of
+    /// `options` are valid.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>>;
+
+    /// Reads the headers of a model.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] and [`Error::BadField`] name the file that is at fault, [`Error::Unsupported`] what this engine does not run.
+    fn open(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
+        options.validate()?;
+        self.open_unchecked(files, options)
+    }
+
+    /// Opens a model and loads its weights.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open) and [`OpenedModel::load`].
+    fn load(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
+        self.open(files, options)?.load()
+    }
+}
+
+/// A model whose headers were read.
+pub trait OpenedModel: Send {
+    /// What it was opened with.
+    fn options(&self) -> &LoadOptions;
+
+    /// Its configuration.
+    fn config(&self) -> &ModelConfig;
+
+    /// The dtype that its weights will have.
+    fn dtype(&self) -> DType;
+
+    /// How much memory it takes.
+    ///
+    /// # Errors
+    /// When the size of a file cannot be read.
+    fn footprint(&self) -> Result<EstimateFootprint>;
+
+    /// Loads its weights onto exactly the device of its options.
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    fn load_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>>;
+    fn load_unchecked(self: Box<Self>) -> Result<Arc<dyn Model>>;
 
-    /// Loads weights onto exactly `options.device`, behind the checks that need no engine.
+    /// Loads its weights onto exactly the device of its options, behind the checks that need no engine.
     ///
     /// # Errors
     /// [`Error::DeviceUnavailable`] when that device cannot be used: nothing falls back. [`Error::BadFile`] and [`Error::BadField`] name
     /// the file that is at fault.
-    fn load(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
-        options.validate()?;
-        let model = self.load_unchecked(files, options)?;
-        model.info().check_device_share(options.onnx.require_device)?;
+    fn load(self: Box<Self>) -> Result<Arc<dyn Model>> {
+        let required = self.options().onnx.require_device;
+        let model = self.load_unchecked()?;
+        model.info().check_device_share(required)?;
         Ok(checked(model))
     }
 }

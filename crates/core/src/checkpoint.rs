@@ -104,6 +104,11 @@ impl Checkpoint {
         self.tensors.keys().map(String::as_str)
     }
 
+    /// Bytes of all weights as they are stored.
+    pub fn n_bytes(&self) -> u64 {
+        self.tensors.values().map(|entry| entry.range.len() as u64).sum()
+    }
+
     /// The file that the weight called `name` is in.
     pub fn file_of(&self, name: &str) -> Option<&str> {
         self.tensors.get(name).map(|entry| self.shards[entry.shard].name.as_str())

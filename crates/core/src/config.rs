@@ -10,6 +10,7 @@ mod generation;
 mod parse;
 mod rope;
 mod size;
+mod weights;
 mod windows;
 
 use serde_json::Value;
@@ -19,9 +20,9 @@ pub(crate) use self::fields::{Fields, parse_object};
 pub use self::gemma::GemmaConfig;
 pub use self::generation::GenerationConfig;
 pub use self::rope::{Llama3Rope, RopeConfig, RopeScaling, YarnRope};
+pub use self::weights::{ExpectedWeight, WeightRole};
 use crate::error::Result;
 use crate::files::{MAX_JSON_BYTES, ModelFile};
-use crate::gguf::Gguf;
 use crate::primitives::{DType, TokenId};
 
 /// A decoder's shape, from `config.json`. Every number is within bounds that make arithmetic with them safe.
@@ -78,7 +79,7 @@ impl ModelConfig {
     /// As [`from_json`](Self::from_json), and [`Error::BadFile`](crate::Error::BadFile) for a file that cannot be read.
     pub fn from_file(file: &ModelFile) -> Result<Self> {
         match file {
-            ModelFile::Gguf { path, .. } => Gguf::open(path)?.config(),
+            ModelFile::Gguf { gguf, .. } => gguf.config(),
             _ => Self::from_json(&file.name(), &file.read(MAX_JSON_BYTES)?),
         }
     }

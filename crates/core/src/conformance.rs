@@ -15,6 +15,7 @@ mod cases_of_batch;
 mod cases_of_golden;
 mod cases_of_load;
 mod fake;
+mod footprints;
 mod gguf;
 mod golden;
 
@@ -23,6 +24,7 @@ pub use cases_of_batch::*;
 pub use cases_of_golden::*;
 pub use cases_of_load::*;
 pub use fake::FakeBackend;
+pub use footprints::{MeasuredPeak, check_footprints, published_shape};
 pub use gguf::{GgufWriter, Store, WrittenTensor};
 pub use golden::{Golden, GoldenPrompt};
 
@@ -80,6 +82,7 @@ macro_rules! conformance {
     ($module:ident, $fixture:expr) => {
         $crate::conformance!(@cases $module, $fixture,
             loaded_as_asked,
+            opened_as_loaded,
             missing_config_names_the_path,
             unusable_device_is_an_error,
             unreachable_device_share_is_an_error,

@@ -275,6 +275,11 @@ impl Error {
         Self::InvalidOption { option: option.into(), value: value.to_string(), problem: problem.into(), hint: None }
     }
 
+    /// An [`Engine`](Self::Engine) failure while `doing` something, such as `to run the graph`.
+    pub fn engine(backend: BackendKind, doing: &str, source: impl Into<Source>) -> Self {
+        Self::Engine { backend, doing: doing.into(), source: source.into() }
+    }
+
     /// An [`Unsupported`](Self::Unsupported) for an optional ability that a session does not have.
     pub(crate) fn missing_capability(what: &str) -> Self {
         Self::Unsupported { what: what.into(), reason: "this session cannot do it".into(), hint: None }

@@ -7,17 +7,20 @@ mod discover;
 mod embedded;
 mod gguf;
 mod graphs;
-mod listed;
+mod listing;
 mod near;
 mod weights;
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use self::content::{FileBytes, MAX_JSON_BYTES};
+pub use self::listing::Listing;
 pub use self::near::near_names;
+use crate::backend::WeightFile;
 use crate::error::{Error, Result};
-use crate::gguf::GgufPart;
+use crate::gguf::{Gguf, GgufPart};
 use crate::primitives::{BackendKind, DType};
 use crate::remedy::Remedy;
 
@@ -60,9 +63,11 @@ pub enum ModelFile {
     },
     /// What a GGUF file says in the place of a file of its own, as that file would say it.
     Gguf {
-        /// The GGUF file.
+        /// Where it lies.
         path: PathBuf,
-        /// Which file.
+        /// The file, opened and checked when it was found.
+        gguf: Arc<Gguf>,
+        /// Which file it stands in for.
         part: GgufPart,
     },
 }
@@ -88,9 +93,9 @@ pub struct SkippedFile {
 
 impl ModelFiles {
     /// The GGUF file that the weights are in, when they are in one.
-    pub fn gguf(&self) -> Option<&Path> {
-        match self.weights.as_slice() {
-            [ModelFile::Path(path)] if is_gguf(path) => Some(path),
+    pub fn gguf(&self) -> Option<&Arc<Gguf>> {
+        match &self.config {
+            ModelFile::Gguf { gguf, .. } => Some(gguf),
             _ => None,
         }
     }
@@ -100,9 +105,9 @@ impl ModelFiles {
     /// # Errors
     /// [`Error::Unsupported`] when the weights are in a GGUF file.
     pub fn refuse_gguf(&self) -> Result<()> {
-        let Some(path) = self.gguf() else { return Ok(()) };
+        let Some(gguf) = self.gguf() else { return Ok(()) };
         Err(Error::Unsupported {
-            what: format!("the GGUF file `{}`", path.display()),
+            what: format!("the GGUF file `{}`", gguf.file()),
             reason: "GGUF files are read by the candle backend alone".into(),
             hint: Some(
                 [
@@ -138,6 +143,14 @@ impl ModelFile {
             Self::Path(path) | Self::Gguf { path, .. } => Some(path),
             Self::Embedded { .. } => None,
         }
+    }
+
+    /// It, as a loaded model names what its weights came from.
+    ///
+    /// # Errors
+    /// As [`len`](Self::len).
+    pub fn weight_file(&self) -> Result<WeightFile> {
+        Ok(WeightFile { name: self.name().into_owned(), path: self.path().map(Path::to_owned), bytes: self.len()? })
     }
 }
 

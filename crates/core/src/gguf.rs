@@ -24,13 +24,21 @@ pub use self::types::TensorType;
 use crate::error::{Error, Result};
 use crate::files::{FileBytes, ModelFile};
 
-/// A GGUF file whose header was checked.
+/// A GGUF file whose header was checked. Two are equal when they were opened by the same name.
 #[derive(Debug)]
 pub struct Gguf {
     file: String,
     content: FileBytes,
     header: Header,
 }
+
+impl PartialEq for Gguf {
+    fn eq(&self, other: &Self) -> bool {
+        self.file == other.file
+    }
+}
+
+impl Eq for Gguf {}
 
 /// One weight as it is stored.
 #[derive(Clone, Copy, Debug, PartialEq)]

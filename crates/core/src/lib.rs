@@ -2,6 +2,7 @@
 //!
 //! - [`backend`]: what an engine must do, three small traits.
 //! - [`config`], [`files`]: what a published checkpoint says of itself and which files it has.
+//! - [`footprint`]: how much memory a model takes, as its backend says.
 //! - [`checkpoint`]: a checkpoint's weights by name. [`export`]: what a graph of one is to be. [`progress`]: how far long work is.
 //! - [`gguf`]: files of llama.cpp, which hold all of that in one. [`huge_pages`]: weights where they are read fastest.
 //! - [`tokenizer`], [`template`]: text to tokens and back, chat messages to a prompt.
@@ -17,13 +18,16 @@ pub mod checkpoint;
 pub mod config;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod disk;
 pub mod divergence;
 pub mod error;
 pub mod export;
 pub mod files;
+pub mod footprint;
 pub mod generate;
 pub mod gguf;
 pub mod huge_pages;
+pub mod lock;
 pub mod named;
 pub mod primitives;
 pub mod progress;
@@ -39,7 +43,7 @@ pub mod tokenizer;
 
 pub use backend::{
     Backend, BackendKind, Capabilities, Capability, DType, Device, DeviceReport, LoadOptions, Logits, LogitsRequest, Model,
-    ModelInfo, OnnxOptions, Session, SessionOptions, TokenId,
+    ModelInfo, OnnxOptions, OpenedModel, Session, SessionOptions, TokenId,
 };
 pub use cancel::CancelToken;
 pub use error::{Error, Result};

@@ -1,10 +1,29 @@
 //! An amount of memory or disk as people write it: `16GiB`, `500 MB`.
 
+use std::fmt;
 use std::str::FromStr;
 
 /// Bytes, from a number with a unit. `GiB` and `G` are powers of two, `GB` powers of ten, as memory and disks are sold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
+
+/// As people read them, two or more digits that count: `1.5 MB`.
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (mut value, mut unit) = (self.0 as f64, "bytes");
+        for larger in ["kB", "MB", "GB", "TB"] {
+            if value < 999.5 {
+                break;
+            }
+            (value, unit) = (value / 1000.0, larger);
+        }
+        match unit {
+            "bytes" => write!(f, "{} bytes", self.0),
+            unit if value < 9.95 => write!(f, "{value:.1} {unit}"),
+            unit => write!(f, "{value:.0} {unit}"),
+        }
+    }
+}
 
 const UNITS: [(&str, u64); 13] = [
     ("", 1),
@@ -53,6 +72,7 @@ mod tests {
         check("4096", Some(4096));
         check("512 KiB", Some(512 << 10));
         check("2TB", Some(2_000_000_000_000));
+        assert_eq!([0, 999, 1000, 1_500_000].map(|n| Size(n).to_string()), ["0 bytes", "999 bytes", "1.0 kB", "1.5 MB"]);
         for wrong in ["", "GB", "-1GB", "0", "1.2.3GB", "16 gigabytes", "1e30", "NaN", "9999999TB"] {
             check(wrong, None);
         }

@@ -19,7 +19,7 @@ pub(crate) use self::address::Address;
 pub(crate) use self::answer::{Answer, ContentRange, Repeat};
 pub(crate) use self::fetch::{Fetch, Piece};
 pub(crate) use self::listing::web_page;
-pub(crate) use self::retry::{Backoff, rest};
+pub(crate) use self::retry::Backoff;
 use crate::failure::Failure;
 use crate::repository::{HubReference, Repository};
 use crate::settings::HubSettings;

@@ -1,7 +1,6 @@
 //! One file of a repository: asked for, resumed, verified, and only then given its name.
 
 mod partial;
-mod space;
 mod transfer;
 
 use std::sync::Arc;
@@ -9,7 +8,6 @@ use std::sync::Arc;
 use tandem_core::{CancelToken, Result};
 
 pub(crate) use self::partial::Partial;
-pub(crate) use self::space::check as check_space;
 use crate::cache::CachedRepository;
 use crate::client::Client;
 use crate::content::ContentHash;

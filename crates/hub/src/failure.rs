@@ -1,10 +1,11 @@
 //! What goes wrong on the way to the hub: what may be different the next time, and what will not.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use tandem_core::error::Source;
-use tandem_core::{Error, Remedies};
+use tandem_core::{Error, Remedies, Result, disk};
 
 /// A request that failed.
 #[derive(Debug)]
@@ -56,6 +57,12 @@ impl Failure {
             Self::Cancelled => Error::Cancelled,
         }
     }
+}
+
+/// Asks whether `needed` bytes fit where `directory` is or is to be.
+pub(crate) fn check_space(directory: &Path, needed: u64) -> Result<()> {
+    let hint = "make room (`tandem list`, `tandem rm`), or set `HF_HUB_CACHE` to a directory on another disk";
+    disk::check(directory, needed, &disk::free, hint)
 }
 
 impl From<Error> for Failure {

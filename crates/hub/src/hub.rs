@@ -15,8 +15,8 @@ use crate::cache::{Cache, files_below};
 use crate::failure::cannot;
 use crate::lockfile::LockedModel;
 use crate::repository::{Commit, HubReference};
+use crate::selector::FileSelector;
 use crate::settings::HubSettings;
-use crate::wanted::Wanted;
 
 /// The hub and its cache.
 #[derive(Clone, Debug)]
@@ -28,8 +28,8 @@ pub struct Hub {
 /// How to bring a model here.
 #[derive(Clone, Debug)]
 pub struct PullOptions {
-    /// What its files are for.
-    pub wanted: Wanted,
+    /// Which of its files are needed.
+    pub select: FileSelector,
     /// Exactly these files of exactly this commit, or an error.
     pub locked: Option<LockedModel>,
     /// Who is told how far it is.
@@ -50,9 +50,9 @@ pub struct Snapshot {
 }
 
 impl PullOptions {
-    /// Brings what `wanted` needs, and tells nobody.
-    pub fn new(wanted: Wanted) -> Self {
-        Self { wanted, locked: None, progress: Progress::default(), cancel: CancelToken::new() }
+    /// Brings what `select` chooses, and tells nobody.
+    pub fn new(select: FileSelector) -> Self {
+        Self { select, locked: None, progress: Progress::default(), cancel: CancelToken::new() }
     }
 }
 
@@ -87,7 +87,7 @@ impl Hub {
     /// # Errors
     /// As [`pull`](Self::pull).
     pub fn find(&self, reference: &HubReference, options: &PullOptions) -> Result<Snapshot> {
-        if let Some(snapshot) = self.cached(reference, options.wanted)? {
+        if let Some(snapshot) = self.cached(reference, &options.select)? {
             return Ok(snapshot);
         }
         if self.settings.offline {
@@ -96,14 +96,14 @@ impl Hub {
         self.pull(reference, options).map(|pulled| pulled.snapshot)
     }
 
-    /// The model of `reference`, when all that is `wanted` is in the cache. No socket is opened.
+    /// The model of `reference`, when all that `select` chooses is in the cache. No socket is opened.
     ///
     /// What a commit holds is known when Tandem pulled it, or Python's `snapshot_download` of a recent version. Offline, the files that
     /// are there are taken for all there is otherwise.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] when the repository is known to have nothing for the backend.
-    pub fn cached(&self, reference: &HubReference, wanted: Wanted) -> Result<Option<Snapshot>> {
+    /// [`Error::Unsupported`] when the repository is known to have nothing that is needed.
+    pub fn cached(&self, reference: &HubReference, select: &FileSelector) -> Result<Option<Snapshot>> {
         let cached = self.cache.repository(&reference.repository);
         let Some(commit) = cached.commit_of(&reference.revision) else { return Ok(None) };
         let directory = cached.snapshot(&commit);
@@ -126,7 +126,7 @@ impl Hub {
             let path = directory.join(name);
             fs::read(&path).map_err(|error| cannot("be read", &path, error))
         };
-        let files = match wanted.select(reference, &names, &read) {
+        let files = match select.select(reference, &names, &read) {
             Err(Error::BadFile { .. }) => return Ok(None),
             selected => selected?,
         };

@@ -2,18 +2,14 @@
 //!
 //! `flock` on the files that Python's `filelock` locks, so that Python and Tandem wait for each other as well.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
-use std::time::Duration;
 
-use tandem_core::{CancelToken, Error, Result};
+use tandem_core::lock::wait;
+use tandem_core::{CancelToken, Result};
 
-use crate::client::rest;
-use crate::failure::{Failure, cannot};
-
-/// How often a process looks whether the other one is done.
-const PATIENCE: Duration = Duration::from_millis(100);
+use crate::failure::cannot;
 
 /// A lock, held until it is dropped.
 pub(crate) struct Lock {
@@ -23,22 +19,15 @@ pub(crate) struct Lock {
 /// Holds `path` against every other process; `waiting` is called again and again for as long as another one has it.
 ///
 /// # Errors
-/// [`Error::Cancelled`], and [`Error::BadFile`] when the file cannot be made.
+/// [`Error::Cancelled`](tandem_core::Error::Cancelled), and [`Error::BadFile`](tandem_core::Error::BadFile) when the file cannot be made.
 pub(crate) fn hold(path: &Path, cancel: &CancelToken, waiting: &dyn Fn()) -> Result<Lock> {
     loop {
         let file = open(path).map_err(|error| cannot("be written", path, error))?;
-        match file.try_lock() {
-            // Whoever had it before may have removed it, and a third may hold a new one of its name.
-            Ok(()) if is_still(&file, path) => return Ok(Lock { _file: file }),
-            Ok(()) => continue,
-            // Some network file systems know no locks. The content is verified and renamed whole all the same.
-            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => return Ok(Lock { _file: file }),
-            Err(TryLockError::Error(error)) => return Err(cannot("be locked", path, error)),
-            Err(TryLockError::WouldBlock) => {}
-        }
-        waiting();
-        if let Err(Failure::Cancelled) = rest(PATIENCE, cancel) {
-            return Err(Error::Cancelled);
+        let waited = wait(|| file.try_lock(), cancel, &mut || waiting(), |error| cannot("be locked", path, error))?;
+        // Whoever had it before may have removed it, and a third may hold a new one of its name. Some network file systems know no locks;
+        // the content is verified and renamed whole all the same.
+        if !waited || is_still(&file, path) {
+            return Ok(Lock { _file: file });
         }
     }
 }

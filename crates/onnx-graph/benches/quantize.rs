@@ -43,7 +43,7 @@ fn spec() -> DecoderSpec {
     }
 }
 
-/// Noise in the shape that the name asks for.
+/// Noise in the shape that the name implies.
 fn weight(name: &str) -> Result<Weight<'static>, SourceError> {
     let shape = match name.rsplit('.').nth(1).unwrap_or_default() {
         "embed_tokens" => vec![VOCABULARY, HIDDEN],

@@ -2,18 +2,22 @@
 //!
 //! The graph follows what onnxruntime-genai's builder writes for its CPU engine, because those operators take the KV cache in
 //! place: `com.microsoft.GroupQueryAttention` with rotation inside it, `SkipSimplifiedLayerNormalization`, `MatMulNBits`. Unlike its
-//! graphs, these compute only kept tokens after the last attention, unless the hidden states of all are wanted.
+//! graphs, these compute only kept positions after the last attention, unless all hidden states are output.
+//!
+//! `num_logits_to_keep` has a default, an initializer of the input's name, so that programs that do not know the input
+//! (onnxruntime-genai) omit it and get all logits. ONNX Runtime warns that such a graph cannot be constant-folded; there is nothing to
+//! fold.
 //!
 //! | input | type and shape |
 //! |---|---|
 //! | `input_ids` | int64 `[batch, tokens]` |
 //! | `attention_mask` | int64 `[batch, past + tokens]`, ones, and zeros after the end of a shorter row |
 //! | `past_key_values.N.key`, `.value` | float `[batch, kv_heads, past or capacity, head_dim]` |
-//! | `num_logits_to_keep` | int64 `[]`, 0 for all tokens, `n` for the last `n`; only with logits; 0 when it is not given |
-//! | `MODULE.lora_A.weight` | float `[inputs, rank]`; only with adapter inputs; of rank 0 when it is not given |
+//! | `num_logits_to_keep` | int64 `[]`, 0 for all tokens, `n` for the last `n`; only with logits; 0 by default |
+//! | `MODULE.lora_A.weight` | float `[inputs, rank]`; only with adapter inputs; of rank 0 by default |
 //! | `MODULE.lora_B.weight` | float `[rank, outputs]`, the adapter's scale in it; likewise |
 //!
-//! `MODULE` is what transformers calls it, `model.layers.0.mlp.gate_proj`; queries, keys and values are one module, `qkv_proj`, whose
+//! `MODULE` is the name in transformers, `model.layers.0.mlp.gate_proj`; queries, keys and values are one module, `qkv_proj`, whose
 //! adapter has their factors side by side in `A` and in blocks of `B`. Each module may have a rank of its own.
 //!
 //! | output | type and shape |
@@ -24,27 +28,27 @@
 
 mod network;
 mod plan;
-mod probe;
 mod quantize;
 mod sink;
+mod smoke_test;
 mod spec;
 mod weights;
 
 use std::path::{Path, PathBuf};
 
-pub use self::probe::probe;
+pub use self::smoke_test::smoke_test_graph;
 pub use self::spec::{Blocks, BuildOptions, DecoderSpec, Outputs, RopeTable, WeightFormat};
 pub use self::weights::{Weight, WeightType};
 use crate::error::{Error, Result};
 
-/// Why a weight could not be had.
+/// Why a weight could not be read.
 pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Gives the weight of this name, which is that of Hugging Face transformers after [`DecoderSpec::prefix`]. A weight may be
-/// asked for more than once.
+/// Returns the weight of this name, as Hugging Face transformers names it after [`DecoderSpec::prefix`]. A weight may be requested more
+/// than once.
 pub type WeightSource<'s, 'w> = dyn FnMut(&str) -> std::result::Result<Weight<'w>, SourceError> + 's;
 
-/// Asked many times a second, by several threads, whether the work is to end: [`Error::Interrupted`].
+/// Whether to stop with [`Error::Interrupted`]; called many times a second, by several threads.
 pub type Interrupted<'i> = dyn Fn() -> bool + Sync + 'i;
 
 /// The name of the graph in an exported directory.
@@ -61,10 +65,10 @@ pub struct Built {
     pub data: Vec<u8>,
 }
 
-/// Builds a graph in memory, with its weights apart.
+/// Builds a graph in memory, with its weights in a separate file.
 ///
 /// # Errors
-/// When the specification contradicts itself, or a weight is missing or has another shape than the specification says.
+/// When the specification is inconsistent, or a weight is missing or has another shape than the specification says.
 pub fn build(spec: &DecoderSpec, options: &BuildOptions, weights: &mut WeightSource<'_, '_>) -> Result<Built> {
     let mut sink = sink::External::new(DATA_FILE.into(), Vec::new());
     let graph = plan::run(spec, options, weights, &mut sink, &|| false)?;
@@ -84,12 +88,12 @@ pub fn build_inline(spec: &DecoderSpec, options: &BuildOptions, weights: &mut We
     }
 }
 
-/// Builds a graph into `directory`, as [`GRAPH_FILE`] and [`DATA_FILE`], and gives the path of the graph. The directory appears
-/// whole or not at all; memory holds a few of the largest weights at a time.
+/// Builds a graph into `directory`, as [`GRAPH_FILE`] and [`DATA_FILE`], and returns the path of the graph. The directory appears
+/// complete or not at all; memory holds a few of the largest weights at a time.
 ///
 /// # Errors
 /// As [`build`], and when the directory exists already or cannot be written; [`Error::Interrupted`] soon after `interrupted`
-/// has said so.
+/// returns true.
 pub fn export(
     spec: &DecoderSpec,
     options: &BuildOptions,

@@ -1,21 +1,21 @@
-//! Changes to a graph that somebody else wrote. What is not touched stays as it is, byte for byte, known here or not.
+//! Edits a graph of any exporter. Everything else stays byte for byte, including fields that are unknown here.
 
-mod forms;
 mod head;
-mod kept;
 mod logits;
 mod low_rank;
 mod patches;
+mod prune_positions;
+mod shapes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use self::kept::Kept;
 use self::logits::KEEP;
 pub use self::logits::LogitsControl;
 pub use self::low_rank::LowRank;
 use self::low_rank::Update;
 use self::patches::Patches;
+use self::prune_positions::PrunePlan;
 use crate::check::resolve;
 use crate::encode;
 use crate::error::{At, Error, Result};
@@ -26,8 +26,8 @@ use crate::wire::{Fields, Payload, Slice};
 
 /// Changes to one graph, applied by [`to_bytes`](Self::to_bytes).
 ///
-/// The bytes are given to the engine from memory. Weights outside of the file stay where they are: the engine is told their
-/// folder, which [`relocate`](Self::relocate) gives.
+/// The engine loads the bytes from memory. Weights in other files stay where they are: [`relocate`](Self::relocate) returns the folder that
+/// the engine needs to find them.
 #[derive(Debug)]
 pub struct Edit<'g> {
     graph: &'g Graph,
@@ -36,30 +36,30 @@ pub struct Edit<'g> {
     outputs: BTreeSet<String>,
     /// Low-rank updates of products.
     updates: Vec<Update<'g>>,
-    /// The product of which only the rows of kept tokens are wanted.
+    /// The product with the vocabulary, of which only the rows of kept positions are computed.
     head: Option<&'g Node>,
 }
 
-/// In what the products of `MatMulNBits` are computed.
+/// The type in which `MatMulNBits` computes its products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activations {
-    /// Activations are rounded to 8 bits, block by block, where the graph leaves it open: several times faster on a CPU, a
-    /// hundred times for 8-bit weights.
+    /// Activations are quantised to 8 bits, block by block, where the graph leaves it open: several times faster on a CPU, and far more with
+    /// 8-bit weights, which ONNX Runtime otherwise widens on each run.
     Int8WhereOpen,
-    /// Activations stay floats everywhere, whatever the graph says.
+    /// Activations stay floats everywhere, whatever the graph requests.
     Float,
 }
 
 impl Graph {
-    /// Begins to change the graph.
+    /// Begins an edit of the graph.
     pub fn edit(&self) -> Edit<'_> {
         Edit { graph: self, patches: Patches::default(), outputs: BTreeSet::new(), updates: Vec::new(), head: None }
     }
 }
 
 impl<'g> Edit<'g> {
-    /// Sets how `MatMulNBits` computes (its attribute `accuracy_level`: 4 for 8-bit activations, 0 for floats), and says how
-    /// many nodes were changed.
+    /// Sets how `MatMulNBits` computes (its attribute `accuracy_level`: 4 for 8-bit activations, 0 for floats), and returns the number of
+    /// changed nodes.
     pub fn set_activations(&mut self, activations: Activations) -> usize {
         let level = match activations {
             Activations::Int8WhereOpen => 4,
@@ -78,10 +78,10 @@ impl<'g> Edit<'g> {
         n_changed
     }
 
-    /// Makes an output of a value within the main graph. It has all tokens, whatever number of logits is asked for.
+    /// Makes a value of the main graph an output, with all positions whatever the number of logits to keep. An output stays one.
     ///
     /// # Errors
-    /// When there is no such value. One that is an output already stays one.
+    /// When no node computes the value.
     pub fn add_output(&mut self, value: &str, data_type: DataType) -> Result<()> {
         let main = self.graph.main();
         if main.outputs.iter().any(|output| output.name == value) {
@@ -98,11 +98,10 @@ impl<'g> Edit<'g> {
         Ok(())
     }
 
-    /// Names the files of external data by where they really are, once links are followed, and gives the folder to which
-    /// the names are relative. `directory` is the graph's own.
+    /// Resolves links in the locations of external data, and returns the folder that the new locations are relative to. `directory` is the
+    /// graph's own.
     ///
-    /// ONNX Runtime refuses links that leave the folder when a graph comes from memory, and the hub's cache consists of
-    /// such links.
+    /// ONNX Runtime refuses links that leave the folder of a graph in memory, and a hub cache consists of such links.
     ///
     /// # Errors
     /// When a file is missing or outside, as for [`Graph::check`].
@@ -130,20 +129,20 @@ impl<'g> Edit<'g> {
     /// The changed file.
     ///
     /// # Errors
-    /// When it has more than 2 GiB, which no ONNX file can have.
+    /// When it exceeds 2 GiB, the limit of ONNX files.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         let mut patches = self.patches.clone();
-        // Which tokens a product sees is known only when all is said that the graph is to compute.
-        let mut kept = self.head.map(|head| Kept::plan(self.graph, head, &self.outputs));
+        // Which positions a product sees is known only once every output has been requested.
+        let mut plan = self.head.map(|head| PrunePlan::new(self.graph, head, &self.outputs));
         for update in &self.updates {
-            update.apply(self.graph, kept.as_mut(), &mut patches);
+            update.apply(self.graph, plan.as_mut(), &mut patches);
         }
-        if let Some(kept) = &kept {
-            logits::cut(self.graph, kept, &mut patches);
+        if let Some(plan) = &plan {
+            logits::insert_slices(self.graph, plan, &mut patches);
         }
         let bytes = patches.apply(Slice::whole(self.graph.bytes()));
         if bytes.len() as u64 > MAX_PROTO_BYTES {
-            let problem = format!("the changed graph has {} bytes, more than the 2 GiB that an ONNX file can have", bytes.len());
+            let problem = format!("the changed graph has {} bytes, and ONNX files are limited to 2 GiB", bytes.len());
             return Err(Error::bad_file(self.graph.file(), problem));
         }
         Ok(bytes)
@@ -194,7 +193,7 @@ fn message<'g>(graph: &'g Graph, range: &std::ops::Range<usize>) -> Slice<'g> {
     Slice { bytes: graph.slice(range), start: range.start }
 }
 
-/// The payloads of the fields with this number; the message has been read before, so that its form is known to be good.
+/// The payloads of the fields with this number, in a message that has been decoded before and is therefore valid.
 fn children(message: Slice<'_>, number: u32) -> impl Iterator<Item = Slice<'_>> {
     let mut fields = Fields::new(message);
     std::iter::from_fn(move || fields.next().ok().flatten()).filter(move |field| field.number == number).filter_map(|field| {

@@ -1,4 +1,4 @@
-//! What can be wrong with an ONNX file, by file, field and value.
+//! Errors of ONNX files, with file, field and value.
 
 use std::fmt;
 use std::io;
@@ -6,22 +6,22 @@ use std::io;
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong; each variant names the file.
+/// An error; each variant names the file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system's answer to reading or writing.
+    /// A failure of the operating system to read or write.
     #[error("`{file}`: cannot be {done}")]
     Io {
         /// The path.
         file: String,
-        /// What was tried, as a participle: `read`, `written`.
+        /// What was attempted, as a participle: `read`, `written`.
         done: &'static str,
         /// The system's own error.
         source: io::Error,
     },
 
-    /// A file as a whole that is not what it should be.
+    /// An invalid file.
     #[error("`{file}`: {problem}")]
     File {
         /// The path, or the name of an embedded file.
@@ -32,7 +32,7 @@ pub enum Error {
         hint: Option<String>,
     },
 
-    /// A field with a value that cannot be.
+    /// A field with an invalid value.
     #[error("`{file}`: field `{field}`: {problem}")]
     Field {
         /// The path, or the name of an embedded file.
@@ -45,7 +45,7 @@ pub enum Error {
         hint: Option<String>,
     },
 
-    /// A weight of a checkpoint that cannot be had.
+    /// A weight of a checkpoint that cannot be read.
     #[error("`{model}`: the weight `{name}` cannot be read")]
     Weight {
         /// The model.
@@ -56,7 +56,7 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
-    /// Work that its caller ended.
+    /// Work that the caller interrupted.
     #[error("`{model}`: building its graph was interrupted")]
     Interrupted {
         /// The model.
@@ -85,13 +85,13 @@ impl Error {
         }
     }
 
-    /// What to do about it, when there is something.
+    /// The remedy, if there is one.
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::File { hint, .. } | Self::Field { hint, .. } => hint.as_deref(),
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-                    Some("the disk is full: make room, or choose another directory")
+                    Some("the disk is full: free some space, or choose another directory")
                 }
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                     Some("make it readable and writable, or choose another directory")
@@ -122,7 +122,7 @@ impl Error {
     }
 }
 
-/// Where in the file a reader stands: a list from the innermost field outwards, written out only for an error.
+/// The position of a reader in the file: a list from the innermost field outwards, formatted only for errors.
 #[derive(Clone, Copy)]
 pub(crate) struct At<'a> {
     parent: Option<&'a At<'a>>,
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_position_is_written_dotted_from_the_root() {
+    fn position_is_dotted_from_the_root() {
         let graph = At::ROOT.field("graph");
         let tensor = graph.item("initializer", 3);
         assert_eq!(tensor.field("external_data").field("location").to_string(), "graph.initializer[3].external_data.location");

@@ -1,4 +1,4 @@
-//! An ONNX file that has been read: its operators, its inputs and outputs, and where its weights are.
+//! A decoded ONNX file: its operators, inputs and outputs, and where its weights are.
 
 pub(crate) mod decode;
 mod node;
@@ -18,10 +18,10 @@ pub use self::node::{Attribute, AttributeValue, Dim, Function, Node, Subgraph, V
 pub use self::tensor::{DataType, ExternalData, SparseTensor, Tensor, TensorData};
 use crate::error::{Error, Result};
 
-/// Protobuf's own limit on a message, which ONNX Runtime holds to; larger models keep their weights in other files.
+/// Protobuf's limit on a message, which ONNX Runtime enforces; larger models keep their weights in other files.
 pub(crate) const MAX_PROTO_BYTES: u64 = i32::MAX as u64;
 
-/// An ONNX file that has been read. Weights stay where they are: in the mapped file, or in the files beside it.
+/// A decoded ONNX file. Weights stay in the mapped file, or in the files beside it.
 #[derive(Debug)]
 pub struct Graph {
     file: String,
@@ -29,7 +29,7 @@ pub struct Graph {
     contents: Contents,
 }
 
-/// What a `ModelProto` says.
+/// The content of a `ModelProto`.
 #[derive(Debug, Default)]
 pub(crate) struct Contents {
     pub(crate) ir_version: i64,
@@ -61,13 +61,13 @@ impl Graph {
     /// Reads the file at `path`. It must not be changed while the graph is in use: it is mapped, not copied.
     ///
     /// # Errors
-    /// When the file cannot be read, is larger than 2 GiB, or is no ONNX file.
+    /// When the file cannot be read, is larger than 2 GiB, or is not an ONNX file.
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.display().to_string();
         let file = File::open(path).map_err(|source| Error::io(&name, "opened", source))?;
         let metadata = file.metadata().map_err(|source| Error::io(&name, "read", source))?;
         if !metadata.is_file() {
-            return Err(Error::bad_file(&name, "is no regular file"));
+            return Err(Error::bad_file(&name, "is not a regular file"));
         }
         check_size(&name, metadata.len())?;
         let bytes = match metadata.len() {
@@ -77,7 +77,7 @@ impl Graph {
         Self::read(name, bytes)
     }
 
-    /// Reads a file in memory; `name` is what messages call it.
+    /// Reads a file in memory; `name` is its name in messages.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -97,7 +97,7 @@ impl Graph {
         &self.file
     }
 
-    /// The file as it is.
+    /// The bytes of the file.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -112,7 +112,7 @@ impl Graph {
         &self.contents.main
     }
 
-    /// What must be given to the main graph; initializers that may be overridden are left out.
+    /// The required inputs of the main graph, without initializers that may be overridden.
     pub fn inputs(&self) -> impl Iterator<Item = &ValueInfo> {
         let constants: BTreeSet<_> = self.initializers().iter().map(|tensor| tensor.name.as_str()).collect();
         self.main().inputs.iter().filter(move |input| !constants.contains(input.name.as_str()))
@@ -124,7 +124,7 @@ impl Graph {
         self.initializers().iter().filter(move |tensor| inputs.contains(tensor.name.as_str()))
     }
 
-    /// What the main graph computes.
+    /// The outputs of the main graph.
     pub fn outputs(&self) -> &[ValueInfo] {
         &self.main().outputs
     }
@@ -154,12 +154,12 @@ impl Graph {
         &self.contents.opset_imports
     }
 
-    /// Named texts that the file's writer left in it.
+    /// Metadata that the exporter stored in the file.
     pub fn metadata(&self) -> &[(String, String)] {
         &self.contents.metadata
     }
 
-    /// Operators that the file defines itself.
+    /// Operators that the file defines.
     pub fn functions(&self) -> &[Function] {
         &self.contents.functions
     }
@@ -206,14 +206,16 @@ impl fmt::Debug for Bytes {
 
 fn check_size(file: &str, n_bytes: u64) -> Result<()> {
     if n_bytes > MAX_PROTO_BYTES {
-        let problem = format!("the file has {n_bytes} bytes, more than the 2 GiB that an ONNX file can have");
-        return Err(Error::bad_file(file, problem).with_hint("a model of this size keeps its weights in files beside the graph"));
+        let problem = format!("the file has {n_bytes} bytes, and ONNX files are limited to 2 GiB");
+        return Err(
+            Error::bad_file(file, problem).with_hint("keep the weights of a model of this size in files beside the graph")
+        );
     }
     Ok(())
 }
 
-#[expect(unsafe_code, reason = "the operating system cannot promise that a mapped file stays as it is; `open` asks for it")]
+#[expect(unsafe_code, reason = "the operating system cannot guarantee that a mapped file does not change; `open` requires it")]
 fn map(file: &File) -> std::io::Result<Mmap> {
-    // SAFETY: the file is opened for reading only, and `Graph::open` documents that nobody may change it meanwhile.
+    // SAFETY: the mapping is read-only, and `Graph::open` requires that the file does not change while the graph is in use.
     unsafe { Mmap::map(file) }
 }

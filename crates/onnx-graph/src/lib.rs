@@ -1,10 +1,13 @@
 //! Read, check, edit, build and write ONNX graphs of decoder models, without an engine.
 //!
 //! - [`Graph`] reads a file's operators, inputs, outputs and where its weights are; the weights stay in the mapped file.
-//! - [`Graph::check`] refuses what a stranger's file should not do: leave its directory, need a library, lie about sizes.
-//! - [`Graph::edit`] changes a file in a few places and keeps every other byte, fields of later ONNX versions included. That,
-//!   and gigabytes of inline weights that must not be copied, is why messages are read here at the level of the wire.
-//! - [`export`], [`build`] and [`build_inline`] make a graph from the weights of a checkpoint.
+//! - [`Graph::check`] refuses untrusted files that reach outside their directory, need a custom library, or lie about sizes.
+//! - [`Graph::edit`] changes a few places of a file and keeps every other byte, including fields of later ONNX versions.
+//! - [`export`], [`build`] and [`build_inline`] build a graph from the weights of a checkpoint.
+//!
+//! A graph is read at the level of the protobuf wire format. A generated reader of the ONNX messages (`prost`) drops the fields that it
+//! does not know, and would copy gigabytes of inline weights to change an attribute. Here a reader holds positions within the mapped
+//! file, and an edit is a list of replaced ranges.
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -35,7 +38,7 @@ mod wire;
 
 pub use crate::build::{
     Blocks, BuildOptions, Built, DATA_FILE, DecoderSpec, GRAPH_FILE, Interrupted, Outputs, RopeTable, SourceError, Weight,
-    WeightFormat, WeightSource, WeightType, build, build_inline, export, probe,
+    WeightFormat, WeightSource, WeightType, build, build_inline, export, smoke_test_graph,
 };
 pub use crate::edit::{Activations, Edit, LogitsControl, LowRank};
 pub use crate::error::{Error, Result};

@@ -1,7 +1,6 @@
 //! The protobuf wire format: reading fields as borrowed slices, and writing them.
 //!
-//! Format: <https://protobuf.dev/programming-guides/encoding/>. A message library is not used because an edit must keep the
-//! fields it does not know byte for byte, and gigabytes of inline weights must stay where they are: in the mapped file.
+//! Format: <https://protobuf.dev/programming-guides/encoding/>.
 
 use std::ops::Range;
 
@@ -14,7 +13,7 @@ pub(crate) struct Field<'a> {
     pub(crate) range: Range<usize>,
 }
 
-/// What a field holds, by wire type.
+/// The payload of a field, by wire type.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Payload<'a> {
     Varint(u64),
@@ -30,7 +29,7 @@ pub(crate) struct Slice<'a> {
     pub(crate) start: usize,
 }
 
-/// Bytes that are no protobuf.
+/// Invalid wire format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WireError {
     pub(crate) offset: usize,
@@ -61,7 +60,7 @@ impl<'a> Fields<'a> {
         Self { bytes: message.bytes, start: message.start, at: 0 }
     }
 
-    /// The next field, or nothing at the end of the message.
+    /// The next field; `None` at the end of the message.
     pub(crate) fn next(&mut self) -> Result<Option<Field<'a>>, WireError> {
         if self.at == self.bytes.len() {
             return Ok(None);
@@ -109,7 +108,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The varint at the start of `bytes`, and how many bytes it takes.
+/// The varint at the start of `bytes`, and its length.
 pub(crate) fn varint(bytes: &[u8]) -> Result<(u64, usize), &'static str> {
     let mut value = 0;
     for (index, &byte) in bytes.iter().enumerate().take(10) {
@@ -160,7 +159,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn numbers_survive(value: i64, number in 1_u32..1 << 29) {
+        fn integers_round_trip(value: i64, number in 1_u32..1 << 29) {
             let mut bytes = Vec::new();
             put_int(&mut bytes, number, value);
             let field = Fields::new(Slice::whole(&bytes)).next().unwrap().unwrap();
@@ -170,7 +169,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_end_in_fields_or_an_error(bytes: Vec<u8>) {
+        fn arbitrary_bytes_give_fields_or_an_error(bytes: Vec<u8>) {
             let mut fields = Fields::new(Slice::whole(&bytes));
             let mut end = 0;
             while let Ok(Some(field)) = fields.next() {
@@ -182,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_protobuf_is_named_with_its_position() {
+    fn invalid_wire_format_error_has_the_offset() {
         let check = |bytes: &[u8], offset: usize, problem| {
             let error = Fields::new(Slice { bytes, start: 100 }).next().unwrap_err();
             assert_eq!(error, WireError { offset: 100 + offset, problem }, "{bytes:?}");

@@ -1,13 +1,18 @@
-//! The backends of this build. This file is the only one that asks which they are.
+//! The backends of this build: which there are, what they need set up, what they keep, and what they say of themselves.
+//!
+//! Most programs need none of this: [`load`](crate::load) takes the default backend. This file is the only one that asks which features
+//! the build has.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tandem_core::config::ModelConfig;
-use tandem_core::export::{CachedGraphInfo, RemovedGraphs};
 use tandem_core::files::ModelFiles;
-use tandem_core::{Backend, BackendKind, DType, Device, Error, ExportOptions, Exported, LoadOptions, Model, Remedy, Result};
-use tandem_hub::plan::Subject;
+use tandem_core::{Backend, BackendKind, DType, Device, Error, ExportOptions, LoadOptions, Model, Remedy, Result};
+use tandem_hub::FileSelector;
+
+pub use tandem_core::DeviceReport;
+pub use tandem_core::backend::{ComputeUnits, CoreMlFormat, CoreMlOptions, Placement, WeightFile, WeightType};
+pub use tandem_core::export::{CachedGraphInfo, Exported, GraphFormat, GraphOutputs, RemovedGraphs};
 
 /// Every backend that there is, in this build or in another, the default first.
 pub const KNOWN_BACKENDS: [BackendKind; 2] = [BackendKind::Onnx, BackendKind::Candle];
@@ -55,12 +60,17 @@ pub fn compiled() -> Vec<BackendKind> {
     kinds
 }
 
+/// The backend that is used where none is asked for: the first of this build.
+pub fn default_backend() -> BackendKind {
+    compiled().first().copied().unwrap_or(KNOWN_BACKENDS[0])
+}
+
 /// The backend `kind`, or the default one. `ort_library` names ONNX Runtime's library in the place of the one that is found.
 ///
 /// # Errors
 /// [`Error::BackendNotCompiled`] when this build has none of that kind.
 pub fn backend(kind: Option<BackendKind>, ort_library: Option<PathBuf>) -> Result<Box<dyn Backend>> {
-    match kind.or_else(|| compiled().first().copied()).unwrap_or(BackendKind::Onnx) {
+    match kind.unwrap_or_else(default_backend) {
         #[cfg(feature = "onnx")]
         BackendKind::Onnx => Ok(Box::new(tandem_backend_onnx::OnnxBackend::new(ort_library))),
         #[cfg(feature = "candle")]
@@ -69,6 +79,14 @@ pub fn backend(kind: Option<BackendKind>, ort_library: Option<PathBuf>) -> Resul
             let _ = ort_library;
             Err(not_compiled(other))
         }
+    }
+}
+
+/// Chooses the files that the backend `kind` needs at `dtype`; for one that is not part of this build, the weights as published.
+pub fn file_selector(kind: BackendKind, dtype: Option<DType>) -> FileSelector {
+    match backend(Some(kind), None) {
+        Ok(backend) => FileSelector::new(move |listing| backend.select_files(listing, dtype)),
+        Err(_) => FileSelector::new(move |listing| listing.weights(dtype)),
     }
 }
 
@@ -124,24 +142,15 @@ pub fn ort_version() -> Option<String> {
     None
 }
 
-/// Where graphs that are made of checkpoints are kept, and ONNX Runtime's library; `None` in a build that keeps nothing, and for a user
-/// without a home.
-pub fn cache_dir() -> Option<PathBuf> {
-    #[cfg(feature = "onnx")]
-    return tandem_backend_onnx::library::cache_dir().ok();
-    #[cfg(not(feature = "onnx"))]
-    None
-}
-
 /// The graphs that were made of checkpoints and are kept; `None` in a build that keeps none, and for a user without a home.
 ///
 /// # Errors
-/// [`Error::InvalidOption`] when `TANDEM_CACHE_SIZE` is no amount.
+/// [`Error::InvalidOption`] when `TANDEM_CACHE_SIZE` is not a size.
 pub fn cached_graphs() -> Result<Option<CachedGraphs>> {
     #[cfg(feature = "onnx")]
-    if let Ok(directory) = tandem_backend_onnx::export::graphs_dir(None) {
-        let limit = tandem_backend_onnx::export::limit()?;
-        let graphs = tandem_backend_onnx::export::stock(&directory);
+    if let Ok(directory) = tandem_backend_onnx::graph_cache::directory(None) {
+        let limit = tandem_backend_onnx::graph_cache::limit()?;
+        let graphs = tandem_backend_onnx::graph_cache::list(&directory);
         return Ok(Some(CachedGraphs { directory, limit, graphs }));
     }
     Ok(None)
@@ -153,8 +162,8 @@ pub fn cached_graphs() -> Result<Option<CachedGraphs>> {
 /// [`Error::BadFile`] when one cannot be removed.
 pub fn remove_cached_graphs() -> Result<RemovedGraphs> {
     #[cfg(feature = "onnx")]
-    if let Ok(directory) = tandem_backend_onnx::export::graphs_dir(None) {
-        return tandem_backend_onnx::export::clear(&directory);
+    if let Ok(directory) = tandem_backend_onnx::graph_cache::directory(None) {
+        return tandem_backend_onnx::graph_cache::clear(&directory);
     }
     Ok(RemovedGraphs::default())
 }
@@ -219,14 +228,14 @@ pub fn export(_files: &ModelFiles, _options: &ExportOptions) -> Result<Exported>
 ///
 /// # Errors
 /// The backend's own reason, which the list of its [devices](Backend::devices) need not know.
-pub fn prove(kind: BackendKind, ort_library: Option<&Path>, device: Device) -> Result<String> {
+pub fn check_device(kind: BackendKind, ort_library: Option<&Path>, device: Device) -> Result<String> {
     match kind {
         #[cfg(feature = "onnx")]
-        BackendKind::Onnx => Ok(tandem_backend_onnx::probe::prove(ort_library, device)?.provider),
+        BackendKind::Onnx => Ok(tandem_backend_onnx::device_check::check_device(ort_library, device)?.provider),
         #[cfg(feature = "candle")]
         BackendKind::Candle => {
             let load = LoadOptions::new().with_device(device);
-            let model = tandem_backend_candle::CandleBackend::new().load(&crate::find("demo")?, &load)?;
+            let model = tandem_backend_candle::CandleBackend::new().load(&crate::demo::files()?, &load)?;
             let logits = model.new_session(&Default::default())?.append(&[0], tandem_core::LogitsRequest::Last(1))?;
             match logits.values().iter().all(|value| value.is_finite()) {
                 true => Ok("candle".into()),
@@ -235,41 +244,6 @@ pub fn prove(kind: BackendKind, ort_library: Option<&Path>, device: Device) -> R
         }
         other => {
             let _ = (ort_library, device);
-            Err(not_compiled(other))
-        }
-    }
-}
-
-/// What the backend `kind` would load of `files` under `options`, and the dtype of its weights in memory.
-///
-/// # Errors
-/// [`Error::BackendNotCompiled`], and as loading for headers that cannot be read.
-pub(crate) fn subject(
-    kind: BackendKind,
-    files: &ModelFiles,
-    config: &ModelConfig,
-    options: &LoadOptions,
-) -> Result<(DType, Subject)> {
-    match kind {
-        #[cfg(feature = "onnx")]
-        BackendKind::Onnx => {
-            let (dtype, weight) = tandem_backend_onnx::weigh::weigh(files, options)?;
-            let Some(weight) = weight else { return Ok((dtype, Subject::of_checkpoint(files, config)?)) };
-            let weights = tandem_hub::plan::GraphWeights {
-                float_products: weight.float_products,
-                block_products: weight.block_products,
-                others: weight.others,
-                shared: weight.shared,
-                inline: weight.inline,
-                kv_value: weight.kv_value,
-                in_place: weight.in_place,
-            };
-            Ok((dtype, Subject::of(files, config, tandem_hub::plan::Weights::Graph(weights))?))
-        }
-        #[cfg(feature = "candle")]
-        BackendKind::Candle => Subject::of_weights(files, config, options.dtype),
-        other => {
-            let _ = (files, config, options);
             Err(not_compiled(other))
         }
     }

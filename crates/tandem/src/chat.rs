@@ -25,17 +25,23 @@ pub struct Reply<'c> {
     reason: Option<FinishReason>,
 }
 
-impl<'m> Chat<'m> {
-    pub(crate) fn new(model: &'m TextModel, options: &SessionOptions) -> Result<Self> {
-        Ok(Self { model, sequence: model.new_sequence(options)?, messages: Vec::new(), options: model.default_options() })
+impl TextModel {
+    /// A conversation.
+    ///
+    /// # Errors
+    /// As [`new_sequence`](Self::new_sequence).
+    pub fn chat(&self) -> Result<Chat<'_>> {
+        Chat::with_session(self, &SessionOptions::default())
     }
+}
 
+impl<'m> Chat<'m> {
     /// A conversation whose context and cancellation are given.
     ///
     /// # Errors
     /// As [`TextModel::new_sequence`].
     pub fn with_session(model: &'m TextModel, options: &SessionOptions) -> Result<Self> {
-        Self::new(model, options)
+        Ok(Self { model, sequence: model.new_sequence(options)?, messages: Vec::new(), options: model.default_options() })
     }
 
     /// The messages so far.

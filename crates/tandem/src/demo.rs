@@ -3,8 +3,7 @@
 use tandem_core::Result;
 use tandem_core::files::ModelFiles;
 
-/// The reference that names it.
-pub(crate) const NAME: &str = "demo";
+use crate::reference::DEMO;
 
 macro_rules! embedded {
     ($($file:literal),+ $(,)?) => {
@@ -15,7 +14,7 @@ macro_rules! embedded {
 /// Its files, as published.
 pub(crate) fn files() -> Result<ModelFiles> {
     ModelFiles::embedded(
-        NAME,
+        DEMO,
         &embedded!["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"],
     )
 }

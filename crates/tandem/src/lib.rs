@@ -1,5 +1,27 @@
 //! Local text generation on two engines that are held to the same answer.
 //!
+//! # Load
+//!
+//! [`load`] takes a model reference ([`ModelRef`]: `demo`, a path, a repository on the Hugging Face hub, a name of the catalog, or `auto`)
+//! and loads it onto exactly the backend, device and dtype that [`Settings`] name, or says why not. What does not fit the memory is
+//! refused.
+//!
+//! ```no_run
+//! use tandem::{DType, LoadOptions, Settings};
+//!
+//! # fn main() -> tandem::Result<()> {
+//! let demo = tandem::load("demo", &Settings::default())?;
+//! let load = LoadOptions::new().with_dtype(DType::Int4);
+//! let model = tandem::load("qwen2.5:0.5b", &Settings { load, ..Settings::default() })?;
+//! println!("{} on {}", model.info().name, model.info().device);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Chat
+//!
+//! A [`Chat`] keeps a conversation and its KV cache: each turn computes only what is new.
+//!
 //! ```no_run
 //! use std::io::Write;
 //! use tandem::{Event, Settings};
@@ -17,41 +39,111 @@
 //! }
 //! ```
 //!
-//! - [`find`] and [`hub`] bring models of the Hugging Face hub here, verified, and find them in the cache.
-//! - [`load`] finds a model by reference and loads it onto exactly the backend, device and dtype that [`Settings`] name.
-//! - [`TextModel`] turns text and messages into tokens, and tokens into [`Generation`]s.
-//! - [`Chat`] keeps a conversation and its KV cache.
-//! - [`export()`] makes a directory with a graph of a checkpoint.
-//! - [`memory_plan`] says how much memory a model will take, before it is loaded.
-//! - [`score()`] gives the log-probability of every token of a text.
+//! # Generate
+//!
+//! Below it, a [`TextModel`] turns text into tokens and a [`Sequence`] of them into a [`Generation`], with [`SamplingOptions`] and
+//! [`StopOptions`] of your own.
+//!
+//! ```no_run
+//! use tandem::{GenerateOptions, SamplingOptions, SessionOptions, Settings, StopOptions};
+//!
+//! # fn main() -> tandem::Result<()> {
+//! let model = tandem::load("demo", &Settings::default())?;
+//! let mut sequence = model.new_sequence(&SessionOptions::default())?;
+//! let stop = StopOptions { stop_strings: vec!["\n\n".into()], end_tokens: model.end_tokens().to_vec() };
+//! let options = GenerateOptions::new(Some(64), SamplingOptions::greedy(), stop);
+//! let events = model.generate(&mut sequence, &model.raw_prompt("Once upon a time")?, options)?;
+//! println!("{} events", events.collect::<tandem::Result<Vec<_>>>()?.len());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Score
+//!
+//! [`score`](score()) gives the log-probability of every token of a text, [`perplexity`] sums them up.
+//!
+//! ```no_run
+//! # fn main() -> tandem::Result<()> {
+//! let model = tandem::load("demo", &tandem::Settings::default())?;
+//! let mut sequence = model.new_sequence(&tandem::SessionOptions::default())?;
+//! let scores = tandem::score(&mut sequence, &model.raw_prompt("The fox found a lantern.")?, 0, &mut |_| ())?;
+//! println!("perplexity {:.2}", tandem::perplexity(&scores));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Export
+//!
+//! [`export`](export()) makes a directory with an ONNX graph of a checkpoint, which [`load`] and onnxruntime-genai take as it is.
+//!
+//! ```no_run
+//! use tandem::{DType, ExportOptions};
+//!
+//! # fn main() -> tandem::Result<()> {
+//! let files = tandem::find("./qwen3-0.6b")?;
+//! tandem::export(&files, &ExportOptions::new("./qwen3-0.6b-int4", DType::Int4))?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Plan
+//!
+//! A [`Resolver`] takes the same steps as [`load`], one at a time: from a reference to files, to an [`OpenedModel`] of which no weight was
+//! read, to the memory that it will take ([`plan`]), to a loaded model. Its [`catalog`], hub ([`hub`]) and [`machine`] may be others than
+//! the user's.
+//!
+//! ```no_run
+//! use tandem::{ModelRef, OpenedModel, Resolver, Settings};
+//!
+//! # fn main() -> tandem::Result<()> {
+//! let (resolver, settings) = (Resolver::from_env()?, Settings::default());
+//! let resolved = resolver.resolve(&ModelRef::from("auto"), &settings)?;
+//! let opened = OpenedModel::open(resolver.find(&resolved, &settings)?, &settings)?;
+//! if let Some(admission) = resolver.admit(&opened, 4096)? {
+//!     println!("{}: {}", resolved.model, admission.plan);
+//! }
+//! let model = opened.load()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Errors
+//!
+//! An [`Error`] says what is at fault, and [`Error::hint`] what to do. Nothing is tried in the place of what was asked for.
+//!
+//! ```
+//! use tandem::{Error, Settings};
+//!
+//! let error = tandem::load("qwen2.5:0.6b", &Settings::default()).err().expect("the catalog has no such name");
+//! assert!(matches!(error, Error::ModelNotFound { .. }));
+//! assert!(error.hint().is_some_and(|hint| hint.to_string().contains("qwen2.5:0.5b")));
+//! ```
 
-mod backends;
+pub mod backends;
+pub mod catalog;
 mod chat;
 mod demo;
-mod memory;
+pub mod machine;
 mod model;
-mod numerics;
+pub mod numerics;
+mod opened;
+pub mod paths;
+pub mod plan;
 mod reference;
+mod resolver;
+mod settings;
 
-pub use backends::{
-    CachedGraphs, KNOWN_BACKENDS, SetupOptions, SetupReport, backend, cache_dir, cached_graphs, compiled, export, ort_library,
-    ort_version, peer, prepare_process, prove, remove_cached_graphs, setup,
-};
+pub use backends::export;
 pub use chat::{Chat, Reply};
-pub use memory::{MemoryPlan, memory_plan};
-pub use model::{Settings, TextModel, load};
-pub use numerics::{NumericsCost, numerics_cost};
-pub use reference::{find, find_for, hub_reference, hub_reference_for, is_local, unknown, wanted};
+pub use model::{TextModel, load};
+pub use opened::OpenedModel;
+pub use reference::ModelRef;
+pub use resolver::{Admission, Resolved, Resolver, find};
+pub use settings::Settings;
 
-pub use tandem_core::{named, remedy};
-pub use tandem_hub::{catalog, machine, plan};
-
-pub use tandem_core::backend::{
-    ComputeUnits, CoreMlFormat, CoreMlOptions, Numerics, OnnxOptions, Placement, WeightFile, WeightType,
-};
-pub use tandem_core::config::{GenerationConfig, ModelConfig};
-pub use tandem_core::export::{CachedGraphInfo, RemovedGraphs};
-pub use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
+pub use tandem_core::backend::{Numerics, OnnxOptions};
+pub use tandem_core::config::ModelConfig;
+pub use tandem_core::files::ModelFiles;
 pub use tandem_core::generate::{Event, FinishReason, GenerateOptions, Generation, Timings};
 pub use tandem_core::sampler::SamplingOptions;
 pub use tandem_core::score::{TokenScore, perplexity, score};
@@ -60,7 +152,14 @@ pub use tandem_core::stop::StopOptions;
 pub use tandem_core::template::{ChatMessage, ChatTemplate, RenderOptions};
 pub use tandem_core::tokenizer::{SpecialTokens, Tokenizer};
 pub use tandem_core::{
-    Backend, BackendKind, CancelToken, Capabilities, DType, Device, DeviceReport, Error, ExportOptions, Exported, GraphFormat,
-    GraphOutputs, LoadOptions, Model, ModelInfo, Progress, ProgressEvent, Result, SessionOptions, TokenId,
+    Backend, BackendKind, CancelToken, Capabilities, Capability, DType, Device, Error, ExportOptions, LoadOptions, Model,
+    ModelInfo, Progress, ProgressEvent, Result, SessionOptions, TokenId,
 };
+pub use tandem_core::{named, remedy};
 pub use tandem_hub as hub;
+
+/// The files of a model, and what they say of it.
+pub mod files {
+    pub use tandem_core::config::GenerationConfig;
+    pub use tandem_core::files::{GraphFile, ModelFile};
+}

@@ -11,23 +11,16 @@ use tandem_core::sequence::Sequence;
 use tandem_core::stop::StopOptions;
 use tandem_core::template::{ChatMessage, ChatTemplate, RenderOptions, TemplateTokens, TokenizerConfig};
 use tandem_core::tokenizer::Tokenizer;
-use tandem_core::{BackendKind, Error, LoadOptions, Model, ModelInfo, Result, SessionOptions, TokenId};
+use tandem_core::{Error, Model, ModelInfo, Result, SessionOptions, TokenId};
 
-use crate::backends::backend;
-use crate::chat::Chat;
-use crate::reference::find_for;
+use crate::opened::OpenedModel;
+use crate::plan::{PLANNED_CONTEXT, Planner};
+use crate::reference::ModelRef;
+use crate::resolver::{Admission, Resolver};
+use crate::settings::Settings;
 
 /// The largest published tokenizers have some 30 MB.
 const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
-
-/// What runs a model, and how.
-#[derive(Clone, Debug, Default)]
-pub struct Settings {
-    /// Exactly this backend; `None` is the default one of this build.
-    pub backend: Option<BackendKind>,
-    /// Device, dtype, threads, and what concerns ONNX Runtime alone.
-    pub load: LoadOptions,
-}
 
 /// A loaded model that speaks text.
 pub struct TextModel {
@@ -38,33 +31,74 @@ pub struct TextModel {
     generation_config: GenerationConfig,
     end_tokens: Vec<TokenId>,
     load_time: Duration,
+    planner: Planner,
+    admission: Option<Admission>,
 }
 
-/// Finds the model that `reference` names, downloads it if need be, and loads it: see [`find_for`].
+/// Finds the model that `reference` names, downloads it if need be, and loads it: see [`ModelRef`] for what it may be, and
+/// [`Resolver::from_env`] for where it is looked for.
+///
+/// ```no_run
+/// use tandem::{DType, LoadOptions, Settings};
+///
+/// # fn main() -> tandem::Result<()> {
+/// let demo = tandem::load("demo", &Settings::default())?;
+/// let load = LoadOptions::new().with_dtype(DType::Int4);
+/// let model = tandem::load("auto", &Settings { load, ..Settings::default() })?;
+/// println!("{} on {}", model.info().name, model.info().device);
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
-/// An error says what is at fault (the reference, a file, a field, the device) and what to do; nothing is tried in its place.
-pub fn load(reference: &str, settings: &Settings) -> Result<TextModel> {
-    TextModel::load(find_for(reference, settings)?, settings)
+/// An error says what is at fault (the reference, a file, a field, the device, the memory) and what to do; nothing is tried in its
+/// place.
+pub fn load(reference: impl Into<ModelRef>, settings: &Settings) -> Result<TextModel> {
+    Resolver::from_env()?.load(&reference.into(), settings)
+}
+
+impl Resolver {
+    /// Finds the model that `reference` names, downloads it if need be, and loads it, unless it exceeds a limit of memory. What is more
+    /// than is free is loaded, and [`TextModel::admission`] says what would fit.
+    ///
+    /// # Errors
+    /// As [`resolve`](Self::resolve), [`find`](Self::find), [`admit`](Self::admit) and [`OpenedModel::load`].
+    pub fn load(&self, reference: &ModelRef, settings: &Settings) -> Result<TextModel> {
+        let files = self.find(&self.resolve(reference, settings)?, settings)?;
+        let opened = OpenedModel::open(files, settings)?;
+        let n_tokens = settings.context_length.unwrap_or(PLANNED_CONTEXT);
+        let admission = if settings.no_memory_check { None } else { self.admit(&opened, n_tokens)? };
+        Ok(TextModel { admission, ..opened.load()? })
+    }
+}
+
+impl OpenedModel {
+    /// Loads its weights, its tokenizer and its chat template.
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn load(self) -> Result<TextModel> {
+        let Self { files, opened, open_time, planner, .. } = self;
+        let (started, config) = (Instant::now(), opened.config().clone());
+        // A published tokenizer takes half as long as a small model's weights: they are read side by side.
+        let (text, model) = std::thread::scope(|scope| {
+            let text = scope.spawn(|| Text::read(&files, &config));
+            let model = opened.load();
+            (text.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), model)
+        });
+        let Text { tokenizer, template, generation_config, end_tokens } = text?;
+        let (model, load_time) = (model?, open_time + started.elapsed());
+        Ok(TextModel { model, files, planner, tokenizer, template, generation_config, end_tokens, load_time, admission: None })
+    }
 }
 
 impl TextModel {
-    /// Loads the model of `files`.
+    /// Loads the model of `files`, whatever memory there is.
     ///
     /// # Errors
     /// As [`load`].
     pub fn load(files: ModelFiles, settings: &Settings) -> Result<Self> {
-        let started = Instant::now();
-        let config = ModelConfig::from_file(&files.config)?;
-        let backend = backend(settings.backend, settings.load.onnx.library.clone())?;
-        // A published tokenizer takes half as long as a small model's weights: they are read side by side.
-        let (text, model) = std::thread::scope(|scope| {
-            let text = scope.spawn(|| Text::read(&files, &config));
-            let model = backend.load(&files, &settings.load);
-            (text.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), model)
-        });
-        let Text { tokenizer, template, generation_config, end_tokens } = text?;
-        Ok(Self { model: model?, files, tokenizer, template, generation_config, end_tokens, load_time: started.elapsed() })
+        OpenedModel::open(files, settings)?.load()
     }
 
     /// What was loaded and where it runs.
@@ -80,6 +114,16 @@ impl TextModel {
     /// The files it was loaded from.
     pub fn files(&self) -> &ModelFiles {
         &self.files
+    }
+
+    /// Plans the memory that it takes.
+    pub fn planner(&self) -> &Planner {
+        &self.planner
+    }
+
+    /// What it was expected to take when it was loaded; `None` where that was not asked or cannot be planned.
+    pub fn admission(&self) -> Option<&Admission> {
+        self.admission.as_ref()
     }
 
     /// The tokenizer.
@@ -164,14 +208,6 @@ impl TextModel {
         options: GenerateOptions,
     ) -> Result<Generation<'a>> {
         Generation::new(sequence, &self.tokenizer, prompt, options)
-    }
-
-    /// A conversation.
-    ///
-    /// # Errors
-    /// As [`new_sequence`](Self::new_sequence).
-    pub fn chat(&self) -> Result<Chat<'_>> {
-        Chat::new(self, &SessionOptions::default())
     }
 }
 

@@ -5,7 +5,8 @@ use tandem_core::divergence::kl_divergence;
 use tandem_core::tokenizer::SpecialTokens;
 use tandem_core::{Capability, DType, LogitsRequest, Result, SessionOptions, TokenId};
 
-use crate::model::{Settings, TextModel};
+use crate::model::TextModel;
+use crate::settings::Settings;
 
 /// The text that it is measured on, up to [`MOST_TOKENS`] of it.
 const TEXT: &str = "The old bridge had stood for two hundred years, and in all that time nobody had asked who built it. One spring, when the \

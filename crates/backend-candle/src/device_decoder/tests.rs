@@ -7,8 +7,11 @@ use tandem_core::backend::{LoadOptions, Numerics, TokenBatch};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
 use tandem_core::conformance::{Fixture, Golden};
-use tandem_core::files::ModelFiles;
-use tandem_core::{Backend, BackendKind, CancelToken, DeviceReport, LogitsRequest, Model, Result, SessionOptions, conformance};
+use tandem_core::files::{Listing, ModelFiles};
+use tandem_core::footprint::{EstimateFootprint, Footprint, ModelShape, Workload};
+use tandem_core::{
+    Backend, BackendKind, CancelToken, DeviceReport, LogitsRequest, Model, OpenedModel, Result, SessionOptions, conformance,
+};
 
 use super::*;
 use crate::CandleBackend;
@@ -39,11 +42,49 @@ impl Backend for OnProcessor {
         CandleBackend::new().devices()
     }
 
-    fn load_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
-        let info = CandleBackend::new().load(files, options)?.info().clone();
-        let config = ModelConfig::from_file(&files.config)?;
-        let threads = crate::device::threads(options.threads)?;
-        let decoder = Box::new(DeviceDecoder::new(in_f32(files, &config)?, self.0, &Device::Cpu).unwrap());
+    fn select_files(&self, listing: &Listing<'_>, dtype: Option<tandem_core::DType>) -> Result<Vec<String>> {
+        CandleBackend::new().select_files(listing, dtype)
+    }
+
+    fn footprint(&self, shape: &ModelShape, dtype: tandem_core::DType, workload: &Workload) -> Footprint {
+        CandleBackend::new().footprint(shape, dtype, workload)
+    }
+
+    fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
+        let opened = CandleBackend::new().open_unchecked(files, options)?;
+        Ok(Box::new(OpenedOnProcessor { opened, files: files.clone(), options: options.clone(), dtype: self.0 }))
+    }
+}
+
+struct OpenedOnProcessor {
+    opened: Box<dyn OpenedModel>,
+    files: ModelFiles,
+    options: LoadOptions,
+    dtype: DType,
+}
+
+impl OpenedModel for OpenedOnProcessor {
+    fn config(&self) -> &ModelConfig {
+        self.opened.config()
+    }
+
+    fn dtype(&self) -> tandem_core::DType {
+        self.opened.dtype()
+    }
+
+    fn footprint(&self) -> Result<EstimateFootprint> {
+        self.opened.footprint()
+    }
+
+    fn options(&self) -> &LoadOptions {
+        &self.options
+    }
+
+    fn load_unchecked(self: Box<Self>) -> Result<Arc<dyn Model>> {
+        let config = self.config().clone();
+        let info = self.opened.load_unchecked()?.info().clone();
+        let threads = crate::device::threads(self.options.threads)?;
+        let decoder = Box::new(DeviceDecoder::new(in_f32(&self.files, &config)?, self.dtype, &Device::Cpu).unwrap());
         Ok(Arc::new(CandleModel { loaded: Arc::new(Loaded { decoder, threads, info }) }))
     }
 }

@@ -10,17 +10,17 @@ use tandem_core::tokenizer::Tokenizer;
 use tandem_core::{GraphOutputs, Result, TokenId};
 use tandem_onnx_graph::GRAPH_FILE;
 
-/// Its name.
+/// The file's name.
 pub(super) const FILE: &str = "genai_config.json";
 
 /// The largest published tokenizers have some 30 MB.
 const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
 
-/// The file's content for the model of `files`, whose configuration is `config`; none where the graph gives no logits, since
-/// onnxruntime-genai does nothing but generate.
+/// The file's content for the model of `files` with the configuration `config`; `None` for a graph without logits, since
+/// onnxruntime-genai only generates.
 ///
 /// # Errors
-/// Those of a generation configuration or a tokenizer that cannot be read.
+/// As reading the generation configuration and the tokenizer.
 pub(super) fn config(files: &ModelFiles, config: &ModelConfig, outputs: GraphOutputs) -> Result<Option<String>> {
     if outputs == GraphOutputs::HiddenStates {
         return Ok(None);
@@ -41,7 +41,7 @@ pub(super) fn config(files: &ModelFiles, config: &ModelConfig, outputs: GraphOut
         "type": config.architecture.to_string(),
         "vocab_size": config.vocab_size,
     });
-    // Tokens that the checkpoint does not name.
+    // The checkpoint does not name these tokens.
     if let Some(fields) = model.as_object_mut() {
         fields.retain(|_, value| !value.is_null() && value.as_array().is_none_or(|tokens| !tokens.is_empty()));
     }
@@ -91,7 +91,7 @@ fn decoder(config: &ModelConfig) -> Value {
     })
 }
 
-/// How the publisher would have it sampled, greedy where nothing is said.
+/// The publisher's sampling defaults; greedy where there are none.
 fn search(config: &ModelConfig, generation: &GenerationConfig) -> Value {
     json!({
         "diversity_penalty": 0.0,
@@ -112,8 +112,8 @@ fn search(config: &ModelConfig, generation: &GenerationConfig) -> Value {
     })
 }
 
-/// Those of `generation_config.json`, of `config.json` and of the tokenizer, each once: published models are known to leave one or
-/// the other out.
+/// The end tokens of `generation_config.json`, of `config.json` and of the tokenizer, each once: published models often leave some of
+/// them out.
 fn end_tokens(config: &ModelConfig, generation: &GenerationConfig, named: Option<TokenId>) -> Vec<TokenId> {
     let mut tokens: Vec<TokenId> = Vec::new();
     for token in generation.eos_token_ids.iter().chain(&config.eos_token_ids).copied().chain(named) {

@@ -1,4 +1,4 @@
-//! What a graph says of where it came from: the checkpoint, the hashes of its files, and who made it.
+//! The metadata of a graph about its origin: the checkpoint, the hashes of its files, and the exporter.
 
 use std::path::{Component, Path};
 
@@ -6,14 +6,14 @@ use tandem_core::files::{ModelFile, ModelFiles};
 
 use super::EXPORTER_VERSION;
 
-/// The files that decide what a graph is: the configuration, and the weights in their order.
-pub(super) fn sources(files: &ModelFiles) -> impl Iterator<Item = &ModelFile> {
+/// The files that determine a graph: the configuration, and the weights in order.
+pub(crate) fn sources(files: &ModelFiles) -> impl Iterator<Item = &ModelFile> {
     std::iter::once(&files.config).chain(&files.weights)
 }
 
-/// Names and values for the graph's `metadata_props`, to which the builder adds the dtypes; `hashes` are those of [`sources`], in their order. There is no date and no path
-/// among them: the same export gives the same bytes.
-pub(super) fn metadata(files: &ModelFiles, hashes: &[String]) -> Vec<(String, String)> {
+/// Names and values for the graph's `metadata_props`, to which the builder adds the dtypes; `hashes` are those of [`sources`], in order.
+/// They contain neither dates nor paths, so that the same export gives the same bytes.
+pub(crate) fn metadata(files: &ModelFiles, hashes: &[String]) -> Vec<(String, String)> {
     let (source, revision) = origin(files);
     let mut all = vec![("source".to_owned(), source)];
     all.extend(revision.map(|revision| ("revision".into(), revision)));
@@ -23,7 +23,7 @@ pub(super) fn metadata(files: &ModelFiles, hashes: &[String]) -> Vec<(String, St
     all.into_iter().map(|(name, value)| (format!("tandem.{name}"), value)).collect()
 }
 
-/// What the checkpoint is called, and its revision: in a hub cache `owner/name` and the commit, elsewhere the directory's name.
+/// The checkpoint's name and revision: `owner/name` and the commit in a hub cache, elsewhere the directory's name.
 fn origin(files: &ModelFiles) -> (String, Option<String>) {
     let Some(path) = files.config.path() else { return (files.name.clone(), None) };
     let directory = path.parent().and_then(|directory| std::path::absolute(directory).ok()).unwrap_or_default();
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_checkpoint_is_called_after_its_repository_or_its_directory() {
+    fn origin_is_the_repository_or_the_directory() {
         let check = |config: &str, expected: &str, revision: Option<&str>| {
             let mut files = ModelFiles::embedded("demo", &[("demo/config.json", b"{}")]).unwrap();
             files.config = ModelFile::Path(config.into());

@@ -1,7 +1,7 @@
-//! A directory that gets its name when it is whole.
+//! Writes a directory that is moved into place when it is complete.
 //!
-//! The work is done beside the target, in `.<name>.partial-<random>`, which holds a lock for as long as the process lives. What a
-//! killed process left is told from what another works on by that lock, and is removed by the next export to the same place.
+//! The work is done beside the target, in `.<name>.partial-<random>`, which holds a lock while the process lives. By that lock, what a killed
+//! process left behind is told from work in progress, and the next export to the same path removes it.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,10 +13,10 @@ use tempfile::TempDir;
 
 use super::{cannot, genai};
 
-/// The file in a directory of work that is locked.
+/// The lock file in a work directory.
 const LOCK: &str = "lock";
 
-/// What an export writes: only a directory of nothing else is replaced.
+/// The files that an export writes: only a directory without any others is replaced.
 const WRITTEN: [&str; 8] = [
     GRAPH_FILE,
     DATA_FILE,
@@ -28,30 +28,30 @@ const WRITTEN: [&str; 8] = [
     "chat_template.jinja",
 ];
 
-/// A directory in the making; dropped before it is published, it is gone.
-pub(super) struct Staging {
+/// A directory in progress; it is removed when dropped before [`publish`](Self::publish).
+pub(crate) struct Staging {
     target: PathBuf,
     work: TempDir,
-    /// The system gives the lock back with the file, even of a process that was killed.
+    /// The operating system releases the lock with the file, even if the process is killed.
     _lock: File,
 }
 
-/// Whether a directory can be made at `target`, or may be replaced.
+/// Checks that a directory can be created at `target`, or may be replaced.
 ///
 /// # Errors
-/// [`Error::BadFile`] when something is there: a file, or a directory that is not empty and, with `replace`, not an earlier export.
-pub(super) fn check_target(target: &Path, replace: bool) -> Result<()> {
+/// [`Error::BadFile`] for a file, or a directory that is not empty and, with `replace`, not an earlier export.
+pub(crate) fn check_target(target: &Path, replace: bool) -> Result<()> {
     let refuse = |problem: String, hint: &str| {
         Err(Error::BadFile { file: target.display().to_string(), problem, hint: Some(hint.into()), source: None })
     };
     if target.file_name().is_none() {
-        return refuse("has no name of its own".into(), "name the directory that is to be made");
+        return refuse("does not end in a name".into(), "name the directory to create");
     }
     let entries = match fs::read_dir(target) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-            return refuse("is there and is no directory".into(), "choose another directory");
+            return refuse("exists and is not a directory".into(), "choose another directory");
         }
         Err(error) => return Err(cannot("read", target, error)),
     };
@@ -61,26 +61,23 @@ pub(super) fn check_target(target: &Path, replace: bool) -> Result<()> {
         return Ok(());
     }
     if !replace {
-        return refuse(
-            "is there and is not empty".into(),
-            "choose another directory, or replace an earlier export with `--force`",
-        );
+        return refuse("exists and is not empty".into(), "choose another directory, or replace an earlier export with `--force`");
     }
     match names.iter().filter(|name| !WRITTEN.contains(&name.as_str())).min() {
         None => Ok(()),
         Some(name) => refuse(
-            format!("holds `{name}`, which no export wrote, so it is not replaced"),
+            format!("contains `{name}`, which an export does not write, so it is not replaced"),
             "choose another directory, or remove this one yourself",
         ),
     }
 }
 
 impl Staging {
-    /// Begins a directory that is to be called `target`; what killed processes left of it goes away.
+    /// Begins a directory for `target`, and removes what killed processes left of it.
     ///
     /// # Errors
-    /// [`Error::BadFile`] when nothing can be written there.
-    pub(super) fn new(target: &Path) -> Result<Self> {
+    /// [`Error::BadFile`] when it cannot be written.
+    pub(crate) fn new(target: &Path) -> Result<Self> {
         let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(parent).map_err(|error| cannot("made", parent, error))?;
         let prefix = format!(".{}.partial-", target.file_name().unwrap_or_default().to_string_lossy());
@@ -88,21 +85,21 @@ impl Staging {
         let failed = |error| cannot("written", parent, error);
         let work = tempfile::Builder::new().prefix(&prefix).tempdir_in(parent).map_err(failed)?;
         let lock = File::create_new(work.path().join(LOCK)).map_err(failed)?;
-        // Where there are no locks, what is left behind stays.
+        // Without locks, what is left behind stays.
         let _ = lock.try_lock();
         Ok(Self { target: target.into(), work, _lock: lock })
     }
 
-    /// Where the directory is made; it is not there yet.
-    pub(super) fn directory(&self) -> PathBuf {
+    /// Where to write the directory; it does not exist yet.
+    pub(crate) fn directory(&self) -> PathBuf {
         self.work.path().join("export")
     }
 
-    /// Gives the directory its name.
+    /// Moves the directory to its target.
     ///
     /// # Errors
-    /// As [`check_target`], and when it cannot be renamed; what was there before is there then.
-    pub(super) fn publish(self, replace: bool) -> Result<()> {
+    /// As [`check_target`], and when the rename fails; what was there before stays then.
+    pub(crate) fn publish(self, replace: bool) -> Result<()> {
         let target = &self.target;
         let failed = |error| cannot("written", target, error);
         check_target(target, replace)?;
@@ -111,18 +108,18 @@ impl Staging {
             fs::rename(target, &replaced).map_err(failed)?;
         }
         if let Err(error) = fs::rename(self.directory(), target) {
-            // Nothing can be done when this fails as well.
+            // If this fails as well, nothing more can be done.
             let _ = fs::rename(&replaced, target);
             return Err(failed(error));
         }
-        // The name is safe only when its directory is; some systems cannot be asked.
+        // The rename is durable once the parent is synced; some systems cannot sync directories.
         let parent = self.work.path().parent().unwrap_or(Path::new("."));
         let _ = File::open(parent).and_then(|parent| parent.sync_all());
         Ok(())
     }
 }
 
-/// Removes what begins with `prefix` and is locked by nobody. What cannot be removed is in nobody's way.
+/// Removes work directories with this prefix that are not locked. One that cannot be removed does no harm.
 fn remove_abandoned(parent: &Path, prefix: &str) {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix)) {

@@ -1,4 +1,4 @@
-//! What cannot be brought about from outside: a disk without room.
+//! Exports to a disk without space, which integration tests cannot simulate.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use tandem_core::{DType, GraphFormat, GraphOutputs};
 use super::*;
 
 #[test]
-fn too_small_a_disk_is_said_before_anything_is_written() {
+fn too_little_space_is_an_error_before_anything_is_written() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/qwen3");
     let files = ModelFiles::discover(&golden, "qwen3").unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -24,7 +24,7 @@ fn too_small_a_disk_is_said_before_anything_is_written() {
 }
 
 #[test]
-fn no_form_takes_more_room_than_was_asked_for() {
+fn export_size_does_not_exceed_the_estimate() {
     let dtypes = [DType::F32, DType::F16, DType::Int8, DType::Int4];
     let mut forms: Vec<_> = dtypes.map(GraphFormat::of).into();
     let int4 = GraphFormat::of(DType::Int4);

@@ -1,4 +1,4 @@
-//! The user's cache directory, and where the library lies in it.
+//! The user's cache directory, and the library's path in it.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use tandem_core::{Error, Result};
 
 use super::VERSION;
 
-/// The directory for what can be had again: `$TANDEM_CACHE`, else `$XDG_CACHE_HOME/tandem`, else `~/.cache/tandem`
+/// The directory for everything that can be obtained or made again: `$TANDEM_CACHE`, else `$XDG_CACHE_HOME/tandem`, else `~/.cache/tandem`
 /// (macOS: `~/Library/Caches/tandem`). It need not exist.
 ///
 /// # Errors
@@ -21,13 +21,13 @@ pub fn library_file_name() -> String {
     format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX)
 }
 
-/// The system and processor of this build, such as `linux-x86_64`; the table of [`setup`](crate::setup) goes by it.
+/// The system and processor of this build, such as `linux-x86_64`.
 pub fn target() -> String {
     let musl = if cfg!(target_env = "musl") { "-musl" } else { "" };
     format!("{}-{}{musl}", std::env::consts::OS, std::env::consts::ARCH)
 }
 
-/// Where the library lies in the cache `cache`.
+/// The path of the library in the cache `cache`.
 pub fn library_in_cache(cache: &Path) -> PathBuf {
     cache.join("onnxruntime").join(VERSION).join(target()).join(library_file_name())
 }
@@ -35,7 +35,7 @@ pub fn library_in_cache(cache: &Path) -> PathBuf {
 fn cache_dir_from(variable: impl Fn(&str) -> Option<OsString>, home: Option<PathBuf>) -> Result<PathBuf> {
     let set = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(own) = set("TANDEM_CACHE") {
-        return super::places::absolute(&own);
+        return super::search::absolute(&own);
     }
     // The XDG specification has relative paths ignored.
     if let Some(shared) = set("XDG_CACHE_HOME").filter(|path| path.is_absolute()) {
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_is_the_first_that_is_set() {
+    fn cache_dir_is_the_first_that_is_set() {
         let own = ("TANDEM_CACHE", "/own");
         let shared = ("XDG_CACHE_HOME", "/shared");
         check(&[own, shared], Some("/me"), Some("/own"));
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relative_own_cache_is_taken_from_the_working_directory() {
+    fn relative_cache_is_resolved_against_the_working_directory() {
         let found = cache_dir_from(|name| (name == "TANDEM_CACHE").then(|| "here".into()), None).unwrap();
         assert_eq!(found, std::env::current_dir().unwrap().join("here"));
     }

@@ -1,4 +1,4 @@
-//! What a file is, read from the file itself: loading runs code of it, and a truncated library kills the process.
+//! Checks a library by reading the file: loading it would run its code, and a truncated library kills the process.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -10,19 +10,19 @@ use tandem_core::{Error, Result};
 
 use super::OBTAIN_HINT;
 
-/// The one symbol through which ONNX Runtime is used.
+/// The symbol through which all of ONNX Runtime is reached.
 const ENTRY_POINT: &[u8] = b"OrtGetApiBase";
 
-/// Whether `path` is a whole library of ONNX Runtime for this machine. Nothing of it is run. Its version is known only
-/// once it is loaded.
+/// Checks that `path` is a complete ONNX Runtime library for this machine, without running any of it. Its version is known only once it is
+/// loaded.
 ///
 /// # Errors
 /// [`Error::EngineLibrary`] says what the file is instead.
 pub fn inspect(path: &Path) -> Result<()> {
-    // Before it is opened: to open a pipe would wait for a writer.
+    // Before it is opened: opening a pipe would wait for a writer.
     let metadata = fs::metadata(path).map_err(|error| unusable(path, "cannot be read", Some(error)))?;
     if !metadata.is_file() {
-        let what = if metadata.is_dir() { "is a directory, not a library" } else { "is no regular file" };
+        let what = if metadata.is_dir() { "is a directory, not a library" } else { "is not a regular file" };
         return Err(unusable(path, what, None));
     }
     if metadata.len() == 0 {
@@ -42,13 +42,13 @@ fn problem_with(mut file: File, length: u64) -> io::Result<Option<String>> {
     }
     let data = ReadCache::new(file);
     match FileKind::parse(&data) {
-        // One library per processor in a file; the loader picks its own.
+        // A universal binary with one library per architecture: the loader picks its own.
         Ok(FileKind::MachOFat32 | FileKind::MachOFat64) if cfg!(target_os = "macos") => return Ok(None),
         Ok(FileKind::Elf32 | FileKind::MachO32) => return Ok(Some("is a library for a 32-bit machine".into())),
         Ok(FileKind::Elf64 | FileKind::MachO64) => {}
         Ok(_) | Err(_) => return Ok(Some("is not a library".into())),
     }
-    // The headers name ranges that the file does not have.
+    // The headers refer to ranges beyond the end of the file.
     let Ok(object) = object::File::parse(&data) else {
         return Ok(Some("is a truncated or damaged library".into()));
     };
@@ -90,7 +90,7 @@ fn exports_entry_point<'data>(object: &object::File<'data, &'data ReadCache<File
     Ok(false)
 }
 
-/// The architecture in the words of [`std::env::consts::ARCH`].
+/// The architecture as [`std::env::consts::ARCH`] names it.
 fn name_of(architecture: Architecture) -> String {
     match architecture {
         Architecture::X86_64 => "x86_64".into(),
@@ -102,7 +102,8 @@ fn name_of(architecture: Architecture) -> String {
 fn unusable(path: &Path, what: &str, source: Option<io::Error>) -> Error {
     Error::EngineLibrary {
         problem: format!("`{}` {what}", path.display()),
-        hint: format!("take that file away or name another with `--ort-library FILE` or `ORT_DYLIB_PATH`; {OBTAIN_HINT}").into(),
+        hint: format!("move the file away or name another one with `--ort-library FILE` or `ORT_DYLIB_PATH`; {OBTAIN_HINT}")
+            .into(),
         source: source.map(Into::into),
     }
 }

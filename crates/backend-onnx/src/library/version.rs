@@ -1,4 +1,4 @@
-//! The version that a loaded library says it is.
+//! The version that a loaded library reports.
 
 use std::ffi::CStr;
 use std::path::Path;
@@ -10,8 +10,8 @@ use libloading::{Library, Symbol};
 /// The library is in use by this process already, so that this opens the same one once more and runs nothing new.
 #[expect(unsafe_code, reason = "ort keeps the version string to itself")]
 pub(super) fn version(path: &Path) -> Option<String> {
-    // SAFETY: the library was checked and loaded before; its initialisers have run. The symbol has this type in every release, and the
-    // string it returns is a constant of the library, which this process never unloads.
+    // SAFETY: the library was checked and is loaded, so its initialisers have run. `OrtGetApiBase` has this type in every release, and the
+    // string is a constant of the library, which this process never unloads.
     unsafe {
         let library = Library::new(path).ok()?;
         let entry: Symbol<'_, unsafe extern "system" fn() -> *const ort::sys::OrtApiBase> = library.get(b"OrtGetApiBase").ok()?;

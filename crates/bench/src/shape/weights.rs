@@ -8,7 +8,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use half::bf16;
-use tandem_core::config::ModelConfig;
+use tandem_core::config::{ExpectedWeight, WeightRole};
 use tandem_core::{CancelToken, Error, Result};
 
 /// `initializer_range` of the published configurations.
@@ -20,70 +20,20 @@ const N_VALUES: usize = 1 << 12;
 /// How many values are drawn between two looks at whether to go on.
 const BLOCK: usize = 1 << 19;
 
-/// One weight.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct TensorPlan {
-    name: String,
-    shape: Vec<usize>,
-    /// All ones, otherwise random.
-    is_norm: bool,
+/// Bytes of `weight` in the file.
+pub(super) fn bytes(weight: &ExpectedWeight) -> u64 {
+    2 * n_values(weight) as u64
 }
 
-impl TensorPlan {
-    fn n_values(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        2 * self.n_values() as u64
-    }
-}
-
-/// Every weight of a checkpoint of `config`, in the order of the file.
-pub(super) fn plan(config: &ModelConfig) -> Vec<TensorPlan> {
-    let (hidden, inner, head) = (config.hidden_size, config.intermediate_size, config.head_dim());
-    let (queries, keys) = (config.n_heads * head, config.n_kv_heads * head);
-    let mut tensors = Vec::new();
-    let mut add = |name: String, shape: &[usize]| {
-        let is_norm = name.ends_with("norm.weight");
-        tensors.push(TensorPlan { name, shape: shape.to_vec(), is_norm });
-    };
-    add("model.embed_tokens.weight".into(), &[config.vocab_size, hidden]);
-    for layer in 0..config.n_layers {
-        let mut add = |name: &str, shape: &[usize]| add(format!("model.layers.{layer}.{name}"), shape);
-        add("input_layernorm.weight", &[hidden]);
-        add("post_attention_layernorm.weight", &[hidden]);
-        for (name, rows, columns, has_bias) in [
-            ("self_attn.q_proj", queries, hidden, config.qkv_bias),
-            ("self_attn.k_proj", keys, hidden, config.qkv_bias),
-            ("self_attn.v_proj", keys, hidden, config.qkv_bias),
-            ("self_attn.o_proj", hidden, queries, config.attention_output_bias),
-            ("mlp.gate_proj", inner, hidden, config.mlp_bias),
-            ("mlp.up_proj", inner, hidden, config.mlp_bias),
-            ("mlp.down_proj", hidden, inner, config.mlp_bias),
-        ] {
-            add(&format!("{name}.weight"), &[rows, columns]);
-            if has_bias {
-                add(&format!("{name}.bias"), &[rows]);
-            }
-        }
-        if config.qk_norm {
-            add("self_attn.q_norm.weight", &[head]);
-            add("self_attn.k_norm.weight", &[head]);
-        }
-    }
-    add("model.norm.weight".into(), &[hidden]);
-    if !config.tie_word_embeddings {
-        add("lm_head.weight".into(), &[config.vocab_size, hidden]);
-    }
-    tensors
+fn n_values(weight: &ExpectedWeight) -> usize {
+    weight.shape.iter().product()
 }
 
 /// Writes the weights of `tensors` to a new file at `path`.
 ///
 /// # Errors
 /// [`Error::BadFile`] when it cannot be written, [`Error::Cancelled`].
-pub(super) fn write(tensors: &[TensorPlan], path: &Path, progress: &mut dyn FnMut(u64), cancel: &CancelToken) -> Result<()> {
+pub(super) fn write(tensors: &[ExpectedWeight], path: &Path, progress: &mut dyn FnMut(u64), cancel: &CancelToken) -> Result<()> {
     let failed = |error: std::io::Error| Error::bad_file(path.display().to_string(), "cannot be written", error);
     let mut file = BufWriter::new(File::create(path).map_err(failed)?);
     file.write_all(&header(tensors)).map_err(failed)?;
@@ -91,14 +41,14 @@ pub(super) fn write(tensors: &[TensorPlan], path: &Path, progress: &mut dyn FnMu
     let (mut block, mut written) = (Vec::with_capacity(2 * BLOCK), 0);
     for tensor in tensors {
         let mut random = Random::of(&tensor.name);
-        let mut left = tensor.n_values();
+        let mut left = n_values(tensor);
         while left > 0 {
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled);
             }
             let n = left.min(BLOCK);
             block.clear();
-            if tensor.is_norm {
+            if tensor.role == WeightRole::Norm {
                 block.extend(std::iter::repeat_n(bf16::ONE.to_le_bytes(), n).flatten());
             } else {
                 random.fill(n, &values, &mut block);
@@ -113,12 +63,12 @@ pub(super) fn write(tensors: &[TensorPlan], path: &Path, progress: &mut dyn FnMu
 }
 
 /// Its length, then a JSON object with dtype, shape and place of every weight, padded to whole words.
-fn header(tensors: &[TensorPlan]) -> Vec<u8> {
+fn header(tensors: &[ExpectedWeight]) -> Vec<u8> {
     let mut from = 0;
     let mut entries = serde_json::Map::new();
     entries.insert("__metadata__".into(), serde_json::json!({"format": "pt"}));
     for tensor in tensors {
-        let to = from + tensor.bytes();
+        let to = from + bytes(tensor);
         entries
             .insert(tensor.name.clone(), serde_json::json!({"dtype": "BF16", "shape": tensor.shape, "data_offsets": [from, to]}));
         from = to;
@@ -168,6 +118,8 @@ impl Random {
 
 #[cfg(test)]
 mod tests {
+    use tandem_core::config::ModelConfig;
+
     use super::*;
     use tandem_core::DType;
     use tandem_core::checkpoint::Checkpoint;
@@ -181,7 +133,7 @@ mod tests {
     fn a_checkpoint_is_read_back_and_the_same_each_time() {
         let dir = tempfile::tempdir().unwrap();
         let config = ModelConfig::from_json("config.json", CONFIG.as_bytes()).unwrap();
-        let tensors = plan(&config);
+        let tensors: Vec<_> = config.expected_weights().collect();
         let path = dir.path().join("model.safetensors");
         write(&tensors, &path, &mut |_| {}, &CancelToken::new()).unwrap();
         let first = std::fs::read(&path).unwrap();
@@ -209,7 +161,8 @@ mod tests {
         let cancel = CancelToken::new();
         cancel.cancel();
         let config = ModelConfig::from_json("config.json", CONFIG.as_bytes()).unwrap();
-        let result = write(&plan(&config), &dir.path().join("w"), &mut |_| {}, &cancel);
+        let tensors: Vec<_> = config.expected_weights().collect();
+        let result = write(&tensors, &dir.path().join("w"), &mut |_| {}, &cancel);
         assert!(matches!(result, Err(Error::Cancelled)));
     }
 }

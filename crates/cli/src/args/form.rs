@@ -1,7 +1,8 @@
 //! The form of a graph that is made: how it holds its weights, what it takes and what it gives.
 
 use clap::Args;
-use tandem::{DType, GraphFormat, GraphOutputs};
+use tandem::DType;
+use tandem::backends::{GraphFormat, GraphOutputs};
 
 use super::engine::{among, one_of};
 

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Deserialize;
-use tandem::{ComputeUnits, CoreMlFormat, CoreMlOptions, OnnxOptions};
+use tandem::OnnxOptions;
+use tandem::backends::{ComputeUnits, CoreMlFormat, CoreMlOptions};
 
 use super::engine::one_of;
 use super::merge;

@@ -20,11 +20,9 @@ use crate::args::BenchArgs;
 use crate::args::ReportOptions;
 use crate::failure::{FAILED, GATE_NOT_MET, Usage};
 use crate::figures;
-use crate::hub::find;
 use crate::interrupt::Interrupts;
 use crate::output::Output;
-use crate::paths;
-use crate::reference::resolve_checkpoint;
+use crate::resolve::{find, resolve_checkpoint};
 
 pub(crate) fn bench(args: BenchArgs, output: &Output) -> Result<ExitCode> {
     if args.worker {
@@ -40,9 +38,10 @@ pub(crate) fn bench(args: BenchArgs, output: &Output) -> Result<ExitCode> {
     }
     let mut args = args;
     if let Some(model) = &mut args.model {
-        *model = resolve_checkpoint(model, output)?;
+        let (resolver, resolved) = resolve_checkpoint(model, output)?;
         // Measuring begins when it is here: the workers find it in the cache.
-        find(model, &Settings::default(), output)?;
+        find(&resolver, &resolved, &Settings::default(), output)?;
+        *model = resolved.model.to_string();
     }
     let cancel = CancelToken::new();
     let interrupts = Interrupts::install(cancel.clone()).context("Ctrl-C cannot be listened to")?;
@@ -58,7 +57,7 @@ fn reference(args: &BenchArgs, cancel: &CancelToken, output: &Output) -> Result<
     let Some(shape) = &args.shape else {
         return args.model.clone().context("a model or a shape is given");
     };
-    let plan = plan_shape(shape, &paths::cache_dir()?)?;
+    let plan = plan_shape(shape, &cache_dir()?)?;
     if !plan.is_there() {
         let free = plan.free_bytes.map(|free| format!(", {} are free", figures::bytes(free))).unwrap_or_default();
         output.note(&format!(
@@ -114,9 +113,14 @@ fn measure(args: &BenchArgs, reference: &str, cancel: &CancelToken, output: &Out
     Ok((record, result.and(saved).map_err(Into::into)))
 }
 
+/// Where models of random weights, exports and samples are kept.
+fn cache_dir() -> Result<PathBuf> {
+    tandem::paths::cache_dir().context("there is no cache directory: `TANDEM_CACHE`, `XDG_CACHE_HOME` and `HOME` are not set")
+}
+
 /// Where samples are kept.
 fn saved_to(options: &ReportOptions) -> Result<PathBuf> {
-    options.file.clone().map_or_else(|| Ok(paths::cache_dir()?.join("bench").join("last.json")), Ok)
+    options.file.clone().map_or_else(|| Ok(cache_dir()?.join("bench").join("last.json")), Ok)
 }
 
 /// Prints and writes the report, whatever went wrong before, and then says what went wrong.

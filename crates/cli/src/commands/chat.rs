@@ -20,7 +20,6 @@ use crate::engine::{load, session_options};
 use crate::failure::{FAILED, StdoutClosed, Usage};
 use crate::interrupt::Interrupts;
 use crate::output::Output;
-use crate::reference::resolve;
 
 /// Tokens that any conversation comes to.
 const LEAST_TALK: usize = 512;
@@ -36,8 +35,7 @@ pub(crate) fn chat(args: ChatArgs, output: &Output) -> Result<ExitCode> {
     let generation = args.generation.or(config.generation);
     let engine = args.engine.or(config.engine);
     generation.validate()?;
-    let reference = resolve(&args.model.reference, &config.catalog, &engine, output)?;
-    let loaded = load(&reference, &engine, LEAST_TALK, output)?;
+    let loaded = load(&args.model.reference, &config.catalog, &engine, LEAST_TALK, output)?;
     let model = &loaded.model;
     if model.template().is_none() {
         // It says so, and what to do.

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde::Serialize;
-use tandem::{BackendKind, DeviceReport};
+use tandem::BackendKind;
+use tandem::backends::DeviceReport;
 
 use crate::args::DevicesArgs;
 use crate::config::Config;
@@ -46,7 +47,7 @@ struct Row {
 pub(crate) fn devices(args: DevicesArgs, output: &Output) -> Result<ExitCode> {
     let ort_library = args.library.or(Config::load()?.engine.onnx.library).ort_library;
     let progress = output.progress("looking at devices");
-    let backends: Vec<_> = tandem::KNOWN_BACKENDS.into_iter().map(|kind| report(kind, ort_library.clone())).collect();
+    let backends: Vec<_> = tandem::backends::KNOWN_BACKENDS.into_iter().map(|kind| report(kind, ort_library.clone())).collect();
     drop(progress);
     if output.is_json() {
         output.document(&Report { backends })?;
@@ -58,8 +59,8 @@ pub(crate) fn devices(args: DevicesArgs, output: &Output) -> Result<ExitCode> {
 
 fn report(kind: BackendKind, ort_library: Option<PathBuf>) -> BackendReport {
     let backend = kind.to_string();
-    let library = (kind == BackendKind::Onnx).then(|| tandem::ort_library(ort_library.as_deref()).ok()).flatten();
-    match tandem::backend(Some(kind), ort_library.clone()) {
+    let library = (kind == BackendKind::Onnx).then(|| tandem::backends::ort_library(ort_library.as_deref()).ok()).flatten();
+    match tandem::backends::backend(Some(kind), ort_library.clone()) {
         Ok(engine) => BackendReport {
             backend,
             compiled: true,
@@ -76,7 +77,7 @@ fn report(kind: BackendKind, ort_library: Option<PathBuf>) -> BackendReport {
 /// A device that is said to be usable has to compute something.
 fn row(kind: BackendKind, report: DeviceReport, ort_library: Option<&Path>) -> Row {
     let proof = match report.unusable {
-        None => tandem::prove(kind, ort_library, report.device).map_err(|error| {
+        None => tandem::backends::check_device(kind, ort_library, report.device).map_err(|error| {
             let failure = Failure::new(&error.into());
             (std::iter::once(failure.message).chain(failure.causes).collect::<Vec<_>>().join(": "), failure.hint)
         }),

@@ -93,7 +93,7 @@ pub(crate) fn doctor(args: DoctorArgs, output: &Output) -> Result<ExitCode> {
 }
 
 fn version() -> Check {
-    let backends: Vec<String> = tandem::compiled().iter().map(ToString::to_string).collect();
+    let backends: Vec<String> = tandem::backends::compiled().iter().map(ToString::to_string).collect();
     let version = env!("CARGO_PKG_VERSION");
     match backends.as_slice() {
         [] => Check::new("tandem", "version", State::Bad, format!("{version}, without a backend"))

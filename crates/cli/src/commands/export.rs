@@ -6,14 +6,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use tandem::{BackendKind, DType, ExportOptions, Settings};
+use tandem::{DType, ExportOptions};
 
 use crate::args::ExportArgs;
 use crate::figures;
-use crate::hub::find;
 use crate::interrupt::Interrupts;
 use crate::output::Output;
-use crate::reference::resolve_checkpoint;
+use crate::resolve::{find_checkpoint, resolve_checkpoint};
 use tandem_bench::peak_rss_bytes;
 
 /// What `--json` prints.
@@ -42,9 +41,9 @@ struct FileRow {
 }
 
 pub(crate) fn export(args: ExportArgs, output: &Output) -> Result<ExitCode> {
-    let reference = &resolve_checkpoint(&args.model.reference, output)?;
-    // An export is made of the checkpoint, which is what candle reads: graphs beside it are of no use.
-    let files = find(reference, &Settings { backend: Some(BackendKind::Candle), ..Settings::default() }, output)?;
+    let (resolver, resolved) = resolve_checkpoint(&args.model.reference, output)?;
+    let files = find_checkpoint(&resolver, &resolved, output)?;
+    let reference = &files.name;
     let directory = args.directory.unwrap_or_else(|| default_directory(reference, args.form.dtype));
     let form = args.form.form();
     let mut options = ExportOptions { form, replace: args.force, ..ExportOptions::new(directory, form.dtype) };

@@ -5,8 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use serde::Serialize;
+use tandem::backends::{CachedGraphInfo, CachedGraphs};
 use tandem::hub::{CachedModel, CachedSnapshot, Hub};
-use tandem::{CachedGraphInfo, CachedGraphs};
 
 use crate::args::ListArgs;
 use crate::figures;
@@ -86,7 +86,7 @@ pub(crate) fn list(_args: &ListArgs, output: &Output) -> Result<ExitCode> {
     let hub = Hub::from_env()?;
     let models: Vec<ModelRow> = hub.cache().models().into_iter().map(model_row).collect();
     let bytes = models.iter().map(|model| model.bytes).sum();
-    let graphs = tandem::cached_graphs()?.map(graphs_row);
+    let graphs = tandem::backends::cached_graphs()?.map(graphs_row);
     let report = Report { cache: hub.cache().root().display().to_string(), bytes, models, graphs };
     if output.is_json() {
         output.document(&report)?;

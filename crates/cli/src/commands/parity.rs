@@ -5,8 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
-use tandem::catalog::Catalog;
-use tandem::{CancelToken, Error, Model, Settings, TextModel};
+use tandem::{CancelToken, Error, Model, Resolved, Resolver, Settings, TextModel};
 use tandem_bench::parity::{
     Corpus, PairReport, Parity, ParityOptions, ParityReport, Problem, Side, Thresholds, Tone, Verdict, lines, page,
 };
@@ -18,21 +17,21 @@ use crate::engine;
 use crate::failure::{FAILED, GATE_NOT_MET};
 use crate::interrupt::Interrupts;
 use crate::output::{BAD, BOLD, DIM, GOOD, Output};
-use crate::reference::{resolve, resolve_checkpoint};
+use crate::resolve::{resolve, resolve_checkpoint};
 
 pub(crate) fn parity(args: ParityArgs, output: &Output) -> Result<ExitCode> {
     let options = options(&args)?;
-    let Config { engine: configured, catalog, .. } = Config::load()?;
-    let model = resolve_checkpoint(&args.model.reference, output)?;
-    let run =
-        Run { args: &args, model: &model, catalog: &catalog, configured: &configured, cancel: options.cancel.clone(), output };
+    let configured = Config::load()?.engine;
+    let (resolver, model) = resolve_checkpoint(&args.model.reference, output)?;
+    let cancel = options.cancel.clone();
+    let run = Run { args: &args, model: &model, resolver: &resolver, configured: &configured, cancel, output };
     let interrupts = Interrupts::install(run.cancel.clone()).context("Ctrl-C cannot be listened to")?;
     interrupts.arm();
     let corpus = options.corpus.name.clone();
     let reference = run.load(&args.reference)?;
     let load_again = || reference.load_with_other_threads();
     let side = reference.side(&load_again);
-    let mut report = ParityReport::new(&model, corpus, &side);
+    let mut report = ParityReport::new(&model.model.to_string(), corpus, &side);
     let mut parity = Parity::new(side, options)?;
     for choice in &args.candidates {
         match run.compare(choice, &mut parity) {
@@ -49,8 +48,8 @@ pub(crate) fn parity(args: ParityArgs, output: &Output) -> Result<ExitCode> {
 /// What every comparison of this run has in common.
 struct Run<'r> {
     args: &'r ParityArgs,
-    model: &'r str,
-    catalog: &'r Catalog,
+    model: &'r Resolved,
+    resolver: &'r Resolver,
     configured: &'r EngineOptions,
     cancel: CancelToken,
     output: &'r Output,
@@ -81,8 +80,9 @@ impl Run<'_> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled.into());
         }
-        let other = choice.path.as_deref().map(|path| resolve(path, self.catalog, &options, self.output)).transpose()?;
-        let model = tandem::load(other.as_deref().unwrap_or(self.model), &settings)?;
+        let other = choice.path.as_deref().map(|path| resolve(self.resolver, path, &settings, self.output)).transpose()?;
+        let files = self.resolver.find(other.as_ref().unwrap_or(self.model), &settings)?;
+        let model = TextModel::load(files, &settings)?;
         Ok(Loaded { name: choice.text.clone(), model, settings })
     }
 }
@@ -134,7 +134,7 @@ impl Loaded {
     fn load_with_other_threads(&self) -> tandem::Result<Arc<dyn Model>> {
         let mut options = self.settings.load.clone();
         options.threads = NonZeroUsize::new(if self.model.info().threads == 1 { 2 } else { 1 });
-        tandem::backend(self.settings.backend, options.onnx.library.clone())?.load(self.model.files(), &options)
+        tandem::backends::backend(self.settings.backend, options.onnx.library.clone())?.load(self.model.files(), &options)
     }
 }
 

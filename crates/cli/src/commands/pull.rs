@@ -6,16 +6,16 @@ use std::time::Instant;
 
 use anyhow::Result;
 use serde::Serialize;
-use tandem::hub::{Hub, HubReference, LockFile, LockedModel, PullOptions, Pulled, Wanted};
+use tandem::hub::{FileSelector, Hub, HubReference, LockFile, LockedModel, PullOptions, Pulled};
 use tandem::{CancelToken, LoadOptions, Progress, Settings};
 
 use crate::args::{EngineOptions, PullArgs};
 use crate::config::Config;
+use crate::download::with_progress;
 use crate::failure::Usage;
 use crate::figures;
-use crate::hub::with_progress;
 use crate::output::Output;
-use crate::reference::resolve;
+use crate::resolve::{resolve, resolver};
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -53,7 +53,7 @@ struct FileRow {
 struct Work<'w> {
     hub: &'w Hub,
     args: &'w PullArgs,
-    wanted: Wanted,
+    select: FileSelector,
     output: &'w Output,
 }
 
@@ -63,12 +63,13 @@ pub(crate) fn pull(args: PullArgs, output: &Output) -> Result<ExitCode> {
     let engine = EngineOptions { weights: args.weights, ..EngineOptions::default() }.or(config.engine);
     let load = LoadOptions::new().with_dtype(engine.weights.dtype);
     let settings = Settings { backend: engine.weights.backend, load, ..Settings::default() };
-    let work = Work { hub: &hub, args: &args, wanted: tandem::wanted(&settings), output };
+    let select = tandem::backends::file_selector(settings.backend_kind(), engine.weights.dtype);
+    let work = Work { hub: &hub, args: &args, select, output };
     let models = match (&args.from_bundle, &args.reference) {
         (Some(bundle), _) => vec![work.unpack(bundle)?],
         (None, Some(reference)) => {
-            let reference = resolve(reference, &config.catalog, &engine, output)?;
-            vec![work.one(&tandem::hub_reference_for(&reference, &settings)?)?]
+            let resolver = resolver(&config.catalog, &engine);
+            vec![work.one(&resolve(&resolver, reference, &settings, output)?.repository()?)?]
         }
         (None, None) => work.lock_file()?.models.iter().map(|model| work.one(&reference_of(model))).collect::<Result<_>>()?,
     };
@@ -87,7 +88,7 @@ impl Work<'_> {
         let locked = if self.args.locked { Some(self.locked(reference)?) } else { None };
         let started = Instant::now();
         let pulled = with_progress(&reference.to_string(), self.output, |progress, cancel| {
-            let options = PullOptions { wanted: self.wanted, locked, progress: progress.clone(), cancel: cancel.clone() };
+            let options = PullOptions { select: self.select.clone(), locked, progress: progress.clone(), cancel: cancel.clone() };
             let pulled = self.hub.pull(reference, &options)?;
             self.keep(reference, &pulled, &progress, &cancel)?;
             Ok(pulled)

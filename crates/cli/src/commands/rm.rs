@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde::Serialize;
-use tandem::RemovedGraphs;
+use tandem::backends::RemovedGraphs;
 use tandem::hub::{Hub, HubReference};
 
 use super::list::{GraphRow, graph_row};
@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::failure::Usage;
 use crate::figures;
 use crate::output::Output;
-use crate::reference::named;
+use crate::resolve::{reference_settings, resolve, resolver};
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -54,7 +54,7 @@ pub(crate) fn rm(args: &RmArgs, output: &Output) -> Result<ExitCode> {
         }
         removed.push(Row { model, commits: gone.commits, n_files: gone.n_files, bytes: gone.bytes });
     }
-    let graphs = if args.graphs { tandem::remove_cached_graphs()? } else { RemovedGraphs::default() };
+    let graphs = if args.graphs { tandem::backends::remove_cached_graphs()? } else { RemovedGraphs::default() };
     let graph_bytes: u64 = graphs.removed.iter().map(|graph| graph.bytes).sum();
     if output.is_json() {
         output.document(&Report {
@@ -77,11 +77,11 @@ pub(crate) fn rm(args: &RmArgs, output: &Output) -> Result<ExitCode> {
 /// The repositories that `text` names, as they are called: those of a model of the catalog that are here, or one, which then says that
 /// it is not.
 fn meant(text: &str, hub: &Hub, config: &Config, output: &Output) -> Result<Vec<(String, HubReference)>> {
-    let named = named(text, &config.catalog, &config.engine)?;
-    named.say(output);
-    let repositories = named.repositories(text).into_iter();
-    let mut meant: Vec<_> =
-        repositories.map(|name| Ok((name.to_owned(), tandem::hub_reference(name)?))).collect::<tandem::Result<_>>()?;
+    let resolver = resolver(&config.catalog, &config.engine);
+    let resolved = resolve(&resolver, text, &reference_settings(&config.engine), output)?;
+    // A reference with a revision is called as it was written.
+    let name = |reference: &HubReference| resolved.entry.as_ref().map_or_else(|| text.to_owned(), |_| reference.to_string());
+    let mut meant: Vec<_> = resolved.repositories()?.into_iter().map(|reference| (name(&reference), reference)).collect();
     if let Some((_, HubReference { repository, variant: Some(variant), .. })) = meant.first() {
         let problem = format!("`{variant}` cannot be removed alone: a model is removed with all its files");
         return Err(Usage::new(problem, format!("`tandem rm {repository}` removes them all")).into());

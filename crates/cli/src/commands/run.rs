@@ -15,7 +15,6 @@ use crate::generation::reported_seed;
 use crate::interrupt::Interrupts;
 use crate::output::{Output, Progress};
 use crate::prompt;
-use crate::reference::resolve;
 use tandem_bench::peak_rss_bytes;
 
 /// What `--json` prints.
@@ -57,8 +56,7 @@ pub(crate) fn run(args: RunArgs, output: &Output) -> Result<ExitCode> {
     let prompt = prompt::read(args.prompt, "prompt")?;
 
     let expected = tokens_at_most(&prompt).saturating_add(generation.max_tokens.unwrap_or(0));
-    let reference = resolve(&args.model.reference, &config.catalog, &engine, output)?;
-    let loaded = load(&reference, &engine, expected, output)?;
+    let loaded = load(&args.model.reference, &config.catalog, &engine, expected, output)?;
     let model = &loaded.model;
     let options = generation.resolve(model)?;
     generation.remark_on(&options, output);

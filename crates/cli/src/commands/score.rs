@@ -12,7 +12,6 @@ use crate::engine::{load, session_options};
 use crate::interrupt::Interrupts;
 use crate::output::{BOLD, DIM, Output};
 use crate::prompt;
-use crate::reference::resolve;
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -52,8 +51,7 @@ pub(crate) fn score(args: ScoreArgs, output: &Output) -> Result<ExitCode> {
     let config = Config::load()?;
     let engine = args.engine.or(config.engine);
     let text = prompt::read(args.text, "text")?;
-    let reference = resolve(&args.model.reference, &config.catalog, &engine, output)?;
-    let loaded = load(&reference, &engine, text.len() / BYTES_OF_TOKEN, output)?;
+    let loaded = load(&args.model.reference, &config.catalog, &engine, text.len() / BYTES_OF_TOKEN, output)?;
     let model = &loaded.model;
     let tokens = model.raw_prompt(&text)?;
     let session = session_options(&engine);

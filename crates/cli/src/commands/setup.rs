@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde::Serialize;
-use tandem::SetupOptions;
+use tandem::backends::SetupOptions;
 
 use crate::args::SetupArgs;
 use crate::output::Output;
@@ -19,7 +19,7 @@ struct Report {
 
 pub(crate) fn setup(args: SetupArgs, output: &Output) -> Result<ExitCode> {
     let options = SetupOptions { wheel: args.wheel, force: args.force };
-    let report = tandem::setup(&options, &mut |step| output.note(step))?;
+    let report = tandem::backends::setup(&options, &mut |step| output.note(step))?;
     let library = report.library.display().to_string();
     if output.is_json() {
         output.document(&Report { library, version: report.version, already_there: report.already_there })?;

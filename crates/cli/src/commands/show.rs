@@ -9,17 +9,18 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde::Serialize;
-use tandem::{GenerationConfig, ModelConfig, ModelFiles, ModelInfo, NumericsCost, TextModel, TokenId, WeightType};
+use tandem::backends::WeightType;
+use tandem::files::GenerationConfig;
+use tandem::numerics::NumericsCost;
+use tandem::{ModelConfig, ModelFiles, ModelInfo, ModelRef, OpenedModel, Resolver, TextModel, TokenId};
 
 use self::files::{FileRow, GraphRow, SkippedRow};
 use self::memory_plan::{MemoryReport, planned_tokens};
-use crate::args::{EngineOptions, ShowArgs};
+use crate::args::ShowArgs;
 use crate::config::Config;
-use crate::engine::settings;
-use crate::hub::find;
-use crate::memory::{self, Expected};
+use crate::engine::{admit, settings};
 use crate::output::Output;
-use crate::reference::named;
+use crate::resolve::{find, reference_settings, resolver};
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -112,30 +113,32 @@ pub(crate) fn show(args: ShowArgs, output: &Output) -> Result<ExitCode> {
     let config = Config::load()?;
     let engine = args.engine.or(config.engine);
     let reference = args.model.reference;
-    let named = named(&reference, &config.catalog, &engine)?;
-    if let Some(entry) = named.entry() {
-        catalog::show(&reference, entry, &named, &engine, output)?;
+    let resolver = resolver(&config.catalog, &engine);
+    let resolved = resolver.resolve(&ModelRef::from(reference.as_str()), &reference_settings(&engine))?;
+    if let Some(entry) = &resolved.entry {
+        catalog::show(&reference, entry, &resolved, &resolver, &engine, output)?;
         return Ok(ExitCode::SUCCESS);
     }
     let settings = settings(&engine, output)?;
-    let files = find(&reference, &settings, output)?;
+    let files = find(&resolver, &resolved, &settings, output)?;
+    let opened = OpenedModel::open(files.clone(), &settings);
     let mut report = Report {
-        published: published(&files)?,
+        published: published(&files, opened.as_ref().ok())?,
         graphs: files::graphs(&files)?,
         files: files::all(&files, args.hashes, output)?,
         skipped: files::skipped(&files),
-        memory: memory_report(&files, &engine, output),
+        memory: opened.as_ref().ok().and_then(|opened| memory_report(&resolver, opened)),
         model: reference,
         loaded: None,
     };
     if !args.no_load {
-        let context_length = engine.context.map(usize::from);
-        Expected { files: &files, settings: &settings, n_tokens: 1, context_length }.check(&engine, output)?;
+        let opened = opened?;
+        admit(&opened, &resolver, 1, output)?;
         let progress = output.progress(format!("loading {}", report.model));
-        let model = TextModel::load(files, &settings);
+        let model = opened.load();
         let cost = model.as_ref().ok().map(|model| {
             progress.say("measuring what fast numerics cost");
-            tandem::numerics_cost(model, &settings)
+            tandem::numerics::numerics_cost(model, &settings)
         });
         drop(progress);
         let model = model?;
@@ -151,18 +154,16 @@ pub(crate) fn show(args: ShowArgs, output: &Output) -> Result<ExitCode> {
 }
 
 /// What a long conversation with the model takes; nothing where that cannot be planned.
-fn memory_report(files: &ModelFiles, options: &EngineOptions, output: &Output) -> Option<MemoryReport> {
-    let settings = settings(options, output).ok()?;
-    let context_length = options.context.map(usize::from);
-    let n_tokens = planned_tokens(context_length, usize::MAX);
-    let expected = Expected { files, settings: &settings, n_tokens, context_length };
-    let memory = memory::memory(options);
-    let planned = expected.plan().ok()?;
-    Some(MemoryReport::new(&planned.plan, &planned.workload, &memory, || expected.what_fits(&memory)))
+fn memory_report(resolver: &Resolver, opened: &OpenedModel) -> Option<MemoryReport> {
+    let n_tokens = planned_tokens(opened.settings().context_length, usize::MAX);
+    let plan = resolver.plan(opened.planner(), n_tokens).ok()?;
+    let memory = resolver.memory();
+    Some(MemoryReport::new(&plan, &memory, || resolver.advice(opened, n_tokens, &memory)))
 }
 
-fn published(files: &ModelFiles) -> tandem::Result<Published> {
-    let config = ModelConfig::from_file(&files.config)?;
+/// `opened` is `None` for a model that this build cannot open.
+fn published(files: &ModelFiles, opened: Option<&OpenedModel>) -> tandem::Result<Published> {
+    let config = opened.map_or_else(|| ModelConfig::from_file(&files.config), |opened| Ok(opened.config().clone()))?;
     let generation = files.generation_config.as_ref().map(GenerationConfig::from_file).transpose()?.unwrap_or_default();
     let mut end_tokens = [generation.eos_token_ids, config.eos_token_ids.clone()].concat();
     end_tokens.sort_unstable();

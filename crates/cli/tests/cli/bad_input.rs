@@ -95,7 +95,7 @@ fn truncated_external_data_is_named() {
     check(
         place_with_engine().map(Place::with_external_data),
         |place| place.truncate("model/onnx/model.onnx.data", 5000),
-        &["external_data.offset", "beyond the end of `model.onnx.data` (5000 bytes)", "hint: "],
+        &["external_data.offset", "exceeds the size of `model.onnx.data`, 5000 bytes", "hint: "],
     );
 }
 

@@ -57,7 +57,7 @@ fn a_table_says_what_to_use() {
 #[test]
 fn a_backend_that_is_not_there_leaves_the_others() {
     let Some(place) = place_with_engine() else { return };
-    if tandem::compiled().contains(&tandem::BackendKind::Candle) {
+    if tandem::backends::compiled().contains(&tandem::BackendKind::Candle) {
         eprintln!("skipped: this build has every backend");
         return;
     }

@@ -92,10 +92,10 @@ fn what_is_there_is_not_lost() {
     checkpoint(&place);
     let export = |more: &[&str]| place.tandem(&[&["export", "checkpoint", "-o", "out"], more].concat());
     assert_eq!(export(&[]).code, Some(0));
-    export(&[]).fails(1, &["`out`: is there and is not empty", "--force"]);
+    export(&[]).fails(1, &["`out`: exists and is not empty", "--force"]);
     assert_eq!(export(&["--force", "--dtype", "int4"]).code, Some(0));
     place.write("out/diary.txt", "dear diary");
-    export(&["--force"]).fails(1, &["holds `diary.txt`, which no export wrote"]);
+    export(&["--force"]).fails(1, &["contains `diary.txt`, which an export does not write"]);
     place.tandem(&["export", "checkpoint", "--dtype", "bf16"]).fails(2, &["bf16"]);
     place.tandem(&["export", "model", "-o", "other"]).fails(1, &["no weights as published"]);
     assert_eq!(names(&place, "."), ["checkpoint", "home", "model", "out"]);

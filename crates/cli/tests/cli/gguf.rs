@@ -78,7 +78,7 @@ fn onnx_runtime_says_who_reads_them() {
 
 #[test]
 fn they_run_on_candle() {
-    if !tandem::compiled().contains(&tandem::BackendKind::Candle) {
+    if !tandem::backends::compiled().contains(&tandem::BackendKind::Candle) {
         eprintln!("skipped: this build has no backend `candle`");
         return;
     }

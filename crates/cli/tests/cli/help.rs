@@ -29,7 +29,7 @@ fn every_command_explains_itself() {
 #[test]
 fn the_version_names_the_backends() {
     let outcome = Place::new().tandem(&["--version"]);
-    let backends: Vec<String> = tandem::compiled().iter().map(ToString::to_string).collect();
+    let backends: Vec<String> = tandem::backends::compiled().iter().map(ToString::to_string).collect();
     let backends = if backends.is_empty() { "none".into() } else { backends.join(", ") };
     assert_eq!(outcome.stdout, format!("tandem {} (backends: {backends})\n", env!("CARGO_PKG_VERSION")));
 }

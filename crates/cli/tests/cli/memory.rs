@@ -15,7 +15,7 @@ fn imagined<'a>(args: &[&'a str]) -> Vec<&'a str> {
 fn a_plan_is_a_sum() {
     let report = Place::new().json(&["show", "demo", "--no-load", "--json", "--context", "512"]);
     let memory = &report["memory"];
-    if tandem::compiled().is_empty() {
+    if tandem::backends::compiled().is_empty() {
         return assert_eq!(memory, &Value::Null);
     }
     let parts: u64 = memory["parts"].as_array().unwrap().iter().map(|part| part["bytes"].as_u64().unwrap()).sum();
@@ -121,7 +121,7 @@ fn after(first: &str, command: &std::process::Command) -> Outcome {
 #[test]
 fn the_demo_is_refused_rather_than_killed() {
     let Some(place) = place_with_engine() else { return };
-    for backend in tandem::compiled() {
+    for backend in tandem::backends::compiled() {
         let backend = backend.to_string();
         let run = ["run", "demo", "Tell me a story.", "--max-tokens", "4", "--temperature", "0", "--threads", "2"];
         let run = [&run[..], &["--backend", &backend]].concat();

@@ -61,7 +61,7 @@ fn what_is_wrong_with_the_arguments_is_said_before_anything_is_loaded() {
     check(&["--candidate", "tensorflow"], 2, "`tensorflow` is no backend");
     check(&["--candidate", "onnx:int3"], 2, "int3");
     check(&["--candidate", "onnx", "--corpus", "none.txt"], 1, "none.txt");
-    if !tandem::compiled().contains(&tandem::BackendKind::Candle) {
+    if !tandem::backends::compiled().contains(&tandem::BackendKind::Candle) {
         check(&["--candidate", "onnx"], 1, "backend `candle` is not part of this build");
     }
 }
@@ -77,7 +77,7 @@ fn a_model_that_one_side_cannot_run_is_named() {
     let report = outcome.json();
     let problem = &report["problems"][0];
     assert_eq!(problem["at"], "candidate `candle`");
-    let expected = match tandem::compiled().contains(&tandem::BackendKind::Candle) {
+    let expected = match tandem::backends::compiled().contains(&tandem::BackendKind::Candle) {
         true => "candle reads checkpoints (safetensors), not graphs",
         false => "backend `candle` is not part of this build",
     };

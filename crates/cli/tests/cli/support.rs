@@ -39,7 +39,7 @@ pub(crate) fn place_with_engine() -> Option<Place> {
 
 /// A [`Place`], or nothing with a printed reason when this build has no ONNX Runtime.
 pub(crate) fn place_with_onnx() -> Option<Place> {
-    if tandem::compiled().contains(&tandem::BackendKind::Onnx) {
+    if tandem::backends::compiled().contains(&tandem::BackendKind::Onnx) {
         return Some(Place::new());
     }
     eprintln!("skipped: this build has no backend `onnx`");

@@ -5,6 +5,7 @@ use crate::backend::{Capability, LoadOptions, LogitsRequest, SessionOptions, Tok
 use crate::cancel::CancelToken;
 use crate::error::Error;
 use crate::files::{ModelFile, ModelFiles};
+use crate::footprint::Workload;
 
 /// The model says of itself what was asked for and what it is.
 pub fn loaded_as_asked(fixture: &Fixture) {
@@ -27,6 +28,16 @@ pub fn loaded_as_asked(fixture: &Fixture) {
         assert!(value > 0, "{what} is known");
     }
     assert!(!info.engine_version.is_empty());
+}
+
+/// What is said before weights are read is true of the loaded model, and more work takes more memory.
+pub fn opened_as_loaded(fixture: &Fixture) {
+    let opened = fixture.backend.open(&fixture.files, &fixture.options).unwrap();
+    let (dtype, estimate, config) = (opened.dtype(), opened.footprint().unwrap(), opened.config().clone());
+    let of = |n| estimate(&Workload { n_tokens: n, context_length: config.max_context }).sum();
+    assert!(of(1) > 0 && of(config.max_context) > of(1));
+    let model = opened.load().unwrap();
+    assert_eq!((model.info().dtype, model.info().vocab_size), (dtype, config.vocab_size));
 }
 
 /// A configuration that is not there is an error that says where it was looked for.

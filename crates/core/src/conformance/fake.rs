@@ -6,12 +6,13 @@ use std::sync::Arc;
 use crate::adapter::ScaledAdapter;
 use crate::backend::{
     Backend, BackendKind, Capabilities, DType, Device, DeviceReport, HiddenStates, KvShape, KvState, LoadOptions, Logits,
-    LogitsRequest, Model, ModelInfo, Probe, ProbePoint, Prober, Session, SessionOptions, Stage, TokenBatch, TokenId,
+    LogitsRequest, Model, ModelInfo, OpenedModel, Probe, ProbePoint, Prober, Session, SessionOptions, Stage, TokenBatch, TokenId,
 };
 use crate::cancel::CancelToken;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::files::ModelFiles;
+use crate::files::{Listing, ModelFiles};
+use crate::footprint::{EstimateFootprint, Footprint, ModelShape, Part, Workload};
 use crate::remedy::Remedy;
 
 /// The reference implementation of the contract. It reads the configuration and no weights.
@@ -21,6 +22,13 @@ pub struct FakeBackend {
     pub capabilities: Capabilities,
     /// Whether its models show what lies between tokens and logits.
     pub shows_stages: bool,
+}
+
+struct FakeOpened {
+    backend: FakeBackend,
+    files: ModelFiles,
+    config: ModelConfig,
+    options: LoadOptions,
 }
 
 /// The sizes of the fake's cache, which holds one state a token: in three pieces, each of which a float represents exactly.
@@ -58,8 +66,51 @@ impl Backend for FakeBackend {
         vec![report(Device::Cpu, None), report(Device::Cuda(0), Some("it is a fake"))]
     }
 
-    fn load_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
+    fn select_files(&self, listing: &Listing<'_>, _dtype: Option<DType>) -> Result<Vec<String>> {
+        listing.small()
+    }
+
+    fn footprint(&self, shape: &ModelShape, _dtype: DType, workload: &Workload) -> Footprint {
+        footprint(shape, workload)
+    }
+
+    fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
         let config = ModelConfig::from_file(&files.config)?;
+        let (files, options) = (files.clone(), options.clone());
+        Ok(Box::new(FakeOpened { backend: self.clone(), files, config, options }))
+    }
+}
+
+/// It has a tokenizer and sequences, and no weights.
+fn footprint(shape: &ModelShape, workload: &Workload) -> Footprint {
+    let states = (workload.n_tokens * size_of::<u64>()) as u64;
+    Footprint {
+        kept: vec![shape.tokenizer()],
+        running: vec![Part::own("states", states), shape.logits()],
+        ..Footprint::default()
+    }
+}
+
+impl OpenedModel for FakeOpened {
+    fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    fn dtype(&self) -> DType {
+        self.options.dtype.unwrap_or(DType::F32)
+    }
+
+    fn footprint(&self) -> Result<EstimateFootprint> {
+        let shape = ModelShape::of(&self.files, &self.config, 0)?;
+        Ok(Arc::new(move |workload| footprint(&shape, workload)))
+    }
+
+    fn options(&self) -> &LoadOptions {
+        &self.options
+    }
+
+    fn load_unchecked(self: Box<Self>) -> Result<Arc<dyn Model>> {
+        let Self { backend, files, config, options } = *self;
         if options.device != Device::Cpu {
             return Err(Error::DeviceUnavailable {
                 backend: BackendKind::Fake,
@@ -77,8 +128,8 @@ impl Backend for FakeBackend {
         info.vocab_size = config.vocab_size;
         info.max_context = config.max_context;
         info.kv_bytes_per_token = size_of::<u64>();
-        info.capabilities = self.capabilities;
-        Ok(Arc::new(FakeModel { info, shows_stages: self.shows_stages, seed: 0 }))
+        info.capabilities = backend.capabilities;
+        Ok(Arc::new(FakeModel { info, shows_stages: backend.shows_stages, seed: 0 }))
     }
 }
 

@@ -78,7 +78,7 @@ impl fmt::Debug for FileBytes {
 }
 
 impl ModelFile {
-    /// Its size in bytes.
+    /// Its size in bytes; for a part of a GGUF that of the whole file.
     ///
     /// # Errors
     /// [`Error::BadFile`] when it is not there or is no file.
@@ -86,7 +86,8 @@ impl ModelFile {
         match self {
             Self::Path(path) => size(path),
             Self::Embedded { bytes, .. } => Ok(bytes.len() as u64),
-            Self::Gguf { path, part } => Ok(part.read(path)?.len() as u64),
+            // It is made when it is read; what it lies in has a size.
+            Self::Gguf { path, .. } => size(path),
         }
     }
 
@@ -104,8 +105,8 @@ impl ModelFile {
     /// [`Error::BadFile`] when it cannot be read, is larger, or is the stand-in that Git LFS leaves for a file not downloaded.
     pub fn read(&self, limit: u64) -> Result<Cow<'_, [u8]>> {
         let too_large = || bad(&self.name(), format!("is larger than the {limit} bytes that are read"), None);
-        if let Self::Gguf { path, part } = self {
-            let content = part.read(path)?;
+        if let Self::Gguf { gguf, part, .. } = self {
+            let content = gguf.part(*part)?;
             return if content.len() as u64 > limit { Err(too_large()) } else { Ok(Cow::Owned(content)) };
         }
         let expected = self.len()?;
@@ -148,7 +149,7 @@ impl ModelFile {
         let bytes = match self {
             Self::Embedded { bytes, .. } => FileBytes(Bytes::Embedded(bytes)),
             Self::Path(path) => FileBytes(Bytes::Mapped(map(path)?)),
-            Self::Gguf { path, part } => FileBytes::from(part.read(path)?),
+            Self::Gguf { gguf, part, .. } => FileBytes::from(gguf.part(*part)?),
         };
         self.refuse_lfs_pointer(&bytes)?;
         Ok(bytes)
@@ -177,8 +178,8 @@ impl ModelFile {
                 hasher.update(bytes);
                 progress(bytes.len() as u64)?;
             }
-            Self::Gguf { path, part } => {
-                let bytes = part.read(path)?;
+            Self::Gguf { gguf, part, .. } => {
+                let bytes = gguf.part(*part)?;
                 hasher.update(&bytes);
                 progress(bytes.len() as u64)?;
             }

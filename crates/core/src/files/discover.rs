@@ -13,7 +13,10 @@ use super::{GraphFile, MAX_JSON_BYTES, ModelFile, ModelFiles, SkippedFile, gguf,
 use crate::config::{Fields, parse_object};
 use crate::error::{Error, Result};
 
-const GENAI_CONFIG: &str = "genai_config.json";
+pub(super) const GENAI_CONFIG: &str = "genai_config.json";
+
+/// The field that names the graph.
+pub(super) const GENAI_DECODER: &str = "model.decoder.filename";
 
 impl ModelFiles {
     /// The files of the model at `path`: a directory as published, a `.gguf` file, or an `.onnx` file within a directory, for which configuration and
@@ -40,7 +43,7 @@ impl ModelFiles {
             return one_graph(path, name);
         }
         if metadata.is_file() && is_gguf(path) {
-            return Ok(gguf::one_file(path, name));
+            return gguf::one_file(path, name);
         }
         Err(not_found::in_file(path))
     }
@@ -110,24 +113,29 @@ fn bare(name: &str, config: ModelFile, places: &[PathBuf]) -> ModelFiles {
 ///
 /// Nothing else of that file is honoured: its session options could name libraries to load.
 fn genai_graphs(dir: &Path, genai_config: &ModelFile) -> Result<(Vec<GraphFile>, Vec<SkippedFile>)> {
-    let file = genai_config.name();
-    let object = parse_object(&file, &genai_config.read(MAX_JSON_BYTES)?)?;
-    let root = Fields::root(&file, &object);
+    let named = genai_decoder(&genai_config.name(), &genai_config.read(MAX_JSON_BYTES)?)?;
+    let path = dir.join(&named);
+    if !path.is_file() {
+        return Err(Error::bad_field(genai_config.name(), GENAI_DECODER, format!("names `{named}`, which is not there")));
+    }
+    let reason = format!("`{GENAI_CONFIG}` does not name it as the decoder");
+    let others = onnx_files(dir).into_iter().filter(|file| file.file_name() != named);
+    let skipped = others.map(|file| SkippedFile { file, reason: reason.clone() }).collect();
+    let dtype = graphs::declared(&named).ok().flatten();
+    Ok((vec![GraphFile { file: ModelFile::Path(path), dtype }], skipped))
+}
+
+/// The graph that the `genai_config.json` with `content` names as its decoder; `file` is its name in messages.
+pub(super) fn genai_decoder(file: &str, content: &[u8]) -> Result<String> {
+    let object = parse_object(file, content)?;
+    let root = Fields::root(file, &object);
     let model = root.object("model")?.ok_or_else(|| root.missing("model"))?;
     let decoder = model.object("decoder")?.ok_or_else(|| model.missing("decoder"))?;
     let named = decoder.string("filename")?.ok_or_else(|| decoder.missing("filename"))?;
     if !named.ends_with(".onnx") || named.starts_with('.') || named.contains(['/', '\\', ':', '\0']) {
         return Err(decoder.error("filename", format!("names `{named}`, which is no plain name of an ONNX file")));
     }
-    let path = dir.join(named);
-    if !path.is_file() {
-        return Err(decoder.error("filename", format!("names `{named}`, which is not there")));
-    }
-    let reason = format!("`{GENAI_CONFIG}` does not name it as the decoder");
-    let others = onnx_files(dir).into_iter().filter(|file| file.file_name() != named);
-    let skipped = others.map(|file| SkippedFile { file, reason: reason.clone() }).collect();
-    let dtype = graphs::declared(named).ok().flatten();
-    Ok((vec![GraphFile { file: ModelFile::Path(path), dtype }], skipped))
+    Ok(named.to_owned())
 }
 
 /// The `.onnx` files directly in `dir`, by name; none when it cannot be listed.

@@ -1,20 +1,25 @@
 //! A GGUF file as a model: it is configuration, tokenizer and weights in one.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::{ModelFile, ModelFiles, is_gguf};
 use crate::error::{Error, Result};
-use crate::gguf::GgufPart;
+use crate::gguf::{Gguf, GgufPart};
 
 /// The model that is the file at `path`. Of the small files that are published beside checkpoints those that say more than its
 /// metadata are taken from beside it, a `tokenizer.json` before its own tokenizer.
-pub(super) fn one_file(path: &Path, name: &str) -> ModelFiles {
+///
+/// # Errors
+/// As [`Gguf::open`].
+pub(super) fn one_file(path: &Path, name: &str) -> Result<ModelFiles> {
+    let gguf = Arc::new(Gguf::open(path)?);
     let beside = |file_name: &str| {
         let path = super::discover::parent(path).join(file_name);
         path.is_file().then_some(ModelFile::Path(path))
     };
-    let part = |part: GgufPart| ModelFile::Gguf { path: path.into(), part };
-    ModelFiles {
+    let part = |part: GgufPart| ModelFile::Gguf { path: path.into(), gguf: Arc::clone(&gguf), part };
+    Ok(ModelFiles {
         name: name.into(),
         config: part(GgufPart::Config),
         generation_config: beside("generation_config.json"),
@@ -25,7 +30,7 @@ pub(super) fn one_file(path: &Path, name: &str) -> ModelFiles {
         weights: vec![ModelFile::Path(path.into())],
         graphs: Vec::new(),
         skipped: Vec::new(),
-    }
+    })
 }
 
 /// The model of a directory whose only weights are GGUF files: the one that there is.
@@ -40,7 +45,7 @@ pub(super) fn only_one(dir: &Path, names: &[String], name: &str) -> Option<Resul
     let found: Vec<&PathBuf> = paths.iter().filter(is_model).collect();
     match found.as_slice() {
         [] => None,
-        [path] => Some(Ok(one_file(path, name))),
+        [path] => Some(one_file(path, name)),
         [first, ..] => Some(Err(Error::ModelNotFound {
             reference: name.into(),
             reason: format!("the directory `{}` holds {} GGUF files, and each is a model", dir.display(), found.len()),

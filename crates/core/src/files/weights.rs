@@ -6,8 +6,8 @@ use super::{MAX_JSON_BYTES, ModelFile};
 use crate::config::{Fields, parse_object};
 use crate::error::{Error, Result};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const SINGLE: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// The weights of a checkpoint in `dir`; empty when it has none. A single file wins over an index, as it does in transformers.
 pub(super) fn find(dir: &Path) -> Result<Vec<ModelFile>> {
@@ -19,23 +19,28 @@ pub(super) fn find(dir: &Path) -> Result<Vec<ModelFile>> {
     if index.is_file() { shards(dir, &ModelFile::Path(index)) } else { Ok(Vec::new()) }
 }
 
-/// The shards that an index names, each once, in the order of the index.
-///
-/// The format: <https://huggingface.co/docs/safetensors/index>, `{"weight_map": {tensor: file}}`.
+/// The shards that `index` names.
 fn shards(dir: &Path, index: &ModelFile) -> Result<Vec<ModelFile>> {
     let file = index.name();
-    let object = parse_object(&file, &index.read(MAX_JSON_BYTES)?)?;
-    let root = Fields::root(&file, &object);
+    let names = shard_names(&file, &index.read(MAX_JSON_BYTES)?)?;
+    names.iter().map(|shard| present(dir, shard, &file)).collect()
+}
+
+/// The shards that the index with `content` names, each once, in its order; `file` is its name in messages.
+///
+/// The format: <https://huggingface.co/docs/safetensors/index>, `{"weight_map": {tensor: file}}`.
+pub(super) fn shard_names(file: &str, content: &[u8]) -> Result<Vec<String>> {
+    let object = parse_object(file, content)?;
+    let root = Fields::root(file, &object);
     let map = root.object("weight_map")?.ok_or_else(|| root.missing("weight_map"))?;
-    let mut seen = std::collections::HashSet::new();
-    let mut shards = Vec::new();
+    let (mut seen, mut shards) = (std::collections::HashSet::new(), Vec::new());
     for (tensor, shard) in map.entries() {
         let shard = shard.as_str().ok_or_else(|| map.wrong_type(tensor, "a file name"))?;
         if !is_plain_name(shard) {
             return Err(map.error(tensor, format!("names `{shard}`, which is no plain name of a safetensors file")));
         }
         if seen.insert(shard) {
-            shards.push(present(dir, shard, &file)?);
+            shards.push(shard.to_owned());
         }
     }
     if shards.is_empty() { Err(root.error("weight_map", "names no file")) } else { Ok(shards) }

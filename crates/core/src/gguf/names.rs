@@ -61,7 +61,7 @@ impl Gguf {
     pub fn check_weights(&self, config: &ModelConfig) -> Result<()> {
         // One that is missing ends this before a configuration that asks for thousands of layers has had memory for their names.
         let mut known = HashSet::new();
-        for name in expected(config) {
+        for name in config.expected_weights().filter_map(|weight| Self::name_of(&weight.name)) {
             self.tensor(&name)?;
             known.insert(name);
         }
@@ -74,25 +74,6 @@ impl Gguf {
             hint: Some("use the checkpoint that the file was made from, a directory with safetensors".into()),
         })
     }
-}
-
-/// The weights of a decoder of the form `config`.
-fn expected(config: &ModelConfig) -> impl Iterator<Item = String> {
-    let whole = WHOLE.iter().map(|(_, name)| *name).filter(|name| *name != HEAD || !config.tie_word_embeddings);
-    let parts = move |layer: usize| {
-        let named = move |part: &str, kind: &str| format!("blk.{layer}.{part}.{kind}");
-        PARTS.iter().flat_map(move |(_, part)| {
-            let weight = config.qk_norm || !matches!(*part, "attn_q_norm" | "attn_k_norm");
-            let bias = match *part {
-                "attn_q" | "attn_k" | "attn_v" => config.qkv_bias,
-                "attn_output" => config.attention_output_bias,
-                "ffn_gate" | "ffn_up" | "ffn_down" => config.mlp_bias,
-                _ => false,
-            };
-            [weight.then(|| named(part, "weight")), bias.then(|| named(part, "bias"))].into_iter().flatten()
-        })
-    };
-    whole.map(str::to_owned).chain((0..config.n_layers).flat_map(parts))
 }
 
 #[cfg(test)]

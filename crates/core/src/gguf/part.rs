@@ -1,7 +1,5 @@
 //! What a GGUF says, in the form in which checkpoints say it: the small JSON files, made when they are read.
 
-use std::path::Path;
-
 use super::Gguf;
 use crate::error::Result;
 
@@ -24,11 +22,6 @@ impl GgufPart {
             Self::Tokenizer => "tokenizer.json",
             Self::TokenizerConfig => "tokenizer_config.json",
         }
-    }
-
-    /// Its content, made of the metadata of the GGUF at `path`.
-    pub(crate) fn read(self, path: &Path) -> Result<Vec<u8>> {
-        Gguf::open(path)?.part(self)
     }
 }
 

@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use tandem_core::files::ModelFile;
-use tandem_core::gguf::GgufPart;
+use tandem_core::gguf::{Gguf, GgufPart};
 use tandem_core::tokenizer::{SpecialTokens, Tokenizer};
 
 /// Where a checkout of llama.cpp lies.
@@ -18,8 +17,8 @@ fn published_vocabularies_give_the_ids_of_transformers() {
     for name in ["qwen2", "llama-bpe", "gpt-2"] {
         let path = PathBuf::from(&checkout).join(format!("models/ggml-vocab-{name}.gguf"));
         let beside = |extension: &str| std::fs::read_to_string(path.with_extension(format!("gguf.{extension}"))).unwrap();
-        let part = ModelFile::Gguf { path: path.clone(), part: GgufPart::Tokenizer };
-        let tokenizer = Tokenizer::from_json(&part.read(64 << 20).unwrap(), name).unwrap();
+        let json = Gguf::open(&path).unwrap().part(GgufPart::Tokenizer).unwrap();
+        let tokenizer = Tokenizer::from_json(&json, name).unwrap();
         let (texts, ids) = (beside("inp"), beside("out"));
         let texts: Vec<&str> =
             texts.strip_suffix("\n__ggml_vocab_test__\n").unwrap_or(&texts).split("\n__ggml_vocab_test__\n").collect();

@@ -9,7 +9,7 @@ use tar::{Archive, Entry};
 
 use super::{Contents, FILES, MANIFEST, Manifest};
 use crate::cache::CachedRepository;
-use crate::download::{Partial, Target, check_space};
+use crate::download::{Partial, Target};
 use crate::failure::cannot;
 use crate::hub::{Hub, Pulled, PulledFile, Snapshot};
 use crate::lock;
@@ -46,7 +46,7 @@ impl Hub {
 
         let cached = self.cache().repository(&contents.repository);
         let missing = contents.targets.iter().filter(|target| !cached.has(&target.hash, target.bytes));
-        check_space(self.cache().root(), missing.map(|target| target.bytes).sum())?;
+        crate::failure::check_space(self.cache().root(), missing.map(|target| target.bytes).sum())?;
         cached.prepare(&contents.commit)?;
         for entry in entries {
             let entry = entry.map_err(broken)?;

@@ -30,7 +30,7 @@ impl Hub {
     ) -> Result<u64> {
         let failed = |error| cannot("be written", path, error);
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        crate::download::check_space(directory, pulled.files.iter().map(|file| file.bytes).sum())?;
+        crate::failure::check_space(directory, pulled.files.iter().map(|file| file.bytes).sum())?;
         let hashes = pulled.files.iter().map(|file| hash_of(file, cancel)).collect::<Result<Vec<_>>>()?;
         let tree = self.cache().repository(&pulled.repository).tree(&pulled.snapshot.commit);
         let row = |(file, hash): (&PulledFile, &ContentHash)| FileRow {

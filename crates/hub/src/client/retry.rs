@@ -60,7 +60,7 @@ impl<'s> Backoff<'s> {
 }
 
 /// Waits, unless it is cancelled.
-pub(crate) fn rest(time: Duration, cancel: &CancelToken) -> Result<(), Failure> {
+fn rest(time: Duration, cancel: &CancelToken) -> Result<(), Failure> {
     let end = Instant::now() + time;
     loop {
         if cancel.is_cancelled() {

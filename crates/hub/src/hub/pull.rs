@@ -13,7 +13,7 @@ use super::{Hub, PullOptions, Snapshot};
 use crate::cache::{CachedFile, CachedRepository, files_below};
 use crate::client::Client;
 use crate::content::ContentHash;
-use crate::download::{Download, Step, Target, check_space};
+use crate::download::{Download, Step, Target};
 use crate::failure::cannot;
 use crate::listing::Listing;
 use crate::repository::{Commit, HubReference, Repository};
@@ -66,7 +66,7 @@ impl Hub {
     ///
     /// # Errors
     /// [`Error::ModelNotFound`] when the hub knows no such model, [`Error::Hub`] when hub or network fail, [`Error::BadFile`] when disk or
-    /// cache do, [`Error::Unsupported`] when the repository has nothing for the backend, and [`Error::Cancelled`]. No content gets
+    /// cache do, [`Error::Unsupported`] when the repository has nothing that is needed, and [`Error::Cancelled`]. No content gets
     /// its name before its hash was found right.
     pub fn pull(&self, reference: &HubReference, options: &PullOptions) -> Result<Pulled> {
         let asked = match &options.locked {
@@ -84,7 +84,7 @@ impl Hub {
         let pull = Pull { client, reference, cached, listing, options };
         let targets = pull.targets()?;
         let needed = targets.iter().map(|target| pull.missing(target)).sum();
-        check_space(self.cache.root(), needed)?;
+        crate::failure::check_space(self.cache.root(), needed)?;
         let received = pull.download(&targets, self.settings.n_parallel.get(), &options.progress)?;
         let pulled = pull.pulled(targets, received);
         if let Some(locked) = &options.locked {
@@ -99,7 +99,7 @@ impl Hub {
     fn pull_offline(&self, reference: &HubReference, options: &PullOptions) -> Result<Pulled> {
         let cached = self.cache.repository(&reference.repository);
         let snapshot = match &options.locked {
-            None => self.cached(reference, options.wanted)?,
+            None => self.cached(reference, &options.select)?,
             Some(locked) => {
                 let directory = cached.snapshot(&locked.commit);
                 let files: Vec<String> = locked.files.iter().map(|file| file.name.clone()).collect();
@@ -137,7 +137,7 @@ impl Pull<'_> {
             Some(locked) => locked.names(&self.listing)?,
             None => {
                 let read = |name: &str| self.read(name);
-                self.options.wanted.select(self.reference, &self.listing.names(), &read)?
+                self.options.select.select(self.reference, &self.listing.names(), &read)?
             }
         };
         names.iter().map(|name| self.target(name)).collect()

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use tandem_core::{BackendKind, DType};
-use tandem_hub::{Cache, Hub, HubReference, HubSettings, PullOptions, Wanted};
+use tandem_core::DType;
+use tandem_hub::{Cache, FileSelector, Hub, HubReference, HubSettings, PullOptions};
 
 use crate::place::{Place, WEIGHTS, random, reference, wanted};
 use crate::server::{COMMIT, etag};
@@ -43,7 +43,7 @@ fn a_revision_with_a_slash_is_a_reference_in_directories() {
     assert!(place.hub.seen("/revision/refs%2Fpr%2F7").len() == 1);
     assert_eq!(pulled.snapshot.commit.as_str(), COMMIT);
     let by_commit: HubReference = format!("owner/name@{COMMIT}").parse().unwrap();
-    let snapshot = Hub::new(place.settings()).cached(&by_commit, wanted()).unwrap().unwrap();
+    let snapshot = Hub::new(place.settings()).cached(&by_commit, &wanted()).unwrap().unwrap();
     assert_eq!(snapshot.directory, place.snapshot());
     assert!(!place.repository().join("refs/main").exists());
 }
@@ -52,14 +52,14 @@ fn a_revision_with_a_slash_is_a_reference_in_directories() {
 fn what_is_cached_is_found_without_a_request() {
     let place = Place::new();
     let hub = Hub::new(place.settings());
-    assert_eq!(hub.cached(&reference(), wanted()).unwrap(), None);
+    assert_eq!(hub.cached(&reference(), &wanted()).unwrap(), None);
     let snapshot = hub.find(&reference(), &PullOptions::new(wanted())).unwrap();
     let n_requests = place.hub.seen("").len();
     assert_eq!(hub.find(&reference(), &PullOptions::new(wanted())).unwrap(), snapshot);
     assert_eq!(place.hub.seen("").len(), n_requests);
     // A file that is gone is brought again.
     fs::remove_file(snapshot.directory.join("tokenizer.json")).unwrap();
-    assert_eq!(hub.cached(&reference(), wanted()).unwrap(), None);
+    assert_eq!(hub.cached(&reference(), &wanted()).unwrap(), None);
     hub.find(&reference(), &PullOptions::new(wanted())).unwrap();
     assert!(snapshot.directory.join("tokenizer.json").exists());
 }
@@ -73,11 +73,13 @@ fn a_dtype_that_was_not_pulled_is_not_taken_for_one_that_was() {
         ("onnx/model_q4.onnx", random(50, 3)),
     ]);
     let hub = Hub::new(place.settings());
-    let onnx = |dtype| Wanted { backend: BackendKind::Onnx, dtype };
+    let onnx = |dtype| {
+        FileSelector::new(move |listing| Ok([listing.small()?, listing.with_data(listing.model()?.graph_for(dtype)?)].concat()))
+    };
     let pulled = hub.pull(&reference(), &PullOptions::new(onnx(Some(DType::Int4)))).unwrap();
     assert_eq!(pulled.received, 52);
-    assert!(hub.cached(&reference(), onnx(Some(DType::Int4))).unwrap().is_some());
-    assert_eq!(hub.cached(&reference(), onnx(None)).unwrap(), None);
+    assert!(hub.cached(&reference(), &onnx(Some(DType::Int4))).unwrap().is_some());
+    assert_eq!(hub.cached(&reference(), &onnx(None)).unwrap(), None);
     assert_eq!(hub.pull(&reference(), &PullOptions::new(onnx(None))).unwrap().received, 5100);
 }
 

@@ -29,7 +29,7 @@ fn child() {
         return;
     }
     let options = PullOptions::new(wanted());
-    hub.cached(&reference(), wanted()).unwrap().unwrap();
+    hub.cached(&reference(), &wanted()).unwrap().unwrap();
     hub.find(&reference(), &options).unwrap();
     assert_eq!(hub.pull(&reference(), &options).unwrap().received, 0);
     assert_eq!(hub.verify(None, &Progress::default(), &CancelToken::new()).unwrap(), []);

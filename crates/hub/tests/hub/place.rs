@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
-use tandem_core::{BackendKind, Result};
-use tandem_hub::{Hub, HubReference, HubSettings, PullOptions, Pulled, Token, Wanted};
+use tandem_core::Result;
+use tandem_hub::{FileSelector, Hub, HubReference, HubSettings, PullOptions, Pulled, Token};
 use tempfile::TempDir;
 
 use crate::server::{COMMIT, FakeHub};
@@ -44,8 +44,8 @@ pub(crate) fn reference() -> HubReference {
     "owner/name".parse().unwrap()
 }
 
-pub(crate) fn wanted() -> Wanted {
-    Wanted { backend: BackendKind::Candle, dtype: None }
+pub(crate) fn wanted() -> FileSelector {
+    FileSelector::new(|listing| Ok([listing.small()?, listing.checkpoint()?].concat()))
 }
 
 impl Place {

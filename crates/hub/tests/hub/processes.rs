@@ -112,7 +112,7 @@ fn a_cache_that_cannot_be_written_is_named_and_one_that_is_whole_serves() {
     for directory in ["", "models--owner--name", "models--owner--name/blobs", "models--owner--name/refs"] {
         set(&place.cache().join(directory), 0o555);
     }
-    assert!(Hub::new(place.settings()).cached(&reference(), wanted()).unwrap().is_some());
+    assert!(Hub::new(place.settings()).cached(&reference(), &wanted()).unwrap().is_some());
     place.pulls();
     for directory in ["", "models--owner--name", "models--owner--name/blobs", "models--owner--name/refs"] {
         set(&place.cache().join(directory), 0o755);

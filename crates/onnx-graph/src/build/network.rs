@@ -6,12 +6,12 @@ mod parts;
 
 use self::parts::Matrix;
 use super::plan::{Part, Step};
-use super::quantize::Form;
+use super::quantize::QuantFormat;
 use super::spec::{BuildOptions, DecoderSpec};
 use super::weights::{FloatType, WeightType};
 use crate::graph::{DataType, Dim, Node, ValueInfo};
 
-/// A graph that is being written.
+/// A graph under construction.
 pub(super) struct Network<'s> {
     spec: &'s DecoderSpec,
     options: &'s BuildOptions,
@@ -20,7 +20,7 @@ pub(super) struct Network<'s> {
     pub(super) steps: Vec<Step>,
     pub(super) inputs: Vec<ValueInfo>,
     pub(super) outputs: Vec<ValueInfo>,
-    /// What follows sees the kept tokens alone.
+    /// The operators that follow see only the kept positions.
     is_kept: bool,
 }
 
@@ -28,7 +28,7 @@ pub(super) struct Network<'s> {
 struct Stream {
     /// The sum of what the layers have added so far.
     residual: String,
-    /// What the last block computed and nobody has added yet; none before the first.
+    /// The output of the last block, not yet added; none before the first.
     update: Option<String>,
 }
 
@@ -57,7 +57,7 @@ impl<'s> Network<'s> {
         let name = network.norm_weight("norm.weight", spec.hidden_size);
         network.add_norm(stream, &name, &hidden);
         if let Some(last) = network.nodes.last_mut() {
-            // Nobody takes the sum any more.
+            // The sum is not used any more.
             last.outputs.truncate(1);
         }
         if options.outputs.hidden_states() {
@@ -85,7 +85,7 @@ impl<'s> Network<'s> {
         self.inputs.push(int("input_ids", &[batch.clone(), tokens.clone()]));
         self.inputs.push(int("attention_mask", &[batch.clone(), symbol("total_sequence_length")]));
         if self.options.outputs.logits() {
-            // Programs that do not know the input leave it out: an initializer of its name is its default.
+            // An initializer of the input's name is its default.
             self.ints("num_logits_to_keep", &[], &[0]);
             self.inputs.push(int("num_logits_to_keep", &[]));
             self.outputs.push(float("logits", &[batch.clone(), symbol("num_logits"), size(spec.vocab_size)]));
@@ -101,15 +101,15 @@ impl<'s> Network<'s> {
         }
     }
 
-    /// The embedding of `input_ids`. A quantised head that is the embedding is stored once and looked up by blocks; without
-    /// a quantised head, a quantised decoder keeps the embedding as the checkpoint has it, which loses nothing.
+    /// The embedding of `input_ids`. A quantised head that is tied to the embedding is stored once and looked up by blocks; without a
+    /// quantised head, a quantised decoder keeps the embedding in the checkpoint's type, which loses nothing.
     fn embed(&mut self, stored: WeightType) -> String {
         let spec = self.spec;
         let part = self.part("embed_tokens.weight", &[spec.vocab_size, spec.hidden_size]);
         let name = part.name.clone();
-        if let Some(form) = self.shared_form() {
-            self.quantized_steps(&name, vec![part], form, true);
-            self.lookup(&name, form);
+        if let Some(format) = self.shared_format() {
+            self.quantized_steps(&name, vec![part], format, true);
+            self.lookup(&name, format);
             return "embed".into();
         }
         let is_quantized = self.options.weights.bits().is_some();
@@ -124,15 +124,15 @@ impl<'s> Network<'s> {
         "embed".into()
     }
 
-    /// Rows of the quantised embedding, without what fills their last blocks.
-    fn lookup(&mut self, name: &str, form: Form) {
-        let fills = self.spec.hidden_size.is_multiple_of(form.blocks.size);
+    /// Rows of the quantised embedding, without the padding of their last blocks.
+    fn lookup(&mut self, name: &str, format: QuantFormat) {
+        let fills = self.spec.hidden_size.is_multiple_of(format.blocks.size);
         let [codes, scales, zeros] = ["codes", "scales", "zeros"].map(|part| format!("{name}.lookup_{part}"));
         let inputs = [codes.as_str(), "input_ids", &scales, &zeros];
-        let inputs = &inputs[..if form.blocks.symmetric { 3 } else { 4 }];
+        let inputs = &inputs[..if format.blocks.symmetric { 3 } else { 4 }];
         let node = self.add("com.microsoft", "GatherBlockQuantized", inputs, if fills { "embed" } else { "embed_blocks" });
-        node.with_int("bits", form.bits as i64);
-        node.with_int("block_size", form.blocks.size as i64);
+        node.with_int("bits", format.bits as i64);
+        node.with_int("block_size", format.blocks.size as i64);
         node.with_int("gather_axis", 0);
         node.with_int("quantize_axis", 1);
         if !fills {
@@ -143,7 +143,7 @@ impl<'s> Network<'s> {
         }
     }
 
-    /// The last `num_logits_to_keep` tokens of each value: a slice from `-n` on, and `-0` is the first. From here on there are no others.
+    /// The last `num_logits_to_keep` positions of each value: a slice from `-n` on, where `-0` is the first. Later operators see only these.
     fn keep<const N: usize>(&mut self, values: [String; N]) -> [String; N] {
         self.is_kept = true;
         self.ints("one_in_list", &[1], &[1]);
@@ -162,8 +162,8 @@ impl<'s> Network<'s> {
         let spec = self.spec;
         let [kept] = if self.is_kept { [hidden.to_owned()] } else { self.keep([hidden.to_owned()]) };
         let embedding = format!("{}embed_tokens.weight", spec.prefix);
-        if let Some(form) = self.shared_form() {
-            self.quantized_product(&kept, &embedding, None, [spec.hidden_size, spec.vocab_size], form, logits);
+        if let Some(format) = self.shared_format() {
+            self.quantized_product(&kept, &embedding, None, [spec.hidden_size, spec.vocab_size], format, logits);
         } else if self.shares_floats() {
             self.add("com.microsoft", "FusedMatMul", &[&kept, &embedding], logits).with_int("transB", 1);
         } else {
@@ -174,7 +174,7 @@ impl<'s> Network<'s> {
         }
     }
 
-    /// What an output is called before it is widened: itself in a graph of 32-bit floats.
+    /// The name of an output before it is widened; its own in a graph of 32-bit floats.
     fn computed(&self, output: &str) -> String {
         match self.float {
             FloatType::F32 => output.into(),
@@ -188,13 +188,13 @@ impl<'s> Network<'s> {
         }
     }
 
-    /// The form of one quantised matrix for embedding and head.
-    fn shared_form(&self) -> Option<Form> {
+    /// The format of the quantised matrix that embedding and head share, if they do.
+    fn shared_format(&self) -> Option<QuantFormat> {
         let shares = self.spec.tie_word_embeddings && self.options.outputs.logits();
-        self.form(self.options.head).filter(|_| shares)
+        self.quant_format(self.options.head).filter(|_| shares)
     }
 
-    /// Do embedding and head read the same floats?
+    /// Whether embedding and head share one matrix of floats.
     fn shares_floats(&self) -> bool {
         self.spec.tie_word_embeddings && self.options.outputs.logits() && self.options.head.bits().is_none()
     }

@@ -1,7 +1,7 @@
-//! The order of work: constants are made one after the other from the weights that they need, and go to a sink.
+//! The order of work: constants are made one by one from the weights that they need, and written to a sink.
 
 use super::network::Network;
-use super::quantize::{self, Form};
+use super::quantize::{self, QuantFormat};
 use super::spec::{BuildOptions, DecoderSpec};
 use super::weights::{self, FloatType, WeightType};
 use super::{Interrupted, WeightSource, sink::Sink};
@@ -11,9 +11,8 @@ use crate::graph::{DataType, ExternalData};
 use crate::schema::{graph, model};
 use crate::wire::{put_bytes, put_int};
 
-/// ONNX's own operators as of ONNX 1.18, the first with `RMSNormalization`, and the format that goes with them. ONNX Runtime has
-/// them from 1.23 on. Its own `SimplifiedLayerNormalization`, which is the same, pretends to be one of ONNX's, and
-/// `onnx.checker` refuses it.
+/// The operator set of ONNX 1.18, the first with `RMSNormalization`, and its format version; ONNX Runtime supports it from 1.23 on. ONNX
+/// Runtime's own `SimplifiedLayerNormalization` is the same operator, but claims ONNX's domain, and `onnx.checker` refuses it.
 pub(super) const OPSET: i64 = 23;
 pub(super) const IR_VERSION: i64 = 11;
 
@@ -37,18 +36,18 @@ pub(super) struct Step {
 /// How constants are made.
 #[derive(Debug)]
 pub(super) enum Recipe {
-    /// Known already.
+    /// These bytes.
     Fixed(Vec<u8>),
     /// A table of rope: each angle's cosine, or sine.
     Rope(fn(f64) -> f64),
-    /// One weight as the checkpoint has it.
+    /// One weight in the checkpoint's type.
     AsStored(Part),
     /// Weights one after the other, as floats.
     Floats(Vec<Part>),
     /// Weights one above the other, transposed, as floats.
     Transposed(Vec<Part>),
-    /// Weights one above the other, quantised: codes, scales, and zero points where the form has them.
-    Quantized(Vec<Part>, Form),
+    /// Weights one above the other, quantised: codes, scales, and zero points where the format has them.
+    Quantized(Vec<Part>, QuantFormat),
 }
 
 /// One weight that a constant is made from.
@@ -58,16 +57,16 @@ pub(super) struct Part {
     pub(super) shape: Vec<usize>,
 }
 
-/// Where a constant's data went.
+/// Where the data of a constant was written.
 #[derive(Clone, Debug)]
-pub(crate) enum Place {
-    /// Into the graph's own file.
+pub(crate) enum Location {
+    /// In the graph's own file.
     Inline(Vec<u8>),
-    /// Into another.
+    /// In another file.
     External(ExternalData),
 }
 
-/// Plans the network, makes its constants, and gives the ONNX file.
+/// Plans the network, makes its constants, and returns the ONNX file.
 pub(super) fn run(
     spec: &DecoderSpec,
     options: &BuildOptions,
@@ -83,16 +82,16 @@ pub(super) fn run(
     put_bytes(&mut body, graph::NAME, "decoder");
     for step in &network.steps {
         let work = Work { spec, float: options.float(), interrupted };
-        let mut places = Vec::new();
+        let mut locations = Vec::new();
         for bytes in work.make(step, source)? {
-            places.push(sink.put(bytes, &|| work.go_on())?);
+            locations.push(sink.put(bytes, &|| work.go_on())?);
         }
-        let named = step.constants.iter().zip(&places);
-        let views = step.views.iter().map(|(index, constant)| (constant, &places[*index]));
-        for (constant, place) in named.chain(views) {
-            let data = match place {
-                Place::Inline(bytes) => Data::Raw(bytes),
-                Place::External(external) => Data::External(external),
+        let named = step.constants.iter().zip(&locations);
+        let views = step.views.iter().map(|(index, constant)| (constant, &locations[*index]));
+        for (constant, location) in named.chain(views) {
+            let data = match location {
+                Location::Inline(bytes) => Data::Raw(bytes),
+                Location::External(external) => Data::External(external),
             };
             put_bytes(&mut body, graph::INITIALIZER, encode::tensor(&constant.name, constant.data_type, &constant.dims, data));
         }
@@ -123,7 +122,7 @@ fn embedding_type(spec: &DecoderSpec, source: &mut WeightSource<'_, '_>) -> Resu
     Ok(weights::read(&spec.name, source, &name, &[spec.vocab_size, spec.hidden_size])?.kind)
 }
 
-/// What making a constant needs to know besides the constant.
+/// The context in which constants are made.
 struct Work<'w> {
     spec: &'w DecoderSpec,
     float: FloatType,
@@ -131,7 +130,7 @@ struct Work<'w> {
 }
 
 impl Work<'_> {
-    /// An error when the work is to end.
+    /// An error if the work was interrupted.
     fn go_on(&self) -> Result<()> {
         match (self.interrupted)() {
             true => Err(Error::Interrupted { model: self.spec.name.clone() }),
@@ -154,17 +153,13 @@ impl Work<'_> {
             }
             Recipe::Floats(parts) => vec![weights::concatenate(&read(parts)?, float, &go_on)?],
             Recipe::Transposed(parts) => vec![weights::transpose(&read(parts)?, parts[0].shape[1], float, &go_on)?],
-            Recipe::Quantized(parts, form) => {
-                let quantized = quantize::quantize(&read(parts)?, parts[0].shape[1], *form, &go_on)?.ok_or_else(|| {
-                    Error::bad_field(
-                        &spec.name,
-                        &parts[0].name,
-                        "a weight in it is not finite, and none can be quantised beside it",
-                    )
-                    .with_hint("the weights are damaged: download them again")
+            Recipe::Quantized(parts, format) => {
+                let quantized = quantize::quantize(&read(parts)?, parts[0].shape[1], *format, &go_on)?.ok_or_else(|| {
+                    Error::bad_field(&spec.name, &parts[0].name, "a weight in it is not finite, so it cannot be quantised")
+                        .with_hint("the weights are damaged: download them again")
                 })?;
                 let mut made = vec![quantized.codes, float.to_bytes(&quantized.scales)];
-                made.extend((!form.blocks.symmetric).then_some(quantized.zeros));
+                made.extend((!format.blocks.symmetric).then_some(quantized.zeros));
                 made
             }
         })

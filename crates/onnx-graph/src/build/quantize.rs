@@ -1,5 +1,5 @@
-//! Weights as integers with a scale, and perhaps a zero point, for each block of inputs: what `MatMulNBits` and
-//! `GatherBlockQuantized` read.
+//! Quantises weights to integers with a scale, and optionally a zero point, for each block of inputs, as `MatMulNBits` and
+//! `GatherBlockQuantized` read them.
 //!
 //! A weight is `(code - zero) * scale`. Without zero points `zero` is half the range of the codes, and the scale may be
 //! negative. Layout: `ContribOperators.md` of ONNX Runtime, `MatMulNBits`: codes `[outputs, blocks, block_size * bits / 8]`,
@@ -18,7 +18,7 @@ use crate::error::Result;
 
 /// How a matrix is quantised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Form {
+pub(super) struct QuantFormat {
     /// 4 or 8.
     pub(super) bits: usize,
     pub(super) blocks: Blocks,
@@ -30,11 +30,11 @@ pub(super) struct Quantized {
     pub(super) codes: Vec<u8>,
     /// `[outputs, blocks]`
     pub(super) scales: Vec<f32>,
-    /// Empty in a symmetric form.
+    /// Empty in a symmetric format.
     pub(super) zeros: Vec<u8>,
 }
 
-impl Form {
+impl QuantFormat {
     pub(super) fn n_blocks(self, n_inputs: usize) -> usize {
         n_inputs.div_ceil(self.blocks.size)
     }
@@ -50,13 +50,18 @@ impl Form {
     }
 }
 
-/// Quantises `[outputs, inputs]` weights, one above the other, on all cores. The result does not depend on how many; there is
-/// none when a weight is not finite. Between rows, `go_on` can end it.
-pub(super) fn quantize(weights: &[Weight<'_>], n_inputs: usize, form: Form, go_on: &GoOn<'_>) -> Result<Option<Quantized>> {
+/// Quantises stacked `[outputs, inputs]` weights on all cores; the result does not depend on their number. `None` if a weight is not finite.
+/// An error of `go_on`, which is called between rows, ends it.
+pub(super) fn quantize(
+    weights: &[Weight<'_>],
+    n_inputs: usize,
+    format: QuantFormat,
+    go_on: &GoOn<'_>,
+) -> Result<Option<Quantized>> {
     let n_rows: usize = weights.iter().map(|weight| weight.shape[0]).sum();
     let n_threads = thread::available_parallelism().map_or(1, NonZero::get).min(n_rows);
     let rows_each = n_rows.div_ceil(n_threads);
-    let quantize_rows = match form.blocks.size {
+    let quantize_rows = match format.blocks.size {
         16 => quantize_rows::<16>,
         64 => quantize_rows::<64>,
         128 => quantize_rows::<128>,
@@ -64,7 +69,7 @@ pub(super) fn quantize(weights: &[Weight<'_>], n_inputs: usize, form: Form, go_o
     };
     let parts = thread::scope(|scope| {
         let spawn =
-            |first| scope.spawn(move || quantize_rows(weights, first..n_rows.min(first + rows_each), n_inputs, form, go_on));
+            |first| scope.spawn(move || quantize_rows(weights, first..n_rows.min(first + rows_each), n_inputs, format, go_on));
         let threads: Vec<_> = (0..n_rows).step_by(rows_each).map(spawn).collect();
         threads.into_iter().map(|thread| thread.join().expect("quantising does not panic")).collect::<Vec<_>>()
     });
@@ -82,7 +87,7 @@ fn quantize_rows<const N: usize>(
     weights: &[Weight<'_>],
     rows: Range<usize>,
     n_inputs: usize,
-    form: Form,
+    format: QuantFormat,
     go_on: &GoOn<'_>,
 ) -> Result<Option<Quantized>> {
     let mut row = vec![0.0; n_inputs.next_multiple_of(N)];
@@ -98,13 +103,13 @@ fn quantize_rows<const N: usize>(
                 return Ok(None);
             }
             for block in row.as_chunks::<N>().0 {
-                let fit = search::best(block, form);
+                let fit = search::best(block, format);
                 out.scales.push(fit.scale);
-                pack(fit.codes.iter().map(|code| (code + fit.zero) as u8), form.bits, &mut out.codes);
+                pack(fit.codes.iter().map(|code| (code + fit.zero) as u8), format.bits, &mut out.codes);
                 zeros.push(fit.zero as u8);
             }
-            if !form.blocks.symmetric {
-                pack(zeros.drain(..), form.bits, &mut out.zeros);
+            if !format.blocks.symmetric {
+                pack(zeros.drain(..), format.bits, &mut out.zeros);
             }
             zeros.clear();
         }
@@ -113,7 +118,7 @@ fn quantize_rows<const N: usize>(
     Ok(Some(out))
 }
 
-/// Writes codes of `bits`; a half byte that is left over is zero.
+/// Writes codes of `bits`; a remaining half byte is zero.
 fn pack(mut codes: impl Iterator<Item = u8>, bits: usize, out: &mut Vec<u8>) {
     if bits == 8 {
         return out.extend(codes);

@@ -1,19 +1,19 @@
-//! Where the bytes of constants go: into the graph's file, or to another with aligned offsets.
+//! Writes the bytes of constants: into the graph's own file, or into another one at aligned offsets.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use super::plan::Place;
+use super::plan::Location;
 use super::weights::GoOn;
 use super::{DATA_FILE, GRAPH_FILE};
 use crate::error::{Error, Result};
 use crate::graph::ExternalData;
 
-/// Large constants begin on a page, so that mapping one touches no other; small ones on a cache line.
+/// Large constants are aligned to pages, so that mapping one does not touch another; small ones to cache lines.
 const PAGE: u64 = 4096;
 const LINE: u64 = 64;
-/// Constants below this stay in the graph: the engine needs shapes and axes before it opens other files.
+/// Smaller constants stay in the graph: the engine needs shapes and axes before it opens other files.
 const INLINE_BELOW: usize = 64;
 
 /// Bytes that are written at a time.
@@ -21,7 +21,7 @@ const PART: usize = 8 << 20;
 
 /// Takes constants in order.
 pub(crate) trait Sink {
-    fn put(&mut self, bytes: Vec<u8>, go_on: &GoOn<'_>) -> Result<Place>;
+    fn put(&mut self, bytes: Vec<u8>, go_on: &GoOn<'_>) -> Result<Location>;
 }
 
 /// Everything into the graph's own file.
@@ -29,15 +29,15 @@ pub(super) struct Inline;
 
 /// Everything but the smallest constants into a file of its own.
 pub(super) struct External<W> {
-    /// What messages call the file.
+    /// The file's name in messages.
     name: String,
     data: W,
     length: u64,
 }
 
 impl Sink for Inline {
-    fn put(&mut self, bytes: Vec<u8>, _: &GoOn<'_>) -> Result<Place> {
-        Ok(Place::Inline(bytes))
+    fn put(&mut self, bytes: Vec<u8>, _: &GoOn<'_>) -> Result<Location> {
+        Ok(Location::Inline(bytes))
     }
 }
 
@@ -58,9 +58,9 @@ impl<W: Write> External<W> {
 }
 
 impl<W: Write> Sink for External<W> {
-    fn put(&mut self, bytes: Vec<u8>, go_on: &GoOn<'_>) -> Result<Place> {
+    fn put(&mut self, bytes: Vec<u8>, go_on: &GoOn<'_>) -> Result<Location> {
         if bytes.len() < INLINE_BELOW {
-            return Ok(Place::Inline(bytes));
+            return Ok(Location::Inline(bytes));
         }
         let alignment = if bytes.len() as u64 >= PAGE { PAGE } else { LINE };
         let offset = self.length.next_multiple_of(alignment);
@@ -69,11 +69,11 @@ impl<W: Write> Sink for External<W> {
             go_on()?;
             self.write(part)?;
         }
-        Ok(Place::External(ExternalData { location: DATA_FILE.into(), offset, length: Some(bytes.len() as u64) }))
+        Ok(Location::External(ExternalData { location: DATA_FILE.into(), offset, length: Some(bytes.len() as u64) }))
     }
 }
 
-/// Writes the data by `write`, which gives the graph, into a new directory that appears at `directory` when all is written.
+/// Creates `directory`, complete, from the data that `write` writes and the graph that it returns.
 pub(super) fn write_directory(directory: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Result<Vec<u8>>) -> Result<()> {
     let name = directory.display().to_string();
     if directory.exists() {
@@ -94,7 +94,7 @@ pub(super) fn write_directory(directory: &Path, write: impl FnOnce(&mut BufWrite
     file.sync_all().map_err(failed)?;
     fs::write(partial.path().join(GRAPH_FILE), graph).map_err(failed)?;
     fs::rename(partial.path(), directory).map_err(failed)?;
-    // Its content has moved: there is nothing left to remove.
+    // It has been renamed: there is nothing left to remove.
     let _ = partial.keep();
     Ok(())
 }

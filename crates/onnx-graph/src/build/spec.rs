@@ -1,10 +1,10 @@
-//! What to build: a decoder's shape, and the form of the graph.
+//! What to build: a decoder's shape, and the format of the graph.
 
 use super::weights::FloatType;
 use crate::error::{Error, Result};
 
-/// Bounds that no model comes near, within which a mistaken or hostile config costs neither overflow nor memory: products of
-/// three sizes stay within 64 bits, and a table of rope within 1 GiB.
+/// Bounds far above any real model, within which a mistaken or hostile configuration causes neither overflow nor exhaustion of memory:
+/// products of three sizes fit 64 bits, and a table of rope fits 1 GiB.
 const MAX_LAYERS: usize = 4096;
 const MAX_SIZE: usize = (1 << 21) - 1;
 const MAX_ROPE: usize = 1 << 28;
@@ -13,10 +13,9 @@ const MAX_ROPE: usize = 1 << 28;
 /// feed-forward block with SiLU.
 #[derive(Clone, Debug)]
 pub struct DecoderSpec {
-    /// What messages call the model.
+    /// The model's name in messages.
     pub name: String,
-    /// What the names of weights begin with before `layers`, `embed_tokens` and `norm`: `model.`, or nothing for a checkpoint
-    /// without a head.
+    /// The prefix of weight names before `layers`, `embed_tokens` and `norm`: `model.`, or empty for a checkpoint without a head.
     pub prefix: String,
     /// Decoder layers.
     pub n_layers: usize,
@@ -46,31 +45,31 @@ pub struct DecoderSpec {
     pub tie_word_embeddings: bool,
     /// Rotary position embedding.
     pub rope: RopeTable,
-    /// How many tokens back each layer sees, itself included; `None` sees all. One entry a layer.
+    /// The attention window of each layer in tokens, the current one included; `None` is unlimited. One entry per layer.
     pub layer_windows: Vec<Option<usize>>,
 }
 
 /// The angles of rotary position embedding, of which the graph holds cosine and sine for each position.
 #[derive(Clone, Debug)]
 pub struct RopeTable {
-    /// Radians a position, for each of `head_dim / 2` pairs, scaling of long contexts included.
+    /// Radians per position, for each of `head_dim / 2` pairs, with the scaling of long contexts applied.
     pub inverse_frequencies: Vec<f32>,
-    /// What cosine and sine are multiplied by; 1 save for YaRN.
+    /// The factor of cosine and sine; 1 except for YaRN.
     pub attention_scaling: f32,
-    /// Positions in the table: the most tokens that a session can hold.
+    /// Positions in the table: the longest sequence.
     pub n_positions: usize,
 }
 
-/// The form of the graph.
+/// The format of the graph.
 #[derive(Clone, Debug)]
 pub struct BuildOptions {
     /// What the graph computes.
     pub outputs: Outputs,
     /// How the projections of the layers are stored.
     pub weights: WeightFormat,
-    /// How the head is stored, and the embedding with it where they are one.
+    /// How the head is stored, and a tied embedding with it.
     pub head: WeightFormat,
-    /// The blocks of what is quantised.
+    /// The blocks of quantised matrices.
     pub blocks: Blocks,
     /// The layers' projections have inputs for a low-rank adapter (LoRA).
     pub adapter_inputs: bool,
@@ -94,8 +93,8 @@ pub enum Outputs {
 pub enum WeightFormat {
     /// Floats of the graph's own type, whatever the checkpoint has: 32 bits, or 16 where the layers have 16.
     F32,
-    /// 16-bit floats. The whole graph computes in them and keeps its KV cache in them, which accelerators want; logits and
-    /// hidden states come out with 32. It is the layers' format, and the head's then as well.
+    /// 16-bit floats, for accelerators: the graph computes in them and keeps its KV cache in them; logits and hidden states are output
+    /// with 32 bits. If the layers have this format, so does the head.
     F16,
     /// 8-bit integers with a float scale for each block.
     Int8,
@@ -103,8 +102,7 @@ pub enum WeightFormat {
     Int4,
 }
 
-/// How the rows of quantised weights are cut into blocks. The default is 32 and symmetric, which is the finest that is fast
-/// everywhere.
+/// How the rows of quantised weights are divided into blocks. The default is 32 and symmetric, the finest that is fast everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocks {
     /// Inputs that share a scale: 16, 32, 64 or 128.
@@ -114,12 +112,12 @@ pub struct Blocks {
 }
 
 impl DecoderSpec {
-    /// Values that one token's queries have over all heads.
+    /// The width of the queries over all heads.
     pub(super) fn query_size(&self) -> usize {
         self.n_heads * self.head_dim
     }
 
-    /// Values that one token's keys, or values, have over all heads.
+    /// The width of the keys, or of the values, over all heads.
     pub(super) fn kv_size(&self) -> usize {
         self.n_kv_heads * self.head_dim
     }
@@ -164,7 +162,7 @@ impl DecoderSpec {
             return refuse("layer_windows", format!("{} of them for {} layers", self.layer_windows.len(), self.n_layers));
         }
         if let Some(window) = self.layer_windows.iter().flatten().find(|&&window| !(1..1 << 31).contains(&window)) {
-            return refuse("layer_windows", format!("`{window}` is no number of tokens"));
+            return refuse("layer_windows", format!("`{window}` is not a number of tokens"));
         }
         Ok(())
     }
@@ -181,7 +179,7 @@ impl Outputs {
 }
 
 impl BuildOptions {
-    /// In what the graph computes.
+    /// The type in which the graph computes.
     pub(super) fn float(&self) -> FloatType {
         match self.weights {
             WeightFormat::F16 => FloatType::F16,

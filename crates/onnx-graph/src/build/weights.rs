@@ -1,4 +1,4 @@
-//! Weights as a checkpoint has them, and the forms in which a graph wants them.
+//! Weights as a checkpoint stores them, and their conversion to the types and layouts of a graph.
 
 use std::borrow::Cow;
 
@@ -14,13 +14,13 @@ use crate::graph::DataType;
 pub struct Weight<'w> {
     /// The elements' type.
     pub kind: WeightType,
-    /// `[outputs, inputs]`, or one number for a bias or a norm.
+    /// `[outputs, inputs]`, or `[size]` for a bias or a norm.
     pub shape: Vec<usize>,
-    /// The elements, row by row, little-endian; they need no alignment.
+    /// The elements, row-major and little-endian, in any alignment.
     pub bytes: Cow<'w, [u8]>,
 }
 
-/// The element types that checkpoints of weights have.
+/// The element types of checkpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightType {
     /// 32-bit float.
@@ -31,7 +31,7 @@ pub enum WeightType {
     Bf16,
 }
 
-/// Asked before each part of a long work; an error ends it.
+/// Called before each part of long work; an error ends it.
 pub(super) type GoOn<'g> = dyn Fn() -> Result<()> + Sync + 'g;
 
 /// The type of the floats that a graph computes with.
@@ -82,12 +82,12 @@ impl Weight<'_> {
     }
 }
 
-/// Asks for a weight and checks that it has the shape that the specification says.
+/// Reads a weight and checks that it has the shape of the specification.
 pub(super) fn read<'w>(model: &str, source: &mut WeightSource<'_, 'w>, name: &str, shape: &[usize]) -> Result<Weight<'w>> {
     let weight = source(name).map_err(|source| Error::Weight { model: model.into(), name: name.into(), source })?;
     if weight.shape != shape {
         let problem = format!("has the shape {:?} and not {shape:?}", weight.shape);
-        return Err(Error::bad_field(model, name, problem).with_hint("do config.json and the weights belong together?"));
+        return Err(Error::bad_field(model, name, problem).with_hint("do config.json and the weights match?"));
     }
     let n_bytes = shape.iter().product::<usize>() * weight.kind.n_bytes();
     if weight.bytes.len() != n_bytes {
@@ -96,9 +96,9 @@ pub(super) fn read<'w>(model: &str, source: &mut WeightSource<'_, 'w>, name: &st
     Ok(weight)
 }
 
-/// `[outputs, inputs]` weights, one after the other, as one `[inputs, outputs of all]` of floats: what `MatMul` multiplies by.
+/// Stacked `[outputs, inputs]` weights as one `[inputs, outputs of all]` matrix of floats, which `MatMul` multiplies by.
 pub(super) fn transpose(weights: &[Weight<'_>], n_inputs: usize, float: FloatType, go_on: &GoOn<'_>) -> Result<Vec<u8>> {
-    /// Rows that are read before their columns are written: a cache line of the output.
+    /// Rows that are read before their columns are written: one cache line of the output.
     const TILE: usize = 16;
     let width = float.n_bytes();
     let n_outputs: usize = weights.iter().map(|weight| weight.shape[0]).sum();
@@ -121,7 +121,7 @@ pub(super) fn transpose(weights: &[Weight<'_>], n_inputs: usize, float: FloatTyp
     Ok(out)
 }
 
-/// All elements of the weights, one after the other.
+/// All elements of the weights, concatenated.
 pub(super) fn concatenate(weights: &[Weight<'_>], float: FloatType, go_on: &GoOn<'_>) -> Result<Vec<u8>> {
     /// Elements that are widened at a time.
     const PART: usize = 4096;

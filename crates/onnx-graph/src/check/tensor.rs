@@ -1,4 +1,4 @@
-//! Does a tensor's data have the size that its shape and type ask for?
+//! Checks that a tensor's data has the size of its shape and type.
 
 use super::external::Files;
 use crate::error::{At, Error, Result};
@@ -10,7 +10,7 @@ pub(super) fn check(file: &str, at: &At<'_>, tensor: &Tensor, files: Option<&mut
         Error::bad_field(
             file,
             at.field("dims"),
-            format!("{:?} is no shape: a dim is negative or the size overflows", tensor.dims),
+            format!("{:?} is not a shape: a dim is negative or the size overflows", tensor.dims),
         )
     })?;
     if tensor.data_type == DataType::STRING {
@@ -18,12 +18,12 @@ pub(super) fn check(file: &str, at: &At<'_>, tensor: &Tensor, files: Option<&mut
     }
     let n_bytes = match (tensor.data_type.bits(), tensor.n_bytes()) {
         (None, _) => return Err(Error::bad_field(file, at.field("data_type"), format!("`{}` is unknown", tensor.data_type.0))),
-        (_, None) => return Err(Error::bad_field(file, at.field("dims"), format!("{:?} asks for too many bytes", tensor.dims))),
+        (_, None) => return Err(Error::bad_field(file, at.field("dims"), format!("{:?} takes too many bytes", tensor.dims))),
         (_, Some(n_bytes)) => n_bytes,
     };
     match &tensor.data {
         TensorData::Inline(range) if range.len() as u64 != n_bytes => {
-            let problem = format!("has {} bytes, and {} asks for {n_bytes}", range.len(), shape(tensor));
+            let problem = format!("has {} bytes, and {} takes {n_bytes}", range.len(), shape(tensor));
             Err(Error::bad_field(file, at.field("raw_data"), problem))
         }
         TensorData::Inline(_) => Ok(()),
@@ -35,19 +35,19 @@ pub(super) fn check(file: &str, at: &At<'_>, tensor: &Tensor, files: Option<&mut
     }
 }
 
-/// The entries of a typed list: one for each element, save that a complex number takes two and that elements of less than
-/// a byte share one.
+/// Checks the entries of a typed list: one per element, except that a complex number takes two, and elements smaller than a byte share
+/// one.
 fn check_list(file: &str, at: &At<'_>, tensor: &Tensor, field: &'static str, n_entries: u64) -> Result<()> {
     let n_elements = tensor.n_elements().unwrap_or(u64::MAX);
-    let wanted = match tensor.data_type.0 {
+    let expected = match tensor.data_type.0 {
         14 | 15 => n_elements.saturating_mul(2),
         _ if tensor.data_type.bits() < Some(8) => tensor.n_bytes().unwrap_or(u64::MAX),
         _ => n_elements,
     };
-    if n_entries == wanted {
+    if n_entries == expected {
         return Ok(());
     }
-    Err(Error::bad_field(file, at.field(field), format!("has {n_entries} entries, and {} asks for {wanted}", shape(tensor))))
+    Err(Error::bad_field(file, at.field(field), format!("has {n_entries} entries, and {} takes {expected}", shape(tensor))))
 }
 
 fn check_strings(file: &str, at: &At<'_>, tensor: &Tensor, n_elements: u64) -> Result<()> {
@@ -57,7 +57,7 @@ fn check_strings(file: &str, at: &At<'_>, tensor: &Tensor, n_elements: u64) -> R
         {
             Ok(())
         }
-        _ => Err(Error::bad_field(file, at.field("string_data"), format!("{} asks for {n_elements} texts", shape(tensor)))),
+        _ => Err(Error::bad_field(file, at.field("string_data"), format!("{} takes {n_elements} strings", shape(tensor)))),
     }
 }
 

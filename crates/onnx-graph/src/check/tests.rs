@@ -67,7 +67,7 @@ fn refused(crafted: &Crafted, field: &str, problem: &str) {
 }
 
 #[test]
-fn a_sound_graph_passes_and_is_read_whole() {
+fn valid_graph_passes() {
     let crafted = Crafted::new();
     crafted.result().unwrap();
     let graph = Graph::parse(crafted.bytes(), "model.onnx").unwrap();
@@ -82,10 +82,10 @@ fn a_sound_graph_passes_and_is_read_whole() {
 }
 
 #[test]
-fn external_data_stays_in_the_directory() {
+fn external_data_outside_the_directory_is_refused() {
     let field = "graph.initializer[0].external_data.location";
     for (location, problem) in [
-        ("", "is no file name"),
+        ("", "is not a file name"),
         ("../weights.bin", "`../weights.bin` is not a path within"),
         ("folder/../../x", "is not a path within"),
         ("./weights.bin", "is not a path within"),
@@ -94,28 +94,28 @@ fn external_data_stays_in_the_directory() {
         ("a\\b", "a character"),
         ("a\0", "a character"),
         ("absent.bin", "`absent.bin` cannot be found"),
-        ("folder", "is no regular file"),
+        ("folder", "is not a regular file"),
     ] {
         refused(&Crafted::with_tensor(external("w", &[2, 3], location, 0, None)), field, problem);
     }
 }
 
 #[test]
-fn external_data_stays_in_its_file() {
+fn external_data_beyond_the_end_of_its_file_is_refused() {
     let check = |offset, length, dims: &[i64], field: &str, problem: &str| {
         let field = format!("graph.initializer[0].{field}");
         refused(&Crafted::with_tensor(external("w", dims, "weights.bin", offset, length)), &field, problem);
     };
-    check(9, None, &[2, 3], "external_data.offset", "`9` and 24 bytes more are beyond the end of `weights.bin` (32 bytes)");
-    check(u64::MAX, None, &[2, 3], "external_data.offset", "beyond the end");
-    check(0, Some(20), &[2, 3], "external_data.length", "`20` is not what float [2, 3] asks for, 24");
+    check(9, None, &[2, 3], "external_data.offset", "`9` plus 24 bytes exceeds the size of `weights.bin`, 32 bytes");
+    check(u64::MAX, None, &[2, 3], "external_data.offset", "exceeds the size");
+    check(0, Some(20), &[2, 3], "external_data.length", "`20` is not the size of float [2, 3], 24");
     check(0, None, &[2, -3], "dims", "[2, -3]");
     check(0, None, &[1 << 40, 1 << 40], "dims", "overflows");
     check(0, None, &[1 << 31, 1 << 31], "dims", "too many bytes");
 }
 
 #[test]
-fn external_numbers_and_keys_are_read_strictly() {
+fn external_data_entries_are_parsed_strictly() {
     let tensor = |entries: &[(&str, &str)]| {
         let mut out = encode::tensor("w", DataType::FLOAT, &[2, 3], Data::Raw(&[]));
         out.truncate(out.len() - 2);
@@ -125,8 +125,8 @@ fn external_numbers_and_keys_are_read_strictly() {
     };
     let place = ("location", "weights.bin");
     let field = "graph.initializer[0].external_data";
-    refused(&tensor(&[place, ("offset", "-1")]), &format!("{field}.offset"), "`-1` is no number of bytes");
-    refused(&tensor(&[place, ("length", "99999999999999999999")]), &format!("{field}.length"), "is no number of bytes");
+    refused(&tensor(&[place, ("offset", "-1")]), &format!("{field}.offset"), "`-1` is not a number of bytes");
+    refused(&tensor(&[place, ("length", "99999999999999999999")]), &format!("{field}.length"), "is not a number of bytes");
     refused(&tensor(&[place, place]), field, "the key `location` appears twice");
     refused(&tensor(&[("offset", "0")]), &format!("{field}.location"), "is missing");
     tensor(&[place, ("checksum", "left alone")]).result().unwrap();
@@ -134,7 +134,7 @@ fn external_numbers_and_keys_are_read_strictly() {
 
 #[cfg(unix)]
 #[test]
-fn links_are_followed_and_may_end_in_the_blobs_of_the_same_hub_repository_only() {
+fn links_may_lead_only_to_blobs_of_the_same_hub_repository() {
     use std::os::unix::fs::symlink;
 
     let cache = tempfile::tempdir().unwrap();
@@ -164,43 +164,43 @@ fn links_are_followed_and_may_end_in_the_blobs_of_the_same_hub_repository_only()
 }
 
 #[test]
-fn inline_data_has_the_size_that_its_shape_asks_for() {
+fn inline_data_of_another_size_than_its_shape_is_refused() {
     let field = "graph.initializer[0]";
     let raw = |data_type, dims: &[i64], n_bytes| {
         Crafted::with_tensor(encode::tensor("w", data_type, dims, Data::Raw(&vec![0; n_bytes])))
     };
     raw(DataType::FLOAT, &[2, 3], 24).result().unwrap();
     raw(DataType(22), &[3, 3], 5).result().unwrap();
-    refused(&raw(DataType::FLOAT, &[2, 3], 23), &format!("{field}.raw_data"), "has 23 bytes, and float [2, 3] asks for 24");
+    refused(&raw(DataType::FLOAT, &[2, 3], 23), &format!("{field}.raw_data"), "has 23 bytes, and float [2, 3] takes 24");
     refused(&raw(DataType(99), &[1], 1), &format!("{field}.data_type"), "`99` is unknown");
 
     let mut list = encode::tensor("w", DataType::INT64, &[3], Data::Raw(&[]));
     list.truncate(list.len() - 2);
     put_bytes(&mut list, tensor::INT64_DATA, [1, 2, 0x83]);
-    refused(&Crafted::with_tensor(list.clone()), &format!("{field}.int64_data"), "has 2 entries, and int64 [3] asks for 3");
+    refused(&Crafted::with_tensor(list.clone()), &format!("{field}.int64_data"), "has 2 entries, and int64 [3] takes 3");
     put_bytes(&mut list, tensor::FLOAT_DATA, [0; 4]);
-    refused(&Crafted::with_tensor(list), &format!("{field}.float_data"), "has data in `int64_data` too");
+    refused(&Crafted::with_tensor(list), &format!("{field}.float_data"), "also has data in `int64_data`");
 
     let mut both = external("w", &[2, 3], "weights.bin", 0, None);
     put_bytes(&mut both, tensor::RAW_DATA, [0; 24]);
-    refused(&Crafted::with_tensor(both), &format!("{field}.data_location"), "external and in the file too");
+    refused(&Crafted::with_tensor(both), &format!("{field}.data_location"), "both external and in the file");
 }
 
 #[test]
-fn names_are_given_once() {
+fn duplicate_names_are_refused() {
     let mut crafted = Crafted::new();
     crafted.tensors.push(crafted.tensors[0].clone());
-    refused(&crafted, "graph.initializer[1].name", "`w` is the name of another initializer too");
+    refused(&crafted, "graph.initializer[1].name", "`w` names two initializers");
     let mut crafted = Crafted::new();
     crafted.nodes.push(crafted.nodes[0].clone());
-    refused(&crafted, "graph.node[1].output[0]", "`y` is computed or given twice");
+    refused(&crafted, "graph.node[1].output[0]", "`y` is computed or defined twice");
     let mut twice = external("w", &[2, 3], "weights.bin", 0, None);
     put_bytes(&mut twice, tensor::NAME, "other");
     refused(&Crafted::with_tensor(twice), "graph.initializer[0].name", "the field appears twice");
 }
 
 #[test]
-fn operators_of_unknown_libraries_and_compiled_code_are_refused() {
+fn custom_operators_and_compiled_code_are_refused() {
     let node = |domain: &str, op_type: &str| {
         let node = Node { domain: domain.into(), op_type: op_type.into(), ..Node::default() };
         Crafted { nodes: vec![encode::node(&node)], ..Crafted::new() }
@@ -211,7 +211,7 @@ fn operators_of_unknown_libraries_and_compiled_code_are_refused() {
 }
 
 #[test]
-fn tensors_within_attributes_subgraphs_and_sparse_tensors_are_checked_too() {
+fn nested_and_sparse_tensors_are_checked() {
     let outside = external("w", &[2, 3], "../x", 0, None);
     let mut body = Vec::new();
     put_bytes(&mut body, graph::INITIALIZER, &outside);
@@ -238,7 +238,7 @@ fn tensors_within_attributes_subgraphs_and_sparse_tensors_are_checked_too() {
 }
 
 #[test]
-fn attributes_hold_one_value() {
+fn attributes_with_two_values_are_refused() {
     let mut bytes = encode::attribute(&Attribute { name: "axis".into(), value: AttributeValue::Int(1) });
     put_int(&mut bytes, attribute::I, 2);
     let mut node = encode::node(&Node { op_type: "Add".into(), ..Node::default() });
@@ -247,7 +247,7 @@ fn attributes_hold_one_value() {
 }
 
 #[test]
-fn graphs_nested_without_end_are_refused() {
+fn nesting_depth_is_bounded() {
     let mut body = Vec::new();
     for _ in 0..100 {
         let mut attribute = Vec::new();
@@ -264,7 +264,7 @@ fn graphs_nested_without_end_are_refused() {
 }
 
 #[test]
-fn more_parts_than_memory_should_hold_are_refused() {
+fn number_of_items_is_bounded() {
     let mut body = Vec::new();
     (0..2_000_001).for_each(|_| put_bytes(&mut body, graph::NODE, []));
     let mut bytes = Vec::new();
@@ -274,7 +274,7 @@ fn more_parts_than_memory_should_hold_are_refused() {
 }
 
 #[test]
-fn no_cut_and_no_changed_byte_makes_the_reader_panic() {
+fn truncation_and_changed_bytes_do_not_panic() {
     let whole = Crafted::new().bytes();
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("weights.bin"), [0; 32]).unwrap();
@@ -298,16 +298,16 @@ fn no_cut_and_no_changed_byte_makes_the_reader_panic() {
 }
 
 #[test]
-fn a_missing_an_empty_and_a_foreign_file_are_named() {
+fn missing_empty_and_other_files_are_errors() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("model.onnx");
     let message = |path: &Path| Graph::open(path).unwrap_err().to_string();
     assert!(message(&path).ends_with("model.onnx`: cannot be opened"));
     fs::write(&path, []).unwrap();
-    assert!(message(&path).ends_with("there is no graph in it"));
+    assert!(message(&path).ends_with("it does not contain a graph"));
     fs::write(&path, "<html>not found</html>").unwrap();
     assert!(message(&path).contains("at byte 0"), "{}", message(&path));
-    assert!(message(directory.path()).ends_with("is no regular file"));
+    assert!(message(directory.path()).ends_with("is not a regular file"));
     fs::File::create(&path).unwrap().set_len(3 << 30).unwrap();
     assert!(message(&path).contains("3221225472 bytes"));
 }

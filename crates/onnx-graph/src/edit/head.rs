@@ -1,9 +1,9 @@
-//! Finds the product with the vocabulary: from `logits` back through what models put after it.
+//! Finds the product with the vocabulary: from `logits` back through the elementwise operators that models put after it.
 
 use crate::error::{Error, Result};
 use crate::graph::{Graph, Node, Subgraph};
 
-/// Longer than any chain that a model puts between its head and its logits, or between a weight and its use.
+/// More operators than any model has between its head and its logits, or between a weight and its use.
 const MAX_STEPS: usize = 16;
 
 /// The head and what follows it.
@@ -17,7 +17,7 @@ pub(super) struct Head<'g> {
 /// Finds the head of `logits`.
 ///
 /// # Errors
-/// When something else than a product with a weight and operations on each element alone makes the logits.
+/// When the logits are not the product with a weight, followed by elementwise operators.
 pub(super) fn find<'g>(graph: &'g Graph, logits: &'g str) -> Result<Head<'g>> {
     let main = graph.main();
     let refuse = |problem: String| {
@@ -43,7 +43,7 @@ pub(super) fn find<'g>(graph: &'g Graph, logits: &'g str) -> Result<Head<'g>> {
                     node.int("transA").unwrap_or(0) == 0 && node.inputs.iter().skip(1).all(|input| is_fixed(main, input, 0));
                 return match node.inputs.first().filter(|_| is_head) {
                     Some(_) => Ok(Head { node, values }),
-                    None => refuse(format!("comes from a `{operator}` of two values that are no weights")),
+                    None => refuse(format!("comes from a `{operator}` of two values that are not weights")),
                 };
             }
             "Cast" | "Identity" | "Tanh" | "Mul" | "Div" | "Add" | "Sub" | "Where" | "Clip" | "Neg" => {
@@ -59,8 +59,8 @@ pub(super) fn find<'g>(graph: &'g Graph, logits: &'g str) -> Result<Head<'g>> {
     refuse(format!("is more than {MAX_STEPS} operations away from its head"))
 }
 
-/// Has the value the same shape for any number of tokens? Weights have, what is computed from them alone, and the one scale
-/// that a dynamic quantisation gives to all tokens.
+/// Whether the value has the same shape for any number of tokens: weights, what is computed from weights only, and the scale of a
+/// dynamic quantisation, which all tokens share.
 fn is_fixed(main: &Subgraph, value: &str, depth: usize) -> bool {
     if value.is_empty() || main.initializer(value).is_some() {
         return true;

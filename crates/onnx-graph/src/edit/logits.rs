@@ -1,7 +1,7 @@
-//! Lets the caller say how many logits it wants, so that a prompt costs one product with the vocabulary and not one a token.
+//! Adds an input for the number of logits, so that a prompt costs one product with the vocabulary instead of one per token.
 
-use super::kept::{Kept, cut_name};
 use super::patches::Patches;
+use super::prune_positions::{PrunePlan, slice_name};
 use super::{Edit, children, head, message, text};
 use crate::encode::{self, Data};
 use crate::error::{Error, Result};
@@ -12,27 +12,27 @@ use crate::wire::Slice;
 /// The input's name and meaning in graphs of transformers.js: a scalar, 0 for the logits of all tokens, `n` for those of the
 /// last `n`.
 pub(super) const KEEP: &str = "num_logits_to_keep";
-/// The number of logits, as a dim. It needs a name of its own: ONNX Runtime shares buffers between values whose dims have
-/// the same names.
+/// The number of logits, as a dim. Its name must differ from the others: ONNX Runtime shares buffers between values whose dims have the
+/// same names.
 const KEPT: &str = "num_logits";
 
-/// How a graph is told which logits to compute.
+/// How many logits a graph computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogitsControl {
-    /// By the input `num_logits_to_keep`, an int64 scalar: 0 for all tokens, `n` for the last `n`.
+    /// As the input `num_logits_to_keep` says, an int64 scalar: 0 for all tokens, `n` for the last `n`.
     Input,
-    /// Not at all: it gives those of the last token.
+    /// Those of the last token only.
     LastOnly,
 }
 
 impl Edit<'_> {
-    /// Gives the graph an input `num_logits_to_keep`, unless it has one or gives the logits of the last token only.
+    /// Adds the input `num_logits_to_keep`, unless the graph has it or returns the logits of the last token only.
     ///
-    /// `Slice` takes the tokens from `-num_logits_to_keep` on; as `-0` is the first token, 0 takes all. It stands as early as it can:
-    /// from the last attention on, every operator works on kept tokens alone, save where something else needs the others too.
+    /// A `Slice` from `-num_logits_to_keep` on keeps the last tokens; as `-0` is the first token, 0 keeps all. It is inserted as early as
+    /// possible (`prune_positions.rs`).
     ///
     /// # Errors
-    /// When there is no output of the name `logits`, or what computes it is no head that this understands.
+    /// When there is no output `logits`, or its head is not recognised.
     pub fn control_logits(&mut self, logits: &str) -> Result<LogitsControl> {
         let main = self.graph.main();
         if main.inputs.iter().any(|input| input.name == KEEP) {
@@ -77,38 +77,38 @@ impl Edit<'_> {
     }
 }
 
-/// Puts the slices where `kept` says.
-pub(super) fn cut(edited: &Graph, kept: &Kept<'_>, patches: &mut Patches) {
+/// Inserts the slices that `plan` lists.
+pub(super) fn insert_slices(edited: &Graph, plan: &PrunePlan<'_>, patches: &mut Patches) {
     let make = |op_type: &str, inputs: &[&str], output: String| {
         let inputs = inputs.iter().map(|&input| input.into()).collect();
         Node { name: output.clone(), op_type: op_type.into(), inputs, outputs: vec![output], ..Node::default() }
     };
-    let cuts = kept.cuts();
-    if let Some((_, first)) = cuts.first() {
+    let slices = plan.slices();
+    if let Some((_, first)) = slices.first() {
         for added in [make("Neg", &[KEEP], name("negative")), make("Reshape", &[&name("negative"), &name("one")], name("start"))]
         {
             patches.insert_before(first.before, graph::NODE, &encode::node(&added));
         }
     }
-    for (value, cut) in cuts {
-        let slice = make("Slice", &[value, &name("start"), &name("end"), &name("one")], cut_name(value));
-        patches.insert_before(cut.before, graph::NODE, &encode::node(&slice));
-        for taker in &cut.takers {
-            let inputs = children(message(edited, &taker.range), node::INPUT);
+    for (value, point) in slices {
+        let slice = make("Slice", &[value, &name("start"), &name("end"), &name("one")], slice_name(value));
+        patches.insert_before(point.before, graph::NODE, &encode::node(&slice));
+        for consumer in &point.consumers {
+            let inputs = children(message(edited, &consumer.range), node::INPUT);
             for input in inputs.filter(|input| input.bytes == value.as_bytes()) {
-                patches.replace(input.start, cut_name(value).into_bytes());
+                patches.replace(input.start, slice_name(value).into_bytes());
             }
         }
     }
-    forget_shapes(edited, patches, |value| kept.values.contains(value));
+    forget_shapes(edited, patches, |value| plan.values.contains(value));
 }
 
-/// What an addition of ours is called.
+/// The name of an added node or constant.
 fn name(part: &str) -> String {
     format!("{KEEP}.{part}")
 }
 
-/// Takes away the shapes that the file gives to `values`: they count all tokens.
+/// Removes the shapes that the file declares for `values`, since they count all tokens.
 fn forget_shapes(edited: &Graph, patches: &mut Patches, values: impl Fn(&str) -> bool) {
     for info in children(message(edited, &edited.main().range), graph::VALUE_INFO) {
         let name = text(info, value_info::NAME).and_then(|name| std::str::from_utf8(name).ok());

@@ -8,15 +8,15 @@ mod target;
 use std::collections::BTreeMap;
 
 use self::target::Target;
-use super::kept::Kept;
 use super::patches::Patches;
+use super::prune_positions::PrunePlan;
 use super::{Edit, children, message};
 use crate::encode::{self, Data};
 use crate::error::{Error, Result};
 use crate::graph::{DataType, Graph, Node};
 use crate::schema::{graph, node};
 
-/// An update of one module's weight by `scale * b * a`, as PEFT has it.
+/// An update of one module's weight by `scale * b * a`, as PEFT defines it.
 #[derive(Clone, Copy, Debug)]
 pub struct LowRank<'a> {
     /// The module, such as `model.layers.0.self_attn.q_proj`; what comes before `layers` does not matter.
@@ -27,18 +27,18 @@ pub struct LowRank<'a> {
     pub a: &'a [f32],
     /// `[outputs, rank]`: `lora_B.weight`
     pub b: &'a [f32],
-    /// `lora_alpha / rank`, or what the adapter's configuration makes of it.
+    /// `lora_alpha / rank`, or as the adapter's configuration scales it.
     pub scale: f32,
 }
 
-/// A product and what is added to it.
+/// A product and the update that is added to it.
 #[derive(Debug)]
 pub(super) struct Update<'g> {
     target: Target<'g>,
     factors: Factors,
 }
 
-/// `A` and `B` of one product, for the updates of one module or of several that the graph has packed into one.
+/// `A` and `B` of one product, for the updates of one module, or of several that the graph packs into one product.
 #[derive(Debug)]
 struct Factors {
     rank: usize,
@@ -49,8 +49,8 @@ struct Factors {
 }
 
 impl Edit<'_> {
-    /// Adds updates to the products of the modules that they name. One call takes all: the updates of several adapters add
-    /// up to one of the sum of their ranks.
+    /// Adds updates to the products of their modules. One call takes all of them; the updates of several adapters combine into one with
+    /// the sum of their ranks.
     ///
     /// # Errors
     /// When a module has no product in the graph, is named twice, or has another shape than its update; at a second call.
@@ -93,12 +93,12 @@ impl Edit<'_> {
 }
 
 impl Update<'_> {
-    /// Renames the product's result and adds the update to it under the old name, for the tokens that the product sees.
-    pub(super) fn apply<'g>(&'g self, edited: &Graph, kept: Option<&mut Kept<'g>>, patches: &mut Patches) {
+    /// Renames the product's result and adds the update to it under the old name, for the positions that the product sees.
+    pub(super) fn apply<'g>(&'g self, edited: &Graph, plan: Option<&mut PrunePlan<'g>>, patches: &mut Patches) {
         let Self { target, factors } = self;
         let name = |part: &str| format!("low_rank/{}/{part}", target.output);
-        let input = match kept.filter(|kept| kept.values.contains(target.output)) {
-            Some(kept) => kept.name(target.input, target.last.range.start),
+        let input = match plan.filter(|plan| plan.values.contains(target.output)) {
+            Some(plan) => plan.name(target.input, target.last.range.start),
             None => target.input.into(),
         };
         let nodes = [

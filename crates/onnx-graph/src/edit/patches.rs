@@ -1,10 +1,10 @@
-//! Changes to a file as positions and bytes. A message's length is written anew only where something within it changed.
+//! Edits of a file as positions and bytes. The length of a message is rewritten only if something within it changed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::wire::{Fields, Payload, Slice, put_bytes};
 
-/// What happens to the fields of a file; each is known by where its payload starts.
+/// Edits of fields, each identified by the start of its payload.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Patches {
     replaced: BTreeMap<usize, Vec<u8>>,
@@ -16,27 +16,27 @@ pub(super) struct Patches {
 }
 
 impl Patches {
-    /// Gives the field whose payload starts here another payload.
+    /// Replaces the payload that starts here.
     pub(super) fn replace(&mut self, start: usize, payload: Vec<u8>) {
         self.replaced.insert(start, payload);
     }
 
-    /// Takes the field whose payload starts here away.
+    /// Removes the field whose payload starts here.
     pub(super) fn remove(&mut self, start: usize) {
         self.removed.insert(start);
     }
 
-    /// Puts a field before the one whose payload starts here.
+    /// Inserts a field before the one whose payload starts here.
     pub(super) fn insert_before(&mut self, start: usize, number: u32, payload: &[u8]) {
         put_bytes(self.inserted.entry(start).or_default(), number, payload);
     }
 
-    /// Puts a field at the end of the message whose payload starts here.
+    /// Appends a field to the message whose payload starts here.
     pub(super) fn append(&mut self, start: usize, number: u32, payload: &[u8]) {
         put_bytes(self.appended.entry(start).or_default(), number, payload);
     }
 
-    /// The message with the patches within it.
+    /// The message with the patches applied.
     pub(super) fn apply(&self, message: Slice<'_>) -> Vec<u8> {
         let mut out = Vec::with_capacity(message.bytes.len());
         let mut fields = Fields::new(message);
@@ -62,8 +62,8 @@ impl Patches {
         out
     }
 
-    /// Is a field within this message changed? Its payload starts after the message does; that of an empty one may start
-    /// at the message's end.
+    /// Whether a field within this message changed. Its payload starts after the message does; that of an empty field may start at the
+    /// message's end.
     fn touches(&self, message: Slice<'_>) -> bool {
         let within = message.start + 1..message.start + message.bytes.len() + 1;
         self.appended.contains_key(&message.start)
@@ -92,12 +92,12 @@ mod tests {
     }
 
     #[test]
-    fn without_patches_every_byte_stays() {
+    fn no_patches_keep_every_byte() {
         assert_eq!(Patches::default().apply(Slice::whole(&message())), message());
     }
 
     #[test]
-    fn only_what_is_patched_changes() {
+    fn only_patched_fields_change() {
         let bytes = message();
         // Payloads: the first inner message at 4, its text "ab" at 6, the empty one at 20.
         assert_eq!((&bytes[6..8], bytes[19]), (b"ab".as_slice(), 0));
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_field_is_gone() {
+    fn removed_field_is_absent() {
         let bytes = message();
         let mut patches = Patches::default();
         patches.remove(4);

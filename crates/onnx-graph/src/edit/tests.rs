@@ -93,7 +93,7 @@ fn check_sliced(nodes: &[Node], head: usize) {
 }
 
 #[test]
-fn heads_are_found_behind_what_models_put_after_them() {
+fn head_is_found_before_elementwise_operators() {
     check_sliced(&[node("MatMul", &["hidden", "w"], &["logits"])], 0);
     check_sliced(&[node("MatMulNBits", &["hidden", "w", "scale"], &["logits"])], 0);
     check_sliced(&[node("Transpose", &["w"], &["wt"]), node("MatMul", &["hidden", "wt"], &["logits"])], 1);
@@ -120,7 +120,7 @@ fn heads_are_found_behind_what_models_put_after_them() {
 }
 
 #[test]
-fn shapes_after_the_head_are_forgotten_and_others_kept() {
+fn only_shapes_after_the_head_are_removed() {
     let nodes = [node("MatMul", &["hidden", "w"], &["product"]), node("Cast", &["product"], &["logits"])];
     let (_, after) = edited(&graph(&nodes, &symbolic("tokens"))).unwrap();
     let text = |text: &str| after.bytes().windows(text.len()).filter(|window| *window == text.as_bytes()).count();
@@ -129,14 +129,14 @@ fn shapes_after_the_head_are_forgotten_and_others_kept() {
 }
 
 #[test]
-fn what_mixes_tokens_is_no_head() {
+fn operators_that_mix_tokens_are_refused() {
     let check = |nodes: &[Node], problem: &str| {
         let error = edited(&graph(nodes, &symbolic("tokens"))).unwrap_err();
         assert!(error.to_string().contains(problem), "{error}");
     };
     check(&[node("Softmax", &["hidden"], &["logits"])], "`logits` comes from a `Softmax`, which may mix tokens");
-    check(&[node("MatMul", &["hidden", "hidden"], &["logits"])], "of two values that are no weights");
-    check(&[node("MatMul", &[], &["logits"])], "of two values that are no weights");
+    check(&[node("MatMul", &["hidden", "hidden"], &["logits"])], "of two values that are not weights");
+    check(&[node("MatMul", &[], &["logits"])], "of two values that are not weights");
     check(&[node("Add", &["hidden", "hidden"], &["logits"])], "of several values");
     check(&[node("Cast", &["hidden"], &["logits"])], "comes from `hidden`, which no node computes");
     check(&[node("Cast", &["logits"], &["logits"])], "more than 16 operations");
@@ -144,7 +144,7 @@ fn what_mixes_tokens_is_no_head() {
 }
 
 #[test]
-fn a_graph_that_needs_no_control_stays_as_it_is() {
+fn graph_with_logits_control_is_unchanged() {
     let nodes = [node("MatMul", &["hidden", "w"], &["logits"])];
     let pruned = graph(&nodes, &Dim::Fixed(1));
     let (control, after) = edited(&pruned).unwrap();
@@ -155,7 +155,7 @@ fn a_graph_that_needs_no_control_stays_as_it_is() {
 }
 
 #[test]
-fn activations_are_set_where_they_are_open_or_everywhere() {
+fn accuracy_level_is_set_where_open_or_everywhere() {
     let quantized = |level: Option<i64>| {
         let attributes = level.map(|level| Attribute { name: "accuracy_level".into(), value: AttributeValue::Int(level) });
         Node { attributes: attributes.into_iter().collect(), ..node("MatMulNBits", &["hidden", "w", "scale"], &["logits"]) }
@@ -179,7 +179,7 @@ fn activations_are_set_where_they_are_open_or_everywhere() {
 }
 
 #[test]
-fn values_within_become_outputs() {
+fn inner_values_become_outputs() {
     let nodes = [node("MatMul", &["hidden", "w"], &["product"]), node("Cast", &["product"], &["logits"])];
     let graph = graph(&nodes, &symbolic("tokens"));
     let mut edit = graph.edit();
@@ -193,7 +193,7 @@ fn values_within_become_outputs() {
 
 #[cfg(unix)]
 #[test]
-fn links_into_a_hub_cache_are_named_by_their_blobs() {
+fn relocate_resolves_links_to_blobs() {
     let cache = tempfile::tempdir().unwrap();
     let snapshot = cache.path().join("models--a--b/snapshots/0123/onnx");
     let blobs = cache.path().join("models--a--b/blobs");

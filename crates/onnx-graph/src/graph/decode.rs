@@ -1,4 +1,4 @@
-//! From bytes to messages: every length, nesting depth and count of a hostile file is bounded here.
+//! Decodes bytes to messages. Every length, nesting depth and count of a hostile file is bounded here.
 
 mod reader;
 mod tensor;
@@ -52,7 +52,7 @@ pub(crate) fn model(limits: &Limits<'_>, bytes: &[u8]) -> Result<Contents> {
         }
     }
     if !has_graph {
-        return Err(Error::bad_file(limits.file, "there is no graph in it").with_hint("is it an ONNX file?"));
+        return Err(Error::bad_file(limits.file, "it does not contain a graph").with_hint("is it an ONNX file?"));
     }
     Ok(contents)
 }
@@ -114,7 +114,7 @@ fn node(limits: &Limits<'_>, at: &At<'_>, message: Slice<'_>) -> Result<Node> {
     Ok(node)
 }
 
-/// An attribute's value is that of the one field that is set; where none is (a zero in proto3), its type says what zero.
+/// The value of an attribute is the one field that is set; if none is (a zero in proto3), its type tells which zero.
 fn attribute(limits: &Limits<'_>, at: &At<'_>, message: Slice<'_>) -> Result<Attribute> {
     let (mut name, mut kind, mut value) = (String::new(), 0, None);
     let mut reader = Reader::new(limits, at, message);
@@ -153,7 +153,7 @@ fn attribute(limits: &Limits<'_>, at: &At<'_>, message: Slice<'_>) -> Result<Att
     Ok(Attribute { name, value })
 }
 
-/// Adds one field to an attribute's value; breaks when the value is of another type already.
+/// Adds one field to an attribute's value; breaks if the value has another type already.
 fn attribute_value(
     limits: &Limits<'_>,
     at: &At<'_>,
@@ -162,7 +162,7 @@ fn attribute_value(
     value: &mut Option<AttributeValue>,
 ) -> Result<ControlFlow<()>> {
     use AttributeValue as Value;
-    // One level of lists: `slot!` finds the list that the field belongs to, empty at first.
+    // `slot!` finds the list that the field belongs to, empty at first.
     macro_rules! slot {
         ($variant:ident) => {
             match value.get_or_insert_with(|| Value::$variant(Vec::new())) {

@@ -13,9 +13,9 @@ pub struct Node {
     pub op_type: String,
     /// The operator's domain; empty for ONNX's own.
     pub domain: String,
-    /// Names of values; an empty one is an input that is left out.
+    /// Names of values; an empty one is an omitted input.
     pub inputs: Vec<String>,
-    /// Names of values; an empty one is an output that nobody wants.
+    /// Names of values; an empty one is an unused output.
     pub outputs: Vec<String>,
     /// Named constants.
     pub attributes: Vec<Attribute>,
@@ -32,7 +32,7 @@ pub struct Attribute {
     pub value: AttributeValue,
 }
 
-/// What an attribute holds.
+/// The value of an attribute.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum AttributeValue {
@@ -40,7 +40,7 @@ pub enum AttributeValue {
     Float(f32),
     /// An integer.
     Int(i64),
-    /// Text, which ONNX does not promise to be UTF-8.
+    /// Text, which need not be UTF-8.
     Text(Vec<u8>),
     /// Floats.
     Floats(Vec<f32>),
@@ -54,9 +54,9 @@ pub enum AttributeValue {
     Graphs(Vec<Subgraph>),
     /// One sparse tensor or more.
     SparseTensors(Vec<SparseTensor>),
-    /// A type, which is not read further.
+    /// A type, which is not decoded.
     Type,
-    /// The attribute of this name of the function around it.
+    /// The attribute of this name of the surrounding function.
     Reference(String),
 }
 
@@ -71,11 +71,11 @@ pub struct Subgraph {
     pub initializers: Vec<Tensor>,
     /// Sparse constants.
     pub sparse_initializers: Vec<SparseTensor>,
-    /// What must be given, and initializers that may be overridden.
+    /// Inputs, including initializers that may be overridden.
     pub inputs: Vec<ValueInfo>,
-    /// What is computed.
+    /// Outputs.
     pub outputs: Vec<ValueInfo>,
-    /// Values between the nodes whose types or shapes the file gives.
+    /// Values between the nodes whose types or shapes the file declares.
     pub values: Vec<ValueInfo>,
     /// The whole `GraphProto`, as positions in the file.
     pub range: Range<usize>,
@@ -86,9 +86,9 @@ pub struct Subgraph {
 pub struct ValueInfo {
     /// Its name.
     pub name: String,
-    /// The elements' type; none for what is no tensor.
+    /// The elements' type; `None` for anything but a tensor.
     pub data_type: Option<DataType>,
-    /// The shape; none where the file does not say.
+    /// The shape; `None` if the file does not declare it.
     pub dims: Option<Vec<Dim>>,
 }
 
@@ -97,20 +97,20 @@ pub struct ValueInfo {
 pub enum Dim {
     /// Always this.
     Fixed(i64),
-    /// The same wherever the same name stands.
+    /// The same size wherever the name is the same.
     Symbolic(String),
-    /// Anything.
+    /// Any size.
     Unknown,
 }
 
-/// A function: an operator that the file itself defines.
+/// A function: an operator that the file defines.
 #[derive(Clone, Debug, Default)]
 pub struct Function {
     /// Its domain.
     pub domain: String,
     /// The operator's name.
     pub name: String,
-    /// What it consists of.
+    /// Its operators.
     pub nodes: Vec<Node>,
     /// Attributes with their defaults.
     pub attributes: Vec<Attribute>,

@@ -1,4 +1,4 @@
-//! Tensors of a graph: their type, shape, and where their data lies. The data itself is never loaded.
+//! Tensors of a graph: their type, shape, and where their data is. The data itself is never loaded.
 
 use std::fmt;
 use std::ops::Range;
@@ -38,23 +38,23 @@ pub enum TensorData {
     External(ExternalData),
 }
 
-/// The `external_data` entries of a tensor, as the file has them.
+/// The `external_data` entries of a tensor.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExternalData {
     /// The path, relative to the graph's directory.
     pub location: String,
     /// First byte.
     pub offset: u64,
-    /// Bytes; by the shape and type where the file does not say.
+    /// Bytes; `None` leaves them to shape and type.
     pub length: Option<u64>,
 }
 
-/// Two tensors that stand for one sparse one.
+/// A sparse tensor as two dense ones.
 #[derive(Clone, Debug)]
 pub struct SparseTensor {
     /// The elements that are not zero.
     pub values: Option<Tensor>,
-    /// Where they stand.
+    /// Their indices.
     pub indices: Option<Tensor>,
 }
 
@@ -69,14 +69,14 @@ impl DataType {
     pub const INT32: Self = Self(6);
     /// 64-bit integer.
     pub const INT64: Self = Self(7);
-    /// Text, which has no size.
+    /// Text, whose size is not fixed.
     pub const STRING: Self = Self(8);
     /// 16-bit float of IEEE 754.
     pub const FLOAT16: Self = Self(10);
     /// 16-bit float with the exponent of a 32-bit one.
     pub const BFLOAT16: Self = Self(16);
 
-    /// Bits an element takes; none for text and unknown types.
+    /// Bits per element; `None` for text and unknown types.
     pub fn bits(self) -> Option<u64> {
         Some(match self.0 {
             2 | 3 | 9 | 17..=20 | 24 => 8,
@@ -133,12 +133,12 @@ impl fmt::Display for DataType {
 }
 
 impl Tensor {
-    /// The product of the dims; nothing when one is negative or the product has more than 64 bits.
+    /// The product of the dims; `None` if one is negative or the product overflows 64 bits.
     pub fn n_elements(&self) -> Option<u64> {
         self.dims.iter().try_fold(1_u64, |product, &dim| product.checked_mul(u64::try_from(dim).ok()?))
     }
 
-    /// The bytes that shape and type ask for; elements of less than a byte are packed.
+    /// The bytes of the data by shape and type; elements smaller than a byte are packed.
     pub fn n_bytes(&self) -> Option<u64> {
         Some(self.n_elements()?.checked_mul(self.data_type.bits()?)?.div_ceil(8))
     }

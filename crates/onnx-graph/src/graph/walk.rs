@@ -3,7 +3,7 @@
 use super::{Attribute, AttributeValue, Graph, Node, Subgraph, Tensor};
 use crate::error::At;
 
-/// What a walk comes by.
+/// An item of a walk.
 pub(crate) enum Visit<'g> {
     Subgraph(&'g Subgraph),
     Node(&'g Node),
@@ -15,7 +15,7 @@ pub(crate) enum Visit<'g> {
 type Visitor<'v, 'g, E> = &'v mut dyn FnMut(&At<'_>, Visit<'g>) -> Result<(), E>;
 
 impl Graph {
-    /// Visits the main graph, those of functions, attributes and training, and all that is in them.
+    /// Visits the main graph, the graphs of functions, attributes and training, and everything in them.
     pub(crate) fn walk<'g, E>(&'g self, visit: Visitor<'_, 'g, E>) -> Result<(), E> {
         let root = At::ROOT;
         let contents = self.contents();

@@ -13,7 +13,6 @@ use super::facts::Facts;
 use super::worker::{is_checkpoint, share_read};
 use crate::args::{BenchArgs, ContenderOptions, DeviceChoice, Peer};
 use crate::failure::Usage;
-use crate::paths;
 
 /// Who takes part, and who else is asked for f32.
 pub(super) struct Field {
@@ -25,7 +24,7 @@ pub(super) struct Field {
 pub(super) fn field(args: &BenchArgs, reference: &str, files: &ModelFiles, facts: &Facts) -> Result<Field> {
     let options = &args.contenders;
     let backends = match options.backends.as_slice() {
-        [] => tandem::compiled(),
+        [] => tandem::backends::compiled(),
         named => named.to_vec(),
     };
     let weights = weights(options, &backends, files)?;
@@ -207,7 +206,7 @@ fn peer(
 /// The checkpoint as an int4 graph with a `genai_config.json`, made once for each content of its weights.
 fn genai_export(files: &ModelFiles, facts: &Facts) -> Result<PathBuf> {
     let key: String = facts.hashed.iter().map(|file| &file.sha256[..8]).collect::<Vec<_>>().join("-");
-    let directory = paths::cache_dir()?.join("bench").join(format!("genai-int4-{}-{key}", env!("CARGO_PKG_VERSION")));
+    let directory = super::cache_dir()?.join("bench").join(format!("genai-int4-{}-{key}", env!("CARGO_PKG_VERSION")));
     if !directory.join("genai_config.json").is_file() {
         tandem::export(files, &ExportOptions::new(&directory, DType::Int4))?;
     }

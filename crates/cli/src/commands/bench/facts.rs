@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use tandem::{CancelToken, Error, ModelConfig, ModelFile, ModelFiles, SpecialTokens, TokenId, Tokenizer};
+use tandem::files::ModelFile;
+use tandem::{CancelToken, Error, ModelConfig, ModelFiles, SpecialTokens, TokenId, Tokenizer};
 use tandem_bench::loss::{MOST_TOKENS, TEXT};
 use tandem_bench::machine::Machine;
 use tandem_bench::measure::{Workload, longest, prompt_token};

@@ -35,9 +35,9 @@ fn load(reference: &str, choice: &EngineChoice) -> tandem::Result<(Arc<dyn Model
         None => StepReads::Weights(weights_read(&config)),
     };
     if choice.is_transformers {
-        return Ok((tandem::peer(&files, &choice.load)?, reads));
+        return Ok((tandem::backends::peer(&files, &choice.load)?, reads));
     }
-    let backend = tandem::backend(choice.backend, choice.load.onnx.library.clone())?;
+    let backend = tandem::backends::backend(choice.backend, choice.load.onnx.library.clone())?;
     Ok((backend.load(&files, &choice.load)?, reads))
 }
 

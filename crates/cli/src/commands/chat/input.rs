@@ -12,7 +12,6 @@ use rustyline::{Config, Editor};
 
 use crate::failure::Usage;
 use crate::output::{Output, PROMPT};
-use crate::paths;
 use crate::prompt;
 
 /// What stands before and after a message of several lines.
@@ -170,7 +169,7 @@ impl Terminal<'_> {
 
 /// The history's file, in a directory that is there and only the user's.
 fn history_file(output: &Output) -> Option<PathBuf> {
-    let dir = paths::state_dir()?;
+    let dir = tandem::paths::state_dir()?;
     match DirBuilder::new().recursive(true).mode(0o700).create(&dir) {
         Ok(()) => Some(dir.join("chat_history")),
         Err(error) => {

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use tandem::{ChatMessage, Error, ModelFile};
+use tandem::files::ModelFile;
+use tandem::{ChatMessage, Error};
 
 use super::Talk;
 use crate::failure::Usage;

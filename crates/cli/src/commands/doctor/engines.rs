@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use tandem::{BackendKind, DeviceReport};
+use tandem::BackendKind;
+use tandem::backends::DeviceReport;
 
 use super::{Check, State};
 
@@ -11,8 +12,8 @@ const AREA: &str = "engines";
 /// Every backend and device.
 pub(super) fn checks(library: Option<&Path>) -> Vec<Check> {
     let mut checks = Vec::new();
-    for kind in tandem::KNOWN_BACKENDS {
-        let backend = match tandem::backend(Some(kind), library.map(Path::to_owned)) {
+    for kind in tandem::backends::KNOWN_BACKENDS {
+        let backend = match tandem::backends::backend(Some(kind), library.map(Path::to_owned)) {
             Ok(backend) => backend,
             Err(error) => {
                 let check = Check::new(AREA, kind.to_string(), State::Absent, "is not part of this build");
@@ -20,7 +21,7 @@ pub(super) fn checks(library: Option<&Path>) -> Vec<Check> {
                 continue;
             }
         };
-        let found = (kind == BackendKind::Onnx).then(|| tandem::ort_library(library));
+        let found = (kind == BackendKind::Onnx).then(|| tandem::backends::ort_library(library));
         if let Some(Err(error)) = found {
             checks.push(Check::bad(AREA, "onnx library", error.into()));
             continue;
@@ -58,10 +59,12 @@ fn library_check(path: &Path, explicit: Option<&Path>) -> Check {
     let by = match explicit {
         Some(_) => "as `--ort-library` or the configuration says",
         None if std::env::var_os("ORT_DYLIB_PATH").is_some_and(|value| !value.is_empty()) => "as `ORT_DYLIB_PATH` says",
-        None if tandem::cache_dir().is_some_and(|cache| path.starts_with(cache)) => "in the cache, where `tandem setup` puts it",
+        None if tandem::paths::cache_dir().is_some_and(|cache| path.starts_with(cache)) => {
+            "in the cache, where `tandem setup` puts it"
+        }
         None => "beside the program",
     };
-    match tandem::ort_version() {
+    match tandem::backends::ort_version() {
         Some(version) => Check::good(AREA, "onnx library", format!("ONNX Runtime {version}, {by}: {}", path.display())),
         None => Check::new(AREA, "onnx library", State::Bad, format!("does not start, {by}: {}", path.display()))
             .with_remedy("`tandem setup` obtains the right one"),
@@ -75,7 +78,7 @@ fn device_check(kind: BackendKind, report: DeviceReport, library: Option<&Path>)
         let state = if report.device == tandem::Device::Cpu { State::Bad } else { State::Absent };
         return Check { remedy: report.hint.as_ref().map(crate::words::sentence), ..Check::new(AREA, name, state, reason) };
     }
-    match tandem::prove(kind, library, report.device) {
+    match tandem::backends::check_device(kind, library, report.device) {
         Ok(provider) => {
             let what = if kind == BackendKind::Onnx { "a graph of one node ran" } else { "the built-in model ran" };
             Check::good(AREA, name, format!("{what} on {provider}"))

@@ -3,14 +3,11 @@
 use std::path::Path;
 
 use tandem::machine::{Memory, Processor, free_disk};
-use tandem::plan::choose;
-use tandem::{BackendKind, DType};
+use tandem::{DType, LoadOptions, Resolver, Settings, paths};
 
 use super::{Check, State};
 use crate::config::Config;
 use crate::figures::bytes;
-use crate::memory::measurements;
-use crate::paths;
 
 const AREA: &str = "machine";
 
@@ -21,8 +18,8 @@ pub(super) fn checks(config: &Config) -> Vec<Check> {
     let (processor, memory) = (Processor::read(), Memory::read());
     let mut checks = vec![instructions(&processor), threads(&processor), memory_check(&memory)];
     checks.extend(limits(&memory));
-    checks.push(auto(config, &memory, processor.threads));
-    let places = [("disk of the cache", tandem::cache_dir()), ("disk of the state", paths::state_dir())];
+    checks.push(auto(config, &memory));
+    let places = [("disk of the cache", paths::cache_dir()), ("disk of the state", paths::state_dir())];
     checks.extend(places.into_iter().filter_map(|(name, place)| Some(disk(name, &place?))));
     checks
 }
@@ -68,10 +65,11 @@ fn limits(memory: &Memory) -> Vec<Check> {
 }
 
 /// What `auto` would take here.
-fn auto(config: &Config, memory: &Memory, threads: usize) -> Check {
-    let backend = config.engine.weights.backend.or_else(|| tandem::compiled().first().copied()).unwrap_or(BackendKind::Onnx);
+fn auto(config: &Config, memory: &Memory) -> Check {
+    let resolver = Resolver::new(config.catalog.clone()).with_memory(memory.clone());
     let largest = |dtype: DType| {
-        let choice = choose(&config.catalog, memory, (backend, dtype), None, threads, &measurements());
+        let load = LoadOptions::new().with_dtype(dtype);
+        let choice = resolver.choose(&Settings { backend: config.engine.weights.backend, load, ..Settings::default() }).ok()?;
         choice.taken().map(|taken| format!("`{}` in {dtype}", taken.entry.name))
     };
     let found: Vec<String> = [DType::F32, DType::Int4].into_iter().filter_map(largest).collect();

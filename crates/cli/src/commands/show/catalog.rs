@@ -3,15 +3,15 @@
 use anyhow::Result;
 use serde::Serialize;
 use tandem::catalog::CatalogEntry;
-use tandem::plan::{Choice, Plan, Subject, Workload};
+use tandem::plan::Choice;
+use tandem::{Resolved, Resolver};
 
 use super::memory_plan::{MemoryReport, planned_tokens};
 use super::text::{heading, row};
 use crate::args::EngineOptions;
 use crate::figures::{bytes, many};
-use crate::memory::{measurements, memory, threads};
 use crate::output::{BOLD, DIM, GOOD, Output};
-use crate::reference::{Named, engine};
+use crate::resolve::reference_settings;
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -31,18 +31,19 @@ struct Considered {
 }
 
 /// Shows `entry` of the catalog, which `reference` names.
-pub(super) fn show(reference: &str, entry: &CatalogEntry, named: &Named, options: &EngineOptions, output: &Output) -> Result<()> {
-    let (backend, dtype) = engine(options);
-    let threads = options.compute.threads.map_or_else(threads, usize::from);
-    let n_tokens = planned_tokens(options.context.map(usize::from), entry.context);
-    let workload = Workload { backend, dtype, n_tokens, context_length: n_tokens, threads };
-    let plan = Plan::new(&Subject::of_entry(entry), &workload, &measurements());
+pub(super) fn show(
+    reference: &str,
+    entry: &CatalogEntry,
+    resolved: &Resolved,
+    resolver: &Resolver,
+    options: &EngineOptions,
+    output: &Output,
+) -> Result<()> {
+    let settings = reference_settings(options);
+    let plan = resolver.plan_entry(entry, &settings, planned_tokens(settings.context_length, entry.context))?;
     let advice = || "`tandem show auto` says what fits; `--dtype int8` and `int4` take less".into();
-    let considered = match named {
-        Named::Auto(auto) => considered(&auto.choice),
-        _ => Vec::new(),
-    };
-    let memory = MemoryReport::new(&plan, &workload, &memory(options), advice);
+    let considered = resolved.choice.as_ref().map(considered).unwrap_or_default();
+    let memory = MemoryReport::new(&plan, &resolver.memory(), advice);
     let report = Report { model: reference.into(), entry: entry.clone(), memory, considered };
     if output.is_json() { output.document(&report) } else { text(&report, output) }
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::Result;
 use serde::Serialize;
 use serde_json::Value;
-use tandem::{ModelFile, ModelFiles};
+use tandem::ModelFiles;
+use tandem::files::ModelFile;
 
 use crate::figures::bytes;
 use crate::output::Output;
@@ -58,7 +59,7 @@ pub(super) fn graphs(files: &ModelFiles) -> tandem::Result<Vec<GraphRow>> {
     let size = |graph: &ModelFile| -> tandem::Result<u64> {
         external_data(graph).iter().try_fold(graph.len()?, |sum, file| Ok(sum + file.len()?))
     };
-    let row = |graph: &tandem::GraphFile| {
+    let row = |graph: &tandem::files::GraphFile| {
         let dtype = files.dtype_of(graph).map(|dtype| dtype.to_string());
         Ok(GraphRow { name: graph.file.name().into_owned(), dtype, bytes: size(&graph.file)? })
     };

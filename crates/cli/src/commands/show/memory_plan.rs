@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde::Serialize;
 use tandem::machine::Memory;
-use tandem::plan::{PLANNED_CONTEXT, Part, Plan, Verdict, Workload, judge};
+use tandem::plan::{MemoryPlan, PLANNED_CONTEXT, Part, Verdict};
 
 use super::text::{heading, row};
 use crate::figures::bytes;
@@ -34,12 +34,12 @@ pub(super) fn planned_tokens(context: Option<usize>, max_context: usize) -> usiz
 }
 
 impl MemoryReport {
-    pub(super) fn new(plan: &Plan, workload: &Workload, memory: &Memory, advice: impl FnOnce() -> String) -> Self {
-        let verdict = judge(plan, workload, memory);
+    pub(super) fn new(plan: &MemoryPlan, memory: &Memory, advice: impl FnOnce() -> String) -> Self {
+        let verdict = plan.judge(memory);
         Self {
-            backend: workload.backend.to_string(),
-            dtype: workload.dtype.to_string(),
-            n_tokens: workload.n_tokens,
+            backend: plan.engine.backend.to_string(),
+            dtype: plan.engine.dtype.to_string(),
+            n_tokens: plan.workload.n_tokens,
             peak_bytes: plan.peak(),
             parts: plan.parts().filter(|part| part.bytes > 0).cloned().collect(),
             correction_bytes: plan.correction,

@@ -6,7 +6,7 @@ use super::parts::{Matrix, constant};
 use crate::graph::{AttributeValue, DataType};
 
 impl Network<'_> {
-    /// What attention needs to know of lengths, from the mask: for each row its tokens less one, and the longest.
+    /// The lengths that attention needs, from the mask: the tokens of each row minus one, and the longest row.
     pub(super) fn lengths(&mut self) {
         let to_int32 = i64::from(DataType::INT32.0);
         self.ints("mask_axis", &[1], &[1]);
@@ -28,7 +28,7 @@ impl Network<'_> {
         }
     }
 
-    /// What each token takes from those before it; gives the name of the value.
+    /// Attention to the tokens so far; returns the name of its output.
     pub(super) fn attention(&mut self, layer: usize, input: &str) -> String {
         let spec = self.spec;
         let [query, key, kv_value] = self.query_key_value(layer, input);
@@ -61,8 +61,7 @@ impl Network<'_> {
         output
     }
 
-    /// Queries, keys and values from one product. Without norms they stay together, which the operator takes as its first
-    /// input alone.
+    /// Queries, keys and values from one product. Without norms they stay packed in the operator's first input.
     fn query_key_value(&mut self, layer: usize, input: &str) -> [String; 3] {
         let spec = self.spec;
         let block = format!("layers.{layer}.self_attn");

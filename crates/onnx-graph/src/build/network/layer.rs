@@ -1,4 +1,4 @@
-//! One decoder layer: attention and feed-forward block, each after a norm and added to what came before.
+//! One decoder layer: attention and feed-forward block, each after a norm and added to the residual.
 
 use super::super::spec::Outputs;
 use super::parts::Matrix;
@@ -13,7 +13,7 @@ impl Network<'_> {
         let normed = format!("{prefix}.attention_input");
         let mut residual = self.add_norm(stream, &weight, &normed);
         let mut context = self.attention(layer, &normed);
-        // No token looks at another any more: those whose logits nobody wants need go no further.
+        // This was the last attention: positions whose logits were not requested are dropped.
         if layer + 1 == self.spec.n_layers && self.options.outputs == Outputs::Logits {
             [context, residual] = self.keep([context, residual]);
         }
@@ -25,7 +25,7 @@ impl Network<'_> {
         Stream { residual, update: Some(update) }
     }
 
-    /// Adds the update to the residual and writes the norm of the sum to `output`, in one node; gives the name of the sum.
+    /// Adds the update to the residual and writes the norm of the sum to `output`, in one node; returns the name of the sum.
     pub(super) fn add_norm(&mut self, stream: Stream, weight: &str, output: &str) -> String {
         let Some(update) = stream.update else {
             self.norm(&stream.residual, weight, output);

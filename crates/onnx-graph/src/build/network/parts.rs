@@ -1,15 +1,15 @@
-//! Nodes and constants, one at a time. A node has the name of its output, or of its weight.
+//! Adds single nodes and constants. A node is named after its output, or after its weight.
 
 use super::super::plan::{Constant, Part, Recipe, Step};
-use super::super::quantize::Form;
+use super::super::quantize::QuantFormat;
 use super::super::spec::WeightFormat;
 use super::super::weights::WeightType;
 use super::Network;
 use crate::graph::{Attribute, AttributeValue, DataType, Dim, Node, ValueInfo};
 
-/// A matrix that something is multiplied by.
+/// The matrix of a product.
 pub(super) struct Matrix {
-    /// `[outputs, inputs]`, one above the other.
+    /// `[outputs, inputs]`, stacked.
     pub(super) weights: Vec<Part>,
     /// A bias for each of them.
     pub(super) bias: Option<Vec<Part>>,
@@ -35,7 +35,7 @@ impl Network<'_> {
         Part { name: format!("{}{name}", self.spec.prefix), shape: shape.into() }
     }
 
-    /// The product of `input` with a matrix that is called `name`.
+    /// The product of `input` with the matrix `name`.
     pub(super) fn product(&mut self, input: &str, name: &str, matrix: Matrix, output: &str) {
         let Matrix { weights, bias, format } = matrix;
         let n_inputs = weights[0].shape[1];
@@ -45,9 +45,9 @@ impl Network<'_> {
             self.floats(&name, parts);
             name
         });
-        if let Some(form) = self.form(format) {
-            self.quantized_steps(name, weights, form, false);
-            self.quantized_product(input, name, bias.as_deref(), [n_inputs, n_outputs], form, output);
+        if let Some(quant) = self.quant_format(format) {
+            self.quantized_steps(name, weights, quant, false);
+            self.quantized_product(input, name, bias.as_deref(), [n_inputs, n_outputs], quant, output);
             return;
         }
         let constant = constant(name, self.float.data_type(), &[n_inputs, n_outputs]);
@@ -61,8 +61,8 @@ impl Network<'_> {
         self.add("", "Add", &[&product, &bias], output);
     }
 
-    /// As [`product`](Self::product), for a projection of a layer: where the options ask for it, an adapter's low-rank update is
-    /// added to the result, `(x A) B`. Both factors are inputs whose defaults have no rank at all, so that the sum is the product.
+    /// As [`product`](Self::product), for a projection of a layer: with adapter inputs, an adapter's low-rank update `(x A) B` is added to
+    /// the result. Both factors are inputs that default to rank 0, which adds nothing.
     pub(super) fn projection(&mut self, input: &str, name: &str, matrix: Matrix, output: &str) {
         if !self.options.adapter_inputs {
             return self.product(input, name, matrix, output);
@@ -89,56 +89,56 @@ impl Network<'_> {
         self.inputs.push(ValueInfo { name: name.into(), data_type: Some(data_type), dims: Some(dims.into()) });
     }
 
-    /// The product with a matrix that [`quantized_steps`](Self::quantized_steps) has made, of activations rounded to 8 bits.
+    /// The product with a matrix of [`quantized_steps`](Self::quantized_steps), whose activations are quantised to 8 bits.
     pub(super) fn quantized_product(
         &mut self,
         input: &str,
         name: &str,
         bias: Option<&str>,
         [n_inputs, n_outputs]: [usize; 2],
-        form: Form,
+        quant: QuantFormat,
         output: &str,
     ) {
         let [codes, scales, zeros] = ["codes", "scales", "zeros"].map(|part| format!("{name}.{part}"));
-        let zeros = if form.blocks.symmetric { "" } else { &zeros };
+        let zeros = if quant.blocks.symmetric { "" } else { &zeros };
         let mut inputs = vec![input, &codes, &scales, zeros, "", bias.unwrap_or_default()];
         inputs.truncate(inputs.iter().rposition(|input| !input.is_empty()).map_or(0, |last| last + 1));
         let node = self.add("com.microsoft", "MatMulNBits", &inputs, output);
         node.name = node_name(name);
         node.with_int("K", n_inputs as i64);
         node.with_int("N", n_outputs as i64);
-        node.with_int("bits", form.bits as i64);
-        node.with_int("block_size", form.blocks.size as i64);
+        node.with_int("bits", quant.bits as i64);
+        node.with_int("block_size", quant.blocks.size as i64);
         node.with_int("accuracy_level", 4);
     }
 
     /// Codes, scales and zero points of a matrix, and with `lookup` a second view of them as an embedding.
-    pub(super) fn quantized_steps(&mut self, name: &str, weights: Vec<Part>, form: Form, lookup: bool) {
+    pub(super) fn quantized_steps(&mut self, name: &str, weights: Vec<Part>, quant: QuantFormat, lookup: bool) {
         let n_outputs = weights.iter().map(|weight| weight.shape[0]).sum();
         let n_inputs = weights[0].shape[1];
-        let (n_blocks, block_bytes) = (form.n_blocks(n_inputs), form.block_bytes());
+        let (n_blocks, block_bytes) = (quant.n_blocks(n_inputs), quant.block_bytes());
         let float = self.float.data_type();
         let mut parts = vec![("codes", DataType::UINT8, vec![n_blocks, block_bytes]), ("scales", float, vec![n_blocks])];
-        if !form.blocks.symmetric {
-            parts.push(("zeros", DataType::UINT8, vec![form.zero_bytes(n_inputs)]));
+        if !quant.blocks.symmetric {
+            parts.push(("zeros", DataType::UINT8, vec![quant.zero_bytes(n_inputs)]));
         }
         let shaped = |part: &str, data_type, dims: &[usize]| {
             constant(&format!("{name}.{part}"), data_type, &[&[n_outputs], dims].concat())
         };
         let constants = parts.iter().map(|(part, data_type, dims)| shaped(part, *data_type, dims)).collect();
-        // The lookup wants matrices.
+        // The lookup expects matrices.
         let views =
             parts.iter().map(|(part, data_type, dims)| shaped(&format!("lookup_{part}"), *data_type, &[dims.iter().product()]));
         let views = if lookup { views.enumerate().collect() } else { Vec::new() };
-        self.steps.push(Step { constants, views, recipe: Recipe::Quantized(weights, form) });
+        self.steps.push(Step { constants, views, recipe: Recipe::Quantized(weights, quant) });
     }
 
-    /// How a format is quantised, if it is.
-    pub(super) fn form(&self, format: WeightFormat) -> Option<Form> {
-        format.bits().map(|bits| Form { bits, blocks: self.options.blocks })
+    /// The quantised format of `format`, if it is one.
+    pub(super) fn quant_format(&self, format: WeightFormat) -> Option<QuantFormat> {
+        format.bits().map(|bits| QuantFormat { bits, blocks: self.options.blocks })
     }
 
-    /// Weights one after the other as floats: the shape of the only one, or one dim for several.
+    /// Weights concatenated as floats: with the shape of a single one, or one dim for several.
     pub(super) fn floats(&mut self, name: &str, parts: Vec<Part>) {
         let dims = match parts.as_slice() {
             [part] => part.shape.clone(),
@@ -161,7 +161,7 @@ impl Network<'_> {
         self.steps.push(Step { constants, views: vec![], recipe: Recipe::Fixed(bytes) });
     }
 
-    /// The weight of a norm; gives its name.
+    /// The weight of a norm; returns its name.
     pub(super) fn norm_weight(&mut self, name: &str, size: usize) -> String {
         let part = self.part(name, &[size]);
         let name = part.name.clone();
@@ -189,7 +189,7 @@ impl Node {
     }
 }
 
-/// A product is called after its weight, by which an adapter finds it.
+/// The node of a product is named after its weight, so that adapters find it.
 fn node_name(weight: &str) -> String {
     format!("/{}", weight.strip_suffix(".weight").unwrap_or(weight))
 }

@@ -3,7 +3,7 @@
 //! For each rounding of a block the scale of least squared error is known; what is searched is the rounding. After
 //! `make_qx_quants` and `make_qkx2_quants` of llama.cpp (`ggml/src/ggml-quants.c`).
 
-use super::Form;
+use super::QuantFormat;
 
 /// A block as codes, relative to the zero point.
 pub(super) struct Fit<const N: usize> {
@@ -14,8 +14,8 @@ pub(super) struct Fit<const N: usize> {
 }
 
 /// The best of all roundings that are tried.
-pub(super) fn best<const N: usize>(block: &[f32; N], form: Form) -> Fit<N> {
-    let middle = (1_u32 << (form.bits - 1)) as f32;
+pub(super) fn best<const N: usize>(block: &[f32; N], format: QuantFormat) -> Fit<N> {
+    let middle = (1_u32 << (format.bits - 1)) as f32;
     let mut best = Fit { error: f32::INFINITY, scale: 0.0, zero: middle, codes: [0.0; N] };
     let mut try_rounding = |zero: f32, inverse: f32| {
         let fit = fit(block, zero, inverse, 2.0 * middle - 1.0);
@@ -23,9 +23,9 @@ pub(super) fn best<const N: usize>(block: &[f32; N], form: Form) -> Fit<N> {
             best = fit;
         }
     };
-    symmetric(block, form.bits, &mut try_rounding);
-    if !form.blocks.symmetric {
-        asymmetric(block, form.bits, &mut try_rounding);
+    symmetric(block, format.bits, &mut try_rounding);
+    if !format.blocks.symmetric {
+        asymmetric(block, format.bits, &mut try_rounding);
     }
     best
 }

@@ -7,11 +7,11 @@ use proptest::prelude::*;
 use super::super::weights::{FloatType, WeightType};
 use super::*;
 
-const INT4: Form = Form { bits: 4, blocks: Blocks { size: 32, symmetric: true } };
-const INT8: Form = Form { bits: 8, ..INT4 };
+const INT4: QuantFormat = QuantFormat { bits: 4, blocks: Blocks { size: 32, symmetric: true } };
+const INT8: QuantFormat = QuantFormat { bits: 8, ..INT4 };
 
-fn quantize(weights: &[Weight<'_>], n_inputs: usize, form: Form) -> Quantized {
-    super::quantize(weights, n_inputs, form, &|| Ok(())).unwrap().unwrap()
+fn quantize(weights: &[Weight<'_>], n_inputs: usize, format: QuantFormat) -> Quantized {
+    super::quantize(weights, n_inputs, format, &|| Ok(())).unwrap().unwrap()
 }
 
 fn weight(values: &[f32], n_inputs: usize) -> Weight<'static> {
@@ -30,15 +30,15 @@ fn unpack(bytes: &[u8], bits: usize) -> Vec<f32> {
 }
 
 /// What the operators compute from codes, scales and zero points: `(code - zero) * scale`.
-fn restore(quantized: &Quantized, n_inputs: usize, form: Form) -> Vec<f32> {
-    let (n_blocks, size) = (form.n_blocks(n_inputs), form.blocks.size);
+fn restore(quantized: &Quantized, n_inputs: usize, format: QuantFormat) -> Vec<f32> {
+    let (n_blocks, size) = (format.n_blocks(n_inputs), format.blocks.size);
     let n_rows = quantized.scales.len() / n_blocks;
-    let codes = unpack(&quantized.codes, form.bits);
-    let zeros: Vec<f32> = match form.blocks.symmetric {
-        true => vec![(1 << (form.bits - 1)) as f32; n_rows * n_blocks],
+    let codes = unpack(&quantized.codes, format.bits);
+    let zeros: Vec<f32> = match format.blocks.symmetric {
+        true => vec![(1 << (format.bits - 1)) as f32; n_rows * n_blocks],
         false => {
-            let rows = quantized.zeros.chunks(form.zero_bytes(n_inputs));
-            rows.flat_map(|row| unpack(row, form.bits)[..n_blocks].to_vec()).collect()
+            let rows = quantized.zeros.chunks(format.zero_bytes(n_inputs));
+            rows.flat_map(|row| unpack(row, format.bits)[..n_blocks].to_vec()).collect()
         }
     };
     let at = |row: usize, input: usize| {
@@ -64,26 +64,26 @@ fn normal() -> impl Strategy<Value = f32> {
     prop::array::uniform8(-0.1_f32..0.1).prop_map(|parts| parts.iter().sum())
 }
 
-fn form() -> impl Strategy<Value = Form> {
+fn format() -> impl Strategy<Value = QuantFormat> {
     let sizes = prop::sample::select(&[16_usize, 32, 64, 128][..]);
     (prop::sample::select(&[4_usize, 8][..]), sizes, any::<bool>())
-        .prop_map(|(bits, size, symmetric)| Form { bits, blocks: Blocks { size, symmetric } })
+        .prop_map(|(bits, size, symmetric)| QuantFormat { bits, blocks: Blocks { size, symmetric } })
 }
 
 proptest! {
     #[test]
-    fn no_block_is_worse_than_rounded_to_nearest(row in prop::collection::vec(normal(), 128), form in form()) {
-        let plain: Vec<f32> = row.chunks(form.blocks.size).flat_map(|block| round_to_nearest(block, form.bits)).collect();
-        let restored = restore(&quantize(&[weight(&row, 128)], 128, form), 128, form);
+    fn error_is_at_most_that_of_rounding_to_nearest(row in prop::collection::vec(normal(), 128), format in format()) {
+        let plain: Vec<f32> = row.chunks(format.blocks.size).flat_map(|block| round_to_nearest(block, format.bits)).collect();
+        let restored = restore(&quantize(&[weight(&row, 128)], 128, format), 128, format);
         prop_assert!(squared_error(&restored, &row) <= squared_error(&plain, &row) * (1.0 + 1e-3) + 1e-12);
     }
 
     #[test]
-    fn a_zero_point_makes_no_block_worse(row in prop::collection::vec(normal(), 128), shift in -0.5_f32..0.5, form in form()) {
+    fn zero_points_do_not_increase_the_error(row in prop::collection::vec(normal(), 128), shift in -0.5_f32..0.5, format in format()) {
         let row: Vec<f32> = row.iter().map(|weight| weight + shift).collect();
         let [with, without] = [false, true].map(|symmetric| {
-            let form = Form { blocks: Blocks { symmetric, ..form.blocks }, ..form };
-            squared_error(&restore(&quantize(&[weight(&row, 128)], 128, form), 128, form), &row)
+            let format = QuantFormat { blocks: Blocks { symmetric, ..format.blocks }, ..format };
+            squared_error(&restore(&quantize(&[weight(&row, 128)], 128, format), 128, format), &row)
         });
         prop_assert!(with <= without * (1.0 + 1e-3) + 1e-12);
     }
@@ -99,7 +99,7 @@ proptest! {
 }
 
 #[test]
-fn the_search_takes_a_tenth_off_the_error() {
+fn search_reduces_the_error_by_a_tenth() {
     let mut state = 1_u64;
     let mut uniform = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -113,23 +113,23 @@ fn the_search_takes_a_tenth_off_the_error() {
 }
 
 #[test]
-fn rows_that_do_not_fill_their_blocks_are_padded_with_zeros() {
+fn incomplete_blocks_are_padded_with_zeros() {
     let values: Vec<f32> = (0..2 * 48).map(|index| (index % 13) as f32 - 6.0).collect();
-    for (form, n_bytes) in [(INT4, 2 * 2 * 16), (INT8, 2 * 2 * 32)] {
-        let bits = form.bits;
-        let quantized = quantize(&[weight(&values, 48)], 48, form);
+    for (format, n_bytes) in [(INT4, 2 * 2 * 16), (INT8, 2 * 2 * 32)] {
+        let bits = format.bits;
+        let quantized = quantize(&[weight(&values, 48)], 48, format);
         assert_eq!((quantized.codes.len(), quantized.scales.len()), (n_bytes, 4));
         let zero = if bits == 4 { 0x88 } else { 0x80 };
         let row = n_bytes / 2;
         assert!(quantized.codes[row * 3 / 4..row].iter().all(|&code| code == zero));
-        let restored = restore(&quantized, 48, form);
+        let restored = restore(&quantized, 48, format);
         let greatest = restored.iter().zip(&values).map(|(left, right)| (left - right).abs()).fold(0.0, f32::max);
         assert!(greatest < if bits == 4 { 0.5 } else { 0.05 }, "{greatest}");
     }
 }
 
 #[test]
-fn matrices_one_above_the_other_are_those_of_each_alone() {
+fn stacked_matrices_equal_each_alone() {
     let values: Vec<f32> = (0..7 * 64).map(|index| ((index * 37) % 101) as f32 / 50.0 - 1.0).collect();
     let (above, below) = values.split_at(3 * 64);
     let both = quantize(&[weight(above, 64), weight(below, 64)], 64, INT4);
@@ -139,27 +139,27 @@ fn matrices_one_above_the_other_are_those_of_each_alone() {
 }
 
 #[test]
-fn zero_points_serve_weights_that_are_all_above_zero() {
-    let form = Form { blocks: Blocks { size: 16, symmetric: false }, ..INT4 };
+fn zero_points_help_weights_of_one_sign() {
+    let format = QuantFormat { blocks: Blocks { size: 16, symmetric: false }, ..INT4 };
     // Three blocks: the second half of the zero points' last byte is empty.
     let values: Vec<f32> = (0..2 * 48).map(|index| 0.25 + (index % 16) as f32 / 32.0).collect();
-    let quantized = quantize(&[weight(&values, 48)], 48, form);
+    let quantized = quantize(&[weight(&values, 48)], 48, format);
     assert_eq!((quantized.zeros.len(), quantized.zeros[1] >> 4, quantized.zeros[3] >> 4), (4, 0, 0));
-    let symmetric = Form { blocks: Blocks { symmetric: true, ..form.blocks }, ..form };
+    let symmetric = QuantFormat { blocks: Blocks { symmetric: true, ..format.blocks }, ..format };
     let without = quantize(&[weight(&values, 48)], 48, symmetric);
     assert!(without.zeros.is_empty());
-    let error = |quantized, form| squared_error(&restore(quantized, 48, form), &values);
-    assert!(error(&quantized, form) < 0.4 * error(&without, symmetric));
+    let error = |quantized, format| squared_error(&restore(quantized, 48, format), &values);
+    assert!(error(&quantized, format) < 0.4 * error(&without, symmetric));
 }
 
 #[test]
-fn a_block_of_zeros_stays_zero() {
+fn block_of_zeros_stays_zero() {
     let quantized = quantize(&[weight(&[0.0; INT4.blocks.size], INT4.blocks.size)], INT4.blocks.size, INT4);
     assert_eq!((restore(&quantized, INT4.blocks.size, INT4), quantized.scales), (vec![0.0; INT4.blocks.size], vec![0.0]));
 }
 
 #[test]
-fn weights_that_are_no_numbers_have_no_codes() {
+fn non_finite_weights_are_refused() {
     for damaged in [f32::NAN, f32::INFINITY] {
         let weights = [weight(&[&[1.0; 40][..], &[damaged; 24]].concat(), 32)];
         assert!(super::quantize(&weights, 32, INT4, &|| Ok(())).unwrap().is_none());

@@ -15,7 +15,7 @@ pub(super) struct Target<'g> {
     packed: Option<[Range<usize>; 3]>,
     /// The floats that are multiplied.
     pub(super) input: &'g str,
-    /// The value that the product ends in.
+    /// The value that holds the product's result.
     pub(super) output: &'g str,
     /// The node that computes it.
     pub(super) last: &'g Node,
@@ -33,7 +33,7 @@ pub(super) fn find(graph: &Graph) -> Vec<Target<'_>> {
     (0..graph.nodes().len()).filter_map(|index| finder.target(index)).collect()
 }
 
-/// The layer and the projection that a module's or a node's name speaks of: `model.layers.0.self_attn.q_proj`,
+/// The layer and the projection in a module's or a node's name: `model.layers.0.self_attn.q_proj`,
 /// `/model/layers.0/attn/qkv_proj/MatMul_Q4`.
 pub(super) fn module(name: &str) -> Option<(usize, &str)> {
     let mut words = name.split(['/', '.']);
@@ -45,16 +45,16 @@ pub(super) fn module(name: &str) -> Option<(usize, &str)> {
 struct Finder<'g> {
     graph: &'g Graph,
     /// The nodes that take a value, by their positions.
-    takers: HashMap<&'g str, Vec<usize>>,
+    consumers: HashMap<&'g str, Vec<usize>>,
 }
 
 impl<'g> Finder<'g> {
     fn new(graph: &'g Graph) -> Self {
-        let mut takers: HashMap<&str, Vec<usize>> = HashMap::new();
+        let mut consumers: HashMap<&str, Vec<usize>> = HashMap::new();
         for (index, node) in graph.nodes().iter().enumerate() {
-            node.inputs.iter().for_each(|input| takers.entry(input).or_default().push(index));
+            node.inputs.iter().for_each(|input| consumers.entry(input).or_default().push(index));
         }
-        Self { graph, takers }
+        Self { graph, consumers }
     }
 
     fn target(&self, index: usize) -> Option<Target<'g>> {
@@ -91,7 +91,7 @@ impl<'g> Finder<'g> {
         })
     }
 
-    /// The floats that `DynamicQuantizeLinear` made `quantized` of.
+    /// The floats that `DynamicQuantizeLinear` quantised to `quantized`.
     fn before_quantising(&self, quantized: &str) -> Option<&'g str> {
         let node = self.graph.main().producer(quantized).filter(|node| node.op_type == "DynamicQuantizeLinear")?;
         node.inputs.first().map(String::as_str)
@@ -99,19 +99,19 @@ impl<'g> Finder<'g> {
 
     /// The `Mul` by the scales that follows a product of integers, after a `Cast`.
     fn scaled(&self, product: usize) -> Option<usize> {
-        let cast = self.only_taker(product, "Cast")?;
-        self.only_taker(cast, "Mul")
+        let cast = self.only_consumer(product, "Cast")?;
+        self.only_consumer(cast, "Mul")
     }
 
-    fn only_taker(&self, index: usize, op_type: &str) -> Option<usize> {
+    fn only_consumer(&self, index: usize, op_type: &str) -> Option<usize> {
         let nodes = self.graph.nodes();
-        match self.takers.get(nodes[index].outputs.first()?.as_str())?.as_slice() {
-            [taker] if nodes[*taker].op_type == op_type => Some(*taker),
+        match self.consumers.get(nodes[index].outputs.first()?.as_str())?.as_slice() {
+            [consumer] if nodes[*consumer].op_type == op_type => Some(*consumer),
             _ => None,
         }
     }
 
-    /// Columns of queries, keys and values: the attention operator knows how many heads each has.
+    /// The columns of queries, keys and values, from the head counts of the attention operator.
     fn packing(&self, n_outputs: usize) -> Option<[Range<usize>; 3]> {
         let attention = self.graph.nodes().iter().find(|node| node.op_type == "GroupQueryAttention")?;
         let heads = |name: &str| usize::try_from(attention.int(name)?).ok().filter(|heads| (1..1 << 16).contains(heads));
@@ -123,7 +123,7 @@ impl<'g> Finder<'g> {
 }
 
 impl Target<'_> {
-    /// The columns that belong to a module, if any do.
+    /// The columns of a module, if it has any here.
     pub(super) fn columns(&self, (layer, projection): &(usize, &str)) -> Option<Range<usize>> {
         if *layer != self.layer {
             return None;

@@ -45,7 +45,7 @@ fn floats(graph: &Graph, name: &str) -> (Vec<i64>, Vec<f32>) {
 }
 
 #[test]
-fn modules_that_are_packed_share_one_update() {
+fn packed_modules_share_one_update() {
     let query: Vec<f32> = (0..8).map(|value| value as f32).collect();
     let graph = edited(&[
         update("base_model.model.model.layers.7.self_attn.v_proj", &[1.0, 2.0, 3.0], &[10.0, 20.0, 30.0, 40.0]),
@@ -63,7 +63,7 @@ fn modules_that_are_packed_share_one_update() {
 }
 
 #[test]
-fn a_product_of_integers_is_updated_with_floats_where_it_becomes_floats() {
+fn integer_product_is_updated_after_its_cast_to_float() {
     let graph = edited(&[update("layers.7.mlp.up_proj", &[1.0; 3], &[1.0; 5])]);
     let small = graph.main().producer("low_rank/up/small").unwrap();
     assert_eq!(small.inputs[0], "o");
@@ -72,7 +72,7 @@ fn a_product_of_integers_is_updated_with_floats_where_it_becomes_floats() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_by_module() {
+fn mismatched_updates_are_refused() {
     let check = |updates: &[LowRank<'_>], problem: &str| {
         let graph = graph();
         let error = graph.edit().add_low_rank(updates).unwrap_err();
@@ -95,7 +95,7 @@ fn what_does_not_fit_is_refused_by_module() {
 }
 
 #[test]
-fn names_of_exporters_speak_of_modules() {
+fn module_is_parsed_from_exporters_names() {
     let check = |name, expected| assert_eq!(target::module(name), expected, "{name}");
     check("/model/layers.12/attn/qkv_proj/MatMul_Q4", Some((12, "qkv_proj")));
     check("/model/layers.0/self_attn/q_proj/MatMul_quant", Some((0, "q_proj")));

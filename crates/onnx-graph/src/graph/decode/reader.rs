@@ -1,4 +1,4 @@
-//! Reads the fields of one message with the position for errors, and keeps within the limits on a hostile file.
+//! Reads the fields of one message, tracks the position for errors, and enforces the limits on hostile files.
 
 use std::cell::Cell;
 
@@ -7,11 +7,10 @@ use crate::wire::{Field, Fields, Payload, Slice, WireError, varint};
 
 /// Graphs within graphs; control flow in real models nests two or three deep.
 const MAX_DEPTH: usize = 16;
-/// Messages, names and list entries of one file, which bounds the memory that they take; a decoder of 100 layers has fewer
-/// than 100 thousand.
+/// Messages, names and list entries of one file, which bounds their memory; a decoder of 100 layers has fewer than 100 thousand.
 const MAX_ITEMS: usize = 2_000_000;
 
-/// What a file may ask for, counted down while it is read.
+/// The remaining budget of a file, counted down while it is read.
 pub(crate) struct Limits<'f> {
     pub(crate) file: &'f str,
     items: Cell<usize>,
@@ -26,7 +25,7 @@ pub(super) struct Reader<'l, 'a> {
     limits: &'l Limits<'l>,
     at: &'l At<'l>,
     fields: Fields<'a>,
-    /// A bit for each field number that may appear once and has.
+    /// A bit for each field number that has appeared and may appear once only.
     seen: u32,
 }
 
@@ -75,7 +74,7 @@ impl<'l, 'a> Reader<'l, 'a> {
         })
     }
 
-    /// A nested message or bytes, one of the items that are counted.
+    /// A nested message or bytes, which counts as an item.
     pub(super) fn message(&self, field: &Field<'a>, at: &At<'_>) -> Result<Slice<'a>> {
         self.limits.count(at, 1)?;
         match field.payload {
@@ -139,8 +138,8 @@ impl<'l, 'a> Reader<'l, 'a> {
         Ok(())
     }
 
-    /// The entries of a typed data list, packed or one by one, which are counted and not kept. `width` is the bytes of an
-    /// entry, or nothing for varints.
+    /// Counts the entries of a typed data list, packed or one by one, without keeping them. `width` is the bytes of an entry; `None` is for
+    /// varints.
     pub(super) fn count_entries(&self, field: &Field<'a>, at: &At<'_>, width: Option<usize>) -> Result<usize> {
         match (field.payload, width) {
             (Payload::Bytes(slice), Some(width)) if slice.bytes.len() % width == 0 => Ok(slice.bytes.len() / width),
@@ -165,8 +164,8 @@ impl<'l, 'a> Reader<'l, 'a> {
         self.int(field, &self.at.field(name))
     }
 
-    /// Refuses a second value of a field that has one. Protobuf would take the last or merge them; a reader that checks
-    /// one and an engine that uses the other is how a check is passed by.
+    /// Refuses a second value of a field. Protobuf would take the last or merge them; if this reader checked one and the engine used the
+    /// other, the check could be bypassed.
     fn once(&mut self, field: &Field<'a>, name: &'static str) -> Result<()> {
         let bit = 1_u32 << (field.number % 32);
         if self.seen & bit != 0 {
@@ -176,7 +175,7 @@ impl<'l, 'a> Reader<'l, 'a> {
         Ok(())
     }
 
-    fn mistyped(&self, at: &At<'_>, wanted: &str) -> Error {
-        Error::bad_field(self.limits.file, at, format!("the field's wire type does not fit {wanted}"))
+    fn mistyped(&self, at: &At<'_>, expected: &str) -> Error {
+        Error::bad_field(self.limits.file, at, format!("the field's wire type is not that of {expected}"))
     }
 }

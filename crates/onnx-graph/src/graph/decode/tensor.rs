@@ -1,4 +1,4 @@
-//! Reads tensors: names, shapes and places, never the data.
+//! Decodes tensors: names, shapes and locations, never the data.
 
 use super::super::tensor::{DataType, ExternalData, SparseTensor, Tensor, TensorData};
 use super::reader::{Limits, Reader};
@@ -7,9 +7,9 @@ use crate::error::{At, Error, Result};
 use crate::schema::{sparse, tensor};
 use crate::wire::{Field, Slice};
 
-/// Where the parts of a `TensorProto` say that the data is.
+/// The fields of a `TensorProto` that hold or locate the data.
 #[derive(Default)]
-struct Places {
+struct DataFields {
     raw: Option<std::ops::Range<usize>>,
     list: Option<(&'static str, usize)>,
     external: Vec<(String, String)>,
@@ -17,32 +17,32 @@ struct Places {
 }
 
 pub(super) fn tensor(limits: &Limits<'_>, at: &At<'_>, message: Slice<'_>) -> Result<Tensor> {
-    let (mut name, mut dims, mut data_type, mut places) = (String::new(), Vec::new(), DataType(0), Places::default());
+    let (mut name, mut dims, mut data_type, mut data) = (String::new(), Vec::new(), DataType(0), DataFields::default());
     let mut reader = Reader::new(limits, at, message);
     while let Some(field) = reader.next()? {
         match field.number {
             tensor::NAME => name = reader.once_text(&field, "name")?,
             tensor::DIMS => reader.ints(&field, &at.field("dims"), &mut dims)?,
             tensor::DATA_TYPE => data_type = DataType(reader.once_int(&field, "data_type")? as i32),
-            tensor::RAW_DATA => places.raw = Some(reader.once_message(&field, "raw_data")?.range()),
+            tensor::RAW_DATA => data.raw = Some(reader.once_message(&field, "raw_data")?.range()),
             tensor::DATA_LOCATION => {
                 let location = reader.once_int(&field, "data_location")?;
                 if !(0..=1).contains(&location) {
                     return Err(Error::bad_field(limits.file, at.field("data_location"), format!("`{location}` is unknown")));
                 }
-                places.is_external = location == 1;
+                data.is_external = location == 1;
             }
             tensor::EXTERNAL_DATA => {
-                let at = at.item("external_data", places.external.len());
-                places.external.push(string_entry(limits, &at, reader.message(&field, &at)?)?);
+                let at = at.item("external_data", data.external.len());
+                data.external.push(string_entry(limits, &at, reader.message(&field, &at)?)?);
             }
             tensor::SEGMENT => {
                 return Err(Error::bad_field(limits.file, at.field("segment"), "a tensor in segments is not supported"));
             }
-            _ => data_list(limits, at, &reader, &field, &mut places)?,
+            _ => data_list(limits, at, &reader, &field, &mut data)?,
         }
     }
-    let data = places.resolve(limits, at)?;
+    let data = data.resolve(limits, at)?;
     Ok(Tensor { name, dims, data_type, data, range: message.range() })
 }
 
@@ -60,7 +60,7 @@ pub(super) fn sparse(limits: &Limits<'_>, at: &At<'_>, message: Slice<'_>) -> Re
     Ok(sparse)
 }
 
-fn data_list(limits: &Limits<'_>, at: &At<'_>, reader: &Reader<'_, '_>, field: &Field<'_>, places: &mut Places) -> Result<()> {
+fn data_list(limits: &Limits<'_>, at: &At<'_>, reader: &Reader<'_, '_>, field: &Field<'_>, data: &mut DataFields) -> Result<()> {
     let (name, width) = match field.number {
         tensor::FLOAT_DATA => ("float_data", Some(4)),
         tensor::DOUBLE_DATA => ("double_data", Some(8)),
@@ -75,25 +75,25 @@ fn data_list(limits: &Limits<'_>, at: &At<'_>, reader: &Reader<'_, '_>, field: &
         tensor::STRING_DATA => reader.message(field, &at).map(|_| 1)?,
         _ => reader.count_entries(field, &at, width)?,
     };
-    let (listed, total) = places.list.get_or_insert((name, 0));
+    let (listed, total) = data.list.get_or_insert((name, 0));
     if *listed != name {
-        return Err(Error::bad_field(limits.file, at, format!("the tensor has data in `{listed}` too")));
+        return Err(Error::bad_field(limits.file, at, format!("the tensor also has data in `{listed}`")));
     }
     *total += n_entries;
     Ok(())
 }
 
-impl Places {
-    /// The one place of the data. A tensor that says two is refused: which of them counts is up to its reader.
+impl DataFields {
+    /// The location of the data. A tensor with two is refused, since readers differ in which one they use.
     fn resolve(self, limits: &Limits<'_>, at: &At<'_>) -> Result<TensorData> {
         let refuse = |field: &'static str, problem: &str| Err(Error::bad_field(limits.file, at.field(field), problem));
         match (self.is_external, self.raw, self.list) {
             (true, None, None) => Ok(TensorData::External(external(limits, at, self.external)?)),
-            (true, ..) => refuse("data_location", "the data is external and in the file too"),
+            (true, ..) => refuse("data_location", "the data is both external and in the file"),
             (false, ..) if !self.external.is_empty() => {
-                refuse("external_data", "the data is in the file, by `data_location`, and external too")
+                refuse("external_data", "the data is external, but `data_location` says that it is in the file")
             }
-            (false, Some(_), Some(_)) => refuse("raw_data", "the tensor has data in a typed list too"),
+            (false, Some(_), Some(_)) => refuse("raw_data", "the tensor also has data in a typed list"),
             (false, Some(range), None) => Ok(TensorData::Inline(range)),
             (false, None, Some((field, n_entries))) => Ok(TensorData::List { field, n_entries }),
             (false, None, None) => Ok(TensorData::List { field: "raw_data", n_entries: 0 }),
@@ -101,7 +101,7 @@ impl Places {
     }
 }
 
-/// The entries with keys that ONNX knows; a key that appears twice is refused, any other is left alone.
+/// The entries with known keys. A key that appears twice is refused; unknown keys are ignored.
 fn external(limits: &Limits<'_>, at: &At<'_>, entries: Vec<(String, String)>) -> Result<ExternalData> {
     let at = at.field("external_data");
     let (mut location, mut offset, mut length) = (None, None, None);
@@ -119,7 +119,7 @@ fn external(limits: &Limits<'_>, at: &At<'_>, entries: Vec<(String, String)>) ->
     let number = |name, value: Option<String>| {
         let parsed = value.as_deref().map(str::parse::<u64>).transpose();
         let value = value.unwrap_or_default();
-        parsed.map_err(|_| Error::bad_field(limits.file, at.field(name), format!("`{value}` is no number of bytes")))
+        parsed.map_err(|_| Error::bad_field(limits.file, at.field(name), format!("`{value}` is not a number of bytes")))
     };
     let location = location.ok_or_else(|| Error::bad_field(limits.file, at.field("location"), "is missing"))?;
     Ok(ExternalData { location, offset: number("offset", offset)?.unwrap_or(0), length: number("length", length)? })

@@ -1,0 +1,45 @@
+//! Footprints near what runs took.
+
+use tandem_core::DType;
+use tandem_core::conformance::{MeasuredPeak, check_footprints};
+
+use super::resident;
+
+const MEASURED: [MeasuredPeak; 18] = [
+    ("demo", DType::F32, 499, 512, 27),
+    ("demo", DType::F32, 999, 1024, 30),
+    ("demo", DType::Int8, 499, 512, 25),
+    ("demo", DType::Int8, 999, 1024, 28),
+    ("demo", DType::Int4, 499, 512, 25),
+    ("demo", DType::Int4, 999, 1024, 28),
+    ("qwen2.5-0.5b", DType::F32, 499, 512, 1077),
+    ("qwen2.5-0.5b", DType::F32, 7992, 8192, 1287),
+    ("qwen2.5-0.5b", DType::Int8, 499, 512, 640),
+    ("qwen2.5-0.5b", DType::Int8, 7992, 8192, 859),
+    ("qwen2.5-0.5b", DType::Int4, 499, 512, 390),
+    ("qwen2.5-0.5b", DType::Int4, 7992, 8192, 586),
+    ("qwen3-0.6b", DType::F32, 499, 512, 1382),
+    ("qwen3-0.6b", DType::F32, 7992, 8192, 3322),
+    ("qwen3-0.6b", DType::Int8, 499, 512, 868),
+    ("qwen3-0.6b", DType::Int8, 7992, 8192, 2664),
+    ("qwen3-0.6b", DType::Int4, 499, 512, 570),
+    ("qwen3-0.6b", DType::Int4, 7992, 8192, 2488),
+];
+
+#[test]
+fn footprints_are_within_a_tenth_of_measured_peaks() {
+    check_footprints(&crate::CandleBackend::new(), &MEASURED);
+}
+
+#[test]
+fn a_cache_that_doubles_has_what_it_holds_twice() {
+    let check = |n: u64, max: u64, expected: u64| assert_eq!(resident(n, max), expected, "{n} of {max}");
+    check(1, 32_768, 1);
+    check(100, 100, 100);
+    check(256, 32_768, 256);
+    check(257, 32_768, 512);
+    check(600, 32_768, 1024);
+    check(600, 700, 1024);
+    check(8192, 8192, 8192);
+    check(8193, 32_768, 16_384);
+}

@@ -1,0 +1,52 @@
+//! The engine's session of a graph: threads, optimisation, and where the graph and its weights are read from.
+
+use std::path::Path;
+
+use ort::session::Session;
+use ort::session::builder::GraphOptimizationLevel;
+use tandem_core::backend::LoadOptions;
+use tandem_core::{Error, Result};
+
+use crate::device::session_builder;
+use crate::error::Doing;
+use crate::source::{Place, Source};
+use crate::{library, placement};
+
+/// The configuration entry that says where a graph in memory has its weights.
+const WEIGHTS_DIRECTORY: &str = "session.model_external_initializers_file_folder_path";
+
+/// Has the engine load `source` onto `options.device`, with the library at `library` or the one that is found.
+pub(crate) fn commit(library: Option<&Path>, options: &LoadOptions, source: &Source) -> Result<Session> {
+    const DOING: &str = "to prepare a session";
+    let environment = library::environment(library)?;
+    let mut builder = session_builder(&environment, options)?
+        .with_optimization_level(GraphOptimizationLevel::All)
+        .doing(DOING)?
+        .with_intra_threads(n_threads(options))
+        .doing(DOING)?
+        .with_intra_op_spinning(options.onnx.spin)
+        .doing(DOING)?
+        // A decoder's shapes differ from run to run: a pattern would be kept for each and never used again.
+        .with_memory_pattern(false)
+        .doing(DOING)?
+        .with_config_entry(placement::RECORD, "1")
+        .doing(DOING)?;
+    let session = match &source.place {
+        Place::File(path) => builder.commit_from_file(path),
+        Place::Memory { bytes, weights: None } => builder.commit_from_memory(bytes),
+        Place::Memory { bytes, weights: Some(directory) } => {
+            builder.with_config_entry(WEIGHTS_DIRECTORY, directory.to_string_lossy()).doing(DOING)?.commit_from_memory(bytes)
+        }
+    };
+    session.map_err(|error| Error::BadFile {
+        file: source.name.clone(),
+        problem: "the engine cannot use this graph".into(),
+        hint: Some("obtain or export the model again; `tandem devices` shows whether the engine itself works".into()),
+        source: Some(Box::new(error)),
+    })
+}
+
+/// The number of threads that a run uses.
+pub(crate) fn n_threads(options: &LoadOptions) -> usize {
+    options.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from)
+}

@@ -1,0 +1,76 @@
+//! The constants of a graph by what the engine does with them. Headers are read, never weights.
+
+use std::collections::HashMap;
+
+use tandem_onnx_graph::{DataType, Graph, TensorData};
+
+/// The constants of a graph, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct GraphFootprint {
+    /// Floats that products multiply by (`MatMul`, `Gemm`), which the engine copies into an order of its own.
+    pub(crate) float_products: u64,
+    /// Codes, scales and zero points of 8 and 4 bits that products multiply by (`MatMulNBits`).
+    pub(crate) block_products: u64,
+    /// All others: embeddings, norms, tables.
+    pub(crate) others: u64,
+    /// Those of the products that something else reads too, such as an embedding that is the head.
+    pub(crate) shared: u64,
+    /// How many of all these lie inside the graph's own file.
+    pub(crate) inline: u64,
+    /// Bytes of a value in the KV cache.
+    pub(crate) kv_value: u64,
+}
+
+/// What the engine does with a constant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    FloatProduct,
+    BlockProduct,
+    Other,
+}
+
+impl GraphFootprint {
+    /// Those of `graph`.
+    pub(crate) fn of_graph(graph: &Graph) -> Self {
+        let uses = uses(graph);
+        let mut sum = Self { kv_value: kv_value(graph), ..Self::default() };
+        for tensor in graph.initializers() {
+            let bytes = tensor.n_bytes().unwrap_or(0);
+            let uses = uses.get(tensor.name.as_str()).map_or(&[Use::Other][..], Vec::as_slice);
+            let product = uses.iter().find(|used| **used != Use::Other);
+            match product {
+                Some(Use::FloatProduct) => sum.float_products += bytes,
+                Some(_) => sum.block_products += bytes,
+                None => sum.others += bytes,
+            }
+            if product.is_some() && uses.contains(&Use::Other) {
+                sum.shared += bytes;
+            }
+            if !matches!(tensor.data, TensorData::External(_)) {
+                sum.inline += bytes;
+            }
+        }
+        sum
+    }
+}
+
+/// What reads each constant.
+fn uses(graph: &Graph) -> HashMap<&str, Vec<Use>> {
+    let mut uses: HashMap<&str, Vec<Use>> = HashMap::new();
+    for node in graph.nodes() {
+        for (place, input) in node.inputs.iter().enumerate() {
+            let used = match node.op_type.as_str() {
+                "MatMul" | "Gemm" | "FusedMatMul" | "FusedGemm" if place == 1 => Use::FloatProduct,
+                "MatMulNBits" | "MatMulInteger" | "DynamicQuantizeMatMul" | "QLinearMatMul" if place > 0 => Use::BlockProduct,
+                _ => Use::Other,
+            };
+            uses.entry(input).or_default().push(used);
+        }
+    }
+    uses
+}
+
+fn kv_value(graph: &Graph) -> u64 {
+    let past = graph.inputs().find(|input| input.name.starts_with("past"));
+    past.and_then(|past| past.data_type).and_then(DataType::bits).unwrap_or(32) / 8
+}

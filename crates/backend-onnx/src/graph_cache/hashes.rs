@@ -1,0 +1,185 @@
+//! Remembers the hashes of files between runs: hashing gigabytes takes longer than loading them.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Map, Value, json};
+use tandem_core::files::{MAX_JSON_BYTES, ModelFile};
+use tandem_core::{CancelToken, Progress, Result};
+
+use crate::export::hash;
+
+/// A file that changed more recently may change again without a new modification time.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// Hashes by canonical path, each valid for one size, modification time and inode.
+pub(super) struct Hashes {
+    file: PathBuf,
+    known: Map<String, Value>,
+    changed: bool,
+}
+
+impl Hashes {
+    /// Reads the hashes remembered in `file`; none if it is missing or damaged.
+    pub(super) fn open(file: PathBuf) -> Self {
+        let read = ModelFile::Path(file.clone()).read(MAX_JSON_BYTES).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Self { file, known: read.unwrap_or_default(), changed: false }
+    }
+
+    /// The SHA-256 of `of`'s content: remembered, told by the name of a blob in a hub cache, or read.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`](tandem_core::Error::BadFile) when the file cannot be read, and
+    /// [`Error::Cancelled`](tandem_core::Error::Cancelled).
+    pub(super) fn sha256(&mut self, of: &ModelFile, progress: &Progress, cancel: &CancelToken) -> Result<String> {
+        let Some(path) = of.path().and_then(|path| path.canonicalize().ok()) else { return hash(of, progress, cancel) };
+        if let Some(hash) = blob_name(&path) {
+            return Ok(hash.into());
+        }
+        let (key, stamp) = (path.to_string_lossy().into_owned(), stamp(&path));
+        let known = self.known.get(&key).filter(|known| stamp.is_some() && known.get("stamp") == stamp.as_ref());
+        let known = known.and_then(|known| known.get("sha256")?.as_str()).filter(|hash| is_sha256(hash));
+        if let Some(hash) = known {
+            return Ok(hash.into());
+        }
+        let hash = hash(of, progress, cancel)?;
+        // A file that changed in the meantime is not remembered.
+        if stamp.is_some() && self::stamp(&path) == stamp {
+            self.known.insert(key, json!({ "stamp": stamp, "sha256": hash }));
+            self.changed = true;
+        }
+        Ok(hash)
+    }
+
+    /// Writes new hashes and drops those of deleted files. If that fails, files are hashed again the next time.
+    pub(super) fn save(mut self) {
+        if !self.changed {
+            return;
+        }
+        self.known.retain(|path, _| Path::new(path).exists());
+        let Some(directory) = self.file.parent() else { return };
+        let write = || {
+            fs::create_dir_all(directory)?;
+            let mut file = tempfile::Builder::new().prefix(".hashes-").tempfile_in(directory)?;
+            file.write_all(&serde_json::to_vec(&self.known)?)?;
+            file.persist(&self.file)?;
+            std::io::Result::Ok(())
+        };
+        let _ = write();
+    }
+}
+
+/// What distinguishes contents of a file: size, modification time in nanoseconds, inode. `None` for a file that has just changed.
+fn stamp(path: &Path) -> Option<Value> {
+    let metadata = path.metadata().ok()?;
+    let modified = metadata.modified().ok()?;
+    SystemTime::now().duration_since(modified).ok().filter(|age| *age >= SETTLED)?;
+    let nanoseconds = modified.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos();
+    #[cfg(unix)]
+    let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
+    #[cfg(not(unix))]
+    let inode = 0;
+    Some(json!([metadata.len(), nanoseconds.to_string(), inode]))
+}
+
+/// In a hub cache, `blobs/<sha256>` is the name of a large file's content, which was checked when it was downloaded.
+fn blob_name(path: &Path) -> Option<&str> {
+    let in_blobs = path.parent()?.file_name()? == "blobs";
+    path.file_name()?.to_str().filter(|name| in_blobs && is_sha256(name))
+}
+
+pub(super) fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    struct Fixture {
+        dir: tempfile::TempDir,
+        n_reads: Arc<AtomicUsize>,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            Self { dir: tempfile::tempdir().unwrap(), n_reads: Arc::default() }
+        }
+
+        /// Writes `content`, last modified `age` ago.
+        fn write(&self, name: &str, content: &str, age: Duration) -> ModelFile {
+            let path = self.dir.path().join(name);
+            fs::write(&path, content).unwrap();
+            fs::File::options().write(true).open(&path).unwrap().set_modified(SystemTime::now() - age).unwrap();
+            ModelFile::Path(path)
+        }
+
+        /// The hash as a new run computes it, and whether the file was read for it.
+        fn hash(&self, file: &ModelFile) -> (String, bool) {
+            let n_reads = Arc::clone(&self.n_reads);
+            let progress = Progress::new(move |_| {
+                n_reads.fetch_add(1, Ordering::SeqCst);
+            });
+            let before = self.n_reads.load(Ordering::SeqCst);
+            let mut hashes = Hashes::open(self.dir.path().join("hashes.json"));
+            let hash = hashes.sha256(file, &progress, &CancelToken::new()).unwrap();
+            hashes.save();
+            (hash, self.n_reads.load(Ordering::SeqCst) > before)
+        }
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    #[test]
+    fn hash_is_remembered_until_the_file_changes() {
+        let fixture = Fixture::new();
+        let file = fixture.write("a", "abc", HOUR);
+        assert_eq!(fixture.hash(&file), (ABC.into(), true));
+        assert_eq!(fixture.hash(&file), (ABC.into(), false));
+        // The same size, another content.
+        let file = fixture.write("a", "abd", HOUR / 2);
+        let (hash, read) = fixture.hash(&file);
+        assert!(read && hash != ABC);
+        fs::write(fixture.dir.path().join("hashes.json"), "{ damaged").unwrap();
+        assert_eq!(fixture.hash(&file), (hash.clone(), true));
+        assert_eq!(fixture.hash(&file), (hash, false));
+    }
+
+    #[test]
+    fn hash_of_a_just_changed_file_is_not_remembered() {
+        let fixture = Fixture::new();
+        let file = fixture.write("a", "abc", Duration::ZERO);
+        assert_eq!(fixture.hash(&file), (ABC.into(), true));
+        assert_eq!(fixture.hash(&file), (ABC.into(), true));
+    }
+
+    #[test]
+    fn hashes_of_deleted_files_are_dropped() {
+        let fixture = Fixture::new();
+        let gone = fixture.write("gone", "abc", HOUR);
+        fixture.hash(&gone);
+        fs::remove_file(gone.path().unwrap()).unwrap();
+        fixture.hash(&fixture.write("other", "abc", HOUR));
+        let remembered = fs::read_to_string(fixture.dir.path().join("hashes.json")).unwrap();
+        assert!(remembered.contains("other") && !remembered.contains("gone"), "{remembered}");
+    }
+
+    #[test]
+    fn the_name_of_a_blob_is_taken_and_any_other_name_is_not() {
+        let fixture = Fixture::new();
+        fs::create_dir(fixture.dir.path().join("blobs")).unwrap();
+        let name = "0123456789abcdef".repeat(4);
+        let blob = fixture.write(&format!("blobs/{name}"), "abc", HOUR);
+        assert_eq!(fixture.hash(&blob), (name.clone(), false));
+        let elsewhere = fixture.write(&name, "abc", HOUR);
+        assert_eq!(fixture.hash(&elsewhere), (ABC.into(), true));
+        let etag = fixture.write("blobs/0123456789abcdef", "abc", HOUR);
+        assert_eq!(fixture.hash(&etag), (ABC.into(), true));
+    }
+}

@@ -1,0 +1,63 @@
+//! One lock for each graph in the cache: shared while a graph is in use, exclusive while it is built or removed.
+//!
+//! It is a file beside the graph's directory, and its modification time is when the graph was last used. It stays when the graph is
+//! removed: a lock on a file that another process deletes would guard nothing.
+
+use std::fs::{File, TryLockError};
+use std::io;
+use std::path::Path;
+use std::time::SystemTime;
+
+use tandem_core::backend::LoadOptions;
+use tandem_core::{ProgressEvent, Result, lock};
+
+use super::unusable;
+
+/// The result of sharing a lock.
+pub(super) enum Held {
+    /// It is held.
+    Lock(File),
+    /// The lock file cannot be created, or the file system does not support locks.
+    Nothing,
+}
+
+/// Shares the lock at `path` with other users of the graph, and records the time of use; `what` describes the work of a process that holds
+/// it exclusively.
+pub(super) fn share(path: &Path, what: &str, options: &LoadOptions) -> Result<Held> {
+    let Ok(lock) = open(path) else { return Ok(Held::Nothing) };
+    if !wait(path, what, options, || lock.try_lock_shared())? {
+        return Ok(Held::Nothing);
+    }
+    // If this fails, the graph may be evicted too early, and is built again.
+    let _ = lock.set_modified(SystemTime::now());
+    Ok(Held::Lock(lock))
+}
+
+/// Takes the lock at `path` exclusively; `what` describes the work of a process that holds it. The wait can be cancelled.
+pub(super) fn exclusive(path: &Path, what: &str, options: &LoadOptions) -> Result<File> {
+    let lock = open(path).map_err(|error| unusable("written", path, error))?;
+    // Without locks, the rename at the end of an export is atomic anyway.
+    wait(path, what, options, || lock.try_lock())?;
+    Ok(lock)
+}
+
+/// The lock at `path`, if the graph is neither in use nor being built.
+pub(super) fn alone(path: &Path) -> Option<File> {
+    let lock = open(path).ok()?;
+    lock.try_lock().is_ok().then_some(lock)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    File::options().write(true).create(true).truncate(false).open(path)
+}
+
+/// Waits until `attempt` succeeds, which is said once; false if the file system does not support locks.
+fn wait(path: &Path, what: &str, options: &LoadOptions, attempt: impl Fn() -> Result<(), TryLockError>) -> Result<bool> {
+    let mut waits = false;
+    let mut waiting = || {
+        if !std::mem::replace(&mut waits, true) {
+            options.progress.tell(&ProgressEvent::Waiting { what });
+        }
+    };
+    lock::wait(attempt, &options.cancel, &mut waiting, |error| unusable("locked", path, error))
+}

@@ -1,0 +1,57 @@
+//! ONNX Runtime passes the suite on every f32 export of the golden checkpoints, and on the graphs built from them.
+
+use std::path::Path;
+
+use tandem_backend_onnx::{OnnxBackend, library};
+use tandem_core::conformance;
+use tandem_core::conformance::{Fixture, Golden};
+use tandem_core::files::ModelFiles;
+use tandem_core::{LoadOptions, OnnxOptions};
+
+/// Chunks of other lengths sum in another order.
+const TOLERANCE: f32 = 2e-5;
+
+conformance!(qwen2_tied_built, || built("qwen2-tied"));
+conformance!(qwen2_untied_built, || built("qwen2-untied"));
+conformance!(qwen3_built, || built("qwen3"));
+conformance!(llama3_rope_built, || built("llama3-rope"));
+conformance!(mistral_built, || built("mistral"));
+conformance!(llama_yarn_built, || built("llama-yarn"));
+conformance!(llama_linear_built, || built("llama-linear"));
+conformance!(qwen2_tied_genai, || fixture("qwen2-tied", "genai_f32"));
+conformance!(qwen2_tied_optimum, || fixture("qwen2-tied", "optimum_f32"));
+conformance!(qwen2_untied_genai, || fixture("qwen2-untied", "genai_f32"));
+conformance!(qwen2_untied_optimum, || fixture("qwen2-untied", "optimum_f32"));
+conformance!(qwen3_genai, || fixture("qwen3", "genai_f32"));
+conformance!(qwen3_optimum, || fixture("qwen3", "optimum_f32"));
+conformance!(llama3_rope_genai, || fixture("llama3-rope", "genai_f32"));
+conformance!(llama3_rope_optimum, || fixture("llama3-rope", "optimum_f32"));
+conformance!(mistral_genai, || fixture("mistral", "genai_f32"));
+conformance!(mistral_optimum, || fixture("mistral", "optimum_f32"));
+
+/// The checkpoint `name`, whose graph is built from its weights.
+fn built(name: &str) -> Result<Fixture, String> {
+    library::find(None).map_err(|error| conformance::describe(&error))?;
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens").join(name);
+    Ok(Fixture {
+        backend: Box::new(OnnxBackend::new(None)),
+        files: ModelFiles::discover(&directory, name).unwrap(),
+        options: LoadOptions::default(),
+        tolerance: TOLERANCE,
+        golden: Some(Golden::read(&directory, Golden::MADE)),
+    })
+}
+
+/// The checkpoint `name` with its export `export`.
+fn fixture(name: &str, export: &str) -> Result<Fixture, String> {
+    library::find(None).map_err(|error| conformance::describe(&error))?;
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens").join(name);
+    Ok(Fixture {
+        backend: Box::new(OnnxBackend::new(None)),
+        files: ModelFiles::discover(&directory, name).unwrap(),
+        options: LoadOptions::new()
+            .with_onnx(OnnxOptions::new().with_graph(directory.join("onnx").join(export).join("model.onnx"))),
+        tolerance: TOLERANCE,
+        golden: Some(Golden::read(&directory, export)),
+    })
+}

@@ -1,0 +1,15 @@
+//! The integration tests of the ONNX Runtime backend, in one binary.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "a failed test is a panic, a skipped one says so"
+)]
+
+mod cancel;
+mod conformance;
+mod export;
+mod goldens;
+#[cfg(unix)]
+mod library;

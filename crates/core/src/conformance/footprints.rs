@@ -1,0 +1,84 @@
+//! Footprints by the sizes of published models, and peaks that were measured to hold them to.
+
+use crate::backend::{Backend, DType};
+use crate::footprint::{ModelShape, Workload};
+
+/// A peak that was measured: model, dtype, tokens held, `--context`, and MB of `tandem run … --json` (`peak_rss_bytes`), each in a
+/// process of its own, with the graph in the cache. Two threads, Linux; the tokenizers of the checkpoints of random weights have 2.7 MB.
+pub type MeasuredPeak = (&'static str, DType, usize, usize, u64);
+
+/// How far a sum may be from what was measured, as a share.
+const TOLERANCE: f64 = 0.10;
+
+/// Holds the footprints of `backend` to `measured` peaks, and to what is true of all: parts add up, and more of anything takes more.
+pub fn check_footprints(backend: &dyn Backend, measured: &[MeasuredPeak]) {
+    for &(name, dtype, n_tokens, context_length, peak) in measured {
+        let workload = Workload { n_tokens, context_length };
+        let planned = backend.footprint(&published_shape(name), dtype, &workload).sum() as f64 / 1e6;
+        let off = planned / peak as f64 - 1.0;
+        assert!(off.abs() < TOLERANCE, "{name} {dtype} {n_tokens}: {planned:.0} for {peak} MB, {:+.1} %", 100.0 * off);
+    }
+    let of = |shape: &ModelShape, dtype, n| backend.footprint(shape, dtype, &Workload { n_tokens: n, context_length: n });
+    let shape = published_shape("qwen3-0.6b");
+    let twice = ModelShape {
+        n_layers: 2 * shape.n_layers,
+        hidden_size: 2 * shape.hidden_size,
+        stored_bytes: 4 * shape.stored_bytes,
+        ..shape
+    };
+    for dtype in [DType::F32, DType::Int8, DType::Int4] {
+        let footprint = of(&shape, dtype, 512);
+        assert_eq!(footprint.parts().map(|part| part.bytes).sum::<u64>(), footprint.sum(), "{dtype}");
+        assert!(footprint.unreclaimable() <= footprint.sum(), "{dtype}");
+        let running = |n| of(&shape, dtype, n).running.iter().map(|part| part.bytes).sum::<u64>();
+        // 28 layers of 8 heads of 128, keys and values, in f32.
+        assert!(running(8192) - running(512) >= (8192 - 512) * 28 * 8 * 128 * 2 * 4, "{dtype}");
+        assert!(of(&twice, dtype, 512).sum() > 2 * footprint.sum(), "{dtype}");
+    }
+    let [f32, int8, int4] = [DType::F32, DType::Int8, DType::Int4].map(|dtype| of(&shape, dtype, 512).sum());
+    assert!(f32 > int8 && int8 > int4, "{f32} {int8} {int4}");
+}
+
+/// The sizes of `demo`, `qwen2.5-0.5b` or `qwen3-0.6b`, as published.
+pub fn published_shape(name: &str) -> ModelShape {
+    let qwen3 = ModelShape {
+        vocab_size: 151_936,
+        hidden_size: 1024,
+        intermediate_size: 3072,
+        n_layers: 28,
+        n_heads: 16,
+        n_kv_heads: 8,
+        head_dim: 128,
+        tied: true,
+        max_context: 40_960,
+        stored_bytes: 2 * 596_049_920,
+        tokenizer_bytes: 2_712_316,
+    };
+    match name {
+        "qwen3-0.6b" => qwen3,
+        "qwen2.5-0.5b" => ModelShape {
+            hidden_size: 896,
+            intermediate_size: 4864,
+            n_layers: 24,
+            n_heads: 14,
+            n_kv_heads: 2,
+            head_dim: 64,
+            max_context: 32_768,
+            stored_bytes: 2 * 494_032_768,
+            ..qwen3
+        },
+        _ => ModelShape {
+            vocab_size: 1024,
+            hidden_size: 128,
+            intermediate_size: 384,
+            n_layers: 6,
+            n_heads: 4,
+            n_kv_heads: 2,
+            head_dim: 32,
+            max_context: 1024,
+            stored_bytes: 2_628_000,
+            tokenizer_bytes: 54_791,
+            ..qwen3
+        },
+    }
+}

@@ -1,0 +1,194 @@
+//! How much memory a model takes, in parts that a person can read. Each backend states its own; above, plans are made of them.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::backend::DType;
+use crate::config::ModelConfig;
+use crate::error::Result;
+use crate::files::ModelFiles;
+
+/// How full a session gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Tokens that the session holds when it is fullest.
+    pub n_tokens: usize,
+    /// Tokens that it may hold at most; its memory grows up to this.
+    pub context_length: usize,
+}
+
+/// What a run takes, in parts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Footprint {
+    /// There from loading to the end.
+    pub kept: Vec<Part>,
+    /// There while the model is loaded only.
+    pub loading: Vec<Part>,
+    /// There while tokens are computed only.
+    pub running: Vec<Part>,
+}
+
+/// One part of a footprint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Part {
+    /// What it is, in words.
+    pub name: &'static str,
+    /// Its size.
+    pub bytes: u64,
+    /// It is the content of a file: the kernel can take it back and read it again, at the price of time.
+    pub is_file: bool,
+}
+
+/// The sizes of a decoder by which memory is planned; see [`ModelConfig`] for their meaning. They come from a model's headers or from a
+/// catalog, which has the same facts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ModelShape {
+    /// Rows of the embedding.
+    pub vocab_size: u64,
+    /// Width of the hidden states.
+    pub hidden_size: u64,
+    /// Width inside the feed-forward block.
+    pub intermediate_size: u64,
+    /// Layers.
+    pub n_layers: u64,
+    /// Query heads.
+    pub n_heads: u64,
+    /// Key and value heads.
+    pub n_kv_heads: u64,
+    /// Width of a head.
+    pub head_dim: u64,
+    /// The head is the embedding.
+    pub tied: bool,
+    /// The most tokens that it was made for.
+    pub max_context: u64,
+    /// Bytes of the weights as they are stored.
+    pub stored_bytes: u64,
+    /// Bytes of `tokenizer.json`.
+    pub tokenizer_bytes: u64,
+}
+
+/// What an opened model takes, by the work it does; it outlives the model's loading.
+pub type EstimateFootprint = Arc<dyn Fn(&Workload) -> Footprint + Send + Sync>;
+
+/// Bytes of a published `tokenizer.json` for each entry of the vocabulary: Qwen2.5's has 7.0 MB for 151,936, Llama 3.2's 17.2 MB for
+/// 128,256 and Qwen3's 11.4 MB.
+const TOKENIZER_BYTES_OF_TOKEN: u64 = 80;
+
+/// Bytes that a tokenizer's tables take for each byte of `tokenizer.json`, measured with one of 151,646 tokens.
+const TOKENIZER_TABLES: u64 = 8;
+
+/// Copies of a row of logits: the product, the values taken out of it, and the sampler's candidates.
+const LOGITS_COPIES: u64 = 4;
+
+impl Footprint {
+    /// The most that is in memory at once: what is kept, and the worse of loading and running.
+    pub fn sum(&self) -> u64 {
+        self.parts().map(|part| part.bytes).sum()
+    }
+
+    /// That part of it that the kernel cannot take back.
+    pub fn unreclaimable(&self) -> u64 {
+        let own = |parts: &[Part]| parts.iter().filter(|part| !part.is_file).map(|part| part.bytes).sum::<u64>();
+        own(&self.kept) + own(&self.loading).max(own(&self.running))
+    }
+
+    /// The parts that are there when most is in memory.
+    pub fn parts(&self) -> impl Iterator<Item = &Part> {
+        let total = |parts: &[Part]| parts.iter().map(|part| part.bytes).sum::<u64>();
+        let phase = if total(&self.loading) > total(&self.running) { &self.loading } else { &self.running };
+        self.kept.iter().chain(phase)
+    }
+}
+
+impl Part {
+    /// Memory of the process's own.
+    pub fn own(name: &'static str, bytes: u64) -> Self {
+        Self { name, bytes, is_file: false }
+    }
+
+    /// A mapped file.
+    pub fn file(name: &'static str, bytes: u64) -> Self {
+        Self { name, bytes, is_file: true }
+    }
+}
+
+impl ModelShape {
+    /// That of the model of `files`, whose weights take `stored_bytes` there.
+    ///
+    /// # Errors
+    /// When the tokenizer's size cannot be read.
+    pub fn of(files: &ModelFiles, config: &ModelConfig, stored_bytes: u64) -> Result<Self> {
+        let tokenizer_bytes = match (files.gguf(), &files.tokenizer) {
+            // It is a part of the file.
+            (Some(_), _) => Self::usual_tokenizer_bytes(config.vocab_size as u64),
+            (None, Some(tokenizer)) => tokenizer.len()?,
+            (None, None) => 0,
+        };
+        Ok(Self {
+            vocab_size: config.vocab_size as u64,
+            hidden_size: config.hidden_size as u64,
+            intermediate_size: config.intermediate_size as u64,
+            n_layers: config.n_layers as u64,
+            n_heads: config.n_heads as u64,
+            n_kv_heads: config.n_kv_heads as u64,
+            head_dim: config.head_dim() as u64,
+            tied: config.tie_word_embeddings,
+            max_context: config.max_context as u64,
+            stored_bytes,
+            tokenizer_bytes,
+        })
+    }
+
+    /// What a published `tokenizer.json` of `vocab_size` entries has, more or less.
+    pub fn usual_tokenizer_bytes(vocab_size: u64) -> u64 {
+        TOKENIZER_BYTES_OF_TOKEN * vocab_size
+    }
+
+    /// Values of the queries of one token.
+    pub fn query_size(&self) -> u64 {
+        self.n_heads * self.head_dim
+    }
+
+    /// Values of the keys, or the values, of one token in one layer.
+    pub fn kv_size(&self) -> u64 {
+        self.n_kv_heads * self.head_dim
+    }
+
+    /// Weights of the layers' projections.
+    pub fn projections(&self) -> u64 {
+        let attention = self.hidden_size * (self.query_size() + 2 * self.kv_size()) + self.query_size() * self.hidden_size;
+        self.n_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+    }
+
+    /// Weights of the embedding; the head has as many.
+    pub fn embedding(&self) -> u64 {
+        self.vocab_size * self.hidden_size
+    }
+
+    /// Keys and values of `n_tokens` when one takes `value` bytes.
+    pub fn kv_bytes(&self, n_tokens: u64, value: u64) -> u64 {
+        2 * self.n_layers * self.kv_size() * value * n_tokens
+    }
+
+    /// What a tokenizer takes in memory, whatever the engine.
+    pub fn tokenizer(&self) -> Part {
+        Part::own("tokenizer", TOKENIZER_TABLES * self.tokenizer_bytes)
+    }
+
+    /// What the logits of one token take, from the engine's product to the sampler.
+    pub fn logits(&self) -> Part {
+        Part::own("logits", LOGITS_COPIES * 4 * self.vocab_size)
+    }
+}
+
+/// Bytes of `n` weights as `dtype`, in blocks of 32 with a scale of 32 bits where it is quantised: what both engines make of a
+/// checkpoint.
+pub fn weight_bytes(dtype: DType, n: u64) -> u64 {
+    match dtype {
+        DType::F32 => 4 * n,
+        DType::F16 | DType::Bf16 => 2 * n,
+        DType::Int8 => n + n / 8,
+        DType::Int4 => n / 2 + n / 8,
+    }
+}

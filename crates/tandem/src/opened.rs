@@ -1,0 +1,76 @@
+//! A model whose headers were read: what it is and what it takes is known, and no weight was read.
+
+use std::time::{Duration, Instant};
+
+use tandem_core::config::ModelConfig;
+use tandem_core::files::ModelFiles;
+use tandem_core::{DType, OpenedModel as Opened, Result};
+
+use crate::plan::Planner;
+use crate::settings::Settings;
+
+/// A model whose configuration, and graph or list of weights, were read once.
+///
+/// ```no_run
+/// use tandem::{ModelRef, OpenedModel, Resolver, Settings};
+///
+/// # fn main() -> tandem::Result<()> {
+/// let (resolver, settings) = (Resolver::from_env()?, Settings::default());
+/// let resolved = resolver.resolve(&ModelRef::from("demo"), &settings)?;
+/// let opened = OpenedModel::open(resolver.find(&resolved, &settings)?, &settings)?;
+/// println!("{} layers, {}", opened.config().n_layers, resolver.plan(opened.planner(), 512)?);
+/// let model = opened.load()?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct OpenedModel {
+    pub(crate) files: ModelFiles,
+    pub(crate) opened: Box<dyn Opened>,
+    pub(crate) open_time: Duration,
+    pub(crate) planner: Planner,
+    settings: Settings,
+}
+
+impl OpenedModel {
+    /// Opens the model of `files`.
+    ///
+    /// # Errors
+    /// As [`load`](crate::load), for files whose headers cannot be read.
+    pub fn open(files: ModelFiles, settings: &Settings) -> Result<Self> {
+        let started = Instant::now();
+        let opened = settings.open_backend()?.open(&files, &settings.load)?;
+        let max_context = opened.config().max_context;
+        let planner = Planner {
+            engine: settings.engine(opened.dtype()),
+            device: settings.load.device,
+            context_length: settings.context_length.map_or(max_context, |length| length.min(max_context)),
+            footprint: opened.footprint()?,
+        };
+        Ok(Self { files, opened, open_time: started.elapsed(), settings: settings.clone(), planner })
+    }
+
+    /// Its files.
+    pub fn files(&self) -> &ModelFiles {
+        &self.files
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &ModelConfig {
+        self.opened.config()
+    }
+
+    /// The dtype that its weights will have.
+    pub fn dtype(&self) -> DType {
+        self.opened.dtype()
+    }
+
+    /// What it was opened with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Plans the memory that it takes.
+    pub fn planner(&self) -> &Planner {
+        &self.planner
+    }
+}

@@ -1,0 +1,94 @@
+//! What a plan meets, and what moves it.
+
+use tandem_core::conformance::{FakeBackend, published_shape};
+use tandem_core::{Backend, Capabilities};
+
+use super::*;
+use crate::catalog::Catalog;
+use crate::machine::{AddressSpace, ControlGroup, Memory};
+
+const GB: u64 = 1_000_000_000;
+
+const ENGINE: Engine = Engine { backend: BackendKind::Onnx, dtype: DType::Int4, threads: 2 };
+
+/// 2.1 GB, of which 0.5 GB can be read again.
+fn plan(measured: &Measurements) -> MemoryPlan {
+    let footprint = Footprint {
+        kept: vec![Part::own("weights", 3 * GB / 2), Part::file("embedding", GB / 2)],
+        loading: vec![Part::file("checkpoint", GB / 20)],
+        running: vec![Part::own("KV cache", GB / 10)],
+    };
+    MemoryPlan::new(ENGINE, Workload { n_tokens: 512, context_length: 512 }, footprint, measured)
+}
+
+fn memory(available: u64) -> Memory {
+    Memory { total: 64 * GB, available, control_group: None, address_space: None }
+}
+
+#[test]
+fn limit_that_is_too_small_is_refused_with_the_sum() {
+    let plan = plan(&Measurements::default());
+    assert_eq!((plan.peak(), plan.unreclaimable()), (21 * GB / 10, 16 * GB / 10));
+    assert_eq!(plan.judge(&memory(16 * GB)), Verdict::Fits);
+    assert_eq!(plan.judge(&memory(GB)), Verdict::Tight { usable: GB });
+
+    let group = ControlGroup { file: "/sys/fs/cgroup/memory.max".into(), limit: GB, used: 0 };
+    let grouped = Memory { control_group: Some(group.clone()), ..memory(16 * GB) };
+    let Verdict::Refused(limit) = plan.judge(&grouped) else { panic!("it would be killed") };
+    assert_eq!((limit.left, limit.needed), (GB, plan.unreclaimable()));
+    assert!(limit.name.contains("memory.max"), "{}", limit.name);
+    // The embedding's pages can be taken back: what is above the limit with them is slow, and not killed.
+    let narrow = ControlGroup { limit: plan.unreclaimable(), ..group };
+    assert!(matches!(plan.judge(&Memory { control_group: Some(narrow), ..memory(16 * GB) }), Verdict::Tight { .. }));
+
+    let space = AddressSpace { limit: plan.peak(), used: 0 };
+    let Verdict::Refused(limit) = plan.judge(&Memory { address_space: Some(space), ..memory(16 * GB) }) else {
+        panic!("it would fail")
+    };
+    assert_eq!(limit.needed, plan.address_space());
+}
+
+#[test]
+fn measured_peaks_correct_a_plan() {
+    let before = plan(&Measurements::default());
+    let with = |peak| {
+        let mut measured = Measurements::default();
+        measured.add(&ENGINE, before.footprint.sum(), peak);
+        plan(&measured)
+    };
+    let more = with(before.peak() + 50_000_000);
+    assert_eq!((more.peak(), more.correction), (before.peak() + 50_000_000, Some(50_000_000)));
+    assert_eq!(more.unreclaimable(), before.unreclaimable() + 50_000_000);
+    assert_eq!(more.to_string(), "weights 1.5 GB + embedding 500 MB + KV cache 100 MB + 50 MB more as measured");
+    let less = with(before.peak() - 50_000_000);
+    assert_eq!(less.peak(), before.peak() - 50_000_000);
+    assert_eq!(less.unreclaimable(), before.unreclaimable(), "what a group kills for is not less because files were");
+}
+
+#[test]
+fn devices_with_memory_of_their_own_are_not_planned() {
+    let footprint: EstimateFootprint = std::sync::Arc::new(|_| Footprint::default());
+    let planner = Planner { engine: ENGINE, device: Device::Cuda(0), context_length: 100, footprint };
+    assert!(planner.plan(1, &Measurements::default()).unwrap_err().to_string().contains("`cuda:0`"));
+    let planner = Planner { device: Device::Cpu, ..planner };
+    let plan = planner.plan(1000, &Measurements::default()).unwrap();
+    assert_eq!(plan.workload, Workload { n_tokens: 100, context_length: 100 });
+}
+
+#[test]
+fn auto_takes_the_largest_open_model_that_fits() {
+    let backend = FakeBackend { capabilities: Capabilities::default(), shows_stages: false };
+    let shape = published_shape("qwen3-0.6b");
+    assert!(backend.footprint(&shape, DType::F32, &Workload { n_tokens: 1, context_length: 1 }).sum() > 0);
+    let choice = |available| {
+        choose(&Catalog::builtin(), &memory(available), (&backend, ENGINE), PLANNED_CONTEXT, &Measurements::default())
+    };
+    let roomy = choice(16 * GB);
+    assert_eq!((roomy.usable, roomy.taken), (16 * GB, Some(0)));
+    let sizes: Vec<u64> = roomy.candidates.iter().map(|candidate| candidate.entry.parameters).collect();
+    assert!(sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
+    let open = roomy.candidates.iter().all(|candidate| candidate.entry.licence == "apache-2.0");
+    assert!(open, "what needs a token or is for research alone is named by its name only");
+    assert_eq!(roomy.smallest().unwrap().entry.name, "qwen2.5:0.5b");
+    assert!(choice(1000).taken().is_none());
+}

@@ -1,0 +1,104 @@
+//! Whether a model fits the memory: planned before it is loaded, compared with what it took when the work is done.
+
+use tandem_core::size::Size;
+use tandem_core::{DType, Error, Result};
+
+use super::Resolver;
+use crate::machine::Memory;
+use crate::opened::OpenedModel;
+use crate::plan::{Limit, MemoryPlan, Planner, Verdict, choose};
+use crate::settings::Settings;
+
+/// Sums below this are the program more than the model, and teach nothing.
+const WORTH_LEARNING: u64 = 256_000_000;
+
+/// A plan that is nearer than this, as a share of the peak, is right.
+const RIGHT: f64 = 0.02;
+
+/// A model that may be loaded.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    /// What it takes.
+    pub plan: MemoryPlan,
+    /// What there is, in bytes.
+    pub usable: u64,
+    /// What would fit, where this takes more than is free: the machine would swap, or end some process.
+    pub advice: Option<String>,
+}
+
+impl Resolver {
+    /// The memory that the model of `planner` takes with `n_tokens` in its session, by what was measured before.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a device with memory of its own.
+    pub fn plan(&self, planner: &Planner, n_tokens: usize) -> Result<MemoryPlan> {
+        planner.plan(n_tokens, &self.measurements())
+    }
+
+    /// Whether `opened` may be loaded for `n_tokens` in its session; `None` where that cannot be planned.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] with the sum, when a limit that nothing can stretch is exceeded: the process would be killed.
+    pub fn admit(&self, opened: &OpenedModel, n_tokens: usize) -> Result<Option<Admission>> {
+        let Ok(plan) = self.plan(opened.planner(), n_tokens) else { return Ok(None) };
+        let memory = self.memory();
+        let usable = memory.usable();
+        match plan.judge(&memory) {
+            Verdict::Fits => Ok(Some(Admission { plan, usable, advice: None })),
+            Verdict::Tight { .. } => Ok(Some(Admission { advice: Some(self.advice(opened, n_tokens, &memory)), plan, usable })),
+            Verdict::Refused(Limit { name, left, needed }) => {
+                let threads = match needed.saturating_sub(plan.peak()) {
+                    0 => String::new(),
+                    // It takes none of the memory.
+                    more => format!(" + address space of threads {}", Size(more)),
+                };
+                let advice = self.advice(opened, n_tokens, &memory);
+                Err(Error::OutOfMemory {
+                    model: opened.files().name.clone(),
+                    needed: Size(needed).to_string(),
+                    limit: name,
+                    left: Size(left).to_string(),
+                    hint: format!("the sum: {plan}{threads}; {advice}; `--no-memory-check` tries it").into(),
+                })
+            }
+        }
+    }
+
+    /// What fits where `opened` does not: another dtype of the model, or another model of the catalog.
+    pub fn advice(&self, opened: &OpenedModel, n_tokens: usize, memory: &Memory) -> String {
+        for dtype in [DType::Int8, DType::Int4] {
+            let mut settings = opened.settings().clone();
+            settings.load.dtype = Some(dtype);
+            settings.load.onnx.graph = None;
+            let smaller =
+                OpenedModel::open(opened.files().clone(), &settings).and_then(|smaller| self.plan(smaller.planner(), n_tokens));
+            if let Some(plan) = smaller.ok().filter(|plan| plan.judge(memory) == Verdict::Fits) {
+                return format!("with `--dtype {dtype}` it takes {}, which fits", Size(plan.peak()));
+            }
+        }
+        let taken = self.smaller_model(opened.settings(), n_tokens, memory).unwrap_or_default();
+        taken.unwrap_or_else(|| "no model of the catalog fits, and none is smaller than `demo`".into())
+    }
+
+    fn smaller_model(&self, settings: &Settings, n_tokens: usize, memory: &Memory) -> Result<Option<String>> {
+        let (backend, engine) = (settings.open_backend()?, settings.engine(DType::Int4));
+        let choice = choose(self.catalog(), memory, (&*backend, engine), n_tokens, &self.measurements());
+        let would_fit =
+            |entry: &str, plan: &MemoryPlan| format!("`{entry}` with `--dtype int4` would fit: {}", Size(plan.peak()));
+        Ok(choice.taken().map(|taken| would_fit(&taken.entry.name, &taken.plan)))
+    }
+
+    /// Compares `plan` with the `peak` that was used, and remembers a difference that teaches something. Gives a reason when it cannot
+    /// be kept.
+    pub fn learn(&self, plan: &MemoryPlan, peak: u64) -> Option<String> {
+        let off = plan.peak() as f64 / peak as f64 - 1.0;
+        let file = self.measured.as_deref()?;
+        if plan.footprint.sum() < WORTH_LEARNING || off.abs() <= RIGHT {
+            return None;
+        }
+        let mut measured = self.measurements();
+        measured.add(&plan.engine, plan.footprint.sum(), peak);
+        let error = measured.write(file).err()?;
+        Some(format!("`{}` cannot be written, and the measurement is not kept: {error}", file.display()))
+    }
+}
