@@ -5,7 +5,7 @@ use std::path::Path;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use tandem_core::backend::LoadOptions;
-use tandem_core::{Error, Result};
+use tandem_core::{Error, Remedy, Result};
 
 use crate::device::session_builder;
 use crate::error::Doing;
@@ -41,7 +41,7 @@ pub(crate) fn commit(library: Option<&Path>, options: &LoadOptions, source: &Sou
     session.map_err(|error| Error::BadFile {
         file: source.name.clone(),
         problem: "the engine cannot use this graph".into(),
-        hint: Some("obtain or export the model again; `tandem devices` shows whether the engine itself works".into()),
+        hint: Some(["obtain or export the model again".into(), Remedy::ListDevices].into()),
         source: Some(Box::new(error)),
     })
 }

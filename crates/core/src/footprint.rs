@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::backend::DType;
 use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::files::ModelFiles;
+use crate::primitives::DType;
 
 /// How full a session gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

