@@ -64,8 +64,7 @@ fn gemma3_with_two_kv_heads_matches_golden() {
             (name, shape, view.data().repeat(n), view.dtype())
         })
         .collect();
-    let views =
-        doubled.iter().map(|(name, shape, data, dtype)| (*name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
+    let views = doubled.iter().map(|(name, shape, data, dtype)| (*name, TensorView::new(*dtype, shape.clone(), data).unwrap()));
     safetensors::serialize_to_file(views, None, &directory.path().join("model.safetensors")).unwrap();
     let fixture = Fixture {
         backend: Box::new(CandleBackend::new()),
