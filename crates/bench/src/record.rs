@@ -189,7 +189,7 @@ impl Record {
         }
         let text = std::fs::read_to_string(path).map_err(|error| Error::bad_file(&name, "cannot be read", error))?;
         let value: serde_json::Value =
-            serde_json::from_str(&text).map_err(|error| Error::bad_file(&name, "is no JSON", error))?;
+            serde_json::from_str(&text).map_err(|error| Error::bad_file(&name, "is not valid JSON", error))?;
         match value.get("schema").and_then(serde_json::Value::as_u64) {
             Some(schema) if schema == u64::from(SCHEMA) => {}
             Some(schema) => {

@@ -124,7 +124,7 @@ impl Checkpoint {
         let shard = self.shards.len();
         let tensors = SafeTensors::deserialize(&content).map_err(|error| Error::BadFile {
             file: name.clone(),
-            problem: "is no whole safetensors file".into(),
+            problem: "is not a complete safetensors file".into(),
             hint: Some("the download is not whole: obtain the file again".into()),
             source: Some(error.into()),
         })?;

@@ -183,7 +183,7 @@ impl Resolver {
         let near = near_names(name, directories.chain([DEMO.to_owned()]).chain(self.catalog.names()));
         Error::ModelNotFound {
             reference: name.into(),
-            reason: "it is no built-in model, no name of the catalog, no path that exists, and not of the form \
+            reason: "it is not a built-in model, a name of the catalog, a path that exists, or of the form \
                      `owner/name[@revision]`"
                 .into(),
             hint: match near.as_slice() {

@@ -65,8 +65,8 @@ fn a_name_that_is_nearly_right_is_offered_by_every_command() {
         }
     };
     check("mine:2b", &["the catalog has no such name", "did you mean `mine:1b`?"]);
-    check("mine-1b", &["it is no built-in model, no name of the catalog, no path", "did you mean `mine:1b`"]);
-    check("dmeo", &["it is no built-in model", "did you mean `demo`?"]);
+    check("mine-1b", &["it is not a built-in model, a name of the catalog, a path", "did you mean `mine:1b`"]);
+    check("dmeo", &["it is not a built-in model", "did you mean `demo`?"]);
     check("qwen2.5-0.5b", &["did you mean `qwen2.5:0.5b`"]);
     check("nothing-of-the-kind", &["hint: name `demo`, a directory"]);
 }

@@ -133,7 +133,7 @@ pub(super) fn genai_decoder(file: &str, content: &[u8]) -> Result<String> {
     let decoder = model.object("decoder")?.ok_or_else(|| model.missing("decoder"))?;
     let named = decoder.string("filename")?.ok_or_else(|| decoder.missing("filename"))?;
     if !named.ends_with(".onnx") || named.starts_with('.') || named.contains(['/', '\\', ':', '\0']) {
-        return Err(decoder.error("filename", format!("names `{named}`, which is no plain name of an ONNX file")));
+        return Err(decoder.error("filename", format!("names `{named}`, which is not a plain name of an ONNX file")));
     }
     Ok(named.to_owned())
 }

@@ -76,7 +76,7 @@ fn wrong_names_are_offered_what_is_near() {
     };
     check("dmeo", "not of the form `owner/name[@revision]`", "did you mean `demo`?");
     check("qwen2.5:1.5", "the catalog has no such name", "`qwen2.5:1.5b`");
-    check("something-else-entirely", "it is no built-in model", "name `demo`");
+    check("something-else-entirely", "it is not a built-in model", "name `demo`");
     let error = resolver().find(&resolver().resolve(&"./nowhere".into(), &Settings::default()).unwrap(), &Settings::default());
     assert!(error.unwrap_err().to_string().contains("no file or directory `./nowhere`"));
 }
