@@ -24,13 +24,13 @@ def run(command):
 
 
 def genai(checkpoint, directory, precision, extra_options=()):
-    """The builder's graph and its genai_config.json; its copies of the tokenizer are left out."""
+    """The builder's directory, as it is: the graph, its genai_config.json, the tokenizer and the chat template."""
     with tempfile.TemporaryDirectory() as scratch:
         command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
         command += ["-i", checkpoint, "-o", scratch, "-p", precision, "-e", "cpu", "-c", Path(scratch) / "cache"]
         run(command + (["--extra_options", *extra_options] if extra_options else []))
         directory.mkdir(parents=True, exist_ok=True)
-        for file in [*Path(scratch).glob("model.onnx*"), Path(scratch) / "genai_config.json"]:
+        for file in filter(Path.is_file, Path(scratch).iterdir()):
             shutil.move(file, directory / file.name)
 
 

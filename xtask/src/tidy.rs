@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 mod documents;
+mod interface;
 mod manifests;
 mod sources;
 

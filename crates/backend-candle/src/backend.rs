@@ -10,7 +10,9 @@ use tandem_core::files::{Listing, ModelFile, ModelFiles};
 use tandem_core::footprint::{EstimateFootprint, Footprint, ModelShape, Workload};
 use tandem_core::gguf::Gguf;
 use tandem_core::huge_pages::MappingSnapshot;
-use tandem_core::{Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, OpenedModel, Result};
+use tandem_core::{
+    Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, OpenedModel, Remedies, Remedy, Result,
+};
 
 use crate::decoder::Decode;
 use crate::device;
@@ -182,18 +184,23 @@ fn dtype(options: &LoadOptions) -> Result<(DType, Option<Bits>)> {
         half @ (DType::F16 | DType::Bf16) if !on_processor => return Ok((half, None)),
         DType::F16 | DType::Bf16 => (
             "a processor computes with it more slowly and less precisely than with f32",
-            "use `--dtype f32`, which keeps weights published in f16 or bf16 at 16 bits in memory, or `int8` or `int4` for less memory",
+            Remedies::from(Remedy::UseDType(vec![DType::F32, DType::Int8, DType::Int4])),
         ),
         DType::Int8 | DType::Int4 => (
             "candle's CUDA kernels for quantised weights also quantise activations, and have not been verified against another engine",
-            "use `--dtype bf16` or `f16`, or `--device cpu`, or `--backend onnx`",
+            [
+                Remedy::UseDType(vec![DType::Bf16, DType::F16]),
+                Remedy::UseDevice(Device::Cpu),
+                Remedy::UseBackend(BackendKind::Onnx),
+            ]
+            .into(),
         ),
     };
     let dtype = options.dtype.unwrap_or(DType::F32);
     Err(Error::Unsupported {
         what: format!("dtype `{dtype}` on device `{}`", options.device),
         reason: reason.into(),
-        hint: Some(hint.into()),
+        hint: Some(hint),
     })
 }
 
@@ -214,7 +221,7 @@ fn refuse_quantised_file(files: &ModelFiles, device: Device) -> Result<()> {
     Err(Error::Unsupported {
         what: format!("the GGUF file `{}` on device `{device}`", files.name),
         reason: "the kernels for the block formats of GGUF run on the processor only".into(),
-        hint: Some("use the checkpoint (safetensors) that it was converted from, or `--device cpu`".into()),
+        hint: Some(["use the checkpoint (safetensors) that it was converted from".into(), Remedy::UseDevice(Device::Cpu)].into()),
     })
 }
 
@@ -228,7 +235,7 @@ fn refuse_unreadable(files: &ModelFiles, config: &ModelConfig, options: &LoadOpt
         return Err(Error::Unsupported {
             what: format!("the graph `{graph}`"),
             reason: "candle reads checkpoints (safetensors), not graphs".into(),
-            hint: Some("use `--backend onnx`, or a directory with `model.safetensors`".into()),
+            hint: Some([Remedy::UseBackend(BackendKind::Onnx), "use a directory with `model.safetensors`".into()].into()),
         });
     }
     match config.quantization_method() {

@@ -13,7 +13,7 @@ use tandem_core::arena::Arena;
 use tandem_core::backend::{LoadOptions, Numerics, WeightType};
 use tandem_core::config::ModelConfig;
 use tandem_core::gguf::{Gguf, GgufTensor, TensorType};
-use tandem_core::{DType, Error, Result};
+use tandem_core::{DType, Error, Remedy, Result};
 
 use self::blocks::{Target, has_offsets};
 use crate::linear::{Matrix, Stored};
@@ -37,7 +37,7 @@ pub(crate) fn load(gguf: &Gguf, config: &ModelConfig, options: &LoadOptions) -> 
             return Err(Error::Unsupported {
                 what: format!("dtype `{dtype}` for the GGUF file `{}`", gguf.file()),
                 reason: format!("its weights are `{stored}`, and would be quantised a second time"),
-                hint: Some(format!("omit the dtype for `{stored}`, or use `--dtype f32`").into()),
+                hint: Some([Remedy::Text(format!("omit the dtype for `{stored}`")), Remedy::UseDType(vec![DType::F32])].into()),
             });
         }
     };
@@ -138,7 +138,7 @@ impl WeightSource for GgufSource<'_> {
             return Err(Error::Unsupported {
                 what: format!("quantising `{}`", self.gguf.file()),
                 reason: format!("a matrix has rows of {columns} weights, which is not a multiple of {BLOCK}"),
-                hint: Some("use `--dtype f32`".into()),
+                hint: Some(Remedy::UseDType(vec![DType::F32]).into()),
             });
         }
         let (row_blocks, row_bytes) = (columns / BLOCK, columns / BLOCK * bits.block_bytes());

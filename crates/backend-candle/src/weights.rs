@@ -9,7 +9,7 @@ use tandem_core::arena::Arena;
 use tandem_core::backend::{Numerics, WeightType};
 use tandem_core::checkpoint::{Checkpoint, StoredTensor};
 use tandem_core::config::{Architecture, ModelConfig, RopeConfig, RopeScaling};
-use tandem_core::{DType, Error, Result};
+use tandem_core::{DType, Error, Remedy, Result};
 
 use crate::attention::Scoring;
 use crate::decoder::{Decoder, Layer};
@@ -196,7 +196,7 @@ impl CheckpointSource<'_> {
             return Err(Error::Unsupported {
                 what: format!("quantising `{}` of `{}`", parts[0].0, self.file),
                 reason: format!("its rows have {columns} weights, which is not a multiple of {BLOCK}"),
-                hint: Some("use `--dtype f32`".into()),
+                hint: Some(Remedy::UseDType(vec![DType::F32]).into()),
             });
         }
         let stored = self.checked_all(parts, &[columns])?;

@@ -14,7 +14,7 @@ use ort::value::{DynTensor, DynValue, PrimitiveTensorElementType, TensorElementT
 use tandem_core::{Error, Result};
 
 use crate::error::Doing;
-use crate::graph::CachePort;
+use crate::graph::{CachePort, DecoderGraph, check_shape};
 use crate::run::{RawValue, take};
 
 /// Capacity of the first buffer, in tokens.
@@ -87,13 +87,26 @@ impl KvCache {
         }
     }
 
-    /// Takes the presents of a run that succeeded.
-    pub(crate) fn commit(&mut self, session: &Session, outputs: &mut [RawValue]) {
-        if let Self::Carried(cache) = self {
-            let presents: Vec<_> = cache.ports.iter().filter_map(|port| take(session, &mut outputs[port.output])).collect();
-            debug_assert_eq!(presents.len(), cache.ports.len(), "a run that succeeds fills every output");
-            cache.pasts = presents;
+    /// Takes the presents that a run allocated.
+    pub(crate) fn take_presents(&self, session: &Session, outputs: &mut [RawValue]) -> Vec<DynValue> {
+        match self {
+            Self::InPlace(_) => Vec::new(),
+            Self::Carried(cache) => cache.ports.iter().filter_map(|port| take(session, &mut outputs[port.output])).collect(),
         }
+    }
+
+    /// Keeps the presents of a run of `graph`, which hold `n_tokens`.
+    ///
+    /// # Errors
+    /// [`Error::BadField`] when they have other shapes; the cache is unchanged then.
+    pub(crate) fn commit(&mut self, graph: &DecoderGraph, presents: Vec<DynValue>, n_tokens: usize) -> Result<()> {
+        let Self::Carried(cache) = self else { return Ok(()) };
+        for (port, present) in cache.ports.iter().zip(&presents) {
+            let name = graph.output_names[port.output].to_string_lossy();
+            check_shape(&graph.file, &name, present, &[1, port.kv_heads, n_tokens, port.head_dim])?;
+        }
+        cache.pasts = presents;
+        Ok(())
     }
 
     /// Keeps the first `n_tokens` of `held`.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ort::value::Tensor;
 use tandem_core::backend::LoadOptions;
-use tandem_core::{BackendKind, Device, Error, Result};
+use tandem_core::{BackendKind, Device, Error, Remedy, Result};
 use tandem_onnx_graph::smoke_test_graph;
 
 use crate::device::{provider_name, session_builder};
@@ -51,6 +51,6 @@ pub fn check_device(explicit: Option<&Path>, device: Device) -> Result<DeviceChe
 }
 
 fn unavailable(device: Device, reason: String) -> Error {
-    let hint = "use `--device cpu`, and report this with the output of `tandem doctor --json`".into();
+    let hint = [Remedy::UseDevice(Device::Cpu), Remedy::Report].into();
     Error::DeviceUnavailable { backend: BackendKind::Onnx, device, reason, hint }
 }

@@ -5,11 +5,11 @@ use std::path::Path;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use tandem_core::backend::LoadOptions;
-use tandem_core::{Error, Result};
+use tandem_core::{Error, Remedy, Result};
 
 use crate::device::session_builder;
 use crate::error::Doing;
-use crate::source::{Place, Source};
+use crate::source::{GraphLocation, Source};
 use crate::{library, placement};
 
 /// The configuration entry that says where a graph in memory has its weights.
@@ -31,17 +31,17 @@ pub(crate) fn commit(library: Option<&Path>, options: &LoadOptions, source: &Sou
         .doing(DOING)?
         .with_config_entry(placement::RECORD, "1")
         .doing(DOING)?;
-    let session = match &source.place {
-        Place::File(path) => builder.commit_from_file(path),
-        Place::Memory { bytes, weights: None } => builder.commit_from_memory(bytes),
-        Place::Memory { bytes, weights: Some(directory) } => {
+    let session = match &source.location {
+        GraphLocation::File(path) => builder.commit_from_file(path),
+        GraphLocation::Memory { bytes, weights: None } => builder.commit_from_memory(bytes),
+        GraphLocation::Memory { bytes, weights: Some(directory) } => {
             builder.with_config_entry(WEIGHTS_DIRECTORY, directory.to_string_lossy()).doing(DOING)?.commit_from_memory(bytes)
         }
     };
     session.map_err(|error| Error::BadFile {
         file: source.name.clone(),
         problem: "the engine cannot use this graph".into(),
-        hint: Some("obtain or export the model again; `tandem devices` shows whether the engine itself works".into()),
+        hint: Some(["obtain or export the model again".into(), Remedy::ListDevices].into()),
         source: Some(Box::new(error)),
     })
 }

@@ -23,7 +23,7 @@ use self::staging::Staging;
 
 /// The exporter's version: the release of Tandem, and a number that grows when the same release builds a different graph than before.
 /// The cache does not find graphs of other versions.
-pub const EXPORTER_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-3");
+pub const EXPORTER_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-4");
 
 /// What to do about a disk that is too small.
 pub(crate) const NO_SPACE: &str = "make room, choose a directory on another disk, or a smaller dtype such as int4";
@@ -47,8 +47,8 @@ fn export_where(files: &ModelFiles, options: &ExportOptions, available: &dyn Fn(
     files.refuse_gguf()?;
     let config = ModelConfig::from_file(&files.config)?;
     refuse_unsupported_architecture(&config, &files.name)?;
-    let genai_config = genai::config(files, &config, options.form.outputs)?;
     let plan = GraphPlan::open(files, &config, options.form)?;
+    let genai_config = genai::config(files, &config, options.form.outputs, plan.cached_head_dim())?;
     staging::check_target(&options.directory, options.replace)?;
     let companions = companions(files);
     let copied = companions.iter().map(|file| file.len()).sum::<Result<u64>>()?;

@@ -19,6 +19,8 @@ const LOGITS_TO_KEEP: &str = "num_logits_to_keep";
 /// A decoder graph: the purpose of each input and output.
 #[derive(Debug)]
 pub(crate) struct DecoderGraph {
+    /// Its name in messages.
+    pub(crate) file: String,
     /// Token ids, `[batch, tokens]`.
     pub(crate) ids: Port,
     /// Ones for every token in the cache or in the run, `[batch, past + tokens]`.
@@ -104,7 +106,8 @@ impl DecoderGraph {
         }
         let named = inputs.iter().map(Outlet::name).chain(optional.iter().map(|value| value.name()));
         let input_names = named.map(|name| name_for_engine(file, name)).collect::<Result<_>>()?;
-        Ok(Self { ids, mask, positions, logits_to_keep, caches, logits, input_names, output_names })
+        let file = file.to_owned();
+        Ok(Self { file, ids, mask, positions, logits_to_keep, caches, logits, input_names, output_names })
     }
 
     /// Bytes of KV cache for one token.
@@ -190,6 +193,18 @@ impl LogitsPort {
     }
 }
 
+/// Checks that a run returned `value` with the expected shape, since a graph may compute other shapes than it declares.
+///
+/// # Errors
+/// [`Error::BadField`] with the output `name`.
+pub(crate) fn check_shape(file: &str, name: &str, value: &DynValue, expected: &[usize]) -> Result<()> {
+    let (_, shape) = tensor_type(file, name, value.dtype())?;
+    if shape.iter().map(|&dim| usize::try_from(dim).ok()).eq(expected.iter().map(|&dim| Some(dim))) {
+        return Ok(());
+    }
+    Err(Error::bad_field(file, name, format!("a run returned the shape {shape:?}, and {expected:?} was expected")))
+}
+
 /// The output that continues the cache input `past`.
 fn present_name<'o>(past: &str, outputs: &'o [Outlet]) -> Option<&'o str> {
     let suffix = past.strip_prefix("past_key_values").or_else(|| past.strip_prefix("past"))?;
@@ -197,7 +212,7 @@ fn present_name<'o>(past: &str, outputs: &'o [Outlet]) -> Option<&'o str> {
     outputs.iter().map(Outlet::name).find(|name| candidates.iter().any(|candidate| candidate == name))
 }
 
-fn tensor_type<'v>(file: &str, name: &str, value: &'v ValueType) -> Result<(TensorElementType, &'v [i64])> {
+pub(crate) fn tensor_type<'v>(file: &str, name: &str, value: &'v ValueType) -> Result<(TensorElementType, &'v [i64])> {
     match value {
         ValueType::Tensor { ty, shape, .. } => Ok((*ty, shape)),
         other => Err(Error::bad_field(file, name, format!("it is `{other}`, not a tensor"))),
@@ -216,4 +231,27 @@ fn names(outlets: &[Outlet]) -> String {
         text += &format!(" and {} more", outlets.len() - SHOWN);
     }
     if text.is_empty() { "none".into() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use tandem_core::conformance::{describe, with_fixture};
+
+    use super::*;
+    use crate::library;
+
+    #[test]
+    fn unexpected_shape_is_an_error_with_both_shapes() {
+        with_fixture(
+            || library::environment(None).map_err(|error| describe(&error)),
+            |_| {
+                let value = Tensor::from_array(([1_usize, 2, 3], vec![0_f32; 6])).unwrap().into_dyn();
+                check_shape("model.onnx", "present.0.key", &value, &[1, 2, 3]).unwrap();
+                for expected in [&[1, 2, 4][..], &[1, 2], &[1, 2, 3, 1]] {
+                    let error = check_shape("model.onnx", "present.0.key", &value, expected).unwrap_err().to_string();
+                    assert!(error.contains("field `present.0.key`") && error.contains("[1, 2, 3]"), "{error}");
+                }
+            },
+        );
+    }
 }

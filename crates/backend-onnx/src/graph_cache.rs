@@ -4,6 +4,7 @@
 mod entry;
 mod hashes;
 mod lock;
+mod manifest;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use tandem_core::export::{CachedGraphInfo, RemovedGraphs};
 use tandem_core::size::Size;
-use tandem_core::{Error, Result};
+use tandem_core::{Error, Remedy, Result};
 use tandem_onnx_graph::{GRAPH_FILE, Graph};
 
 pub use self::entry::{CachedGraph, cached_graph};
@@ -112,8 +113,7 @@ fn read(directory: &Path) -> Option<CachedGraphInfo> {
 fn unusable(done: &str, path: &Path, error: io::Error) -> Error {
     match cannot(done, path, error) {
         Error::BadFile { file, problem, source, .. } => {
-            let hint =
-                "make the cache writable, set `TANDEM_CACHE` to a directory that is, or export the model with `tandem export`";
+            let hint = ["make the cache writable, or set `TANDEM_CACHE` to a directory that is".into(), Remedy::ExportModel];
             Error::BadFile { file, problem, hint: Some(hint.into()), source }
         }
         other => other,

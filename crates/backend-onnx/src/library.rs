@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::environment::Environment;
 use ort::logging::LogLevel;
-use tandem_core::{BackendKind, Error, Result};
+use tandem_core::{BackendKind, Error, Remedy, Result};
 
 pub use self::cache::{cache_dir, library_file_name, library_in_cache, target};
 pub use self::inspect::inspect;
@@ -30,9 +30,6 @@ const TELEMETRY_SWITCH: &str = "ORT_DISABLE_TELEMETRY";
 
 /// The variable that sets how much of ONNX Runtime's own log goes to stderr.
 const LOG_LEVEL: &str = "TANDEM_ORT_LOG";
-
-/// The command that obtains the library.
-const OBTAIN_HINT: &str = "`tandem setup` obtains the right one (in Tandem's repository: `cargo xtask setup`)";
 
 /// The process's environment, and the library that it came from. A failed start is not kept: an application may run the set-up and try
 /// again in the same process.
@@ -92,7 +89,7 @@ pub(crate) fn load(path: &Path) -> Result<ort::environment::EnvironmentBuilder> 
             ),
             _ => format!("`{}` could not be loaded", path.display()),
         },
-        hint: OBTAIN_HINT.into(),
+        hint: Remedy::SetUpLibrary.into(),
         source: Some(error.into()),
     })
 }

@@ -20,9 +20,9 @@ use tandem_onnx_graph::{DataType, Graph};
 use crate::cache::empty_past;
 use crate::engine;
 use crate::error::{Doing, bad_graph};
-use crate::graph::DecoderGraph;
+use crate::graph::{DecoderGraph, tensor_type};
 use crate::run::{Names, RawValue, run, take};
-use crate::source::{Place, Source};
+use crate::source::{GraphLocation, Source};
 use crate::value_names::{Layout, known_values};
 
 /// What a graph was loaded from, so that it can be loaded again.
@@ -53,9 +53,9 @@ impl Probed {
     pub(crate) fn load(library: Option<&Path>, origin: &Origin) -> Result<Self> {
         let config = ModelConfig::from_file(&origin.files.config)?;
         let mut source = Source::choose(&origin.files, &config, &origin.options)?;
-        let (graph, directory) = match &source.place {
-            Place::File(path) => (Graph::open(path).map_err(bad_graph)?, path.parent()),
-            Place::Memory { bytes, .. } => (Graph::parse(bytes.to_vec(), &source.name).map_err(bad_graph)?, None),
+        let (graph, directory) = match &source.location {
+            GraphLocation::File(path) => (Graph::open(path).map_err(bad_graph)?, path.parent()),
+            GraphLocation::Memory { bytes, .. } => (Graph::parse(bytes.to_vec(), &source.name).map_err(bad_graph)?, None),
         };
         let mut edit = graph.edit();
         // Graphs with 4-bit weights have activations of 16 or 32 bits: activations have the type of the cache.
@@ -70,12 +70,12 @@ impl Probed {
         let relocated = directory.filter(|_| !graph.external_files().is_empty()).map(|directory| edit.relocate(directory));
         let relocated = relocated.transpose().map_err(bad_graph)?;
         let bytes = edit.to_bytes().map_err(bad_graph)?;
-        let weights = match &source.place {
-            Place::Memory { weights, .. } => weights.clone(),
-            Place::File(_) => relocated,
+        let weights = match &source.location {
+            GraphLocation::Memory { weights, .. } => weights.clone(),
+            GraphLocation::File(_) => relocated,
         };
         drop(edit);
-        source.place = Place::Memory { bytes: bytes.into(), weights };
+        source.location = GraphLocation::Memory { bytes: bytes.into(), weights };
         let session = engine::commit(library, &origin.options, &source)?;
         let graph = DecoderGraph::read(&session, &source.name, &config)?;
         Ok(Self { session, input_names: Names::new(graph.input_names.clone()), graph, values })
@@ -83,20 +83,26 @@ impl Probed {
 
     /// What one run over `tokens` computes at `points`, in the order of computation.
     pub(crate) fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
-        let wanted: Vec<&Value> = self.values.iter().filter(|value| value.layout.shows(points)).collect();
-        if wanted.is_empty() {
+        let requested: Vec<&Value> = self.values.iter().filter(|value| value.layout.shows(points)).collect();
+        if requested.is_empty() {
             return Ok(Vec::new());
         }
-        let returned = self.run(tokens, &wanted)?;
+        let returned = self.run(tokens, &requested)?;
         let mut probes = Vec::new();
-        for (value, returned) in wanted.iter().zip(&returned) {
-            value.layout.read(tokens, &floats(returned)?, &mut probes);
+        for (value, returned) in requested.iter().zip(&returned) {
+            let name = value.name.to_string_lossy();
+            let (_, shape) = tensor_type(&self.graph.file, &name, returned.dtype())?;
+            if !value.layout.fits(shape, tokens.len()) {
+                let problem = format!("a run over {} tokens returned the unexpected shape {shape:?}", tokens.len());
+                return Err(Error::bad_field(&self.graph.file, name, problem));
+            }
+            value.layout.read(tokens, shape, &floats(returned)?, &mut probes);
         }
         probes.retain(|probe| points.contains(&probe.point));
         Ok(probes)
     }
 
-    fn run(&self, tokens: &[TokenId], wanted: &[&Value]) -> Result<Vec<DynValue>> {
+    fn run(&self, tokens: &[TokenId], requested: &[&Value]) -> Result<Vec<DynValue>> {
         let (graph, n) = (&self.graph, tokens.len());
         let mut inputs: Vec<RawValue> = vec![ptr::null_mut(); graph.input_names.len()];
         let mut owned = Vec::new();
@@ -117,8 +123,8 @@ impl Probed {
         for port in &graph.caches {
             give(port.input, empty_past(port)?);
         }
-        let output_names = Names::new(wanted.iter().map(|value| value.name.clone()).collect());
-        let mut outputs: Vec<RawValue> = vec![ptr::null_mut(); wanted.len()];
+        let output_names = Names::new(requested.iter().map(|value| value.name.clone()).collect());
+        let mut outputs: Vec<RawValue> = vec![ptr::null_mut(); requested.len()];
         let options = RunOptions::new().doing("to prepare a run")?;
         // SAFETY: `owned` keeps the inputs alive until the run is over, every output is null, and the CPU provider allows concurrent
         // runs.

@@ -12,6 +12,7 @@ use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, Se
 
 use crate::cache::KvCache;
 use crate::error::Doing;
+use crate::graph::check_shape;
 use crate::loaded::Loaded;
 use crate::run::{RawValue, run, take};
 
@@ -114,9 +115,14 @@ impl OnnxSession {
             return Err(Error::Cancelled);
         }
         ran.doing("to run the graph")?;
-        self.cache.commit(&model.session, &mut outputs);
+        let presents = self.cache.take_presents(&model.session, &mut outputs);
+        let logits = if n_rows == 1 { None } else { take(&model.session, &mut outputs[LOGITS]) };
+        if let Some(logits) = &logits {
+            check_shape(&graph.file, "logits", logits, &[1, n_rows, model.info.vocab_size])?;
+        }
+        self.cache.commit(graph, presents, total)?;
         self.n_tokens = total;
-        Ok(if n_rows == 1 { None } else { take(&model.session, &mut outputs[LOGITS]) })
+        Ok(logits)
     }
 
     /// Lets the next run start, unless it was cancelled. The flag is read after the engine's is cleared, so that a cancel between the

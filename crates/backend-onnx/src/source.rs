@@ -1,5 +1,5 @@
-//! What the engine is given: a graph file, read and checked before the engine sees it, changed where that makes it faster; or a graph
-//! that was built from a checkpoint.
+//! Chooses the graph that the engine loads: a graph file, read and checked before the engine sees it and edited where that makes it faster,
+//! or one that is built from the checkpoint.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -8,56 +8,56 @@ use tandem_core::backend::{LoadOptions, Numerics, WeightFile};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
 use tandem_core::{DType, Error, GraphFormat, Result};
-use tandem_onnx_graph::{Activations, DataType, Edit, Graph, LogitsControl, Node};
+use tandem_onnx_graph::{Activations, DataType, Dim, Edit, Graph, LogitsControl, Node};
 
 use crate::error::bad_graph;
 use crate::export::{GraphPlan, refuse_unsupported_architecture};
 use crate::graph_cache::{CachedGraph, cached_graph};
 use crate::value_names::can_probe;
 
-/// A graph larger than this, weights within it, is changed only where it must be: the change is made on a copy in memory.
+/// A larger graph, weights included, is edited only where it must be: an edit makes a copy in memory.
 const CHEAP_TO_COPY: usize = 64 << 20;
 
-/// The graph of a checkpoint with fewer bytes of weights is built anew in memory at each load, which takes less time than to look for
-/// it: nothing is written for a tiny model.
+/// The graph of a checkpoint with fewer bytes of weights is built in memory at each load, which takes less time than finding it in the cache:
+/// nothing is written for a tiny model.
 pub(crate) const BUILT_IN_MEMORY: u64 = 32 << 20;
 
-/// A graph for the engine, and what is known of it.
+/// A graph for the engine, with what is known about it.
 pub(crate) struct Source {
     /// Its name in messages.
     pub(crate) name: String,
     /// Where the engine reads it.
-    pub(crate) place: Place,
+    pub(crate) location: GraphLocation,
     /// The dtype of the weights.
     pub(crate) dtype: DType,
     /// Every KV tensor is appended to by `GroupQueryAttention`, which can do so in place.
     pub(crate) in_place: bool,
-    /// Its inner values have the names of graphs that are made here.
+    /// Its inner values have known names.
     pub(crate) can_probe: bool,
-    /// The graph and the files that its weights are in.
+    /// The files of the graph and its weights.
     pub(crate) weight_files: Vec<WeightFile>,
-    /// Keeps others from removing it from the cache, where it comes from there.
+    /// Keeps a graph from the cache from being removed.
     pub(crate) cached: Option<CachedGraph>,
 }
 
 /// Where the engine reads a graph.
-pub(crate) enum Place {
+pub(crate) enum GraphLocation {
     /// The file as it is.
     File(PathBuf),
-    /// Bytes, and the directory of the weights that they refer to.
+    /// Bytes, and the directory of the external weights.
     Memory { bytes: Cow<'static, [u8]>, weights: Option<PathBuf> },
 }
 
 /// Where the graph of a model comes from.
 pub(crate) enum GraphSource {
-    /// A graph that is there.
+    /// A graph file.
     Graph(GraphFile),
-    /// A graph that is exported from the checkpoint.
+    /// A graph that is built from the checkpoint.
     Export,
 }
 
 impl GraphSource {
-    /// What is to be loaded of `files` at `dtype`: `graph`, when one was named.
+    /// Chooses among `files` for `dtype`; `graph` is one that was named.
     pub(crate) fn choose(files: &ModelFiles, dtype: Option<DType>, graph: Option<&Path>) -> Result<Self> {
         if let Some(path) = graph {
             return Ok(Self::Graph(GraphFile { file: ModelFile::Path(path.into()), dtype: None }));
@@ -65,7 +65,7 @@ impl GraphSource {
         match files.graph_for(dtype) {
             Ok(found) => Ok(Self::Graph(found.clone())),
             Err(_) if can_be_made(files, dtype) => Ok(Self::Export),
-            // Whether it is what was asked for is seen when it is read.
+            // Its dtype is known only once it is read.
             Err(none) => Ok(Self::Graph(files.graphs.iter().find(|graph| files.dtype_of(graph).is_none()).ok_or(none)?.clone())),
         }
     }
@@ -79,16 +79,16 @@ pub(crate) struct OpenedGraph {
 }
 
 impl OpenedGraph {
-    /// Reads `found`, whose weights must be of the dtype `asked`, when there is one.
-    pub(crate) fn open(found: &GraphFile, asked: Option<DType>) -> Result<Self> {
+    /// Reads and checks `found`, whose weights must have the `requested` dtype, if one is.
+    pub(crate) fn open(found: &GraphFile, requested: Option<DType>) -> Result<Self> {
         let file = found.file.clone();
         let graph = open(&file)?;
         if let Some(directory) = directory(&file) {
             graph.check(directory).map_err(bad_graph)?;
         }
         let dtype = dtype_of(&graph).or(found.dtype).unwrap_or(DType::F32);
-        if let Some(asked) = asked.filter(|&asked| asked != dtype) {
-            let problem = format!("`{asked}` was asked for, and the weights of this graph are {dtype}");
+        if let Some(requested) = requested.filter(|&requested| requested != dtype) {
+            let problem = format!("`{requested}` was requested, and the weights of this graph are {dtype}");
             return Err(Error::bad_field(file.name(), "dtype", problem));
         }
         Ok(Self { file, graph, dtype })
@@ -102,7 +102,7 @@ pub(crate) enum OpenedSource {
 }
 
 impl OpenedSource {
-    /// What `options` ask for among `files`.
+    /// Opens what `options` request among `files`.
     pub(crate) fn open(files: &ModelFiles, options: &LoadOptions) -> Result<Self> {
         Ok(match GraphSource::choose(files, options.dtype, options.onnx.graph.as_deref())? {
             GraphSource::Graph(found) => Self::Graph(OpenedGraph::open(&found, options.dtype)?),
@@ -110,28 +110,31 @@ impl OpenedSource {
         })
     }
 
-    /// What the engine is given.
+    /// The graph for the engine.
     pub(crate) fn source(&self, files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<Source> {
         match self {
-            Self::Graph(opened) => Source::of_graph(opened, options),
+            Self::Graph(opened) => {
+                refuse_head_size(&opened.graph, config.head_dim())?;
+                Source::of_graph(opened, options)
+            }
             Self::Export => Source::export(files, config, options),
         }
     }
 }
 
 impl Source {
-    /// The graph that `options` ask for among `files`.
+    /// The graph that `options` request among `files`.
     pub(crate) fn choose(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<Self> {
         OpenedSource::open(files, options)?.source(files, config, options)
     }
 
-    /// The graph that was opened, with the changes that `options` ask for.
+    /// The graph that was opened, with the edits that `options` request.
     fn of_graph(opened: &OpenedGraph, options: &LoadOptions) -> Result<Self> {
         let OpenedGraph { file, graph, dtype } = opened;
         let directory = directory(file);
         Ok(Self {
             name: file.name().into_owned(),
-            place: place(file, graph, directory, options)?,
+            location: location(file, graph, directory, options)?,
             dtype: *dtype,
             in_place: appends_in_place(graph),
             can_probe: can_probe(graph),
@@ -155,8 +158,8 @@ impl Source {
         let graph = Graph::parse(bytes, &files.name).map_err(bad_graph)?;
         Ok(Self {
             name: files.name.clone(),
-            place: edited(&graph, None, options)?
-                .unwrap_or_else(|| Place::Memory { bytes: Cow::Owned(graph.bytes().to_vec()), weights: None }),
+            location: edited(&graph, None, options)?
+                .unwrap_or_else(|| GraphLocation::Memory { bytes: Cow::Owned(graph.bytes().to_vec()), weights: None }),
             dtype,
             in_place: appends_in_place(&graph),
             can_probe: can_probe(&graph),
@@ -166,7 +169,7 @@ impl Source {
     }
 }
 
-/// Whether a graph of `dtype` can be made of the weights. For a model with graphs that is done only at a dtype that was asked for.
+/// Whether a graph of `dtype` can be built from the weights. For a model with graphs, one is built only if a dtype was requested.
 fn can_be_made(files: &ModelFiles, dtype: Option<DType>) -> bool {
     let is_made = matches!(dtype, None | Some(DType::F32 | DType::F16 | DType::Int8 | DType::Int4));
     !files.weights.is_empty() && (files.graphs.is_empty() || (dtype.is_some() && is_made))
@@ -192,19 +195,19 @@ fn directory(file: &ModelFile) -> Option<&Path> {
     Some(parent.unwrap_or(Path::new(".")))
 }
 
-fn place(file: &ModelFile, graph: &Graph, directory: Option<&Path>, options: &LoadOptions) -> Result<Place> {
+fn location(file: &ModelFile, graph: &Graph, directory: Option<&Path>, options: &LoadOptions) -> Result<GraphLocation> {
     if let Some(edited) = edited(graph, directory, options)? {
         return Ok(edited);
     }
     Ok(match file {
-        ModelFile::Path(path) => Place::File(path.clone()),
-        ModelFile::Embedded { bytes, .. } => Place::Memory { bytes: Cow::Borrowed(bytes), weights: None },
-        ModelFile::Gguf { .. } => Place::Memory { bytes: Cow::Owned(graph.bytes().to_vec()), weights: None },
+        ModelFile::Path(path) => GraphLocation::File(path.clone()),
+        ModelFile::Embedded { bytes, .. } => GraphLocation::Memory { bytes: Cow::Borrowed(bytes), weights: None },
+        ModelFile::Gguf { .. } => GraphLocation::Memory { bytes: Cow::Owned(graph.bytes().to_vec()), weights: None },
     })
 }
 
-/// The graph with the changes that are worth making, if any are.
-fn edited(graph: &Graph, directory: Option<&Path>, options: &LoadOptions) -> Result<Option<Place>> {
+/// The graph with the edits that are worthwhile, if any are.
+fn edited(graph: &Graph, directory: Option<&Path>, options: &LoadOptions) -> Result<Option<GraphLocation>> {
     let mut edit = graph.edit();
     let activations = match options.numerics {
         Numerics::Fast => Activations::Int8WhereOpen,
@@ -212,18 +215,18 @@ fn edited(graph: &Graph, directory: Option<&Path>, options: &LoadOptions) -> Res
     };
     let mut worth = edit.set_activations(activations) > 0;
     if worth || graph.bytes().len() <= CHEAP_TO_COPY {
-        worth |= asks_for_logits(graph, &mut edit);
+        worth |= control_logits(graph, &mut edit);
     }
     if !worth {
         return Ok(None);
     }
     let weights =
         directory.filter(|_| !graph.external_files().is_empty()).map(|d| edit.relocate(d)).transpose().map_err(bad_graph)?;
-    Ok(Some(Place::Memory { bytes: Cow::Owned(edit.to_bytes().map_err(bad_graph)?), weights }))
+    Ok(Some(GraphLocation::Memory { bytes: Cow::Owned(edit.to_bytes().map_err(bad_graph)?), weights }))
 }
 
-/// Gives the graph an input that says how many logits are wanted. A head that is not understood stays as it is.
-fn asks_for_logits(graph: &Graph, edit: &mut Edit<'_>) -> bool {
+/// Adds an input for the number of logits, unless the head is not recognised.
+fn control_logits(graph: &Graph, edit: &mut Edit<'_>) -> bool {
     // One with a default is an input too.
     let has = graph.main().inputs.iter().any(|input| input.name == "num_logits_to_keep");
     !has && matches!(edit.control_logits("logits"), Ok(LogitsControl::Input))
@@ -247,6 +250,29 @@ fn dtype_of(graph: &Graph) -> Option<DType> {
         DataType::BFLOAT16 => Some(DType::Bf16),
         _ => None,
     }
+}
+
+/// Refuses heads that `GroupQueryAttention` does not accept, which it would say at the first run only. `head_dim` is their width where the
+/// graph does not declare it.
+///
+/// # Errors
+/// [`Error::Unsupported`].
+fn refuse_head_size(graph: &Graph, head_dim: usize) -> Result<()> {
+    let Some(attention) = graph.nodes().iter().find(|node| appends(node)) else { return Ok(()) };
+    let past = attention.inputs.get(3).and_then(|past| graph.inputs().find(|input| input.name == *past));
+    let head_dim = match past.and_then(|past| past.dims.as_ref()?.last()) {
+        Some(&Dim::Fixed(declared)) => declared,
+        _ => head_dim as i64,
+    };
+    let multiple = if attention.int("do_rotary").unwrap_or(0) != 0 { 16 } else { 8 };
+    if head_dim % multiple == 0 {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        what: format!("the graph `{}`, whose attention has heads of {head_dim},", graph.file()),
+        reason: format!("ONNX Runtime's `GroupQueryAttention` accepts multiples of {multiple} here"),
+        hint: Some("use the checkpoint, from which a graph with padded heads is built".into()),
+    })
 }
 
 fn appends_in_place(graph: &Graph) -> bool {

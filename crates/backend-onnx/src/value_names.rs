@@ -16,7 +16,7 @@ pub(crate) enum Layout {
         queries: usize,
         keys: usize,
     },
-    /// Keys as the cache holds them, `[1, kv_heads, n, head_dim]`.
+    /// Keys as the cache holds them, `[1, kv_heads, n, width]`, whose heads may be padded beyond `head_dim`.
     Cached {
         point: ProbePoint,
         head_dim: usize,
@@ -157,8 +157,21 @@ impl Layout {
         }
     }
 
-    /// Adds what `values` holds of `tokens` to `probes`.
-    pub(crate) fn read(self, tokens: &[TokenId], values: &[f32], probes: &mut Vec<Probe>) {
+    /// Whether a value of `shape` from a run over `n` tokens can be read.
+    pub(crate) fn fits(self, shape: &[i64], n: usize) -> bool {
+        let is = |dim: i64, size: usize| usize::try_from(dim) == Ok(size);
+        match (self, shape) {
+            (Self::One(_), &[1, rows, ..]) => is(rows, n),
+            (Self::Projected { queries, keys, .. }, &[1, rows, width]) => is(rows, n) && is(width, queries + 2 * keys),
+            (Self::Cached { head_dim, .. }, &[1, _, rows, width]) => {
+                is(rows, n) && usize::try_from(width).is_ok_and(|width| width >= head_dim)
+            }
+            _ => false,
+        }
+    }
+
+    /// Adds what `values` of a `shape` that [fits](Self::fits) hold of `tokens` to `probes`.
+    pub(crate) fn read(self, tokens: &[TokenId], shape: &[i64], values: &[f32], probes: &mut Vec<Probe>) {
         let n = tokens.len();
         let width = values.len() / n;
         match self {
@@ -172,10 +185,29 @@ impl Layout {
                 }
             }
             Self::Cached { point, head_dim } => {
-                let heads = values.len() / (n * head_dim);
-                let row = |token: usize| (0..heads).flat_map(move |head| &values[(head * n + token) * head_dim..][..head_dim]);
+                let padded = shape.last().map_or(head_dim, |&width| width as usize);
+                let heads = values.len() / (n * padded);
+                let row = |token: usize| (0..heads).flat_map(move |head| &values[(head * n + token) * padded..][..head_dim]);
                 probes.push(Probe::new(point, (0..n).flat_map(row).copied().collect(), tokens));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_unexpected_shapes_are_not_read() {
+        let point = ProbePoint { layer: Some(0), stage: Stage::Key };
+        let one = Layout::One(point);
+        assert!(one.fits(&[1, 5, 8], 5) && one.fits(&[1, 5, 2, 4], 5));
+        assert!(!one.fits(&[1, 4, 8], 5) && !one.fits(&[2, 5, 8], 5) && !one.fits(&[5], 5) && !one.fits(&[1, -1, 8], 5));
+        let projected = Layout::Projected { layer: 0, queries: 8, keys: 4 };
+        assert!(projected.fits(&[1, 5, 16], 5) && !projected.fits(&[1, 5, 12], 5));
+        let cached = Layout::Cached { point, head_dim: 4 };
+        assert!(cached.fits(&[1, 2, 5, 4], 5) && cached.fits(&[1, 2, 5, 8], 5));
+        assert!(!cached.fits(&[1, 2, 5, 2], 5) && !cached.fits(&[1, 2, 4, 4], 5));
     }
 }

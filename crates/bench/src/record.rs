@@ -196,9 +196,9 @@ impl Record {
                 let problem = format!("is {schema}, and this version reads {SCHEMA}");
                 return Err(Error::bad_field(&name, "schema", problem));
             }
-            None => return Err(Error::bad_field(&name, "schema", "is missing: this is no document of `tandem bench`")),
+            None => return Err(Error::bad_field(&name, "schema", "is missing: this is not a bench document")),
         }
-        serde_json::from_value(value).map_err(|error| Error::bad_file(&name, "is no whole document of `tandem bench`", error))
+        serde_json::from_value(value).map_err(|error| Error::bad_file(&name, "is not a whole bench document", error))
     }
 
     /// Writes the document; the file is whole or as it was before.

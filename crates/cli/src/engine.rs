@@ -1,5 +1,6 @@
 //! From options to a loaded model.
 
+use crate::words::clause;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -95,6 +96,7 @@ pub(crate) fn admit(opened: &OpenedModel, resolver: &Resolver, n_tokens: usize, 
         match advice {
             None => output.detail(&format!("memory: {peak} will be used of {usable} that are free")),
             Some(advice) => {
+                let advice = clause(&advice);
                 output.note(&format!("warning: `{name}` will use about {peak} of memory, and {usable} are free: {advice}"));
             }
         }

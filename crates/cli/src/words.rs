@@ -7,7 +7,7 @@ pub(crate) fn sentence(remedies: &Remedies) -> String {
     remedies.sentence(clause)
 }
 
-fn clause(remedy: &Remedy) -> String {
+pub(crate) fn clause(remedy: &Remedy) -> String {
     match remedy {
         Remedy::UseBackend(backend) => format!("use `--backend {backend}`"),
         Remedy::UseDevice(device) => format!("use `--device {device}`"),
@@ -20,7 +20,13 @@ fn clause(remedy: &Remedy) -> String {
         Remedy::ListOperators => "`tandem show --json` lists the operators by provider".into(),
         Remedy::ListDevices => "`tandem devices` shows whether the engine itself works".into(),
         Remedy::SetUpLibrary => "`tandem setup` obtains the right one (in Tandem's repository: `cargo xtask setup`)".into(),
+        Remedy::SetUpFromWheel { pip, wheel } => format!(
+            "on a machine that reaches the package index, run `python3 -m pip {pip}`, copy `{wheel}` here, and run \
+             `tandem setup --wheel {wheel}`"
+        ),
         Remedy::NameLibrary => "name another library with `--ort-library FILE` or `ORT_DYLIB_PATH`".into(),
+        Remedy::Fits { dtype, peak } => format!("with `--dtype {dtype}` it takes {peak}, which fits"),
+        Remedy::ModelFits { model, dtype, peak } => format!("`{model}` with `--dtype {dtype}` would fit: {peak}"),
         Remedy::SkipMemoryCheck => "`--no-memory-check` tries it".into(),
         Remedy::SkipTemplate => "use `--raw` to continue plain text".into(),
         Remedy::ReplaceExport => "replace an earlier export with `--force`".into(),

@@ -6,6 +6,7 @@
 mod architecture;
 mod fields;
 mod gemma;
+mod genai;
 mod generation;
 mod parse;
 mod rope;
@@ -19,6 +20,7 @@ pub use self::architecture::Architecture;
 pub(crate) use self::fields::{Fields, parse_object};
 pub use self::gemma::GemmaConfig;
 pub use self::generation::GenerationConfig;
+use self::parse::Describes;
 pub use self::rope::{Llama3Rope, RopeConfig, RopeScaling, YarnRope};
 pub use self::weights::{ExpectedWeight, WeightRole};
 use crate::error::Result;
@@ -34,7 +36,7 @@ pub struct ModelConfig {
     pub vocab_size: usize,
     /// Width of the hidden states.
     pub hidden_size: usize,
-    /// Width inside the feed-forward block.
+    /// Width inside the feed-forward block; 0 where only a `genai_config.json` describes the model, which leaves it to the graph.
     pub intermediate_size: usize,
     /// Decoder layers.
     pub n_layers: usize,
@@ -84,14 +86,18 @@ impl ModelConfig {
         }
     }
 
-    /// Checks the content of a `config.json`; `file` is its name in messages.
+    /// Checks the content of a `config.json`, or of a `genai_config.json`, which says as much as a graph needs; `file` is its name in messages.
     ///
     /// # Errors
     /// [`Error::BadFile`](crate::Error::BadFile) when it is no JSON object, [`Error::BadField`](crate::Error::BadField) for a value
     /// that cannot be, [`Error::Unsupported`](crate::Error::Unsupported) for an architecture, activation or rotary embedding that is
     /// none of those known.
     pub fn from_json(file: &str, json: &[u8]) -> Result<Self> {
-        parse::model_config(file, parse_object(file, json)?)
+        let object = parse_object(file, json)?;
+        match genai::config(&object) {
+            Some(fields) => parse::model_config(file, fields, Describes::Graph).map_err(genai::restore_field),
+            None => parse::model_config(file, object, Describes::Weights),
+        }
     }
 
     /// The width of one attention head; even.

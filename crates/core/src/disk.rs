@@ -1,5 +1,6 @@
 //! Is there room on the disk? Said before the work, not after.
 
+use crate::remedy::Remedies;
 use std::io;
 use std::path::Path;
 
@@ -20,7 +21,7 @@ pub fn free(path: &Path) -> io::Result<u64> {
 ///
 /// # Errors
 /// [`Error::BadFile`] with both figures when they do not. A file system that does not tell is taken to have room.
-pub fn check(directory: &Path, needed: u64, free: &dyn Fn(&Path) -> io::Result<u64>, hint: &str) -> Result<()> {
+pub fn check(directory: &Path, needed: u64, free: &dyn Fn(&Path) -> io::Result<u64>, hint: impl Into<Remedies>) -> Result<()> {
     let needed = needed.saturating_add(needed / 50);
     let Ok(free) = free(directory) else { return Ok(()) };
     if needed <= free {

@@ -291,7 +291,10 @@ impl Error {
             file: path.display().to_string(),
             problem: format!("there is no such file, and it is needed for {needed_for}"),
             hint: Some(
-                "a model directory holds the files as published: config.json, tokenizer.json, and weights or a graph".into(),
+                "a checkpoint has config.json, tokenizer.json and model.safetensors; a directory of graphs has config.json, \
+                 tokenizer.json and model.onnx or onnx/model*.onnx; one by onnxruntime-genai has genai_config.json, tokenizer.json \
+                 and the graph that it names; a GGUF file needs nothing else"
+                    .into(),
             ),
             source: None,
         }

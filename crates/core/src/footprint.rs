@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::backend::DType;
 use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::files::ModelFiles;
+use crate::primitives::DType;
 
 /// How full a session gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +71,9 @@ pub struct ModelShape {
 /// What an opened model takes, by the work it does; it outlives the model's loading.
 pub type EstimateFootprint = Arc<dyn Fn(&Workload) -> Footprint + Send + Sync>;
 
+/// The feed-forward width of most decoders in hidden widths, where only a graph knows it.
+const USUAL_INNER_RATIO: u64 = 4;
+
 /// Bytes of a published `tokenizer.json` for each entry of the vocabulary: Qwen2.5's has 7.0 MB for 151,936, Llama 3.2's 17.2 MB for
 /// 128,256 and Qwen3's 11.4 MB.
 const TOKENIZER_BYTES_OF_TOKEN: u64 = 80;
@@ -128,7 +131,10 @@ impl ModelShape {
         Ok(Self {
             vocab_size: config.vocab_size as u64,
             hidden_size: config.hidden_size as u64,
-            intermediate_size: config.intermediate_size as u64,
+            intermediate_size: match config.intermediate_size {
+                0 => USUAL_INNER_RATIO * config.hidden_size as u64,
+                known => known as u64,
+            },
             n_layers: config.n_layers as u64,
             n_heads: config.n_heads as u64,
             n_kv_heads: config.n_kv_heads as u64,

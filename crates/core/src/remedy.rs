@@ -30,10 +30,31 @@ pub enum Remedy {
     ListDevices,
     /// Obtain ONNX Runtime's library.
     SetUpLibrary,
-    /// Obtain it from a wheel that was brought here.
-    SetUpFromWheel(String),
+    /// Obtain it from a wheel that another machine downloads with these arguments of pip.
+    SetUpFromWheel {
+        /// The arguments.
+        pip: String,
+        /// The file's name.
+        wheel: String,
+    },
     /// Name ONNX Runtime's library.
     NameLibrary,
+    /// The same model in another dtype fits the memory.
+    Fits {
+        /// The dtype.
+        dtype: DType,
+        /// The memory that it takes, with its unit.
+        peak: String,
+    },
+    /// Another model fits the memory.
+    ModelFits {
+        /// Its name in the catalog.
+        model: String,
+        /// The dtype.
+        dtype: DType,
+        /// The memory that it takes, with its unit.
+        peak: String,
+    },
     /// Load whatever the plan of its memory says.
     SkipMemoryCheck,
     /// Continue plain text, without the chat template.
@@ -65,7 +86,17 @@ pub struct Remedies(Vec<Remedy>);
 impl Remedy {
     /// Whether it is something to do, in the place of the others, and not where to look.
     fn is_action(&self) -> bool {
-        !matches!(self, Self::Note(_) | Self::ListOperators | Self::ListDevices | Self::ListModels | Self::VerifyModels)
+        !matches!(
+            self,
+            Self::Note(_)
+                | Self::Fits { .. }
+                | Self::ModelFits { .. }
+                | Self::SkipMemoryCheck
+                | Self::ListOperators
+                | Self::ListDevices
+                | Self::ListModels
+                | Self::VerifyModels
+        )
     }
 }
 
@@ -99,7 +130,7 @@ impl fmt::Display for Remedies {
 impl fmt::Display for Remedy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Text(text) | Self::Note(text) | Self::SetUpFromWheel(text) => f.write_str(text),
+            Self::Text(text) | Self::Note(text) => f.write_str(text),
             Self::UseBackend(backend) => write!(f, "use backend `{backend}`"),
             Self::UseDevice(device) => write!(f, "use device `{device}` (`LoadOptions::device`)"),
             Self::UseDType(dtypes) => write!(f, "use dtype {} (`LoadOptions::dtype`)", alternatives(dtypes)),
@@ -108,8 +139,15 @@ impl fmt::Display for Remedy {
             Self::ListOperators => f.write_str("`ModelInfo::placement` lists the operators by provider"),
             Self::ListDevices => f.write_str("`Backend::devices` says whether the engine itself works"),
             Self::SetUpLibrary => f.write_str("obtain ONNX Runtime's library with `tandem::setup`"),
+            Self::SetUpFromWheel { pip, wheel } => write!(
+                f,
+                "on a machine that reaches the package index, run `python3 -m pip {pip}`, copy `{wheel}` here, and give it to \
+                 `tandem::setup`"
+            ),
             Self::NameLibrary => f.write_str("name another library with `OnnxOptions::library` or `ORT_DYLIB_PATH`"),
-            Self::SkipMemoryCheck => f.write_str("load it without the check of its memory"),
+            Self::Fits { dtype, peak } => write!(f, "with dtype `{dtype}` it takes {peak}, which fits"),
+            Self::ModelFits { model, dtype, peak } => write!(f, "`{model}` with dtype `{dtype}` would fit: {peak}"),
+            Self::SkipMemoryCheck => f.write_str("opening and loading the model yourself skips the check"),
             Self::SkipTemplate => f.write_str("continue plain text, without the chat template"),
             Self::ReplaceExport => f.write_str("replace an earlier export with `ExportOptions::replace`"),
             Self::ExportModel => f.write_str("export the model with `tandem::export`"),

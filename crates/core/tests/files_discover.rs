@@ -305,6 +305,24 @@ fn an_onnxruntime_genai_directory() {
 }
 
 #[test]
+fn genai_directory_needs_no_config() {
+    let dir = dir(&["tokenizer.json", "decoder/model.onnx", "decoder/other.onnx"]);
+    write(dir.path(), "genai_config.json", r#"{"model": {"decoder": {"filename": "decoder/model.onnx"}}}"#);
+    let files = discover(&dir).unwrap();
+    assert_eq!(files.graphs[0].file.path(), Some(dir.path().join("decoder/model.onnx").as_path()));
+    let genai_config = files.genai_config.clone();
+    assert!(genai_config.is_some());
+    assert_eq!((Some(files.config), files.generation_config), (genai_config.clone(), genai_config));
+    write(dir.path(), "config.json", "{}");
+    write(dir.path(), "generation_config.json", "{}");
+    let files = discover(&dir).unwrap();
+    assert_eq!(
+        (files.config.file_name(), files.generation_config.unwrap().file_name()),
+        ("config.json", "generation_config.json")
+    );
+}
+
+#[test]
 fn a_genai_config_that_is_wrong() {
     let check = |content: &str, field: &str| {
         let dir = dir(&["config.json", "model.onnx"]);
@@ -318,8 +336,13 @@ fn a_genai_config_that_is_wrong() {
     check(r#"{"model": {"decoder": {}}}"#, "`model.decoder.filename`: is missing");
     check(r#"{"model": {"decoder": {"filename": 1}}}"#, "`model.decoder.filename`: is `1`, not a string");
     check(r#"{"model": {"decoder": {"filename": "gone.onnx"}}}"#, "`gone.onnx`, which is not there");
-    for name in ["../model.onnx", "/model.onnx", "sub/model.onnx", "sub\\\\model.onnx", "model.so", "", ".onnx", "c:model.onnx"] {
-        check(&format!(r#"{{"model": {{"decoder": {{"filename": "{name}"}}}}}}"#), "no plain name");
+    for name in
+        ["../model.onnx", "/model.onnx", "sub/../../model.onnx", "sub\\\\model.onnx", "model.so", "", ".onnx", "c:model.onnx"]
+    {
+        check(
+            &format!(r#"{{"model": {{"decoder": {{"filename": "{name}"}}}}}}"#),
+            "not the path of an ONNX file below the directory",
+        );
     }
 }
 
@@ -328,7 +351,8 @@ fn directories_that_are_no_model() {
     check_dir_refused(&[], &["no model `the model`", "`DIR` is empty", "`demo`"]);
     check_dir_refused(&["notes.txt"], &["`DIR` holds no `config.json`"]);
     check_dir_refused(&["model.safetensors"], &["`DIR/config.json`", "there is no such file"]);
-    check_dir_refused(&["genai_config.json", "model.onnx"], &["`DIR/config.json`"]);
+    check_dir_refused(&["genai_config.json", "model.onnx"], &["`DIR/genai_config.json`"]);
+    check_dir_refused(&["tokenizer.json", "model.onnx"], &["`DIR/config.json`", "`genai_config.json`", "model.safetensors"]);
     check_dir_refused(&["config.json"], &["neither weights nor graphs", "`model.safetensors`"]);
     check_dir_refused(
         &["config.json", "pytorch_model.bin"],
@@ -342,9 +366,9 @@ fn directories_that_are_no_model() {
     check_dir_refused(&["a.gguf", "b.gguf"], &["holds 2 GGUF files", "`DIR/a.gguf`"]);
     check_dir_refused(&["config.json", "b.gguf", "a.gguf"], &["holds 2 GGUF files", "`DIR/a.gguf`"]);
     check_dir_refused(&["config.json", "onnx/decoder_model_merged.onnx"], &["no graph can be used", "merges"]);
-    check_dir_refused(&["config.json", "a_chunk_01.mlpackage/x"], &["`DIR/a_chunk_01.mlpackage`", "--device coreml"]);
+    check_dir_refused(&["config.json", "a_chunk_01.mlpackage/x"], &["`DIR/a_chunk_01.mlpackage`", "`coreml`"]);
     check_dir_refused(&["meta.yaml", "lm_head.mlmodelc/x"], &["CoreML package `DIR/lm_head.mlmodelc`"]);
-    check_dir_refused(&["adapter_config.json", "adapter_model.safetensors"], &["LoRA adapter", "--adapter"]);
+    check_dir_refused(&["adapter_config.json", "adapter_model.safetensors"], &["LoRA adapter", "give the model"]);
     check_dir_refused(&["cpu/int4/config.json", "cpu/int4/model.onnx"], &["a model lies in `DIR/cpu/int4`"]);
     check_dir_refused(&["int4/config.json"], &["a model lies in `DIR/int4`"]);
     check_dir_refused(&["config.json/", "model.safetensors"], &["`DIR/config.json`"]);
@@ -366,7 +390,7 @@ fn a_gguf_file_is_a_model() {
         assert_eq!(files.tokenizer.as_ref().map(ModelFile::file_name), Some(tokenizer));
         assert!(files.graphs.is_empty());
         let error = files.refuse_gguf().unwrap_err();
-        assert!(error.hint().unwrap().to_string().contains("--backend candle"), "{error}");
+        assert!(error.hint().unwrap().to_string().contains("backend `candle`"), "{error}");
     };
     check(&["x.gguf"], "x.gguf", "x.gguf", "x.gguf");
     check(&["x.GGUF"], "x.GGUF", "x.GGUF", "x.GGUF");

@@ -10,7 +10,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tandem_core::{CancelToken, Error, Result};
+use tandem_core::{CancelToken, Error, Remedy, Result};
 use ureq::http::{Response, StatusCode, header};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body, Timeout};
@@ -57,7 +57,7 @@ impl Client {
             return Err(Error::Hub {
                 doing: "a request to the hub".into(),
                 problem: "`HF_HUB_OFFLINE` is set, and what was asked for is not in the cache".into(),
-                hint: Some("unset `HF_HUB_OFFLINE`, or bring the model as a bundle: `tandem pull --from-bundle FILE`".into()),
+                hint: Some(["unset `HF_HUB_OFFLINE`".into(), Remedy::ReadBundle].into()),
                 source: None,
             });
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tandem_core::error::Source;
-use tandem_core::{Error, Remedies, Result, disk};
+use tandem_core::{Error, Remedies, Remedy, Result, disk};
 
 /// A request that failed.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Failure {
 
 /// Asks whether `needed` bytes fit where `directory` is or is to be.
 pub(crate) fn check_space(directory: &Path, needed: u64) -> Result<()> {
-    let hint = "make room (`tandem list`, `tandem rm`), or set `HF_HUB_CACHE` to a directory on another disk";
+    let hint = [Remedy::RemoveModels, "set `HF_HUB_CACHE` to a directory on another disk".into()];
     disk::check(directory, needed, &disk::free, hint)
 }
 

@@ -7,7 +7,7 @@ mod verify;
 use std::fs;
 use std::path::PathBuf;
 
-use tandem_core::{CancelToken, Error, Progress, Result};
+use tandem_core::{CancelToken, Error, Progress, Remedy, Result};
 
 pub use self::pull::{Pulled, PulledFile};
 pub use self::verify::{Damage, Fault};
@@ -150,7 +150,7 @@ impl Hub {
                 }
                 _ => format!("`HF_HUB_OFFLINE` is set, and it is not in the cache, `{}`", self.cache.root().display()),
             },
-            hint: "unset `HF_HUB_OFFLINE`, or bring it as a bundle: `tandem pull --from-bundle FILE`".into(),
+            hint: ["unset `HF_HUB_OFFLINE`".into(), Remedy::ReadBundle].into(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use tandem_core::{CancelToken, Error, Progress, ProgressEvent, Result};
+use tandem_core::{CancelToken, Error, Progress, ProgressEvent, Remedy, Result};
 
 use crate::content::ContentHash;
 use crate::failure::cannot;
@@ -114,7 +114,7 @@ impl LockFile {
         };
         let document = Document { version: VERSION, model: self.models.iter().map(table).collect() };
         let text = toml::to_string(&document).expect("tables of texts and numbers are TOML");
-        format!("# Written by `tandem pull --lock`; `tandem pull --locked` accepts nothing else.\n{text}")
+        format!("# Written by Tandem: the models that were locked, with commit and hash of each file.\n{text}")
     }
 
     fn parse(text: &str, file: &str) -> Result<Self> {
@@ -209,7 +209,7 @@ impl LockedModel {
             file: self.repository.to_string(),
             field: field.into(),
             problem: problem.into(),
-            hint: Some("it is not what was locked: find out why, and lock anew with `tandem pull --lock` what is meant".into()),
+            hint: Some(["find out why it is not what was locked".into(), Remedy::LockModels].into()),
         }
     }
 }

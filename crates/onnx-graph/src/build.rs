@@ -12,7 +12,7 @@
 //! |---|---|
 //! | `input_ids` | int64 `[batch, tokens]` |
 //! | `attention_mask` | int64 `[batch, past + tokens]`, ones, and zeros after the end of a shorter row |
-//! | `past_key_values.N.key`, `.value` | float `[batch, kv_heads, past or capacity, head_dim]` |
+//! | `past_key_values.N.key`, `.value` | float `[batch, kv_heads, past or capacity, head_dim]`, whose width is a multiple of 8 |
 //! | `num_logits_to_keep` | int64 `[]`, 0 for all tokens, `n` for the last `n`; only with logits; 0 by default |
 //! | `MODULE.lora_A.weight` | float `[inputs, rank]`; only with adapter inputs; of rank 0 by default |
 //! | `MODULE.lora_B.weight` | float `[rank, outputs]`, the adapter's scale in it; likewise |

@@ -5,7 +5,7 @@ mod admission;
 use std::path::PathBuf;
 
 use tandem_core::files::{ModelFiles, near_names};
-use tandem_core::{DType, Error, Result};
+use tandem_core::{DType, Error, Remedy, Result};
 use tandem_hub::{FileSelector, Hub, HubReference, HubSettings, PullOptions};
 
 pub use self::admission::Admission;
@@ -250,11 +250,13 @@ impl Resolved {
 fn nothing_fits(choice: &Choice) -> Error {
     let usable = tandem_core::size::Size(choice.usable);
     let smallest = choice.smallest();
-    let smallest = smallest
-        .map(|candidate| format!("`{}` takes {}; ", candidate.entry.name, tandem_core::size::Size(candidate.plan.peak())));
+    let smallest = smallest.map(|candidate| {
+        Remedy::Note(format!("`{}` takes {}", candidate.entry.name, tandem_core::size::Size(candidate.plan.peak())))
+    });
+    let smaller = [Remedy::UseDType(vec![DType::Int4]), "use the built-in model `demo`".into()];
     Error::ModelNotFound {
         reference: AUTO.into(),
         reason: format!("no model of the catalog fits {usable}"),
-        hint: format!("{}`--dtype int4` takes less, and `demo` is part of the program", smallest.unwrap_or_default()).into(),
+        hint: smallest.into_iter().chain(smaller).collect(),
     }
 }

@@ -76,7 +76,7 @@ fn quantising_twice_is_refused() {
     for (kind, dtype, stored) in [
         (TensorType::Q8_0, DType::Int4, "`int8`"),
         (TensorType::Q4_0, DType::Int8, "`int4`"),
-        (TensorType::F16, DType::F16, "--dtype f32"),
+        (TensorType::F16, DType::F16, "dtype `f32`"),
     ] {
         let options = LoadOptions::new().with_dtype(dtype);
         let Err(error) = load(&golden_in("qwen2-tied", kind), &format!("twice-{kind}"), &options) else {
@@ -84,7 +84,7 @@ fn quantising_twice_is_refused() {
         };
         assert!(matches!(error, Error::Unsupported { .. }), "{error:?}");
         let text = describe(&error);
-        assert!(text.contains(stored) && text.contains("--dtype f32"), "{text}");
+        assert!(text.contains(stored) && text.contains("dtype `f32`"), "{text}");
     }
 }
 

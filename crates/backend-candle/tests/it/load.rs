@@ -64,9 +64,9 @@ fn unsupported_dtype_device_and_graph_are_errors_with_a_hint() {
     for (what, options, expected) in [
         ("f16", LoadOptions::new().with_dtype(DType::F16), "f32"),
         ("bf16", LoadOptions::new().with_dtype(DType::Bf16), "f32"),
-        ("a graph", LoadOptions::new().with_onnx(OnnxOptions::new().with_graph(PathBuf::from("model.onnx"))), "--backend onnx"),
-        ("CUDA", LoadOptions::new().with_device(Device::Cuda(0)), "--device cpu"),
-        ("CoreML", LoadOptions::new().with_device(Device::CoreMl), "--backend onnx"),
+        ("a graph", LoadOptions::new().with_onnx(OnnxOptions::new().with_graph(PathBuf::from("model.onnx"))), "backend `onnx`"),
+        ("CUDA", LoadOptions::new().with_device(Device::Cuda(0)), "device `cpu`"),
+        ("CoreML", LoadOptions::new().with_device(Device::CoreMl), "backend `onnx`"),
     ] {
         let Err(error) = load(&golden("qwen2-tied"), &options) else { panic!("{what} is refused") };
         assert!(error.hint().is_some_and(|hint| hint.to_string().contains(expected)), "{what}: {}", describe(&error));

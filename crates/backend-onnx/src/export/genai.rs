@@ -16,12 +16,17 @@ pub(super) const FILE: &str = "genai_config.json";
 /// The largest published tokenizers have some 30 MB.
 const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
 
-/// The file's content for the model of `files` with the configuration `config`; `None` for a graph without logits, since
+/// The file's content for the model of `files` with the configuration `config` and heads of `cached_head_dim` in the KV cache; `None` for a graph without logits, since
 /// onnxruntime-genai only generates.
 ///
 /// # Errors
 /// As reading the generation configuration and the tokenizer.
-pub(super) fn config(files: &ModelFiles, config: &ModelConfig, outputs: GraphOutputs) -> Result<Option<String>> {
+pub(super) fn config(
+    files: &ModelFiles,
+    config: &ModelConfig,
+    outputs: GraphOutputs,
+    cached_head_dim: usize,
+) -> Result<Option<String>> {
     if outputs == GraphOutputs::HiddenStates {
         return Ok(None);
     }
@@ -32,7 +37,7 @@ pub(super) fn config(files: &ModelFiles, config: &ModelConfig, outputs: GraphOut
     let mut model = json!({
         "bos_token_id": config.bos_token_id.or(named.begin).or(end_tokens.first().copied()),
         "context_length": config.max_context,
-        "decoder": decoder(config),
+        "decoder": decoder(config, cached_head_dim),
         "eos_token_id": match end_tokens.as_slice() {
             [one] => json!(one),
             several => json!(several),
@@ -68,11 +73,11 @@ impl NamedTokens {
     }
 }
 
-fn decoder(config: &ModelConfig) -> Value {
+fn decoder(config: &ModelConfig, cached_head_dim: usize) -> Value {
     json!({
         "session_options": { "log_id": "onnxruntime-genai", "provider_options": [] },
         "filename": GRAPH_FILE,
-        "head_size": config.head_dim(),
+        "head_size": cached_head_dim,
         "hidden_size": config.hidden_size,
         "inputs": {
             "input_ids": "input_ids",

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::{Architecture, ExpectedWeight, ModelConfig};
 use tandem_core::files::ModelFiles;
-use tandem_core::{CancelToken, DType, Error, GraphFormat, GraphOutputs, Progress, ProgressEvent, Result};
+use tandem_core::{BackendKind, CancelToken, DType, Error, GraphFormat, GraphOutputs, Progress, ProgressEvent, Remedy, Result};
 use tandem_onnx_graph::{
     Blocks, BuildOptions, DecoderSpec, Outputs, RopeTable, SourceError, Weight, WeightFormat, WeightType, build_inline, export,
 };
@@ -37,7 +37,7 @@ impl GraphPlan {
             return Err(Error::Unsupported {
                 what: format!("the checkpoint `{}`, whose weights are quantised by `{method}`,", files.name),
                 reason: "graphs are built from weights in f32, f16 or bf16".into(),
-                hint: Some("use the checkpoint that it was made from, with `--dtype int8` or `int4`".into()),
+                hint: Some("use the checkpoint that it was made from, with the dtype `int8` or `int4`".into()),
             });
         }
         let checkpoint = Checkpoint::open(files)?;
@@ -45,6 +45,11 @@ impl GraphPlan {
         let weights = inventory::expected(config, &spec.prefix, options.outputs);
         inventory::check(&weights, &spec, options.outputs, &checkpoint, &files.config.name())?;
         Ok(Self { checkpoint, weights, spec, options, dtype: format.dtype })
+    }
+
+    /// Width of a head in the KV cache.
+    pub(crate) fn cached_head_dim(&self) -> usize {
+        self.spec.cached_head_dim()
     }
 
     /// An upper bound on the bytes of the graph and its weights.
@@ -112,8 +117,7 @@ pub(crate) fn refuse_unsupported_architecture(config: &ModelConfig, name: &str) 
         what: format!("building a graph of `{name}`, whose architecture is `{}`,", config.architecture),
         reason: format!("graphs are built for {}", known.join(", ")),
         hint: Some(
-            "use `--backend candle`, in a build with `--features candle`, or a directory with a graph that was published for \
-             this model"
+            [Remedy::UseBackend(BackendKind::Candle), "use a directory with a graph that was published for this model".into()]
                 .into(),
         ),
     })
@@ -208,7 +212,7 @@ fn weight_format(dtype: DType, model: &str) -> Result<WeightFormat> {
         other => Err(Error::Unsupported {
             what: format!("dtype `{other}`"),
             reason: format!("graphs of `{model}` are not built in it, because ONNX Runtime has few operators for it"),
-            hint: Some("use `--dtype f32`, `f16`, `int8` or `int4`".into()),
+            hint: Some(Remedy::UseDType(vec![DType::F32, DType::F16, DType::Int8, DType::Int4]).into()),
         }),
     }
 }

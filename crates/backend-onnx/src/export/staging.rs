@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tandem_core::{Error, Result};
+use tandem_core::{Error, Remedies, Remedy, Result};
 use tandem_onnx_graph::{DATA_FILE, GRAPH_FILE};
 use tempfile::TempDir;
 
@@ -16,11 +16,15 @@ use super::{cannot, genai};
 /// The lock file in a work directory.
 const LOCK: &str = "lock";
 
+/// The record of the files of an entry in the cache.
+pub(crate) const MANIFEST: &str = "manifest.json";
+
 /// The files that an export writes: only a directory without any others is replaced.
-const WRITTEN: [&str; 8] = [
+const WRITTEN: [&str; 9] = [
     GRAPH_FILE,
     DATA_FILE,
     genai::FILE,
+    MANIFEST,
     "config.json",
     "generation_config.json",
     "tokenizer.json",
@@ -41,17 +45,17 @@ pub(crate) struct Staging {
 /// # Errors
 /// [`Error::BadFile`] for a file, or a directory that is not empty and, with `replace`, not an earlier export.
 pub(crate) fn check_target(target: &Path, replace: bool) -> Result<()> {
-    let refuse = |problem: String, hint: &str| {
-        Err(Error::BadFile { file: target.display().to_string(), problem, hint: Some(hint.into()), source: None })
+    let refuse = |problem: String, hint: Remedies| {
+        Err(Error::BadFile { file: target.display().to_string(), problem, hint: Some(hint), source: None })
     };
     if target.file_name().is_none() {
-        return refuse("does not end in a name".into(), "name the directory to create");
+        return refuse("does not end in a name".into(), "name the directory to create".into());
     }
     let entries = match fs::read_dir(target) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-            return refuse("exists and is not a directory".into(), "choose another directory");
+            return refuse("exists and is not a directory".into(), "choose another directory".into());
         }
         Err(error) => return Err(cannot("read", target, error)),
     };
@@ -61,13 +65,13 @@ pub(crate) fn check_target(target: &Path, replace: bool) -> Result<()> {
         return Ok(());
     }
     if !replace {
-        return refuse("exists and is not empty".into(), "choose another directory, or replace an earlier export with `--force`");
+        return refuse("exists and is not empty".into(), ["choose another directory".into(), Remedy::ReplaceExport].into());
     }
     match names.iter().filter(|name| !WRITTEN.contains(&name.as_str())).min() {
         None => Ok(()),
         Some(name) => refuse(
             format!("contains `{name}`, which an export does not write, so it is not replaced"),
-            "choose another directory, or remove this one yourself",
+            "choose another directory, or remove this one yourself".into(),
         ),
     }
 }

@@ -11,8 +11,8 @@ use tandem_core::{DType, GraphFormat, Result, disk};
 use tandem_onnx_graph::GRAPH_FILE;
 
 use super::hashes::Hashes;
-use super::lock::{Held, exclusive, share};
-use super::{directory, evict_lru, limit, unusable};
+use super::lock::{exclusive, share};
+use super::{directory, evict_lru, limit, manifest, unusable};
 use crate::export::staging::Staging;
 use crate::export::{EXPORTER_VERSION, GraphPlan, NO_SPACE, provenance, refuse_without_weights};
 
@@ -33,7 +33,7 @@ impl CachedGraph {
 
 /// The graph of the checkpoint `files` with weights of `dtype`, from the cache; the first time it is exported there, into
 /// `graphs/<key>` of `options.cache` or the user's. The key is a hash of the contents of configuration and weights, the dtype, and
-/// [`EXPORTER_VERSION`].
+/// [`EXPORTER_VERSION`]. A damaged entry is built again.
 ///
 /// Concurrent processes share one export. When the graphs exceed [`CACHE_SIZE`](super::CACHE_SIZE), the least recently used ones that are
 /// not in use are evicted after an export.
@@ -55,12 +55,10 @@ pub fn cached_graph(files: &ModelFiles, dtype: DType, options: &LoadOptions) -> 
     let what = format!("the export of {} to {dtype}", files.name);
     loop {
         if path.is_file() {
-            match share(&locked, &what, options)? {
-                // It may have been removed in the meantime.
-                Held::Lock(used) if path.is_file() => return Ok(CachedGraph { path, _used: Some(used) }),
-                Held::Lock(_) => {}
-                // A read-only cache works too: nothing is removed from it.
-                Held::Nothing => return Ok(CachedGraph { path, _used: None }),
+            let used = share(&locked, &what, options)?;
+            // It may be damaged, or have been removed in the meantime.
+            if manifest::matches(&directory) {
+                return Ok(CachedGraph { path, _used: used });
             }
         }
         export_into(files, format, &hashes, &directory, &what, options)?;
@@ -76,23 +74,23 @@ fn export_into(
     what: &str,
     options: &LoadOptions,
 ) -> Result<()> {
-    let graph = directory.join(GRAPH_FILE);
     let graphs = directory.parent().unwrap_or(directory);
     let plan = GraphPlan::open(files, &ModelConfig::from_file(&files.config)?, format)?;
     let limit = limit()?;
     fs::create_dir_all(graphs).map_err(|error| unusable("made", graphs, error))?;
     let _lock = exclusive(&directory.with_extension("lock"), what, options)?;
-    if graph.is_file() {
+    if manifest::matches(directory) {
         return Ok(());
     }
     disk::check(directory, plan.n_bytes(), &disk::free, NO_SPACE)?;
     let staging = Staging::new(directory)?;
     let metadata = provenance::metadata(files, hashes);
     plan.write(&staging.directory(), metadata, &options.progress, &options.cancel)?;
-    // A killed removal may have left part of an earlier graph.
+    manifest::write(&staging.directory())?;
+    // An earlier graph may be damaged, or have been removed in part.
     match staging.publish(true) {
         // Without locks, another process may have been faster; its graph is the same.
-        Err(_) if graph.is_file() => {}
+        Err(_) if manifest::matches(directory) => {}
         published => published?,
     }
     evict_lru(graphs, limit, directory);

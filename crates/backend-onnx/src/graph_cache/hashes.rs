@@ -14,7 +14,7 @@ use crate::export::hash;
 /// A file that changed more recently may change again without a new modification time.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// Hashes by canonical path, each valid for one size, modification time and inode.
+/// Hashes by canonical path, each valid for one size, modification time and inode state.
 pub(super) struct Hashes {
     file: PathBuf,
     known: Map<String, Value>,
@@ -28,16 +28,14 @@ impl Hashes {
         Self { file, known: read.unwrap_or_default(), changed: false }
     }
 
-    /// The SHA-256 of `of`'s content: remembered, told by the name of a blob in a hub cache, or read.
+    /// The SHA-256 of `of`'s content: remembered, or read. The name of a blob in a hub cache is not trusted: what lies under it may be
+    /// damaged, or come from elsewhere.
     ///
     /// # Errors
     /// [`Error::BadFile`](tandem_core::Error::BadFile) when the file cannot be read, and
     /// [`Error::Cancelled`](tandem_core::Error::Cancelled).
     pub(super) fn sha256(&mut self, of: &ModelFile, progress: &Progress, cancel: &CancelToken) -> Result<String> {
         let Some(path) = of.path().and_then(|path| path.canonicalize().ok()) else { return hash(of, progress, cancel) };
-        if let Some(hash) = blob_name(&path) {
-            return Ok(hash.into());
-        }
         let (key, stamp) = (path.to_string_lossy().into_owned(), stamp(&path));
         let known = self.known.get(&key).filter(|known| stamp.is_some() && known.get("stamp") == stamp.as_ref());
         let known = known.and_then(|known| known.get("sha256")?.as_str()).filter(|hash| is_sha256(hash));
@@ -71,23 +69,21 @@ impl Hashes {
     }
 }
 
-/// What distinguishes contents of a file: size, modification time in nanoseconds, inode. `None` for a file that has just changed.
+/// What distinguishes contents of a file: size, modification time in nanoseconds, inode, and the time of the inode's last change, which
+/// programs cannot set. `None` for a file that has just changed.
 fn stamp(path: &Path) -> Option<Value> {
     let metadata = path.metadata().ok()?;
     let modified = metadata.modified().ok()?;
     SystemTime::now().duration_since(modified).ok().filter(|age| *age >= SETTLED)?;
     let nanoseconds = modified.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_nanos();
     #[cfg(unix)]
-    let inode = std::os::unix::fs::MetadataExt::ino(&metadata);
+    let inode = {
+        use std::os::unix::fs::MetadataExt;
+        [metadata.ino().cast_signed(), metadata.ctime(), metadata.ctime_nsec()]
+    };
     #[cfg(not(unix))]
-    let inode = 0;
+    let inode = [0; 3];
     Some(json!([metadata.len(), nanoseconds.to_string(), inode]))
-}
-
-/// In a hub cache, `blobs/<sha256>` is the name of a large file's content, which was checked when it was downloaded.
-fn blob_name(path: &Path) -> Option<&str> {
-    let in_blobs = path.parent()?.file_name()? == "blobs";
-    path.file_name()?.to_str().filter(|name| in_blobs && is_sha256(name))
 }
 
 pub(super) fn is_sha256(text: &str) -> bool {
@@ -151,6 +147,18 @@ mod tests {
         assert_eq!(fixture.hash(&file), (hash, false));
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn content_with_a_forged_modification_time_is_hashed_again() {
+        let fixture = Fixture::new();
+        let file = fixture.write("a", "abc", HOUR);
+        let modified = file.path().unwrap().metadata().unwrap().modified().unwrap();
+        fixture.hash(&file);
+        fs::write(file.path().unwrap(), "abd").unwrap();
+        fs::File::options().write(true).open(file.path().unwrap()).unwrap().set_modified(modified).unwrap();
+        assert_ne!(fixture.hash(&file).0, ABC);
+    }
+
     #[test]
     fn hash_of_a_just_changed_file_is_not_remembered() {
         let fixture = Fixture::new();
@@ -171,15 +179,11 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_a_blob_is_taken_and_any_other_name_is_not() {
+    fn content_is_hashed_whatever_the_name_of_the_blob() {
         let fixture = Fixture::new();
         fs::create_dir(fixture.dir.path().join("blobs")).unwrap();
-        let name = "0123456789abcdef".repeat(4);
-        let blob = fixture.write(&format!("blobs/{name}"), "abc", HOUR);
-        assert_eq!(fixture.hash(&blob), (name.clone(), false));
-        let elsewhere = fixture.write(&name, "abc", HOUR);
-        assert_eq!(fixture.hash(&elsewhere), (ABC.into(), true));
-        let etag = fixture.write("blobs/0123456789abcdef", "abc", HOUR);
-        assert_eq!(fixture.hash(&etag), (ABC.into(), true));
+        let blob = fixture.write(&format!("blobs/{}", "0123456789abcdef".repeat(4)), "abc", HOUR);
+        assert_eq!(fixture.hash(&blob), (ABC.into(), true));
+        assert_eq!(fixture.hash(&blob), (ABC.into(), false));
     }
 }

@@ -13,24 +13,16 @@ use tandem_core::{ProgressEvent, Result, lock};
 
 use super::unusable;
 
-/// The result of sharing a lock.
-pub(super) enum Held {
-    /// It is held.
-    Lock(File),
-    /// The lock file cannot be created, or the file system does not support locks.
-    Nothing,
-}
-
 /// Shares the lock at `path` with other users of the graph, and records the time of use; `what` describes the work of a process that holds
-/// it exclusively.
-pub(super) fn share(path: &Path, what: &str, options: &LoadOptions) -> Result<Held> {
-    let Ok(lock) = open(path) else { return Ok(Held::Nothing) };
+/// it exclusively. `None` if the lock file cannot be created, or the file system does not support locks.
+pub(super) fn share(path: &Path, what: &str, options: &LoadOptions) -> Result<Option<File>> {
+    let Ok(lock) = open(path) else { return Ok(None) };
     if !wait(path, what, options, || lock.try_lock_shared())? {
-        return Ok(Held::Nothing);
+        return Ok(None);
     }
     // If this fails, the graph may be evicted too early, and is built again.
     let _ = lock.set_modified(SystemTime::now());
-    Ok(Held::Lock(lock))
+    Ok(Some(lock))
 }
 
 /// Takes the lock at `path` exclusively; `what` describes the work of a process that holds it. The wait can be cancelled.

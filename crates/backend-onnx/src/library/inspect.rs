@@ -6,9 +6,7 @@ use std::path::Path;
 
 use object::read::ReadCache;
 use object::{Architecture, BinaryFormat, FileKind, Object, ObjectKind, ObjectSegment};
-use tandem_core::{Error, Result};
-
-use super::OBTAIN_HINT;
+use tandem_core::{Error, Remedy, Result};
 
 /// The symbol through which all of ONNX Runtime is reached.
 const ENTRY_POINT: &[u8] = b"OrtGetApiBase";
@@ -102,8 +100,7 @@ fn name_of(architecture: Architecture) -> String {
 fn unusable(path: &Path, what: &str, source: Option<io::Error>) -> Error {
     Error::EngineLibrary {
         problem: format!("`{}` {what}", path.display()),
-        hint: format!("move the file away or name another one with `--ort-library FILE` or `ORT_DYLIB_PATH`; {OBTAIN_HINT}")
-            .into(),
+        hint: ["move the file away".into(), Remedy::NameLibrary, Remedy::SetUpLibrary].into(),
         source: source.map(Into::into),
     }
 }

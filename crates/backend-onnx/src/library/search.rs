@@ -3,9 +3,9 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use tandem_core::{Error, Result};
+use tandem_core::{Error, Remedy, Result};
 
-use super::{OBTAIN_HINT, cache_dir, library_file_name, library_in_cache};
+use super::{cache_dir, library_file_name, library_in_cache};
 
 /// The inputs of a search.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl SearchPath {
     /// The first file that exists; one that was named must.
     pub(super) fn first(self) -> Result<PathBuf> {
         if let Some(path) = self.explicit {
-            return named(path, "`--ort-library`");
+            return named(path, "the path that was given");
         }
         if let Some(path) = self.variable {
             return named(path, "`ORT_DYLIB_PATH`");
@@ -65,7 +65,7 @@ fn named(path: PathBuf, by: &str) -> Result<PathBuf> {
     }
     Err(Error::EngineLibrary {
         problem: format!("ONNX Runtime's library was not found: {by} names `{}`, and there is no such file", path.display()),
-        hint: OBTAIN_HINT.into(),
+        hint: Remedy::SetUpLibrary.into(),
         source: None,
     })
 }
@@ -74,10 +74,10 @@ fn not_found(candidates: &[PathBuf]) -> Error {
     let paths: Vec<_> = candidates.iter().map(|path| format!("`{}`", path.display())).collect();
     Error::EngineLibrary {
         problem: format!(
-            "ONNX Runtime's library was not found: `--ort-library` and `ORT_DYLIB_PATH` are not given, and none of these files exists: {}",
+            "ONNX Runtime's library was not found: no path was given, `ORT_DYLIB_PATH` is not set, and none of these files exists: {}",
             paths.join(", ")
         ),
-        hint: OBTAIN_HINT.into(),
+        hint: Remedy::SetUpLibrary.into(),
         source: None,
     }
 }
@@ -142,8 +142,8 @@ mod tests {
         ] {
             assert!(message.contains(&path.display().to_string()), "{message}");
         }
-        assert!(message.contains("`--ort-library` and `ORT_DYLIB_PATH` are not given"), "{message}");
-        assert!(error.hint().unwrap().to_string().contains("tandem setup"));
+        assert!(message.contains("`ORT_DYLIB_PATH` is not set"), "{message}");
+        assert!(error.hint() == Some(Remedy::SetUpLibrary.into()));
     }
 
     #[test]
@@ -152,7 +152,7 @@ mod tests {
         fixture.touch(&library_in_cache(&fixture.path("cache")));
         let missing = Some(fixture.path("gone.so"));
         let explicit = SearchPath { explicit: missing.clone(), ..fixture.search_path() }.first().unwrap_err().to_string();
-        assert!(explicit.contains("`--ort-library` names") && explicit.contains("gone.so"), "{explicit}");
+        assert!(explicit.contains("the path that was given names") && explicit.contains("gone.so"), "{explicit}");
         let variable = SearchPath { variable: missing, ..fixture.search_path() }.first().unwrap_err().to_string();
         assert!(variable.contains("`ORT_DYLIB_PATH` names") && variable.contains("gone.so"), "{variable}");
     }

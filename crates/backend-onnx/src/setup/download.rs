@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
 use tandem_core::error::Source;
-use tandem_core::{Error, Result};
+use tandem_core::{Error, Remedy, Result};
 
 use super::pins::Pin;
 use super::{SetupEvent, install_dir};
@@ -20,21 +20,21 @@ const N_LAST_LINES: usize = 6;
 #[derive(Clone, Debug)]
 pub(super) struct Client(pub(super) Vec<OsString>);
 
-/// The commands that run pip, best first.
+/// The commands that run pip, best first. Isolated mode keeps Python from importing modules of the working directory, such as a `pip.py`.
 pub(super) fn known_clients() -> Vec<Client> {
-    let clients: [&[&str]; 4] = [&["python3", "-m", "pip"], &["python", "-m", "pip"], &["pip3"], &["pip"]];
+    let clients: [&[&str]; 4] = [&["python3", "-I", "-m", "pip"], &["python", "-I", "-m", "pip"], &["pip3"], &["pip"]];
     clients.iter().map(|words| Client(words.iter().map(Into::into).collect())).collect()
 }
 
 /// Downloads the wheel of `pin` into `dir` with the first of `clients` that works on this machine.
 pub(super) fn download(pin: &Pin, clients: &[Client], dir: &Path, progress: &mut dyn FnMut(SetupEvent<'_>)) -> Result<PathBuf> {
-    let client = clients.iter().find(|client| client.exists()).ok_or_else(|| no_client(pin, clients))?;
+    let client = clients.iter().find(|client| client.exists(dir)).ok_or_else(|| no_client(pin, clients))?;
     let shown = format!("{} {}", client.shown(), arguments(pin).join(" "));
     progress(SetupEvent::Downloading { command: &shown, bytes: pin.wheel_size });
 
     let failed =
-        |problem: String, hint: String, source: Option<Source>| Error::EngineLibrary { problem, hint: hint.into(), source };
-    let mut command = client.command();
+        |problem: String, hint: Remedy, source: Option<Source>| Error::EngineLibrary { problem, hint: hint.into(), source };
+    let mut command = client.command(dir);
     command.args(arguments(pin)).arg("-d").arg(dir).args(["--no-input", "--progress-bar", "off"]);
     // What a killed pip leaves behind is in `dir`, and is removed with it.
     command.env("TMPDIR", dir).env("PYTHONUNBUFFERED", "1").env("PYTHONIOENCODING", "utf-8");
@@ -43,7 +43,7 @@ pub(super) fn download(pin: &Pin, clients: &[Client], dir: &Path, progress: &mut
     if !status.success() {
         let lines = Vec::from(last_lines).join("\n");
         let is_full = lines.contains("No space left on device");
-        let hint = if is_full { install_dir::NO_SPACE_HINT.to_owned() } else { by_hand(pin) };
+        let hint = if is_full { install_dir::NO_SPACE_HINT.into() } else { by_hand(pin) };
         return Err(failed(format!("`{shown}` failed ({status})"), hint, Some(lines.into())));
     }
     let wheel = dir.join(pin.wheel);
@@ -54,26 +54,22 @@ pub(super) fn download(pin: &Pin, clients: &[Client], dir: &Path, progress: &mut
 }
 
 /// How to install the library on a machine without a network.
-pub(super) fn by_hand(pin: &Pin) -> String {
-    format!(
-        "on a machine that reaches the package index, run `python3 -m pip {}`, copy `{}` here, and run `tandem setup --wheel {}`",
-        arguments(pin).join(" "),
-        pin.wheel,
-        pin.wheel
-    )
+pub(super) fn by_hand(pin: &Pin) -> Remedy {
+    Remedy::SetUpFromWheel { pip: arguments(pin).join(" "), wheel: pin.wheel.into() }
 }
 
 impl Client {
-    fn command(&self) -> Command {
+    /// The command in the working directory `dir`: not the caller's, whose files are not trusted.
+    fn command(&self, dir: &Path) -> Command {
         let (program, first) = self.0.split_first().expect("a client is at least a program");
         let mut command = Command::new(program);
-        command.args(first).stdin(Stdio::null());
+        command.args(first).current_dir(dir).stdin(Stdio::null());
         command
     }
 
     /// Whether it runs at all: a Python may lack pip, and a command may be a stub that asks to be installed.
-    fn exists(&self) -> bool {
-        let status = self.command().arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    fn exists(&self, dir: &Path) -> bool {
+        let status = self.command(dir).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         status.is_ok_and(|status| status.success())
     }
 
@@ -120,7 +116,7 @@ fn no_client(pin: &Pin, clients: &[Client]) -> Error {
     let tried: Vec<_> = clients.iter().map(|client| format!("`{}`", client.shown())).collect();
     Error::EngineLibrary {
         problem: format!("pip was not found: tried {}", tried.join(", ")),
-        hint: format!("install Python 3 with pip; or {}", by_hand(pin)).into(),
+        hint: ["install Python 3 with pip".into(), by_hand(pin)].into(),
         source: None,
     }
 }

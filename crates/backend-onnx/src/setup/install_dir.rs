@@ -21,7 +21,7 @@ pub(super) fn sha256_at(path: &Path) -> Result<Option<String>> {
         Ok(metadata) if metadata.is_file() => wheel::sha256_of(path).map(Some).map_err(|error| cannot("read", path, error)),
         Ok(_) => Err(Error::EngineLibrary {
             problem: format!("`{}` is where the library belongs, and is not a file", path.display()),
-            hint: "move it away, and run `tandem setup` again".into(),
+            hint: "move it away, and obtain the library again".into(),
             source: None,
         }),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),

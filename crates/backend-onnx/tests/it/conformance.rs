@@ -18,6 +18,7 @@ conformance!(llama3_rope_built, || built("llama3-rope"));
 conformance!(mistral_built, || built("mistral"));
 conformance!(llama_yarn_built, || built("llama-yarn"));
 conformance!(llama_linear_built, || built("llama-linear"));
+conformance!(llama_head24_built, || built("llama-head24"));
 conformance!(qwen2_tied_genai, || fixture("qwen2-tied", "genai_f32"));
 conformance!(qwen2_tied_optimum, || fixture("qwen2-tied", "optimum_f32"));
 conformance!(qwen2_untied_genai, || fixture("qwen2-untied", "genai_f32"));

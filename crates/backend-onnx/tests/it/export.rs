@@ -3,7 +3,7 @@
 mod adapters;
 mod bad;
 mod cache;
-mod checkpoints;
+pub(crate) mod checkpoints;
 mod directory;
 mod golden;
 

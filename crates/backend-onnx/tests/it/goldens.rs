@@ -103,7 +103,7 @@ fn graph_is_chosen_by_dtype() {
             assert!(error.to_string().contains("bf16"), "{error}");
             let wrong = fixture.options.clone().with_dtype(DType::Int4);
             let Err(error) = fixture.backend.load(&fixture.files, &wrong) else { panic!("the graph asked for is f32") };
-            assert!(error.to_string().contains("`int4` was asked for"), "{error}");
+            assert!(error.to_string().contains("`int4` was requested"), "{error}");
         },
     );
 }

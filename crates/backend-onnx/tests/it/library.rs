@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tandem_backend_onnx::library::{environment, find, inspect, library_file_name, switch_telemetry_off};
-use tandem_core::conformance;
+use tandem_core::{Remedy, conformance};
 use tempfile::TempDir;
 
 /// Compiles `source` as a C library with the compiler that built this test.
@@ -44,7 +44,7 @@ fn refused(path: &Path, why: &str) {
     let error = find(Some(path)).unwrap_err();
     let message = error.to_string();
     assert!(message.contains(&path.display().to_string()) && message.contains(why), "{message}");
-    assert!(error.hint().unwrap().to_string().contains("tandem setup"), "{:?}", error.hint());
+    assert!(error.hint() == Some(Remedy::SetUpLibrary.into()), "{:?}", error.hint());
     // It is refused in the same words when the engine is to start, and the process lives.
     assert_eq!(environment_error(path).0, message);
 }
@@ -106,7 +106,7 @@ fn old_library_is_refused_with_both_versions() {
     assert_eq!(find(Some(&old)).unwrap(), old, "its version is known only once it is loaded");
     let (error, hint) = environment_error(&old);
     assert!(error.ends_with("is ONNX Runtime 1.20.1, and this build needs 1.24 or later"), "{error}");
-    assert!(hint.contains("tandem setup"), "{hint}");
+    assert!(hint.contains("tandem::setup"), "{hint}");
 }
 
 #[test]

@@ -9,7 +9,9 @@
 
 mod cancel;
 mod conformance;
+mod directories;
 mod export;
 mod goldens;
 #[cfg(unix)]
 mod library;
+mod shapes;

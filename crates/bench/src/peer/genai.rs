@@ -71,7 +71,11 @@ impl Contestant for Genai {
     fn prepare(&mut self, _tokens: &[TokenId], _logits: &Path, cancel: &CancelToken) -> Result<(Loaded, Option<String>)> {
         if !self.directory.join("genai_config.json").is_file() {
             let reason = format!("`{}` has no `genai_config.json`", self.directory.display());
-            return Err(refused("genai", reason, Some("give a directory of onnxruntime-genai's builder or of `tandem export`")));
+            return Err(refused(
+                "genai",
+                reason,
+                Some("give a directory of onnxruntime-genai's builder, or an export of Tandem's"),
+            ));
         }
         let nothing = Workload { prompts: vec![1], depths: vec![], n_generated: 0, batches: vec![], rounds: 1 };
         let (answer, _) = self.ask(&nothing, cancel)?;

@@ -63,7 +63,7 @@ impl Contestant for LlamaBench {
 
     fn prepare(&mut self, _tokens: &[TokenId], _logits: &Path, cancel: &CancelToken) -> Result<(Loaded, Option<String>)> {
         if !self.gguf.is_file() {
-            let hint = Some("give one with `--gguf FILE`");
+            let hint = Some("name a GGUF file that is there");
             return Err(refused("llama-bench", format!("there is no file `{}`", self.gguf.display()), hint));
         }
         let (tests, _) = self.tests(&["-p", "1", "-n", "0"].map(str::to_owned), cancel)?;

@@ -42,7 +42,7 @@ pub fn changes(record: &Record, baseline: &Record) -> Result<Vec<Change>> {
     let refused = |reason: String| Error::Unsupported {
         what: "a comparison with this baseline".into(),
         reason,
-        hint: Some("measure a baseline of this model on this machine: `tandem bench … --output FILE`".into()),
+        hint: Some("measure a baseline of this model on this machine".into()),
     };
     if !record.machine.is_like(&baseline.machine) {
         let machine = &baseline.machine;

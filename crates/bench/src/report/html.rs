@@ -159,7 +159,7 @@ fn threads_remark(record: &Record) -> Option<String> {
     threads.sort_unstable();
     threads.dedup();
     match threads.as_slice() {
-        [one] => Some(format!("Only {one} threads were measured; `--threads 1,{one}` compares numbers of threads.")),
+        [one] => Some(format!("Only {one} threads were measured; measure other numbers of threads as well to compare them.")),
         _ => None,
     }
 }

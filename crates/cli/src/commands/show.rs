@@ -5,6 +5,7 @@ mod files;
 mod memory_plan;
 mod text;
 
+use crate::words::clause;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -42,11 +43,11 @@ struct Report {
 #[derive(Serialize)]
 struct Published {
     architecture: String,
-    /// Weights and biases.
-    parameters: u64,
+    /// Weights and biases; null where only the graph knows.
+    parameters: Option<u64>,
     n_layers: usize,
     hidden_size: usize,
-    intermediate_size: usize,
+    intermediate_size: Option<usize>,
     n_heads: usize,
     n_kv_heads: usize,
     head_dim: usize,
@@ -158,7 +159,7 @@ fn memory_report(resolver: &Resolver, opened: &OpenedModel) -> Option<MemoryRepo
     let n_tokens = planned_tokens(opened.settings().context_length, usize::MAX);
     let plan = resolver.plan(opened.planner(), n_tokens).ok()?;
     let memory = resolver.memory();
-    Some(MemoryReport::new(&plan, &memory, || resolver.advice(opened, n_tokens, &memory)))
+    Some(MemoryReport::new(&plan, &memory, || clause(&resolver.advice(opened, n_tokens, &memory))))
 }
 
 /// `opened` is `None` for a model that this build cannot open.
@@ -170,10 +171,10 @@ fn published(files: &ModelFiles, opened: Option<&OpenedModel>) -> tandem::Result
     end_tokens.dedup();
     Ok(Published {
         architecture: config.architecture.to_string(),
-        parameters: config.n_parameters(),
+        parameters: (config.intermediate_size > 0).then(|| config.n_parameters()),
         n_layers: config.n_layers,
         hidden_size: config.hidden_size,
-        intermediate_size: config.intermediate_size,
+        intermediate_size: Some(config.intermediate_size).filter(|&size| size > 0),
         n_heads: config.n_heads,
         n_kv_heads: config.n_kv_heads,
         head_dim: config.head_dim(),

@@ -44,7 +44,7 @@ fn what_is_exported_runs_and_says_the_same() {
     assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(0), "made/small\n"));
     assert!(outcome.stderr.starts_with("int4: ") && outcome.stderr.contains(" in 7 files, "), "{}", outcome.stderr);
     assert_eq!(tokens("made/small", &["--dtype", "int4"]), tokens("checkpoint", &["--dtype", "int4"]));
-    place.tandem(&["run", "made/small", "The fox", "--dtype", "int8"]).fails(1, &["`int8` was asked for", "are int4"]);
+    place.tandem(&["run", "made/small", "The fox", "--dtype", "int8"]).fails(1, &["`int8` was requested", "are int4"]);
     assert!(place.files_at_home().is_empty(), "nothing is kept of a small model");
 }
 

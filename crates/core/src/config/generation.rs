@@ -1,6 +1,6 @@
 //! `generation_config.json`: how the publisher would have the model sampled, and which tokens end a text.
 
-use super::{Fields, parse_object};
+use super::{Fields, genai, parse_object};
 use crate::error::Result;
 use crate::files::{MAX_JSON_BYTES, ModelFile};
 use crate::primitives::TokenId;
@@ -39,14 +39,20 @@ impl GenerationConfig {
         Self::from_json(&file.name(), &file.read(MAX_JSON_BYTES)?)
     }
 
-    /// Checks the content of a `generation_config.json`; `file` is its name in messages.
+    /// Checks the content of a `generation_config.json`, or the `search` of a `genai_config.json`; `file` is its name in messages.
     ///
     /// # Errors
     /// [`Error::BadFile`](crate::Error::BadFile) when it is no JSON object, [`Error::BadField`](crate::Error::BadField) for a value
     /// of the wrong type or out of range.
     pub fn from_json(file: &str, json: &[u8]) -> Result<Self> {
         let object = parse_object(file, json)?;
-        let fields = Fields::root(file, &object);
+        match genai::generation_config(&object) {
+            Some(fields) => Self::from_fields(&Fields::root(file, &fields)).map_err(genai::restore_field),
+            None => Self::from_fields(&Fields::root(file, &object)),
+        }
+    }
+
+    fn from_fields(fields: &Fields<'_>) -> Result<Self> {
         Ok(Self {
             eos_token_ids: fields.tokens("eos_token_id")?,
             do_sample: fields.boolean("do_sample")?,

@@ -25,7 +25,16 @@ struct Heads {
     head_dim: usize,
 }
 
-pub(super) fn model_config(file: &str, object: Map<String, Value>) -> Result<ModelConfig> {
+/// What a file describes a model for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Describes {
+    /// For its weights, so every size is needed.
+    Weights,
+    /// For a graph, which knows the sizes within its layers.
+    Graph,
+}
+
+pub(super) fn model_config(file: &str, object: Map<String, Value>, describes: Describes) -> Result<ModelConfig> {
     let fields = Fields::root(file, &object);
     let architecture = Architecture::from_fields(&fields)?;
     check_form(&fields, architecture)?;
@@ -41,7 +50,10 @@ pub(super) fn model_config(file: &str, object: Map<String, Value>) -> Result<Mod
         architecture,
         vocab_size: fields.required("vocab_size", VOCAB)?,
         hidden_size,
-        intermediate_size: fields.required("intermediate_size", INNER_WIDTH)?,
+        intermediate_size: match describes {
+            Describes::Weights => fields.required("intermediate_size", INNER_WIDTH)?,
+            Describes::Graph => 0,
+        },
         n_layers,
         n_heads: heads.n_heads,
         n_kv_heads: heads.n_kv_heads,

@@ -7,7 +7,7 @@ mod not_found;
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::{GraphFile, MAX_JSON_BYTES, ModelFile, ModelFiles, SkippedFile, gguf, graphs, is_gguf, weights};
 use crate::config::{Fields, parse_object};
@@ -51,15 +51,15 @@ impl ModelFiles {
 
 fn directory(dir: &Path, name: &str) -> Result<ModelFiles> {
     let places = places(dir);
-    let Some(config) = find(&places, "config.json") else {
+    let genai_config = find(&places[..1], GENAI_CONFIG);
+    let Some(config) = find(&places, "config.json").or_else(|| genai_config.clone()) else {
         return gguf::only_one(dir, &not_found::names_in(dir), name).unwrap_or_else(|| Err(not_found::without_config(dir, name)));
     };
-    let genai_config = find(&places[..1], GENAI_CONFIG);
     let (graphs, skipped) = match &genai_config {
         Some(genai_config) => genai_graphs(dir, genai_config)?,
         None => graphs::sort_out(onnx_files(dir).into_iter().chain(onnx_files(&dir.join("onnx")))),
     };
-    let files = ModelFiles { weights: weights::find(dir)?, graphs, skipped, genai_config, ..bare(name, config, &places) };
+    let files = ModelFiles { weights: weights::find(dir)?, graphs, skipped, ..bare(name, config, genai_config, &places) };
     if files.weights.is_empty() && files.graphs.is_empty() {
         return match gguf::only_one(dir, &not_found::names_in(dir), name) {
             Some(gguf) => gguf,
@@ -82,27 +82,27 @@ fn one_graph(path: &Path, name: &str) -> Result<ModelFiles> {
     let beside = parent(path);
     let mut places = places(&beside);
     places.insert(1, parent(&beside));
-    let config = find(&places, "config.json").ok_or_else(|| {
-        Error::missing_file(beside.join("config.json"), "every model; it was looked for beside the graph and one directory up")
+    let genai_config = find(&places[..1], GENAI_CONFIG);
+    let config = find(&places, "config.json").or_else(|| genai_config.clone()).ok_or_else(|| {
+        let needed_for =
+            "every graph, or a `genai_config.json` beside it; it was looked for beside the graph and one directory up";
+        Error::missing_file(beside.join("config.json"), needed_for)
     })?;
     let dtype = graphs::declared(file.file_name()).ok().flatten();
-    Ok(ModelFiles {
-        graphs: vec![GraphFile { file, dtype }],
-        genai_config: find(&places[..1], GENAI_CONFIG),
-        ..bare(name, config, &places)
-    })
+    Ok(ModelFiles { graphs: vec![GraphFile { file, dtype }], ..bare(name, config, genai_config, &places) })
 }
 
-/// A model of `config` and the other small files found in the first of `places` that has each.
-fn bare(name: &str, config: ModelFile, places: &[PathBuf]) -> ModelFiles {
+/// A model of `config` and the other small files found in the first of `places` that has each. A `genai_config.json` has the defaults of a
+/// `generation_config.json` too.
+fn bare(name: &str, config: ModelFile, genai_config: Option<ModelFile>, places: &[PathBuf]) -> ModelFiles {
     ModelFiles {
         name: name.into(),
         config,
-        generation_config: find(places, "generation_config.json"),
+        generation_config: find(places, "generation_config.json").or_else(|| genai_config.clone()),
         tokenizer: find(places, "tokenizer.json"),
         tokenizer_config: find(places, "tokenizer_config.json"),
         chat_template: find(places, "chat_template.jinja"),
-        genai_config: None,
+        genai_config,
         weights: Vec::new(),
         graphs: Vec::new(),
         skipped: Vec::new(),
@@ -119,7 +119,7 @@ fn genai_graphs(dir: &Path, genai_config: &ModelFile) -> Result<(Vec<GraphFile>,
         return Err(Error::bad_field(genai_config.name(), GENAI_DECODER, format!("names `{named}`, which is not there")));
     }
     let reason = format!("`{GENAI_CONFIG}` does not name it as the decoder");
-    let others = onnx_files(dir).into_iter().filter(|file| file.file_name() != named);
+    let others = onnx_files(dir).into_iter().filter(|file| file.path() != Some(&path));
     let skipped = others.map(|file| SkippedFile { file, reason: reason.clone() }).collect();
     let dtype = graphs::declared(&named).ok().flatten();
     Ok((vec![GraphFile { file: ModelFile::Path(path), dtype }], skipped))
@@ -132,8 +132,11 @@ pub(super) fn genai_decoder(file: &str, content: &[u8]) -> Result<String> {
     let model = root.object("model")?.ok_or_else(|| root.missing("model"))?;
     let decoder = model.object("decoder")?.ok_or_else(|| model.missing("decoder"))?;
     let named = decoder.string("filename")?.ok_or_else(|| decoder.missing("filename"))?;
-    if !named.ends_with(".onnx") || named.starts_with('.') || named.contains(['/', '\\', ':', '\0']) {
-        return Err(decoder.error("filename", format!("names `{named}`, which is no plain name of an ONNX file")));
+    let is_below = Path::new(named).components().all(|part| matches!(part, Component::Normal(_)));
+    if !named.ends_with(".onnx") || named.starts_with('.') || named.contains(['\\', ':', '\0']) || !is_below {
+        return Err(
+            decoder.error("filename", format!("names `{named}`, which is not the path of an ONNX file below the directory"))
+        );
     }
     Ok(named.to_owned())
 }

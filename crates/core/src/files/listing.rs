@@ -3,13 +3,14 @@
 
 mod gguf;
 
+use crate::remedy::Remedy;
 use std::path::PathBuf;
 
 use super::discover::{GENAI_CONFIG, GENAI_DECODER, genai_decoder};
 use super::weights::{INDEX, SINGLE, shard_names};
 use super::{GraphFile, ModelFile, ModelFiles, graphs};
-use crate::backend::DType;
 use crate::error::{Error, Result};
+use crate::primitives::{BackendKind, DType};
 
 /// What a model has beside its weights; none of them is large. The last four say how an embedding is made of hidden states.
 const SMALL: [&str; 9] = [
@@ -71,7 +72,10 @@ impl Listing<'_> {
         Err(Error::Unsupported {
             what: format!("the repository `{}`", self.name),
             reason: "it has ONNX graphs and no checkpoint in safetensors, which is what this backend reads".into(),
-            hint: Some("use `--backend onnx`, or the repository of the checkpoint that they were made from".into()),
+            hint: Some(
+                [Remedy::UseBackend(BackendKind::Onnx), "use the repository of the checkpoint that they were made from".into()]
+                    .into(),
+            ),
         })
     }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use tandem_core::{CancelToken, Error, Progress, ProgressEvent, Result};
+use tandem_core::{CancelToken, Error, Progress, ProgressEvent, Remedy, Result};
 use tar::{Archive, Entry};
 
 use super::{Contents, FILES, MANIFEST, Manifest};
@@ -90,7 +90,7 @@ fn finish(
             file: repository.to_string(),
             field: "commit".into(),
             problem: format!("`{commit}` is not what the lock file has"),
-            hint: Some("bring what was locked, or lock this with `tandem pull --from-bundle FILE --lock`".into()),
+            hint: Some(["bring what was locked".into(), Remedy::LockModels].into()),
         })?;
         locked.check(&pulled, progress, cancel)?;
     }
@@ -106,7 +106,7 @@ fn manifest(entry: Entry<'_, File>, bundle: &str) -> Result<Contents> {
     let read = entry.take(MAX_MANIFEST).read_to_end(&mut text);
     read.map_err(|error| Error::bad_file(bundle, "is no whole bundle", error))?;
     let manifest: Manifest = serde_json::from_slice(&text)
-        .map_err(|error| Error::bad_file(format!("{bundle}/{MANIFEST}"), "is not what `tandem pull --bundle` writes", error))?;
+        .map_err(|error| Error::bad_file(format!("{bundle}/{MANIFEST}"), "is not the manifest of a bundle", error))?;
     manifest.check(bundle)
 }
 
@@ -167,7 +167,7 @@ fn not_first(bundle: &str) -> Error {
     Error::BadFile {
         file: bundle.into(),
         problem: format!("does not begin with `{MANIFEST}`: it is no bundle"),
-        hint: Some("bundles are made with `tandem pull MODEL --bundle FILE`".into()),
+        hint: Some(Remedy::MakeBundle.into()),
         source: None,
     }
 }

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
-use tandem_core::{CancelToken, Error, Progress, ProgressEvent, Result};
+use tandem_core::{CancelToken, Error, Progress, ProgressEvent, Remedy, Result};
 use tar::{Builder, Header};
 
 use super::{FILES, FileRow, MANIFEST, Manifest, VERSION};
@@ -91,7 +91,7 @@ fn add(
     Err(Error::BadFile {
         file: file.path.display().to_string(),
         problem: format!("is damaged: its hash is not `{hash}`"),
-        hint: Some("find and mend what is damaged with `tandem doctor --verify`".into()),
+        hint: Some(Remedy::VerifyModels.into()),
         source: None,
     })
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tandem_core::{CancelToken, Error, Result};
+use tandem_core::{CancelToken, Error, Remedy, Result};
 
 use super::{Cache, CachedModel, CachedRepository, CachedSnapshot};
 use crate::failure::cannot;
@@ -75,7 +75,7 @@ impl Cache {
         Error::ModelNotFound {
             reference: reference.to_string(),
             reason: format!("it is not in the cache, `{}`", self.root().display()),
-            hint: "`tandem list` shows what is".into(),
+            hint: Remedy::ListModels.into(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tandem_core::{CancelToken, Error, Progress, ProgressEvent, Result};
+use tandem_core::{CancelToken, Error, Progress, ProgressEvent, Remedy, Result};
 
 use super::Hub;
 use crate::cache::{CachedModel, CachedSnapshot};
@@ -55,7 +55,7 @@ impl Hub {
             Some(repository) => vec![self.cache.model(repository).ok_or_else(|| Error::ModelNotFound {
                 reference: repository.to_string(),
                 reason: format!("it is not in the cache, `{}`", self.cache.root().display()),
-                hint: "`tandem list` shows what is".into(),
+                hint: Remedy::ListModels.into(),
             })?],
         };
         let mut damages = Vec::new();

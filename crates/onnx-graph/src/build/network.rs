@@ -94,7 +94,7 @@ impl<'s> Network<'s> {
             self.outputs.push(float("hidden_states", &[batch.clone(), tokens, size(spec.hidden_size)]));
         }
         for (layer, part) in (0..spec.n_layers).flat_map(|layer| [(layer, "key"), (layer, "value")]) {
-            let dims = |tokens: &str| [batch.clone(), size(spec.n_kv_heads), symbol(tokens), size(spec.head_dim)];
+            let dims = |tokens: &str| [batch.clone(), size(spec.n_kv_heads), symbol(tokens), size(spec.cached_head_dim())];
             let cache = |name: String, tokens| value(name, float_type, &dims(tokens));
             self.inputs.push(cache(format!("past_key_values.{layer}.{part}"), "past_sequence_length"));
             self.outputs.push(cache(format!("present.{layer}.{part}"), "present_sequence_length"));

@@ -92,7 +92,8 @@ pub(super) fn write_directory(directory: &Path, write: impl FnOnce(&mut BufWrite
     let graph = write(&mut data)?;
     let file = data.into_inner().map_err(|error| failed(error.into_error()))?;
     file.sync_all().map_err(failed)?;
-    fs::write(partial.path().join(GRAPH_FILE), graph).map_err(failed)?;
+    let mut file = File::create_new(partial.path().join(GRAPH_FILE)).map_err(failed)?;
+    file.write_all(&graph).and_then(|()| file.sync_all()).map_err(failed)?;
     fs::rename(partial.path(), directory).map_err(failed)?;
     // It has been renamed: there is nothing left to remove.
     let _ = partial.keep();

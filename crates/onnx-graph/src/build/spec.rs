@@ -122,6 +122,16 @@ impl DecoderSpec {
         self.n_kv_heads * self.head_dim
     }
 
+    /// Width of a head in the KV cache: `GroupQueryAttention` accepts multiples of 8 only, and other heads are padded with zeros.
+    pub fn cached_head_dim(&self) -> usize {
+        self.head_dim.next_multiple_of(8)
+    }
+
+    /// Whether `GroupQueryAttention` rotates queries and keys itself, which it does for heads of multiples of 16.
+    pub(super) fn rotates_in_attention(&self) -> bool {
+        self.head_dim.is_multiple_of(16)
+    }
+
     pub(super) fn check(&self, options: &BuildOptions) -> Result<()> {
         let refuse = |field: &str, problem: String| Err(Error::bad_field(&self.name, field, problem));
         if options.head == WeightFormat::F16 && options.weights != WeightFormat::F16 {

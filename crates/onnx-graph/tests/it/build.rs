@@ -1,4 +1,4 @@
-//! What is built is a sound graph of the shape that was asked for, and the same bytes each time.
+//! Built graphs are valid, have the shapes of the specification, and are reproducible.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -146,6 +146,25 @@ fn weight_prefix_may_be_empty() {
     let spec = DecoderSpec { prefix: String::new(), qk_norm: true, ..spec() };
     let (graph, _) = built(&spec, &options(Outputs::HiddenStates, WeightFormat::F32));
     assert!(graph.main().initializer("norm.weight").is_some());
+}
+
+#[test]
+fn heads_that_attention_does_not_accept_are_rotated_and_padded_before_it() {
+    for (head_dim, cached, operators) in [
+        (8, 8, ["RotaryEmbedding", "RotaryEmbedding", "GroupQueryAttention"].as_slice()),
+        (6, 8, &["RotaryEmbedding", "RotaryEmbedding", "Pad", "Pad", "Pad", "GroupQueryAttention", "Slice"]),
+        (16, 16, &["GroupQueryAttention"]),
+    ] {
+        let rope = RopeTable { inverse_frequencies: vec![1.0; head_dim / 2], ..spec().rope };
+        let spec = DecoderSpec { head_dim, rope, ..spec() };
+        let (graph, _) = built(&spec, &options(Outputs::Logits, WeightFormat::F32));
+        let in_first_layer = graph.nodes().iter().filter(|node| node.outputs[0].starts_with("layers.0."));
+        let of_attention = |name: &&str| ["RotaryEmbedding", "Pad", "GroupQueryAttention", "Slice"].contains(name);
+        let found: Vec<_> = in_first_layer.map(|node| node.op_type.as_str()).filter(of_attention).collect();
+        assert_eq!(found, operators, "{head_dim}");
+        let past = graph.inputs().find(|input| input.name == "past_key_values.0.key").unwrap();
+        assert_eq!(past.dims.as_ref().unwrap()[3], Dim::Fixed(cached));
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Whether a model fits the memory: planned before it is loaded, compared with what it took when the work is done.
 
 use tandem_core::size::Size;
-use tandem_core::{DType, Error, Result};
+use tandem_core::{DType, Error, Remedy, Result};
 
 use super::Resolver;
 use crate::machine::Memory;
@@ -23,7 +23,7 @@ pub struct Admission {
     /// What there is, in bytes.
     pub usable: u64,
     /// What would fit, where this takes more than is free: the machine would swap, or end some process.
-    pub advice: Option<String>,
+    pub advice: Option<Remedy>,
 }
 
 impl Resolver {
@@ -58,14 +58,14 @@ impl Resolver {
                     needed: Size(needed).to_string(),
                     limit: name,
                     left: Size(left).to_string(),
-                    hint: format!("the sum: {plan}{threads}; {advice}; `--no-memory-check` tries it").into(),
+                    hint: [Remedy::Note(format!("the sum: {plan}{threads}")), advice, Remedy::SkipMemoryCheck].into(),
                 })
             }
         }
     }
 
     /// What fits where `opened` does not: another dtype of the model, or another model of the catalog.
-    pub fn advice(&self, opened: &OpenedModel, n_tokens: usize, memory: &Memory) -> String {
+    pub fn advice(&self, opened: &OpenedModel, n_tokens: usize, memory: &Memory) -> Remedy {
         for dtype in [DType::Int8, DType::Int4] {
             let mut settings = opened.settings().clone();
             settings.load.dtype = Some(dtype);
@@ -73,19 +73,21 @@ impl Resolver {
             let smaller =
                 OpenedModel::open(opened.files().clone(), &settings).and_then(|smaller| self.plan(smaller.planner(), n_tokens));
             if let Some(plan) = smaller.ok().filter(|plan| plan.judge(memory) == Verdict::Fits) {
-                return format!("with `--dtype {dtype}` it takes {}, which fits", Size(plan.peak()));
+                return Remedy::Fits { dtype, peak: Size(plan.peak()).to_string() };
             }
         }
         let taken = self.smaller_model(opened.settings(), n_tokens, memory).unwrap_or_default();
-        taken.unwrap_or_else(|| "no model of the catalog fits, and none is smaller than `demo`".into())
+        taken.unwrap_or_else(|| Remedy::Note("no model of the catalog fits, and none is smaller than `demo`".into()))
     }
 
-    fn smaller_model(&self, settings: &Settings, n_tokens: usize, memory: &Memory) -> Result<Option<String>> {
+    fn smaller_model(&self, settings: &Settings, n_tokens: usize, memory: &Memory) -> Result<Option<Remedy>> {
         let (backend, engine) = (settings.open_backend()?, settings.engine(DType::Int4));
         let choice = choose(self.catalog(), memory, (&*backend, engine), n_tokens, &self.measurements());
-        let would_fit =
-            |entry: &str, plan: &MemoryPlan| format!("`{entry}` with `--dtype int4` would fit: {}", Size(plan.peak()));
-        Ok(choice.taken().map(|taken| would_fit(&taken.entry.name, &taken.plan)))
+        Ok(choice.taken().map(|taken| Remedy::ModelFits {
+            model: taken.entry.name.clone(),
+            dtype: DType::Int4,
+            peak: Size(taken.plan.peak()).to_string(),
+        }))
     }
 
     /// Compares `plan` with the `peak` that was used, and remembers a difference that teaches something. Gives a reason when it cannot

@@ -57,7 +57,7 @@ fn a_backend_that_is_not_compiled_in_names_its_feature() {
     for kind in tandem::backends::KNOWN_BACKENDS.into_iter().filter(|kind| !tandem::backends::compiled().contains(kind)) {
         let error = resolver().load(&"demo".into(), &on(kind)).err().unwrap();
         assert!(matches!(error, Error::BackendNotCompiled { backend, .. } if backend == kind), "{error}");
-        assert!(error.hint().unwrap().to_string().contains(&format!("--features {kind}")));
+        assert!(error.hint().unwrap().to_string().contains(&format!("the feature `{kind}`")));
     }
     assert_eq!(tandem::backends::compiled().first().copied(), engines_or_default());
     assert_eq!(Settings::default().backend_kind(), tandem::backends::default_backend());

@@ -62,7 +62,34 @@ fn checkpoint_is_exported_once_for_each_dtype_and_content() {
     content.write(&elsewhere);
     cached_graph(&ModelFiles::discover(&elsewhere, "other").unwrap(), DType::Int4, &options).unwrap();
     assert_eq!(n_exports.load(Ordering::SeqCst), 4);
-    assert_eq!(names(int4.parent().unwrap()), ["model.onnx", "model.onnx.data"]);
+    assert_eq!(names(int4.parent().unwrap()), ["manifest.json", "model.onnx", "model.onnx.data"]);
+}
+
+#[test]
+fn damaged_entry_is_built_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (options, n_exports) = counting(dir.path());
+    let files = ModelFiles::discover(&golden("qwen3"), "qwen3").unwrap();
+    let graph = || cached_graph(&files, DType::Int4, &options).unwrap().path().to_owned();
+    let path = graph();
+    let whole = |name: &str| fs::read(path.with_file_name(name)).unwrap();
+    let (onnx, weights) = (whole("model.onnx"), whole("model.onnx.data"));
+    let damaged = |bytes: &[u8], at: usize| [&bytes[..at], &[bytes[at] ^ 1], &bytes[at + 1..]].concat();
+    for (n_before, (name, content)) in [
+        ("model.onnx", damaged(&onnx, onnx.len() / 2)),
+        ("model.onnx", Vec::new()),
+        ("model.onnx.data", weights[..weights.len() - 1].to_vec()),
+        ("manifest.json", Vec::new()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        fs::write(path.with_file_name(name), content).unwrap();
+        assert_eq!((graph(), n_exports.load(Ordering::SeqCst)), (path.clone(), n_before + 2), "{name}");
+        assert!(whole("model.onnx") == onnx && whole("model.onnx.data") == weights, "{name}");
+    }
+    fs::remove_file(path.with_file_name("model.onnx.data")).unwrap();
+    assert_eq!((graph(), n_exports.load(Ordering::SeqCst)), (path.clone(), 6));
 }
 
 #[test]

@@ -61,7 +61,7 @@ pub(super) fn losses_table(record: &Record, advice: &Advice<'_>) -> Vec<Block> {
     let mut blocks = Vec::new();
     if let Some(reference) = reference {
         let text = format!(
-            "Distributions of the next token at {n_positions} places of one text, held against those of {reference}. `tandem parity` \
+            "Distributions of the next token at {n_positions} places of one text, held against those of {reference}. A parity report \
              compares more: a whole corpus, generations, and where a difference begins."
         );
         blocks.extend([Block::text(text), Block::Table(table)]);

@@ -16,15 +16,17 @@ pub(super) fn show(report: &Report, output: &Output) -> Result<()> {
     let published = &report.published;
     output.line(&output.paint(BOLD, &report.model))?;
     row(output, "architecture", &published.architecture)?;
-    row(output, "parameters", &many(published.parameters))?;
+    if let Some(parameters) = published.parameters {
+        row(output, "parameters", &many(parameters))?;
+    }
     row(
         output,
         "sizes",
         &format!(
-            "{} layers, hidden {}, feed-forward {}, {} heads of {} ({} for keys and values)",
+            "{} layers, hidden {}, {}{} heads of {} ({} for keys and values)",
             published.n_layers,
             published.hidden_size,
-            published.intermediate_size,
+            published.intermediate_size.map(|size| format!("feed-forward {size}, ")).unwrap_or_default(),
             published.n_heads,
             published.head_dim,
             published.n_kv_heads

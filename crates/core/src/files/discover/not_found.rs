@@ -84,8 +84,8 @@ pub(super) fn without_config(dir: &Path, name: &str) -> Error {
     if let Some(package) = names.iter().find(|name| is_core_ml(Path::new(name))) {
         return core_ml(&dir.join(package));
     }
-    if ends(".safetensors").is_some() || ends(".onnx").is_some() || has("tokenizer.json") || has("genai_config.json") {
-        return Error::missing_file(dir.join("config.json"), "every model");
+    if ends(".safetensors").is_some() || ends(".onnx").is_some() || has("tokenizer.json") {
+        return Error::missing_file(dir.join("config.json"), "every checkpoint, and every graph without a `genai_config.json`");
     }
     Error::ModelNotFound {
         reference: name.into(),

@@ -1,8 +1,8 @@
 //! Which of a repository's GGUF files is meant: each of them is a whole model, quantised in its own way.
 
 use super::Listing;
-use crate::backend::DType;
 use crate::error::{Error, Result};
+use crate::primitives::DType;
 
 /// What is published beside checkpoints and goes before what a GGUF file says itself.
 const BESIDE: [&str; 4] = ["generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
@@ -23,7 +23,7 @@ impl Listing<'_> {
             (false, Some(variant)) => Err(Error::Unsupported {
                 what: format!("`{variant}` of the repository `{}`", self.name),
                 reason: "what stands behind `:` names a GGUF file, and this repository has none".into(),
-                hint: Some("leave it out; `--dtype` says what the weights are to be".into()),
+                hint: Some("omit it: the dtype says what the weights are to be".into()),
             }),
         }
     }
@@ -125,8 +125,6 @@ fn unclear(repository: &str, models: &[&str], problem: String) -> Error {
     Error::Unsupported {
         what: format!("the repository `{repository}`"),
         reason: format!("it has {} GGUF files, and {problem}: {}", models.len(), models.join(", ")),
-        hint: Some(
-            format!("name one by the end of its name, such as `{repository}:{example}`, or by its dtype with `--dtype`").into(),
-        ),
+        hint: Some(format!("name one by the end of its name, such as `{repository}:{example}`, or by its dtype").into()),
     }
 }
