@@ -10,8 +10,8 @@ from pathlib import Path
 
 from check import ROOT, convert
 
-# With halves in pairs of rows as published (Qwen2), and interleaved, with the factors of a rope scaling as a tensor (Llama 3).
-FIXTURES = [("qwen2-tied", "f16"), ("llama3-rope", "q8_0")]
+# Rows as published (Qwen2), and reordered with the factors of a rope scaling as a tensor (Llama 3), as floats and as blocks.
+FIXTURES = [("qwen2-tied", "f16"), ("llama3-rope", "f16"), ("llama3-rope", "q8_0")]
 
 
 def main():

@@ -23,7 +23,7 @@ struct Step {
 const PROGRAM: [&str; 4] = ["-p", "tandem", "-p", "tandem-cli"];
 
 /// The lint, document and test steps share the dev profile: no dependency is built twice, and none in release.
-const STEPS: [Step; 17] = [
+const STEPS: [Step; 19] = [
     Step { name: "format", run: format },
     Step { name: "tidy", run: || cargo(&["test", "--quiet", "--package", "xtask"]) },
     Step { name: "dependencies", run: || tree::check().and_then(|()| modules::check()).map(|()| Outcome::Passed) },
@@ -43,6 +43,8 @@ const STEPS: [Step; 17] = [
     Step { name: "demo on candle alone", run: || demo::check_on_candle().map(|()| Outcome::Passed) },
     Step { name: "test on candle alone", run: || test_run::run_on_candle().map(|()| Outcome::Passed) },
     Step { name: "test", run: || test_run::run().map(|()| Outcome::Passed) },
+    Step { name: "candle in AVX2", run: || candle_at("avx2") },
+    Step { name: "candle in plain Rust", run: || candle_at("plain") },
     Step { name: "parity of the demo", run: || parity::check_demo().map(|()| Outcome::Passed) },
     Step { name: "demo", run: || demo::check(Profile::Dev).map(|()| Outcome::Passed) },
     Step { name: "commands of README.md", run: || readme::check(Profile::Dev).map(|()| Outcome::Passed) },
@@ -115,6 +117,16 @@ fn fuzz_targets() -> Result<Outcome> {
 fn documents() -> Result<Outcome> {
     let mut command = process::cargo(&["doc", "--workspace", "--no-deps"]);
     command.env("RUSTDOCFLAGS", "-D warnings");
+    process::run(command).map(|()| Outcome::Passed)
+}
+
+/// The goldens and conformance cases of the candle backend with the kernels of a lower instruction set, as the tests were built before.
+fn candle_at(isa: &str) -> Result<Outcome> {
+    if isa == "avx2" && !cfg!(target_arch = "x86_64") {
+        return Ok(Outcome::Skipped("this processor has no AVX2"));
+    }
+    let mut command = process::cargo(&[&["test", "--quiet"], &test_run::BUILD[..], &["--test", "candle"]].concat());
+    command.env("TANDEM_ISA", isa);
     process::run(command).map(|()| Outcome::Passed)
 }
 

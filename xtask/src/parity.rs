@@ -11,7 +11,7 @@ const REFERENCE: &str = "candle:f32";
 const CANDIDATES: [&str; 6] = ["onnx:f32", "onnx:f16", "onnx:int8", "onnx:int4", "candle:int8", "candle:int4"];
 
 /// Goldens that no graph is made of: there is nothing to compare them with.
-const OF_ONE_ENGINE: [&str; 3] = ["gemma2", "gemma3", "phi3"];
+const OF_ONE_ENGINE: [&str; 5] = ["gemma2", "gemma2-window", "gemma3", "phi3", "phi3-window"];
 
 /// Builds `tandem` with both engines, sets up, and runs `tandem parity` on each model; `more` goes to each of them. The reports lie in
 /// `target/parity`, one page and one JSON for each model.

@@ -22,7 +22,7 @@ const OWN_MODEL: &str = "goldens/qwen2-tied";
 /// Runs every command with `tandem`, in a directory of its own; each must succeed.
 pub(crate) fn check(profile: Profile) -> Result<()> {
     let text = fs::read_to_string(process::root().join("README.md")).context("README.md")?;
-    let (run, left_out) = split(commands(&text))?;
+    let (run, left_out) = split(&commands(&text))?;
     ensure!(!run.is_empty(), "README.md has no commands");
     for (command, reason) in left_out {
         println!("not run: `{command}` {reason}");
@@ -63,14 +63,17 @@ fn commands(text: &str) -> Vec<&str> {
     lines.filter(|line| line.starts_with("tandem ") || line.contains("| tandem ")).collect()
 }
 
+/// A command that is not run, and the reason.
+type LeftOut<'c> = (&'c str, &'static str);
+
 /// The commands to run, and those that are not with the reason; an error for a reason that concerns none.
-fn split(commands: Vec<&str>) -> Result<(Vec<&str>, Vec<(&str, &'static str)>)> {
+fn split<'c>(commands: &[&'c str]) -> Result<(Vec<&'c str>, Vec<LeftOut<'c>>)> {
     let reason = |command: &str| NOT_RUN.iter().find(|(part, _)| command.contains(part)).map(|&(_, reason)| reason);
     for (part, _) in NOT_RUN {
         ensure!(commands.iter().any(|command| command.contains(part)), "no command of README.md contains `{part}` any more");
     }
     let left_out = commands.iter().filter_map(|command| Some((*command, reason(command)?))).collect();
-    Ok((commands.into_iter().filter(|command| reason(command).is_none()).collect(), left_out))
+    Ok((commands.iter().copied().filter(|command| reason(command).is_none()).collect(), left_out))
 }
 
 /// The names of models of the reader's own.
@@ -105,8 +108,8 @@ mod tests {
     #[test]
     fn every_command_is_run_or_has_a_reason_that_is_still_needed() {
         let commands = vec!["tandem run demo", "tandem pull Qwen/x", "tandem chat onnx-community/x", "tandem bench demo"];
-        let (run, left_out) = split(commands.clone()).unwrap();
+        let (run, left_out) = split(&commands).unwrap();
         assert_eq!((run, left_out.len()), (vec!["tandem run demo"], 3));
-        assert!(split(commands[..3].to_vec()).is_err(), "the last reason is stale");
+        assert!(split(&commands[..3]).is_err(), "the last reason is stale");
     }
 }

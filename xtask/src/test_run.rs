@@ -19,12 +19,14 @@ const MAY_BE_SKIPPED: [(&str, &str); 6] = [
 /// On candle alone, what needs ONNX Runtime may be skipped as well.
 const WITHOUT_ONNX: (&str, &str) = ("this build has no backend `onnx`", "it is tested in the build with both");
 
+/// The build that has everything: another choice of packages has other features of their dependencies, which are then built again.
+pub(crate) const BUILD: [&str; 3] = ["--workspace", "--features", "tandem/candle,tandem-cli/candle"];
+
 /// Builds the tests, sets up with the `tandem` that cargo builds for the program's own tests, and runs them with both engines.
 pub(crate) fn run() -> Result<()> {
-    let build = ["--workspace", "--features", "tandem/candle,tandem-cli/candle"];
-    process::run(process::cargo(&[&["test", "--no-run"], &build[..]].concat()))?;
+    process::run(process::cargo(&[&["test", "--no-run"], &BUILD[..]].concat()))?;
     process::setup(Profile::Dev)?;
-    run_tests(&build, &MAY_BE_SKIPPED)
+    run_tests(&BUILD, &MAY_BE_SKIPPED)
 }
 
 /// Runs the tests of the library and the program in a build that has candle and nothing of ONNX Runtime.

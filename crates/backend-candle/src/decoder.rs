@@ -6,14 +6,13 @@
 use std::ops::Range;
 
 use candle_core::{DType, Device, Result, Tensor};
-use tandem_core::backend::{Probe, ProbePoint, Stage};
+use tandem_core::backend::Stage;
 use tandem_core::{CancelToken, TokenId};
 
 use crate::attention::{CausalMask, Scoring, attention};
 use crate::cache::KvLayout;
 use crate::elementwise::{GateActivation, add, rms_norm, softcapped};
 use crate::linear::{Linear, Matrix, ScratchPool};
-use crate::probe::probe;
 use crate::rotary::{Heads, Norms, Rotary};
 use crate::values::tensor;
 
@@ -40,9 +39,9 @@ pub(crate) trait Decode: Send + Sync {
     /// The logits of `states`, `[n, hidden_size]`, before the last norm: `[n, vocab_size]`, f32 on the processor.
     fn logits(&self, states: &Tensor) -> Result<Tensor>;
 
-    /// What one forward pass over `tokens` computes at `points`; `None` where this decoder cannot be probed.
-    fn probe(&self, _tokens: &[TokenId], _points: &[ProbePoint]) -> Result<Option<Vec<Probe>>> {
-        Ok(None)
+    /// The decoder whose activations can be probed, if this one is.
+    fn probed(&self) -> Option<&Decoder> {
+        None
     }
 }
 
@@ -217,8 +216,8 @@ impl Decode for Decoder {
         }
     }
 
-    fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Option<Vec<Probe>>> {
-        probe(self, tokens, points).map(Some)
+    fn probed(&self) -> Option<&Decoder> {
+        Some(self)
     }
 }
 

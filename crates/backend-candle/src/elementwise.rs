@@ -191,11 +191,11 @@ fn tanh(x: f32) -> f32 {
     let x = x.clamp(-LARGEST, LARGEST);
     let square = x * x;
     let mut numerator = -2.760_768_5e-16;
-    for coefficient in [2.000_187_9e-13, -8.604_672e-11, 5.122_297_3e-8, 1.485_722_4e-5, 6.372_619_4e-4, 4.893_524_5e-3] {
+    for coefficient in [2.000_188e-13, -8.604_672e-11, 5.122_297_3e-8, 1.485_722_4e-5, 6.372_619_4e-4, 4.893_524_5e-3] {
         numerator = numerator * square + coefficient;
     }
     let mut denominator = 1.198_258_4e-6;
-    for coefficient in [1.185_347_1e-4, 2.268_434_6e-3, 4.893_525_2e-3] {
+    for coefficient in [1.185_347_1e-4, 2.268_434_6e-3, 4.893_525e-3] {
         denominator = denominator * square + coefficient;
     }
     x * numerator / denominator

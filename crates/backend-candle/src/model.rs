@@ -6,11 +6,12 @@ use candle_core::Tensor;
 use rayon::ThreadPool;
 use tandem_core::backend::{HiddenStates, Probe, ProbePoint, Prober, TokenBatch};
 use tandem_core::sequence::PREFILL_CHUNK;
-use tandem_core::{CancelToken, Device, Error, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
+use tandem_core::{CancelToken, Error, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
 use crate::attention::CausalMask;
 use crate::decoder::{Decode, QkvHeads, Span};
 use crate::error::Doing;
+use crate::probe::probe;
 use crate::session::CandleSession;
 use crate::values::Values;
 
@@ -92,14 +93,14 @@ impl Model for CandleModel {
     }
 
     fn prober(&self) -> Option<&dyn Prober> {
-        (self.loaded.info.device == Device::Cpu).then_some(self)
+        self.loaded.decoder.probed().map(|_| self as &dyn Prober)
     }
 }
 
 impl Prober for CandleModel {
     fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
         let Loaded { decoder, threads, info } = &*self.loaded;
-        let probes = threads.install(|| decoder.probe(tokens, points)).doing("to run the model")?;
-        probes.ok_or_else(|| info.unsupported("probing"))
+        let decoder = decoder.probed().ok_or_else(|| info.unsupported("probing"))?;
+        Ok(threads.install(|| probe(decoder, tokens, points)).doing("to run the model")?)
     }
 }

@@ -50,18 +50,18 @@ pub(crate) enum Command {
 
 /// Generate text from a prompt.
 ///
-/// The text goes to standard output as it comes, one line of figures to standard error. The prompt is what a person says to the
-/// model, in the model's chat template; with `--raw` it is a text to continue.
+/// The text is streamed to standard output, and one line of statistics goes to standard error. The prompt is sent as a user message
+/// through the model's chat template; with `--raw` it is continued as plain text.
 ///
-/// Ctrl-C ends the generation: what was generated stays, and the exit code is 1. A second Ctrl-C ends the program at once.
+/// Ctrl-C stops the generation: the text so far remains, and the exit code is 1. A second Ctrl-C ends the program immediately.
 #[derive(Args, Debug)]
 #[command(after_help = examples::RUN, after_long_help = examples::RUN_LONG)]
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) model: ModelArg,
-    /// The prompt; `-`, or none when standard input is no terminal, reads it from standard input
+    /// The prompt; `-`, or no prompt when standard input is not a terminal, reads it from standard input
     ///
-    /// One line end at the end of standard input is left out.
+    /// One trailing newline of standard input is removed.
     pub(crate) prompt: Option<String>,
     #[command(flatten)]
     pub(crate) generation: GenerationOptions,
@@ -71,19 +71,19 @@ pub(crate) struct RunArgs {
     pub(crate) output: OutputArgs,
 }
 
-/// Talk with a model.
+/// Chat with a model.
 ///
-/// The conversation stays in the KV cache: each turn computes only what is new. `/help` lists what can be done besides talking.
-/// Ctrl-C ends an answer and keeps the conversation. Without a terminal, each line of standard input is one message.
+/// The conversation stays in the KV cache: each turn computes only what is new. `/help` lists the commands. Ctrl-C stops an answer and
+/// keeps the conversation. Without a terminal, each line of standard input is one message.
 #[derive(Args, Debug)]
 #[command(after_help = examples::CHAT)]
 pub(crate) struct ChatArgs {
     #[command(flatten)]
     pub(crate) model: ModelArg,
-    /// Begin with the conversation that `/save` wrote
+    /// Continue a conversation that `/save` wrote
     #[arg(long, value_name = "FILE")]
     pub(crate) load: Option<PathBuf>,
-    /// Keep no history of what was typed
+    /// Do not keep a history of the input
     #[arg(long)]
     pub(crate) no_history: bool,
     #[command(flatten)]
@@ -94,19 +94,18 @@ pub(crate) struct ChatArgs {
     pub(crate) output: OutputArgs,
 }
 
-/// Say how probable a model finds a text: log-probabilities and perplexity.
+/// Score a text: log-probabilities and perplexity.
 ///
-/// Each token is scored given all tokens before it; the first has none before it and no score. Log-probabilities are natural
-/// logarithms, the rank counts the tokens that are more probable, and the perplexity is the exponential of the mean negative
-/// log-probability.
+/// Each token is scored given all tokens before it, so the first has no score. Log-probabilities are natural logarithms, the rank is
+/// the number of tokens that are more probable, and the perplexity is the exponential of the mean negative log-probability.
 #[derive(Args, Debug)]
 #[command(after_help = examples::SCORE)]
 pub(crate) struct ScoreArgs {
     #[command(flatten)]
     pub(crate) model: ModelArg,
-    /// The text; `-`, or none when standard input is no terminal, reads it from standard input
+    /// The text; `-`, or no text when standard input is not a terminal, reads it from standard input
     pub(crate) text: Option<String>,
-    /// How many of the most probable tokens to give at each place
+    /// Number of most probable tokens to report at each position
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub(crate) top: usize,
     #[command(flatten)]
@@ -121,10 +120,10 @@ pub(crate) struct ScoreArgs {
 pub(crate) struct ShowArgs {
     #[command(flatten)]
     pub(crate) model: ModelArg,
-    /// Read the files only: load nothing, and say nothing of where it runs
+    /// Read the files only, without loading the model
     #[arg(long)]
     pub(crate) no_load: bool,
-    /// Give the SHA-256 of every file
+    /// Report the SHA-256 of every file
     #[arg(long)]
     pub(crate) hashes: bool,
     #[command(flatten)]
@@ -133,13 +132,13 @@ pub(crate) struct ShowArgs {
     pub(crate) output: OutputArgs,
 }
 
-/// Make a directory with an ONNX graph of a checkpoint.
+/// Export a checkpoint to a directory with an ONNX graph.
 ///
-/// The directory stands on its own: Tandem, onnxruntime-genai and any program with ONNX Runtime load it as it is. It appears when it
-/// is whole; Ctrl-C leaves nothing. The same checkpoint and dtype give the same bytes. Memory holds a few of the largest weights,
-/// whatever the size of the model.
+/// The directory is self-contained: Tandem, onnxruntime-genai and any program with ONNX Runtime load it as it is. It is moved into
+/// place when it is complete; Ctrl-C leaves nothing behind. The same checkpoint and dtype give the same bytes. Memory use is a few of
+/// the largest weights, whatever the size of the model.
 ///
-/// A model need not be exported to be run: `tandem run` makes the graph of a checkpoint itself and keeps it in the cache.
+/// A model does not have to be exported to be run: `tandem run` builds the graph of a checkpoint itself and caches it.
 #[derive(Args, Debug)]
 #[command(after_help = examples::EXPORT)]
 pub(crate) struct ExportArgs {
@@ -147,19 +146,19 @@ pub(crate) struct ExportArgs {
     pub(crate) model: ModelArg,
     #[command(flatten)]
     pub(crate) form: FormOptions,
-    /// The directory to make [default: the model's name and the dtype, here]
+    /// Directory to create [default: the model's name and the dtype, in the working directory]
     #[arg(short = 'o', long = "output", value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,
-    /// Put it in the place of an earlier export
+    /// Replace an earlier export
     #[arg(long)]
     pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
 
-/// List the devices that can be used, and why others cannot.
+/// List the devices, and why those that cannot be used cannot.
 ///
-/// Backends that this build does not have are listed too. The exit code is 0 whatever can be used.
+/// Backends that are not part of this build are listed too. The exit code is always 0.
 #[derive(Args, Debug)]
 #[command(after_help = examples::DEVICES)]
 pub(crate) struct DevicesArgs {
@@ -169,16 +168,16 @@ pub(crate) struct DevicesArgs {
     pub(crate) output: OutputArgs,
 }
 
-/// Look whether everything that is needed works, and say what to do.
+/// Check the installation and suggest fixes.
 ///
-/// Each device that is said to be usable has to compute something. The exit code is 1 when something that is needed does not work.
+/// Each usable device runs a small computation. The exit code is 1 when something that is needed does not work.
 #[derive(Args, Debug)]
 #[command(after_help = examples::DOCTOR)]
 pub(crate) struct DoctorArgs {
-    /// Read every file of the models in the cache, and compare it with its hash
+    /// Verify the hash of every file of the cached models
     #[arg(long)]
     pub(crate) verify: bool,
-    /// As `--verify`, and download again what is damaged
+    /// As `--verify`, and download damaged files again
     #[arg(long)]
     pub(crate) repair: bool,
     #[command(flatten)]
@@ -187,24 +186,24 @@ pub(crate) struct DoctorArgs {
     pub(crate) output: OutputArgs,
 }
 
-/// Obtain ONNX Runtime's library for this user.
+/// Install ONNX Runtime's library for this user.
 ///
-/// One pinned wheel is obtained through Python's package client, checked by its SHA-256, and one file of it is put into the user's
-/// cache. When the library is there already, nothing is done.
+/// One pinned wheel is downloaded with pip and verified by its SHA-256, and its library is put into the user's cache. When the library
+/// is already installed, nothing is done.
 #[derive(Args, Debug)]
 #[command(after_help = examples::SETUP)]
 pub(crate) struct SetupArgs {
-    /// Take the library from this wheel and download nothing
+    /// Take the library from this wheel instead of downloading one
     #[arg(long, value_name = "FILE")]
     pub(crate) wheel: Option<PathBuf>,
-    /// Obtain it even when it is there
+    /// Install it even if it is already installed
     #[arg(long)]
     pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
 
-/// Write a script that completes this command line in a shell.
+/// Print a shell completion script.
 #[derive(Args, Debug)]
 #[command(after_help = examples::COMPLETIONS)]
 pub(crate) struct CompletionsArgs {
@@ -216,8 +215,8 @@ pub(crate) struct CompletionsArgs {
 pub(crate) struct ModelArg {
     /// The model: `demo`, `auto`, a name of the catalog such as `qwen2.5:0.5b`, a path, or `owner/name[@revision]` on the hub
     ///
-    /// A path is that of a directory with a model's files, of an `.onnx` file within one, or of a `.gguf` file. Where a repository of the
-    /// hub has several GGUF files, `owner/name:Q4_K_M` names one of them. `auto` is the largest model of the catalog that fits the memory.
+    /// A path names a directory with a model's files, an `.onnx` file within one, or a `.gguf` file. `owner/name:Q4_K_M` selects one of
+    /// several GGUF files of a repository. `auto` is the largest model of the catalog that fits into memory.
     #[arg(id = "model", value_name = "MODEL")]
     pub(crate) reference: String,
 }
@@ -229,10 +228,10 @@ pub(crate) struct OutputArgs {
     /// Print one JSON document and nothing else on standard output
     #[arg(long)]
     pub(crate) json: bool,
-    /// Say nothing on standard error but errors
+    /// Print only errors on standard error
     #[arg(short, long, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
-    /// Say on standard error what was chosen: device, seed, versions
+    /// Report on standard error what was chosen: device, seed, versions
     #[arg(short, long)]
     pub(crate) verbose: bool,
 }

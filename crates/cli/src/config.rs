@@ -65,7 +65,7 @@ fn parse(text: &str, file: &Path, is_users: bool) -> tandem::Result<Config> {
     let name = file.to_string_lossy();
     let table: Table = text.parse().map_err(|error: toml::de::Error| Error::BadFile {
         file: name.to_string(),
-        problem: format!("is no TOML: {}", place(text, &error)),
+        problem: format!("is not valid TOML: {}", place(text, &error)),
         hint: None,
         source: None,
     })?;
@@ -113,7 +113,7 @@ fn unknown(file: &str, key: String) -> Error {
             format!("the keys are: {}", known.join(", "))
         }
     };
-    Error::BadField { file: file.into(), field: key, problem: "is no option".into(), hint: Some(hint.into()) }
+    Error::BadField { file: file.into(), field: key, problem: "is not an option".into(), hint: Some(hint.into()) }
 }
 
 /// What is wrong with the text, with its line.
@@ -199,15 +199,15 @@ mod tests {
     fn what_is_wrong_is_named_with_file_and_key() {
         check("", "fine");
         check("temperature = 1", "fine");
-        check("temprature = 0.5", "`dir/tandem.toml`: field `temprature`: is no option; did you mean `temperature`?");
-        check("device = 'cpu'", "`dir/tandem.toml`: field `device`: is no option; the key is called `execution_target`");
+        check("temprature = 0.5", "`dir/tandem.toml`: field `temprature`: is not an option; did you mean `temperature`?");
+        check("device = 'cpu'", "`dir/tandem.toml`: field `device`: is not an option; the key is called `execution_target`");
         check("temperature = 'hot'", "`dir/tandem.toml`: field `temperature`: invalid type: string \"hot\", expected f32; ");
         check("max_tokens = -1", "`dir/tandem.toml`: field `max_tokens`: invalid value: integer `-1`, expected usize; ");
         check(
             "execution_target = 'gpu'",
             "`dir/tandem.toml`: field `execution_target`: `gpu` is not one of `auto`, `cpu`, `cuda`, `cuda:N`, `coreml`; ",
         );
-        check("a = 1\nb = = 2", "`dir/tandem.toml`: is no TOML: extra `=`, expected nothing (line 2); ");
+        check("a = 1\nb = = 2", "`dir/tandem.toml`: is not valid TOML: extra `=`, expected nothing (line 2); ");
         check(
             "ort_library = '/lib.so'",
             "`dir/tandem.toml`: field `ort_library`: may be set in the user's own file only, not in that of a directory; \

@@ -10,7 +10,7 @@ use crate::failure::Usage;
 /// `given`, or standard input for `-` and, unless that is a terminal, for nothing.
 ///
 /// # Errors
-/// [`Usage`] when there is nothing to read from, an error with the place when the input is no UTF-8, and
+/// [`Usage`] when there is nothing to read from, an error with the place when the input is not valid UTF-8, and
 /// [`Error::EmptyPrompt`].
 pub(crate) fn read(given: Option<String>, what: &str) -> Result<String> {
     let text = match given {
@@ -45,14 +45,14 @@ fn read_to_end(mut input: impl Read) -> Result<String> {
 /// `bytes`, which began at `offset` of standard input, as text.
 ///
 /// # Errors
-/// With the offset of the first byte that is no UTF-8.
+/// With the offset of the first byte that is not valid UTF-8.
 pub(crate) fn text(bytes: Vec<u8>, offset: usize) -> Result<String> {
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let byte = error.as_bytes()[at];
         anyhow::Error::from(Error::BadFile {
             file: "standard input".into(),
-            problem: format!("is no UTF-8: byte {byte:#04x} at offset {}", offset + at),
+            problem: format!("is not valid UTF-8: byte {byte:#04x} at offset {}", offset + at),
             hint: Some("convert it first, for example with `iconv -f LATIN1 -t UTF-8`".into()),
             source: None,
         })
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn bytes_that_are_no_text_are_located() {
         let error = text(b"caf\xe9!".to_vec(), 10).unwrap_err();
-        assert_eq!(error.to_string(), "`standard input`: is no UTF-8: byte 0xe9 at offset 13");
+        assert_eq!(error.to_string(), "`standard input`: is not valid UTF-8: byte 0xe9 at offset 13");
     }
 
     #[test]

@@ -25,12 +25,13 @@ mod probe;
 
 pub use capabilities::{Capabilities, Capability};
 pub use checked::checked;
-pub use data::{HiddenStates, ModelInfo, Placement, TokenBatch, WeightFile, WeightType};
+pub use data::{HiddenStates, ModelInfo, Placement, TokenBatch, WeightType};
 pub use kv::{KvShape, KvState};
 pub use logits::{Logits, LogitsRequest};
 pub use options::{ComputeUnits, CoreMlFormat, CoreMlOptions, DeviceReport, LoadOptions, OnnxOptions, SessionOptions};
 pub use probe::{Probe, ProbePoint, Prober, Stage};
 
+pub use crate::files::WeightFile;
 pub use crate::primitives::{BackendKind, DType, Device, Numerics, TokenId};
 
 /// One inference engine compiled into this build.

@@ -24,7 +24,6 @@ use self::parse::Describes;
 pub use self::rope::{Llama3Rope, RopeConfig, RopeScaling, YarnRope};
 pub use self::weights::{ExpectedWeight, WeightRole};
 use crate::error::Result;
-use crate::files::{MAX_JSON_BYTES, ModelFile};
 use crate::primitives::{DType, TokenId};
 
 /// A decoder's shape, from `config.json`. Every number is within bounds that make arithmetic with them safe.
@@ -75,21 +74,10 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Reads and checks `config.json`.
-    ///
-    /// # Errors
-    /// As [`from_json`](Self::from_json), and [`Error::BadFile`](crate::Error::BadFile) for a file that cannot be read.
-    pub fn from_file(file: &ModelFile) -> Result<Self> {
-        match file {
-            ModelFile::Gguf { gguf, .. } => gguf.config(),
-            _ => Self::from_json(&file.name(), &file.read(MAX_JSON_BYTES)?),
-        }
-    }
-
     /// Checks the content of a `config.json`, or of a `genai_config.json`, which says as much as a graph needs; `file` is its name in messages.
     ///
     /// # Errors
-    /// [`Error::BadFile`](crate::Error::BadFile) when it is no JSON object, [`Error::BadField`](crate::Error::BadField) for a value
+    /// [`Error::BadFile`](crate::Error::BadFile) when it is not a JSON object, [`Error::BadField`](crate::Error::BadField) for a value
     /// that cannot be, [`Error::Unsupported`](crate::Error::Unsupported) for an architecture, activation or rotary embedding that is
     /// none of those known.
     pub fn from_json(file: &str, json: &[u8]) -> Result<Self> {

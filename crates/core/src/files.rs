@@ -2,6 +2,7 @@
 //!
 //! Nothing here trusts a file: sizes are bounded, names from an index are checked, and what is missing is an error that names it.
 
+mod config;
 mod content;
 mod discover;
 mod embedded;
@@ -15,11 +16,11 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use self::content::{FileBytes, MAX_JSON_BYTES};
+pub use self::content::MAX_JSON_BYTES;
 pub use self::listing::Listing;
 pub use self::near::near_names;
-use crate::backend::WeightFile;
 use crate::error::{Error, Result};
+pub use crate::file_bytes::FileBytes;
 use crate::gguf::{Gguf, GgufPart};
 use crate::primitives::{BackendKind, DType};
 use crate::remedy::Remedy;
@@ -89,6 +90,17 @@ pub struct SkippedFile {
     pub file: ModelFile,
     /// Why not.
     pub reason: String,
+}
+
+/// A file that weights came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightFile {
+    /// Its name for people: a path, or the name inside the binary.
+    pub name: String,
+    /// Where it lies; `None` for one that is embedded.
+    pub path: Option<PathBuf>,
+    /// Its size in bytes.
+    pub bytes: u64,
 }
 
 impl ModelFiles {

@@ -22,7 +22,7 @@ pub use self::part::GgufPart;
 use self::tensor::Entry;
 pub use self::types::TensorType;
 use crate::error::{Error, Result};
-use crate::files::{FileBytes, ModelFile};
+use crate::file_bytes::FileBytes;
 
 /// A GGUF file whose header was checked. Two are equal when they were opened by the same name.
 #[derive(Debug)]
@@ -57,8 +57,7 @@ impl Gguf {
     /// # Errors
     /// As [`parse`](Self::parse), and [`Error::BadFile`] for a file that cannot be read.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = ModelFile::Path(path.into());
-        Self::parse(file.map()?, &file.name())
+        Self::parse(FileBytes::map(path)?, &path.to_string_lossy())
     }
 
     /// Checks the header of `content`; `file` is its name in messages.
@@ -95,7 +94,7 @@ impl Gguf {
             file: self.file.clone(),
             field: name.into(),
             problem: "there is no such tensor".into(),
-            hint: Some("the file is no whole model of the architecture that it names: obtain it again".into()),
+            hint: Some("the file is not a complete model of the architecture that it names: obtain it again".into()),
         })?;
         let Entry { kind, shape, range } = entry;
         Ok(GgufTensor { kind: *kind, shape, bytes: &self.content[range.clone()] })

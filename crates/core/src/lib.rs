@@ -22,6 +22,7 @@ pub mod disk;
 pub mod divergence;
 pub mod error;
 pub mod export;
+pub mod file_bytes;
 pub mod files;
 pub mod footprint;
 pub mod generate;

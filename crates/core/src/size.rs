@@ -45,7 +45,7 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no amount of memory such as `16GiB`, `16GB` or `500MB`");
+        let wrong = || format!("`{text}` is not a size such as `16GiB`, `16GB` or `500MB`");
         let lower = text.trim().to_lowercase();
         let digits = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
         let (number, unit) = lower.split_at(digits);

@@ -123,7 +123,7 @@ impl ChatTemplate {
             let problem = format!("{} bytes are more than the {MAX_SOURCE_BYTES} that it may have", source.len());
             return Err(Error::Template { file: file.into(), problem, hint: None, source: None });
         }
-        let environment = environment::compile(NAME, source).map_err(|e| failed(file, "is no template", e))?;
+        let environment = environment::compile(NAME, source).map_err(|e| failed(file, "is not a valid template", e))?;
         Ok(Self { environment, tokens, file: file.to_owned() })
     }
 

@@ -138,7 +138,7 @@ impl Reader<'_> {
         };
         if self.module.is_empty() && is_public {
             for leaf in leaves {
-                let path = self.from_root(&leaf.path);
+                let path = self.within_crate(&leaf.path);
                 if let (Some(module), Some(name)) = (path.and_then(|path| path.first().cloned()), leaf.name) {
                     self.source.exports.push((name, module));
                 }
@@ -152,14 +152,14 @@ impl Reader<'_> {
     /// Notes the leaves that lead to the root of the crate or below.
     fn add(&mut self, leaves: Vec<Leaf>) {
         for leaf in leaves {
-            if let Some(segment) = self.from_root(&leaf.path).and_then(|path| path.first().cloned()) {
+            if let Some(segment) = self.within_crate(&leaf.path).and_then(|path| path.first().cloned()) {
                 self.source.paths.push(RootPath { segment, line: leaf.line });
             }
         }
     }
 
     /// A path as it is from the root of the crate, when it is within the crate.
-    fn from_root(&self, path: &[String]) -> Option<Vec<String>> {
+    fn within_crate(&self, path: &[String]) -> Option<Vec<String>> {
         let n_super = path.iter().take_while(|segment| *segment == "super").count();
         let (first, rest) = path.split_first()?;
         match first.as_str() {

@@ -28,7 +28,6 @@ conformance!(gemma2, || Ok(fixture("gemma2")));
 conformance!(gemma3, || Ok(fixture("gemma3")));
 conformance!(phi3, || Ok(fixture("phi3")));
 conformance!(gemma2_window, || Ok(fixture("gemma2-window")));
-conformance!(gemma3_heads, || Ok(fixture("gemma3-heads")));
 
 /// candle on the processor, with the decoder for other devices.
 struct OnProcessor(DType);

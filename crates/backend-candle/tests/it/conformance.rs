@@ -12,22 +12,19 @@ use tandem_core::{CancelToken, DType, LoadOptions};
 
 use crate::golden;
 
-const CHECKPOINTS: [&str; 17] = [
+const CHECKPOINTS: [&str; 14] = [
     "qwen2-tied",
     "qwen2-untied",
-    "qwen2-heads",
     "qwen3",
     "qwen3-head128",
     "llama3-rope",
     "llama-yarn",
     "llama-linear",
-    "llama-head64",
     "mistral",
     "mistral-window",
     "gemma2",
     "gemma2-window",
     "gemma3",
-    "gemma3-heads",
     "phi3",
     "phi3-window",
 ];
@@ -42,13 +39,10 @@ conformance!(mistral, || Ok(fixture("mistral", 2)));
 conformance!(gemma2, || Ok(fixture("gemma2", 2)));
 conformance!(gemma2_window, || Ok(fixture("gemma2-window", 2)));
 conformance!(gemma3, || Ok(fixture("gemma3", 2)));
-conformance!(gemma3_heads, || Ok(fixture("gemma3-heads", 2)));
 conformance!(phi3, || Ok(fixture("phi3", 2)));
 conformance!(phi3_window, || Ok(fixture("phi3-window", 2)));
 conformance!(mistral_window, || Ok(fixture("mistral-window", 2)));
-conformance!(qwen2_heads, || Ok(fixture("qwen2-heads", 2)));
 conformance!(qwen3_head128, || Ok(fixture("qwen3-head128", 2)));
-conformance!(llama_head64, || Ok(fixture("llama-head64", 2)));
 conformance!(qwen2_tied_int8, || Ok(quantized("qwen2-tied", DType::Int8, Numerics::Exact)));
 conformance!(qwen3_int8, || Ok(quantized("qwen3", DType::Int8, Numerics::Exact)));
 conformance!(qwen3_int8_fast, || Ok(quantized("qwen3", DType::Int8, Numerics::Fast)));
@@ -56,6 +50,9 @@ conformance!(qwen2_untied_int4, || Ok(quantized("qwen2-untied", DType::Int4, Num
 conformance!(qwen2_untied_int4_fast, || Ok(quantized("qwen2-untied", DType::Int4, Numerics::Fast)));
 conformance!(llama3_rope_int4, || Ok(quantized("llama3-rope", DType::Int4, Numerics::Exact)));
 conformance!(mistral_int4, || Ok(quantized("mistral", DType::Int4, Numerics::Exact)));
+conformance!(gemma2_int4, || Ok(quantized("gemma2", DType::Int4, Numerics::Exact)));
+conformance!(gemma3_int4, || Ok(quantized("gemma3", DType::Int4, Numerics::Exact)));
+conformance!(phi3_int4, || Ok(quantized("phi3", DType::Int4, Numerics::Exact)));
 conformance!(mistral_int4_fast, || Ok(quantized("mistral", DType::Int4, Numerics::Fast)));
 conformance!(one_thread, || Ok(fixture("qwen3", 1)));
 conformance!(five_threads, || Ok(fixture("qwen2-untied", 5)));

@@ -153,13 +153,15 @@ fn of_candle(kind: TensorType) -> Option<GgmlDType> {
     })
 }
 
-/// Files that `training/gguf/make.py` had llama.cpp's own converter write: with the tokenizer, the weights as published (Qwen2) and
-/// reordered (Llama), a rope scaling as a tensor, and blocks.
+/// Files that llama.cpp's own converter wrote (`training/gguf/make.py`): the tokenizer, rows as published (Qwen2) and reordered, with a rope
+/// scaling as a tensor (Llama), and blocks.
 #[test]
 fn files_of_llama_cpps_converter_match_goldens() {
-    for (name, kind, dtype, tolerance) in
-        [("qwen2-tied", "f16", DType::F32, None), ("llama3-rope", "q8_0", DType::Int8, Some(0.02))]
-    {
+    for (name, kind, dtype, tolerance) in [
+        ("qwen2-tied", "f16", DType::F32, None),
+        ("llama3-rope", "f16", DType::F32, None),
+        ("llama3-rope", "q8_0", DType::Int8, Some(0.1)),
+    ] {
         let files = ModelFiles::discover(&golden("gguf").join(format!("{name}-{kind}.gguf")), name).unwrap();
         let tokenizer = files.tokenizer.as_ref().unwrap().read(64 << 20).unwrap();
         let tokenizer = Tokenizer::from_json(&tokenizer, "tokenizer.json").unwrap();

@@ -170,7 +170,7 @@ impl FromStr for Peer {
             Some(("llama-bench", path)) if !path.is_empty() => Ok(Self::LlamaBench(path.into())),
             Some(("genai", path)) if !path.is_empty() => Ok(Self::Genai(path.into())),
             None if text == "candle-transformers" => Ok(Self::CandleTransformers),
-            _ => Err(format!("`{text}` is none of `llama-bench=PROGRAM`, `genai=PYTHON`, `candle-transformers`")),
+            _ => Err(format!("`{text}` is not one of `llama-bench=PROGRAM`, `genai=PYTHON`, `candle-transformers`")),
         }
     }
 }

@@ -23,23 +23,24 @@ pub(crate) struct EngineOptions {
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) weights: WeightsArgs,
-    /// Where to run: `cpu`, `cuda`, `cuda:N`, `coreml`, or `auto` for the best that can be used [default: cpu]
+    /// Device: `cpu`, `cuda`, `cuda:N`, `coreml`, or `auto` for the best available one [default: cpu]
     ///
-    /// Exactly this device, or an error that says why it cannot be used. In a configuration file the key is `execution_target`.
+    /// If the device cannot be used, this is an error that says why; nothing falls back. In a configuration file the key is
+    /// `execution_target`.
     #[arg(long, value_name = "DEVICE")]
     #[serde(rename = "execution_target", deserialize_with = "from_text")]
     pub(crate) device: Option<DeviceChoice>,
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) compute: ComputeArgs,
-    /// The most tokens that a conversation or a text may have [default: what the model was made for]
+    /// Context length: maximum number of tokens of prompt and answer [default: the model's]
     #[arg(long, value_name = "N")]
     pub(crate) context: Option<NonZeroUsize>,
-    /// Plan for a machine with this much memory, such as `16GiB`: what `auto` would take there, and what would fit
+    /// Plan for a machine with this much memory, such as `16GiB`
     #[arg(long, value_name = "SIZE")]
     #[serde(deserialize_with = "from_text")]
     pub(crate) memory: Option<Size>,
-    /// Load the model whatever the plan of its memory says
+    /// Load the model even if its memory plan does not fit
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub(crate) no_memory_check: Option<bool>,
     #[command(flatten)]
@@ -51,10 +52,10 @@ pub(crate) struct EngineOptions {
 #[derive(Args, Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct WeightsArgs {
-    /// The engine; exactly this one, or an error [default: the first of this build]
+    /// Backend that runs the model; an error if it is not available [default: the first of this build]
     #[arg(long, value_name = "BACKEND", value_parser = one_of::<BackendKind>())]
     pub(crate) backend: Option<BackendKind>,
-    /// The dtype of the weights; exactly this one, or an error [default: the most precise there is]
+    /// Dtype of the weights; an error if it is not available [default: the most precise one available]
     #[arg(long, value_name = "DTYPE", value_parser = one_of::<DType>())]
     pub(crate) dtype: Option<DType>,
 }
@@ -63,10 +64,10 @@ pub(crate) struct WeightsArgs {
 #[derive(Args, Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct ComputeArgs {
-    /// Threads to compute with [default: the processors that this process may use]
+    /// Number of threads [default: the processors available to this process]
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
-    /// In what the products with quantised weights are computed: `fast` may round activations to 8 bits [default: fast]
+    /// Arithmetic for quantised weights: `fast` may quantise activations to 8 bits [default: fast]
     #[arg(long, value_name = "NUMERICS", value_parser = one_of::<Numerics>())]
     pub(crate) numerics: Option<Numerics>,
 }

@@ -10,48 +10,48 @@ use tandem::TokenId;
 /// Every field is `None` or empty when it was not given: the model's own setting counts, from its `generation_config.json`.
 #[derive(Args, Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default)]
-#[command(next_help_heading = "Generation (what is not given is as the model's publisher has it)")]
+#[command(next_help_heading = "Generation (omitted options default to generation_config.json)")]
 pub(crate) struct GenerationOptions {
-    /// The most tokens to generate [default: 512]
+    /// Maximum number of tokens to generate [default: 512]
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<usize>,
-    /// How much chance: 0 takes the most probable token each time, ties to the lowest id
+    /// Sampling temperature; 0 always takes the most probable token, ties to the lowest id
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub(crate) temperature: Option<f32>,
-    /// Draw from the K most probable tokens; 0 draws from all
+    /// Sample from the K most probable tokens; 0 considers all
     #[arg(long, value_name = "K")]
     pub(crate) top_k: Option<usize>,
-    /// Draw from the most probable tokens that together reach this probability; 1 draws from all
+    /// Sample from the most probable tokens whose probabilities add up to P; 1 considers all
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) top_p: Option<f32>,
-    /// Draw from tokens at least this probable, relative to the most probable; 0 draws from all
+    /// Sample from tokens that are at least P times as probable as the most probable one; 0 considers all
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) min_p: Option<f32>,
-    /// Draw from the locally typical tokens that together reach this probability; 1 draws from all
+    /// Sample from the locally typical tokens whose probabilities add up to P; 1 considers all
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub(crate) typical_p: Option<f32>,
-    /// Make tokens that occurred less probable: above 1; 1 changes nothing
+    /// Penalty for tokens that have occurred; above 1 makes them less probable, 1 has no effect
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) repetition_penalty: Option<f32>,
-    /// Taken once from the logit of each token that occurred; 0 changes nothing
+    /// Subtract X from the logit of each token that has occurred; 0 has no effect
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) presence_penalty: Option<f32>,
-    /// Taken from the logit of a token for each time it occurred; 0 changes nothing
+    /// Subtract X from the logit of a token for each time it has occurred; 0 has no effect
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) frequency_penalty: Option<f32>,
     /// Add BIAS to the logit of token ID; `-inf` bans it (repeatable)
     #[arg(long, value_name = "ID=BIAS")]
     pub(crate) logit_bias: Vec<Bias>,
-    /// The seed of chance: the same seed gives the same text [default: a random one, which is reported]
+    /// Random seed; the same seed gives the same text [default: random, and reported]
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// End before this text (repeatable)
+    /// Stop before this text (repeatable)
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) stop: Vec<String>,
-    /// What the model is told before the conversation
+    /// System message
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
-    /// Continue the prompt as it is, without the model's chat template
+    /// Continue the prompt as plain text, without the chat template
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub(crate) raw: Option<bool>,
 }
@@ -87,7 +87,7 @@ impl FromStr for Bias {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no bias: write a token's id and a number, such as `42=-5` or `42=-inf`");
+        let wrong = || format!("`{text}` is not a bias: write a token's id and a number, such as `42=-5` or `42=-inf`");
         let (id, bias) = text.split_once('=').ok_or_else(wrong)?;
         Ok(Self(id.trim().parse().map_err(|_| wrong())?, bias.trim().parse().map_err(|_| wrong())?))
     }

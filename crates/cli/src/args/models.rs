@@ -7,10 +7,10 @@ use clap::Args;
 use super::engine::WeightsArgs;
 use super::{OutputArgs, examples};
 
-/// Download a model of the Hugging Face hub, or bring the one that is there up to date.
+/// Download a model from the Hugging Face hub, or update it.
 ///
-/// Only the files that the backend and dtype need are downloaded, into the cache that Python's `huggingface_hub` uses as well. Each is
-/// verified before it gets its name. What broke off goes on where it ended, also after Ctrl-C; two processes make one download. The
+/// Only the files that the backend and dtype need are downloaded, into the cache that Python's `huggingface_hub` also uses. Each file is
+/// verified before it is moved into place. Interrupted downloads resume, also after Ctrl-C; concurrent processes share one download. The
 /// directory is printed.
 #[derive(Args, Debug)]
 #[command(after_help = examples::PULL)]
@@ -21,29 +21,29 @@ pub(crate) struct PullArgs {
     pub(crate) reference: Option<String>,
     #[command(flatten)]
     pub(crate) weights: WeightsArgs,
-    /// Write commit and SHA-256 of each file to the lock file
+    /// Write the commit and the SHA-256 of each file to the lock file
     #[arg(long, conflicts_with = "locked")]
     pub(crate) lock: bool,
-    /// Accept exactly what the lock file says, and nothing else
+    /// Accept only what the lock file says
     #[arg(long)]
     pub(crate) locked: bool,
     /// The lock file
     #[arg(long, value_name = "FILE", default_value = "tandem.lock")]
     pub(crate) lock_file: PathBuf,
-    /// Write the model to one file, for a machine without a network
+    /// Write the model to one file, for a machine without network access
     #[arg(long, value_name = "FILE", requires = "model", conflicts_with = "from_bundle")]
     pub(crate) bundle: Option<PathBuf>,
-    /// Take the model from such a file, and open no connection
+    /// Take the model from such a file, without network access
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "backend", "dtype"])]
     pub(crate) from_bundle: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
 
-/// List the models of the hub that are on this machine.
+/// List the downloaded models of the hub.
 ///
-/// Those that other programs downloaded into the same cache are among them. What the graphs take that were made of checkpoints is
-/// said as well.
+/// Models that other programs downloaded into the same cache are included. The space taken by graphs built from checkpoints is reported
+/// as well.
 #[derive(Args, Debug)]
 #[command(after_help = examples::LIST)]
 pub(crate) struct ListArgs {
@@ -51,16 +51,16 @@ pub(crate) struct ListArgs {
     pub(crate) output: OutputArgs,
 }
 
-/// Remove models of the hub from this machine.
+/// Remove downloaded models.
 ///
-/// With a revision only what no other revision of the model has is removed.
+/// With a revision, only files that no other revision of the model uses are removed.
 #[derive(Args, Debug)]
 #[command(after_help = examples::RM)]
 pub(crate) struct RmArgs {
-    /// The models: `owner/name[@revision]`, or names of the catalog, with every repository of theirs
+    /// The models: `owner/name[@revision]`, or names of the catalog, which include all their repositories
     #[arg(id = "model", value_name = "MODEL", required_unless_present = "graphs")]
     pub(crate) references: Vec<String>,
-    /// Remove the graphs that were made of checkpoints and are kept for the next load; those in use stay
+    /// Remove the cached graphs that were built from checkpoints; those in use remain
     #[arg(long)]
     pub(crate) graphs: bool,
     #[command(flatten)]

@@ -17,13 +17,13 @@ pub(crate) struct OnnxArgs {
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) library: LibraryArg,
-    /// Load this graph of the model's in the place of the one chosen by dtype
+    /// Graph file to load instead of the one chosen by dtype
     #[arg(long, value_name = "FILE")]
     pub(crate) graph: Option<PathBuf>,
-    /// Refuse to run unless at least this share of the graph, 0 to 1, runs on the device
+    /// Fail unless at least this share of the graph, 0 to 1, runs on the device
     #[arg(long, value_name = "SHARE")]
     pub(crate) require_device: Option<f64>,
-    /// Let idle threads spin: a little faster, at the price of busy processors between tokens
+    /// Let idle threads spin: slightly faster, but processors are busy between tokens
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub(crate) spin: Option<bool>,
     #[command(flatten)]
@@ -35,7 +35,7 @@ pub(crate) struct OnnxArgs {
 #[derive(Args, Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct LibraryArg {
-    /// ONNX Runtime's library, in the place of the one that is found
+    /// ONNX Runtime library to use instead of the one that is found
     #[arg(long, value_name = "FILE")]
     pub(crate) ort_library: Option<PathBuf>,
 }
@@ -44,19 +44,19 @@ pub(crate) struct LibraryArg {
 #[serde(default)]
 #[command(next_help_heading = "CoreML")]
 pub(crate) struct CoreMlArgs {
-    /// The units that CoreML may use [default: all]
+    /// Compute units that CoreML may use [default: all]
     #[arg(long, value_name = "UNITS", value_parser = one_of::<ComputeUnits>())]
     coreml_units: Option<ComputeUnits>,
-    /// The format of compiled models [default: mlprogram]
+    /// Format of compiled models [default: mlprogram]
     #[arg(long, value_name = "FORMAT", value_parser = one_of::<CoreMlFormat>())]
     coreml_format: Option<CoreMlFormat>,
-    /// Give CoreML only what has fixed shapes
+    /// Give CoreML only nodes with fixed shapes
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     coreml_static_shapes: Option<bool>,
-    /// Give CoreML what is inside control flow as well
+    /// Give CoreML nodes inside control flow as well
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     coreml_subgraphs: Option<bool>,
-    /// Where CoreML keeps compiled models
+    /// Directory for compiled models
     #[arg(long, value_name = "DIR")]
     coreml_cache: Option<PathBuf>,
 }

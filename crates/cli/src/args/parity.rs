@@ -12,11 +12,11 @@ use super::engine::ComputeArgs;
 use super::onnx::LibraryArg;
 use super::{ModelArg, OutputArgs, examples};
 
-/// Say whether a model stays the same on another engine, device or dtype.
+/// Check whether a model gives the same results on another engine, device or dtype.
 ///
-/// Every candidate is held against the reference: the tokens of the same texts, the weights, each side against itself (the noise of this
-/// machine), the logits of the same tokens, and generated texts up to where they part. Limits depend on the two dtypes. A place where the
-/// sides take different tokens is a near tie, or it is real and is shown.
+/// Every candidate is compared with the reference: the tokens of the same texts, the weights, each side with itself (the noise of this
+/// machine), the logits of the same tokens, and generated texts up to where they diverge. Limits depend on the two dtypes. A position
+/// where the sides choose different tokens is a near tie, or it is a real difference and is shown.
 ///
 /// The verdict is `same` (equal within rounding), `close` (another dtype, within its limits, with what it costs), or `different`.
 ///
@@ -27,41 +27,41 @@ use super::{ModelArg, OutputArgs, examples};
 pub(crate) struct ParityArgs {
     #[command(flatten)]
     pub(crate) model: ModelArg,
-    /// What candidates are held against: weights of floats
+    /// Reference side, with floating-point weights
     #[arg(long, value_name = "SIDE", default_value = "candle:f32")]
     pub(crate) reference: SideChoice,
-    /// What is held against it; give it again for more
+    /// Side to compare with the reference (repeatable)
     #[arg(long = "candidate", value_name = "SIDE", required = true)]
     pub(crate) candidates: Vec<SideChoice>,
-    /// Compare on these prompts, one on each line (as JSON in a `.jsonl`), in the place of those of the program
+    /// File of prompts to use instead of the built-in ones, one per line (as JSON in a `.jsonl` file)
     #[arg(long, value_name = "FILE")]
     pub(crate) corpus: Option<PathBuf>,
-    /// Judge by these limits in the place of those of the program
+    /// File of limits to use instead of the built-in ones
     #[arg(long, value_name = "FILE")]
     pub(crate) thresholds: Option<PathBuf>,
-    /// The most tokens of a prompt of the program's own; longer ones are cut
+    /// Maximum number of tokens of a built-in prompt; longer ones are truncated
     #[arg(long, value_name = "N", default_value = "1024")]
     pub(crate) prompt_tokens: NonZeroUsize,
-    /// Tokens to generate from each of the prompts that are generated from; 0 generates nothing
+    /// Number of tokens to generate from a prompt; 0 generates nothing
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub(crate) generate: usize,
-    /// How many prompts are generated from
+    /// Number of prompts to generate from
     #[arg(long, value_name = "N", default_value_t = 12)]
     pub(crate) texts: usize,
-    /// The seed of sampled texts
+    /// Random seed of sampled texts
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
     /// Judge by the limits for random weights, where the checkpoint does not declare them
     #[arg(long)]
     pub(crate) random_weights: bool,
-    /// Find the first stage of the first layer whose own arithmetic is at fault
+    /// Find the first stage of the first layer that computes a different result from the same inputs
     #[arg(long)]
     pub(crate) bisect: bool,
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
     #[command(flatten)]
     pub(crate) library: LibraryArg,
-    /// Write the report as JSON to this file as well, each candidate as soon as it is measured
+    /// Also write the report to this file as JSON, after each candidate
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
     /// Write the report as one HTML file, with charts
@@ -88,7 +88,9 @@ impl FromStr for SideChoice {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (engine, path) = match text.split_once('=') {
-            Some((engine, path)) => (engine, Some(path.to_owned()).filter(|path| !path.is_empty()).ok_or("no path behind `=`")?),
+            Some((engine, path)) => {
+                (engine, Some(path.to_owned()).filter(|path| !path.is_empty()).ok_or("there is no path after `=`")?)
+            }
             None => (text, String::new()),
         };
         let (engine, device) = match engine.split_once('@') {
@@ -100,7 +102,7 @@ impl FromStr for SideChoice {
             None => (engine, None),
         };
         let backend = backend.parse().map_err(|_| {
-            format!("`{backend}` is no backend: a side is BACKEND[:DTYPE][@DEVICE][=PATH] with `onnx` or `candle`, such as `onnx:int4`")
+            format!("`{backend}` is not a backend: a side is BACKEND[:DTYPE][@DEVICE][=PATH] with `onnx` or `candle`, such as `onnx:int4`")
         })?;
         Ok(Self { text: text.into(), backend, dtype, device, path: Some(path).filter(|path| !path.is_empty()) })
     }

@@ -11,6 +11,6 @@ use crate::output::Output;
 pub(crate) fn completions(args: &CompletionsArgs, output: &Output) -> Result<ExitCode> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "tandem", &mut script);
-    output.line(String::from_utf8(script).context("the script is no text")?.trim_end())?;
+    output.line(String::from_utf8(script).context("the script is not valid UTF-8")?.trim_end())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -61,7 +61,7 @@ fn a_broken_file_loses_nothing() {
     place.write("broken.json", "{\"messages\": [{\"role\": ");
     let outcome = chat(&place, &[], "The fox\n/load broken.json\n/load nosuch.json\n/save kept.json\n");
     assert_eq!(outcome.code, Some(1));
-    assert!(outcome.stderr.contains("`broken.json`: is no conversation"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("`broken.json`: is not a conversation"), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("`nosuch.json`"), "{}", outcome.stderr);
     assert!(place.read("kept.json").contains("The fox"));
 }
@@ -79,7 +79,7 @@ fn options_can_be_set_and_listed() {
     let wrong = chat(&place, &[], "/set temperature hot\n/set temperature -1\n/set warmth 1\n/set\n");
     assert_eq!(wrong.code, Some(1));
     for part in
-        ["`hot` is no value for `temperature`", "option `temperature`: `-1` is less than 0", "there is no option `warmth`"]
+        ["`hot` is not a value for `temperature`", "option `temperature`: `-1` is less than 0", "there is no option `warmth`"]
     {
         assert!(wrong.stderr.contains(part), "`{part}`: {}", wrong.stderr);
     }

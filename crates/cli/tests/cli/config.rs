@@ -44,10 +44,10 @@ fn the_device_is_called_execution_target() {
 fn what_is_wrong_is_named_with_file_and_key() {
     let place = Place::new();
     for (text, part) in [
-        ("temprature = 1\n", "`tandem.toml`: field `temprature`: is no option"),
+        ("temprature = 1\n", "`tandem.toml`: field `temprature`: is not an option"),
         ("temperature = 'hot'\n", "`tandem.toml`: field `temperature`: invalid type"),
         ("device = 'cpu'\n", "hint: the key is called `execution_target`"),
-        ("temperature = \n", "`tandem.toml`: is no TOML"),
+        ("temperature = \n", "`tandem.toml`: is not valid TOML"),
         ("ort_library = './lib.so'\n", "`tandem.toml`: field `ort_library`: may be set in the user's own file only"),
     ] {
         place.write("tandem.toml", text);

@@ -71,7 +71,7 @@ fn auto_is_the_largest_that_fits() {
     assert!(taken("16GiB") >= 1_500_000_000);
     assert!(taken("64GiB") > taken("16GiB"));
     place.tandem(&["show", "auto", "--memory", "1GiB"]).fails(1, &["no model of the catalog fits", "hint: ", "`demo`"]);
-    place.tandem(&["show", "auto", "--memory", "much"]).fails(2, &["`much` is no amount of memory"]);
+    place.tandem(&["show", "auto", "--memory", "much"]).fails(2, &["`much` is not a size"]);
     place.tandem(&["run", "auto", "x", "--memory", "1GiB"]).fails(1, &["no model of the catalog fits"]);
     place.tandem(&["run", "qwen2.5:70b", "x"]).fails(1, &["no model `qwen2.5:70b`"]);
     place.tandem(&["show", "qwen2.5:70b"]).fails(1, &["no model `qwen2.5:70b`", "`qwen2.5:7b`"]);

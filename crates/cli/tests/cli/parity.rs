@@ -58,7 +58,7 @@ fn what_is_wrong_with_the_arguments_is_said_before_anything_is_loaded() {
         assert!(outcome.stderr.contains(expected), "{}", outcome.stderr);
     };
     check(&[], 2, "--candidate <SIDE>");
-    check(&["--candidate", "tensorflow"], 2, "`tensorflow` is no backend");
+    check(&["--candidate", "tensorflow"], 2, "`tensorflow` is not a backend");
     check(&["--candidate", "onnx:int3"], 2, "int3");
     check(&["--candidate", "onnx", "--corpus", "none.txt"], 1, "none.txt");
     if !tandem::backends::compiled().contains(&tandem::BackendKind::Candle) {

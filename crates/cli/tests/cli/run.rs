@@ -102,7 +102,7 @@ fn options_that_cannot_be_are_wrong_usage() {
         (["--temperature", "-1"], "option `temperature`: `-1` is less than 0"),
         (["--top-p", "1.5"], "option `top_p`: `1.5` is more than 1"),
         (["--stop", ""], "option `stop`"),
-        (["--logit-bias", "3"], "`3` is no bias"),
+        (["--logit-bias", "3"], "`3` is not a bias"),
         (["--threads", "0"], "'--threads <N>'"),
         (["--device", "gpu"], "`gpu` is not one of `auto`, `cpu`"),
         (["--device", "metal"], "`coreml` with the backend `onnx`"),

@@ -1,8 +1,6 @@
 //! The values that cross the contract.
 
-use std::path::PathBuf;
-
-use super::{BackendKind, Capabilities, Capability, DType, Device, TokenId};
+use super::{BackendKind, Capabilities, Capability, DType, Device, TokenId, WeightFile};
 use crate::error::{Error, Result};
 
 /// Several sequences without padding: `ids` is their concatenation, `lengths` says where each ends.
@@ -53,17 +51,6 @@ pub struct HiddenStates {
     pub hidden_size: usize,
     /// The number of tokens of each sequence.
     pub lengths: Vec<usize>,
-}
-
-/// A file that weights came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WeightFile {
-    /// Its name for people: a path, or the name inside the binary.
-    pub name: String,
-    /// Where it lies; `None` for one that is embedded.
-    pub path: Option<PathBuf>,
-    /// Its size in bytes.
-    pub bytes: u64,
 }
 
 /// What one execution provider was given of a graph.

@@ -98,7 +98,7 @@ impl Architecture {
         }
         Err(Error::Unsupported {
             what: format!("the architecture `{model_type}` of `{}`", fields.file()),
-            reason: "it is none of those known".into(),
+            reason: "it is not known".into(),
             hint: Some(format!("known architectures: {}", known()).into()),
         })
     }

@@ -22,7 +22,7 @@ pub(crate) struct Fields<'a> {
 pub(crate) fn parse_object(file: &str, json: &[u8]) -> Result<Map<String, Value>> {
     match serde_json::from_slice(json) {
         Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(bad_json(file, "is no JSON object", None)),
+        Ok(_) => Err(bad_json(file, "is not a JSON object", None)),
         Err(source) if source.is_eof() => Err(bad_json(file, "is truncated JSON", Some(source))),
         Err(source) => Err(bad_json(file, "is not valid JSON", Some(source))),
     }
@@ -138,7 +138,7 @@ impl<'a> Fields<'a> {
 
     fn check_token(&self, key: &str, value: &Value) -> Result<TokenId> {
         let id = value.as_u64().and_then(|id| TokenId::try_from(id).ok());
-        id.ok_or_else(|| self.error(key, format!("has `{}`, which is no token id", shown(value))))
+        id.ok_or_else(|| self.error(key, format!("has `{}`, which is not a token id", shown(value))))
     }
 }
 

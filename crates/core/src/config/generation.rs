@@ -2,7 +2,6 @@
 
 use super::{Fields, genai, parse_object};
 use crate::error::Result;
-use crate::files::{MAX_JSON_BYTES, ModelFile};
 use crate::primitives::TokenId;
 
 /// The fields of `generation_config.json` that matter here; `None` where the file says nothing, other fields are ignored.
@@ -31,18 +30,10 @@ pub struct GenerationConfig {
 }
 
 impl GenerationConfig {
-    /// Reads and checks `generation_config.json`.
-    ///
-    /// # Errors
-    /// As [`from_json`](Self::from_json), and [`Error::BadFile`](crate::Error::BadFile) for a file that cannot be read.
-    pub fn from_file(file: &ModelFile) -> Result<Self> {
-        Self::from_json(&file.name(), &file.read(MAX_JSON_BYTES)?)
-    }
-
     /// Checks the content of a `generation_config.json`, or the `search` of a `genai_config.json`; `file` is its name in messages.
     ///
     /// # Errors
-    /// [`Error::BadFile`](crate::Error::BadFile) when it is no JSON object, [`Error::BadField`](crate::Error::BadField) for a value
+    /// [`Error::BadFile`](crate::Error::BadFile) when it is not a JSON object, [`Error::BadField`](crate::Error::BadField) for a value
     /// of the wrong type or out of range.
     pub fn from_json(file: &str, json: &[u8]) -> Result<Self> {
         let object = parse_object(file, json)?;

@@ -132,7 +132,7 @@ impl RopeScaling {
                 what: format!("the rope type `{other}` (`{}`) of `{}`", fields.name("rope_type"), fields.file()),
                 reason: match other {
                     "dynamic" => "its frequencies change as the text grows, which a KV cache cannot follow".into(),
-                    _ => "it is none of those known".into(),
+                    _ => "it is not known".into(),
                 },
                 hint: Some(KNOWN.into()),
             }),

@@ -114,10 +114,10 @@ pub fn imported_keys_and_values_equal_computed_ones(fixture: &Fixture) {
     let mut original = session(&*model);
     original.append(&all[..9], LogitsRequest::None).unwrap();
     let expected = last(&mut *session(&*model), &all);
-    for blocks in [vec![0..9], vec![0..4, 4..5, 5..9]] {
+    for ends in [&[9][..], &[4, 5, 9]] {
         let mut restored = session(&*model);
-        for block in blocks {
-            restored.import_kv(&original.export_kv(block).unwrap()).unwrap();
+        for &end in ends {
+            restored.import_kv(&original.export_kv(restored.n_tokens()..end).unwrap()).unwrap();
         }
         assert_eq!(restored.n_tokens(), 9);
         assert_close(fixture, &last(&mut *restored, &all[9..]), &expected, "restored");

@@ -68,7 +68,10 @@ pub fn unreachable_device_share_is_an_error(fixture: &Fixture) {
     assert_eq!(reached, whole, "all nodes on the device, and only then");
     for bad in [-0.5, 1.5, f64::NAN] {
         options.onnx.require_device = Some(bad);
-        assert!(matches!(fixture.backend.load(&fixture.files, &options), Err(Error::InvalidOption { .. })), "{bad} is no share");
+        assert!(
+            matches!(fixture.backend.load(&fixture.files, &options), Err(Error::InvalidOption { .. })),
+            "{bad} is not a share"
+        );
     }
 }
 

@@ -1,81 +1,20 @@
 //! Reading a model's files: small ones whole and bounded, big ones mapped.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::ops::Deref;
-use std::path::Path;
 
-use memmap2::Mmap;
 use sha2::{Digest, Sha256};
 
 use super::ModelFile;
 use crate::error::{Error, Result};
+use crate::file_bytes::{FileBytes, bad, refuse_lfs_pointer, size, unreadable};
 
 /// The most that a JSON file of a model may weigh, in bytes; for [`ModelFile::read`].
 pub const MAX_JSON_BYTES: u64 = 16 << 20;
 
 /// How much is hashed between two reports of progress, in bytes.
 const HASH_BLOCK: usize = 1 << 20;
-
-/// What a file begins with when only Git LFS's stand-in was obtained.
-const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
-
-/// The content of a file: mapped, part of the program, or in memory. Pages of a mapping are read when they are touched.
-pub struct FileBytes(Bytes);
-
-enum Bytes {
-    Mapped(Mmap),
-    Embedded(&'static [u8]),
-    Owned(Vec<u8>),
-}
-
-impl From<Vec<u8>> for FileBytes {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self(Bytes::Owned(bytes))
-    }
-}
-
-impl Deref for FileBytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match &self.0 {
-            Bytes::Mapped(mapped) => mapped,
-            Bytes::Embedded(bytes) => bytes,
-            Bytes::Owned(bytes) => bytes,
-        }
-    }
-}
-
-impl FileBytes {
-    /// Gives back the memory that a mapping's pages take. They are read again when they are touched.
-    #[cfg_attr(
-        unix,
-        expect(unsafe_code, reason = "advice that drops pages is unsafe by nature: it loses what was written to them")
-    )]
-    pub fn release(&self) {
-        #[cfg(unix)]
-        if let Bytes::Mapped(mapped) = &self.0 {
-            // SAFETY: nothing was written to the pages, since the mapping is read-only; they come again from the file as they were.
-            // The system may refuse, and then they stay.
-            let _ = unsafe { mapped.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
-        }
-    }
-}
-
-impl AsRef<[u8]> for FileBytes {
-    fn as_ref(&self) -> &[u8] {
-        self
-    }
-}
-
-impl fmt::Debug for FileBytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FileBytes({} bytes)", self.len())
-    }
-}
 
 impl ModelFile {
     /// Its size in bytes; for a part of a GGUF that of the whole file.
@@ -126,7 +65,7 @@ impl ModelFile {
         if content.len() as u64 > limit {
             return Err(too_large());
         }
-        self.refuse_lfs_pointer(&content)?;
+        refuse_lfs_pointer(&self.name(), &content)?;
         Ok(content)
     }
 
@@ -147,11 +86,11 @@ impl ModelFile {
     /// As [`read`](Self::read), without its limit.
     pub fn map(&self) -> Result<FileBytes> {
         let bytes = match self {
-            Self::Embedded { bytes, .. } => FileBytes(Bytes::Embedded(bytes)),
-            Self::Path(path) => FileBytes(Bytes::Mapped(map(path)?)),
+            Self::Embedded { bytes, .. } => FileBytes::embedded(bytes),
+            Self::Path(path) => return FileBytes::map(path),
             Self::Gguf { gguf, part, .. } => FileBytes::from(gguf.part(*part)?),
         };
-        self.refuse_lfs_pointer(&bytes)?;
+        refuse_lfs_pointer(&self.name(), &bytes)?;
         Ok(bytes)
     }
 
@@ -203,48 +142,7 @@ impl ModelFile {
         Ok(format!("{:x}", hasher.finalize()))
     }
 
-    fn refuse_lfs_pointer(&self, content: &[u8]) -> Result<()> {
-        if !content.starts_with(LFS_POINTER) {
-            return Ok(());
-        }
-        let hint = "run `git lfs pull` in the repository it came from, or download the file itself";
-        Err(bad(&self.name(), "is a Git LFS pointer, not the file it stands for", Some(hint)))
-    }
-
     fn not_text(&self, source: std::str::Utf8Error) -> Error {
         Error::bad_file(self.name(), "is not UTF-8 text", source)
     }
-}
-
-/// The size of a regular file. Others are refused: to open a pipe would wait for its writer.
-fn size(path: &Path) -> Result<u64> {
-    let metadata = path.metadata().map_err(|source| unreadable(path, source))?;
-    if metadata.is_file() {
-        return Ok(metadata.len());
-    }
-    Err(bad(&path.to_string_lossy(), if metadata.is_dir() { "is a directory, not a file" } else { "is no regular file" }, None))
-}
-
-#[expect(unsafe_code, reason = "a mapping is unsafe by nature: memmap2 has no safe way to make one")]
-fn map(path: &Path) -> Result<Mmap> {
-    size(path)?;
-    let file = File::open(path).map_err(|source| unreadable(path, source))?;
-    // SAFETY: the mapping is private and read-only, and model files are replaced by renaming, never written in place, by all of
-    // Tandem. Another program that truncates the file while it is mapped ends this one with SIGBUS; that is accepted, as it is by
-    // every loader that maps weights.
-    unsafe { Mmap::map(&file) }.map_err(|source| unreadable(path, source))
-}
-
-fn unreadable(path: &Path, source: io::Error) -> Error {
-    let problem = match source.kind() {
-        io::ErrorKind::NotFound if path.is_symlink() => "is a link to a file that is not there",
-        io::ErrorKind::NotFound => "is not there",
-        io::ErrorKind::PermissionDenied => "may not be read",
-        _ => "cannot be read",
-    };
-    Error::bad_file(path.to_string_lossy(), problem, source)
-}
-
-fn bad(file: &str, problem: impl Into<String>, hint: Option<&str>) -> Error {
-    Error::BadFile { file: file.into(), problem: problem.into(), hint: hint.map(Into::into), source: None }
 }

@@ -37,7 +37,7 @@ pub(super) fn shard_names(file: &str, content: &[u8]) -> Result<Vec<String>> {
     for (tensor, shard) in map.entries() {
         let shard = shard.as_str().ok_or_else(|| map.wrong_type(tensor, "a file name"))?;
         if !is_plain_name(shard) {
-            return Err(map.error(tensor, format!("names `{shard}`, which is no plain name of a safetensors file")));
+            return Err(map.error(tensor, format!("names `{shard}`, which is not a plain name of a safetensors file")));
         }
         if seen.insert(shard) {
             shards.push(shard.to_owned());

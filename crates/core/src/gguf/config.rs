@@ -52,7 +52,7 @@ impl Gguf {
         if !ARCHITECTURES.contains(&architecture) {
             return Err(Error::Unsupported {
                 what: format!("the architecture `{}` of `{}`", super::reader::shown(architecture.as_bytes()), self.file()),
-                reason: "it is none of those that are read from GGUF".into(),
+                reason: "it cannot be read from GGUF".into(),
                 hint: Some(format!("known: {}", ARCHITECTURES.map(|known| format!("`{known}`")).join(", ")).into()),
             });
         }

@@ -77,8 +77,8 @@ fn check_magic(reader: &mut Reader<'_>) -> Result<()> {
     let start = reader.bytes(0..reader.left().min(MAGIC.len()));
     if start != MAGIC {
         let problem = match start {
-            [] => "is no GGUF file: it is empty".to_owned(),
-            start => format!("is no GGUF file: it begins with `{}`, not with `GGUF`", shown(start)),
+            [] => "is not a GGUF file: it is empty".to_owned(),
+            start => format!("is not a GGUF file: it begins with `{}`, not with `GGUF`", shown(start)),
         };
         return Err(bad(problem, "the file is damaged, or something else was saved under its name: obtain it again"));
     }

@@ -61,7 +61,7 @@ impl Kind {
     fn read(reader: &mut Reader<'_>, key: &str) -> Result<Self> {
         let number = reader.u32(&format!("the type of `{key}`"))?;
         let kind = usize::try_from(number).ok().and_then(|number| Self::ALL.get(number)).copied();
-        kind.ok_or_else(|| Error::bad_field(reader.file(), key, format!("is of type {number}, which is none of GGUF's")))
+        kind.ok_or_else(|| Error::bad_field(reader.file(), key, format!("is of type {number}, which GGUF does not define")))
     }
 
     /// Bytes of a value; `None` where that depends on the value.
@@ -148,7 +148,7 @@ impl Gguf {
         match self.header.metadata.get(key) {
             None => Ok(None),
             Some(Value::Float(n)) if n.is_finite() => Ok(Some(*n)),
-            Some(Value::Float(n)) => Err(self.bad(key, format!("is {n}, which is no number to compute with"))),
+            Some(Value::Float(n)) => Err(self.bad(key, format!("is {n}, which is not a finite number"))),
             Some(Value::Unsigned(n)) => Ok(Some(*n as f64)),
             Some(Value::Signed(n)) => Ok(Some(*n as f64)),
             Some(other) => Err(self.wrong_type(key, other, "a number")),

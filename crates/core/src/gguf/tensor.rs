@@ -42,11 +42,11 @@ impl Entry {
         let offset = reader.u64(&what)?;
         let bad = |problem: String| Error::bad_field(file, &name, problem);
         if !offset.is_multiple_of(alignment) {
-            return Err(bad(format!("the tensor's offset {offset} is no multiple of the alignment {alignment}")));
+            return Err(bad(format!("the tensor's offset {offset} is not a multiple of the alignment {alignment}")));
         }
         let kind = TensorType::from_number(number).map_err(|known| match known {
             Some(known) => not_read(file, &name, known),
-            None => bad(format!("the tensor is of type {number}, which is none of GGML's")),
+            None => bad(format!("the tensor is of type {number}, which GGML does not define")),
         })?;
         let n_bytes = n_bytes(kind, &dimensions).map_err(bad)?;
         let end = offset.checked_add(n_bytes).and_then(|end| usize::try_from(end).ok());
@@ -106,7 +106,7 @@ fn n_bytes(kind: TensorType, dimensions: &[u64]) -> Result<u64, String> {
     }
     let block = kind.block_values() as u64;
     if !dimensions[0].is_multiple_of(block) {
-        return Err(format!("the tensor's rows of {} values are no whole blocks of {block}, which {kind} has", dimensions[0]));
+        return Err(format!("the tensor's rows of {} values are not whole blocks of {block}, which {kind} has", dimensions[0]));
     }
     let bytes = (values / block).checked_mul(kind.block_bytes() as u64);
     bytes.ok_or_else(|| format!("the tensor's dimensions {dimensions:?} are beyond any file"))

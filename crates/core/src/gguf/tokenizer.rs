@@ -189,7 +189,7 @@ impl Gguf {
             let id = if wanted { self.integer(key)? } else { None };
             let Some(id) = id else { return Ok(None) };
             let token = tokens.iter().find(|token| u64::from(token.id) == id);
-            token.map(Some).ok_or_else(|| self.bad(key, format!("is {id}, which is no token")))
+            token.map(Some).ok_or_else(|| self.bad(key, format!("is {id}, which is not a token")))
         };
         let first = special(begins, "tokenizer.ggml.bos_token_id")?;
         let last = special(ends, "tokenizer.ggml.eos_token_id")?;

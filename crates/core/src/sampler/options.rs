@@ -77,7 +77,7 @@ impl SamplingOptions {
         }
         for &(token, bias) in &self.logit_bias {
             if bias.is_nan() || bias == f32::INFINITY {
-                let problem = format!("is no bias for token {token}: give a number, or `-inf` to ban it");
+                let problem = format!("is not a bias for token {token}: give a number, or `-inf` to ban it");
                 return Err(Error::invalid_option("logit_bias", bias, problem));
             }
         }
@@ -88,7 +88,7 @@ impl SamplingOptions {
     pub(super) fn validate_for(&self, vocab_size: usize) -> Result<()> {
         self.validate()?;
         if vocab_size == 0 || u32::try_from(vocab_size).is_err() {
-            return Err(Error::invalid_option("vocab_size", vocab_size, "is no number of tokens, 1 to 2^32 - 1"));
+            return Err(Error::invalid_option("vocab_size", vocab_size, "is not a number of tokens from 1 to 2^32 - 1"));
         }
         let outside = |&&(token, _): &&(TokenId, f32)| token as usize >= vocab_size;
         if let Some((token, _)) = self.logit_bias.iter().find(outside) {
@@ -168,7 +168,7 @@ mod tests {
         check(|o| o.logit_bias = vec![(8, 1.0)], "option `logit_bias`: `8` is outside the model's vocabulary of 8");
         check(
             |o| o.logit_bias = vec![(3, f32::INFINITY)],
-            "option `logit_bias`: `inf` is no bias for token 3: give a number, or `-inf` to ban it",
+            "option `logit_bias`: `inf` is not a bias for token 3: give a number, or `-inf` to ban it",
         );
         check(
             |o| o.logit_bias = (0..8).map(|token| (token, f32::NEG_INFINITY)).collect(),

@@ -29,7 +29,7 @@ impl TokenizerConfig {
     /// Reads the content of the file; fields that are missing or null are none.
     ///
     /// # Errors
-    /// [`Error::BadFile`] when it is no JSON object, [`Error::BadField`] for a field of another type than transformers writes.
+    /// [`Error::BadFile`] when it is not a JSON object, [`Error::BadField`] for a field of another type than transformers writes.
     pub fn parse(bytes: &[u8], file: &str) -> Result<Self> {
         if bytes.len() > MAX_BYTES {
             let problem = format!("{} bytes are more than the {MAX_BYTES} that it may have", bytes.len());

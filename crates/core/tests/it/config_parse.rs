@@ -282,9 +282,9 @@ fn other_fields_that_cannot_be() {
     check_bad_field(&qwen2(), json!({"use_sliding_window": true, "max_window_layers": -3}), "max_window_layers", "`-3`");
     check_bad_field(&mistral(), json!({"sliding_window": -1}), "sliding_window", "`-1`");
     for value in [json!(-1), json!(1.5), json!("2"), json!(1_u64 << 32), json!([2, -1]), json!([[2]]), json!(true)] {
-        check_bad_field(&llama(), json!({"eos_token_id": value}), "eos_token_id", "which is no token id");
+        check_bad_field(&llama(), json!({"eos_token_id": value}), "eos_token_id", "which is not a token id");
     }
-    check_bad_field(&llama(), json!({"bos_token_id": [1]}), "bos_token_id", "which is no token id");
+    check_bad_field(&llama(), json!({"bos_token_id": [1]}), "bos_token_id", "which is not a token id");
     check_bad_field(&llama(), json!({"torch_dtype": 16}), "torch_dtype", "not a string");
     check_bad_field(&llama(), json!({"model_type": 3}), "model_type", "not a string");
     check_bad_field(&llama(), json!({"model_type": "absent", "architectures": "absent"}), "model_type", "is missing");

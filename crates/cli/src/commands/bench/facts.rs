@@ -62,7 +62,7 @@ impl Facts {
             Some(path) => {
                 let name = path.display().to_string();
                 let text = std::fs::read(path).map_err(|error| Error::bad_file(&name, "cannot be read", error))?;
-                serde_json::from_slice(&text).map_err(|error| Error::bad_file(&name, "is no list of builds", error))?
+                serde_json::from_slice(&text).map_err(|error| Error::bad_file(&name, "is not a list of builds", error))?
             }
         };
         Ok(Record {

@@ -15,7 +15,7 @@ use crate::failure::{FAILED, Failure};
 pub(super) fn work() -> Result<ExitCode> {
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text).context("standard input cannot be read")?;
-    let request: Request = serde_json::from_str(&text).context("the request is none")?;
+    let request: Request = serde_json::from_str(&text).context("the request is not valid")?;
     let answer = work_on(&request, &mut || load(&request.reference, &request.engine));
     let answer = answer.unwrap_or_else(|error| {
         let Failure { message, causes, hint } = Failure::new(&error.into());

@@ -64,7 +64,7 @@ impl<'o> Input<'o> {
     /// The next entry, of one line or several; `None` at the end.
     ///
     /// # Errors
-    /// For input that cannot be read, is no UTF-8, or ends within a message of several lines.
+    /// For input that cannot be read, is not valid UTF-8, or ends within a message of several lines.
     pub(super) fn next_entry(&mut self) -> Result<Option<String>> {
         let mut was_interrupted = false;
         loop {

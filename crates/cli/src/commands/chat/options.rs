@@ -65,7 +65,7 @@ fn key(name: &str) -> Result<String> {
     let command = GenerationOptions::augment_args(Command::new("set"));
     let known: Vec<&str> = command.get_arguments().map(|argument| argument.get_id().as_str()).collect();
     match key.as_str() {
-        "system" => Err(Usage::new("the system message is no option of generation", "write `/system TEXT`").into()),
+        "system" => Err(Usage::new("the system message is not an option of generation", "write `/system TEXT`").into()),
         "raw" => Err(Usage::new("`raw` has no place in a chat", "`tandem run --raw` continues a text as it is").into()),
         known_key if known.contains(&known_key) => Ok(key),
         _ => {
@@ -86,7 +86,7 @@ fn parse(key: &str, value: &str) -> Result<GenerationOptions> {
     let parsed = command.try_get_matches_from([argument]).and_then(|matches| GenerationOptions::from_arg_matches(&matches));
     parsed.map_err(|error| {
         let why = std::error::Error::source(&error).map_or_else(|| "it is of another kind".into(), ToString::to_string);
-        Usage::new(format!("`{value}` is no value for `{key}`: {why}"), "`/set` lists the options with their values").into()
+        Usage::new(format!("`{value}` is not a value for `{key}`: {why}"), "`/set` lists the options with their values").into()
     })
 }
 
@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(parse("presence_penalty", "-0.5").unwrap().presence_penalty, Some(-0.5));
         assert_eq!(
             parse("temperature", "warm").unwrap_err().to_string(),
-            "`warm` is no value for `temperature`: invalid float literal"
+            "`warm` is not a value for `temperature`: invalid float literal"
         );
     }
 

@@ -52,7 +52,7 @@ impl Talk<'_> {
         let source = ModelFile::Path(file.to_path_buf());
         let bytes = source.read(MAX_BYTES)?;
         let saved: Saved = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::bad_file(&name, "is no conversation that `/save` wrote", error))?;
+            .map_err(|error| Error::bad_file(&name, "is not a conversation that `/save` wrote", error))?;
         // The template decides which messages there can be.
         let next = [saved.messages.as_slice(), &[ChatMessage::user("?")]].concat();
         self.model.chat_prompt(&next).with_context(|| format!("the model cannot go on with the conversation of `{name}`"))?;

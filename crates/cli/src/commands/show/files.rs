@@ -73,7 +73,7 @@ pub(super) fn skipped(files: &ModelFiles) -> Vec<SkippedRow> {
 pub(super) fn has_chat_template(files: &ModelFiles) -> tandem::Result<bool> {
     let Some(config) = &files.tokenizer_config else { return Ok(files.chat_template.is_some()) };
     let json: Value = serde_json::from_slice(&config.read(MAX_TEXT)?)
-        .map_err(|error| tandem::Error::bad_file(config.name(), "is no JSON", error))?;
+        .map_err(|error| tandem::Error::bad_file(config.name(), "is not valid JSON", error))?;
     Ok(files.chat_template.is_some() || json.get("chat_template").is_some_and(|template| !template.is_null()))
 }
 

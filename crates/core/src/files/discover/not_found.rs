@@ -77,7 +77,7 @@ pub(super) fn without_config(dir: &Path, name: &str) -> Error {
     if has("adapter_config.json") {
         return Error::Unsupported {
             what: format!("the LoRA adapter `{}` as a model", dir.display()),
-            reason: "an adapter changes a model and is none itself".into(),
+            reason: "an adapter changes a model and is not one itself".into(),
             hint: Some("give the model that it was trained on".into()),
         };
     }

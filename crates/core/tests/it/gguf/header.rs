@@ -52,7 +52,7 @@ fn a_good_file_is_read() {
 
 #[test]
 fn files_that_are_no_gguf() {
-    refused_bytes("nothing", Vec::new(), &["is no GGUF file: it is empty"]);
+    refused_bytes("nothing", Vec::new(), &["is not a GGUF file: it is empty"]);
     refused_bytes("three bytes", b"GGU".to_vec(), &["begins with `GGU`"]);
     refused_bytes("another magic", patched(0, b"PK\x03\x04"), &["`PK\\u{3}\\u{4}`", "obtain it again"]);
     refused_bytes("a web page", b"<!DOCTYPE html>".to_vec(), &["`<!DO`"]);
