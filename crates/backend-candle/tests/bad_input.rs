@@ -139,7 +139,7 @@ fn configurations() -> Vec<Case> {
     vec![
         bytes("an empty configuration", Vec::new, "truncated JSON"),
         bytes("half a configuration", || br#"{"model_type": "qwen2", "hidden"#.to_vec(), "truncated JSON"),
-        bytes("a configuration that is a list", || b"[]".to_vec(), "no JSON object"),
+        bytes("a configuration that is a list", || b"[]".to_vec(), "not a JSON object"),
         bytes("a configuration of bytes", || vec![0xFF; 100], "not valid JSON"),
         bytes("a configuration that nests", || [&br#"{"a":"#[..], &vec![b'['; 200_000]].concat(), "not valid JSON"),
         bytes("a configuration of 17 MiB", || vec![b' '; 17 << 20], "larger than"),
@@ -191,8 +191,8 @@ fn indexes() -> Vec<Case> {
             json!({"lm_head.weight": "model-00001-of-00002.safetensors"}),
             "the checkpoint is incomplete",
         ),
-        index("a shard above the directory", json!({"lm_head.weight": "../model.safetensors"}), "no plain name"),
-        index("a shard by its path", json!({"lm_head.weight": "/etc/passwd"}), "no plain name"),
+        index("a shard above the directory", json!({"lm_head.weight": "../model.safetensors"}), "not a plain name"),
+        index("a shard by its path", json!({"lm_head.weight": "/etc/passwd"}), "not a plain name"),
         index("a shard that is a number", json!({"lm_head.weight": 7}), "a file name"),
         index("no shards", json!({}), "names no file"),
         index("a map that is a list", json!([]), "`weight_map`"),
@@ -202,7 +202,7 @@ fn indexes() -> Vec<Case> {
 }
 
 /// The error for a file that is not a whole safetensors file.
-const NO_FILE: &str = "no whole safetensors file";
+const NO_FILE: &str = "not a whole safetensors file";
 
 fn safetensors_files() -> Vec<Case> {
     let file = |what, spoil: fn(Vec<u8>) -> Vec<u8>, expected| {
@@ -294,8 +294,8 @@ fn gguf_files() -> Vec<Case> {
         case(what, move |dir: &Path| write_gguf(dir, &spoil(good_gguf().to_bytes())), expected)
     };
     vec![
-        bytes("an empty GGUF", |_| Vec::new(), "no GGUF file"),
-        bytes("another magic", |bytes| [&b"GGML"[..], &bytes[4..]].concat(), "no GGUF file"),
+        bytes("an empty GGUF", |_| Vec::new(), "not a GGUF file"),
+        bytes("another magic", |bytes| [&b"GGML"[..], &bytes[4..]].concat(), "not a GGUF file"),
         bytes("half a GGUF", |bytes| bytes[..bytes.len() / 2].to_vec(), "obtain it again"),
         bytes("a header cut short", |bytes| bytes[..200].to_vec(), "that follow can hold"),
         bytes(

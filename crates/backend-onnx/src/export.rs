@@ -47,8 +47,8 @@ fn export_where(files: &ModelFiles, options: &ExportOptions, available: &dyn Fn(
     files.refuse_gguf()?;
     let config = ModelConfig::from_file(&files.config)?;
     refuse_unsupported_architecture(&config, &files.name)?;
-    let plan = GraphPlan::open(files, &config, options.form)?;
-    let genai_config = genai::config(files, &config, options.form.outputs, plan.cached_head_dim())?;
+    let plan = GraphPlan::open(files, &config, options.format)?;
+    let genai_config = genai::config(files, &config, options.format.outputs, plan.cached_head_dim())?;
     staging::check_target(&options.directory, options.replace)?;
     let companions = companions(files);
     let copied = companions.iter().map(|file| file.len()).sum::<Result<u64>>()?;

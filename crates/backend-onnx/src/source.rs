@@ -97,7 +97,7 @@ impl OpenedGraph {
 
 /// A graph that was opened, or that is to be exported.
 pub(crate) enum OpenedSource {
-    Graph(OpenedGraph),
+    Graph(Box<OpenedGraph>),
     Export,
 }
 
@@ -105,7 +105,7 @@ impl OpenedSource {
     /// Opens what `options` request among `files`.
     pub(crate) fn open(files: &ModelFiles, options: &LoadOptions) -> Result<Self> {
         Ok(match GraphSource::choose(files, options.dtype, options.onnx.graph.as_deref())? {
-            GraphSource::Graph(found) => Self::Graph(OpenedGraph::open(&found, options.dtype)?),
+            GraphSource::Graph(found) => Self::Graph(Box::new(OpenedGraph::open(&found, options.dtype)?)),
             GraphSource::Export => Self::Export,
         })
     }

@@ -3,8 +3,8 @@
 mod bench;
 mod engine;
 mod examples;
-mod form;
 mod generation;
+mod graph_format;
 mod models;
 mod onnx;
 mod parity;
@@ -16,8 +16,8 @@ use clap_complete::Shell;
 
 pub(crate) use self::bench::{BenchArgs, EntryOptions, Peer, ReportOptions};
 pub(crate) use self::engine::{ComputeArgs, DeviceChoice, EngineOptions, WeightsArgs};
-pub(crate) use self::form::FormOptions;
 pub(crate) use self::generation::GenerationOptions;
+pub(crate) use self::graph_format::GraphFormatArgs;
 pub(crate) use self::models::{ListArgs, PullArgs, RmArgs};
 pub(crate) use self::onnx::{LibraryArg, OnnxArgs};
 pub(crate) use self::parity::{ParityArgs, SideChoice};
@@ -145,7 +145,7 @@ pub(crate) struct ExportArgs {
     #[command(flatten)]
     pub(crate) model: ModelArg,
     #[command(flatten)]
-    pub(crate) form: FormOptions,
+    pub(crate) format: GraphFormatArgs,
     /// Directory to create [default: the model's name and the dtype, in the working directory]
     #[arg(short = 'o', long = "output", value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,

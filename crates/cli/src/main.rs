@@ -62,7 +62,7 @@ fn version() -> String {
 
 /// `tandem` alone.
 fn help() -> ExitCode {
-    // A closed standard output is no failure.
+    // A closed standard output is not a failure.
     let _ = cli().print_help();
     ExitCode::SUCCESS
 }

@@ -52,7 +52,7 @@ pub fn kl_divergence(reference: &[f32], candidate: &[f32]) -> f64 {
     not_negative(terms.sum())
 }
 
-/// Rounding may leave a sum of equal terms just below 0; `max` would make a number of what is none.
+/// Rounding may leave a sum of equal terms just below 0; `max` would turn NaN into a number.
 fn not_negative(sum: f64) -> f64 {
     if sum < 0.0 { 0.0 } else { sum }
 }

@@ -1,6 +1,6 @@
 //! The one error that users of Tandem see: what is wrong, in which file or option, and what to do about it.
 //!
-//! A message is lower case, without a final period, and never repeats its source; [`Error::remedies`] says what to do.
+//! A message is lower case, without a final period, and never repeats its source; [`Error::hint`] says what to do.
 
 use std::error::Error as StdError;
 use std::path::PathBuf;
@@ -163,7 +163,7 @@ pub enum Error {
         hint: Option<Remedies>,
     },
 
-    /// Logits that are no numbers; a token drawn from them would mean nothing.
+    /// Logits that are not finite; a token drawn from them would mean nothing.
     #[error("the logit of token {token} is {value} after {n_tokens} tokens")]
     BadLogits {
         /// The first token at fault.

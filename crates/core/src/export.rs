@@ -13,8 +13,8 @@ use crate::progress::Progress;
 pub struct ExportOptions {
     /// The directory to make.
     pub directory: PathBuf,
-    /// The form of the graph in it.
-    pub form: GraphFormat,
+    /// The format of the graph in it.
+    pub format: GraphFormat,
     /// Put it in the place of an earlier export.
     pub replace: bool,
     /// Who is told how far it is.
@@ -94,7 +94,7 @@ impl ExportOptions {
     pub fn new(directory: impl Into<PathBuf>, dtype: DType) -> Self {
         Self {
             directory: directory.into(),
-            form: GraphFormat::of(dtype),
+            format: GraphFormat::of(dtype),
             replace: false,
             progress: Progress::default(),
             cancel: CancelToken::new(),

@@ -63,7 +63,7 @@ impl Gguf {
     /// Checks the header of `content`; `file` is its name in messages.
     ///
     /// # Errors
-    /// [`Error::BadFile`] for what is no GGUF or ends too early, [`Error::BadField`] with the key or tensor that cannot be, and
+    /// [`Error::BadFile`] for what is not a GGUF file or ends too early, [`Error::BadField`] with the key or tensor that cannot be, and
     /// [`Error::Unsupported`] for a version, byte order or part of a file that is not read.
     pub fn parse(content: FileBytes, file: &str) -> Result<Self> {
         let header = Header::read(&content, file)?;

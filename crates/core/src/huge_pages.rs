@@ -2,7 +2,7 @@
 //!
 //! Decoding reads every weight for every token, from end to end. In pages of 4 KiB the processor looks up an address for each 4 KiB of
 //! them and fetches ahead only to the end of each; in huge pages, of 2 MiB on most machines, that is gone (figures: README of
-//! `tandem-bench`). Linux gives them to who asks before memory is first written to: `advise`. Engines that come as a library do not
+//! `tandem-bench`). Linux grants them on request, before memory is first written to: `advise`. Engines that come as a library do not
 //! ask. So what a load has mapped is collapsed into huge pages after it, whoever allocated it: contents and addresses stay as they are.
 
 use std::ops::Range;

@@ -9,7 +9,7 @@ use crate::primitives::TokenId;
 /// What ends a generation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StopOptions {
-    /// Tokens that end it; they are no text.
+    /// Tokens that end it; they are not part of the text.
     pub end_tokens: Vec<TokenId>,
     /// Texts that end it; they and what follows are not shown.
     pub stop_strings: Vec<String>,

@@ -95,7 +95,7 @@ impl Tokenizer {
     }
 
     /// The text of `ids`. An id that has no token, as in the padding of an embedding, stands for no text, as in Python.
-    /// Bytes that are no UTF-8 become U+FFFD.
+    /// Bytes that are not UTF-8 become U+FFFD.
     ///
     /// # Errors
     /// [`Error::BadFile`] when a decoder of the file fails.

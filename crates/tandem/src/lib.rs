@@ -67,7 +67,7 @@
 //! let model = tandem::load("demo", &tandem::Settings::default())?;
 //! let mut sequence = model.new_sequence(&tandem::SessionOptions::default())?;
 //! let scores = tandem::score(&mut sequence, &model.raw_prompt("The fox found a lantern.")?, 0, &mut |_| ())?;
-//! println!("perplexity {:.2}", tandem::perplexity(&scores));
+//! println!("perplexity {:.2}", tandem::perplexity(&scores).unwrap_or(f64::NAN));
 //! # Ok(())
 //! # }
 //! ```

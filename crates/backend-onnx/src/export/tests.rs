@@ -37,7 +37,7 @@ fn export_size_does_not_exceed_the_estimate() {
         for form in &forms {
             let dir = tempfile::tempdir().unwrap();
             let options =
-                ExportOptions { form: *form, replace: true, ..ExportOptions::new(dir.path().join("graph"), form.dtype) };
+                ExportOptions { format: *form, replace: true, ..ExportOptions::new(dir.path().join("graph"), form.dtype) };
             let exported = export(&files, &options).unwrap();
             let made = exported.files.iter().filter(|(name, _)| name != genai::FILE).map(|(_, n_bytes)| n_bytes).sum::<u64>();
             assert!(export_where(&files, &options, &|_| Ok(made - 1)).is_err(), "{name} {form:?}: {made} bytes");

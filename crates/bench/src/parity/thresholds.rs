@@ -67,17 +67,17 @@ struct AloneRule {
     _reason: String,
 }
 
-/// A gate that is known not to be met. When it is met after all, that fails: the entry is to be removed.
+/// Gates that are known not to be met. When one is met after all, that fails: the entry is to be changed.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct KnownDifference {
     /// The last part of the model's name.
     model: String,
-    /// Backend and dtype, such as `onnx:int4`.
-    candidate: String,
+    /// Backend and dtype of each, such as `onnx:int4`.
+    candidates: Vec<String>,
     /// Numerics, where it is known of one kind alone.
     numerics: Option<String>,
-    metric: Metric,
+    metrics: Vec<Metric>,
     reason: String,
 }
 
@@ -233,7 +233,9 @@ impl Thresholds {
         let model = info.name.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or_default();
         let candidate = format!("{}:{}", info.backend, info.dtype);
         let fits = |known: &&KnownDifference| {
-            (known.metric, known.model.as_str(), known.candidate.as_str()) == (metric, model, candidate.as_str())
+            known.model == model
+                && known.candidates.contains(&candidate)
+                && known.metrics.contains(&metric)
                 && known.numerics.as_ref().is_none_or(|numerics| *numerics == side.numerics.to_string())
         };
         self.known.iter().find(fits).map(|known| known.reason.as_str())

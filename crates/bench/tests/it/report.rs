@@ -67,7 +67,7 @@ fn noise_names_each_cause_and_nothing_in_a_quiet_run() {
     check_noise(|record| record.entries[0].samples[1].conditions.n_throttled = Some(3), &["slowed down 3 times"]);
     check_noise(
         |record| record.entries[1].samples.iter_mut().step_by(2).for_each(|sample| sample.decode[0].ms *= 1.3),
-        &["for 1 of 2 entries, by 28% for b"],
+        &["for 1 of 2 entries, by 29% for b"],
     );
 }
 

@@ -44,9 +44,9 @@ pub(crate) fn export(args: ExportArgs, output: &Output) -> Result<ExitCode> {
     let (resolver, resolved) = resolve_checkpoint(&args.model.reference, output)?;
     let files = find_checkpoint(&resolver, &resolved, output)?;
     let reference = &files.name;
-    let directory = args.directory.unwrap_or_else(|| default_directory(reference, args.form.dtype));
-    let form = args.form.form();
-    let mut options = ExportOptions { form, replace: args.force, ..ExportOptions::new(directory, form.dtype) };
+    let directory = args.directory.unwrap_or_else(|| default_directory(reference, args.format.dtype));
+    let format = args.format.format();
+    let mut options = ExportOptions { format, replace: args.force, ..ExportOptions::new(directory, format.dtype) };
     let interrupts = Interrupts::install(options.cancel.clone()).context("Ctrl-C cannot be listened to")?;
     let started = Instant::now();
     let progress = output.progress(format!("exporting {reference}"));
@@ -65,12 +65,12 @@ pub(crate) fn export(args: ExportArgs, output: &Output) -> Result<ExitCode> {
             model: reference.clone(),
             directory,
             graph: exported.graph.display().to_string(),
-            dtype: form.dtype.to_string(),
-            head_dtype: form.head_dtype.to_string(),
-            block_size: form.block_size,
-            zero_points: form.zero_points,
-            outputs: form.outputs.to_string(),
-            adapter_inputs: form.adapter_inputs,
+            dtype: format.dtype.to_string(),
+            head_dtype: format.head_dtype.to_string(),
+            block_size: format.block_size,
+            zero_points: format.zero_points,
+            outputs: format.outputs.to_string(),
+            adapter_inputs: format.adapter_inputs,
             bytes,
             files: exported.files.into_iter().map(|(name, bytes)| FileRow { name, bytes }).collect(),
             export_ms: time.as_millis() as u64,
@@ -80,7 +80,7 @@ pub(crate) fn export(args: ExportArgs, output: &Output) -> Result<ExitCode> {
     }
     output.line(&output.for_stdout(&directory))?;
     let n_files = exported.files.len();
-    output.note(&format!("{}: {} in {n_files} files, {:.1} s", form.dtype, figures::bytes(bytes), time.as_secs_f64()));
+    output.note(&format!("{}: {} in {n_files} files, {:.1} s", format.dtype, figures::bytes(bytes), time.as_secs_f64()));
     Ok(ExitCode::SUCCESS)
 }
 

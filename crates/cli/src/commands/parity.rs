@@ -32,7 +32,7 @@ pub(crate) fn parity(args: ParityArgs, output: &Output) -> Result<ExitCode> {
     let reference = run.load(&args.reference)?;
     let load_again = || reference.load_with_other_threads();
     let side = reference.side(&load_again);
-    let mut report = ParityReport::new(&model.model.to_string(), corpus, &side);
+    let mut report = ParityReport::new(model.model.to_string(), corpus, &side);
     let mut parity = Parity::new(side, options)?;
     for choice in &args.candidates {
         match run.compare(choice, &mut parity) {

@@ -52,7 +52,7 @@ pub(crate) fn run(args: RunArgs, output: &Output) -> Result<ExitCode> {
     let generation = args.generation.or(config.generation);
     let engine = args.engine.or(config.engine);
     generation.validate()?;
-    // Before the model, so that a bad prompt is no reason to wait.
+    // Before the model is loaded, so that a bad prompt fails at once.
     let prompt = prompt::read(args.prompt, "prompt")?;
 
     let expected = tokens_at_most(&prompt).saturating_add(generation.max_tokens.unwrap_or(0));

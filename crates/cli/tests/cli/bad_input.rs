@@ -25,7 +25,7 @@ fn a_model_that_is_not_there_is_missed_by_name() {
     place.tandem(&["run", "deno", "x"]).fails(1, &["no model `deno`", "hint: did you mean `demo`"]);
     place.tandem(&["run", "./modle", "x"]).fails(1, &["no model `./modle`", "`model`"]);
     place.tandem(&["run", "owner/name", "x"]).fails(1, &["no model `owner/name`", "`HF_HUB_OFFLINE` is set", "hint: "]);
-    place.tandem(&["run", "a/b/c", "x"]).fails(1, &["no model `a/b/c`", "not of the form `owner/name[@revision]`", "hint: "]);
+    place.tandem(&["run", "a/b/c", "x"]).fails(1, &["no model `a/b/c`", "nor of the form `owner/name[@revision]`", "hint: "]);
 }
 
 #[test]
@@ -51,11 +51,17 @@ fn a_truncated_config_is_named() {
 
 #[test]
 fn a_missing_tokenizer_is_named() {
+    if place_with_onnx().is_none() {
+        return;
+    }
     check(Some(Place::new()), |place| place.remove("model/tokenizer.json"), &["`tokenizer.json`", "`model`", "hint: "]);
 }
 
 #[test]
 fn a_truncated_tokenizer_is_named() {
+    if place_with_onnx().is_none() {
+        return;
+    }
     check(
         Some(Place::new()),
         |place| place.truncate("model/tokenizer.json", 1000),
@@ -126,6 +132,9 @@ fn a_graph_that_is_no_decoder_is_refused() {
 
 #[test]
 fn a_vocabulary_larger_than_the_embedding_is_refused() {
+    if place_with_onnx().is_none() {
+        return;
+    }
     check(
         Some(Place::new()),
         |place| place.edit_json("model/config.json", |config| config["vocab_size"] = 100.into()),
@@ -197,13 +206,17 @@ fn a_closed_pipe_ends_quietly() {
 #[test]
 fn what_this_build_or_machine_lacks_is_said() {
     let place = Place::new();
-    place
-        .tandem(&["run", "model", "x", "--backend", "candle"])
-        .fails(1, &["backend `candle` is not part of this build", "hint: "]);
+    if tandem::backends::compiled().contains(&tandem::BackendKind::Candle) {
+        eprintln!("skipped: this build has every backend");
+    } else {
+        place
+            .tandem(&["run", "model", "x", "--backend", "candle"])
+            .fails(1, &["backend `candle` is not part of this build", "hint: "]);
+    }
     let Some(place) = place_with_onnx() else { return };
     place
         .tandem(&["run", "model", "x", "--ort-library", "/no/such.so"])
-        .fails(1, &["`--ort-library` names `/no/such.so`", "hint: "]);
+        .fails(1, &["the path that was given names `/no/such.so`", "hint: "]);
     let Some(place) = place_with_engine() else { return };
     place.tandem(&["run", "model", "x", "--device", "cuda:99"]).fails(1, &["device `cuda:99` cannot be used", "hint: "]);
     place.tandem(&["run", "model", "x", "--dtype", "int4"]).fails(1, &["`int4`", "`model.onnx` (f32)", "hint: "]);

@@ -118,7 +118,7 @@ fn messages_can_have_several_lines() {
 fn the_system_message_can_be_changed() {
     let Some(place) = place_with_engine() else { return };
     let outcome = chat(&place, &[], "/system Be brief.\n/system\n/clear\n/system\n/system off\n/system\n");
-    assert_eq!(outcome.stdout, "Be brief.\nBe brief.\nthere is no system message\n");
+    assert_eq!(outcome.stdout, ["Be brief.", "Be brief.", "there is no system message", ""].join("\n"));
 }
 
 #[test]

@@ -27,7 +27,8 @@ fn masked(report: &str) -> String {
             masked += &format!("  [state] {name}\n");
         }
     }
-    masked
+    let backends = tandem::backends::compiled().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    masked.replace(&format!(" with {backends}"), " with [backends]")
 }
 
 #[test]

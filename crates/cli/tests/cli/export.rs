@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Place, place_with_engine};
+use crate::support::{Place, place_with_engine, place_with_onnx};
 
 /// A checkpoint without a graph.
 fn checkpoint(place: &Place) {
@@ -50,7 +50,7 @@ fn what_is_exported_runs_and_says_the_same() {
 
 #[test]
 fn the_built_in_model_is_exported_too() {
-    let place = Place::new();
+    let Some(place) = place_with_onnx() else { return };
     let report = place.json(&["export", "demo", "--dtype", "int8", "--json", "-q"]);
     assert_eq!(report["directory"], "demo-int8");
     assert!(names(&place, "demo-int8").contains(&"genai_config.json".to_owned()));
@@ -58,7 +58,7 @@ fn the_built_in_model_is_exported_too() {
 
 #[test]
 fn the_form_of_a_graph_can_be_said() {
-    let place = Place::new();
+    let Some(place) = place_with_onnx() else { return };
     let int4 = place.json(&["export", "demo", "--dtype", "int4", "--json", "-o", "plain"]);
     let more = ["--block-size", "128", "--zero-points", "--head-dtype", "int8", "--outputs", "both", "--adapter-inputs"];
     let report = place.json(&[&["export", "demo", "--dtype", "int4", "--json", "-o", "made"][..], &more].concat());
@@ -88,7 +88,7 @@ fn a_disk_that_fills_up_leaves_nothing() {
 
 #[test]
 fn what_is_there_is_not_lost() {
-    let place = Place::new();
+    let Some(place) = place_with_onnx() else { return };
     checkpoint(&place);
     let export = |more: &[&str]| place.tandem(&[&["export", "checkpoint", "-o", "out"], more].concat());
     assert_eq!(export(&[]).code, Some(0));
@@ -134,7 +134,7 @@ fn large(place: &Place) {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_leaves_nothing() {
-    let place = Place::new();
+    let Some(place) = place_with_onnx() else { return };
     large(&place);
     let mut child =
         place.command(&["export", "checkpoint", "--dtype", "int4", "-o", "out"]).stderr(Stdio::piped()).spawn().unwrap();

@@ -260,7 +260,7 @@ fn what_is_asked_wrongly_is_refused() {
     assert_eq!(hub.run(&["pull"]).code, Some(2));
     assert_eq!(hub.run(&["rm"]).code, Some(2));
     hub.run(&["pull", "demo"]).fails(1, &["no model `demo`: it is part of the program"]);
-    hub.run(&["pull", "a/b/c"]).fails(1, &["not of the form `owner/name[@revision]`"]);
+    hub.run(&["pull", "a/b/c"]).fails(1, &["nor of the form `owner/name[@revision]`"]);
     let mut command = hub.command(&["pull", "owner/name"]);
     command.env("HF_ENDPOINT", "nonsense");
     outcome(command).fails(2, &["option `HF_ENDPOINT`: `nonsense`"]);

@@ -22,7 +22,7 @@ pub enum Capability {
     KvTransfer,
 }
 
-/// A set of [`Capability`]. `Default` is none.
+/// A set of [`Capability`]. `Default` is the empty set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capabilities(u32);
 

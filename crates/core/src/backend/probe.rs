@@ -154,7 +154,7 @@ impl Probe {
     /// Takes `values` of shape `[n_tokens, values.len() / n_tokens]`.
     ///
     /// # Panics
-    /// When `values` is no whole number of rows: a backend's own mistake.
+    /// When `values` is not a whole number of rows: a mistake of the backend.
     pub fn new(point: ProbePoint, values: Vec<f32>, tokens: &[TokenId]) -> Self {
         assert!(!tokens.is_empty() && values.len().is_multiple_of(tokens.len()), "values of whole rows");
         let width = values.len() / tokens.len();

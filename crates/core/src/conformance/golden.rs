@@ -36,7 +36,7 @@ pub struct GoldenPrompt {
 }
 
 impl Golden {
-    /// The `export` of a golden for what is made from its checkpoint and is no published graph.
+    /// The `export` of a golden for what is made from its checkpoint and is not a published graph.
     pub const MADE: &str = "made";
 
     /// Reads `golden.json` and `golden.safetensors` of `directory`, with the tolerance of `export`.

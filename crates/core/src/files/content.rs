@@ -20,7 +20,7 @@ impl ModelFile {
     /// Its size in bytes; for a part of a GGUF that of the whole file.
     ///
     /// # Errors
-    /// [`Error::BadFile`] when it is not there or is no file.
+    /// [`Error::BadFile`] when it is not there or is not a file.
     pub fn len(&self) -> Result<u64> {
         match self {
             Self::Path(path) => size(path),

@@ -12,6 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use super::{GraphFile, MAX_JSON_BYTES, ModelFile, ModelFiles, SkippedFile, gguf, graphs, is_gguf, weights};
 use crate::config::{Fields, parse_object};
 use crate::error::{Error, Result};
+use crate::remedy::Remedy;
 
 pub(super) const GENAI_CONFIG: &str = "genai_config.json";
 
@@ -113,7 +114,7 @@ fn bare(name: &str, config: ModelFile, genai_config: Option<ModelFile>, places: 
 ///
 /// Nothing else of that file is honoured: its session options could name libraries to load.
 fn genai_graphs(dir: &Path, genai_config: &ModelFile) -> Result<(Vec<GraphFile>, Vec<SkippedFile>)> {
-    let named = genai_decoder(&genai_config.name(), &genai_config.read(MAX_JSON_BYTES)?)?;
+    let named = genai_decoder(&genai_config.name(), &genai_config.read(MAX_JSON_BYTES)?).map_err(with_genai_hint)?;
     let path = dir.join(&named);
     if !path.is_file() {
         return Err(Error::bad_field(genai_config.name(), GENAI_DECODER, format!("names `{named}`, which is not there")));
@@ -123,6 +124,18 @@ fn genai_graphs(dir: &Path, genai_config: &ModelFile) -> Result<(Vec<GraphFile>,
     let skipped = others.map(|file| SkippedFile { file, reason: reason.clone() }).collect();
     let dtype = graphs::declared(&named).ok().flatten();
     Ok((vec![GraphFile { file: ModelFile::Path(path), dtype }], skipped))
+}
+
+/// Says what makes the directory of `error` complete.
+fn with_genai_hint(error: Error) -> Error {
+    const WHAT_HELPS: &str = "write the directory again with onnxruntime-genai's model builder, or remove this file and add the published \
+                              `config.json` beside a graph called `model.onnx`";
+    match error {
+        Error::BadField { file, field, problem, hint: None } => {
+            Error::BadField { file, field, problem, hint: Some(Remedy::Text(WHAT_HELPS.into()).into()) }
+        }
+        other => other,
+    }
 }
 
 /// The graph that the `genai_config.json` with `content` names as its decoder; `file` is its name in messages.

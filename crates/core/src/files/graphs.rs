@@ -91,7 +91,7 @@ pub(super) fn sort_out(files: impl IntoIterator<Item = ModelFile>) -> (Vec<Graph
     (graphs, skipped)
 }
 
-/// The dtype that a graph's name declares, or why the file is none that can be used.
+/// The dtype that a graph's name declares, or why the file cannot be used.
 pub(super) fn declared(file_name: &str) -> Result<Option<DType>, &'static str> {
     let stem = file_name.strip_suffix(".onnx").unwrap_or(file_name);
     if let Some((_, dtype)) = suffix(stem) {

@@ -26,7 +26,7 @@ pub struct TokenizerConfig {
 }
 
 impl TokenizerConfig {
-    /// Reads the content of the file; fields that are missing or null are none.
+    /// Reads the content of the file; fields that are missing or null become `None`.
     ///
     /// # Errors
     /// [`Error::BadFile`] when it is not a JSON object, [`Error::BadField`] for a field of another type than transformers writes.

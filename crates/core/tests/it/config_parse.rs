@@ -355,8 +355,8 @@ fn files_that_are_no_json_object() {
         other => panic!("{other:?}"),
     };
     check(b"", "truncated");
-    check(b"[]", "no JSON object");
-    check(b"null", "no JSON object");
+    check(b"[]", "not a JSON object");
+    check(b"null", "not a JSON object");
     check(b"<html>", "not valid JSON");
     check(b"{\"rms_norm_eps\": NaN}", "not valid JSON");
     check(b"{\"rope_theta\": Infinity}", "not valid JSON");

@@ -95,7 +95,7 @@ fn files_that_cannot_be_read() {
     {
         std::os::unix::fs::symlink("gone", dir.path().join("link")).unwrap();
         all(&dir.path().join("link"), "a link to a file that is not there");
-        all(Path::new("/dev/null"), "no regular file");
+        all(Path::new("/dev/null"), "not a regular file");
     }
 }
 

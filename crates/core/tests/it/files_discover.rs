@@ -1,4 +1,4 @@
-//! Every layout in which a model is published, and every one that is none.
+//! Every layout in which a model is published, and those that are not a model.
 
 use std::fs;
 use std::path::Path;
@@ -113,7 +113,7 @@ fn an_index_that_is_wrong() {
         }
     };
     check("", &["truncated"]);
-    check("[]", &["no JSON object"]);
+    check("[]", &["not a JSON object"]);
     check("{}", &["`weight_map`", "is missing"]);
     check(r#"{"weight_map": {}}"#, &["`weight_map`", "names no file"]);
     check(r#"{"weight_map": []}"#, &["`weight_map`", "not an object"]);
@@ -137,7 +137,7 @@ fn an_index_that_is_wrong() {
     for name in outside {
         check(
             &format!(r#"{{"weight_map": {{"ok": "inside.safetensors", "w": "{name}"}}}}"#),
-            &["`weight_map.w`", "no plain name"],
+            &["`weight_map.w`", "not a plain name"],
         );
     }
 }
@@ -264,7 +264,7 @@ fn one_graph_by_its_path() {
     assert_eq!(files.config.path(), Some(repo.join("onnx/config.json").as_path()));
     assert_eq!(files.tokenizer.as_ref().and_then(ModelFile::path), Some(repo.join("tokenizer.json").as_path()));
 
-    // A name that declares nothing is no reason to refuse what was asked for by path, nor to guess its dtype.
+    // A name that declares nothing is not refused when it was requested by path, and its dtype is not guessed.
     write(&repo, "own.onnx", "");
     let files = ModelFiles::discover(&repo.join("own.onnx"), "the model").unwrap();
     assert_eq!((files.graphs[0].dtype, files.dtype_of(&files.graphs[0])), (None, None));

@@ -147,7 +147,7 @@ fn a_forged_bundle_writes_nothing_outside() {
     check(|_| (), &[("../config.json", b"{}")], "none of the manifest's");
     check(|_| (), &[("/tmp/config.json", b"{}")], "none of the manifest's");
     check(|_| (), &[("files/../../config.json", b"{}")], "none of the manifest's");
-    check(|_| (), &[("files/config.json", b"{ }")], "no file of the size");
+    check(|_| (), &[("files/config.json", b"{ }")], "not a file of the size");
     check(|_| (), &[("files/config.json", b"[]")], "its hash is not");
     check(|_| (), &[], "the manifest names it, and it is not in the bundle");
     check(|manifest| manifest["files"][0]["name"] = "../config.json".into(), good, "no possible name or hash");

@@ -74,7 +74,7 @@ fn wrong_names_are_offered_what_is_near() {
         assert!(error.to_string().contains(reason), "{error}");
         assert!(error.hint().unwrap().to_string().contains(hint), "{:?}", error.hint());
     };
-    check("dmeo", "not of the form `owner/name[@revision]`", "did you mean `demo`?");
+    check("dmeo", "nor of the form `owner/name[@revision]`", "did you mean `demo`?");
     check("qwen2.5:1.5", "the catalog has no such name", "`qwen2.5:1.5b`");
     check("something-else-entirely", "it is neither the built-in model", "name `demo`");
     let error = resolver().find(&resolver().resolve(&"./nowhere".into(), &Settings::default()).unwrap(), &Settings::default());

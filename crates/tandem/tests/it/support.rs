@@ -57,6 +57,7 @@ pub(crate) fn on(kind: BackendKind) -> Settings {
     Settings { backend: Some(kind), load, ..Settings::default() }
 }
 
+#[expect(clippy::print_stderr, reason = "a test that cannot run says so")]
 fn skipped(reason: &str) {
     assert!(std::env::var_os("TANDEM_REQUIRE_ENGINES").is_none(), "{reason}");
     eprintln!("skipped: {reason}");

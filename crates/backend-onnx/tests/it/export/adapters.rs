@@ -33,8 +33,8 @@ fn check(name: &str, environment: &Environment) {
     let logits = |graph: &Path, adapter: &[Input]| logits(environment, graph, adapter);
     let dir = tempfile::tempdir().unwrap();
     let made = |adapter_inputs, directory: &str| {
-        let form = GraphFormat { adapter_inputs, ..GraphFormat::of(DType::F32) };
-        let options = ExportOptions { form, ..ExportOptions::new(dir.path().join(directory), DType::F32) };
+        let format = GraphFormat { adapter_inputs, ..GraphFormat::of(DType::F32) };
+        let options = ExportOptions { format, ..ExportOptions::new(dir.path().join(directory), DType::F32) };
         export(&ModelFiles::discover(&golden(name), name).unwrap(), &options).unwrap().graph
     };
     let (plain, open) = (made(false, "plain"), made(true, "open"));

@@ -75,8 +75,8 @@ fn known_differences_pass_and_fail_once_they_are_gone() {
             limits = {{ max_abs = {limit:?} }}
             [[known]]
             model = "qwen2-tied"
-            candidate = "candle:int4"
-            metric = "max_abs"
+            candidates = ["candle:int4"]
+            metrics = ["max_abs"]
             reason = "a test knows of it""#
         );
         fs::write(&path, rules).unwrap();

@@ -161,7 +161,7 @@ fn tokens(files: &ModelFiles, config: &ModelConfig) -> Result<Vec<TokenId>> {
     Ok(tokens)
 }
 
-/// A file with its hash; none for one that is not there, which who needs it will say.
+/// A file with its hash; `None` for one that is not there, which whatever needs it reports.
 fn hash(file: &ModelFile, cancel: &CancelToken, progress: &Progress) -> Result<Option<FileRecord>> {
     if file.path().is_some_and(|path| !path.is_file()) {
         return Ok(None);

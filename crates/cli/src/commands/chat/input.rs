@@ -153,7 +153,7 @@ impl Terminal<'_> {
         }
     }
 
-    /// A history that cannot be written is no reason to stop.
+    /// A history that cannot be written does not end the chat.
     fn remember(&mut self, text: &str) {
         if text.trim().is_empty() || !self.editor.add_history_entry(text).unwrap_or(false) {
             return;

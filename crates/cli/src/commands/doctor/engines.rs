@@ -71,7 +71,7 @@ fn library_check(path: &Path, explicit: Option<&Path>) -> Check {
     }
 }
 
-/// A device that is said to be usable has to prove it. One that is not is no fault of the machine, but for the processor.
+/// A device that is said to be usable has to prove it. An unusable one is not a fault of the machine, except for the processor.
 fn device_check(kind: BackendKind, report: DeviceReport, library: Option<&Path>) -> Check {
     let name = format!("{kind} on {}", report.device);
     if let Some(reason) = report.unusable {

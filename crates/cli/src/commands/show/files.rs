@@ -44,7 +44,7 @@ pub(super) fn all(files: &ModelFiles, with_hashes: bool, output: &Output) -> Res
     let all = [files.config.clone()].into_iter().chain(small.into_iter().flatten().cloned());
     let progress = output.progress("reading files");
     let mut rows = Vec::new();
-    // Parts of a GGUF are no files: it stands among the weights.
+    // Parts of a GGUF are not files: it stands among the weights.
     let all = all.filter(|file| !matches!(file, ModelFile::Gguf { .. }));
     for file in all.chain(files.weights.iter().cloned()).chain(graphs) {
         let (name, size) = (file.name().into_owned(), file.len()?);

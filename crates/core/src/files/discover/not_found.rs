@@ -1,4 +1,4 @@
-//! Why a path is no model, and what to give in its place.
+//! Why a path is not a model, and what to name instead.
 
 use std::fs;
 use std::path::{Path, PathBuf};

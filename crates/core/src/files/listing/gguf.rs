@@ -7,7 +7,7 @@ use crate::primitives::DType;
 /// What is published beside checkpoints and goes before what a GGUF file says itself.
 const BESIDE: [&str; 4] = ["generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
 
-/// Files that have the ending and are no model: what an image is seen with, and what weights were measured to matter.
+/// Files that have the extension and are not a model: what an image is seen with, and what weights were measured to matter.
 const NO_MODELS: [&str; 2] = ["mmproj", "imatrix"];
 
 impl Listing<'_> {

@@ -1,4 +1,4 @@
-//! The form of a graph that is made: how it holds its weights, what it takes and what it gives.
+//! The format of a graph that is made: how it holds its weights, what it takes and what it gives.
 
 use clap::Args;
 use tandem::DType;
@@ -7,7 +7,7 @@ use tandem::backends::{GraphFormat, GraphOutputs};
 use super::engine::{among, one_of};
 
 #[derive(Args, Debug)]
-pub(crate) struct FormOptions {
+pub(crate) struct GraphFormatArgs {
     /// Dtype of the weights
     ///
     /// f32 is lossless. f16 is for accelerators. int8 takes a quarter of the space and int4 an eighth, and both are faster on a
@@ -33,8 +33,8 @@ pub(crate) struct FormOptions {
     pub(crate) adapter_inputs: bool,
 }
 
-impl FormOptions {
-    pub(crate) fn form(&self) -> GraphFormat {
+impl GraphFormatArgs {
+    pub(crate) fn format(&self) -> GraphFormat {
         GraphFormat {
             dtype: self.dtype,
             head_dtype: self.head_dtype.unwrap_or(self.dtype),
