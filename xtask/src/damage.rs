@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::interrupt::Interrupt;
 use crate::process::{self, Profile};
+use crate::test_run::BUILD;
 
 use self::edit::Random;
 
@@ -109,7 +110,7 @@ pub(crate) fn run(arguments: &[&str]) -> Result<()> {
         return Ok(());
     }
     let options = parse(arguments)?;
-    process::run(process::cargo(&["build", "--package", "tandem-cli", "--bin", "tandem", "--features", "candle"]))?;
+    process::run(process::cargo(&[&["build", "--bin", "tandem"], &BUILD[..]].concat()))?;
     process::setup(Profile::Dev)?;
     let program = PathBuf::from(process::tandem(Profile::Dev, &[])?.get_program());
     let root = process::target_directory()?.join("damage");

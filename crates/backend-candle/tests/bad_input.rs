@@ -201,8 +201,8 @@ fn indexes() -> Vec<Case> {
     ]
 }
 
-/// The error for a file that is not a whole safetensors file.
-const NO_FILE: &str = "not a whole safetensors file";
+/// The error for a file that is not a complete safetensors file.
+const NO_FILE: &str = "not a complete safetensors file";
 
 fn safetensors_files() -> Vec<Case> {
     let file = |what, spoil: fn(Vec<u8>) -> Vec<u8>, expected| {

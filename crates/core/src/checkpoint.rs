@@ -76,7 +76,7 @@ impl Checkpoint {
             file: self.shards[0].name.clone(),
             field: name.into(),
             problem: "there is no such weight".into(),
-            hint: Some("config.json and the weights do not belong together, or the download is not whole".into()),
+            hint: Some("config.json and the weights do not belong together, or the download is incomplete".into()),
         })?;
         let shard = &self.shards[entry.shard];
         let dtype = match entry.dtype {
@@ -124,8 +124,8 @@ impl Checkpoint {
         let shard = self.shards.len();
         let tensors = SafeTensors::deserialize(&content).map_err(|error| Error::BadFile {
             file: name.clone(),
-            problem: "is not a whole safetensors file".into(),
-            hint: Some("the download is not whole: obtain the file again".into()),
+            problem: "is not a complete safetensors file".into(),
+            hint: Some("the download is incomplete: obtain the file again".into()),
             source: Some(error.into()),
         })?;
         let start = content.as_ptr() as usize;

@@ -121,7 +121,7 @@ fn truncated_weights_are_an_error() {
             },
         );
         let Error::BadFile { file, problem, .. } = &error else { panic!("{error}") };
-        assert!(file.ends_with("model.safetensors") && problem == "is not a whole safetensors file", "{error}");
+        assert!(file.ends_with("model.safetensors") && problem == "is not a complete safetensors file", "{error}");
     }
 }
 
