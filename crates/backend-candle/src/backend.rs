@@ -59,8 +59,14 @@ impl Backend for CandleBackend {
         footprint(shape, WeightBytes::of_checkpoint(shape, dtype), workload)
     }
 
+    fn dtypes(&self, files: &ModelFiles) -> Vec<DType> {
+        // The blocks of a GGUF file are in the dtype that somebody chose.
+        let is_checkpoint = files.gguf().is_none() && !files.weights.is_empty();
+        if is_checkpoint { vec![DType::F32, DType::Int8, DType::Int4] } else { Vec::new() }
+    }
+
     fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
-        let config = ModelConfig::from_file(&files.config)?;
+        let config = files.model_config()?;
         let device = device::open(options.device)?;
         let (mut dtype, bits) = dtype(options)?;
         refuse_unreadable(files, &config, options)?;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rayon::ThreadPool;
 use tandem_core::backend::{Capabilities, Capability, LoadOptions, checked};
 use tandem_core::checkpoint::Checkpoint;
-use tandem_core::config::{Architecture, ModelConfig};
+use tandem_core::config::Architecture;
 use tandem_core::files::ModelFiles;
 use tandem_core::{DType, Error, Model, ModelInfo, Result, Session, SessionOptions};
 
@@ -26,7 +26,7 @@ use crate::device;
 /// [`Error::Unsupported`] for a family, device or dtype that this peer is not measured with, [`Error::BadField`] naming a weight that is
 /// missing or of another shape than the configuration says.
 pub fn load_transformers(files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
-    let config = ModelConfig::from_file(&files.config)?;
+    let config = files.model_config()?;
     if options.device != tandem_core::Device::Cpu {
         return Err(refused("runs on the processor only"));
     }

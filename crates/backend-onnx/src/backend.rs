@@ -19,7 +19,7 @@ use crate::loaded::Loaded;
 use crate::model::OnnxModel;
 use crate::probe::Origin;
 use crate::run::Names;
-use crate::source::{GraphSource, OpenedSource, Source, stored_bytes};
+use crate::source::{GraphSource, OpenedSource, Source, can_be_made, stored_bytes};
 use crate::{engine, library, placement};
 
 /// ONNX Runtime.
@@ -80,9 +80,14 @@ impl Backend for OnnxBackend {
         footprint(shape, &GraphFootprint::of_checkpoint(shape, dtype), dtype, workload)
     }
 
+    fn dtypes(&self, files: &ModelFiles) -> Vec<DType> {
+        let dtypes = [DType::F32, DType::Int8, DType::Int4].into_iter();
+        dtypes.filter(|&dtype| files.graph_for(Some(dtype)).is_ok() || can_be_made(files, Some(dtype))).collect()
+    }
+
     fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
         files.refuse_gguf()?;
-        let config = ModelConfig::from_file(&files.config)?;
+        let config = files.model_config()?;
         let source = OpenedSource::open(files, options)?;
         Ok(Box::new(OnnxOpened { library: self.library.clone(), files: files.clone(), options: options.clone(), config, source }))
     }

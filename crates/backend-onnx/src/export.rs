@@ -14,7 +14,6 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use tandem_core::config::ModelConfig;
 use tandem_core::files::{ModelFile, ModelFiles};
 use tandem_core::{CancelToken, Error, ExportOptions, Exported, Progress, ProgressEvent, Result, disk};
 
@@ -45,7 +44,7 @@ pub fn export(files: &ModelFiles, options: &ExportOptions) -> Result<Exported> {
 fn export_where(files: &ModelFiles, options: &ExportOptions, available: &dyn Fn(&Path) -> io::Result<u64>) -> Result<Exported> {
     refuse_without_weights(files)?;
     files.refuse_gguf()?;
-    let config = ModelConfig::from_file(&files.config)?;
+    let config = files.model_config()?;
     refuse_unsupported_architecture(&config, &files.name)?;
     let plan = GraphPlan::open(files, &config, options.format)?;
     let genai_config = genai::config(files, &config, options.format.outputs, plan.cached_head_dim())?;

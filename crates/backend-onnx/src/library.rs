@@ -139,7 +139,7 @@ pub(crate) fn require_telemetry_off() -> Result<()> {
             "ONNX Runtime's telemetry is not switched off: `{TELEMETRY_SWITCH}` is not `1`, and other threads run already"
         ),
         hint: format!(
-            "set `{TELEMETRY_SWITCH}=1` before the process starts, or call `tandem::prepare_process` first thing in `main`"
+            "set `{TELEMETRY_SWITCH}=1` before the process starts, or call `tandem::backends::prepare_process` first thing in `main`"
         )
         .into(),
         source: None,

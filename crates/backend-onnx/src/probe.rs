@@ -12,7 +12,6 @@ use ort::AsPointer;
 use ort::session::{RunOptions, Session};
 use ort::value::{DynValue, TensorElementType};
 use tandem_core::backend::{LoadOptions, Probe, ProbePoint};
-use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
 use tandem_core::{Error, Result, TokenId};
 use tandem_onnx_graph::{DataType, Graph};
@@ -51,7 +50,7 @@ impl Probed {
     /// # Errors
     /// As loading it the first time.
     pub(crate) fn load(library: Option<&Path>, origin: &Origin) -> Result<Self> {
-        let config = ModelConfig::from_file(&origin.files.config)?;
+        let config = origin.files.model_config()?;
         let mut source = Source::choose(&origin.files, &config, &origin.options)?;
         let (graph, directory) = match &source.location {
             GraphLocation::File(path) => (Graph::open(path).map_err(bad_graph)?, path.parent()),

@@ -170,7 +170,7 @@ impl Source {
 }
 
 /// Whether a graph of `dtype` can be built from the weights. For a model with graphs, one is built only if a dtype was requested.
-fn can_be_made(files: &ModelFiles, dtype: Option<DType>) -> bool {
+pub(crate) fn can_be_made(files: &ModelFiles, dtype: Option<DType>) -> bool {
     let is_made = matches!(dtype, None | Some(DType::F32 | DType::F16 | DType::Int8 | DType::Int4));
     !files.weights.is_empty() && (files.graphs.is_empty() || (dtype.is_some() && is_made))
 }

@@ -1,13 +1,11 @@
 //! The machine that figures were measured on: what it is, what its memory can do, and what else it was doing.
 
 mod activity;
-mod bandwidth;
 
 use serde::{Deserialize, Serialize};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 pub use self::activity::{Activity, Conditions};
-pub use self::bandwidth::read_bandwidth;
 
 /// What a machine is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

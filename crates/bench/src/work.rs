@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use tandem_core::{BackendKind, CancelToken, Error, LoadOptions, Model, Result, TokenId};
 
 use crate::loss;
-use crate::machine::{Activity, read_bandwidth};
+use tandem_core::bandwidth::{MORE_THAN_CACHES, read_bandwidth};
+
+use crate::machine::Activity;
 use crate::measure::{Sample, Workload, measure};
 use crate::memory::peak_rss_bytes;
 use crate::process;
@@ -127,7 +129,7 @@ pub fn work(request: &Request, load: &mut dyn FnMut() -> Result<(std::sync::Arc<
                 ..sample
             };
             // Last, and after the peak was taken: its array is larger than a small model.
-            sample.bandwidth = Some(read_bandwidth(threads));
+            sample.bandwidth = Some(read_bandwidth(threads, MORE_THAN_CACHES));
             Ok(Answer::Measured(sample))
         }
     }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
-use tandem::catalog::Catalog;
+use serde::Serialize;
+use tandem::catalog::{Catalog, CatalogEntry};
 use tandem::{Admission, Device, OpenedModel, Resolver, SessionOptions, Settings, TextModel};
 use tandem_bench::peak_rss_bytes;
 
@@ -19,19 +20,41 @@ use crate::resolve::{find, reference_settings, resolve, resolver};
 pub(crate) struct Loaded {
     pub(crate) model: TextModel,
     resolver: Resolver,
+    entry: Option<CatalogEntry>,
     /// Memory went into making a graph as well.
     has_exported: Arc<AtomicBool>,
 }
 
+/// The dtype that was chosen, for `--json`.
+#[derive(Serialize)]
+pub(crate) struct DTypeReport {
+    /// By the bytes that a token reads and the speed of this machine's memory.
+    estimated_tokens_per_second: f64,
+    /// What the most exact dtype would give.
+    most_exact_tokens_per_second: f64,
+    /// The mean KL divergence from the published weights, where the catalog knows it.
+    kl_nats: Option<f64>,
+}
+
 impl Loaded {
+    /// What is to be said of the dtype, when there was a choice.
+    pub(crate) fn dtype_report(&self) -> Option<DTypeReport> {
+        let choice = self.model.dtype_choice()?;
+        Some(DTypeReport {
+            estimated_tokens_per_second: choice.taken().tokens_per_second,
+            most_exact_tokens_per_second: choice.most_exact().tokens_per_second,
+            kl_nats: self.entry.as_ref().and_then(|entry| entry.kl_nats(choice.taken().dtype())),
+        })
+    }
+
     /// Compares the memory that was used with the plan, for a session that held `n_tokens`.
     pub(crate) fn learn(&self, n_tokens: usize, output: &Output) {
         let plan = self.resolver.plan(self.model.planner(), n_tokens);
         let (Ok(plan), Some(peak), false) = (plan, peak_rss_bytes(), self.has_exported.load(Ordering::Relaxed)) else { return };
         let off = 100.0 * (plan.peak() as f64 / peak as f64 - 1.0);
         output.detail(&format!("memory: {} planned, {} used ({off:+.1} %)", bytes(plan.peak()), bytes(peak)));
-        if let Some(problem) = self.resolver.learn(&plan, peak) {
-            output.detail(&problem);
+        if let Err(error) = self.resolver.learn(&plan, peak) {
+            output.detail(&error.to_string());
         }
     }
 }
@@ -62,7 +85,8 @@ pub(crate) fn load(
             shown.tell(event);
         }
     });
-    let model = OpenedModel::open(files, &settings).and_then(|opened| {
+    let model = resolver.open(files, &settings).and_then(|opened| {
+        remark_on_dtype(&opened, resolved.entry.as_ref(), output);
         admit(&opened, &resolver, n_tokens, output)?;
         opened.load()
     });
@@ -82,7 +106,29 @@ pub(crate) fn load(
         info.threads,
         model.load_time().as_millis()
     ));
-    Ok(Loaded { model, resolver, has_exported })
+    Ok(Loaded { model, resolver, entry: resolved.entry, has_exported })
+}
+
+/// Says which dtype was chosen, and why.
+fn remark_on_dtype(opened: &OpenedModel, entry: Option<&CatalogEntry>, output: &Output) {
+    let Some(choice) = opened.dtype_choice() else { return };
+    let (taken, exact) = (choice.taken(), choice.most_exact());
+    let chosen = format!(
+        "dtype `{}` was chosen: it decodes an estimated {:.0} tokens per second here",
+        taken.dtype(),
+        taken.tokens_per_second
+    );
+    if choice.taken == 0 {
+        return output.detail(&chosen);
+    }
+    let other = match exact.fits {
+        true => format!("`{}` {:.0}", exact.dtype(), exact.tokens_per_second),
+        false => format!("`{}` does not fit into memory", exact.dtype()),
+    };
+    let kl = entry
+        .and_then(|entry| entry.kl_nats(taken.dtype()))
+        .map_or(String::new(), |kl| format!("; it costs {kl} nats of KL divergence"));
+    output.note(&format!("{chosen}, {other}{kl}"));
 }
 
 /// Refuses a model that a hard limit does not let load, and warns of one that is larger than what is free.
@@ -90,8 +136,7 @@ pub(crate) fn load(
 /// # Errors
 /// As [`Resolver::admit`].
 pub(crate) fn admit(opened: &OpenedModel, resolver: &Resolver, n_tokens: usize, output: &Output) -> tandem::Result<()> {
-    let admission = if opened.settings().no_memory_check { None } else { resolver.admit(opened, n_tokens)? };
-    if let Some(Admission { plan, usable, advice }) = admission {
+    if let Some(Admission { plan, usable, advice }) = resolver.admit(opened, n_tokens)? {
         let (name, peak, usable) = (&opened.files().name, bytes(plan.peak()), bytes(usable));
         match advice {
             None => output.detail(&format!("memory: {peak} will be used of {usable} that are free")),

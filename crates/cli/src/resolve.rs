@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use tandem::catalog::Catalog;
+use tandem::hub::FileSelector;
 use tandem::machine::Memory;
-use tandem::{LoadOptions, ModelFiles, ModelRef, Resolved, Resolver, Settings};
+use tandem::{ModelFiles, ModelRef, Resolved, Resolver, Settings};
 
 use crate::args::EngineOptions;
 use crate::config::Config;
@@ -23,11 +24,11 @@ pub(crate) fn resolver(catalog: &Catalog, options: &EngineOptions) -> Resolver {
 
 /// As much of `options` as decides what a reference names.
 pub(crate) fn reference_settings(options: &EngineOptions) -> Settings {
+    let settings = options.weights.settings();
     Settings {
-        backend: options.weights.backend,
-        load: LoadOptions::new().with_dtype(options.weights.dtype).with_threads(options.compute.threads),
+        load: settings.load.with_threads(options.compute.threads),
         context_length: options.context.map(usize::from),
-        ..Settings::default()
+        ..settings
     }
 }
 
@@ -38,8 +39,11 @@ pub(crate) fn reference_settings(options: &EngineOptions) -> Settings {
 pub(crate) fn resolve(resolver: &Resolver, reference: &str, settings: &Settings, output: &Output) -> tandem::Result<Resolved> {
     let resolved = resolver.resolve(&ModelRef::from(reference), settings)?;
     if let Some((choice, taken)) = resolved.choice.as_ref().and_then(|choice| Some((choice, choice.taken()?))) {
-        let (name, peak, usable) = (&taken.entry.name, bytes(taken.plan.peak()), bytes(choice.usable));
-        output.note(&format!("`auto` is `{name}`: it takes about {peak} of {usable}: {}", taken.plan));
+        let (name, estimate, usable) = (&taken.entry.name, &taken.estimate, bytes(choice.usable));
+        let (dtype, speed, peak) = (estimate.dtype(), estimate.tokens_per_second, bytes(estimate.plan.peak()));
+        output.note(&format!(
+            "`auto` is `{name}`: in {dtype} it takes about {peak} of {usable} and decodes an estimated {speed:.0} tokens per second"
+        ));
     }
     Ok(resolved)
 }
@@ -50,8 +54,9 @@ pub(crate) fn resolve(resolver: &Resolver, reference: &str, settings: &Settings,
 /// As [`resolve`], and for a configuration that is wrong.
 pub(crate) fn resolve_checkpoint(reference: &str, output: &Output) -> Result<(Resolver, Resolved)> {
     let config = Config::load()?;
-    let resolver = resolver(&config.catalog, &config.engine);
-    let settings = reference_settings(&config.engine);
+    let engine = EngineOptions { weights: config.engine.weights.or_published(), ..config.engine };
+    let resolver = resolver(&config.catalog, &engine);
+    let settings = reference_settings(&engine);
     let resolved = resolve(&resolver, reference, &settings, output)?.into_checkpoint()?;
     Ok((resolver, resolved))
 }
@@ -61,30 +66,20 @@ pub(crate) fn resolve_checkpoint(reference: &str, output: &Output) -> Result<(Re
 /// # Errors
 /// As [`Resolver::find`].
 pub(crate) fn find(resolver: &Resolver, resolved: &Resolved, settings: &Settings, output: &Output) -> Result<ModelFiles> {
-    shown(resolved, settings, output, |settings| resolver.find(resolved, settings))
+    find_with(resolver.file_selector(settings), resolver, resolved, output)
 }
 
-/// The files of its checkpoint, whatever the backend.
+/// The files that `select` chooses.
 ///
 /// # Errors
-/// As [`Resolver::find_checkpoint`].
-pub(crate) fn find_checkpoint(resolver: &Resolver, resolved: &Resolved, output: &Output) -> Result<ModelFiles> {
-    shown(resolved, &Settings::default(), output, |settings| resolver.find_checkpoint(resolved, settings))
-}
-
-/// Does `find` with settings that show its progress, where a download is possible.
-fn shown(
-    resolved: &Resolved,
-    settings: &Settings,
-    output: &Output,
-    find: impl FnOnce(&Settings) -> tandem::Result<ModelFiles>,
-) -> Result<ModelFiles> {
+/// As [`Resolver::find_with`].
+pub(crate) fn find_with(select: FileSelector, resolver: &Resolver, resolved: &Resolved, output: &Output) -> Result<ModelFiles> {
+    let mut settings = Settings::default();
     if !matches!(resolved.model, ModelRef::Hub(_)) {
-        return Ok(find(settings)?);
+        return Ok(resolver.find_with(select, resolved, &settings)?);
     }
     with_progress(&resolved.model.to_string(), output, |progress, cancel| {
-        let mut settings = settings.clone();
         (settings.load.progress, settings.load.cancel) = (progress, cancel);
-        find(&settings)
+        resolver.find_with(select, resolved, &settings)
     })
 }

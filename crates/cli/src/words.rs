@@ -27,7 +27,7 @@ pub(crate) fn clause(remedy: &Remedy) -> String {
         Remedy::NameLibrary => "name another library with `--ort-library FILE` or `ORT_DYLIB_PATH`".into(),
         Remedy::Fits { dtype, peak } => format!("with `--dtype {dtype}` it takes {peak}, which fits"),
         Remedy::ModelFits { model, dtype, peak } => format!("`{model}` with `--dtype {dtype}` would fit: {peak}"),
-        Remedy::SkipMemoryCheck => "`--no-memory-check` tries it".into(),
+        Remedy::SkipMemoryCheck => "use `--no-memory-check` to load it anyway".into(),
         Remedy::SkipTemplate => "use `--raw` to continue plain text".into(),
         Remedy::ReplaceExport => "replace an earlier export with `--force`".into(),
         Remedy::ExportModel => "export the model with `tandem export`".into(),

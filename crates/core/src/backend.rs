@@ -73,6 +73,9 @@ pub trait Backend: Send + Sync {
     /// How much memory a checkpoint of `shape` takes on this engine, by its sizes alone; [`OpenedModel::footprint`] knows better.
     fn footprint(&self, shape: &ModelShape, dtype: DType, workload: &Workload) -> Footprint;
 
+    /// In which dtypes this engine runs the model of `files` on a processor, the most exact first; empty where the files alone decide.
+    fn dtypes(&self, files: &ModelFiles) -> Vec<DType>;
+
     /// Reads the headers of a model, each once: configuration, and graph or list of weights. No weight is read, and the values of
     /// `options` are valid.
     ///

@@ -1,10 +1,10 @@
 //! Is there room on the disk? Said before the work, not after.
 
-use crate::remedy::Remedies;
 use std::io;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::remedy::Remedies;
 use crate::size::Size;
 
 /// Free bytes for this user on the disk where `path` is or is to be.
@@ -20,7 +20,7 @@ pub fn free(path: &Path) -> io::Result<u64> {
 /// ([`free`], but for tests); `hint` is what to do when they do not.
 ///
 /// # Errors
-/// [`Error::BadFile`] with both figures when they do not. A file system that does not tell is taken to have room.
+/// [`Error::BadFile`] with what is needed and what is missing when they do not. A file system that does not tell is taken to have room.
 pub fn check(directory: &Path, needed: u64, free: &dyn Fn(&Path) -> io::Result<u64>, hint: impl Into<Remedies>) -> Result<()> {
     let needed = needed.saturating_add(needed / 50);
     let Ok(free) = free(directory) else { return Ok(()) };
@@ -29,7 +29,7 @@ pub fn check(directory: &Path, needed: u64, free: &dyn Fn(&Path) -> io::Result<u
     }
     Err(Error::BadFile {
         file: directory.display().to_string(),
-        problem: format!("there is not enough room: {} are needed, and {} are free", Size(needed), Size(free)),
+        problem: format!("there is not enough room: {} are needed, {} more than are free", Size(needed), Size(needed - free)),
         hint: Some(hint.into()),
         source: None,
     })
@@ -40,16 +40,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_fit_is_said_with_both_figures() {
+    fn what_does_not_fit_is_refused_with_what_is_missing() {
         let check = |needed, free| check(Path::new("no/such/cache"), needed, &|_| Ok(free), "use another disk");
         assert!(check(1_000_000_000, 1_020_000_000).is_ok());
-        let error = check(1_000_000_000, 1_019_999_999).unwrap_err();
-        let expected = "`no/such/cache`: there is not enough room: 1.0 GB are needed, and 1.0 GB are free";
+        let error = check(1_000_000_000, 1_019_990_000).unwrap_err();
+        let expected = "`no/such/cache`: there is not enough room: 1.0 GB are needed, 10 kB more than are free";
         assert_eq!(
             (error.to_string().as_str(), error.hint().map(|hint| hint.to_string()).as_deref()),
             (expected, Some("use another disk"))
         );
-        assert!(check(40_000_000, 999).unwrap_err().to_string().ends_with("41 MB are needed, and 999 bytes are free"));
+        assert!(check(40_000_000, 999).unwrap_err().to_string().ends_with("41 MB are needed, 41 MB more than are free"));
         assert!(check(u64::MAX, u64::MAX - 1).is_err());
     }
 

@@ -16,6 +16,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::config::ParsedConfig;
 pub use self::content::MAX_JSON_BYTES;
 pub use self::listing::Listing;
 pub use self::near::near_names;
@@ -48,6 +49,8 @@ pub struct ModelFiles {
     pub graphs: Vec<GraphFile>,
     /// ONNX files that were found and are not used.
     pub skipped: Vec<SkippedFile>,
+    /// The configuration, once it was read.
+    pub(crate) parsed: ParsedConfig,
 }
 
 /// One file, on disk or in the binary.
@@ -104,6 +107,26 @@ pub struct WeightFile {
 }
 
 impl ModelFiles {
+    /// The model `name` with the small files that `find` finds by their names, and nothing else; `None` without a configuration. What
+    /// onnxruntime-genai writes stands in for `config.json` and `generation_config.json`.
+    fn with_small_files(name: &str, find: impl Fn(&str) -> Option<ModelFile>) -> Option<Self> {
+        let genai_config = find(discover::GENAI_CONFIG);
+        let or_genai = |file_name: &str| find(file_name).or_else(|| genai_config.clone());
+        Some(Self {
+            name: name.into(),
+            config: or_genai("config.json")?,
+            generation_config: or_genai("generation_config.json"),
+            tokenizer: find("tokenizer.json"),
+            tokenizer_config: find("tokenizer_config.json"),
+            chat_template: find("chat_template.jinja"),
+            genai_config,
+            weights: Vec::new(),
+            graphs: Vec::new(),
+            skipped: Vec::new(),
+            parsed: ParsedConfig::default(),
+        })
+    }
+
     /// The GGUF file that the weights are in, when they are in one.
     pub fn gguf(&self) -> Option<&Arc<Gguf>> {
         match &self.config {

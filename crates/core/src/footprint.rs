@@ -19,7 +19,7 @@ pub struct Workload {
 }
 
 /// What a run takes, in parts.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Footprint {
     /// There from loading to the end.
     pub kept: Vec<Part>,
@@ -27,6 +27,17 @@ pub struct Footprint {
     pub loading: Vec<Part>,
     /// There while tokens are computed only.
     pub running: Vec<Part>,
+    /// What decoding reads of it.
+    pub decoding: Decoding,
+}
+
+/// What limits the speed of decoding: every token reads the weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Decoding {
+    /// Bytes of weights that are read for a token.
+    pub bytes_per_token: u64,
+    /// The share of the memory's [bandwidth](crate::bandwidth) at which the engine reads them, 0 to 1, as measured.
+    pub efficiency: f64,
 }
 
 /// One part of a footprint.
@@ -104,6 +115,14 @@ impl Footprint {
     }
 }
 
+impl Decoding {
+    /// How many tokens a second are decoded where memory gives `bandwidth` bytes a second: the estimate for an empty session of a model
+    /// that no cache holds.
+    pub fn tokens_per_second(&self, bandwidth: f64) -> f64 {
+        bandwidth * self.efficiency / self.bytes_per_token.max(1) as f64
+    }
+}
+
 impl Part {
     /// Memory of the process's own.
     pub fn own(name: &'static str, bytes: u64) -> Self {
@@ -170,6 +189,11 @@ impl ModelShape {
     /// Weights of the embedding; the head has as many.
     pub fn embedding(&self) -> u64 {
         self.vocab_size * self.hidden_size
+    }
+
+    /// Weights that decoding reads for a token: of an embedding that is not the head, it reads one row.
+    pub fn read_per_token(&self) -> u64 {
+        self.projections() + self.embedding()
     }
 
     /// Keys and values of `n_tokens` when one takes `value` bytes.

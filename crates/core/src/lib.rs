@@ -1,8 +1,8 @@
 //! The contract between Tandem and its engines, and everything that needs no engine and no network.
 //!
-//! - [`backend`]: what an engine must do, three small traits.
+//! - [`backend`]: what an engine must do, four small traits.
 //! - [`config`], [`files`]: what a published checkpoint says of itself and which files it has.
-//! - [`footprint`]: how much memory a model takes, as its backend says.
+//! - [`footprint`]: how much memory a model takes, as its backend says. [`bandwidth`]: how fast memory is read.
 //! - [`checkpoint`]: a checkpoint's weights by name. [`export`]: what a graph of one is to be. [`progress`]: how far long work is.
 //! - [`gguf`]: files of llama.cpp, which hold all of that in one. [`huge_pages`]: weights where they are read fastest.
 //! - [`tokenizer`], [`template`]: text to tokens and back, chat messages to a prompt.
@@ -13,6 +13,7 @@ pub mod adapter;
 pub mod allocator;
 pub mod arena;
 pub mod backend;
+pub mod bandwidth;
 pub mod cancel;
 pub mod checkpoint;
 pub mod config;

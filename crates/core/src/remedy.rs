@@ -138,21 +138,21 @@ impl fmt::Display for Remedy {
             Self::LowerRequireDevice => f.write_str("lower `OnnxOptions::require_device`"),
             Self::ListOperators => f.write_str("`ModelInfo::placement` lists the operators by provider"),
             Self::ListDevices => f.write_str("`Backend::devices` says whether the engine itself works"),
-            Self::SetUpLibrary => f.write_str("obtain ONNX Runtime's library with `tandem::setup`"),
+            Self::SetUpLibrary => f.write_str("obtain ONNX Runtime's library with `tandem::backends::setup`"),
             Self::SetUpFromWheel { pip, wheel } => write!(
                 f,
                 "on a machine that reaches the package index, run `python3 -m pip {pip}`, copy `{wheel}` here, and give it to \
-                 `tandem::setup`"
+                 `tandem::backends::setup`"
             ),
             Self::NameLibrary => f.write_str("name another library with `OnnxOptions::library` or `ORT_DYLIB_PATH`"),
             Self::Fits { dtype, peak } => write!(f, "with dtype `{dtype}` it takes {peak}, which fits"),
             Self::ModelFits { model, dtype, peak } => write!(f, "`{model}` with dtype `{dtype}` would fit: {peak}"),
-            Self::SkipMemoryCheck => f.write_str("opening and loading the model yourself skips the check"),
+            Self::SkipMemoryCheck => f.write_str("`Settings::no_memory_check` loads it anyway"),
             Self::SkipTemplate => f.write_str("continue plain text, without the chat template"),
             Self::ReplaceExport => f.write_str("replace an earlier export with `ExportOptions::replace`"),
             Self::ExportModel => f.write_str("export the model with `tandem::export`"),
-            Self::ListModels => f.write_str("`Hub::list` shows which models are there"),
-            Self::RemoveModels => f.write_str("remove models with `Hub::remove`"),
+            Self::ListModels => f.write_str("`Cache::models` lists the models that are there"),
+            Self::RemoveModels => f.write_str("remove models with `Cache::remove`"),
             Self::VerifyModels => f.write_str("`Hub::verify` finds what is damaged"),
             Self::MakeBundle => f.write_str("make a bundle with `Hub::write_bundle`"),
             Self::ReadBundle => f.write_str("bring the model as a bundle and read it with `Hub::read_bundle`"),

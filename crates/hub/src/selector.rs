@@ -20,6 +20,11 @@ impl FileSelector {
         Self(Arc::new(select))
     }
 
+    /// The weights as published, whatever the backend.
+    pub fn checkpoint() -> Self {
+        Self::new(|listing| listing.weights(None))
+    }
+
     /// Those of `files` that are needed of `reference`. `read` is asked for the files that name others.
     pub(crate) fn select(
         &self,

@@ -82,11 +82,12 @@ pub fn backend(kind: Option<BackendKind>, ort_library: Option<PathBuf>) -> Resul
     }
 }
 
-/// Chooses the files that the backend `kind` needs at `dtype`; for one that is not part of this build, the weights as published.
+/// Chooses the files that the backend `kind` needs at `dtype`; candle's are known without it: the weights as published.
 pub fn file_selector(kind: BackendKind, dtype: Option<DType>) -> FileSelector {
     match backend(Some(kind), None) {
         Ok(backend) => FileSelector::new(move |listing| backend.select_files(listing, dtype)),
-        Err(_) => FileSelector::new(move |listing| listing.weights(dtype)),
+        Err(_) if kind == BackendKind::Candle => FileSelector::new(move |listing| listing.weights(dtype)),
+        Err(_) => FileSelector::new(move |_| Err(not_compiled(kind))),
     }
 }
 

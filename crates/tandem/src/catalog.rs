@@ -15,7 +15,7 @@ use crate::paths;
 const BUILTIN: &str = include_str!("catalog/builtin.toml");
 
 /// Entries by name, in the order of the list; a user's own come first.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Catalog {
     entries: Vec<CatalogEntry>,
 }

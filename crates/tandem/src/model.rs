@@ -14,7 +14,7 @@ use tandem_core::tokenizer::Tokenizer;
 use tandem_core::{Error, Model, ModelInfo, Result, SessionOptions, TokenId};
 
 use crate::opened::OpenedModel;
-use crate::plan::{PLANNED_CONTEXT, Planner};
+use crate::plan::{DTypeChoice, Planner};
 use crate::reference::ModelRef;
 use crate::resolver::{Admission, Resolver};
 use crate::settings::Settings;
@@ -32,6 +32,7 @@ pub struct TextModel {
     end_tokens: Vec<TokenId>,
     load_time: Duration,
     planner: Planner,
+    dtype_choice: Option<DTypeChoice>,
     admission: Option<Admission>,
 }
 
@@ -62,12 +63,11 @@ impl Resolver {
     /// than is free is loaded, and [`TextModel::admission`] says what would fit.
     ///
     /// # Errors
-    /// As [`resolve`](Self::resolve), [`find`](Self::find), [`admit`](Self::admit) and [`OpenedModel::load`].
+    /// As [`resolve`](Self::resolve), [`find`](Self::find), [`open`](Self::open), [`admit`](Self::admit) and [`OpenedModel::load`].
     pub fn load(&self, reference: &ModelRef, settings: &Settings) -> Result<TextModel> {
         let files = self.find(&self.resolve(reference, settings)?, settings)?;
-        let opened = OpenedModel::open(files, settings)?;
-        let n_tokens = settings.context_length.unwrap_or(PLANNED_CONTEXT);
-        let admission = if settings.no_memory_check { None } else { self.admit(&opened, n_tokens)? };
+        let opened = self.open(files, settings)?;
+        let admission = self.admit(&opened, settings.planned_tokens())?;
         Ok(TextModel { admission, ..opened.load()? })
     }
 }
@@ -78,7 +78,7 @@ impl OpenedModel {
     /// # Errors
     /// As [`load`].
     pub fn load(self) -> Result<TextModel> {
-        let Self { files, opened, open_time, planner, .. } = self;
+        let Self { files, opened, open_time, planner, dtype_choice, .. } = self;
         let (started, config) = (Instant::now(), opened.config().clone());
         // A published tokenizer takes half as long as a small model's weights: they are read side by side.
         let (text, model) = std::thread::scope(|scope| {
@@ -88,7 +88,18 @@ impl OpenedModel {
         });
         let Text { tokenizer, template, generation_config, end_tokens } = text?;
         let (model, load_time) = (model?, open_time + started.elapsed());
-        Ok(TextModel { model, files, planner, tokenizer, template, generation_config, end_tokens, load_time, admission: None })
+        Ok(TextModel {
+            model,
+            files,
+            planner,
+            dtype_choice,
+            tokenizer,
+            template,
+            generation_config,
+            end_tokens,
+            load_time,
+            admission: None,
+        })
     }
 }
 
@@ -119,6 +130,11 @@ impl TextModel {
     /// Plans the memory that it takes.
     pub fn planner(&self) -> &Planner {
         &self.planner
+    }
+
+    /// The dtypes that its own was chosen from, where there was a choice.
+    pub fn dtype_choice(&self) -> Option<&DTypeChoice> {
+        self.dtype_choice.as_ref()
     }
 
     /// What it was expected to take when it was loaded; `None` where that was not asked or cannot be planned.

@@ -6,18 +6,18 @@ use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
 use tandem_core::{DType, OpenedModel as Opened, Result};
 
-use crate::plan::Planner;
+use crate::plan::{DTypeChoice, Planner};
 use crate::settings::Settings;
 
 /// A model whose configuration, and graph or list of weights, were read once.
 ///
 /// ```no_run
-/// use tandem::{ModelRef, OpenedModel, Resolver, Settings};
+/// use tandem::{ModelRef, Resolver, Settings};
 ///
 /// # fn main() -> tandem::Result<()> {
 /// let (resolver, settings) = (Resolver::from_env()?, Settings::default());
 /// let resolved = resolver.resolve(&ModelRef::from("demo"), &settings)?;
-/// let opened = OpenedModel::open(resolver.find(&resolved, &settings)?, &settings)?;
+/// let opened = resolver.open(resolver.find(&resolved, &settings)?, &settings)?;
 /// println!("{} layers, {}", opened.config().n_layers, resolver.plan(opened.planner(), 512)?);
 /// let model = opened.load()?;
 /// # Ok(())
@@ -28,7 +28,8 @@ pub struct OpenedModel {
     pub(crate) opened: Box<dyn Opened>,
     pub(crate) open_time: Duration,
     pub(crate) planner: Planner,
-    settings: Settings,
+    pub(crate) dtype_choice: Option<DTypeChoice>,
+    pub(crate) settings: Settings,
 }
 
 impl OpenedModel {
@@ -46,7 +47,7 @@ impl OpenedModel {
             context_length: settings.context_length.map_or(max_context, |length| length.min(max_context)),
             footprint: opened.footprint()?,
         };
-        Ok(Self { files, opened, open_time: started.elapsed(), settings: settings.clone(), planner })
+        Ok(Self { files, opened, open_time: started.elapsed(), settings: settings.clone(), planner, dtype_choice: None })
     }
 
     /// Its files.
@@ -62,6 +63,11 @@ impl OpenedModel {
     /// The dtype that its weights will have.
     pub fn dtype(&self) -> DType {
         self.opened.dtype()
+    }
+
+    /// The dtypes that it was chosen from, where [`Resolver::open`](crate::Resolver::open) had a choice.
+    pub fn dtype_choice(&self) -> Option<&DTypeChoice> {
+        self.dtype_choice.as_ref()
     }
 
     /// What it was opened with.

@@ -1,4 +1,4 @@
-//! How much memory a run will take, before it starts: a sum of parts that can be read, each with where it comes from.
+//! How much memory a run will take and how fast it will decode, before it starts: a sum of parts, each with where it comes from.
 //!
 //! Sizes come from the files' headers or from the catalog, which has the same facts. What an engine does with them is the engine's own
 //! [`Footprint`]. What cannot be known before is measured after a run and kept ([`Measurements`]).
@@ -14,10 +14,11 @@ use tandem_core::size::Size;
 use tandem_core::template::STACK_BYTES;
 use tandem_core::{BackendKind, DType, Device, Error, Result};
 
-pub use self::choose::{Candidate, Choice, PLANNED_CONTEXT, choose};
+pub(crate) use self::choose::Resources;
+pub use self::choose::{COMFORTABLE_SPEED, Candidate, Choice, DTypeChoice, Estimate, LEAST_SPEED, PLANNED_CONTEXT};
 pub use self::judge::{Limit, Verdict};
-pub use self::measured::{Measurement, Measurements};
-pub use tandem_core::footprint::{Footprint, Part, Workload};
+pub use self::measured::{Bandwidth, Measurement, Measurements};
+pub use tandem_core::footprint::{Decoding, Footprint, Part, Workload};
 
 /// What runs a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! From a model reference to files, and whether they fit the memory: with a catalog, a hub, a machine, and what was measured on it.
 
 mod admission;
+mod estimates;
 
 use std::path::PathBuf;
 
@@ -9,12 +10,11 @@ use tandem_core::{DType, Error, Remedy, Result};
 use tandem_hub::{FileSelector, Hub, HubReference, HubSettings, PullOptions};
 
 pub use self::admission::Admission;
-use crate::backends::file_selector;
 use crate::catalog::{Catalog, CatalogEntry};
 use crate::demo;
 use crate::machine::Memory;
 use crate::paths;
-use crate::plan::{Choice, Measurements, MemoryPlan, PLANNED_CONTEXT, choose};
+use crate::plan::{Choice, Measurements};
 use crate::reference::{AUTO, DEMO, ModelRef};
 use crate::settings::Settings;
 
@@ -37,6 +37,7 @@ pub struct Resolver {
     hub: Option<HubSettings>,
     memory: Option<Memory>,
     measured: Option<PathBuf>,
+    bandwidth: Option<f64>,
 }
 
 /// What a reference came to.
@@ -54,7 +55,13 @@ impl Resolver {
     /// With the models of `catalog`, the hub of the environment ([`HubSettings::from_env`]), this machine's memory, and what runs took
     /// on it before.
     pub fn new(catalog: Catalog) -> Self {
-        Self { catalog, hub: None, memory: None, measured: paths::state_dir().map(|dir| dir.join("memory.json")) }
+        Self {
+            catalog,
+            hub: None,
+            memory: None,
+            measured: paths::state_dir().map(|dir| dir.join("memory.json")),
+            bandwidth: None,
+        }
     }
 
     /// With the models of the program and those of the user's own `tandem.toml`.
@@ -73,6 +80,11 @@ impl Resolver {
     /// With the memory of another machine.
     pub fn with_memory(self, memory: Memory) -> Self {
         Self { memory: Some(memory), ..self }
+    }
+
+    /// With memory that gives `bytes_per_second`.
+    pub fn with_bandwidth(self, bytes_per_second: f64) -> Self {
+        Self { bandwidth: Some(bytes_per_second), ..self }
     }
 
     /// With measurements that are kept in another file, or not at all.
@@ -121,44 +133,21 @@ impl Resolver {
         Ok(Resolved { model, entry: Some(entry), choice })
     }
 
-    /// What `auto` comes to.
-    ///
-    /// # Errors
-    /// [`Error::BackendNotCompiled`].
-    pub fn choose(&self, settings: &Settings) -> Result<Choice> {
-        let (backend, engine) = (settings.open_backend()?, settings.engine(settings.load.dtype.unwrap_or(DType::F32)));
-        let n_tokens = settings.context_length.unwrap_or(PLANNED_CONTEXT);
-        Ok(choose(&self.catalog, &self.memory(), (&*backend, engine), n_tokens, &self.measurements()))
-    }
-
-    /// The memory that `entry` takes with `n_tokens`, by what the catalog says of it.
-    ///
-    /// # Errors
-    /// [`Error::BackendNotCompiled`].
-    pub fn plan_entry(&self, entry: &CatalogEntry, settings: &Settings, n_tokens: usize) -> Result<MemoryPlan> {
-        let (backend, engine) = (settings.open_backend()?, settings.engine(settings.load.dtype.unwrap_or(DType::F32)));
-        Ok(entry.plan(&*backend, engine, n_tokens, &self.measurements()))
-    }
-
     /// The files that the backend and dtype of `settings` need. Those of a model on the hub are downloaded, unless they are in the cache;
     /// the progress and the cancel token are those of `settings.load`.
     ///
     /// # Errors
     /// Those of [`ModelFiles::discover`] and [`Hub::find`].
     pub fn find(&self, resolved: &Resolved, settings: &Settings) -> Result<ModelFiles> {
-        let select = file_selector(settings.backend_kind(), settings.load.dtype);
-        self.find_selected(resolved, settings, select)
+        self.find_with(self.file_selector(settings), resolved, settings)
     }
 
-    /// The files of the checkpoint, whatever the backend: for work that is done on the weights as published.
+    /// The files that `select` chooses of a model on the hub, and all files of any other: [`FileSelector::checkpoint`] is for work on the
+    /// weights as published, whatever the backend.
     ///
     /// # Errors
     /// As [`find`](Self::find).
-    pub fn find_checkpoint(&self, resolved: &Resolved, settings: &Settings) -> Result<ModelFiles> {
-        self.find_selected(resolved, settings, FileSelector::new(|listing| listing.weights(None)))
-    }
-
-    fn find_selected(&self, resolved: &Resolved, settings: &Settings, select: FileSelector) -> Result<ModelFiles> {
+    pub fn find_with(&self, select: FileSelector, resolved: &Resolved, settings: &Settings) -> Result<ModelFiles> {
         let name = resolved.model.to_string();
         let reference = match &resolved.model {
             ModelRef::BuiltIn => return demo::files(),
@@ -196,12 +185,12 @@ impl Resolver {
     }
 }
 
-/// The files that `reference` names, as the default backend needs them: see [`ModelRef`] for what it may be.
+/// The files that `reference` names, as the default backend needs them to run the model as published: see [`ModelRef`] for what it may be.
 ///
 /// # Errors
 /// As [`Resolver::resolve`] and [`Resolver::find`].
 pub fn find(reference: impl Into<ModelRef>) -> Result<ModelFiles> {
-    let (resolver, settings) = (Resolver::from_env()?, Settings::default());
+    let (resolver, settings) = (Resolver::from_env()?, Settings { as_published: true, ..Settings::default() });
     resolver.find(&resolver.resolve(&reference.into(), &settings)?, &settings)
 }
 
@@ -251,7 +240,7 @@ fn nothing_fits(choice: &Choice) -> Error {
     let usable = tandem_core::size::Size(choice.usable);
     let smallest = choice.smallest();
     let smallest = smallest.map(|candidate| {
-        Remedy::Note(format!("`{}` takes {}", candidate.entry.name, tandem_core::size::Size(candidate.plan.peak())))
+        Remedy::Note(format!("`{}` takes {}", candidate.entry.name, tandem_core::size::Size(candidate.estimate.plan.peak())))
     });
     let smaller = [Remedy::UseDType(vec![DType::Int4]), "use the built-in model `demo`".into()];
     Error::ModelNotFound {

@@ -2,10 +2,10 @@
 
 use std::num::NonZero;
 
-use tandem_core::{Backend, BackendKind, DType, LoadOptions, Result};
+use tandem_core::{Backend, BackendKind, DType, Device, LoadOptions, Result};
 
 use crate::backends::{backend, default_backend};
-use crate::plan::Engine;
+use crate::plan::{Engine, PLANNED_CONTEXT};
 
 /// What runs a model, and how.
 ///
@@ -19,8 +19,11 @@ use crate::plan::Engine;
 pub struct Settings {
     /// Exactly this backend; `None` is the default one of this build.
     pub backend: Option<BackendKind>,
-    /// Device, dtype, threads, and what concerns ONNX Runtime alone.
+    /// Device, dtype, threads, and what concerns ONNX Runtime alone. Where it has no dtype, one is chosen for the speed and the memory
+    /// of this machine ([`DTypeChoice`](crate::plan::DTypeChoice)).
     pub load: LoadOptions,
+    /// Chooses no dtype: a model without one in `load` runs as exactly as it was published.
+    pub as_published: bool,
     /// The most tokens that a session is to hold, which memory is planned for; `None` plans for a long conversation.
     pub context_length: Option<usize>,
     /// Loads a model even when it does not fit the memory.
@@ -41,9 +44,23 @@ impl Settings {
         backend(self.backend, self.load.onnx.library.clone())
     }
 
+    /// Whether a dtype is to be chosen: an accelerator runs what was published, and a graph that is named has its own.
+    pub(crate) fn leaves_dtype_open(&self) -> bool {
+        let load = &self.load;
+        load.dtype.is_none() && !self.as_published && load.device == Device::Cpu && load.onnx.graph.is_none()
+    }
+
+    /// Tokens of a session that memory is planned for.
+    pub(crate) fn planned_tokens(&self) -> usize {
+        self.context_length.unwrap_or(PLANNED_CONTEXT)
+    }
+
     /// What runs a model of weights in `dtype`.
     pub(crate) fn engine(&self, dtype: DType) -> Engine {
-        let threads = self.load.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZero::get);
-        Engine { backend: self.backend_kind(), dtype, threads }
+        Engine { backend: self.backend_kind(), dtype, threads: self.threads() }
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.load.threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZero::get)
     }
 }

@@ -45,6 +45,10 @@ impl Backend for OnProcessor {
         CandleBackend::new().select_files(listing, dtype)
     }
 
+    fn dtypes(&self, files: &ModelFiles) -> Vec<tandem_core::DType> {
+        CandleBackend::new().dtypes(files)
+    }
+
     fn footprint(&self, shape: &ModelShape, dtype: tandem_core::DType, workload: &Workload) -> Footprint {
         CandleBackend::new().footprint(shape, dtype, workload)
     }
@@ -139,7 +143,7 @@ fn half_precision_is_close_to_f32() {
 fn rotary_table_is_computed_in_f32_for_every_dtype() {
     // bf16 cannot represent 8000, so an angle computed in it would be off by whole turns.
     let files = fixture("qwen2-tied").files;
-    let config = ModelConfig::from_file(&files.config).unwrap();
+    let config = files.model_config().unwrap();
     let cosines = |dtype| {
         let decoder = DeviceDecoder::new(in_f32(&files, &config).unwrap(), dtype, &Device::Cpu).unwrap();
         let rotation = decoder.rotation(&decoder.rotary, &Span { rows: 0..3, first_position: 8000, n_outputs: 3 }).unwrap();

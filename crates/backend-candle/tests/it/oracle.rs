@@ -67,7 +67,7 @@ fn llama3_rope_scaling_matches_candle_transformers() {
 /// Compares logits after prompts of `lengths`, after four more tokens one at a time, and after a second prompt.
 fn compare(name: &str, directory: &Path, lengths: &[usize]) {
     let files = ModelFiles::discover(directory, name).unwrap();
-    let config = ModelConfig::from_file(&files.config).unwrap();
+    let config = files.model_config().unwrap();
     let model = load(directory, &LoadOptions::default()).unwrap();
     let mut oracle = Oracle::load(&config, directory.join("model.safetensors"));
     for &n in lengths {

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use tandem_core::backend::LoadOptions;
-use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
 use tandem_core::{DType, GraphFormat, Result, disk};
 use tandem_onnx_graph::GRAPH_FILE;
@@ -75,7 +74,7 @@ fn export_into(
     options: &LoadOptions,
 ) -> Result<()> {
     let graphs = directory.parent().unwrap_or(directory);
-    let plan = GraphPlan::open(files, &ModelConfig::from_file(&files.config)?, format)?;
+    let plan = GraphPlan::open(files, &files.model_config()?, format)?;
     let limit = limit()?;
     fs::create_dir_all(graphs).map_err(|error| unusable("made", graphs, error))?;
     let _lock = exclusive(&directory.with_extension("lock"), what, options)?;

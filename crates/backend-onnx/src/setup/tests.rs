@@ -283,7 +283,7 @@ fn missing_pip_error_lists_the_commands_tried() {
     let recipe = Recipe { pin: &fixture.pin, clients: vec![without("no-python3"), without("no-python")] };
     let failure = Failure::of(obtain(&fixture.options(), &recipe, &mut |_| {}).unwrap_err());
     failure.says("pip was not found").says("no-python3 -m pip`").says("no-python -m pip`");
-    failure.hints("install Python 3 with pip").hints("give it to `tandem::setup`");
+    failure.hints("install Python 3 with pip").hints("give it to `tandem::backends::setup`");
 }
 
 #[test]
@@ -302,7 +302,7 @@ fn pip_failure_shows_its_last_lines_and_the_manual_steps() {
     fixture.client_runs(lines);
     let failure = fixture.fails(&fixture.options());
     failure.says("client download --no-deps").says("failed (exit status: 1)");
-    failure.by("WARNING: Retrying 7\nERROR: No matching distribution found").hints("give it to `tandem::setup`");
+    failure.by("WARNING: Retrying 7\nERROR: No matching distribution found").hints("give it to `tandem::backends::setup`");
     assert!(!failure.cause.contains("Retrying 1"), "only the last lines: {}", failure.cause);
 }
 

@@ -106,7 +106,7 @@ fn old_library_is_refused_with_both_versions() {
     assert_eq!(find(Some(&old)).unwrap(), old, "its version is known only once it is loaded");
     let (error, hint) = environment_error(&old);
     assert!(error.ends_with("is ONNX Runtime 1.20.1, and this build needs 1.24 or later"), "{error}");
-    assert!(hint.contains("tandem::setup"), "{hint}");
+    assert!(hint.contains("tandem::backends::setup"), "{hint}");
 }
 
 #[test]

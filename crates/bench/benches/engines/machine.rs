@@ -7,7 +7,6 @@ use anyhow::{Context, Result};
 use tandem_backend_candle::CandleBackend;
 use tandem_bench::peak_rss_bytes;
 use tandem_bench::record::bytes_per_weight;
-use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
 use tandem_core::{Backend, DType, LoadOptions};
 
@@ -19,8 +18,7 @@ pub(crate) fn load_alone(checkpoint: &Path, dtype: DType, threads: usize) -> Res
     let model = CandleBackend::new().load(&files, &options)?;
     let seconds = started.elapsed().as_secs_f64();
     let source: u64 = model.info().weight_files.iter().map(|file| file.bytes).sum();
-    let result =
-        (bytes_per_weight(model.info().memory_dtype) * ModelConfig::from_file(&files.config)?.n_parameters() as f64) as u64;
+    let result = (bytes_per_weight(model.info().memory_dtype) * files.model_config()?.n_parameters() as f64) as u64;
     let megabytes = |bytes: u64| bytes as f64 / 1e6;
     println!(
         "load to {dtype:<5} {seconds:>5.1} s, peak {:.0} MB of {:.0} allowed (source {:.0}, result {:.0})",

@@ -19,8 +19,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use tandem_backend_candle::CandleBackend;
 use tandem_backend_onnx::OnnxBackend;
-use tandem_bench::machine::read_bandwidth;
 use tandem_bench::median;
+use tandem_core::bandwidth::{MORE_THAN_CACHES, read_bandwidth};
 use tandem_core::{Backend, DType, LoadOptions};
 
 use crate::runner::{PHASES, Runner};
@@ -66,7 +66,7 @@ impl<'a> Task<'a> {
         let mut bandwidth = 0.0_f64;
         // The first round warms everything.
         for round in 0..=self.rounds {
-            bandwidth = bandwidth.max(read_bandwidth(self.threads));
+            bandwidth = bandwidth.max(read_bandwidth(self.threads, MORE_THAN_CACHES));
             for phase in 0..PHASES.len() {
                 for runner in runners.iter_mut() {
                     runner.run(phase, round > 0)?;

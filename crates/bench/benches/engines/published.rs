@@ -8,7 +8,6 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::qwen2::{Config, ModelForCausalLM};
 use tandem_core::TokenId;
-use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
 
 use crate::runner::{Runner, Sequence, greatest};
@@ -16,7 +15,7 @@ use crate::runner::{Runner, Sequence, greatest};
 /// `None` unless the checkpoint is a Qwen2.
 pub(crate) fn runner(directory: &Path) -> Result<Option<Runner>> {
     let files = ModelFiles::discover(directory, &directory.to_string_lossy())?;
-    let config = ModelConfig::from_file(&files.config)?;
+    let config = files.model_config()?;
     let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(directory.join("config.json"))?)?;
     if json["model_type"] != "qwen2" {
         return Ok(None);

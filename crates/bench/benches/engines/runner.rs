@@ -102,7 +102,7 @@ pub(crate) fn of_backend(backend: &dyn Backend, directory: &Path, options: &Load
     let name = format!("{} {}{kept}", info.backend, info.dtype);
     let bytes_of_weight = bytes_per_weight(info.memory_dtype);
     let sequence = OfModel { session: new_session(&model)?, model };
-    Ok(Runner::new(name, Box::new(sequence), &ModelConfig::from_file(&files.config)?, bytes_of_weight))
+    Ok(Runner::new(name, Box::new(sequence), &files.model_config()?, bytes_of_weight))
 }
 
 pub(crate) fn threads(n: usize) -> Result<NonZeroUsize> {

@@ -7,7 +7,6 @@ use tandem_backend_candle::CandleBackend;
 use tandem_backend_onnx::{OnnxBackend, library};
 use tandem_bench::parity::{Corpus, PairReport, Parity, ParityOptions, ParityReport, Problem, Side, Verdict, lines};
 use tandem_core::backend::Numerics;
-use tandem_core::config::ModelConfig;
 use tandem_core::files::{MAX_JSON_BYTES, ModelFiles};
 use tandem_core::template::{ChatTemplate, TemplateTokens, TokenizerConfig};
 use tandem_core::tokenizer::Tokenizer;
@@ -52,7 +51,7 @@ impl Loaded {
             .map(|file| TokenizerConfig::parse(&file.read(MAX_JSON_BYTES).unwrap(), &file.name()).unwrap());
         let tokens = TemplateTokens::new(config.as_ref(), &tokenizer);
         let template = ChatTemplate::choose(None, config.as_ref(), tokens).unwrap();
-        let end_tokens = ModelConfig::from_file(&files.config).unwrap().eos_token_ids;
+        let end_tokens = files.model_config().unwrap().eos_token_ids;
         Self { name, files, model, tokenizer, template, end_tokens, numerics: options.numerics }
     }
 

@@ -9,7 +9,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Deserialize;
 use tandem::machine::Size;
 use tandem::named::{Named, ParseNameError};
-use tandem::{BackendKind, DType, Device, Numerics};
+use tandem::{BackendKind, DType, Device, LoadOptions, Numerics, Settings};
 
 use super::generation::from_text;
 use super::merge;
@@ -55,9 +55,13 @@ pub(crate) struct WeightsArgs {
     /// Backend that runs the model; an error if it is not available [default: the first of this build]
     #[arg(long, value_name = "BACKEND", value_parser = one_of::<BackendKind>())]
     pub(crate) backend: Option<BackendKind>,
-    /// Dtype of the weights; an error if it is not available [default: the most precise one available]
-    #[arg(long, value_name = "DTYPE", value_parser = one_of::<DType>())]
-    pub(crate) dtype: Option<DType>,
+    /// Dtype of the weights; an error if it is not available [default: `auto` for `run`, `chat`, `show` and `pull`, else `published`]
+    ///
+    /// `auto` is the most exact dtype that fits into memory and is estimated to decode 15 tokens per second on this machine; if none
+    /// does, the smallest. `published` is the most precise one that the model's files have.
+    #[arg(long, value_name = "DTYPE", value_parser = dtype_parser())]
+    #[serde(deserialize_with = "from_text")]
+    pub(crate) dtype: Option<DTypeArg>,
 }
 
 /// What it computes with.
@@ -70,6 +74,14 @@ pub(crate) struct ComputeArgs {
     /// Arithmetic for quantised weights: `fast` may quantise activations to 8 bits [default: fast]
     #[arg(long, value_name = "NUMERICS", value_parser = one_of::<Numerics>())]
     pub(crate) numerics: Option<Numerics>,
+}
+
+/// A dtype, the one that suits this machine, or the one that was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DTypeArg {
+    Auto,
+    Published,
+    Exactly(DType),
 }
 
 /// A device, or the best that can be used.
@@ -87,6 +99,21 @@ impl EngineOptions {
 }
 
 impl WeightsArgs {
+    /// The same, with the published dtype where none is given: for work that measures a model.
+    pub(crate) fn or_published(self) -> Self {
+        Self { dtype: self.dtype.or(Some(DTypeArg::Published)), ..self }
+    }
+
+    /// What they ask for, and nothing else.
+    pub(crate) fn settings(self) -> Settings {
+        let dtype = match self.dtype {
+            Some(DTypeArg::Exactly(dtype)) => Some(dtype),
+            _ => None,
+        };
+        let as_published = self.dtype == Some(DTypeArg::Published);
+        Settings { backend: self.backend, load: LoadOptions::new().with_dtype(dtype), as_published, ..Settings::default() }
+    }
+
     pub(crate) fn or(self, other: Self) -> Self {
         merge!(self, other; backend, dtype)
     }
@@ -96,6 +123,31 @@ impl ComputeArgs {
     pub(crate) fn or(self, other: Self) -> Self {
         merge!(self, other; threads, numerics)
     }
+}
+
+impl DTypeArg {
+    const AUTO: &str = "auto";
+    const PUBLISHED: &str = "published";
+}
+
+impl FromStr for DTypeArg {
+    type Err = ParseNameError;
+
+    fn from_str(text: &str) -> Result<Self, ParseNameError> {
+        match text {
+            Self::AUTO => Ok(Self::Auto),
+            Self::PUBLISHED => Ok(Self::Published),
+            _ => text.parse().map(Self::Exactly).map_err(|_| ParseNameError::not_one_of("dtype", text, &dtype_names())),
+        }
+    }
+}
+
+fn dtype_names() -> Vec<&'static str> {
+    [&[DTypeArg::AUTO, DTypeArg::PUBLISHED], DType::NAMES].concat()
+}
+
+fn dtype_parser() -> impl TypedValueParser<Value = DTypeArg> {
+    PossibleValuesParser::new(dtype_names()).try_map(|text| text.parse::<DTypeArg>())
 }
 
 impl FromStr for DeviceChoice {

@@ -40,7 +40,7 @@ pub(crate) fn bench(args: BenchArgs, output: &Output) -> Result<ExitCode> {
     if let Some(model) = &mut args.model {
         let (resolver, resolved) = resolve_checkpoint(model, output)?;
         // Measuring begins when it is here: the workers find it in the cache.
-        find(&resolver, &resolved, &Settings::default(), output)?;
+        find(&resolver, &resolved, &Settings { as_published: true, ..Settings::default() }, output)?;
         *model = resolved.model.to_string();
     }
     let cancel = CancelToken::new();

@@ -6,13 +6,14 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use tandem::hub::FileSelector;
 use tandem::{DType, ExportOptions};
 
 use crate::args::ExportArgs;
 use crate::figures;
 use crate::interrupt::Interrupts;
 use crate::output::Output;
-use crate::resolve::{find_checkpoint, resolve_checkpoint};
+use crate::resolve::{find_with, resolve_checkpoint};
 use tandem_bench::peak_rss_bytes;
 
 /// What `--json` prints.
@@ -42,7 +43,7 @@ struct FileRow {
 
 pub(crate) fn export(args: ExportArgs, output: &Output) -> Result<ExitCode> {
     let (resolver, resolved) = resolve_checkpoint(&args.model.reference, output)?;
-    let files = find_checkpoint(&resolver, &resolved, output)?;
+    let files = find_with(FileSelector::checkpoint(), &resolver, &resolved, output)?;
     let reference = &files.name;
     let directory = args.directory.unwrap_or_else(|| default_directory(reference, args.format.dtype));
     let format = args.format.format();

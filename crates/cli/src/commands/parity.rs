@@ -12,7 +12,7 @@ use tandem_bench::parity::{
 use tandem_bench::record::write_whole;
 use tandem_bench::shape::is_random;
 
-use crate::args::{ComputeArgs, DeviceChoice, EngineOptions, OnnxArgs, ParityArgs, SideChoice, WeightsArgs};
+use crate::args::{ComputeArgs, DTypeArg, DeviceChoice, EngineOptions, OnnxArgs, ParityArgs, SideChoice, WeightsArgs};
 use crate::config::Config;
 use crate::engine;
 use crate::failure::{FAILED, GATE_NOT_MET};
@@ -68,7 +68,10 @@ impl Run<'_> {
     fn load(&self, choice: &SideChoice) -> Result<Loaded> {
         let args = self.args;
         let options = EngineOptions {
-            weights: WeightsArgs { backend: Some(choice.backend), dtype: choice.dtype },
+            weights: WeightsArgs {
+                backend: Some(choice.backend),
+                dtype: choice.dtype.map(DTypeArg::Exactly).or(Some(DTypeArg::Published)),
+            },
             device: choice.device.map(DeviceChoice::Exactly),
             compute: ComputeArgs { threads: args.compute.threads.or(self.configured.compute.threads), ..args.compute },
             onnx: OnnxArgs { library: args.library.clone().or(self.configured.onnx.library.clone()), ..OnnxArgs::default() },

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Result;
 use serde::Serialize;
 use tandem::hub::{FileSelector, Hub, HubReference, LockFile, LockedModel, PullOptions, Pulled};
-use tandem::{CancelToken, LoadOptions, Progress, Settings};
+use tandem::{CancelToken, Progress};
 
 use crate::args::{EngineOptions, PullArgs};
 use crate::config::Config;
@@ -61,16 +61,14 @@ pub(crate) fn pull(args: PullArgs, output: &Output) -> Result<ExitCode> {
     let hub = Hub::from_env()?;
     let config = Config::load()?;
     let engine = EngineOptions { weights: args.weights, ..EngineOptions::default() }.or(config.engine);
-    let load = LoadOptions::new().with_dtype(engine.weights.dtype);
-    let settings = Settings { backend: engine.weights.backend, load, ..Settings::default() };
-    let select = tandem::backends::file_selector(settings.backend_kind(), engine.weights.dtype);
-    let work = Work { hub: &hub, args: &args, select, output };
+    // What a lock file or a bundle holds is the same on every machine.
+    let is_shared = args.lock || args.locked || args.bundle.is_some();
+    let weights = if is_shared { engine.weights.or_published() } else { engine.weights };
+    let (settings, resolver) = (weights.settings(), resolver(&config.catalog, &engine));
+    let work = Work { hub: &hub, args: &args, select: resolver.file_selector(&settings), output };
     let models = match (&args.from_bundle, &args.reference) {
         (Some(bundle), _) => vec![work.unpack(bundle)?],
-        (None, Some(reference)) => {
-            let resolver = resolver(&config.catalog, &engine);
-            vec![work.one(&resolve(&resolver, reference, &settings, output)?.repository()?)?]
-        }
+        (None, Some(reference)) => vec![work.one(&resolve(&resolver, reference, &settings, output)?.repository()?)?],
         (None, None) => work.lock_file()?.models.iter().map(|model| work.one(&reference_of(model))).collect::<Result<_>>()?,
     };
     if output.is_json() {

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use tandem::{TextModel, TokenId, TokenScore};
 
-use crate::args::ScoreArgs;
+use crate::args::{EngineOptions, ScoreArgs};
 use crate::config::Config;
 use crate::engine::{load, session_options};
 use crate::interrupt::Interrupts;
@@ -50,6 +50,7 @@ const BYTES_OF_TOKEN: usize = 3;
 pub(crate) fn score(args: ScoreArgs, output: &Output) -> Result<ExitCode> {
     let config = Config::load()?;
     let engine = args.engine.or(config.engine);
+    let engine = EngineOptions { weights: engine.weights.or_published(), ..engine };
     let text = prompt::read(args.text, "text")?;
     let loaded = load(&args.model.reference, &config.catalog, &engine, text.len() / BYTES_OF_TOKEN, output)?;
     let model = &loaded.model;

@@ -13,7 +13,7 @@ use serde::Serialize;
 use tandem::backends::WeightType;
 use tandem::files::GenerationConfig;
 use tandem::numerics::NumericsCost;
-use tandem::{ModelConfig, ModelFiles, ModelInfo, ModelRef, OpenedModel, Resolver, TextModel, TokenId};
+use tandem::{ModelFiles, ModelInfo, ModelRef, OpenedModel, Resolver, TextModel, TokenId};
 
 use self::files::{FileRow, GraphRow, SkippedRow};
 use self::memory_plan::{MemoryReport, planned_tokens};
@@ -122,7 +122,7 @@ pub(crate) fn show(args: ShowArgs, output: &Output) -> Result<ExitCode> {
     }
     let settings = settings(&engine, output)?;
     let files = find(&resolver, &resolved, &settings, output)?;
-    let opened = OpenedModel::open(files.clone(), &settings);
+    let opened = resolver.open(files.clone(), &settings);
     let mut report = ModelReport {
         published: published(&files, opened.as_ref().ok())?,
         graphs: files::graphs(&files)?,
@@ -136,6 +136,7 @@ pub(crate) fn show(args: ShowArgs, output: &Output) -> Result<ExitCode> {
         let opened = opened?;
         admit(&opened, &resolver, 1, output)?;
         let progress = output.progress(format!("loading {}", report.model));
+        let settings = opened.settings().clone();
         let model = opened.load();
         let cost = model.as_ref().ok().map(|model| {
             progress.say("measuring what fast numerics cost");
@@ -164,7 +165,7 @@ fn memory_report(resolver: &Resolver, opened: &OpenedModel) -> Option<MemoryRepo
 
 /// `opened` is `None` for a model that this build cannot open.
 fn published(files: &ModelFiles, opened: Option<&OpenedModel>) -> tandem::Result<Published> {
-    let config = opened.map_or_else(|| ModelConfig::from_file(&files.config), |opened| Ok(opened.config().clone()))?;
+    let config = opened.map_or_else(|| files.model_config(), |opened| Ok(opened.config().clone()))?;
     let generation = files.generation_config.as_ref().map(GenerationConfig::from_file).transpose()?.unwrap_or_default();
     let mut end_tokens = [generation.eos_token_ids, config.eos_token_ids.clone()].concat();
     end_tokens.sort_unstable();

@@ -5,11 +5,11 @@ use serde_json::Value;
 use crate::support::{Outcome, Place, place_with_engine, place_with_onnx};
 
 /// Areas whose findings differ from machine to machine.
-const OF_THE_MACHINE: [&str; 3] = ["engines", "machine", "models"];
+const OF_THE_MACHINE: [&str; 4] = ["engines", "machine", "catalog", "models"];
 
 /// Things of those areas that every machine has. A finding's first line has its name after a state of eight columns.
-const NAMES: [&str; 7] =
-    ["onnx library", "onnx on cpu", "processor", "threads", "memory", "disk of the cache", "disk of the state"];
+const NAMES: [&str; 8] =
+    ["onnx library", "onnx on cpu", "processor", "threads", "memory", "bandwidth", "disk of the cache", "disk of the state"];
 
 /// The report with what differs from machine to machine masked: states and findings, not which things are looked at.
 fn masked(report: &str) -> String {
@@ -49,7 +49,7 @@ fn every_thing_that_is_looked_at_has_a_state_and_what_to_do() {
         "processor",
         "threads",
         "memory",
-        "largest model",
+        "`auto`",
         "cache",
         "hub",
         "candle on Metal",

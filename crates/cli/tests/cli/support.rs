@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use assert_cmd::Command as Checked;
 use assert_cmd::cargo::cargo_bin;
 use serde_json::Value;
+use tandem::plan::Measurements;
 use tempfile::TempDir;
 
 /// Ids of the model's end tokens: with these flags it goes on for ever.
@@ -62,6 +63,10 @@ impl Place {
     pub(crate) fn new() -> Self {
         let place = Self { dir: tempfile::tempdir().unwrap() };
         std::fs::create_dir(place.path("home")).unwrap();
+        // Every machine reads its memory at this speed.
+        let mut measured = Measurements::default();
+        (1..=std::thread::available_parallelism().map_or(2, usize::from).max(2)).for_each(|n| measured.set_bandwidth(n, 40e9));
+        measured.write(&place.path("home/state/tandem/memory.json")).unwrap();
         place.copy("onnx/optimum_f32/model.onnx", "model/onnx/model.onnx");
         for file in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
             place.copy(file, &format!("model/{file}"));
@@ -117,8 +122,7 @@ impl Place {
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(cargo_bin!("tandem"));
         command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
-        for variable in ["XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "TANDEM_CACHE", "CLICOLOR_FORCE"]
-        {
+        for variable in ["XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "TANDEM_CACHE", "CLICOLOR_FORCE"] {
             command.env_remove(variable);
         }
         // Proxies and everything of the hub's are the user's as well; no test asks the real one.
@@ -126,7 +130,7 @@ impl Place {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_network)) {
             command.env_remove(name);
         }
-        command.env("HOME", self.path("home")).env("HF_HUB_OFFLINE", "1");
+        command.env("HOME", self.path("home")).env("XDG_STATE_HOME", self.path("home/state")).env("HF_HUB_OFFLINE", "1");
         if let Some(library) = engine() {
             command.env("ORT_DYLIB_PATH", library);
         }
@@ -178,7 +182,7 @@ impl Place {
         outcome.json()
     }
 
-    /// Every file below the home directory.
+    /// Every file below the home directory, but for what is known of the machine.
     pub(crate) fn files_at_home(&self) -> Vec<PathBuf> {
         fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
             for entry in std::fs::read_dir(dir).unwrap() {
@@ -191,6 +195,7 @@ impl Place {
         }
         let mut found = Vec::new();
         walk(&self.path("home"), &mut found);
+        found.retain(|path| !path.starts_with(self.path("home/state")));
         found
     }
 }

@@ -60,7 +60,8 @@ impl Model for CheckedModel {
             });
         }
         let (places, mut rows): (Vec<_>, Vec<_>) = valid.into_iter().map(|(i, end, row)| ((i, end), row)).unzip();
-        let appended = self.inner.append_batch(&mut rows);
+        let mut appended = self.inner.append_batch(&mut rows);
+        appended.resize_with(places.len(), || Err(self.info().broken("returned fewer results than appends")));
         for (((i, end), row), result) in places.into_iter().zip(rows).zip(appended) {
             results[i] =
                 result.and_then(|()| self.info().check_appended(&*row.session, end, row.request, row.tokens.len(), row.logits));
@@ -78,7 +79,9 @@ impl Model for CheckedModel {
             return Err(Error::Cancelled);
         }
         let states = self.inner.encode(batch, cancel)?;
-        let is_whole = states.lengths == batch.lengths() && states.values.len() == batch.ids().len() * states.hidden_size;
+        let is_whole = states.lengths == batch.lengths()
+            && states.hidden_size == info.hidden_size
+            && states.values.len() == batch.ids().len() * states.hidden_size;
         if is_whole { Ok(states) } else { Err(info.broken("returned hidden states of another shape than the batch")) }
     }
 

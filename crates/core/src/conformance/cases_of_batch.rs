@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Fixture;
 use super::cases::{assert_close, last, session, tokens};
-use crate::adapter::{Adapter, ScaledAdapter};
+use crate::adapter::{Adapter, LowRankFactors, ScaledAdapter};
 use crate::backend::{Append, Capability, Logits, LogitsRequest, SessionOptions, TokenBatch, TokenId};
 use crate::cancel::CancelToken;
 use crate::error::Error;
@@ -133,12 +133,26 @@ pub fn imported_keys_and_values_equal_computed_ones(fixture: &Fixture) {
 pub fn zero_adapter_is_the_identity(fixture: &Fixture) {
     let Some(model) = fixture.load_with(&[Capability::Generation, Capability::Adapters]) else { return };
     let prompt = tokens(&*model, 8);
-    let none = ScaledAdapter { adapter: Arc::new(Adapter::new("none", Vec::new()).unwrap()), scale: 1.0 };
-    for adapters in [vec![], vec![none.clone()]] {
-        let adapted = model.with_adapters(&adapters).unwrap();
-        assert_eq!(last(&mut *session(&*adapted), &prompt), last(&mut *session(&*model), &prompt));
+    // The query projection of the first layer; `b` is what it adds.
+    let config = fixture.files.model_config().unwrap();
+    let adapter = |b: f32, scale| {
+        let factors = LowRankFactors {
+            module: "model.layers.0.self_attn.q_proj".into(),
+            a: vec![1.0; config.hidden_size],
+            b: vec![b; config.n_heads * config.head_dim()],
+            rank: 1,
+            scale: 1.0,
+        };
+        ScaledAdapter { adapter: Arc::new(Adapter::new("mine", vec![factors]).unwrap()), scale }
+    };
+    let logits = |adapters: &[ScaledAdapter]| last(&mut *session(&*model.with_adapters(adapters).unwrap()), &prompt);
+    let plain = last(&mut *session(&*model), &prompt);
+    for adapters in [vec![], vec![adapter(0.0, 1.0)], vec![adapter(1.0, 0.0)]] {
+        assert_eq!(logits(&adapters), plain);
     }
-    let endless = ScaledAdapter { scale: f32::NAN, ..none };
+    assert_ne!(logits(&[adapter(1.0, 1.0)]), plain);
+    assert_eq!(last(&mut *session(&*model), &prompt), plain, "the model itself is unchanged");
+    let endless = adapter(1.0, f32::NAN);
     assert!(matches!(model.with_adapters(&[endless]), Err(Error::InvalidOption { .. })));
 }
 

@@ -12,7 +12,7 @@ use crate::cancel::CancelToken;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::files::{Listing, ModelFiles};
-use crate::footprint::{EstimateFootprint, Footprint, ModelShape, Part, Workload};
+use crate::footprint::{Decoding, EstimateFootprint, Footprint, ModelShape, Part, Workload, weight_bytes};
 use crate::remedy::Remedy;
 
 /// The reference implementation of the contract. It reads the configuration and no weights.
@@ -70,12 +70,17 @@ impl Backend for FakeBackend {
         listing.small()
     }
 
-    fn footprint(&self, shape: &ModelShape, _dtype: DType, workload: &Workload) -> Footprint {
-        footprint(shape, workload)
+    fn footprint(&self, shape: &ModelShape, dtype: DType, workload: &Workload) -> Footprint {
+        let decoding = Decoding { bytes_per_token: weight_bytes(dtype, shape.read_per_token()), efficiency: 1.0 };
+        Footprint { decoding, ..footprint(shape, workload) }
+    }
+
+    fn dtypes(&self, _files: &ModelFiles) -> Vec<DType> {
+        vec![DType::F32, DType::Int8, DType::Int4]
     }
 
     fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
-        let config = ModelConfig::from_file(&files.config)?;
+        let config = files.model_config()?;
         let (files, options) = (files.clone(), options.clone());
         Ok(Box::new(FakeOpened { backend: self.clone(), files, config, options }))
     }

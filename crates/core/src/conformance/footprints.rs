@@ -10,7 +10,7 @@ pub type MeasuredPeak = (&'static str, DType, usize, usize, u64);
 /// How far a sum may be from what was measured, as a share.
 const TOLERANCE: f64 = 0.10;
 
-/// Holds the footprints of `backend` to `measured` peaks, and to what is true of all: parts add up, and more of anything takes more.
+/// Holds the footprints of `backend` to `measured` peaks, and to what is true of all: more of anything takes more.
 pub fn check_footprints(backend: &dyn Backend, measured: &[MeasuredPeak]) {
     for &(name, dtype, n_tokens, context_length, peak) in measured {
         let workload = Workload { n_tokens, context_length };
@@ -28,8 +28,6 @@ pub fn check_footprints(backend: &dyn Backend, measured: &[MeasuredPeak]) {
     };
     for dtype in [DType::F32, DType::Int8, DType::Int4] {
         let footprint = of(&shape, dtype, 512);
-        assert_eq!(footprint.parts().map(|part| part.bytes).sum::<u64>(), footprint.sum(), "{dtype}");
-        assert!(footprint.unreclaimable() <= footprint.sum(), "{dtype}");
         let running = |n| of(&shape, dtype, n).running.iter().map(|part| part.bytes).sum::<u64>();
         // 28 layers of 8 heads of 128, keys and values, in f32.
         assert!(running(8192) - running(512) >= (8192 - 512) * 28 * 8 * 128 * 2 * 4, "{dtype}");
@@ -67,7 +65,7 @@ pub fn published_shape(name: &str) -> ModelShape {
             stored_bytes: 2 * 494_032_768,
             ..qwen3
         },
-        _ => ModelShape {
+        "demo" => ModelShape {
             vocab_size: 1024,
             hidden_size: 128,
             intermediate_size: 384,
@@ -80,5 +78,6 @@ pub fn published_shape(name: &str) -> ModelShape {
             tokenizer_bytes: 54_791,
             ..qwen3
         },
+        other => panic!("the sizes of `{other}` are not written down here"),
     }
 }

@@ -12,9 +12,11 @@ use std::path::{Component, Path, PathBuf};
 use super::{GraphFile, MAX_JSON_BYTES, ModelFile, ModelFiles, SkippedFile, gguf, graphs, is_gguf, weights};
 use crate::config::{Fields, parse_object};
 use crate::error::{Error, Result};
-use crate::remedy::Remedy;
 
 pub(super) const GENAI_CONFIG: &str = "genai_config.json";
+
+const HOW_TO_COMPLETE_IT: &str = "write the directory again with onnxruntime-genai's model builder, or remove this file and add the \
+                                  published `config.json` beside a graph called `model.onnx`";
 
 /// The field that names the graph.
 pub(super) const GENAI_DECODER: &str = "model.decoder.filename";
@@ -31,7 +33,7 @@ impl ModelFiles {
         let metadata = match fs::metadata(path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(not_found::at_path(path, name)),
-            Err(error) => return Err(Error::bad_file(path.to_string_lossy(), "cannot be looked at", error)),
+            Err(error) => return Err(Error::bad_file(path.to_string_lossy(), "cannot be accessed", error)),
         };
         if not_found::is_core_ml(path) {
             return Err(not_found::core_ml(path));
@@ -52,15 +54,17 @@ impl ModelFiles {
 
 fn directory(dir: &Path, name: &str) -> Result<ModelFiles> {
     let places = places(dir);
-    let genai_config = find(&places[..1], GENAI_CONFIG);
-    let Some(config) = find(&places, "config.json").or_else(|| genai_config.clone()) else {
+    let Some(files) = small_files(name, &places) else {
         return gguf::only_one(dir, &not_found::names_in(dir), name).unwrap_or_else(|| Err(not_found::without_config(dir, name)));
     };
-    let (graphs, skipped) = match &genai_config {
+    let (graphs, skipped) = match &files.genai_config {
         Some(genai_config) => genai_graphs(dir, genai_config)?,
         None => graphs::sort_out(onnx_files(dir).into_iter().chain(onnx_files(&dir.join("onnx")))),
     };
-    let files = ModelFiles { weights: weights::find(dir)?, graphs, skipped, ..bare(name, config, genai_config, &places) };
+    // Weights beside a graph whose only configuration is `genai_config.json` are not a checkpoint: it does not say enough for one.
+    let is_checkpoint = files.genai_config.as_ref() != Some(&files.config);
+    let weights = if is_checkpoint { weights::find(dir)? } else { Vec::new() };
+    let files = ModelFiles { weights, graphs, skipped, ..files };
     if files.weights.is_empty() && files.graphs.is_empty() {
         return match gguf::only_one(dir, &not_found::names_in(dir), name) {
             Some(gguf) => gguf,
@@ -83,38 +87,26 @@ fn one_graph(path: &Path, name: &str) -> Result<ModelFiles> {
     let beside = parent(path);
     let mut places = places(&beside);
     places.insert(1, parent(&beside));
-    let genai_config = find(&places[..1], GENAI_CONFIG);
-    let config = find(&places, "config.json").or_else(|| genai_config.clone()).ok_or_else(|| {
+    let files = small_files(name, &places).ok_or_else(|| {
         let needed_for =
             "every graph, or a `genai_config.json` beside it; it was looked for beside the graph and one directory up";
         Error::missing_file(beside.join("config.json"), needed_for)
     })?;
     let dtype = graphs::declared(file.file_name()).ok().flatten();
-    Ok(ModelFiles { graphs: vec![GraphFile { file, dtype }], ..bare(name, config, genai_config, &places) })
+    Ok(ModelFiles { graphs: vec![GraphFile { file, dtype }], ..files })
 }
 
-/// A model of `config` and the other small files found in the first of `places` that has each. A `genai_config.json` has the defaults of a
-/// `generation_config.json` too.
-fn bare(name: &str, config: ModelFile, genai_config: Option<ModelFile>, places: &[PathBuf]) -> ModelFiles {
-    ModelFiles {
-        name: name.into(),
-        config,
-        generation_config: find(places, "generation_config.json").or_else(|| genai_config.clone()),
-        tokenizer: find(places, "tokenizer.json"),
-        tokenizer_config: find(places, "tokenizer_config.json"),
-        chat_template: find(places, "chat_template.jinja"),
-        genai_config,
-        weights: Vec::new(),
-        graphs: Vec::new(),
-        skipped: Vec::new(),
-    }
+/// The small files, each from the first of `places` that has it; `genai_config.json` belongs to the graphs beside it.
+fn small_files(name: &str, places: &[PathBuf]) -> Option<ModelFiles> {
+    ModelFiles::with_small_files(name, |file_name| find(if file_name == GENAI_CONFIG { &places[..1] } else { places }, file_name))
 }
 
 /// The graph that `genai_config.json` names as its decoder; other graphs beside it are not used.
 ///
 /// Nothing else of that file is honoured: its session options could name libraries to load.
 fn genai_graphs(dir: &Path, genai_config: &ModelFile) -> Result<(Vec<GraphFile>, Vec<SkippedFile>)> {
-    let named = genai_decoder(&genai_config.name(), &genai_config.read(MAX_JSON_BYTES)?).map_err(with_genai_hint)?;
+    let named = genai_decoder(&genai_config.name(), &genai_config.read(MAX_JSON_BYTES)?);
+    let named = named.map_err(|error| error.with_hint(HOW_TO_COMPLETE_IT))?;
     let path = dir.join(&named);
     if !path.is_file() {
         return Err(Error::bad_field(genai_config.name(), GENAI_DECODER, format!("names `{named}`, which is not there")));
@@ -124,18 +116,6 @@ fn genai_graphs(dir: &Path, genai_config: &ModelFile) -> Result<(Vec<GraphFile>,
     let skipped = others.map(|file| SkippedFile { file, reason: reason.clone() }).collect();
     let dtype = graphs::declared(&named).ok().flatten();
     Ok((vec![GraphFile { file: ModelFile::Path(path), dtype }], skipped))
-}
-
-/// Says what makes the directory of `error` complete.
-fn with_genai_hint(error: Error) -> Error {
-    const WHAT_HELPS: &str = "write the directory again with onnxruntime-genai's model builder, or remove this file and add the published \
-                              `config.json` beside a graph called `model.onnx`";
-    match error {
-        Error::BadField { file, field, problem, hint: None } => {
-            Error::BadField { file, field, problem, hint: Some(Remedy::Text(WHAT_HELPS.into()).into()) }
-        }
-        other => other,
-    }
 }
 
 /// The graph that the `genai_config.json` with `content` names as its decoder; `file` is its name in messages.
@@ -180,7 +160,7 @@ fn places(dir: &Path) -> Vec<PathBuf> {
     places
 }
 
-fn find(places: &[PathBuf], file_name: &str) -> Option<ModelFile> {
+pub(super) fn find(places: &[PathBuf], file_name: &str) -> Option<ModelFile> {
     places.iter().map(|place| place.join(file_name)).find(|path| path.is_file()).map(ModelFile::Path)
 }
 

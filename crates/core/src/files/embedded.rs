@@ -14,20 +14,10 @@ impl ModelFiles {
     pub fn embedded(name: &str, files: &[(&'static str, &'static [u8])]) -> Result<Self> {
         let all: Vec<ModelFile> = files.iter().map(|&(name, bytes)| ModelFile::Embedded { name, bytes }).collect();
         let find = |wanted: &str| all.iter().find(|file| file.file_name() == wanted).cloned();
-        let config = find("config.json");
-        let config = config.ok_or_else(|| Error::missing_file(PathBuf::from(name).join("config.json"), "every model"))?;
+        let without_config = || Error::missing_file(PathBuf::from(name).join("config.json"), "every model");
+        let files = Self::with_small_files(name, find).ok_or_else(without_config)?;
         let (graphs, skipped) = graphs::sort_out(all.iter().filter(|file| file.file_name().ends_with(".onnx")).cloned());
-        Ok(Self {
-            name: name.into(),
-            config,
-            generation_config: find("generation_config.json"),
-            tokenizer: find("tokenizer.json"),
-            tokenizer_config: find("tokenizer_config.json"),
-            chat_template: find("chat_template.jinja"),
-            genai_config: None,
-            weights: all.iter().filter(|file| file.file_name().ends_with(".safetensors")).cloned().collect(),
-            graphs,
-            skipped,
-        })
+        let weights = all.iter().filter(|file| file.file_name().ends_with(".safetensors")).cloned().collect();
+        Ok(Self { weights, graphs, skipped, ..files })
     }
 }

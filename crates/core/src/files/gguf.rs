@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::discover::{self, GENAI_CONFIG};
 use super::{ModelFile, ModelFiles, is_gguf};
 use crate::error::{Error, Result};
 use crate::gguf::{Gguf, GgufPart};
@@ -14,23 +15,19 @@ use crate::gguf::{Gguf, GgufPart};
 /// As [`Gguf::open`].
 pub(super) fn one_file(path: &Path, name: &str) -> Result<ModelFiles> {
     let gguf = Arc::new(Gguf::open(path)?);
-    let beside = |file_name: &str| {
-        let path = super::discover::parent(path).join(file_name);
-        path.is_file().then_some(ModelFile::Path(path))
+    let beside = super::discover::parent(path);
+    let part = |part: GgufPart| Some(ModelFile::Gguf { path: path.into(), gguf: Arc::clone(&gguf), part });
+    let find = |file_name: &str| match file_name {
+        "config.json" => part(GgufPart::Config),
+        GENAI_CONFIG => None,
+        _ => discover::find(std::slice::from_ref(&beside), file_name).or_else(|| match file_name {
+            "tokenizer.json" => part(GgufPart::Tokenizer),
+            "tokenizer_config.json" => part(GgufPart::TokenizerConfig),
+            _ => None,
+        }),
     };
-    let part = |part: GgufPart| ModelFile::Gguf { path: path.into(), gguf: Arc::clone(&gguf), part };
-    Ok(ModelFiles {
-        name: name.into(),
-        config: part(GgufPart::Config),
-        generation_config: beside("generation_config.json"),
-        tokenizer: Some(beside("tokenizer.json").unwrap_or_else(|| part(GgufPart::Tokenizer))),
-        tokenizer_config: Some(beside("tokenizer_config.json").unwrap_or_else(|| part(GgufPart::TokenizerConfig))),
-        chat_template: beside("chat_template.jinja"),
-        genai_config: None,
-        weights: vec![ModelFile::Path(path.into())],
-        graphs: Vec::new(),
-        skipped: Vec::new(),
-    })
+    let files = ModelFiles::with_small_files(name, find).expect("a GGUF file is its own configuration");
+    Ok(ModelFiles { weights: vec![ModelFile::Path(path.into())], ..files })
 }
 
 /// The model of a directory whose only weights are GGUF files: the one that there is.

@@ -42,14 +42,10 @@ impl Listing<'_> {
     /// The small files that there are.
     ///
     /// # Errors
-    /// [`Error::ModelNotFound`] when there is no `config.json`.
+    /// [`Error::ModelNotFound`] when there is neither `config.json` nor `genai_config.json`.
     pub fn small(&self) -> Result<Vec<String>> {
-        if !self.has("config.json") {
-            return Err(Error::ModelNotFound {
-                reference: self.name.into(),
-                reason: "the repository holds no `config.json`".into(),
-                hint: "name a repository with a checkpoint in safetensors, or with ONNX graphs of one".into(),
-            });
+        if !self.has("config.json") && !self.has(GENAI_CONFIG) {
+            return Err(self.without_config());
         }
         Ok(self.those(&SMALL))
     }
@@ -105,28 +101,16 @@ impl Listing<'_> {
     /// # Errors
     /// As [`small`](Self::small); [`Error::BadField`] when `genai_config.json` names a graph that the repository does not hold.
     pub fn model(&self) -> Result<ModelFiles> {
-        self.small()?;
         let find = |name: &str| self.has(name).then(|| ModelFile::Path(name.into()));
-        let genai_config = find(GENAI_CONFIG);
-        let (graphs, skipped) = match &genai_config {
+        let files = ModelFiles::with_small_files(self.name, find).ok_or_else(|| self.without_config())?;
+        let (graphs, skipped) = match &files.genai_config {
             Some(_) => (vec![self.genai_graph()?], Vec::new()),
             None => {
                 let is_graph = |name: &&str| !name.strip_prefix("onnx/").unwrap_or(name).contains('/') && name.ends_with(".onnx");
                 graphs::sort_out(self.files.iter().copied().filter(is_graph).map(|name| ModelFile::Path(PathBuf::from(name))))
             }
         };
-        Ok(ModelFiles {
-            name: self.name.into(),
-            config: ModelFile::Path("config.json".into()),
-            generation_config: find("generation_config.json"),
-            tokenizer: find("tokenizer.json"),
-            tokenizer_config: find("tokenizer_config.json"),
-            chat_template: find("chat_template.jinja"),
-            genai_config,
-            weights: find(SINGLE).or_else(|| find(INDEX)).into_iter().collect(),
-            graphs,
-            skipped,
-        })
+        Ok(ModelFiles { weights: find(SINGLE).or_else(|| find(INDEX)).into_iter().collect(), graphs, skipped, ..files })
     }
 
     /// `graph` and the files beside it that its weights are in, as exporters call them: `model.onnx_data`, `model.onnx_data_1`,
@@ -169,6 +153,14 @@ impl Listing<'_> {
 
     fn those(&self, names: &[&str]) -> Vec<String> {
         names.iter().filter(|name| self.has(name)).map(|name| (*name).to_owned()).collect()
+    }
+
+    fn without_config(&self) -> Error {
+        Error::ModelNotFound {
+            reference: self.name.into(),
+            reason: "the repository holds neither `config.json` nor `genai_config.json`".into(),
+            hint: "name a repository with a checkpoint in safetensors, or with ONNX graphs of one".into(),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use tandem_core::DType;
-use tandem_core::config::{Architecture, GenerationConfig, ModelConfig};
+use tandem_core::config::{Architecture, GenerationConfig};
 use tandem_core::files::ModelFiles;
 
 fn checkpoints() -> Vec<PathBuf> {
@@ -19,7 +19,7 @@ fn configurations_agree_with_weights() {
     let mut seen = Vec::new();
     for path in checkpoints() {
         let files = ModelFiles::discover(&path, "golden").unwrap();
-        let config = ModelConfig::from_file(&files.config).unwrap();
+        let config = files.model_config().unwrap();
         let (mut n_parameters, mut names) = (0, Vec::new());
         for file in &files.weights {
             let bytes = file.map().unwrap();

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 
-use tandem_core::config::ModelConfig;
+use tandem_core::config::GenerationConfig;
 use tandem_core::files::{ModelFile, ModelFiles};
 use tandem_core::{DType, Error};
 
@@ -69,7 +69,7 @@ fn a_file_of_any_apparent_size_costs_no_more_than_the_limit() {
     let path = dir.path().join("config.json");
     fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
     let file = ModelFile::Path(path);
-    check_error(ModelConfig::from_file(&file), &file, "larger than the 16777216 bytes");
+    check_error(GenerationConfig::from_file(&file), &file, "larger than the 16777216 bytes");
 }
 
 #[test]

@@ -103,5 +103,5 @@ fn a_mirror_that_lists_only_names_is_enough() {
 fn a_listing_without_a_model_says_so() {
     let place = Place::new();
     place.hub.list(json!({"sha": COMMIT, "siblings": [{"rfilename": "README.md"}]}).to_string());
-    place.fails(&["no model `owner/name`: the repository holds no `config.json`"]);
+    place.fails(&["no model `owner/name`: the repository holds neither `config.json` nor `genai_config.json`"]);
 }

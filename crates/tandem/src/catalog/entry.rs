@@ -1,13 +1,14 @@
 //! One model of the catalog: where it is published, how large it is, what it is for.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use tandem_core::footprint::ModelShape;
-use tandem_core::{BackendKind, Error, Result};
+use tandem_core::{BackendKind, DType, Error, Result};
 
 /// A model that is known by name. Every number is from its published `config.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct CatalogEntry {
     /// `family:size`, in lower case; what users type.
@@ -51,6 +52,9 @@ pub struct CatalogEntry {
     pub needs_token: bool,
     /// What it is good at, in a few words.
     pub good_at: String,
+    /// What a dtype costs, where it was measured: the mean KL divergence from the published weights, in nats, by the dtype's name.
+    #[serde(default)]
+    pub kl_nats: BTreeMap<String, f64>,
 }
 
 /// What a model gives.
@@ -76,6 +80,11 @@ impl CatalogEntry {
             (Some(graphs), BackendKind::Onnx) => graphs,
             _ => &self.checkpoint,
         }
+    }
+
+    /// What `dtype` costs, where it was measured: the mean KL divergence from the published weights, in nats.
+    pub fn kl_nats(&self, dtype: DType) -> Option<f64> {
+        self.kl_nats.get(&dtype.to_string()).copied()
     }
 
     /// The sizes of its checkpoint, published in 16-bit floats.

@@ -1,39 +1,117 @@
-//! `auto`: the largest model of the catalog that fits.
+//! Which dtype, and with `auto` which model: the most exact, and the largest, that fits the memory and answers fast enough.
 
-use tandem_core::Backend;
-use tandem_core::footprint::Workload;
+use tandem_core::footprint::{ModelShape, Workload};
+use tandem_core::{Backend, DType};
 
 use super::{Engine, Measurements, MemoryPlan, Verdict};
-use crate::catalog::{Catalog, CatalogEntry, Kind};
+use crate::catalog::CatalogEntry;
 use crate::machine::Memory;
 
-/// The context that `auto` plans for where none is asked for, in tokens: a long conversation.
+/// The context that is planned for where none is asked for, in tokens: a long conversation.
 pub const PLANNED_CONTEXT: usize = 4096;
+
+/// A dtype is fast enough from this speed on, in tokens per second: faster than people read.
+pub const COMFORTABLE_SPEED: f64 = 15.0;
+
+/// A model is fast enough for `auto` from this speed on, in tokens per second.
+pub const LEAST_SPEED: f64 = 10.0;
+
+/// What there is for a model.
+pub(crate) struct Resources {
+    pub(crate) memory: Memory,
+    pub(crate) measured: Measurements,
+    /// In bytes per second.
+    pub(crate) bandwidth: f64,
+}
+
+/// What a model takes in one dtype, and how fast it answers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Estimate {
+    /// The memory that it takes, and the dtype.
+    pub plan: MemoryPlan,
+    /// How fast it decodes, by the bytes that a token reads and the speed of this machine's memory.
+    pub tokens_per_second: f64,
+    /// Whether the plan fits the memory.
+    pub fits: bool,
+}
+
+/// The dtypes that a model can run in, and the one that was chosen: the most exact that fits and has [`COMFORTABLE_SPEED`], else the
+/// smallest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DTypeChoice {
+    /// Each dtype, the most exact first.
+    pub estimates: Vec<Estimate>,
+    /// Which of them was taken.
+    pub taken: usize,
+}
 
 /// What `auto` came to.
 #[derive(Clone, Debug)]
 pub struct Choice {
     /// Every [open](CatalogEntry::is_open) model that generates text, the largest first; of the same size, the catalog's order.
     pub candidates: Vec<Candidate>,
-    /// Which of them was taken; `None` when not even the smallest fits.
+    /// Which of them was taken: the largest that fits and has [`LEAST_SPEED`], else the smallest that fits; `None` when none fits.
     pub taken: Option<usize>,
     /// What there is to fit into, in bytes.
     pub usable: u64,
 }
 
-/// A model with its plan.
+/// A model in the dtype that suits this machine.
 #[derive(Clone, Debug)]
 pub struct Candidate {
     /// The model.
     pub entry: CatalogEntry,
-    /// What it would take.
-    pub plan: MemoryPlan,
-    /// Whether that fits.
-    pub fits: bool,
+    /// What it would take, and how fast it would be.
+    pub estimate: Estimate,
+}
+
+impl Resources {
+    /// What a model of `shape` takes with `workload` in its session, and how fast it is.
+    pub(crate) fn estimate(&self, backend: &dyn Backend, engine: Engine, shape: &ModelShape, workload: Workload) -> Estimate {
+        let footprint = backend.footprint(shape, engine.dtype, &workload);
+        let tokens_per_second = footprint.decoding.tokens_per_second(self.bandwidth);
+        let plan = MemoryPlan::new(engine, workload, footprint, &self.measured);
+        Estimate { fits: plan.judge(&self.memory) == Verdict::Fits, tokens_per_second, plan }
+    }
+}
+
+impl Estimate {
+    /// The dtype of the weights.
+    pub fn dtype(&self) -> DType {
+        self.plan.engine.dtype
+    }
+}
+
+impl DTypeChoice {
+    /// The choice among `estimates`, the most exact first; `None` where there are none.
+    pub fn among(estimates: Vec<Estimate>) -> Option<Self> {
+        let suits = |estimate: &Estimate| estimate.fits && estimate.tokens_per_second >= COMFORTABLE_SPEED;
+        let taken = estimates.iter().position(suits).or(estimates.len().checked_sub(1))?;
+        Some(Self { estimates, taken })
+    }
+
+    /// What was chosen.
+    pub fn taken(&self) -> &Estimate {
+        &self.estimates[self.taken]
+    }
+
+    /// The most exact dtype.
+    pub fn most_exact(&self) -> &Estimate {
+        &self.estimates[0]
+    }
 }
 
 impl Choice {
-    /// The model that was taken, with its plan.
+    /// The choice among `candidates` for a machine on which `usable` bytes can be used.
+    pub(crate) fn among(mut candidates: Vec<Candidate>, usable: u64) -> Self {
+        candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.entry.parameters));
+        let fits = |candidate: &Candidate| candidate.estimate.fits;
+        let suits = |candidate: &Candidate| fits(candidate) && candidate.estimate.tokens_per_second >= LEAST_SPEED;
+        let taken = candidates.iter().position(suits).or_else(|| candidates.iter().rposition(fits));
+        Self { candidates, taken, usable }
+    }
+
+    /// The model that was taken.
     pub fn taken(&self) -> Option<&Candidate> {
         self.taken.map(|i| &self.candidates[i])
     }
@@ -42,32 +120,4 @@ impl Choice {
     pub fn smallest(&self) -> Option<&Candidate> {
         self.candidates.last()
     }
-}
-
-impl CatalogEntry {
-    /// The memory that it takes on `backend` with `n_tokens`, by what the catalog says of it.
-    pub fn plan(&self, backend: &dyn Backend, engine: Engine, n_tokens: usize, measured: &Measurements) -> MemoryPlan {
-        let n_tokens = n_tokens.min(self.context);
-        let workload = Workload { n_tokens, context_length: n_tokens };
-        MemoryPlan::new(engine, workload, backend.footprint(&self.shape(), engine.dtype, &workload), measured)
-    }
-}
-
-/// The largest model of `catalog` for conversation whose plan for `n_tokens` on `backend` fits `memory`.
-pub fn choose(
-    catalog: &Catalog,
-    memory: &Memory,
-    (backend, engine): (&dyn Backend, Engine),
-    n_tokens: usize,
-    measured: &Measurements,
-) -> Choice {
-    let candidate = |entry: &CatalogEntry| {
-        let plan = entry.plan(backend, engine, n_tokens, measured);
-        Candidate { entry: entry.clone(), fits: plan.judge(memory) == Verdict::Fits, plan }
-    };
-    let mut candidates: Vec<Candidate> =
-        catalog.entries().iter().filter(|entry| entry.kind == Kind::Text && entry.is_open()).map(candidate).collect();
-    candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.entry.parameters));
-    let taken = candidates.iter().position(|candidate| candidate.fits);
-    Choice { candidates, taken, usable: memory.usable() }
 }

@@ -9,10 +9,7 @@ pub enum Verdict {
     /// It fits.
     Fits,
     /// More than is free: the machine would swap, or end some process. It can be tried.
-    Tight {
-        /// What is free.
-        usable: u64,
-    },
+    Tight,
     /// A limit that nothing can stretch: the process would be killed, or not get its memory.
     Refused(Limit),
 }
@@ -45,7 +42,6 @@ impl MemoryPlan {
                 needed: self.address_space(),
             });
         }
-        let usable = memory.usable();
-        if self.peak() > usable { Verdict::Tight { usable } } else { Verdict::Fits }
+        if self.peak() > memory.usable() { Verdict::Tight } else { Verdict::Fits }
     }
 }

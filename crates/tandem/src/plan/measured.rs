@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,11 +20,29 @@ const NEAR: f64 = 2.0;
 const BOUND: f64 = 0.5;
 const LEAST_BOUND: f64 = 64e6;
 
+/// For how many seconds a bandwidth is believed: a week.
+const VALID_FOR: u64 = 7 * 24 * 3600;
+
 /// Peaks that were measured, the latest last.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measurements {
     #[serde(default)]
     runs: Vec<Measurement>,
+    #[serde(default)]
+    bandwidths: Vec<Bandwidth>,
+}
+
+/// How fast a machine reads its memory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bandwidth {
+    /// The machine: the directory of a user may be on several.
+    pub host: String,
+    /// Threads that read at once.
+    pub threads: usize,
+    /// In bytes per second.
+    pub bytes_per_second: f64,
+    /// When, in seconds since 1970.
+    pub measured_at: u64,
 }
 
 /// One run.
@@ -70,6 +89,24 @@ impl Measurements {
         }
     }
 
+    /// The bandwidth of this machine's memory with `threads`, in bytes per second, if it was measured in the last days: the machine may
+    /// have been busy.
+    pub fn bandwidth(&self, threads: usize) -> Option<f64> {
+        let (host, now) = (host(), now());
+        let found = self.bandwidths.iter().find(|kept| kept.host == host && kept.threads == threads);
+        found
+            .filter(|kept| now.abs_diff(kept.measured_at) < VALID_FOR)
+            .map(|kept| kept.bytes_per_second)
+            .filter(|speed| speed.is_normal() && *speed > 0.0)
+    }
+
+    /// Sets the bandwidth of this machine's memory with `threads`.
+    pub fn set_bandwidth(&mut self, threads: usize, bytes_per_second: f64) {
+        let host = host();
+        self.bandwidths.retain(|kept| kept.host != host || kept.threads != threads);
+        self.bandwidths.push(Bandwidth { host, threads, bytes_per_second, measured_at: now() });
+    }
+
     /// By how much runs on `engine` exceeded a sum like `planned`: the most of them. `None` when none was measured.
     pub fn correction(&self, engine: &Engine, planned: u64) -> Option<i64> {
         let (backend, dtype) = names(engine);
@@ -81,6 +118,14 @@ impl Measurements {
         let exceeds = |run: &Measurement| i64::try_from(run.peak).ok()?.checked_sub(i64::try_from(run.planned).ok()?);
         self.runs.iter().filter(near).filter_map(exceeds).filter(|over| over.abs() <= bound).max()
     }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn host() -> String {
+    sysinfo::System::host_name().unwrap_or_default()
 }
 
 fn names(engine: &Engine) -> (String, String) {
@@ -126,6 +171,23 @@ mod tests {
         (0..KEPT).for_each(|_| measured.add(&engine(DType::F32), 1_000_000_000, 1_000_000_000));
         assert_eq!(measured.runs.len(), KEPT);
         assert_eq!(measured.correction(&engine(DType::F32), 1_000_000_000), Some(0));
+    }
+
+    #[test]
+    fn bandwidths_are_kept_by_threads() {
+        let mut measured = Measurements::default();
+        assert_eq!(measured.bandwidth(2), None);
+        for (threads, speed) in [(2, 1e9), (1, 5e8), (2, 3e9)] {
+            measured.set_bandwidth(threads, speed);
+        }
+        assert_eq!([1, 2, 3].map(|threads| measured.bandwidth(threads)), [Some(5e8), Some(3e9), None]);
+        measured.bandwidths.iter_mut().for_each(|kept| kept.host += "-of-another");
+        assert_eq!(measured.bandwidth(2), None);
+        measured.set_bandwidth(2, 3e9);
+        measured.bandwidths.iter_mut().for_each(|kept| kept.measured_at -= VALID_FOR);
+        assert_eq!(measured.bandwidth(2), None, "it is measured again after a week");
+        measured.set_bandwidth(2, 0.0);
+        assert_eq!(measured.bandwidth(2), None, "memory that could not be had is not slow memory");
     }
 
     #[test]

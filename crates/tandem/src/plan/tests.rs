@@ -1,10 +1,6 @@
 //! What a plan meets, and what moves it.
 
-use tandem_core::conformance::{FakeBackend, published_shape};
-use tandem_core::{Backend, Capabilities};
-
 use super::*;
-use crate::catalog::Catalog;
 use crate::machine::{AddressSpace, ControlGroup, Memory};
 
 const GB: u64 = 1_000_000_000;
@@ -17,6 +13,7 @@ fn plan(measured: &Measurements) -> MemoryPlan {
         kept: vec![Part::own("weights", 3 * GB / 2), Part::file("embedding", GB / 2)],
         loading: vec![Part::file("checkpoint", GB / 20)],
         running: vec![Part::own("KV cache", GB / 10)],
+        decoding: Decoding::default(),
     };
     MemoryPlan::new(ENGINE, Workload { n_tokens: 512, context_length: 512 }, footprint, measured)
 }
@@ -30,7 +27,7 @@ fn limit_that_is_too_small_is_refused_with_the_sum() {
     let plan = plan(&Measurements::default());
     assert_eq!((plan.peak(), plan.unreclaimable()), (21 * GB / 10, 16 * GB / 10));
     assert_eq!(plan.judge(&memory(16 * GB)), Verdict::Fits);
-    assert_eq!(plan.judge(&memory(GB)), Verdict::Tight { usable: GB });
+    assert_eq!(plan.judge(&memory(GB)), Verdict::Tight);
 
     let group = ControlGroup { file: "/sys/fs/cgroup/memory.max".into(), limit: GB, used: 0 };
     let grouped = Memory { control_group: Some(group.clone()), ..memory(16 * GB) };
@@ -39,7 +36,7 @@ fn limit_that_is_too_small_is_refused_with_the_sum() {
     assert!(limit.name.contains("memory.max"), "{}", limit.name);
     // The embedding's pages can be taken back: what is above the limit with them is slow, and not killed.
     let narrow = ControlGroup { limit: plan.unreclaimable(), ..group };
-    assert!(matches!(plan.judge(&Memory { control_group: Some(narrow), ..memory(16 * GB) }), Verdict::Tight { .. }));
+    assert!(matches!(plan.judge(&Memory { control_group: Some(narrow), ..memory(16 * GB) }), Verdict::Tight));
 
     let space = AddressSpace { limit: plan.peak(), used: 0 };
     let Verdict::Refused(limit) = plan.judge(&Memory { address_space: Some(space), ..memory(16 * GB) }) else {
@@ -76,19 +73,27 @@ fn devices_with_memory_of_their_own_are_not_planned() {
 }
 
 #[test]
-fn auto_takes_the_largest_open_model_that_fits() {
-    let backend = FakeBackend { capabilities: Capabilities::default(), shows_stages: false };
-    let shape = published_shape("qwen3-0.6b");
-    assert!(backend.footprint(&shape, DType::F32, &Workload { n_tokens: 1, context_length: 1 }).sum() > 0);
-    let choice = |available| {
-        choose(&Catalog::builtin(), &memory(available), (&backend, ENGINE), PLANNED_CONTEXT, &Measurements::default())
+fn the_most_exact_dtype_that_fits_and_is_fast_is_chosen() {
+    let estimate = |dtype, tokens_per_second, fits| {
+        let plan = plan(&Measurements::default());
+        Estimate { plan: MemoryPlan { engine: Engine { dtype, ..ENGINE }, ..plan }, tokens_per_second, fits }
     };
-    let roomy = choice(16 * GB);
-    assert_eq!((roomy.usable, roomy.taken), (16 * GB, Some(0)));
-    let sizes: Vec<u64> = roomy.candidates.iter().map(|candidate| candidate.entry.parameters).collect();
-    assert!(sizes.is_sorted_by(|a, b| a >= b), "{sizes:?}");
-    let open = roomy.candidates.iter().all(|candidate| candidate.entry.licence == "apache-2.0");
-    assert!(open, "what needs a token or is for research alone is named by its name only");
-    assert_eq!(roomy.smallest().unwrap().entry.name, "qwen2.5:0.5b");
-    assert!(choice(1000).taken().is_none());
+    let check = |speeds: [f64; 3], fits: [bool; 3], expected| {
+        let dtypes = [DType::F32, DType::Int8, DType::Int4].into_iter().zip(speeds).zip(fits);
+        let choice = DTypeChoice::among(dtypes.map(|((dtype, speed), fits)| estimate(dtype, speed, fits)).collect()).unwrap();
+        assert_eq!((choice.taken().dtype(), choice.most_exact().dtype()), (expected, DType::F32), "{speeds:?} {fits:?}");
+    };
+    check([15.0, 40.0, 80.0], [true; 3], DType::F32);
+    check([14.9, 40.0, 80.0], [true; 3], DType::Int8);
+    check([20.0, 40.0, 80.0], [false, true, true], DType::Int8);
+    check([20.0, 40.0, 80.0], [false, false, true], DType::Int4);
+    check([1.0, 2.0, 4.0], [true; 3], DType::Int4);
+    check([20.0, 40.0, 80.0], [false; 3], DType::Int4);
+    assert_eq!(DTypeChoice::among(Vec::new()), None);
+}
+
+#[test]
+fn speed_is_bandwidth_over_bytes() {
+    let decoding = Decoding { bytes_per_token: 2 * GB, efficiency: 0.5 };
+    assert_eq!(decoding.tokens_per_second(40e9), 10.0);
 }

@@ -6,7 +6,7 @@ use tandem_core::{DType, Error, Remedy, Result};
 use super::Resolver;
 use crate::machine::Memory;
 use crate::opened::OpenedModel;
-use crate::plan::{Limit, MemoryPlan, Planner, Verdict, choose};
+use crate::plan::{Choice, Limit, MemoryPlan, Planner, Verdict};
 use crate::settings::Settings;
 
 /// Sums below this are the program more than the model, and teach nothing.
@@ -35,17 +35,20 @@ impl Resolver {
         planner.plan(n_tokens, &self.measurements())
     }
 
-    /// Whether `opened` may be loaded for `n_tokens` in its session; `None` where that cannot be planned.
+    /// Whether `opened` may be loaded for `n_tokens` in its session; `None` where that cannot be planned, and with
+    /// [`Settings::no_memory_check`].
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] with the sum, when a limit that nothing can stretch is exceeded: the process would be killed.
     pub fn admit(&self, opened: &OpenedModel, n_tokens: usize) -> Result<Option<Admission>> {
-        let Ok(plan) = self.plan(opened.planner(), n_tokens) else { return Ok(None) };
+        let Some(plan) = self.plan(opened.planner(), n_tokens).ok().filter(|_| !opened.settings().no_memory_check) else {
+            return Ok(None);
+        };
         let memory = self.memory();
         let usable = memory.usable();
         match plan.judge(&memory) {
             Verdict::Fits => Ok(Some(Admission { plan, usable, advice: None })),
-            Verdict::Tight { .. } => Ok(Some(Admission { advice: Some(self.advice(opened, n_tokens, &memory)), plan, usable })),
+            Verdict::Tight => Ok(Some(Admission { advice: Some(self.advice(opened, n_tokens, &memory)), plan, usable })),
             Verdict::Refused(Limit { name, left, needed }) => {
                 let threads = match needed.saturating_sub(plan.peak()) {
                     0 => String::new(),
@@ -76,31 +79,39 @@ impl Resolver {
                 return Remedy::Fits { dtype, peak: Size(plan.peak()).to_string() };
             }
         }
-        let taken = self.smaller_model(opened.settings(), n_tokens, memory).unwrap_or_default();
-        taken.unwrap_or_else(|| Remedy::Note("no model of the catalog fits, and none is smaller than `demo`".into()))
+        let mut settings = Settings { context_length: Some(n_tokens), ..opened.settings().clone() };
+        settings.load.dtype = Some(DType::Int4);
+        // A small model that is slow is better than none.
+        match self
+            .clone()
+            .with_memory(memory.clone())
+            .with_bandwidth(f64::INFINITY)
+            .choose(&settings)
+            .as_ref()
+            .ok()
+            .and_then(Choice::taken)
+        {
+            Some(taken) => Remedy::ModelFits {
+                model: taken.entry.name.clone(),
+                dtype: DType::Int4,
+                peak: Size(taken.estimate.plan.peak()).to_string(),
+            },
+            None => Remedy::Note("no model of the catalog fits, and none is smaller than `demo`".into()),
+        }
     }
 
-    fn smaller_model(&self, settings: &Settings, n_tokens: usize, memory: &Memory) -> Result<Option<Remedy>> {
-        let (backend, engine) = (settings.open_backend()?, settings.engine(DType::Int4));
-        let choice = choose(self.catalog(), memory, (&*backend, engine), n_tokens, &self.measurements());
-        Ok(choice.taken().map(|taken| Remedy::ModelFits {
-            model: taken.entry.name.clone(),
-            dtype: DType::Int4,
-            peak: Size(taken.plan.peak()).to_string(),
-        }))
-    }
-
-    /// Compares `plan` with the `peak` that was used, and remembers a difference that teaches something. Gives a reason when it cannot
-    /// be kept.
-    pub fn learn(&self, plan: &MemoryPlan, peak: u64) -> Option<String> {
+    /// Compares `plan` with the `peak` that was used, and remembers a difference that teaches something.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] when it cannot be kept.
+    pub fn learn(&self, plan: &MemoryPlan, peak: u64) -> Result<()> {
         let off = plan.peak() as f64 / peak as f64 - 1.0;
-        let file = self.measured.as_deref()?;
+        let Some(file) = self.measured.as_deref() else { return Ok(()) };
         if plan.footprint.sum() < WORTH_LEARNING || off.abs() <= RIGHT {
-            return None;
+            return Ok(());
         }
         let mut measured = self.measurements();
         measured.add(&plan.engine, plan.footprint.sum(), peak);
-        let error = measured.write(file).err()?;
-        Some(format!("`{}` cannot be written, and the measurement is not kept: {error}", file.display()))
+        measured.write(file).map_err(|error| Error::bad_file(file.to_string_lossy(), "the measurement cannot be kept", error))
     }
 }

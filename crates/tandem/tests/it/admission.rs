@@ -54,25 +54,25 @@ fn measured_peaks_move_the_next_plan() {
     let resolver = resolver().with_measurements(Some(dir.path().join("state/memory.json")));
     for settings in engines() {
         let settings = Settings { load: settings.load.clone().with_dtype(DType::Int4), ..settings };
-        let plan = |n| resolver.plan_entry(resolver.catalog().find("qwen3:1.7b").unwrap(), &settings, n).unwrap();
+        let plan = |n| resolver.estimate(resolver.catalog().find("qwen3:1.7b").unwrap(), &settings, n).unwrap().plan;
         let before = plan(512);
-        assert_eq!(resolver.learn(&before, before.peak() + before.peak() / 100), None);
+        resolver.learn(&before, before.peak() + before.peak() / 100).unwrap();
         assert_eq!(plan(512), before, "a plan that is right stays");
-        assert_eq!(resolver.learn(&before, before.peak() + 100 * MB), None);
+        resolver.learn(&before, before.peak() + 100 * MB).unwrap();
         assert_eq!(plan(512).peak(), before.peak() + 100 * MB);
         assert!(plan(512).to_string().ends_with("100 MB more as measured"));
     }
 }
 
 #[test]
-fn a_run_of_a_small_model_teaches_nothing() {
+fn learn_ignores_small_models() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("memory.json");
     for settings in engines() {
         let resolver = resolver().with_measurements(Some(file.clone()));
         let model = resolver.load(&"demo".into(), &settings).unwrap();
         let plan = resolver.plan(model.planner(), 64).unwrap();
-        assert_eq!(resolver.learn(&plan, 3 * plan.peak()), None);
+        resolver.learn(&plan, 3 * plan.peak()).unwrap();
         assert!(!file.exists());
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use tandem::{BackendKind, DType, Error, LoadOptions, Settings};
+use tandem::{DType, Error, LoadOptions};
 
 use crate::support::{copy_checkpoint, engines, on, resolver};
 
@@ -59,11 +59,4 @@ fn a_backend_that_is_not_compiled_in_names_its_feature() {
         assert!(matches!(error, Error::BackendNotCompiled { backend, .. } if backend == kind), "{error}");
         assert!(error.hint().unwrap().to_string().contains(&format!("the feature `{kind}`")));
     }
-    assert_eq!(tandem::backends::compiled().first().copied(), engines_or_default());
-    assert_eq!(Settings::default().backend_kind(), tandem::backends::default_backend());
-}
-
-/// The default is the first that is compiled in.
-fn engines_or_default() -> Option<BackendKind> {
-    (!tandem::backends::compiled().is_empty()).then(tandem::backends::default_backend)
 }

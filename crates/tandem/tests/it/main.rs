@@ -3,6 +3,7 @@
 
 mod admission;
 mod chat;
+mod dtypes;
 mod errors;
 #[cfg(target_os = "linux")]
 mod reads;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tandem::catalog::{Catalog, CatalogEntry};
 use tandem::machine::Memory;
-use tandem::plan::Measurements;
+use tandem::plan::{Choice, Measurements};
 use tandem::{BackendKind, Error, ModelRef, OpenedModel, Resolver, Settings};
 
 use crate::support::{engines, golden, hub_cache, on, resolver};
@@ -19,7 +19,7 @@ fn references_are_parsed_in_one_order() {
             ModelRef::Hub(_) => "hub",
             ModelRef::Auto => "auto",
             ModelRef::Catalog(_) => "catalog",
-            other => panic!("{other:?}"),
+            _ => "another",
         };
         assert_eq!(kind, expected, "{text}");
         assert_eq!(reference.to_string(), text);
@@ -91,18 +91,24 @@ fn what_is_on_this_machine_is_not_on_the_hub() {
 }
 
 #[test]
-fn auto_is_the_largest_that_fits() {
+fn auto_is_the_largest_that_fits_and_is_fast() {
     for settings in engines() {
-        let of = |gibibytes: u64| {
-            let resolver = resolver().with_memory(Memory::of_machine_with(gibibytes << 30));
-            resolver.resolve(&ModelRef::Auto, &settings).map(|resolved| resolved.entry.unwrap())
+        let of = |gibibytes: u64, bandwidth| {
+            let resolver = resolver().with_memory(Memory::of_machine_with(gibibytes << 30)).with_bandwidth(bandwidth);
+            resolver.choose(&settings).unwrap()
         };
-        let (small, large) = (of(4).unwrap(), of(16).unwrap());
-        // candle packs nothing beside the weights, and keeps those of 16 bits.
-        let least = if settings.backend == Some(BackendKind::Candle) { "qwen2.5:1.5b" } else { "qwen2.5:0.5b" };
-        assert_eq!(small.name, least);
-        assert!(large.parameters >= 1_500_000_000, "{large:?}");
-        let error = of(1).unwrap_err();
+        let taken = |choice: &Choice| choice.taken().unwrap().clone();
+        let (fast, slow, slowest) = (of(16, 1e12), of(16, 15e9), of(16, 1e8));
+        assert!(fast.candidates.is_sorted_by(|a, b| a.entry.parameters >= b.entry.parameters));
+        let licences = fast.candidates.iter().map(|candidate| candidate.entry.licence.as_str());
+        assert!(licences.clone().all(|licence| licence == "apache-2.0"), "what needs a token is named by its name only");
+        assert_eq!(fast.taken, fast.candidates.iter().position(|candidate| candidate.estimate.fits), "memory alone decides");
+        assert!(taken(&slow).entry.parameters < taken(&fast).entry.parameters && taken(&slow).estimate.tokens_per_second >= 10.0);
+        assert_eq!(slowest.taken, Some(slowest.candidates.len() - 1), "nothing is fast enough");
+        assert!(taken(&of(4, 1e12)).entry.parameters < taken(&fast).entry.parameters);
+
+        let resolver = resolver().with_memory(Memory::of_machine_with(1 << 29));
+        let error = resolver.resolve(&ModelRef::Auto, &settings).unwrap_err();
         assert!(error.to_string().contains("no model of the catalog fits"), "{error}");
         assert!(error.hint().unwrap().to_string().contains("`qwen2.5:0.5b` takes "), "{:?}", error.hint());
     }

@@ -37,9 +37,9 @@ pub(crate) fn hub_cache() -> (TempDir, HubSettings) {
     (cache, settings)
 }
 
-/// The program's catalog on a machine with 16 GiB, with nothing of the user's.
+/// The program's catalog on a machine with 16 GiB that are read at 40 GB/s, with nothing of the user's.
 pub(crate) fn resolver() -> Resolver {
-    Resolver::new(Catalog::builtin()).with_measurements(None).with_memory(Memory::of_machine_with(16 << 30))
+    Resolver::new(Catalog::builtin()).with_measurements(None).with_memory(Memory::of_machine_with(16 << 30)).with_bandwidth(40e9)
 }
 
 /// Settings of each engine that can run here. One that cannot says so, and fails where `TANDEM_REQUIRE_ENGINES` is set.

@@ -91,6 +91,10 @@ impl Backend for WithDirectory {
         self.backend.select_files(listing, dtype)
     }
 
+    fn dtypes(&self, files: &ModelFiles) -> Vec<DType> {
+        self.backend.dtypes(files)
+    }
+
     fn footprint(&self, shape: &ModelShape, dtype: DType, workload: &Workload) -> Footprint {
         self.backend.footprint(shape, dtype, workload)
     }

@@ -22,7 +22,7 @@ pub(super) struct Replay {
 impl Replay {
     /// The stages of the checkpoint of `files`; `None` where there is none, or one whose stages are not known here.
     pub(super) fn open(files: &ModelFiles) -> Result<Option<Self>> {
-        let config = ModelConfig::from_file(&files.config)?;
+        let config = files.model_config()?;
         if files.weights.is_empty()
             || files.gguf().is_some()
             || config.quantization_method().is_some()

@@ -31,7 +31,7 @@ pub(super) struct Facts {
 
 impl Facts {
     pub(super) fn read(files: &ModelFiles, args: &BenchArgs, cancel: &CancelToken, progress: &Progress) -> Result<Self> {
-        let config = ModelConfig::from_file(&files.config)?;
+        let config = files.model_config()?;
         let workload = workload(args, &config)?;
         let tokens = tokens(files, &config)?;
         let of_peers = args.peers.ggufs.iter().map(|path| ModelFile::Path(path.clone()));

@@ -29,7 +29,7 @@ pub(super) fn work() -> Result<ExitCode> {
 /// The model, and what a step reads of its weights.
 fn load(reference: &str, choice: &EngineChoice) -> tandem::Result<(Arc<dyn Model>, StepReads)> {
     let files = tandem::find(reference)?;
-    let config = ModelConfig::from_file(&files.config)?;
+    let config = files.model_config()?;
     let reads = match &choice.load.onnx.graph {
         Some(_) => StepReads::Share(share_read(&config)),
         None => StepReads::Weights(weights_read(&config)),

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use tandem::machine::{Memory, Processor, free_disk};
-use tandem::{DType, LoadOptions, Resolver, Settings, paths};
+use tandem::plan::{Candidate, Choice};
+use tandem::{Resolver, Settings, paths};
 
 use super::{Check, State};
 use crate::config::Config;
@@ -18,9 +19,15 @@ pub(super) fn checks(config: &Config) -> Vec<Check> {
     let (processor, memory) = (Processor::read(), Memory::read());
     let mut checks = vec![instructions(&processor), threads(&processor), memory_check(&memory)];
     checks.extend(limits(&memory));
-    checks.push(auto(config, &memory));
+    let settings = Settings { backend: config.engine.weights.backend, ..Settings::default() };
+    let resolver = Resolver::new(config.catalog.clone()).with_memory(memory);
+    let speed = resolver.bandwidth(&settings);
+    checks.push(Check::good(AREA, "bandwidth", format!("memory is read at {} per second", bytes(speed as u64))));
+    let choice = resolver.choose(&settings).ok();
+    checks.push(auto(choice.as_ref()));
     let places = [("disk of the cache", paths::cache_dir()), ("disk of the state", paths::state_dir())];
     checks.extend(places.into_iter().filter_map(|(name, place)| Some(disk(name, &place?))));
+    checks.extend(choice.iter().flat_map(models));
     checks
 }
 
@@ -65,19 +72,25 @@ fn limits(memory: &Memory) -> Vec<Check> {
 }
 
 /// What `auto` would take here.
-fn auto(config: &Config, memory: &Memory) -> Check {
-    let resolver = Resolver::new(config.catalog.clone()).with_memory(memory.clone());
-    let largest = |dtype: DType| {
-        let load = LoadOptions::new().with_dtype(dtype);
-        let choice = resolver.choose(&Settings { backend: config.engine.weights.backend, load, ..Settings::default() }).ok()?;
-        choice.taken().map(|taken| format!("`{}` in {dtype}", taken.entry.name))
-    };
-    let found: Vec<String> = [DType::F32, DType::Int4].into_iter().filter_map(largest).collect();
-    match found.as_slice() {
-        [] => Check::new(AREA, "largest model", State::Warning, "no model of the catalog fits the memory that is free")
+fn auto(choice: Option<&Choice>) -> Check {
+    match choice.and_then(Choice::taken) {
+        None => Check::new(AREA, "`auto`", State::Warning, "no model of the catalog fits the memory that is free")
             .with_remedy("`demo` runs anyway; close other programs, or see `tandem show auto --memory SIZE`"),
-        found => Check::good(AREA, "largest model", format!("{} fits the memory that is free", found.join(", "))),
+        Some(taken) => Check::good(AREA, "`auto`", format!("`{}`: {}", taken.entry.name, estimate(taken))),
     }
+}
+
+/// The models of the catalog, the largest first.
+fn models(choice: &Choice) -> impl Iterator<Item = Check> {
+    choice.candidates.iter().map(|candidate| {
+        let fits = if candidate.estimate.fits { "" } else { "; more than is free" };
+        Check::good("catalog", &candidate.entry.name, format!("{}{fits}", estimate(candidate)))
+    })
+}
+
+fn estimate(Candidate { estimate, .. }: &Candidate) -> String {
+    let (peak, speed) = (bytes(estimate.plan.peak()), estimate.tokens_per_second);
+    format!("in {} about {peak} and {speed:.0} tokens per second", estimate.dtype())
 }
 
 fn disk(name: &str, place: &Path) -> Check {

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde::Serialize;
 use tandem::catalog::CatalogEntry;
-use tandem::plan::Choice;
+use tandem::plan::{Candidate, Choice};
 use tandem::{Resolved, Resolver};
 
 use super::memory_plan::{MemoryReport, planned_tokens};
@@ -19,6 +19,8 @@ struct CatalogReport {
     model: String,
     entry: CatalogEntry,
     memory: MemoryReport,
+    /// When decoding, by the bytes that a token reads and the speed of this machine's memory.
+    estimated_tokens_per_second: f64,
     /// With `auto`: the models that were considered, the largest first.
     considered: Vec<Considered>,
 }
@@ -26,7 +28,10 @@ struct CatalogReport {
 #[derive(Serialize)]
 struct Considered {
     name: String,
+    /// The one that suits this machine.
+    dtype: String,
     peak_bytes: u64,
+    estimated_tokens_per_second: f64,
     fits: bool,
 }
 
@@ -40,17 +45,24 @@ pub(super) fn show(
     output: &Output,
 ) -> Result<()> {
     let settings = reference_settings(options);
-    let plan = resolver.plan_entry(entry, &settings, planned_tokens(settings.context_length, entry.context))?;
+    let estimate = resolver.estimate(entry, &settings, planned_tokens(settings.context_length, entry.context))?;
     let advice = || "`tandem show auto` says what fits; `--dtype int8` and `int4` take less".into();
     let considered = resolved.choice.as_ref().map(considered).unwrap_or_default();
-    let memory = MemoryReport::new(&plan, &resolver.memory(), advice);
-    let report = CatalogReport { model: reference.into(), entry: entry.clone(), memory, considered };
+    let memory = MemoryReport::new(&estimate.plan, &resolver.memory(), advice);
+    let estimated_tokens_per_second = estimate.tokens_per_second;
+    let report = CatalogReport { model: reference.into(), entry: entry.clone(), memory, estimated_tokens_per_second, considered };
     if output.is_json() { output.document(&report) } else { text(&report, output) }
 }
 
 fn considered(choice: &Choice) -> Vec<Considered> {
-    let row = |name: &str, peak_bytes, fits| Considered { name: name.into(), peak_bytes, fits };
-    choice.candidates.iter().map(|candidate| row(&candidate.entry.name, candidate.plan.peak(), candidate.fits)).collect()
+    let row = |Candidate { entry, estimate }: &Candidate| Considered {
+        name: entry.name.clone(),
+        dtype: estimate.dtype().to_string(),
+        peak_bytes: estimate.plan.peak(),
+        estimated_tokens_per_second: estimate.tokens_per_second,
+        fits: estimate.fits,
+    };
+    choice.candidates.iter().map(row).collect()
 }
 
 fn text(report: &CatalogReport, output: &Output) -> Result<()> {
@@ -69,13 +81,15 @@ fn text(report: &CatalogReport, output: &Output) -> Result<()> {
     if entry.needs_token {
         row(output, "access", "accept the licence on the hub and set `HF_TOKEN`")?;
     }
+    row(output, "speed", &format!("an estimated {:.0} tokens per second when decoding", report.estimated_tokens_per_second))?;
     report.memory.show(output)?;
     if !report.considered.is_empty() {
         heading(output, "considered")?;
     }
     for other in &report.considered {
         let fits = if other.fits { output.paint(GOOD, "fits") } else { output.paint(DIM, "does not fit") };
-        output.line(&format!("  {:>10}  {:<24}{fits}", bytes(other.peak_bytes), other.name))?;
+        let Considered { name, dtype, peak_bytes, estimated_tokens_per_second: speed, .. } = other;
+        output.line(&format!("  {:>10}  {:>6} tok/s  {name:<24}{dtype:<6}{fits}", bytes(*peak_bytes), format!("{speed:.0}")))?;
     }
     Ok(())
 }

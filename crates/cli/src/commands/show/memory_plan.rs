@@ -46,7 +46,7 @@ impl MemoryReport {
             usable_bytes: memory.usable(),
             verdict: match verdict {
                 Verdict::Fits => "fits",
-                Verdict::Tight { .. } => "tight",
+                Verdict::Tight => "tight",
                 Verdict::Refused(_) => "refused",
             },
             advice: (verdict != Verdict::Fits).then(advice),

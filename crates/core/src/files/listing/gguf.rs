@@ -1,5 +1,6 @@
 //! Which of a repository's GGUF files is meant: each of them is a whole model, quantised in its own way.
 
+use super::super::is_gguf;
 use super::Listing;
 use crate::error::{Error, Result};
 use crate::primitives::DType;
@@ -17,7 +18,7 @@ impl Listing<'_> {
     /// [`Error::Unsupported`] when the reference names one and there is none.
     pub fn is_gguf(&self) -> Result<bool> {
         let has_others = self.files.iter().any(|name| name.ends_with(".safetensors") || name.ends_with(".onnx"));
-        match (self.files.iter().any(|name| is_gguf(name)), self.variant) {
+        match (self.files.iter().any(|name| is_gguf(name.as_ref())), self.variant) {
             (true, variant) => Ok(variant.is_some() || !has_others),
             (false, None) => Ok(false),
             (false, Some(variant)) => Err(Error::Unsupported {
@@ -73,14 +74,9 @@ impl Listing<'_> {
 fn models<'n>(names: &[&'n str]) -> Vec<&'n str> {
     let is_model = |name: &&str| {
         let file = file_name(name);
-        is_gguf(name) && !NO_MODELS.iter().any(|other| file.starts_with(other)) && !is_part(file)
+        is_gguf(name.as_ref()) && !NO_MODELS.iter().any(|other| file.starts_with(other)) && !is_part(file)
     };
     names.iter().copied().filter(is_model).collect()
-}
-
-/// Whether a name is that of a GGUF file.
-fn is_gguf(name: &str) -> bool {
-    name.to_ascii_lowercase().ends_with(".gguf")
 }
 
 /// How a file's weights are stored, by the end of its name, such as `Q4_K_M` of `Qwen3-0.6B-Q4_K_M.gguf`.

@@ -91,7 +91,7 @@ fn weights_are_a_gguf_file_or_a_checkpoint() {
     of(&["onnx/model.onnx"], Err("it has ONNX graphs and no checkpoint"));
     of(&["pytorch_model.bin"], Err("pickle files are never opened"));
     of(&[], Err("neither safetensors nor ONNX graphs"));
-    check(listing(None, &[SINGLE]).weights(None), Err("holds no `config.json`"));
+    check(listing(None, &[SINGLE]).weights(None), Err("holds neither `config.json` nor `genai_config.json`"));
 }
 
 #[test]

@@ -43,9 +43,9 @@ fn tokenizer(files: &ModelFiles) -> tandem_core::Result<Tokenizer> {
 #[test]
 fn the_form_is_that_of_the_checkpoint() {
     for name in MERGING.into_iter().chain(["mistral"]) {
-        let published = ModelConfig::from_file(&ModelFile::Path(golden(name).join("config.json"))).unwrap();
+        let published = ModelConfig::from_json("config.json", &std::fs::read(golden(name).join("config.json")).unwrap()).unwrap();
         let (_dir, files) = on_disk(&writer(name));
-        let config = ModelConfig::from_file(&files.config).unwrap();
+        let config = files.model_config().unwrap();
         let shape = |config: &ModelConfig| {
             let sizes = [config.vocab_size, config.hidden_size, config.intermediate_size, config.n_layers, config.max_context];
             let heads = [config.n_heads, config.n_kv_heads, config.head_dim()];
@@ -103,7 +103,7 @@ fn chat_is_that_of_the_checkpoint() {
         for field in ["bos_token", "eos_token"] {
             assert_eq!(made.tokens.get(field), published.tokens.get(field), "{name}");
         }
-        let config = ModelConfig::from_file(&files.config).unwrap();
+        let config = files.model_config().unwrap();
         let eos = tokenizer(&files).unwrap().id(published.eos_token().unwrap()).unwrap();
         assert!(config.eos_token_ids.contains(&eos), "{name}: {:?}", config.eos_token_ids);
     }
@@ -114,7 +114,7 @@ fn every_token_that_ends_a_turn_ends_a_text() {
     let mut writer = writer("qwen2-tied");
     writer.u32("tokenizer.ggml.eot_token_id", 7);
     let (_dir, files) = on_disk(&writer);
-    let (config, tokenizer) = (ModelConfig::from_file(&files.config).unwrap(), tokenizer(&files).unwrap());
+    let (config, tokenizer) = (files.model_config().unwrap(), tokenizer(&files).unwrap());
     let mut expected: Vec<u32> = ["<|im_end|>", "<|endoftext|>"].iter().filter_map(|token| tokenizer.id(token)).collect();
     expected.push(7);
     expected.sort_unstable();

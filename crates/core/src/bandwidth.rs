@@ -5,15 +5,16 @@ use std::time::Instant;
 
 use memmap2::MmapMut;
 
-/// Larger than any cache.
-const BYTES: usize = 512 << 20;
+/// More bytes than any cache holds.
+pub const MORE_THAN_CACHES: usize = 512 << 20;
+
 const PASSES: usize = 3;
 
-/// Bytes per second when `threads` threads each read a part of a large array: the best of three passes, what memory can do and not what
+/// Bytes per second when `threads` threads each read a part of an array of `n_bytes`, at best [`MORE_THAN_CACHES`]: the best of three passes, what memory can do and not what
 /// it did beside others. The array lies in huge pages where the system gives them, as weights do after a load. Zero where there is no
 /// memory for it.
-pub fn read_bandwidth(threads: usize) -> f64 {
-    let Ok(mut array) = MmapMut::map_anon(BYTES) else { return 0.0 };
+pub fn read_bandwidth(threads: usize, n_bytes: usize) -> f64 {
+    let Ok(mut array) = MmapMut::map_anon(n_bytes.max(1)) else { return 0.0 };
     // A system without them reads what it has.
     #[cfg(target_os = "linux")]
     let _ = array.advise(memmap2::Advice::HugePage);
@@ -28,7 +29,7 @@ pub fn read_bandwidth(threads: usize) -> f64 {
         });
         started.elapsed().as_secs_f64()
     };
-    BYTES as f64 / (0..PASSES).map(|_| pass()).fold(f64::INFINITY, f64::min)
+    array.len() as f64 / (0..PASSES).map(|_| pass()).fold(f64::INFINITY, f64::min)
 }
 
 /// Of numbers of eight bytes. Eight sums at once, so that additions never wait for each other.
@@ -55,6 +56,6 @@ mod tests {
             let bytes: Vec<u8> = (1..=n).flat_map(u64::to_ne_bytes).collect();
             assert_eq!(sum(&bytes), n * (n + 1) / 2);
         }
-        assert!(read_bandwidth(2) > 1e8);
+        assert!(read_bandwidth(2, 8 << 20) > 1e8);
     }
 }
