@@ -19,7 +19,7 @@ const BOTH: &str = "onnx,candle";
 /// Those of the programs that have one each.
 const SEPARATE: [&str; 2] = ["onnx", "candle"];
 
-/// What a first short table takes: each backend and dtype once on the built-in model.
+/// The first short table: one round of each backend on the built-in model, in f32 and int4.
 const FIRST_LOOK: [&str; 10] = [
     "bench",
     "demo",
@@ -85,7 +85,10 @@ pub(crate) fn run(arguments: &[&str]) -> Result<ExitCode> {
     let both = &builds[0].program;
     process::run(process::command(both, &["setup"]))?;
     if !options.has_model {
-        process::exit_code(process::command(both, &FIRST_LOOK))?;
+        let code = process::exit_code(process::command(both, &FIRST_LOOK))?;
+        if code != 0 {
+            return Ok(ExitCode::from(code));
+        }
     }
     let facts = directory.join("builds.json");
     fs::write(&facts, facts_of(&builds)?).with_context(|| format!("`{}` cannot be written", facts.display()))?;

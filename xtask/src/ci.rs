@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::process::{self, Profile};
-use crate::{demo, modules, parity, readme, test_run, tools, tree};
+use crate::{demo, modules, parity, plans, readme, test_run, tools, tree};
 
 /// How a step ended, when it did not fail.
 enum Outcome {
@@ -22,7 +22,7 @@ struct Step {
 /// The packages whose features choose engines.
 const PROGRAM: [&str; 4] = ["-p", "tandem", "-p", "tandem-cli"];
 
-/// The lint, document and test steps share the dev profile: no dependency is built twice, and none in release.
+/// Nothing is built in release.
 const STEPS: [Step; 19] = [
     Step { name: "format", run: format },
     Step { name: "tidy", run: || cargo(&["test", "--quiet", "--package", "xtask"]) },
@@ -34,18 +34,21 @@ const STEPS: [Step; 19] = [
         name: "clippy with candle alone",
         run: || clippy(&[&PROGRAM[..], &["--no-default-features", "--features", "candle"]].concat()),
     },
-    Step { name: "clippy with both engines", run: || clippy(&[&PROGRAM[..], &["--features", "onnx,candle"]].concat()) },
     // What `check-cuda` does for candle needs nvcc; these bindings need nothing, since the library is loaded at run time.
-    Step { name: "clippy with providers", run: || clippy(&["-p", "tandem-backend-onnx", "--features", "cuda,coreml"]) },
+    Step {
+        name: "clippy with both engines, CUDA and CoreML",
+        run: || clippy(&[&PROGRAM[..], &["--features", "onnx,candle,cuda,coreml"]].concat()),
+    },
     Step { name: "fuzz targets", run: fuzz_targets },
     Step { name: "documents", run: documents },
-    // Before the others, which build the program with both engines again.
-    Step { name: "demo on candle alone", run: || demo::check_on_candle().map(|()| Outcome::Passed) },
     Step { name: "test on candle alone", run: || test_run::run_on_candle().map(|()| Outcome::Passed) },
+    // With the program that these tests have built; the next ones build it with both engines.
+    Step { name: "demo on candle alone", run: || demo::check(Profile::Dev).map(|()| Outcome::Passed) },
     Step { name: "test", run: || test_run::run().map(|()| Outcome::Passed) },
     Step { name: "candle in AVX2", run: || candle_at("avx2") },
     Step { name: "candle in plain Rust", run: || candle_at("plain") },
     Step { name: "parity of the demo", run: || parity::check_demo().map(|()| Outcome::Passed) },
+    Step { name: "memory plans of the demo", run: || plans::check(Profile::Dev, "demo").map(|()| Outcome::Passed) },
     Step { name: "demo", run: || demo::check(Profile::Dev).map(|()| Outcome::Passed) },
     Step { name: "commands of README.md", run: || readme::check(Profile::Dev).map(|()| Outcome::Passed) },
 ];
@@ -76,10 +79,10 @@ pub(crate) fn run() -> Result<()> {
 fn print(summary: &[(&str, Duration, String)]) {
     println!();
     for (name, time, said) in summary {
-        println!("{name:<26} {:>8.1} s   {said}", time.as_secs_f64());
+        println!("{name:<41} {:>8.1} s   {said}", time.as_secs_f64());
     }
     let total: Duration = summary.iter().map(|(_, time, _)| time).sum();
-    println!("{:<26} {:>8.1} s", "all", total.as_secs_f64());
+    println!("{:<41} {:>8.1} s", "all", total.as_secs_f64());
 }
 
 fn cargo(arguments: &[&str]) -> Result<Outcome> {

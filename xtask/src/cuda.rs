@@ -61,7 +61,7 @@ fn toolkit() -> Result<PathBuf> {
     }
     tools::install_wheels(&environment, &WHEELS)?;
     let toolkit = find(&environment)?;
-    toolkit.with_context(|| format!("the wheels left no `bin/nvcc` in `{}`", environment.display()))
+    toolkit.with_context(|| format!("the wheels installed no `bin/nvcc` in `{}`", environment.display()))
 }
 
 /// `lib/python3.x/site-packages/nvidia/cu13`, once it is whole.

@@ -5,31 +5,32 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use fastrand::Rng;
 
 use crate::interrupt::Interrupt;
+use crate::parity;
 use crate::process::{self, Profile};
 use crate::test_run::BUILD;
-
-use self::edit::Random;
 
 mod edit;
 
 const HELP: &str = "\
 usage: cargo xtask damage [--seed N] [--runs N] [--only N] [--jobs N]
 
-Damages small models (values of JSON, bits of graphs and weights, ends of files) and runs every command that reads a model on them.
+Damages small models (JSON values, bits of graphs and weights, truncated files) and runs every command that reads a model on them.
 
-  --seed N    other damages [default: 0]
-  --runs N    how many [default: 2000]
-  --only N    the run of this number alone, with its directory kept in target/damage
-  --jobs N    how many at once [default: the processors]";
+  --seed N    random seed [default: 0]
+  --runs N    number of runs [default: 2000]
+  --only N    repeat this run alone; its directory stays in target/damage
+  --jobs N    runs at the same time [default: the number of processors]";
 
 /// Longer than the undamaged model takes by this is a hang.
 const MOST_EXTRA_TIME: Duration = Duration::from_secs(5);
@@ -38,47 +39,33 @@ const MOST_EXTRA_BYTES: u64 = 200_000_000;
 /// How often a process is looked at.
 const INTERVAL: Duration = Duration::from_millis(4);
 
-/// What a command does with the directory `model`; `BACKEND` is one of the two.
-const COMMANDS: [&[&str]; 10] = [
-    &["run", "model", "The fox", "--raw", "--max-tokens", "4", "--backend", "BACKEND"],
-    &["run", "model", "The fox", "--max-tokens", "4", "--backend", "BACKEND", "--json"],
-    &["run", "model", "The fox", "--raw", "--max-tokens", "4", "--backend", "BACKEND", "--dtype", "int4"],
-    &["chat", "model", "--max-tokens", "4", "--backend", "BACKEND"],
-    &["score", "model", "The fox", "--backend", "BACKEND"],
-    &["show", "model", "--backend", "BACKEND"],
-    &["show", "model", "--json"],
-    &["export", "model", "--dtype", "int8", "--output", "exported"],
-    &[
-        "parity",
-        "model",
-        "--reference",
-        "BACKEND",
-        "--candidate",
-        "onnx",
-        "--corpus",
-        "prompts.txt",
-        "--generate",
-        "2",
-        "--texts",
-        "1",
-    ],
-    &[
-        "bench",
-        "model",
-        "--backend",
-        "BACKEND",
-        "--rounds",
-        "1",
-        "--prompt",
-        "8",
-        "--depth",
-        "0",
-        "--generate",
-        "2",
-        "-o",
-        "bench.json",
-    ],
+/// What every model can be given to; `MODEL` and `BACKEND` are those of the case.
+const COMMANDS: [&str; 7] = [
+    "run MODEL fox --raw --max-tokens 4 --backend BACKEND",
+    "run MODEL fox --max-tokens 4 --backend BACKEND --json",
+    "chat MODEL --max-tokens 4 --backend BACKEND",
+    "score MODEL fox --backend BACKEND",
+    "show MODEL --backend BACKEND",
+    "show MODEL --backend BACKEND --json --hashes",
+    "bench MODEL --backend BACKEND --rounds 1 --prompt 8 --depth 0 --generate 2 -o bench.json",
 ];
+
+/// What a checkpoint can be given to besides.
+const OF_CHECKPOINTS: [&str; 2] = [
+    "run MODEL fox --raw --max-tokens 4 --backend BACKEND --dtype int4",
+    "parity MODEL --reference BACKEND --candidate BACKEND --corpus prompts.txt --generate 2 --texts 1",
+];
+
+/// What a checkpoint can be given to that ONNX Runtime runs.
+const EXPORT: &str = "export MODEL --dtype int8 --output exported";
+
+/// A small model, and what runs it.
+struct Model {
+    /// A directory, or a GGUF file.
+    path: PathBuf,
+    backends: &'static [&'static str],
+    is_checkpoint: bool,
+}
 
 struct Options {
     seed: u64,
@@ -96,11 +83,11 @@ struct Ended {
 }
 
 /// One run: a model, its damages and a command.
-struct Case {
+struct Case<'m> {
     number: usize,
-    model: PathBuf,
+    model: &'m Model,
     arguments: Vec<String>,
-    random: Random,
+    random: Rng,
 }
 
 /// Runs the damages; fails when there is a finding.
@@ -159,7 +146,7 @@ struct Counts {
 struct Work {
     program: PathBuf,
     root: PathBuf,
-    models: Vec<PathBuf>,
+    models: Vec<Model>,
     /// Time and memory of each command on each undamaged model.
     undamaged: Mutex<BTreeMap<String, (Duration, u64)>>,
     interrupt: Interrupt,
@@ -189,36 +176,41 @@ impl Work {
         Ok(())
     }
 
-    fn case(&self, seed: u64, number: usize) -> Case {
-        let mut random = Random::new(seed, number as u64);
-        let model = random.of(&self.models).clone();
-        let backend = *random.of(&["onnx", "candle"]);
-        let word = |&word: &&str| String::from(if word == "BACKEND" { backend } else { word });
-        let arguments = random.of(&COMMANDS).iter().map(word).collect();
-        Case { number, model, arguments, random }
+    fn case(&self, seed: u64, number: usize) -> Case<'_> {
+        let mut random = edit::random(seed, number as u64);
+        let model = edit::one_of(&mut random, &self.models);
+        let backend = *edit::one_of(&mut random, model.backends);
+        let command = *edit::one_of(&mut random, &model.commands());
+        let word = |word| match word {
+            "BACKEND" => backend.to_owned(),
+            "MODEL" => model.reference(),
+            other => other.to_owned(),
+        };
+        Case { number, model, arguments: command.split(' ').map(word).collect(), random }
     }
 
-    /// What the command takes on the undamaged model, measured once.
-    fn of_undamaged(&self, case: &Case, job: usize) -> Result<(Duration, u64)> {
-        let key = format!("{} {}", case.model.display(), case.arguments.join(" "));
+    /// What the command takes on the undamaged model, measured once; it must succeed.
+    fn of_undamaged(&self, case: &Case<'_>, job: usize) -> Result<(Duration, u64)> {
+        let key = format!("{} {}", case.model.path.display(), case.arguments.join(" "));
         if let Some(&known) = self.undamaged.lock().expect("no worker panics").get(&key) {
             return Ok(known);
         }
         let directory = self.fresh(&format!("undamaged-{job}"), case)?;
         let ended = self.watch(&directory, &case.arguments, Duration::from_secs(120))?;
-        ensure!(ended.status.is_some(), "`tandem {}` did not end on the undamaged model", case.arguments.join(" "));
+        let succeeded = ended.status.is_some_and(|status| status.success());
+        ensure!(succeeded, "the undamaged model fails: {key}\n{}", ended.errors);
         let measured = (ended.time, ended.peak_bytes);
         self.undamaged.lock().expect("no worker panics").insert(key, measured);
         Ok(measured)
     }
 
     /// A directory with a copy of the model.
-    fn fresh(&self, name: &str, case: &Case) -> Result<PathBuf> {
+    fn fresh(&self, name: &str, case: &Case<'_>) -> Result<PathBuf> {
         let directory = self.root.join(name);
         if directory.exists() {
             fs::remove_dir_all(&directory)?;
         }
-        copy(&case.model, &directory.join("model"))?;
+        case.model.copy(&directory.join("model"))?;
         fs::write(directory.join("prompts.txt"), "The fox\n")?;
         Ok(directory)
     }
@@ -226,19 +218,21 @@ impl Work {
     /// Runs the program, and ends it when it takes longer than `limit`.
     fn watch(&self, directory: &Path, arguments: &[String], limit: Duration) -> Result<Ended> {
         let errors = directory.join("stderr.txt");
-        let mut command = Command::new(&self.program);
-        command.args(arguments).current_dir(directory).env("HF_HUB_OFFLINE", "1").env("XDG_CONFIG_HOME", directory);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut command = process::command(&self.program, &arguments);
+        // A group of its own, so that its workers end with it.
+        command.current_dir(directory).env("HF_HUB_OFFLINE", "1").env("XDG_CONFIG_HOME", directory).process_group(0);
         command.stdin(Stdio::null()).stdout(fs::File::create(directory.join("stdout.txt"))?).stderr(fs::File::create(&errors)?);
         let started = Instant::now();
         let mut child = command.spawn().context("cannot run `tandem`")?;
         let mut peak_bytes = 0;
         loop {
-            peak_bytes = peak_bytes.max(peak(&child).unwrap_or(0));
+            peak_bytes = peak_bytes.max(peak(child.id()));
             let status = child.try_wait()?;
             let time = started.elapsed();
             if status.is_some() || time > limit {
                 if status.is_none() {
-                    child.kill()?;
+                    process::run(process::command(Path::new("kill"), &["-KILL", "--", &format!("-{}", child.id())]))?;
                     child.wait()?;
                 }
                 let errors = String::from_utf8_lossy(&fs::read(&errors)?).into_owned();
@@ -254,49 +248,72 @@ fn finding(ended: &Ended, limit: Duration, most_bytes: u64) -> Option<String> {
     /// What Rust exits with after a panic.
     const PANICKED: i32 = 101;
     match ended.status {
-        None => return Some(format!("a hang: it had not ended after {:.1} s", limit.as_secs_f64())),
+        None => return Some(format!("a hang: still running after {:.1} s", limit.as_secs_f64())),
         Some(status) => match status.code() {
             None => return Some(format!("a crash: {status}")),
             Some(PANICKED) => return Some("a panic".into()),
-            Some(_) if ended.errors.contains("panicked at") => return Some("a panic of a thread".into()),
+            Some(_) if ended.errors.contains("panicked at") => return Some("a panic of a thread or a worker".into()),
+            // As `ExitStatus` is displayed.
+            Some(_) if ended.errors.contains("signal: ") => return Some("a crash of a worker".into()),
             Some(_) => {}
         },
     }
     let mb = |bytes: u64| bytes / 1_000_000;
-    (ended.peak_bytes > most_bytes)
-        .then(|| format!("{} MB of memory, and {} were expected", mb(ended.peak_bytes), mb(most_bytes)))
+    (ended.peak_bytes > most_bytes).then(|| format!("{} MB of memory exceed {} MB", mb(ended.peak_bytes), mb(most_bytes)))
 }
 
-/// The most memory of the process so far; proc(5) has it on Linux alone, elsewhere memory is not looked at.
-fn peak(child: &Child) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+/// The most memory of the process or of one of its workers so far; 0 where the system has no proc(5).
+fn peak(process: u32) -> u64 {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{process}/{file}")).unwrap_or_default();
+    let status = read("status");
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let children = read(&format!("task/{process}/children"));
+    let of_children = children.split_whitespace().filter_map(|child| child.parse().ok()).map(peak).max();
+    (kib.unwrap_or(0) * 1024).max(of_children.unwrap_or(0))
 }
 
-/// The goldens, all of which are small, and the built-in model.
-fn models() -> Result<Vec<PathBuf>> {
+/// The built-in model, the goldens with their graphs as published tools write them, and GGUF files; all are small.
+fn models() -> Result<Vec<Model>> {
     let goldens = process::root().join("goldens");
-    let entries = fs::read_dir(&goldens).with_context(|| format!("`{}`", goldens.display()))?;
-    let mut models: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
-    models.push(process::root().join("models/demo"));
-    models.retain(|model| model.join("config.json").is_file());
-    models.sort();
+    let mut models = Vec::new();
+    let mut checkpoints = process::entries(&goldens)?;
+    checkpoints.push(process::root().join("models/demo"));
+    for path in checkpoints.into_iter().filter(|path| path.join("config.json").is_file()) {
+        let graphs = process::entries(&path.join("onnx")).unwrap_or_default();
+        let of_genai = graphs.into_iter().filter(|path| path.join("genai_config.json").is_file());
+        models.extend(of_genai.map(|path| Model { path, backends: &["onnx"], is_checkpoint: false }));
+        let is_of_one = parity::OF_ONE_ENGINE.iter().any(|name| path.ends_with(name));
+        let backends: &[&str] = if is_of_one { &["candle"] } else { &["candle", "onnx"] };
+        models.push(Model { path, backends, is_checkpoint: true });
+    }
+    let files = process::entries(&goldens.join("gguf"))?;
+    models.extend(files.into_iter().map(|path| Model { path, backends: &["candle"], is_checkpoint: false }));
     Ok(models)
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from).with_context(|| format!("`{}`", from.display()))? {
-        let path = entry?.path();
-        let to = to.join(path.file_name().context("an entry has a name")?);
-        if path.is_dir() {
-            copy(&path, &to)?;
-        } else if !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("golden.")) {
-            fs::copy(&path, &to)?;
+impl Model {
+    fn commands(&self) -> Vec<&'static str> {
+        let of_checkpoints = if self.is_checkpoint { &OF_CHECKPOINTS[..] } else { &[] };
+        let export = (self.is_checkpoint && self.backends.contains(&"onnx")).then_some(EXPORT);
+        COMMANDS.iter().chain(of_checkpoints).copied().chain(export).collect()
+    }
+
+    /// How the copy in `model` is named on the command line.
+    fn reference(&self) -> String {
+        match self.path.file_name().filter(|_| self.path.is_file()) {
+            Some(file) => format!("model/{}", file.to_string_lossy()),
+            None => "model".into(),
         }
     }
-    Ok(())
+
+    fn copy(&self, to: &Path) -> Result<()> {
+        process::copy_files(&self.path, to)?;
+        // This one is laid out as published: its graphs are the model.
+        if self.path.ends_with("onnx-community") {
+            process::copy_files(&self.path.join("onnx"), &to.join("onnx"))?;
+        }
+        Ok(())
+    }
 }
 
 fn parse(arguments: &[&str]) -> Result<Options> {
@@ -323,7 +340,7 @@ mod tests {
     #[test]
     fn hangs_crashes_panics_and_memory_are_findings() {
         let ran = |script: &str, errors: &str, peak_bytes: u64| Ended {
-            status: Some(Command::new("sh").args(["-c", script]).status().unwrap()),
+            status: Some(std::process::Command::new("sh").args(["-c", script]).status().unwrap()),
             time: Duration::ZERO,
             peak_bytes,
             errors: errors.into(),
@@ -333,6 +350,7 @@ mod tests {
         assert_eq!(found(&ran("exit 1", "error: the file is not valid JSON", 0)), None);
         assert_eq!(found(&ran("exit 101", "", 0)), Some("a panic".into()));
         assert!(found(&ran("exit 1", "thread 'x' panicked at y", 0)).is_some());
+        assert!(found(&ran("exit 1", "onnx failed: it ended (signal: 11 (SIGSEGV))", 0)).is_some());
         assert!(found(&ran("kill -SEGV $$", "", 0)).is_some_and(|found| found.starts_with("a crash")));
         assert!(found(&ran("exit 0", "", 1001)).is_some_and(|found| found.contains("memory")));
         assert!(found(&Ended { status: None, ..ran("exit 0", "", 0) }).is_some_and(|found| found.starts_with("a hang")));

@@ -1,6 +1,6 @@
 //! The main job, on the embedded model.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 
@@ -22,18 +22,9 @@ pub(crate) fn run(profile: Profile) -> Result<()> {
     process::run(process::tandem(profile, &RUN)?)
 }
 
-/// Lets the model tell its story, and looks whether it is one and whether its speed is reported.
+/// Lets the model tell its story, and checks that it is one and that its speed is reported.
 pub(crate) fn check(profile: Profile) -> Result<()> {
-    check_story(process::tandem(profile, &[&RUN[..], &GREEDY].concat())?)
-}
-
-/// The same of a build that has candle and nothing of ONNX Runtime.
-pub(crate) fn check_on_candle() -> Result<()> {
-    let build = ["run", "--quiet", "--package", "tandem-cli", "--no-default-features", "--features", "candle", "--"];
-    check_story(process::cargo(&[&build[..], &RUN, &GREEDY, &["--backend", "candle"]].concat()))
-}
-
-fn check_story(mut command: Command) -> Result<()> {
+    let mut command = process::tandem(profile, &[&RUN[..], &GREEDY].concat())?;
     let output = command.stdin(Stdio::null()).output().context("cannot run `tandem`")?;
     let (story, report) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     println!("{story}");

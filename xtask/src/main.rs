@@ -11,6 +11,7 @@ mod demo;
 mod interrupt;
 mod modules;
 mod parity;
+mod plans;
 mod process;
 mod readme;
 mod test_run;
@@ -31,15 +32,16 @@ usage: cargo xtask TASK
   setup        build `tandem` and obtain ONNX Runtime's library for it
   demo         set up, then let the embedded model tell a story
   test         set up, then run every test
-  bench        measure both backends in turns, with a report in target/bench; --help says more
-  parity       build `tandem` with both engines and compare them on the demo and the goldens, with reports in target/parity
-  ci           all checks, cheapest first: what a change must pass
-  damage       run every command on damaged models: no crash, no hang, no flood of memory; --help says more
-  modules      look for cycles between the modules of a crate
-  check-cuda   type-check the build with `candle-cuda`, which needs no GPU; no part of `ci`, since nvcc takes minutes
-  help         this text
+  bench        benchmark both backends, with a report in target/bench; see --help
+  parity       compare both engines on the demo and the goldens, with reports in target/parity
+  plans        compare memory plans with measured peaks, on the demo or on the models that are named
+  ci           run all checks, cheapest first: what a change must pass
+  damage       run every command on damaged models, which must not crash, hang or exhaust memory; see --help
+  modules      find dependency cycles between modules
+  check-cuda   type-check the build with `candle-cuda`, which needs no GPU; not part of `ci`, since nvcc takes minutes
+  help         print this text
 
-Each task does all of its own set-up; what is there already is not done again.";
+Each task does its own set-up, once.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -73,6 +75,7 @@ fn task(arguments: &[&str]) -> Result<()> {
         }
         ["test"] => test_run::run(),
         ["parity", more @ ..] => parity::run(more),
+        ["plans", models @ ..] => plans::run(models),
         ["ci"] => ci::run(),
         ["damage", options @ ..] => damage::run(options),
         ["modules"] => modules::check(),

@@ -1,6 +1,7 @@
 //! Running cargo and the built `tandem`, from the root of the workspace.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -43,9 +44,28 @@ pub(crate) fn tandem(profile: Profile, arguments: &[&str]) -> Result<Command> {
     });
     let path = dir.join(format!("tandem{}", std::env::consts::EXE_SUFFIX));
     ensure!(path.is_file(), "`{}` was not built", path.display());
-    let mut command = Command::new(path);
-    command.args(arguments).current_dir(root());
-    Ok(command)
+    Ok(command(&path, arguments))
+}
+
+/// What a directory holds, in the order of names.
+pub(crate) fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(directory).with_context(|| format!("cannot read `{}`", directory.display()))?;
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.map(|entry| entry.path())).collect::<std::io::Result<_>>()?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Copies a model, a file or the files of a directory, into the directory `to`; not the answers that a golden comes with.
+pub(crate) fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    let files = if from.is_file() { vec![from.to_path_buf()] } else { entries(from)? };
+    for file in files.iter().filter(|file| file.is_file()) {
+        let name = file.file_name().context("a file has a name")?;
+        if !name.to_string_lossy().starts_with("golden.") {
+            fs::copy(file, to.join(name)).with_context(|| format!("cannot copy `{}`", file.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Where cargo builds.
@@ -56,10 +76,10 @@ pub(crate) fn target_directory() -> Result<PathBuf> {
     Ok(directory.to_path_buf())
 }
 
-/// A run of `program`.
+/// A run of `program`, without the variable that cargo sets for tests and a user does not have.
 pub(crate) fn command(program: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
-    command.args(arguments).current_dir(root());
+    command.args(arguments).current_dir(root()).env_remove("ORT_DISABLE_TELEMETRY");
     command
 }
 

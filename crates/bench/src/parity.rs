@@ -105,6 +105,14 @@ impl Default for ParityOptions {
     }
 }
 
+impl ParityOptions {
+    /// Nothing of the embedded corpus is left out: known differences were measured on this.
+    fn is_whole_corpus(&self) -> bool {
+        let Self { corpus, most_tokens, .. } = Self::default();
+        (&self.corpus, self.most_tokens) == (&corpus, most_tokens)
+    }
+}
+
 /// Comparisons with one reference.
 pub struct Parity<'m> {
     reference: Side<'m>,
@@ -121,7 +129,7 @@ impl<'m> Parity<'m> {
     /// [`Error::InvalidOption`] for a reference that is quantised.
     pub fn new(reference: Side<'m>, options: ParityOptions) -> Result<Self> {
         if matches!(reference.model.info().dtype, DType::Int8 | DType::Int4) {
-            let problem = "is quantised: a candidate is judged against floats of the same checkpoint; name `:f32`";
+            let problem = "is quantised: candidates are compared with floating-point weights of the same checkpoint; use `:f32`";
             return Err(Error::invalid_option("reference", &reference.name, problem));
         }
         Ok(Self { reference, options, reference_consistency: None })
@@ -156,12 +164,13 @@ impl<'m> Parity<'m> {
                 report.logits.measured.as_ref(),
                 report.generation.measured.as_ref(),
                 report.consistency.measured.as_ref(),
+                self.options.is_whole_corpus(),
             );
         }
         report.judge(self.options.n_generated > 0, self.reference.model.info().dtype == info.dtype);
         // What it cannot look into does not change what was measured.
         if self.options.bisect {
-            listen("where they part");
+            listen("bisecting");
             self.bisect(candidate, &prompts, &mut report);
         }
         report
@@ -188,7 +197,7 @@ impl<'m> Parity<'m> {
         listen: &mut dyn FnMut(&str),
     ) {
         let cancel = self.options.cancel.clone();
-        listen("each side against itself");
+        listen("self-consistency");
         if self.reference_consistency.is_none() {
             match consistency::measure(&self.reference, prompts, &cancel) {
                 Ok(measures) => self.reference_consistency = Some(measures),
@@ -234,6 +243,9 @@ impl<'m> Parity<'m> {
 
     fn no_rule(&self, candidate: &Side<'_>) -> Problem {
         let (ours, theirs) = (self.reference.model.info().dtype, candidate.model.info().dtype);
-        Problem::new("gates", format!("there are no limits for {theirs} against {ours}: it is measured and not judged"))
+        Problem::new(
+            "gates",
+            format!("there are no limits for {theirs} against {ours}: the candidate is measured but not judged"),
+        )
     }
 }

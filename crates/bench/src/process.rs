@@ -39,7 +39,7 @@ pub(crate) fn run(mut command: Command, name: &str, input: &str, cancel: &Cancel
     let mut child = command.spawn().map_err(|error| Error::Unsupported {
         what: name.to_owned(),
         reason: format!("`{program}` cannot be run: {error}"),
-        hint: Some("name a program that is there and can be run".into()),
+        hint: Some("name an executable program".into()),
     })?;
     thread::scope(|scope| {
         let stdin = child.stdin.take();
@@ -63,7 +63,7 @@ impl Finished {
             from += 1;
         }
         let words = text[from..].lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" / ");
-        if words.is_empty() { "it said nothing".into() } else { words }
+        if words.is_empty() { "no error was printed".into() } else { words }
     }
 }
 
@@ -72,7 +72,7 @@ fn wait(child: &mut Child, name: &str, cancel: &CancelToken) -> Result<(ExitStat
     let mut peak = None;
     loop {
         peak = peak.max(peak_of(child.id()));
-        let lost = |error: std::io::Error| Error::bad_file(name, "was lost while it ran", error);
+        let lost = |error: std::io::Error| Error::bad_file(name, "cannot be waited for", error);
         if let Some(status) = child.try_wait().map_err(lost)? {
             // Ctrl-C on a terminal reaches it as well, and ends it before this process has heard of it.
             if !status.success() && !cancel.is_cancelled() {

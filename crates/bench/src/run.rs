@@ -233,7 +233,7 @@ impl TandemRunner {
     fn wrong_answer(&self) -> Error {
         Error::Unsupported {
             what: format!("`{}`", self.name),
-            reason: "its program answered what it was not asked".into(),
+            reason: "its program gave an unexpected answer".into(),
             hint: None,
         }
     }

@@ -140,7 +140,7 @@ pub fn work(request: &Request, load: &mut dyn FnMut() -> Result<(std::sync::Arc<
 /// # Errors
 /// What the worker failed with, [`Error::Unsupported`] when it gave no answer, [`Error::Cancelled`].
 pub fn ask(program: &Path, name: &str, request: &Request, cancel: &CancelToken) -> Result<Answer> {
-    let input = serde_json::to_string(request).map_err(|error| Error::bad_file(name, "cannot be asked", error))?;
+    let input = serde_json::to_string(request).map_err(|error| Error::bad_file(name, "cannot be sent a request", error))?;
     let mut command = Command::new(program);
     command.args(["bench", "--worker"]);
     let finished = process::run(command, name, &input, cancel)?;

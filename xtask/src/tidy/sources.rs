@@ -79,7 +79,7 @@ fn ill_formed_rust(files: &Files) -> Vec<String> {
     for (path, text) in files.texts_named(".rs") {
         let n_lines = text.lines().count();
         if n_lines > MAX_RUST_LINES {
-            problems.push(format!("{path}: {n_lines} lines, and {MAX_RUST_LINES} are the most: split it by what it does"));
+            problems.push(format!("{path}: {n_lines} lines exceed {MAX_RUST_LINES}: split it by what it does"));
         }
         if !text.starts_with("//!") {
             problems.push(format!("{path}: the first line is not `//!`, what the file is for"));

@@ -29,7 +29,7 @@ struct Ticks {
 pub struct Conditions {
     /// Processes that ran or waited to run, over the minute before.
     pub load_before: f64,
-    /// The same over the minute before the end, the measured process among them.
+    /// The same over the minute before the end, the measured process included.
     pub load_after: f64,
     /// The share, 0 to 1, of all processors' time that other programs used.
     pub others_share: Option<f64>,

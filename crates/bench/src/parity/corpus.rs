@@ -17,7 +17,7 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 const PATTERN_TOKENS: usize = 96;
 
 /// Prompts to compare on.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Corpus {
     /// What it is called in reports.
@@ -132,8 +132,8 @@ impl Corpus {
         if prompts.is_empty() {
             return Err(Error::BadFile {
                 file: name.into(),
-                problem: "there is no prompt in it".into(),
-                hint: Some("write one prompt on each line".into()),
+                problem: "has no prompts".into(),
+                hint: Some("write one prompt per line".into()),
                 source: None,
             });
         }
@@ -195,7 +195,7 @@ fn given(name: &str, number: usize, line: &str, is_json: bool) -> Result<CorpusP
         Ok(Line { name, text: None, messages: Some(messages) }) if !messages.is_empty() => {
             Ok(prompt(name, Content::Messages(messages)))
         }
-        Ok(_) => bad("has not one of `text` and `messages`".into(), FORM),
+        Ok(_) => bad("needs either `text` or `messages`".into(), FORM),
         Err(error) => bad(format!("is not a prompt: {error}"), FORM),
     }
 }
@@ -244,10 +244,10 @@ mod tests {
         };
         check("one\n\ntwo", false, "field `line 2`: is empty");
         check("one\n  \t\n", false, "field `line 2`: is empty");
-        check("", false, "there is no prompt in it");
-        check("{\"text\": \"a\", \"messages\": []}", true, "field `line 1`: has not one of");
+        check("", false, "has no prompts");
+        check("{\"text\": \"a\", \"messages\": []}", true, "field `line 1`: needs either");
         check("{\"txt\": \"a\"}", true, "field `line 1`: is not a prompt: unknown field `txt`");
-        check("{\"messages\": []}", true, "has not one of");
+        check("{\"messages\": []}", true, "needs either");
     }
 
     #[test]

@@ -32,9 +32,9 @@ pub struct Runs {
     pub n_prompts: usize,
     /// Texts that are the same to the end.
     pub n_identical: usize,
-    /// Texts that part at a near tie.
+    /// Texts that diverge at a near tie.
     pub n_near_ties: usize,
-    /// Texts that part in earnest.
+    /// Texts that diverge, near ties aside.
     pub n_real: usize,
     /// The mean number of tokens that both sides have in common.
     pub mean_common: f64,
@@ -98,7 +98,7 @@ impl Runs {
         self.divergences.extend(divergence);
     }
 
-    /// The share of texts that part in earnest.
+    /// The share of texts that diverge, near ties aside.
     pub fn real_share(&self) -> f64 {
         self.n_real as f64 / self.n_prompts.max(1) as f64
     }

@@ -55,11 +55,11 @@ pub struct LogitsMeasures {
     pub candidate_perplexity: f64,
     /// The candidate's over the reference's, less one.
     pub perplexity_change: f64,
-    /// Positions whose first tokens differ in a near tie.
+    /// Positions whose top tokens differ at a near tie.
     pub n_near_ties: usize,
-    /// Positions whose first tokens differ in earnest.
+    /// Positions whose top tokens differ, near ties aside.
     pub n_real: usize,
-    /// Those that differ in earnest, the first of them.
+    /// The first of those that differ, near ties aside.
     pub real: Vec<Divergence>,
     /// The measures of each prompt.
     pub prompts: Vec<PromptMeasures>,
@@ -104,7 +104,7 @@ pub struct PromptMeasures {
     pub max_abs: f64,
     /// The mean divergence, in nats.
     pub kl_mean: f64,
-    /// The share of positions with the same first token.
+    /// Top-1 agreement: the share of positions with the same most probable token.
     pub top1: f64,
 }
 

@@ -23,10 +23,10 @@ pub fn page(report: &ParityReport) -> Page {
 fn lead(report: &ParityReport) -> Vec<Block> {
     let reference = &report.reference;
     let said = match report.verdict {
-        Verdict::Same => "Every candidate gives what the reference gives, equal within rounding.",
+        Verdict::Same => "Every candidate gives the same results as the reference, within rounding.",
         Verdict::Close => "Every candidate is within the limits for its dtype; the table says what each costs.",
-        Verdict::KnownDifferent => "A candidate is outside of the limits for its dtype, which is known of this model.",
-        Verdict::Incomplete => "Not everything could be measured; what follows is what was.",
+        Verdict::KnownDifferent => "A candidate exceeds the limits for its dtype; this is a known difference of this model.",
+        Verdict::Incomplete => "Not everything could be measured; the report covers the rest.",
         Verdict::Different => "Not every candidate is within the limits for its dtype.",
     };
     let mut blocks = vec![
@@ -45,8 +45,7 @@ fn lead(report: &ParityReport) -> Vec<Block> {
 
 /// One row for each candidate.
 fn summary(report: &ParityReport) -> Table {
-    let columns =
-        ["candidate", "verdict", "same first token", "mean divergence, nats", "largest difference", "perplexity", "greedy texts"];
+    let columns = ["candidate", "verdict", "top-1 agreement", "mean KL, nats", "max |d|", "perplexity", "greedy texts"];
     let mut table = Table::new("Candidates against the reference", &columns).of_cards();
     for pair in &report.pairs {
         let logits = pair.logits.measured.as_ref();
@@ -71,16 +70,16 @@ fn summary(report: &ParityReport) -> Table {
 fn candidate(pair: &PairReport) -> Section {
     let mut blocks = vec![Block::Table(stages(pair))];
     if let Some(rule) = &pair.rule {
-        blocks.push(Block::text(format!("Judged by the limits for {}. {}", rule.name, rule.reason)));
+        blocks.push(Block::text(format!("Limits: {}. {}", rule.name, rule.reason)));
         blocks.push(Block::Row(vec![Block::Table(gates(&pair.gates)), Block::Bars(allowances(&pair.gates))]));
     }
     if let Some(logits) = &pair.logits.measured {
         blocks.push(Block::Bars(by_prompt(logits)));
-        blocks.extend(divergences("Positions at which the sides take different tokens in earnest", &logits.real));
+        blocks.extend(divergences("Positions where the top tokens differ, near ties aside", &logits.real));
     }
     if let Some(generation) = &pair.generation.measured {
-        blocks.extend(divergences("Where greedy texts part", &generation.greedy.divergences));
-        blocks.extend(divergences("Where sampled texts part", &generation.sampled.divergences));
+        blocks.extend(divergences("Where greedy texts diverge", &generation.greedy.divergences));
+        blocks.extend(divergences("Where sampled texts diverge", &generation.sampled.divergences));
     }
     if let Some(found) = &pair.bisect {
         blocks.extend(bisect(found));
@@ -130,7 +129,7 @@ fn allowances(gates: &[Gate]) -> BarChart {
         .filter(|bar| bar.value.is_finite())
         .collect();
     let most = bars.iter().max_by(|left, right| left.value.total_cmp(&right.value));
-    let description = most.map_or_else(String::new, |most| format!("Most is used of {}: {:.1}%.", most.name, most.value));
+    let description = most.map_or_else(String::new, |most| format!("{} uses the most: {:.1}%.", most.name, most.value));
     BarChart {
         title: "How much of each limit is used".into(),
         description,
@@ -151,18 +150,25 @@ fn by_prompt(logits: &super::LogitsMeasures) -> BarChart {
         interval: None,
         series: series(prompt.kind),
     });
-    let description = prompts.first().map_or_else(String::new, |most| format!("The farthest is {}.", most.prompt));
+    let description = prompts.first().map_or_else(String::new, |most| format!("The largest is that of {}.", most.prompt));
     BarChart {
-        title: "Mean divergence of the prompts that differ most".into(),
+        title: "Mean KL of the prompts that differ most".into(),
         description,
-        unit: "millionths of a nat".into(),
+        unit: "1e-6 nats".into(),
         groups: vec![BarGroup { name: String::new(), bars: bars.collect() }],
     }
 }
 
 fn divergences(caption: &str, divergences: &[Divergence]) -> Option<Block> {
-    let columns =
-        ["prompt", "position", "label", "reference takes", "candidate takes", "lead of the reference", "lead of the candidate"];
+    let columns = [
+        "prompt",
+        "position",
+        "label",
+        "reference token",
+        "candidate token",
+        "margin of the reference",
+        "margin of the candidate",
+    ];
     let mut table = Table::new(caption, &columns);
     for divergence in divergences.iter().take(N_DIVERGENCES) {
         let parted = &divergence.parted;
@@ -280,8 +286,8 @@ fn outcome(outcome: Outcome) -> (Tone, &'static str) {
     match outcome {
         Outcome::Met => (Tone::Good, "met"),
         Outcome::NotMet => (Tone::Bad, "not met"),
-        Outcome::Known => (Tone::Warning, "known"),
-        Outcome::NoLonger => (Tone::Bad, "known, and gone"),
+        Outcome::Known => (Tone::Warning, "known difference"),
+        Outcome::NoLonger => (Tone::Bad, "known difference is gone: remove its entry"),
     }
 }
 

@@ -70,6 +70,9 @@ fn show_pair(pair: &PairReport, out: &mut Vec<Line>) {
             headline(pair)
         ),
     ));
+    if let Some(rule) = &pair.rule {
+        out.push(line(Tone::Plain, format!("  limits: {}", rule.name)));
+    }
     for (name, verdict, said) in stages(pair) {
         out.push(line(tone(verdict), format!("  {name:<12} {:<10} {said}", stage_word(verdict))));
     }
@@ -139,7 +142,7 @@ fn consistency(measures: &ConsistencyMeasures) -> String {
 
 fn logits(measures: &LogitsMeasures) -> String {
     format!(
-        "{} positions; max |d| {}, mean divergence {} nats, same first token {:.2}%, perplexity {:.4} to {:.4}; {} near ties, {} real",
+        "{} positions; max |d| {}, mean KL {} nats, top-1 agreement {:.2}%, perplexity {:.4} to {:.4}; {} near ties, {} real",
         measures.n_positions,
         figure(measures.max_abs),
         figure(measures.kl_mean),
@@ -154,7 +157,7 @@ fn logits(measures: &LogitsMeasures) -> String {
 fn generation(measures: &GenerationMeasures) -> String {
     let runs = |what: &str, runs: &super::Runs| {
         format!(
-            "{what} {} of {} texts identical, {} part at a near tie, {} in earnest, {:.1} tokens in common",
+            "{what} {} of {} texts identical, {} diverge at a near tie, {} for real, {:.1} tokens in common",
             runs.n_identical, runs.n_prompts, runs.n_near_ties, runs.n_real, runs.mean_common
         )
     };
@@ -165,13 +168,14 @@ fn show_gate(gate: &Gate) -> Line {
     let (tone, said) = match gate.outcome {
         Outcome::Met => (Tone::Good, "met"),
         Outcome::NotMet => (Tone::Bad, "not met"),
-        Outcome::Known => (Tone::Aside, "known"),
-        Outcome::NoLonger => (Tone::Bad, "known, and gone"),
+        Outcome::Known => (Tone::Aside, "known difference"),
+        Outcome::NoLonger => (Tone::Bad, "known difference is gone: remove its entry"),
     };
     let sign = if gate.metric.is_at_least() { "≥" } else { "≤" };
+    let known = gate.known_limit.map(|limit| format!(", {sign} {}", figure_of(gate.metric, limit))).unwrap_or_default();
     let reason = gate.reason.as_ref().map(|reason| format!("  {reason}")).unwrap_or_default();
     let text = format!(
-        "    {:<20} {:>12} {sign} {:<10} {said}{reason}",
+        "    {:<24} {:>12} {sign} {:<10} {said}{known}{reason}",
         metric_name(gate.metric),
         figure_of(gate.metric, gate.value),
         figure_of(gate.metric, gate.limit)
@@ -279,7 +283,7 @@ pub(super) fn word(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Same => "same",
         Verdict::Close => "close",
-        Verdict::KnownDifferent => "different, as is known",
+        Verdict::KnownDifferent => "known difference",
         Verdict::Incomplete => "incomplete",
         Verdict::Different => "DIFFERENT",
     }
@@ -308,16 +312,16 @@ pub(super) fn metric_name(metric: Metric) -> &'static str {
         Metric::NotFinite => "logits not finite",
         Metric::MaxAbs => "max |d|",
         Metric::RelativeL2 => "relative L2",
-        Metric::Cosine => "least cosine",
+        Metric::Cosine => "minimum cosine",
         Metric::KlMean => "mean KL",
-        Metric::KlP99 => "99% KL",
+        Metric::KlP99 => "KL p99",
         Metric::KlBackwardMean => "mean KL backward",
-        Metric::Top1 => "same first token",
-        Metric::Top1WithTies => "… ties excused",
-        Metric::Top5 => "overlap of top 5",
+        Metric::Top1 => "top-1 agreement",
+        Metric::Top1WithTies => "… near ties excused",
+        Metric::Top5 => "top-5 overlap",
         Metric::PerplexityChange => "perplexity change",
-        Metric::GreedyReal => "greedy parts",
-        Metric::SampledReal => "sampled parts",
+        Metric::GreedyReal => "greedy texts diverge",
+        Metric::SampledReal => "sampled texts diverge",
         Metric::SelfMaxAbs => "max |d| to itself",
         Metric::SelfRelativeL2 => "L2 to itself",
     }

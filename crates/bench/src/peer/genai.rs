@@ -58,7 +58,7 @@ impl Genai {
         // Python's libraries may greet on standard output.
         let last = finished.stdout.lines().rev().find(|line| line.starts_with('{')).unwrap_or_default();
         let answer = serde_json::from_str(last)
-            .map_err(|error| refused("genai", format!("its output is not understood: {error}"), None))?;
+            .map_err(|error| refused("genai", format!("its output cannot be parsed: {error}"), None))?;
         Ok((answer, finished.peak_rss_bytes))
     }
 }
@@ -93,7 +93,7 @@ impl Runner for Genai {
             weight_files: weights.iter().map(|file| file.path().display().to_string()).collect(),
             ..Loaded::default()
         };
-        Ok((loaded, Some("the loss of its own graph is not measured".into())))
+        Ok((loaded, Some("the loss of its graph is not measured".into())))
     }
 
     fn round(&mut self, workload: &Workload, round: usize, cancel: &CancelToken) -> Result<Sample> {

@@ -67,7 +67,7 @@ impl Runner for LlamaBench {
             return Err(refused("llama-bench", format!("there is no file `{}`", self.gguf.display()), hint));
         }
         let (tests, _) = self.tests(&["-p", "1", "-n", "0"].map(str::to_owned), cancel)?;
-        let test = tests.first().ok_or_else(|| refused("llama-bench", "it printed no test", None))?;
+        let test = tests.first().ok_or_else(|| refused("llama-bench", "it printed no results", None))?;
         let loaded = Loaded {
             engine: "llama.cpp".into(),
             engine_version: test.build_commit.clone(),
@@ -119,8 +119,8 @@ impl Test {
 
 fn parse(stdout: &str) -> Result<Vec<Test>> {
     serde_json::from_str(stdout).map_err(|error| {
-        let hint = "this build of llama-bench is too old or too new: `llama-bench -o json` is what is read";
-        refused("llama-bench", format!("its output is not understood: {error}"), Some(hint))
+        let hint = "this build of llama-bench is too old or too new: the output of `llama-bench -o json` has changed";
+        refused("llama-bench", format!("its output cannot be parsed: {error}"), Some(hint))
     })
 }
 
@@ -139,7 +139,7 @@ mod tests {
         parse(text).unwrap().iter().for_each(|test| test.add_to(&mut sample));
         assert_eq!(sample.prefill, [Prefill { n_tokens: 512, ms: 1500.0, first_token_ms: None }]);
         assert_eq!(sample.decode, [Decode { depth: 512, n_tokens: 64, ms: 1000.0, step_ms: vec![] }]);
-        assert!(parse("| model | size |").unwrap_err().to_string().contains("not understood"));
+        assert!(parse("| model | size |").unwrap_err().to_string().contains("cannot be parsed"));
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl fmt::Display for Metric {
             Self::Prefill(n) => write!(f, "prefill of {n}"),
             Self::FirstToken(n) => write!(f, "first token of {n}"),
             Self::Decode(depth) => write!(f, "decode at depth {depth}"),
-            Self::Encode(batch) => write!(f, "encode of {batch} at once"),
+            Self::Encode(batch) => write!(f, "encode, batch of {batch}"),
             Self::LoadWarm => f.write_str("load, warm"),
             Self::LoadCold => f.write_str("load, cold"),
             Self::StartToFirstToken => f.write_str("start to first token"),

@@ -47,16 +47,13 @@ pub fn advise(record: &Record) -> Advice<'_> {
         own.iter().copied().filter(|entry| kl(entry).is_some_and(|kl| kl <= most)).collect()
     };
     let exact = best(&within(NOTHING_LOST), metric);
-    let found = [
-        ("the fastest", best(&own, metric)),
-        ("fast, and hardly anything lost", best(&within(LITTLE_LOST), metric)),
-        ("nothing lost", exact),
-    ];
+    let found =
+        [("the fastest", best(&own, metric)), ("fast, nearly lossless", best(&within(LITTLE_LOST), metric)), ("lossless", exact)];
     let mut choices: Vec<Choice<'_>> = Vec::new();
     for (wish, entry) in found {
         let Some(entry) = entry else { continue };
         match choices.iter_mut().find(|choice| choice.entry.name == entry.name) {
-            Some(choice) if wish == "nothing lost" => choice.wish = "the fastest, and nothing lost",
+            Some(choice) if wish == "lossless" => choice.wish = "the fastest, lossless",
             Some(_) => {}
             None => choices.push(Choice { wish, entry }),
         }

@@ -2,14 +2,11 @@
 
 use tandem_core::{Error, Result};
 
-use crate::record::{Metric, Record, Unit};
-use crate::statistics::{Comparison, Verdict};
+use crate::record::{BenchEntry, Metric, Record, Unit};
+use crate::statistics::{Comparison, LEAST_GAP, LEAST_ROUNDS, Verdict};
 
-/// What the gate allows: this share more time, or memory, than before. 10% more time for a token is 9.1% fewer tokens per second.
+/// The loss that fails the gate: this share more time, or memory, than before. 10% more time for a token is 9.1% fewer tokens per second.
 pub const GATE_LOSS: f64 = 0.10;
-
-/// What a quotient of speeds is off by when it is written as one of times.
-const ROUNDING: f64 = 1e-9;
 
 /// One figure of one entry, now against before.
 #[derive(Clone, Debug)]
@@ -29,15 +26,15 @@ impl Change {
         self.compared.verdict == worse
     }
 
-    /// It has become so much worse that the gate closes: by [`GATE_LOSS`], beyond chance.
-    pub fn closes_gate(&self) -> bool {
+    /// It has become worse beyond chance, and by [`GATE_LOSS`] within what a median may be off by from one run to the next.
+    pub fn fails_gate(&self) -> bool {
         let ratio = self.compared.ratio.median;
         let cost = if self.metric.unit() == Unit::TokensPerSecond { 1.0 / ratio } else { ratio };
-        self.is_worse() && cost - 1.0 >= GATE_LOSS - ROUNDING
+        self.is_worse() && cost - 1.0 >= GATE_LOSS - LEAST_GAP
     }
 }
 
-/// Every figure of `record` that `baseline` has of the same entry. A cold load is left out: there is one of it.
+/// Every figure of `record` that `baseline` has of the same entry.
 ///
 /// # Errors
 /// [`Error::Unsupported`] when they are not of the same model and machine, or have no entry in common.
@@ -55,21 +52,39 @@ pub fn changes(record: &Record, baseline: &Record) -> Result<Vec<Change>> {
         )));
     }
     if record.model.files != baseline.model.files {
-        return Err(refused(format!("it is of another model, or of other files of it: `{}`", baseline.model.reference)));
+        return Err(refused(format!("it is of another model or of other files: `{}`", baseline.model.reference)));
     }
-    let mut found = Vec::new();
-    for entry in record.measured() {
-        let Some(earlier) = baseline.entries.iter().find(|earlier| earlier.name == entry.name) else { continue };
-        for metric in record.metrics().into_iter().filter(|&metric| metric != Metric::LoadCold) {
-            if let Some(compared) = entry.against_earlier(earlier, metric) {
-                found.push(Change { name: entry.name.clone(), metric, compared });
-            }
-        }
-    }
-    if found.is_empty() { Err(refused("they have no entry with a figure in common".into())) } else { Ok(found) }
+    let change = |(entry, metric): (&BenchEntry, Metric)| {
+        Some(Change { name: entry.name.clone(), metric, compared: against(baseline, entry, metric)? })
+    };
+    let found: Vec<Change> = figures(record).filter_map(change).collect();
+    if found.is_empty() { Err(refused("they have no figure in common".into())) } else { Ok(found) }
 }
 
-/// The changes that close the gate.
-pub fn losses(changes: &[Change]) -> Vec<&Change> {
-    changes.iter().filter(|change| change.closes_gate()).collect()
+/// What the gate cannot judge, with the reason: figures that `baseline` does not have, and those of too few rounds.
+pub fn unjudged(record: &Record, baseline: &Record) -> Vec<String> {
+    let reason = |(entry, metric): (&BenchEntry, Metric)| {
+        let reason = match against(baseline, entry, metric) {
+            None => "not in the baseline".to_owned(),
+            Some(compared) if compared.verdict == Verdict::TooFew => format!("fewer than {LEAST_ROUNDS} samples"),
+            Some(_) => return None,
+        };
+        Some(format!("{}, {metric}: {reason}", entry.name))
+    };
+    figures(record).filter_map(reason).collect()
+}
+
+/// Every figure that was measured, except a cold load: there is one of it.
+fn figures(record: &Record) -> impl Iterator<Item = (&BenchEntry, Metric)> {
+    let metrics = record.metrics();
+    let has = |entry: &BenchEntry, metric| metric != Metric::LoadCold && !entry.values(metric).is_empty();
+    record.measured().flat_map(move |entry| {
+        let metrics = metrics.clone().into_iter().filter(move |&metric| has(entry, metric));
+        metrics.map(move |metric| (entry, metric))
+    })
+}
+
+fn against(baseline: &Record, entry: &BenchEntry, metric: Metric) -> Option<Comparison> {
+    let earlier = baseline.entries.iter().find(|earlier| earlier.name == entry.name)?;
+    entry.against_earlier(earlier, metric)
 }

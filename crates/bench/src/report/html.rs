@@ -20,9 +20,9 @@ pub fn page(record: &Record, changes: &[Change]) -> Page {
     let advice = advise(record);
     let mut sections = vec![
         Section::new("Decoding speed", decode_charts(record)),
-        Section::new("Reading a prompt", prefill_charts(record)),
-        Section::new("Who is faster, and by how much", differences(record, &advice)),
-        Section::new("What is lost", losses_table(record, &advice)),
+        Section::new("Prefill speed", prefill_charts(record)),
+        Section::new("Comparison", differences(record, &advice)),
+        Section::new("Loss against f32", losses_table(record, &advice)),
         Section::new("Latency of each token", latencies(record)),
         Section::new("Start and memory", loads_and_memory(record)),
     ];
@@ -35,7 +35,7 @@ pub fn page(record: &Record, changes: &[Change]) -> Page {
     sections.push(Section::new("Every round", rounds(record, &advice)));
     sections.push(Section::new("How it was measured", method(record)));
     sections.retain(|section| !section.blocks.is_empty());
-    Page { title: format!("Bench of {}", record.model.reference), lead: lead(record, &advice), sections }
+    Page { title: format!("Benchmark of {}", record.model.reference), lead: lead(record, &advice), sections }
 }
 
 /// What to use here, what that loses, and whether to believe it.
@@ -46,28 +46,26 @@ fn lead(record: &Record, advice: &Advice<'_>) -> Vec<Block> {
     }
     blocks.extend([threads_remark(record), peers_remark(record, advice)].into_iter().flatten().map(Block::text));
     if advice.is_random {
-        let text = "The model knows nothing: its weights are random, or the text is foreign to it. Speeds are those of any model of this \
-                    shape; what a published model loses must be measured on its own weights.";
+        let text = "The weights are random, or the model was not trained on such text. Speeds are those of any model of this \
+                    shape; the loss of a published model must be measured on its own weights.";
         blocks.push(Block::notice(Tone::Warning, text));
     }
     if record.workload.rounds < LEAST_ROUNDS {
-        let text = format!("Of fewer than {LEAST_ROUNDS} rounds no difference can be told from chance.");
+        let text = format!("With fewer than {LEAST_ROUNDS} rounds, no difference can be told from chance.");
         blocks.push(Block::notice(Tone::Warning, text));
     }
     if !record.is_complete {
-        blocks.push(Block::notice(Tone::Warning, "It was ended before every round was done; what follows is what was measured."));
+        blocks.push(Block::notice(Tone::Warning, "The run was interrupted; the report covers what was measured."));
     }
     let causes = noise(record);
     if causes.is_empty() {
         blocks.push(Block::notice(Tone::Good, "Nothing disturbed this run: no other load, no throttling, little spread."));
     } else {
-        blocks.push(Block::notice(Tone::Warning, "This run is noisy; take its figures with care."));
+        blocks.push(Block::notice(Tone::Warning, "This run was disturbed; treat its figures with caution."));
         blocks.push(Block::List(causes));
     }
     let failed = record.entries.iter().filter_map(|entry| Some((entry, entry.failure.as_ref()?)));
-    blocks.extend(
-        failed.map(|(entry, why)| Block::notice(Tone::Bad, format!("{} was not measured to its end: {why}", entry.name))),
-    );
+    blocks.extend(failed.map(|(entry, why)| Block::notice(Tone::Bad, format!("{} failed: {why}", entry.name))));
     blocks
 }
 
@@ -75,37 +73,37 @@ fn lead(record: &Record, advice: &Advice<'_>) -> Vec<Block> {
 fn answer(record: &Record, advice: &Advice<'_>) -> String {
     let machine = format!("On this machine ({}, {} processors)", record.machine.processor, record.machine.n_processors);
     let Some(first) = advice.choices.first() else {
-        return format!("{machine}, nothing of Tandem's own was measured to its end.");
+        return format!("{machine}, no measurement of Tandem was completed.");
     };
     let metric = advice.metric;
     let speed = |entry: &BenchEntry| median(&entry.values(metric));
     let with = decoded(metric, &first.entry.values(metric));
     let mut text = format!("{machine}, use `{}`. It decodes {with}.", used(first.entry));
     match (&first.entry.loss, advice.exact) {
-        (_, Some(exact)) if exact.name == first.entry.name => text += " You lose nothing by it.",
+        (_, Some(exact)) if exact.name == first.entry.name => text += " It is lossless.",
         (Some(loss), Some(exact)) => {
             let times = speed(first.entry) / speed(exact);
             text += &format!(
-                " That is {times:.1} times the fastest that loses nothing (`{}`). What you lose: {}.",
+                " That is {times:.1} times the speed of the fastest lossless choice (`{}`). The loss: {}.",
                 used(exact),
                 words::loss(loss)
             );
         }
-        (Some(loss), None) => text += &format!(" What you lose against f32: {}.", words::loss(loss)),
+        (Some(loss), None) => text += &format!(" The loss against f32: {}.", words::loss(loss)),
         (None, _) => {
             let why = first.entry.no_loss.as_deref().unwrap_or("it was not measured");
-            text += &format!(" What you lose is not known: {why}.");
+            text += &format!(" The loss is unknown: {why}.");
         }
     }
     text
 }
 
-/// `71.2 tokens a second (70.1 to 72.0) after 512 tokens`.
+/// `71.2 tokens/s (70.1 to 72.0) after 512 tokens`.
 fn decoded(metric: Metric, values: &[f64]) -> String {
     let Interval { median, low, high } = interval(values);
     let ends = if values.len() > 1 { format!(" ({} to {})", words::digits(low), words::digits(high)) } else { String::new() };
     let depth = if let Metric::Decode(depth @ 1..) = metric { format!(" after {depth} tokens") } else { String::new() };
-    format!("{} tokens a second{ends}{depth}", words::digits(median))
+    format!("{} tokens/s{ends}{depth}", words::digits(median))
 }
 
 /// One row for each wish.
@@ -113,7 +111,7 @@ fn choices(record: &Record, advice: &Advice<'_>) -> Table {
     let prompt = usual(&record.workload.prompts);
     let first = format!("first token of {prompt}");
     let decode = advice.metric.to_string();
-    let columns = ["If you want", "use", &decode, "what is lost", &first, "peak memory"];
+    let columns = ["goal", "use", &decode, "loss", &first, "peak memory"];
     let mut table = Table::new("What to use here", &columns).of_cards();
     for choice in &advice.choices {
         let figure = |metric: Metric| {
@@ -121,9 +119,9 @@ fn choices(record: &Record, advice: &Advice<'_>) -> Table {
             Cell::figure(if values.is_empty() { "–".into() } else { words::value(metric, median(&values)) })
         };
         let lost = match &choice.entry.loss {
-            Some(_) if advice.exact.is_some_and(|exact| exact.name == choice.entry.name) => "nothing".into(),
+            Some(_) if advice.exact.is_some_and(|exact| exact.name == choice.entry.name) => "none".into(),
             Some(loss) => words::loss(loss),
-            None => "not known".into(),
+            None => "unknown".into(),
         };
         table.rows.push(vec![
             Cell::text(choice.wish),
@@ -159,7 +157,7 @@ fn threads_remark(record: &Record) -> Option<String> {
     threads.sort_unstable();
     threads.dedup();
     match threads.as_slice() {
-        [one] => Some(format!("Only {one} threads were measured; a run with 1 and {one} compares numbers of threads.")),
+        [one] => Some(format!("Only {one} threads were measured; run with 1 and {one} to compare numbers of threads.")),
         _ => None,
     }
 }

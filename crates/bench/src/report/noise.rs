@@ -20,7 +20,7 @@ pub fn noise(record: &Record) -> Vec<String> {
     let load = samples().next().map_or(0.0, |first| first.conditions.load_before);
     if load > MOST_LOAD * record.machine.n_processors as f64 {
         causes.push(format!(
-            "the machine was busy before it began: a load average of {load:.1} on {} processors",
+            "the machine was busy beforehand: a load average of {load:.1} on {} processors",
             record.machine.n_processors
         ));
     }
@@ -28,20 +28,23 @@ pub fn noise(record: &Record) -> Vec<String> {
     let mut count = |what: &str, most: f64, share: &dyn Fn(&crate::measure::Sample) -> Option<f64>| {
         let over: Vec<f64> = samples().filter_map(share).filter(|&share| share > most).collect();
         if let Some(&worst) = over.iter().max_by(|a, b| a.total_cmp(b)) {
-            causes.push(format!("{what} in {} of {n} turns, {} at the worst", over.len(), percent(worst)));
+            causes.push(format!("{what} in {} of {n} samples, up to {}", over.len(), percent(worst)));
         }
     };
     count("other programs used the processors", MOST_OTHERS, &|sample| sample.conditions.others_share);
-    count("the hypervisor gave the processors to somebody else", MOST_STOLEN, &|sample| sample.conditions.stolen_share);
+    count("the hypervisor took processor time (steal)", MOST_STOLEN, &|sample| sample.conditions.stolen_share);
+    if samples().any(|sample| sample.conditions.stolen_share.is_none()) {
+        causes.push("the processor time that a hypervisor took (steal) is unknown".into());
+    }
     let throttled: u64 = samples().filter_map(|sample| sample.conditions.n_throttled).sum();
     if throttled > 0 {
-        causes.push(format!("the processors were slowed down {throttled} times, for heat or by a limit of the control group"));
+        causes.push(format!("the processors were throttled {throttled} times, by heat or by the control group's limit"));
     }
     let spreads = record.measured().map(|entry| (worst_spread(record, entry), entry.name.as_str()));
     let spreads: Vec<(f64, &str)> = spreads.filter(|(spread, _)| *spread > MOST_SPREAD).collect();
     if let Some((worst, name)) = spreads.iter().max_by(|a, b| a.0.total_cmp(&b.0)) {
         causes.push(format!(
-            "decoding speeds spread by more than {} between their quartiles for {} of {} entries, by {} for {name}",
+            "the interquartile range of decoding speeds exceeds {} for {} of {} entries, and is {} for {name}",
             percent(MOST_SPREAD),
             spreads.len(),
             record.measured().count(),

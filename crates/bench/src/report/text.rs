@@ -27,7 +27,7 @@ pub fn text(record: &Record, changes: &[Change]) -> Vec<String> {
     }
     let causes = noise(record);
     if !causes.is_empty() {
-        lines.extend([String::new(), "noisy, so take these figures with care:".into()]);
+        lines.extend([String::new(), "this run was disturbed; treat the figures with caution:".into()]);
         lines.extend(causes.into_iter().map(|cause| format!("  {cause}")));
     }
     lines
@@ -37,7 +37,7 @@ fn heading(record: &Record) -> String {
     let Record { model, machine, workload, .. } = record;
     let n_done = record.measured().map(|entry| entry.samples.len()).max().unwrap_or(0);
     let rounds = if record.is_complete { format!("{n_done} rounds") } else { format!("{n_done} of {} rounds", workload.rounds) };
-    format!("{} on {}, {} processors; medians of {rounds} in turns", model.reference, machine.processor, machine.n_processors)
+    format!("{} on {}, {} processors; medians of {rounds}, interleaved", model.reference, machine.processor, machine.n_processors)
 }
 
 fn table(record: &Record) -> Vec<String> {
@@ -53,7 +53,7 @@ fn table(record: &Record) -> Vec<String> {
     .chain([("memory".to_owned(), Metric::PeakMemory)])
     .collect();
     let mut rows = vec![std::iter::once(String::new()).chain(metrics.iter().map(|(name, _)| name.clone())).collect::<Vec<_>>()];
-    rows[0].extend(["p50/p99 step".into(), "of memory's limit".into(), "KL".into()]);
+    rows[0].extend(["p50/p99 step".into(), "of bandwidth".into(), "KL".into()]);
     for entry in record.measured() {
         let figure = |metric: Metric| {
             let values = entry.values(metric);
@@ -99,7 +99,7 @@ fn advice(advice: &Advice<'_>) -> Vec<String> {
         })
         .collect();
     if advice.is_random {
-        lines.push("the model knows nothing: speeds are real, losses are not those of a published model".into());
+        lines.push("the weights are random: speeds are real, losses are not those of a trained model".into());
     }
     lines
 }
@@ -109,8 +109,8 @@ fn used(entry: &BenchEntry) -> &str {
 }
 
 fn lost(entry: &BenchEntry) -> String {
-    entry.loss.as_ref().map_or_else(
-        || format!("its loss is not known: {}", entry.no_loss.as_deref().unwrap_or("it was not measured")),
-        words::loss,
-    )
+    entry
+        .loss
+        .as_ref()
+        .map_or_else(|| format!("loss unknown: {}", entry.no_loss.as_deref().unwrap_or("it was not measured")), words::loss)
 }

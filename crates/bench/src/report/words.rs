@@ -71,11 +71,11 @@ pub(super) fn comparison(metric: Metric, compared: &Comparison) -> String {
 /// What a loss comes to.
 pub(super) fn loss(loss: &Loss) -> String {
     if loss.mean_kl < 1e-8 {
-        return "nothing is lost".into();
+        return "lossless".into();
     }
     let change = loss.perplexity / loss.reference_perplexity - 1.0;
     format!(
-        "KL divergence {} nats, the same most probable token in {} of places, perplexity {}{}",
+        "KL divergence {} nats, top-1 agreement {}, perplexity {}{}",
         nats(loss.mean_kl),
         percent(loss.same_top),
         if change < 0.0 { "−" } else { "+" },

@@ -4,7 +4,7 @@ use tandem_bench::loss::Loss;
 use tandem_bench::machine::{Conditions, Machine};
 use tandem_bench::measure::{Decode, Sample, Workload};
 use tandem_bench::record::{BenchEntry, Loaded, Metric, ModelRecord, Record, SCHEMA};
-use tandem_bench::report::{Change, GATE_LOSS, advise, changes, noise};
+use tandem_bench::report::{Change, GATE_LOSS, advise, changes, noise, unjudged};
 
 /// A document of one depth on a machine of two processors.
 pub(crate) fn record(entries: Vec<BenchEntry>) -> Record {
@@ -61,13 +61,14 @@ fn noise_names_each_cause_and_nothing_in_a_quiet_run() {
     check_noise(|record| record.entries[0].samples[0].conditions.load_before = 1.1, &["a load average of 1.1 on 2 processors"]);
     check_noise(
         |record| record.entries[1].samples[2].conditions.others_share = Some(0.3),
-        &["other programs used the processors in 1 of 14 turns, 30% at the worst"],
+        &["other programs used the processors in 1 of 14 samples, up to 30%"],
     );
     check_noise(|record| record.entries[0].samples[6].conditions.stolen_share = Some(0.02), &["the hypervisor"]);
-    check_noise(|record| record.entries[0].samples[1].conditions.n_throttled = Some(3), &["slowed down 3 times"]);
+    check_noise(|record| record.entries[1].samples[0].conditions.stolen_share = None, &["a hypervisor took (steal) is unknown"]);
+    check_noise(|record| record.entries[0].samples[1].conditions.n_throttled = Some(3), &["throttled 3 times"]);
     check_noise(
         |record| record.entries[1].samples.iter_mut().step_by(2).for_each(|sample| sample.decode[0].ms *= 1.3),
-        &["for 1 of 2 entries, by 29% for b"],
+        &["for 1 of 2 entries, and is 29% for b"],
     );
 }
 
@@ -98,9 +99,9 @@ fn advice_names_the_fastest_then_what_loses_less() {
     let f32 = with_loss(entry("f32", &about(400.0)), 0.0, 2);
     let int8 = with_loss(entry("int8", &about(200.0)), 1e-3, 2);
     let int4 = with_loss(entry("int4", &about(100.0)), 0.1, 2);
-    let all = [("the fastest", "int4"), ("fast, and hardly anything lost", "int8"), ("nothing lost", "f32")];
+    let all = [("the fastest", "int4"), ("fast, nearly lossless", "int8"), ("lossless", "f32")];
     check_advice(vec![f32.clone(), int8.clone(), int4.clone()], &all);
-    check_advice(vec![f32.clone()], &[("the fastest, and nothing lost", "f32")]);
+    check_advice(vec![f32.clone()], &[("the fastest, lossless", "f32")]);
     // A peer is what the figures are held against, and a failed entry cannot be used.
     let peer = BenchEntry { is_peer: true, ..entry("peer", &about(10.0)) };
     let failed = BenchEntry { failure: Some("it broke".into()), ..with_loss(entry("failed", &about(20.0)), 0.0, 2) };
@@ -113,8 +114,8 @@ fn advice_prefers_fewer_threads_where_speeds_cannot_be_told_apart() {
     let entries = |one: f64, two: f64| {
         vec![with_loss(entry("2 threads", &about(two)), 0.0, 2), with_loss(entry("1 thread", &about(one)), 0.0, 1)]
     };
-    check_advice(entries(101.0, 100.0), &[("the fastest, and nothing lost", "1 thread")]);
-    check_advice(entries(150.0, 100.0), &[("the fastest, and nothing lost", "2 threads")]);
+    check_advice(entries(101.0, 100.0), &[("the fastest, lossless", "1 thread")]);
+    check_advice(entries(150.0, 100.0), &[("the fastest, lossless", "2 threads")]);
 }
 
 #[test]
@@ -140,11 +141,22 @@ fn slowed(times: f64) -> Vec<Change> {
 
 #[test]
 fn the_gate_means_the_same_in_speed_and_in_memory() {
-    for (times, closes) in [(1.0, false), (0.5, false), (1.0 + GATE_LOSS - 0.005, false), (1.0 + GATE_LOSS, true), (2.0, true)] {
+    for (times, fails) in [(0.5, false), (1.0, false), (1.065, false), (1.095, true), (1.0 + GATE_LOSS, true), (2.0, true)] {
         let changes = slowed(times);
         assert_eq!(changes.iter().map(|change| change.metric).collect::<Vec<_>>(), [Metric::Decode(0), Metric::PeakMemory]);
         for change in changes {
-            assert_eq!(change.closes_gate(), closes, "{:?} of {times} times as much", change.metric);
+            assert_eq!(change.fails_gate(), fails, "{:?} of {times} times as much", change.metric);
         }
+    }
+}
+
+#[test]
+fn the_gate_cannot_judge_figures_without_a_counterpart_or_of_too_few_rounds() {
+    let whole = |name: &str| record(vec![entry("a", &about(100.0)), entry(name, &about(50.0))]);
+    assert_eq!(unjudged(&whole("b"), &whole("b")), Vec::<String>::new());
+    assert_eq!(unjudged(&whole("b"), &whole("c")), ["b, decode at depth 0: not in the baseline"]);
+    let few = record(vec![entry("a", &about(100.0)[..5])]);
+    for (now, before) in [(&few, &whole("b")), (&few, &few)] {
+        assert_eq!(unjudged(now, before), ["a, decode at depth 0: fewer than 6 samples"]);
     }
 }

@@ -12,13 +12,13 @@ use super::engine::one_of;
 use super::onnx::LibraryArg;
 use super::{DeviceChoice, OutputArgs, examples};
 
-/// Measure how fast a model runs here, and what each backend and dtype costs.
+/// Benchmark a model on this machine: speed, memory and loss of accuracy for each backend and dtype.
 ///
-/// Every backend, dtype and thread count that is named is an entry. Each round of each entry is a process of its own, and they
-/// take turns, so that what the machine does meanwhile happens to all of them. One is called faster only where intervals of 95% say so
-/// and the gap is 3% or more. Every sample is kept.
+/// Each combination of backend, dtype and number of threads is an entry. Entries take turns, and each round runs in a separate process,
+/// so that disturbances affect all of them alike. An entry is called faster only when the 95% interval shows it and the difference is at
+/// least 3%. Every sample is kept.
 ///
-/// Ctrl-C ends it: what was measured stays, and the exit code is 1. The exit code is 3 when `--gate` finds a loss.
+/// Ctrl-C ends the benchmark: what was measured is kept, and the exit code is 1. With `--gate`, the exit code is 3 for a loss, and 1 for figures that cannot be judged.
 #[derive(Args, Debug)]
 #[command(after_help = examples::BENCH)]
 pub(crate) struct BenchArgs {
@@ -47,7 +47,7 @@ pub(crate) struct BenchArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Entries")]
 pub(crate) struct EntryOptions {
-    /// Engines, with commas between them [default: all of this build]
+    /// Backends, separated by commas [default: all of this build]
     #[arg(long = "backend", value_name = "BACKEND", value_delimiter = ',', value_parser = one_of::<BackendKind>())]
     pub(crate) backends: Vec<BackendKind>,
     /// Where to run: `cpu`, `cuda`, `cuda:N`, `coreml`, or `auto` for the best that can be used [default: cpu]
@@ -56,42 +56,42 @@ pub(crate) struct EntryOptions {
     /// Dtypes of the weights [default: f32, int8 and int4 of a checkpoint, a graph's own otherwise; none beside `--graph`]
     #[arg(long = "dtype", value_name = "DTYPE", value_delimiter = ',', value_parser = one_of::<DType>())]
     pub(crate) dtypes: Vec<DType>,
-    /// Numbers of threads [default: the processors that this process may use]
+    /// Numbers of threads [default: the number of available processors]
     #[arg(long, value_name = "N", value_delimiter = ',')]
     pub(crate) threads: Vec<NonZeroUsize>,
-    /// In what the products with quantised weights are computed: `fast`, `exact`, or both [default: fast]
+    /// How products with quantised weights are computed: `fast`, `exact`, or both [default: fast]
     #[arg(long, value_name = "NUMERICS", value_delimiter = ',', value_parser = one_of::<Numerics>())]
     pub(crate) numerics: Vec<Numerics>,
     /// Whether idle threads of ONNX Runtime spin: `false`, `true`, or both [default: false, as in `tandem run`]
     #[arg(long, value_name = "BOOL", value_delimiter = ',')]
     pub(crate) spin: Vec<bool>,
-    /// Let these graphs of the model's take part, with commas between them
+    /// Also measure these graphs of the model, separated by commas
     #[arg(long = "graph", value_name = "FILE", value_delimiter = ',')]
     pub(crate) graphs: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) library: LibraryArg,
-    /// The program that has a backend, in the place of this one
+    /// Program to use for a backend instead of this one
     #[arg(long = "program", value_name = "BACKEND=FILE", hide = true)]
     pub(crate) programs: Vec<Program>,
 }
 
 /// What is measured.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Work")]
+#[command(next_help_heading = "Workload")]
 pub(crate) struct WorkOptions {
-    /// Lengths of prompts in tokens
+    /// Prompt lengths in tokens
     #[arg(long = "prompt", value_name = "N", value_delimiter = ',', default_value = "32,128,512")]
     pub(crate) prompts: Vec<usize>,
-    /// Tokens to decode at each depth
+    /// Number of tokens to decode at each depth
     #[arg(long = "generate", value_name = "N", default_value = "64")]
     pub(crate) n_generated: NonZeroUsize,
-    /// Tokens that are there before decoding begins
+    /// Numbers of tokens in the context before decoding
     #[arg(long = "depth", value_name = "N", value_delimiter = ',', default_value = "0,512")]
     pub(crate) depths: Vec<usize>,
-    /// Sequences of 128 tokens to encode at once, on models that give hidden states
+    /// Batch sizes for encoding sequences of 128 tokens, on models with hidden states
     #[arg(long = "batch", value_name = "N", value_delimiter = ',')]
     pub(crate) batches: Vec<NonZeroUsize>,
-    /// Turns of each entry; of fewer than 6, no difference can be told from chance
+    /// Number of rounds; with fewer than 6, no difference can be told from chance
     #[arg(long, value_name = "N", default_value = "7")]
     pub(crate) rounds: NonZeroUsize,
 }
@@ -100,13 +100,13 @@ pub(crate) struct WorkOptions {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Peers")]
 pub(crate) struct PeerOptions {
-    /// Let it take part: `llama-bench=PROGRAM`, `genai=PYTHON` (an interpreter with onnxruntime-genai), or `candle-transformers`
+    /// Also measure another program: `llama-bench=PROGRAM`, `genai=PYTHON` (an interpreter with onnxruntime-genai), or `candle-transformers`
     #[arg(long = "peer", value_name = "PEER")]
     pub(crate) peers: Vec<Peer>,
-    /// A model for llama-bench; several may be given
+    /// GGUF file for llama-bench (repeatable)
     #[arg(long = "gguf", value_name = "FILE")]
     pub(crate) ggufs: Vec<PathBuf>,
-    /// A model for genai [default: an int4 export of MODEL, made once into the cache]
+    /// Model directory for genai [default: an int4 export of MODEL, made once into the cache]
     #[arg(long, value_name = "DIR")]
     pub(crate) genai_model: Option<PathBuf>,
 }
@@ -115,19 +115,19 @@ pub(crate) struct PeerOptions {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Report")]
 pub(crate) struct ReportOptions {
-    /// Where every sample goes, as JSON, after each round [default: the last bench in the cache]
+    /// Save every sample to this file as JSON, after each round [default: a file in the cache]
     #[arg(short = 'o', long = "output", value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
-    /// Write the report as one HTML file with charts
+    /// Write the report as one HTML file, with charts
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
-    /// Compare with an earlier bench, as `--output` wrote it
+    /// Compare with an earlier benchmark, a file written by `--output`
     #[arg(long, value_name = "FILE")]
     pub(crate) baseline: Option<PathBuf>,
-    /// Exit with 3 when something takes 10% more time or memory than in the baseline, beyond chance
+    /// Fail when something takes 10% more time or memory than in the baseline, beyond chance, or cannot be compared with it
     #[arg(long, requires = "baseline")]
     pub(crate) gate: bool,
-    /// Measure nothing: report on these files, as `--output` wrote them, their samples together
+    /// Report on files written by `--output` instead of measuring; their samples are combined
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub(crate) report: Vec<PathBuf>,
     /// Facts on the programs that are measured

@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use tandem::{CancelToken, Error, Settings};
 use tandem_bench::record::{Record, SCHEMA};
-use tandem_bench::report::{Change, changes, losses, page, text};
+use tandem_bench::report::{Change, changes, page, text, unjudged};
 use tandem_bench::run::{Step, run};
 use tandem_bench::shape::plan_shape;
 
@@ -91,13 +91,13 @@ fn measure(args: &BenchArgs, reference: &str, cancel: &CancelToken, output: &Out
     let result = run(&mut record, lineup, cancel, &mut |record, step| match step {
         Step::Preparing(name) => progress.say(format!("preparing {name}")),
         Step::Turn { name, round } => progress.say(format!("round {} of {n}: {name}", round + 1)),
-        Step::Failed { name, reason } => output.note(&format!("{name} goes no further: {reason}")),
+        Step::Failed { name, reason } => output.note(&format!("{name} failed: {reason}")),
         Step::RoundDone(_) => {
             let result = record.write(&file);
             if let (Ok(()), Err(error)) = (&saved, &result) {
                 let reasons = successors(Some(error as &dyn std::error::Error), |error| error.source());
                 let reasons: Vec<String> = reasons.map(ToString::to_string).collect();
-                output.note(&format!("the samples are not kept: {}; measuring goes on", reasons.join(": ")));
+                output.note(&format!("the samples cannot be saved: {}; the benchmark continues", reasons.join(": ")));
             }
             saved = result;
         }
@@ -140,14 +140,27 @@ fn finish(
         }
     }
     measured?;
-    let closing = losses(&compared?).into_iter().map(|change| format!("{}, {}", change.name, change.metric)).collect::<Vec<_>>();
-    if options.gate && !closing.is_empty() {
-        output.note(&format!("the gate is closed: {} took 10% more than in the baseline, or worse", closing.join("; ")));
-        return Ok(ExitCode::from(GATE_NOT_MET));
+    if let (Some(baseline), true) = (baseline, options.gate) {
+        let losses: Vec<String> = compared?
+            .iter()
+            .filter(|change| change.fails_gate())
+            .map(|change| format!("{}, {}", change.name, change.metric))
+            .collect();
+        if !losses.is_empty() {
+            output.note(&format!("gate failed: {} took 10% more than in the baseline, or worse", losses.join("; ")));
+            return Ok(ExitCode::from(GATE_NOT_MET));
+        }
+        let unjudged = unjudged(record, baseline);
+        if !unjudged.is_empty() {
+            output.note(&format!("gate failed: it cannot judge {}", unjudged.join("; ")));
+            return Ok(ExitCode::from(FAILED));
+        }
+    } else {
+        compared?;
     }
     let failed: Vec<&str> = record.entries.iter().filter(|one| one.failure.is_some()).map(|one| one.name.as_str()).collect();
     if !failed.is_empty() {
-        output.note(&format!("these were not measured to their end: {}", failed.join("; ")));
+        output.note(&format!("these entries failed: {}", failed.join("; ")));
         return Ok(ExitCode::from(FAILED));
     }
     Ok(ExitCode::SUCCESS)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{ENDLESS, Place, place_with_engine, place_with_onnx};
+use crate::support::{ENDLESS, Place, missing_backend, place_with_engine, place_with_onnx, weights};
 
 const RUN: [&str; 5] = ["run", "model", "The fox", "--max-tokens", "3"];
 
@@ -51,37 +51,27 @@ fn a_truncated_config_is_named() {
 
 #[test]
 fn a_missing_tokenizer_is_named() {
-    if place_with_onnx().is_none() {
-        return;
-    }
-    check(Some(Place::new()), |place| place.remove("model/tokenizer.json"), &["`tokenizer.json`", "`model`", "hint: "]);
+    check(place_with_engine(), |place| place.remove("model/tokenizer.json"), &["`tokenizer.json`", "`model`", "hint: "]);
 }
 
 #[test]
 fn a_truncated_tokenizer_is_named() {
-    if place_with_onnx().is_none() {
-        return;
-    }
     check(
-        Some(Place::new()),
+        place_with_engine(),
         |place| place.truncate("model/tokenizer.json", 1000),
         &["`model/tokenizer.json`: the file is truncated"],
     );
 }
 
 #[test]
-fn a_missing_graph_is_missed() {
-    check(
-        Some(Place::new()),
-        |place| place.remove("model/onnx/model.onnx"),
-        &["`model`", "neither weights nor graphs", "hint: "],
-    );
+fn missing_weights_are_missed() {
+    check(Some(Place::new()), |place| place.remove(weights()), &["`model`", "neither weights nor graphs", "hint: "]);
 }
 
 #[test]
 fn a_truncated_graph_is_named() {
     check(
-        place_with_engine(),
+        place_with_onnx(),
         |place| place.truncate("model/onnx/model.onnx", 9000),
         &["`model/onnx/model.onnx`: at byte ", "truncated", "hint: "],
     );
@@ -90,7 +80,7 @@ fn a_truncated_graph_is_named() {
 #[test]
 fn missing_external_data_is_named() {
     check(
-        place_with_engine().map(Place::with_external_data),
+        place_with_onnx().map(Place::with_external_data),
         |place| place.remove("model/onnx/model.onnx.data"),
         &["`model/onnx/model.onnx`: field `graph.initializer[0].external_data.location`: `model.onnx.data`", "hint: "],
     );
@@ -99,7 +89,7 @@ fn missing_external_data_is_named() {
 #[test]
 fn truncated_external_data_is_named() {
     check(
-        place_with_engine().map(Place::with_external_data),
+        place_with_onnx().map(Place::with_external_data),
         |place| place.truncate("model/onnx/model.onnx.data", 5000),
         &["external_data.offset", "exceeds the size of `model.onnx.data`, 5000 bytes", "hint: "],
     );
@@ -108,7 +98,7 @@ fn truncated_external_data_is_named() {
 #[test]
 fn external_data_outside_the_directory_is_refused() {
     check(
-        place_with_engine().map(Place::with_external_data),
+        place_with_onnx().map(Place::with_external_data),
         |place| {
             std::fs::rename(place.path("model/onnx/model.onnx.data"), place.path("model/model.onnx.d")).unwrap();
             let graph = std::fs::read(place.path("model/onnx/model.onnx")).unwrap();
@@ -121,7 +111,7 @@ fn external_data_outside_the_directory_is_refused() {
 #[test]
 fn a_graph_that_is_no_decoder_is_refused() {
     check(
-        place_with_engine(),
+        place_with_onnx(),
         |place| {
             let graph = std::fs::read(place.path("model/onnx/model.onnx")).unwrap();
             place.write("model/onnx/model.onnx", replaced(&graph, b"input_ids", b"pixel_ids"));
@@ -132,11 +122,8 @@ fn a_graph_that_is_no_decoder_is_refused() {
 
 #[test]
 fn a_vocabulary_larger_than_the_embedding_is_refused() {
-    if place_with_onnx().is_none() {
-        return;
-    }
     check(
-        Some(Place::new()),
+        place_with_engine(),
         |place| place.edit_json("model/config.json", |config| config["vocab_size"] = 100.into()),
         &["`model/tokenizer.json`: 288 tokens do not fit the 100 embedding rows of `model/config.json`", "hint: "],
     );
@@ -206,18 +193,15 @@ fn a_closed_pipe_ends_quietly() {
 #[test]
 fn what_this_build_or_machine_lacks_is_said() {
     let place = Place::new();
-    if tandem::backends::compiled().contains(&tandem::BackendKind::Candle) {
-        eprintln!("skipped: this build has every backend");
-    } else {
+    if let Some(missing) = missing_backend() {
         place
-            .tandem(&["run", "model", "x", "--backend", "candle"])
-            .fails(1, &["backend `candle` is not part of this build", "hint: "]);
+            .tandem(&["run", "model", "x", "--backend", &missing])
+            .fails(1, &[&format!("backend `{missing}` is not part of this build"), "hint: "]);
     }
     let Some(place) = place_with_onnx() else { return };
     place
         .tandem(&["run", "model", "x", "--ort-library", "/no/such.so"])
         .fails(1, &["the path that was given names `/no/such.so`", "hint: "]);
-    let Some(place) = place_with_engine() else { return };
     place.tandem(&["run", "model", "x", "--device", "cuda:99"]).fails(1, &["device `cuda:99` cannot be used", "hint: "]);
     place.tandem(&["run", "model", "x", "--dtype", "int4"]).fails(1, &["`int4`", "`model.onnx` (f32)", "hint: "]);
     place.tandem(&["run", "model", "x", "--graph", "no.onnx"]).fails(1, &["`no.onnx`", "hint: "]);

@@ -2,19 +2,24 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{place_with_engine, place_with_onnx};
+use crate::support::{engine, missing_backend, place_with_engine, place_with_onnx};
 
 /// As short as a bench can be.
 const SHORT: [&str; 8] = ["--prompt", "4,8", "--depth", "0,8", "--generate", "4", "--rounds", "2"];
 
 fn short<'a>(more: &[&'a str]) -> Vec<&'a str> {
-    [&["bench", "model"], &SHORT[..], more].concat()
+    [&["bench", "model", "--dtype", "f32"], &SHORT[..], more].concat()
+}
+
+/// What an entry of one thread is called.
+fn entry() -> String {
+    format!("{} f32, 1 thread", engine())
 }
 
 #[test]
 fn every_sample_is_in_the_document() {
     let Some(place) = place_with_engine() else { return };
-    let report = place.json(&short(&["--threads", "1,2", "--backend", "onnx", "--json", "--html", "report.html"]));
+    let report = place.json(&short(&["--threads", "1,2", "--backend", engine(), "--json", "--html", "report.html"]));
     assert_eq!((&report["schema"], &report["is_complete"]), (&json!(2), &json!(true)));
     let entries = report["entries"].as_array().unwrap();
     assert_eq!(entries.len(), 2);
@@ -47,9 +52,10 @@ fn every_sample_is_in_the_document() {
 #[test]
 fn a_table_says_what_to_use() {
     let Some(place) = place_with_engine() else { return };
-    let outcome = place.tandem(&short(&["--backend", "onnx", "--threads", "1"]));
+    let outcome = place.tandem(&short(&["--backend", engine(), "--threads", "1"]));
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    for part in ["decode at 8", "onnx, 1 thread", "medians of 2 rounds", "--backend onnx --threads 1"] {
+    let options = format!("--backend {} --dtype f32 --threads 1", engine());
+    for part in ["decode at 8", &entry(), "medians of 2 rounds", &options] {
         assert!(outcome.stdout.contains(part), "`{part}` is not in:\n{}", outcome.stdout);
     }
 }
@@ -57,17 +63,15 @@ fn a_table_says_what_to_use() {
 #[test]
 fn a_backend_that_is_not_there_leaves_the_others() {
     let Some(place) = place_with_engine() else { return };
-    if tandem::backends::compiled().contains(&tandem::BackendKind::Candle) {
-        eprintln!("skipped: this build has every backend");
-        return;
-    }
+    let Some(missing) = missing_backend() else { return };
     place
-        .tandem(&short(&["--backend", "candle", "--quiet"]))
-        .fails(1, &["nothing can be measured", "backend `candle` is not part of this build"]);
-    let outcome = place.tandem(&short(&["--backend", "onnx,candle", "--threads", "1", "-o", "all.json"]));
+        .tandem(&short(&["--backend", &missing, "--quiet"]))
+        .fails(1, &["nothing can be measured", &format!("backend `{missing}` is not part of this build")]);
+    let both = format!("{},{missing}", engine());
+    let outcome = place.tandem(&short(&["--backend", &both, "--threads", "1", "-o", "all.json"]));
     assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("candle, 1 thread goes no further: "), "{}", outcome.stderr);
-    assert!(outcome.stdout.contains("onnx, 1 thread") && outcome.stdout.contains("not part of this build"), "{}", outcome.stdout);
+    assert!(outcome.stderr.contains(&format!("{missing} f32, 1 thread failed: ")), "{}", outcome.stderr);
+    assert!(outcome.stdout.contains(&entry()) && outcome.stdout.contains("not part of this build"), "{}", outcome.stdout);
     let kept: Value = serde_json::from_str(&place.read("all.json")).unwrap();
     assert_eq!(kept["entries"][0]["samples"].as_array().unwrap().len(), 2);
 }
@@ -76,19 +80,19 @@ fn a_backend_that_is_not_there_leaves_the_others() {
 fn a_report_that_cannot_be_written_loses_no_figure() {
     let Some(place) = place_with_engine() else { return };
     place.write("file", "");
-    let outcome = place.tandem(&short(&["--backend", "onnx", "--threads", "1", "-o", "file/out.json"]));
+    let outcome = place.tandem(&short(&["--backend", engine(), "--threads", "1", "-o", "file/out.json"]));
     assert_eq!(outcome.code, Some(1));
     assert!(outcome.stdout.contains("decode at 8"), "{}", outcome.stdout);
-    for part in ["the samples are not kept", "error: ", "file/out.json", "hint: "] {
+    for part in ["the samples cannot be saved", "error: ", "file/out.json", "hint: "] {
         assert!(outcome.stderr.contains(part), "`{part}` is not in:\n{}", outcome.stderr);
     }
-    let outcome = place.tandem(&short(&["--backend", "onnx", "--threads", "1", "--html", "file/out.html"]));
+    let outcome = place.tandem(&short(&["--backend", engine(), "--threads", "1", "--html", "file/out.html"]));
     assert_eq!(outcome.code, Some(1));
     assert!(outcome.stdout.contains("decode at 8") && outcome.stderr.contains("file/out.html"), "{}", outcome.stderr);
 }
 
 #[test]
-fn a_loss_closes_the_gate() {
+fn the_gate_fails_on_a_loss_and_on_what_it_cannot_judge() {
     let Some(place) = place_with_engine() else { return };
     let arguments = [
         "bench",
@@ -100,9 +104,9 @@ fn a_loss_closes_the_gate() {
         "--generate",
         "4",
         "--rounds",
-        "6",
+        "7",
         "--backend",
-        "onnx",
+        engine(),
         "--threads",
         "1",
     ];
@@ -121,11 +125,16 @@ fn a_loss_closes_the_gate() {
     });
     let slower = compare("faster.json");
     assert_eq!(slower.code, Some(3), "{}{}", slower.stdout, slower.stderr);
+    assert!(slower.stdout.contains("slower") && slower.stderr.contains("gate failed: "), "{}{}", slower.stdout, slower.stderr);
+    // A baseline of too few rounds.
+    place.write("few.json", place.read("now.json"));
+    place.edit_json("few.json", |record| record["entries"][0]["samples"].as_array_mut().unwrap().truncate(3));
+    let too_few = compare("few.json");
+    assert_eq!(too_few.code, Some(1), "{}{}", too_few.stdout, too_few.stderr);
     assert!(
-        slower.stdout.contains("slower") && slower.stderr.contains("the gate is closed"),
-        "{}{}",
-        slower.stdout,
-        slower.stderr
+        too_few.stderr.contains("gate failed: it cannot judge ") && too_few.stderr.contains("fewer than 6"),
+        "{}",
+        too_few.stderr
     );
     // Another machine's figures say nothing here.
     place.edit_json("faster.json", |record| record["machine"]["n_processors"] = json!(1000));
@@ -156,10 +165,11 @@ fn what_cannot_be_is_said_before_the_work() {
 #[test]
 fn a_peer_that_is_not_there_leaves_the_others() {
     let Some(place) = place_with_engine() else { return };
-    let more = ["--backend", "onnx", "--threads", "1", "--peer", "llama-bench=./no-such-program", "--gguf", "model/config.json"];
+    let more =
+        ["--backend", engine(), "--threads", "1", "--peer", "llama-bench=./no-such-program", "--gguf", "model/config.json"];
     let outcome = place.tandem(&short(&more));
     assert_eq!(outcome.code, Some(1));
-    assert!(outcome.stdout.contains("onnx, 1 thread"), "{}", outcome.stdout);
+    assert!(outcome.stdout.contains(&entry()), "{}", outcome.stdout);
     assert!(outcome.stderr.contains("no-such-program` cannot be run"), "{}", outcome.stderr);
 }
 
@@ -172,8 +182,23 @@ fn an_interrupt_keeps_what_was_measured() {
     use std::time::{Duration, Instant};
 
     let Some(place) = place_with_engine() else { return };
-    let arguments = ["bench", "model", "--prompt", "4", "--depth", "0", "--generate", "4", "--rounds", "10000", "--threads", "1"];
-    let mut command = place.command(&[&arguments[..], &["--backend", "onnx", "-o", "kept.json"]].concat());
+    let arguments = [
+        "bench",
+        "model",
+        "--dtype",
+        "f32",
+        "--prompt",
+        "4",
+        "--depth",
+        "0",
+        "--generate",
+        "4",
+        "--rounds",
+        "10000",
+        "--threads",
+        "1",
+    ];
+    let mut command = place.command(&[&arguments[..], &["--backend", engine(), "-o", "kept.json"]].concat());
     // A terminal sends the signal to all of a group.
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn().unwrap();
     let started = Instant::now();
@@ -188,8 +213,8 @@ fn an_interrupt_keeps_what_was_measured() {
     let mut stderr = String::new();
     child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(1));
-    assert!(stderr.ends_with("error: cancelled\n") && !stderr.contains("goes no further"), "{stderr}");
-    assert!(stdout.contains("of 10000 rounds") && stdout.contains("onnx, 1 thread"), "{stdout}");
+    assert!(stderr.ends_with("error: cancelled\n") && !stderr.contains("failed"), "{stderr}");
+    assert!(stdout.contains("of 10000 rounds") && stdout.contains(&entry()), "{stdout}");
     let kept: Value = serde_json::from_str(&place.read("kept.json")).unwrap();
     assert_eq!(kept["is_complete"], false);
     assert!(!kept["entries"][0]["samples"].as_array().unwrap().is_empty());
@@ -214,12 +239,16 @@ fn children(parent: u32) -> Vec<u32> {
 #[test]
 fn a_full_disk_loses_no_figure() {
     let Some(place) = place_with_engine() else { return };
-    let more = ["--backend", "onnx", "--threads", "1", "-o", "out.json", "--html", "out.html"];
+    let more = ["--backend", engine(), "--threads", "1", "-o", "out.json", "--html", "out.html"];
     let outcome = place.tandem_on_full_disk(1, &short(&more));
     assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
-    assert!(outcome.stdout.contains("decode at 8") && outcome.stdout.contains("onnx, 1 thread"), "{}", outcome.stdout);
-    for part in ["the samples are not kept: `out.json`: cannot be written: ", "; measuring goes on", "error: ", "hint: make room"]
-    {
+    assert!(outcome.stdout.contains("decode at 8") && outcome.stdout.contains(&entry()), "{}", outcome.stdout);
+    for part in [
+        "the samples cannot be saved: `out.json`: cannot be written: ",
+        "; the benchmark continues",
+        "error: ",
+        "hint: make room",
+    ] {
         assert!(outcome.stderr.contains(part), "`{part}` is not in:\n{}", outcome.stderr);
     }
     assert!(!place.path("out.json").exists() && !place.path("out.html").exists(), "half a report is left");
@@ -227,10 +256,10 @@ fn a_full_disk_loses_no_figure() {
 
 #[test]
 fn bench_measures_graphs_beside_dtypes() {
-    let Some(place) = place_with_engine() else { return };
+    let Some(place) = place_with_onnx() else { return };
     place.copy("onnx/optimum_f32/model.onnx", "other/model.onnx");
     let graphs = "model/onnx/model.onnx,other/model.onnx";
-    let more = ["--backend", "onnx", "--threads", "1", "--graph", graphs, "--dtype", "f32", "--rounds", "1", "--json"];
+    let more = ["--backend", engine(), "--threads", "1", "--graph", graphs, "--dtype", "f32", "--rounds", "1", "--json"];
     let arguments = ["bench", "model", "--prompt", "4", "--depth", "0", "--generate", "4"];
     let report = place.json(&[&arguments[..], &more].concat());
     let names: Vec<&str> = report["entries"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
@@ -244,7 +273,7 @@ fn bench_measures_graphs_beside_dtypes() {
 fn what_the_model_does_not_hold_is_left_out_and_said() {
     let Some(place) = place_with_engine() else { return };
     let more =
-        ["--backend", "onnx", "--threads", "1", "--rounds", "1", "--generate", "4", "--depth", "0", "--prompt", "4,100000"];
+        ["--backend", engine(), "--threads", "1", "--rounds", "1", "--generate", "4", "--depth", "0", "--prompt", "4,100000"];
     let outcome = place.tandem(&[&["bench", "model"], &more[..]].concat());
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("left out: a prompt of 100000; the model holds 256 tokens"), "{}", outcome.stderr);

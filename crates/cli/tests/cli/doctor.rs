@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Outcome, Place, place_with_engine, place_with_onnx};
+use crate::support::{Outcome, Place, place_with_onnx};
 
 /// Areas whose findings differ from machine to machine.
 const OF_THE_MACHINE: [&str; 4] = ["engines", "machine", "catalog", "models"];
@@ -62,7 +62,7 @@ fn every_thing_that_is_looked_at_has_a_state_and_what_to_do() {
 
 #[test]
 fn the_report_fits_a_terminal() {
-    let Some(place) = place_with_engine() else { return };
+    let Some(place) = place_with_onnx() else { return };
     let Outcome { code, stdout, stderr } = place.tandem(&["doctor"]);
     assert_eq!((code, stderr.as_str()), (Some(0), ""), "{stdout}");
     // A path is not broken.
@@ -75,7 +75,7 @@ fn the_report_fits_a_terminal() {
 
 #[test]
 fn a_device_proves_that_it_computes() {
-    let Some(place) = place_with_engine() else { return };
+    let Some(place) = place_with_onnx() else { return };
     let report = place.json(&["devices", "--json"]);
     let cpu = &report["backends"][0]["devices"][0];
     assert_eq!((&cpu["usable"], &cpu["proven_by"]), (&true.into(), &"CPUExecutionProvider".into()), "{cpu}");

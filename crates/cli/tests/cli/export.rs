@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Place, place_with_engine, place_with_onnx};
+use crate::support::{Place, place_with_onnx};
 
 /// A checkpoint without a graph.
 fn checkpoint(place: &Place) {
@@ -24,7 +24,7 @@ fn names(place: &Place, directory: &str) -> Vec<String> {
 
 #[test]
 fn what_is_exported_runs_and_says_the_same() {
-    let Some(place) = place_with_engine() else { return };
+    let Some(place) = place_with_onnx() else { return };
     checkpoint(&place);
     let report = place.json(&["export", "checkpoint", "--json"]);
     assert_eq!((&report["directory"], &report["dtype"]), (&"checkpoint-f32".into(), &"f32".into()));
@@ -78,7 +78,7 @@ fn the_form_of_a_graph_can_be_said() {
 #[cfg(unix)]
 #[test]
 fn a_disk_that_fills_up_leaves_nothing() {
-    let Some(place) = place_with_engine() else { return };
+    let Some(place) = place_with_onnx() else { return };
     checkpoint(&place);
     let before = names(&place, ".");
     let full = place.tandem_on_full_disk(60, &["export", "checkpoint", "-o", "made"]);
@@ -155,7 +155,7 @@ fn ctrl_c_leaves_nothing() {
 #[cfg(unix)]
 #[test]
 fn a_large_checkpoint_is_exported_into_the_cache_when_it_is_run() {
-    let Some(place) = place_with_engine() else { return };
+    let Some(place) = place_with_onnx() else { return };
     large(&place);
     let run = || place.json(&["run", "checkpoint", "The", "--raw", "--max-tokens", "1", "--dtype", "int8", "--json"]);
     let first = run();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{ENDLESS, Place, place_with_engine};
+use crate::support::{ENDLESS, Place, engine, place_with_engine};
 
 /// More than any test waits for.
 const SOON: Duration = Duration::from_secs(60);
@@ -126,10 +126,21 @@ fn the_second_ends_the_process() {
 fn a_comparison_keeps_what_was_measured() {
     let Some(place) = place_with_engine() else { return };
     place.write("prompts.txt", "The fox\n");
-    let args =
-        ["parity", "model", "--reference", "onnx", "--corpus", "prompts.txt", "--generate", "0", "--json", "--report", "r.json"];
+    let args = [
+        "parity",
+        "model",
+        "--reference",
+        engine(),
+        "--corpus",
+        "prompts.txt",
+        "--generate",
+        "0",
+        "--json",
+        "--report",
+        "r.json",
+    ];
     // More candidates than there is time for.
-    let candidates = ["--candidate", "onnx"].repeat(1000);
+    let candidates = ["--candidate", engine()].repeat(1000);
     let mut child =
         place.command(&[&args[..], &candidates].concat()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let started = Instant::now();

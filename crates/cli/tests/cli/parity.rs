@@ -4,11 +4,11 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::support::{Place, place_with_engine};
+use crate::support::{Place, engine, missing_backend, place_with_engine, place_with_onnx};
 
 #[test]
 fn what_cannot_run_is_said_beside_what_was_measured() {
-    let Some(place) = place_with_engine() else { return };
+    let Some(place) = place_with_onnx() else { return };
     fs::write(place.path("prompts.txt"), "Once upon a time\nThe fox\n").unwrap();
     let args = ["parity", "demo", "--reference", "onnx:f32", "--candidate", "onnx:bf16", "--candidate", "onnx:f32"];
     let more = ["--corpus", "prompts.txt", "--generate", "4", "--texts", "1", "--report", "prompts.txt/report.json", "--json"];
@@ -31,7 +31,8 @@ fn a_gate_that_is_not_met_is_exit_code_3() {
     let limits = "version = 1\n[[pair]]\nname = \"none\"\nreference = \"f32\"\ncandidate = \"int4\"\ntie = 0.0\nreason = \"a test\"\nlimits = { max_abs = 0.0 }\n";
     fs::write(place.path("limits.toml"), limits).unwrap();
     fs::write(place.path("prompts.txt"), "Once upon a time\n").unwrap();
-    let args = ["parity", "demo", "--reference", "onnx:f32", "--candidate", "onnx:int4", "--thresholds", "limits.toml"];
+    let [reference, candidate] = ["f32", "int4"].map(|dtype| format!("{}:{dtype}", engine()));
+    let args = ["parity", "demo", "--reference", &reference, "--candidate", &candidate, "--thresholds", "limits.toml"];
     let outcome = place
         .tandem(&[&args[..], &["--corpus", "prompts.txt", "--generate", "0", "--report", "r.json", "--html", "r.html"]].concat());
     assert_eq!(outcome.code, Some(3), "{}", outcome.stderr);
@@ -61,14 +62,15 @@ fn what_is_wrong_with_the_arguments_is_said_before_anything_is_loaded() {
     check(&["--candidate", "tensorflow"], 2, "`tensorflow` is not a backend");
     check(&["--candidate", "onnx:int3"], 2, "int3");
     check(&["--candidate", "onnx", "--corpus", "none.txt"], 1, "none.txt");
-    if !tandem::backends::compiled().contains(&tandem::BackendKind::Candle) {
-        check(&["--candidate", "onnx"], 1, "backend `candle` is not part of this build");
+    if let Some(missing) = missing_backend() {
+        let args = ["--reference", &missing, "--candidate", engine()];
+        check(&args, 1, &format!("backend `{missing}` is not part of this build"));
     }
 }
 
 #[test]
 fn a_model_that_one_side_cannot_run_is_named() {
-    let Some(place) = place_with_engine() else { return };
+    let Some(place) = place_with_onnx() else { return };
     place.write("prompts.txt", "The fox\n");
     // It has a graph and no weights beside it.
     let more = ["--corpus", "prompts.txt", "--generate", "0", "--candidate", "candle", "--candidate", "onnx", "--json"];
@@ -91,8 +93,19 @@ fn a_model_that_one_side_cannot_run_is_named() {
 fn a_prompt_of_100000_tokens_is_named_and_the_others_are_measured() {
     let Some(place) = place_with_engine() else { return };
     place.write("prompts.txt", format!("The fox\n{}\nA lantern\n", "word ".repeat(100_000)));
-    let args =
-        ["parity", "model", "--reference", "onnx", "--candidate", "onnx", "--corpus", "prompts.txt", "--generate", "0", "--json"];
+    let args = [
+        "parity",
+        "model",
+        "--reference",
+        engine(),
+        "--candidate",
+        engine(),
+        "--corpus",
+        "prompts.txt",
+        "--generate",
+        "0",
+        "--json",
+    ];
     let outcome = place.tandem(&args);
     assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
     let report = outcome.json();
@@ -107,8 +120,19 @@ fn a_prompt_of_100000_tokens_is_named_and_the_others_are_measured() {
 fn a_full_disk_costs_the_files_and_no_figure() {
     let Some(place) = place_with_engine() else { return };
     place.write("prompts.txt", "The fox\n");
-    let args =
-        ["parity", "model", "--reference", "onnx", "--candidate", "onnx", "--corpus", "prompts.txt", "--generate", "0", "--json"];
+    let args = [
+        "parity",
+        "model",
+        "--reference",
+        engine(),
+        "--candidate",
+        engine(),
+        "--corpus",
+        "prompts.txt",
+        "--generate",
+        "0",
+        "--json",
+    ];
     let outcome = place.tandem_on_full_disk(1, &[&args[..], &["--report", "r.json", "--html", "r.html"]].concat());
     assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
     let report = outcome.json();

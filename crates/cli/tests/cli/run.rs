@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Place, place_with_engine};
+use crate::support::{Place, engine, place_with_engine};
 
 fn run(place: &Place, more: &[&str]) -> Value {
     place.json(&[&["run", "model", "The fox", "--json", "--max-tokens", "24"], more].concat())
@@ -13,7 +13,7 @@ fn the_report_has_every_field() {
     let Some(place) = place_with_engine() else { return };
     let report = run(&place, &["--raw", "--temperature", "0"]);
     for (field, value) in
-        [("model", "model"), ("backend", "onnx"), ("device", "cpu"), ("dtype", "f32"), ("finish_reason", "length")]
+        [("model", "model"), ("backend", engine()), ("device", "cpu"), ("dtype", "f32"), ("finish_reason", "length")]
     {
         assert_eq!(report[field], value, "{report}");
     }
@@ -21,7 +21,7 @@ fn the_report_has_every_field() {
     assert_eq!(report["prompt_tokens"], serde_json::json!([51, 257, 279, 78, 87]));
     assert_eq!(report["tokens"].as_array().unwrap().len(), 24);
     assert!(!report["text"].as_str().unwrap().is_empty());
-    assert!(report["engine_version"].as_str().unwrap().starts_with("1."));
+    assert!(report["engine_version"].as_str().unwrap().starts_with(char::is_numeric));
     assert!(report["peak_rss_bytes"].as_u64().unwrap() > 1 << 20);
     let timings = report["timings"].as_object().unwrap();
     for name in ["load_ms", "prefill_ms", "first_token_ms", "decode_ms", "prefill_tokens_per_s", "decode_tokens_per_s"] {
@@ -58,7 +58,8 @@ fn text_goes_to_stdout_and_figures_to_stderr() {
     assert_eq!(outcome.code, Some(0));
     assert_eq!(outcome.stdout.trim_end_matches('\n'), expected.trim_end_matches('\n'));
     assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
-    for part in ["model · onnx cpu f32 · ", " prompt tokens at ", " · 24 tokens at ", " · first token ", " · length"] {
+    let side = format!("model · {} cpu f32 · ", engine());
+    for part in [&*side, " prompt tokens at ", " · 24 tokens at ", " · first token ", " · length"] {
         assert!(outcome.stderr.contains(part), "`{part}`: {}", outcome.stderr);
     }
     let quiet = place.tandem(&["run", "model", "The fox", "--max-tokens", "24", "-q"]);
@@ -142,7 +143,7 @@ fn an_option_without_effect_is_remarked_on() {
 fn the_built_in_model_tells_a_story() {
     let Some(place) = place_with_engine() else { return };
     let report = place.json(&["run", "demo", "Tell me a story about a fox.", "--json", "--temperature", "0"]);
-    assert_eq!((&report["model"], &report["backend"]), (&Value::from("demo"), &Value::from("onnx")));
+    assert_eq!((&report["model"], &report["backend"]), (&Value::from("demo"), &Value::from(engine())));
     assert!(report["text"].as_str().unwrap().split_whitespace().count() > 20, "{report}");
     let shown = place.json(&["show", "demo", "--no-load", "--json"]);
     assert_eq!(shown["chat_template"], true);

@@ -25,11 +25,19 @@ pub(crate) struct Outcome {
     pub(crate) stderr: String,
 }
 
-/// A [`Place`], or nothing with a printed reason when there is no engine to run models on; where `TANDEM_REQUIRE_ENGINES` is set,
-/// that is a failure.
+/// A [`Place`] whose model runs on [`engine`], or nothing with a printed reason.
 pub(crate) fn place_with_engine() -> Option<Place> {
-    place_with_onnx()?;
-    if engine().is_none() {
+    if has_onnx() { place_with_onnx() } else { Some(Place::new()) }
+}
+
+/// A [`Place`], or nothing with a printed reason when there is no ONNX Runtime; where `TANDEM_REQUIRE_ENGINES` is set and this build
+/// has the backend, that is a failure.
+pub(crate) fn place_with_onnx() -> Option<Place> {
+    if !has_onnx() {
+        eprintln!("skipped: this build has no backend `onnx`");
+        return None;
+    }
+    if library().is_none() {
         let reason = "skipped: ONNX Runtime's library was not found (`tandem setup` obtains it)";
         assert!(std::env::var_os("TANDEM_REQUIRE_ENGINES").is_none(), "{reason}");
         eprintln!("{reason}");
@@ -38,28 +46,43 @@ pub(crate) fn place_with_engine() -> Option<Place> {
     Some(Place::new())
 }
 
-/// A [`Place`], or nothing with a printed reason when this build has no ONNX Runtime.
-pub(crate) fn place_with_onnx() -> Option<Place> {
-    if tandem::backends::compiled().contains(&tandem::BackendKind::Onnx) {
-        return Some(Place::new());
+/// The backend that models run on where none is named: ONNX Runtime, or candle in a build of candle alone.
+pub(crate) fn engine() -> &'static str {
+    if has_onnx() { "onnx" } else { "candle" }
+}
+
+/// A backend that is not part of this build, or nothing with a printed reason.
+pub(crate) fn missing_backend() -> Option<String> {
+    let compiled = tandem::backends::compiled();
+    let missing = tandem::backends::KNOWN_BACKENDS.into_iter().find(|kind| !compiled.contains(kind));
+    if missing.is_none() {
+        eprintln!("skipped: this build has every backend");
     }
-    eprintln!("skipped: this build has no backend `onnx`");
-    None
+    missing.map(|kind| kind.to_string())
+}
+
+/// The file of [`Place::new`] that holds the weights.
+pub(crate) fn weights() -> &'static str {
+    if has_onnx() { "model/onnx/model.onnx" } else { "model/model.safetensors" }
+}
+
+pub(crate) fn has_onnx() -> bool {
+    tandem::backends::default_backend() == tandem::BackendKind::Onnx
 }
 
 /// The library that the binary finds in the surroundings of the test run.
-fn engine() -> Option<&'static PathBuf> {
-    static ENGINE: OnceLock<Option<PathBuf>> = OnceLock::new();
+fn library() -> Option<&'static PathBuf> {
+    static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
     let found = || {
         let output = Command::new(cargo_bin!("tandem")).args(["devices", "--json"]).output().unwrap();
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         report["backends"][0]["library"].as_str().map(PathBuf::from)
     };
-    ENGINE.get_or_init(found).as_ref()
+    LIBRARY.get_or_init(found).as_ref()
 }
 
 impl Place {
-    /// With a checkpoint whose graph is one file, as optimum exports it.
+    /// With a checkpoint whose graph is one file, as optimum exports it, or with its weights where candle runs it.
     pub(crate) fn new() -> Self {
         let place = Self { dir: tempfile::tempdir().unwrap() };
         std::fs::create_dir(place.path("home")).unwrap();
@@ -67,7 +90,8 @@ impl Place {
         let mut measured = Measurements::default();
         (1..=std::thread::available_parallelism().map_or(2, usize::from).max(2)).for_each(|n| measured.set_bandwidth(n, 40e9));
         measured.write(&place.path("home/state/tandem/memory.json")).unwrap();
-        place.copy("onnx/optimum_f32/model.onnx", "model/onnx/model.onnx");
+        let published = if has_onnx() { "onnx/optimum_f32/model.onnx" } else { "model.safetensors" };
+        place.copy(published, weights());
         for file in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
             place.copy(file, &format!("model/{file}"));
         }
@@ -125,13 +149,15 @@ impl Place {
         for variable in ["XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "TANDEM_CACHE", "CLICOLOR_FORCE"] {
             command.env_remove(variable);
         }
+        // cargo sets it for tests that load the library themselves; a user has it not.
+        command.env_remove("ORT_DISABLE_TELEMETRY");
         // Proxies and everything of the hub's are the user's as well; no test asks the real one.
         let of_network = |name: &str| name.starts_with("HF_") || name.to_ascii_lowercase().ends_with("_proxy");
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_network)) {
             command.env_remove(name);
         }
         command.env("HOME", self.path("home")).env("XDG_STATE_HOME", self.path("home/state")).env("HF_HUB_OFFLINE", "1");
-        if let Some(library) = engine() {
+        if let Some(library) = library() {
             command.env("ORT_DYLIB_PATH", library);
         }
         command

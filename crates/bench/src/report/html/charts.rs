@@ -8,12 +8,12 @@ use crate::statistics::{Interval, interval, median};
 
 /// Decoding: bars at the usual depth, and lines over depths where there are several.
 pub(super) fn decode_charts(record: &Record) -> Vec<Block> {
-    charts(record, &record.workload.depths, Metric::Decode, ("Decoding", "tokens held before"))
+    charts(record, &record.workload.depths, Metric::Decode, ("Decoding", "context, tokens"))
 }
 
 /// Prefill: bars of the usual length, and lines over lengths.
 pub(super) fn prefill_charts(record: &Record) -> Vec<Block> {
-    charts(record, &record.workload.prompts, Metric::Prefill, ("Prefill", "tokens of the prompt"))
+    charts(record, &record.workload.prompts, Metric::Prefill, ("Prefill", "prompt, tokens"))
 }
 
 fn charts(record: &Record, values: &[usize], metric: fn(usize) -> Metric, (title, axis): (&str, &str)) -> Vec<Block> {
@@ -45,13 +45,13 @@ fn bars(record: &Record, metric: Metric) -> BarChart {
     bars.sort_by(|a, b| b.value.total_cmp(&a.value));
     let description = match (bars.first(), bars.last()) {
         (Some(first), Some(last)) if bars.len() > 1 => format!(
-            "{} is the fastest with {} tokens a second, {} the slowest with {}. Whiskers are 95% intervals of the median.",
+            "{} is the fastest with {} tokens/s, {} the slowest with {}. Whiskers are 95% intervals of the median.",
             first.name,
             words::digits(first.value),
             last.name,
             words::digits(last.value)
         ),
-        (Some(only), _) => format!("{}: {} tokens a second.", only.name, words::digits(only.value)),
+        (Some(only), _) => format!("{}: {} tokens/s.", only.name, words::digits(only.value)),
         _ => String::new(),
     };
     BarChart { title: String::new(), description, unit: "tokens/s".into(), groups: vec![BarGroup { name: String::new(), bars }] }
@@ -76,7 +76,7 @@ fn lines(record: &Record, values: &[usize], metric: fn(usize) -> Metric, (title,
         .collect();
     LineChart {
         title: format!("{title} by {axis}"),
-        description: format!("Tokens a second: {}.", ends.join("; ")),
+        description: format!("Tokens/s: {}.", ends.join("; ")),
         x_label: axis.into(),
         y_label: "tokens/s".into(),
         x_scale: Scale::Ordinal,

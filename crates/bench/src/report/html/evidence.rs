@@ -11,10 +11,10 @@ use crate::statistics::Verdict;
 /// Every figure against the baseline; those without a difference on demand only.
 pub(super) fn changes_table(changes: &[Change]) -> Vec<Block> {
     let table_of = |caption: &str, changes: Vec<&Change>| {
-        let mut table = Table::new(caption, &["entry", "figure", "now over before"]);
+        let mut table = Table::new(caption, &["entry", "figure", "ratio to the baseline"]);
         for change in changes {
             let tone = match change.compared.verdict {
-                _ if change.closes_gate() => Tone::Bad,
+                _ if change.fails_gate() => Tone::Bad,
                 _ if change.is_worse() => Tone::Warning,
                 Verdict::Same | Verdict::TooFew => Tone::Plain,
                 _ => Tone::Good,
@@ -31,12 +31,12 @@ pub(super) fn changes_table(changes: &[Change]) -> Vec<Block> {
         changes.iter().partition(|change| matches!(change.compared.verdict, Verdict::Same | Verdict::TooFew));
     let mut blocks = Vec::new();
     if changed.is_empty() {
-        blocks.push(Block::notice(Tone::Good, "Nothing differs from the baseline beyond chance."));
+        blocks.push(Block::notice(Tone::Good, "No figure differs significantly from the baseline."));
     } else {
         blocks.push(Block::Table(table_of("What changed", changed)));
     }
     if !same.is_empty() {
-        let summary = format!("{} figures without a difference", same.len());
+        let summary = format!("{} unchanged figures", same.len());
         blocks.push(Block::Details(summary, vec![Block::Table(table_of("No difference", same))]));
     }
     blocks
@@ -46,10 +46,9 @@ pub(super) fn changes_table(changes: &[Change]) -> Vec<Block> {
 pub(super) fn builds(record: &Record) -> Vec<Block> {
     let mut table = Table::new("Programs that were measured", &["features", "size", "build time", "compiler"]);
     for build in &record.builds {
-        let seconds = build.seconds.map_or_else(
-            || "–".into(),
-            |seconds| format!("{seconds:.0} s{}", if build.is_clean { "" } else { ", parts of it were there" }),
-        );
+        let seconds = build
+            .seconds
+            .map_or_else(|| "–".into(), |seconds| format!("{seconds:.0} s{}", if build.is_clean { "" } else { ", incremental" }));
         table.rows.push(vec![
             Cell::text(&build.features),
             Cell::figure(words::bytes(build.bytes)),
@@ -76,8 +75,7 @@ pub(super) fn rounds(record: &Record, advice: &Advice<'_>) -> Vec<Block> {
         let cells = (0..n).map(|round| Cell::figure(in_round(round)));
         table.rows.push(std::iter::once(Cell::text(name(entry))).chain(cells).collect());
     }
-    let text =
-        "Each figure is of a process of its own. The JSON document beside this report has every sample, down to single tokens.";
+    let text = "Each figure comes from a separate process. The JSON document has every sample, down to single tokens.";
     vec![Block::text(text), Block::Table(table)]
 }
 
@@ -125,15 +123,15 @@ fn machine(record: &Record) -> Table {
     add("processor", Some(format!("{}, {} processors{cores}", machine.processor, machine.n_processors)));
     add("extensions", Some(machine.extensions.join(", ")));
     add("memory", Some(words::bytes(machine.memory_bytes)));
-    add("limit of memory", machine.memory_limit_bytes.map(words::bytes));
-    add("limit of processors", machine.processor_limit.map(words::digits));
+    add("memory limit", machine.memory_limit_bytes.map(words::bytes));
+    add("processor limit", machine.processor_limit.map(words::digits));
     add("governor", machine.governor.clone());
     add("system", Some(format!("{}, kernel {}", machine.system, machine.kernel)));
     add(
         "load average",
         load.map(|(first, last)| {
             format!(
-                "{:.1} before, {:.1} after, the bench itself among it",
+                "{:.1} before, {:.1} after, including the benchmark itself",
                 first.conditions.load_before, last.conditions.load_after
             )
         }),

@@ -38,8 +38,8 @@ pub(super) fn differences(record: &Record, advice: &Advice<'_>) -> Vec<Block> {
 
 /// Losses against f32.
 pub(super) fn losses_table(record: &Record, advice: &Advice<'_>) -> Vec<Block> {
-    let columns = ["entry", "mean KL, nats", "largest KL", "same most probable token", "perplexity", "of f32", "decoding"];
-    let mut table = Table::new("Distance from f32 of the same weights", &columns);
+    let columns = ["entry", "mean KL, nats", "largest KL", "top-1 agreement", "perplexity", "perplexity of f32", "decoding"];
+    let mut table = Table::new("Difference from f32 with the same weights", &columns);
     let (mut reference, mut n_positions) = (None, 0);
     let mut unknown = Vec::new();
     for entry in record.measured() {
@@ -67,7 +67,7 @@ pub(super) fn losses_table(record: &Record, advice: &Advice<'_>) -> Vec<Block> {
         blocks.extend([Block::text(text), Block::Table(table)]);
     }
     if !unknown.is_empty() {
-        blocks.push(Block::text("Not known:"));
+        blocks.push(Block::text("Unknown:"));
         blocks.push(Block::List(unknown));
     }
     blocks
@@ -75,7 +75,7 @@ pub(super) fn losses_table(record: &Record, advice: &Advice<'_>) -> Vec<Block> {
 
 /// Percentiles of single steps.
 pub(super) fn latencies(record: &Record) -> Vec<Block> {
-    let mut table = Table::new("Milliseconds from one token to the next", &["entry", "depth", "p50", "p90", "p99", "steps"]);
+    let mut table = Table::new("Time between tokens, ms", &["entry", "depth", "p50", "p90", "p99", "steps"]);
     for entry in record.measured() {
         for &depth in &record.workload.depths {
             let Some(percentiles) = entry.step_percentiles(depth) else { continue };
@@ -88,7 +88,7 @@ pub(super) fn latencies(record: &Record) -> Vec<Block> {
     if table.rows.is_empty() { Vec::new() } else { vec![Block::Table(table)] }
 }
 
-/// Loads, first tokens, memory and what of the memory's speed is used.
+/// Loads, first tokens, memory and the share of its bandwidth that is used.
 pub(super) fn loads_and_memory(record: &Record) -> Vec<Block> {
     let prompt = usual(&record.workload.prompts);
     let first = format!("first token of {prompt}");
@@ -97,7 +97,7 @@ pub(super) fn loads_and_memory(record: &Record) -> Vec<Block> {
     let depth = usual(&record.workload.depths);
     let held = format!("KV cache of {depth}");
     let mut memory =
-        Table::new("Memory", &["entry", "peak memory", "weights on disk", &held, "read for each token", "of the memory's speed"]);
+        Table::new("Memory", &["entry", "peak memory", "weights on disk", &held, "read per token", "share of bandwidth"]);
     for entry in record.measured() {
         let metrics = [Metric::LoadCold, Metric::LoadWarm, Metric::StartToFirstToken, Metric::FirstToken(prompt)];
         starts.rows.push(std::iter::once(Cell::text(name(entry))).chain(metrics.map(|metric| figure(entry, metric))).collect());
@@ -135,7 +135,7 @@ pub(super) fn loads_and_memory(record: &Record) -> Vec<Block> {
 /// Speeds of batches.
 fn encoded(record: &Record) -> Option<Block> {
     let columns: Vec<String> = std::iter::once("entry".to_owned())
-        .chain(record.workload.batches.iter().map(|batch| format!("{batch} at once")))
+        .chain(record.workload.batches.iter().map(|batch| format!("batch of {batch}")))
         .collect();
     let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
     let mut table = Table::new("Encoding sequences of 128 tokens, tokens/s", &columns);

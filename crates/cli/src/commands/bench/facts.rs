@@ -109,7 +109,7 @@ pub(super) fn document(record: &Record, changes: &[Change]) -> Value {
         .map(|change| {
             let ratio = change.compared.ratio;
             json!({"entry": change.name, "metric": change.metric.to_string(), "ratio": ratio.median, "low": ratio.low,
-                "high": ratio.high, "verdict": format!("{:?}", change.compared.verdict), "closes_gate": change.closes_gate()})
+                "high": ratio.high, "verdict": format!("{:?}", change.compared.verdict), "fails_gate": change.fails_gate()})
         })
         .collect();
     let mut document = serde_json::to_value(record).unwrap_or_default();
