@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::support::{Place, place_with_onnx};
 
 /// A checkpoint without a graph.
-fn checkpoint(place: &Place) {
+pub(crate) fn checkpoint(place: &Place) {
     for file in ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"] {
         place.copy(file, &format!("checkpoint/{file}"));
     }

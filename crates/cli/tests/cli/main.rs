@@ -20,6 +20,7 @@ mod loopback;
 mod memory;
 mod models;
 mod parity;
+mod privacy;
 mod references;
 mod repair;
 mod reports;

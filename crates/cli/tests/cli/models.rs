@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::loopback::{Hub, SECRET, WEIGHTS, outcome};
+use crate::privacy::without_sockets;
 use crate::server::{COMMIT, Fault};
 use crate::support::{Outcome, Place, place_with_engine, place_with_onnx};
 
@@ -157,65 +158,6 @@ fn a_model_of_the_hub_is_downloaded_once_and_runs() {
         let outcome = outcome(without_sockets(hub.offline(args)));
         assert_eq!(outcome.code, Some(0), "{args:?}: {}", outcome.stderr);
     }
-}
-
-/// `command` in a process that the system kills when it makes a socket.
-#[cfg(target_os = "linux")]
-fn without_sockets(command: Command) -> Command {
-    let mut guarded = Command::new(std::env::current_exe().unwrap());
-    guarded.args(["models::guarded", "--exact", "--nocapture"]).env(GUARDED, guarded_command(&command));
-    guarded.current_dir(command.get_current_dir().unwrap());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => guarded.env(name, value),
-            None => guarded.env_remove(name),
-        };
-    }
-    guarded
-}
-
-#[cfg(not(target_os = "linux"))]
-fn without_sockets(command: Command) -> Command {
-    command
-}
-
-/// Set in a process that is to become the binary under a filter: its arguments.
-#[cfg(target_os = "linux")]
-const GUARDED: &str = "TANDEM_TEST_GUARDED";
-
-#[cfg(target_os = "linux")]
-fn guarded_command(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join("\u{1f}")
-}
-
-/// Becomes the binary. Run as a test of its own it does nothing.
-#[cfg(target_os = "linux")]
-#[test]
-fn guarded() {
-    use std::os::unix::process::CommandExt;
-
-    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
-    let Ok(words) = std::env::var(GUARDED) else { return };
-    let words: Vec<&str> = words.split('\u{1f}').collect();
-    let rules = std::collections::BTreeMap::from([(libc::SYS_socket, Vec::new())]);
-    let arch = std::env::consts::ARCH.try_into().unwrap();
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::KillProcess, arch).unwrap();
-    let program: BpfProgram = filter.try_into().unwrap();
-    apply_filter(&program).unwrap();
-    // What the test harness has said so far is not the binary's.
-    let error = Command::new(words[0]).args(&words[1..]).env_remove(GUARDED).exec();
-    panic!("{error}");
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn the_filter_kills_what_goes_online() {
-    use std::os::unix::process::ExitStatusExt;
-    let hub = Hub::new(Place::new());
-    let mut command = without_sockets(hub.command(&["pull", "owner/name"]));
-    let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
-    assert_eq!(status.signal(), Some(libc::SIGSYS));
 }
 
 #[test]

@@ -210,6 +210,13 @@ impl Place {
 
     /// Every file below the home directory, but for what is known of the machine.
     pub(crate) fn files_at_home(&self) -> Vec<PathBuf> {
+        let mut found = self.files_below("home");
+        found.retain(|path| !path.starts_with(self.path("home/state")));
+        found
+    }
+
+    /// Every file and directory below a directory.
+    pub(crate) fn files_below(&self, name: &str) -> Vec<PathBuf> {
         fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
             for entry in std::fs::read_dir(dir).unwrap() {
                 let path = entry.unwrap().path();
@@ -220,8 +227,8 @@ impl Place {
             }
         }
         let mut found = Vec::new();
-        walk(&self.path("home"), &mut found);
-        found.retain(|path| !path.starts_with(self.path("home/state")));
+        walk(&self.path(name), &mut found);
+        found.sort();
         found
     }
 }
