@@ -36,6 +36,7 @@ pub fn load_transformers(files: &ModelFiles, options: &LoadOptions) -> Result<Ar
     if !matches!(config.architecture, Architecture::Qwen2 | Architecture::Qwen3 | Architecture::Llama) {
         return Err(refused(&format!("is not measured with models of the family `{}`", config.architecture)));
     }
+    device::open(options.device)?;
     let threads = device::threads(options.threads)?;
     let checkpoint = Checkpoint::open(files)?;
     let mut info = backend::info(files, &config, options, DType::F32, threads.current_num_threads())?;

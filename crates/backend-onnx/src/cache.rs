@@ -101,6 +101,9 @@ impl KvCache {
     /// [`Error::BadField`] when they have other shapes; the cache is unchanged then.
     pub(crate) fn commit(&mut self, graph: &DecoderGraph, presents: Vec<DynValue>, n_tokens: usize) -> Result<()> {
         let Self::Carried(cache) = self else { return Ok(()) };
+        if presents.len() != cache.ports.len() {
+            return Err(Error::bad_field(&*graph.file, "graph.output", "a present of the KV cache was not computed"));
+        }
         for (port, present) in cache.ports.iter().zip(&presents) {
             let name = graph.output_names[port.output].to_string_lossy();
             check_shape(&graph.file, &name, present, &[1, port.kv_heads, n_tokens, port.head_dim])?;

@@ -31,6 +31,7 @@ pub mod gguf;
 pub mod huge_pages;
 pub mod lock;
 pub mod named;
+pub mod paths;
 pub mod primitives;
 pub mod progress;
 pub mod remedy;

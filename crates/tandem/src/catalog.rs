@@ -9,7 +9,7 @@ use tandem_core::files::near_names;
 use tandem_core::{Error, Result};
 
 pub use self::entry::{CatalogEntry, Kind};
-use crate::paths;
+use tandem_core::paths;
 
 /// The list that is part of the program.
 const BUILTIN: &str = include_str!("catalog/builtin.toml");

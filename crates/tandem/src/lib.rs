@@ -127,7 +127,6 @@ pub mod machine;
 mod model;
 pub mod numerics;
 mod opened;
-pub mod paths;
 pub mod plan;
 mod reference;
 mod resolver;
@@ -155,7 +154,7 @@ pub use tandem_core::{
     Backend, BackendKind, CancelToken, Capabilities, Capability, DType, Device, Error, ExportOptions, LoadOptions, Model,
     ModelInfo, Progress, ProgressEvent, Result, SessionOptions, TokenId,
 };
-pub use tandem_core::{named, remedy};
+pub use tandem_core::{named, paths, remedy};
 pub use tandem_hub as hub;
 
 /// The files of a model, and what they say of it.

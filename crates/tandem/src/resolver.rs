@@ -13,10 +13,10 @@ pub use self::admission::Admission;
 use crate::catalog::{Catalog, CatalogEntry};
 use crate::demo;
 use crate::machine::Memory;
-use crate::paths;
 use crate::plan::{Choice, Measurements};
 use crate::reference::{AUTO, DEMO, ModelRef};
 use crate::settings::Settings;
+use tandem_core::paths;
 
 /// Turns references into files.
 ///
