@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use tandem_core::{CancelToken, Error, Progress, Remedy, Result};
 
 pub use self::pull::{Pulled, PulledFile};
+pub(crate) use self::tally::total;
 pub use self::verify::{Damage, Fault};
 use crate::cache::{Cache, files_below};
 use crate::failure::cannot;

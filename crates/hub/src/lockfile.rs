@@ -88,6 +88,22 @@ impl LockFile {
         self.models.iter().find(|model| model.repository == *repository)
     }
 
+    /// The model `repository`, when it is locked with exactly the commit and the files of `listing`, as far as those can be compared.
+    pub(crate) fn expect(&self, repository: &Repository, listing: &Listing) -> Result<&LockedModel> {
+        let locked = self.get(repository).filter(|locked| locked.commit == listing.commit);
+        let locked = locked.ok_or_else(|| Error::BadField {
+            file: repository.to_string(),
+            field: "commit".into(),
+            problem: format!("`{}` is not what the lock file has", listing.commit),
+            hint: Some(["bring what was locked".into(), Remedy::LockModels].into()),
+        })?;
+        let names = locked.names(listing)?;
+        match listing.files.iter().find(|file| !names.contains(&file.name)) {
+            Some(file) => Err(locked.differs(&file.name, "is not in the lock file")),
+            None => Ok(locked),
+        }
+    }
+
     /// Puts `model` in, in the place of what was there of its repository.
     pub fn insert(&mut self, model: LockedModel) {
         self.models.retain(|other| other.repository != model.repository);
@@ -186,10 +202,10 @@ impl LockedModel {
         Ok(self.files.iter().map(|file| file.name.clone()).collect())
     }
 
-    /// Whether what was pulled is what is locked, each byte of it.
-    pub(crate) fn check(&self, pulled: &Pulled, progress: &Progress, cancel: &CancelToken) -> Result<()> {
+    /// Whether `files` are what is locked, each byte of them.
+    pub(crate) fn check(&self, files: &[PulledFile], progress: &Progress, cancel: &CancelToken) -> Result<()> {
         for locked in &self.files {
-            let file = pulled.files.iter().find(|file| file.name == locked.name);
+            let file = files.iter().find(|file| file.name == locked.name);
             let file = file.ok_or_else(|| self.differs(&locked.name, "is not there"))?;
             let found = sha256(file, progress, cancel)?;
             if found != locked.sha256 {

@@ -22,13 +22,13 @@ const VERSION: u64 = 1;
 const MAX_BYTES: u64 = 64 << 20;
 
 /// The content of the file.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, PartialEq, Serialize)]
 pub(crate) struct Tree {
     format_version: u64,
     files: BTreeMap<String, Entry>,
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, PartialEq, Serialize)]
 struct Entry {
     size: u64,
     blob_id: String,
@@ -50,10 +50,14 @@ impl CachedRepository {
         tree.listing(commit)
     }
 
-    /// Remembers `listing`, unless it is remembered. One that lacks sizes or hashes is not.
+    /// Remembers `listing`, in the place of another one. One that lacks sizes or hashes is not remembered.
     pub(crate) fn remember_tree(&self, listing: &Listing) -> Result<()> {
         let file = self.tree_file(&listing.commit);
-        let Some(tree) = Tree::new(listing).filter(|_| self.tree(&listing.commit).is_none()) else { return Ok(()) };
+        let Some(tree) = Tree::new(listing) else { return Ok(()) };
+        // What is the same stays as it is: Python's file says more.
+        if self.tree(&listing.commit).is_some_and(|known| Tree::new(&known).is_some_and(|known| known == tree)) {
+            return Ok(());
+        }
         let text = serde_json::to_vec_pretty(&tree).unwrap_or_default();
         write_whole(&file, &text, &self.directory()).map_err(|error| cannot("be written", &file, error))
     }

@@ -8,7 +8,7 @@ use std::thread;
 
 use tandem_core::{CancelToken, Error, Progress, Result};
 
-use super::tally::Tally;
+use super::tally::{Tally, total};
 use super::{Hub, PullOptions, Snapshot};
 use crate::cache::{CachedFile, CachedRepository, files_below};
 use crate::client::Client;
@@ -83,12 +83,12 @@ impl Hub {
         cached.remember_tree(&listing)?;
         let pull = Pull { client, reference, cached, listing, options };
         let targets = pull.targets()?;
-        let needed = targets.iter().map(|target| pull.missing(target)).sum();
+        let needed = total(targets.iter().map(|target| pull.missing(target)));
         crate::failure::check_space(self.cache.root(), needed)?;
         let received = pull.download(&targets, self.settings.n_parallel.get(), &options.progress)?;
         let pulled = pull.pulled(targets, received);
         if let Some(locked) = &options.locked {
-            locked.check(&pulled, &options.progress, &options.cancel)?;
+            locked.check(&pulled.files, &options.progress, &options.cancel)?;
         }
         // Last, so that a revision means what is whole.
         pull.cached.remember(&reference.revision, &pull.listing.commit)?;
@@ -116,7 +116,7 @@ impl Hub {
             received: 0,
         };
         if let Some(locked) = &options.locked {
-            locked.check(&pulled, &options.progress, &options.cancel)?;
+            locked.check(&pulled.files, &options.progress, &options.cancel)?;
         }
         Ok(pulled)
     }
