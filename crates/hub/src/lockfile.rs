@@ -1,12 +1,12 @@
 //! `tandem.lock`: the commit of each model and the SHA-256 of each file, so that another machine or another day has the same bytes.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use tandem_core::{CancelToken, Error, Progress, ProgressEvent, Remedy, Result};
 
+use crate::cache::read_short;
 use crate::content::ContentHash;
 use crate::failure::cannot;
 use crate::hub::{Pulled, PulledFile};
@@ -71,16 +71,11 @@ impl LockFile {
     /// # Errors
     /// [`Error::BadFile`] and [`Error::BadField`] name what is wrong with it.
     pub fn read(path: &Path) -> Result<Option<Self>> {
-        let name = path.display().to_string();
-        match fs::metadata(path) {
+        let text = match read_short(path, MAX_BYTES) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Ok(metadata) if metadata.len() > MAX_BYTES => {
-                return Err(Error::bad_file(name, "is too large for a lock file", io::Error::from(io::ErrorKind::FileTooLarge)));
-            }
-            _ => {}
-        }
-        let text = fs::read_to_string(path).map_err(|error| cannot("be read", path, error))?;
-        Self::parse(&text, &name).map(Some)
+            read => read.map_err(|error| cannot("be read", path, error))?,
+        };
+        Self::parse(&text, &path.display().to_string()).map(Some)
     }
 
     /// The model `repository`.

@@ -221,7 +221,7 @@ fn the_filter_kills_what_goes_online() {
 #[test]
 fn a_lock_file_is_written_and_obeyed() {
     let hub = Hub::new(Place::new());
-    hub.run(&["pull", "--locked"]).fails(2, &["there is not a lock file `tandem.lock`", "--lock"]);
+    hub.run(&["pull", "--locked"]).fails(2, &["the lock file `tandem.lock` does not exist", "--lock"]);
     let report = hub.json(&["pull", "owner/name", "--lock", "--json"]);
     assert_eq!(report["lock_file"], "tandem.lock");
     let lock = hub.place.read("tandem.lock");

@@ -3,13 +3,12 @@
 //! Written and read by `huggingface_hub` from version 2 on (`_tree_cache.py`). A commit never changes, so neither does this.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tandem_core::Result;
 
-use super::{CachedRepository, write_whole};
+use super::{CachedRepository, read_short, write_whole};
 use crate::content::ContentHash;
 use crate::failure::cannot;
 use crate::listing::{ListedFile, Listing};
@@ -45,8 +44,7 @@ impl CachedRepository {
     /// What `commit` holds; `None` when that is not known.
     pub(crate) fn tree(&self, commit: &Commit) -> Option<Listing> {
         let file = self.tree_file(commit);
-        let is_short = fs::metadata(&file).is_ok_and(|metadata| metadata.len() <= MAX_BYTES);
-        let tree: Tree = is_short.then(|| serde_json::from_slice(&fs::read(file).ok()?).ok()).flatten()?;
+        let tree: Tree = serde_json::from_str(&read_short(&file, MAX_BYTES).ok()?).ok()?;
         tree.listing(commit)
     }
 

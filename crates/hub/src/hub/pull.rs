@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use tandem_core::files::MAX_JSON_BYTES;
 use tandem_core::{CancelToken, Error, Progress, Result};
 
 use super::tally::{Tally, total};
-use super::{Hub, PullOptions, Snapshot};
+use super::{Hub, PullOptions, Snapshot, read_part};
 use crate::cache::{CachedFile, CachedRepository, files_below};
 use crate::client::Client;
 use crate::content::ContentHash;
 use crate::download::{Download, Step, Target};
-use crate::failure::cannot;
 use crate::listing::Listing;
 use crate::repository::{Commit, HubReference, Repository};
 
@@ -155,10 +155,16 @@ impl Pull<'_> {
     /// The content of a small file, brought here first.
     fn read(&self, name: &str) -> Result<Vec<u8>> {
         let targets = [self.target(name)?];
+        if targets[0].bytes > MAX_JSON_BYTES {
+            let problem = format!(
+                "has {} bytes, more than the {MAX_JSON_BYTES} that are read of a file that names others",
+                targets[0].bytes
+            );
+            return Err(Error::bad_field(self.reference.repository.to_string(), name, problem));
+        }
         // How far all of it is can be said only when it is known what that is.
         self.download(&targets, 1, &Progress::default())?;
-        let path = self.cached.snapshot(&self.listing.commit).join(name);
-        fs::read(&path).map_err(|error| cannot("be read", &path, error))
+        read_part(&self.cached.snapshot(&self.listing.commit).join(name))
     }
 
     /// Bytes that are still to come.
