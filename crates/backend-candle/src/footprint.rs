@@ -1,8 +1,10 @@
 //! How much memory a model takes on this engine: `weights` reads a piece of the checkpoint at a time and gives it back, `cache` doubles,
 //! `session` passes over the prompt in chunks.
 
+use std::num::Saturating;
+
 use tandem_core::DType;
-use tandem_core::footprint::{Decoding, Footprint, ModelShape, Part, Workload, weight_bytes};
+use tandem_core::footprint::{Count, Decoding, Footprint, ModelShape, Part, Workload, weight_bytes};
 use tandem_core::gguf::Gguf;
 use tandem_core::sequence::PREFILL_CHUNK;
 
@@ -10,7 +12,7 @@ use crate::cache::FIRST_CAPACITY;
 use crate::weights::READ_TOGETHER;
 
 /// The program with its libraries and tables, and what allocators keep: the demo's peak without the demo, measured on Linux.
-const ENGINE: u64 = 19_500_000;
+const ENGINE: Count = Saturating(19_500_000);
 
 /// The share of the memory's bandwidth at which decoding reads weights, measured with random weights in the shapes of Qwen2.5-0.5B and
 /// Qwen3-0.6B.
@@ -18,18 +20,18 @@ const EFFICIENCY: f64 = 0.70;
 
 /// Values of a token in the width of the states that are there at once: the states, their norm, what a product reads of them, what it
 /// gives, and the sum.
-const STATES: u64 = 5;
+const STATES: Count = Saturating(5);
 
 /// And in that of the feed-forward block: gate, up, their product, and its packed form, in scratch memory that is kept (`linear`).
-const INNER: u64 = 4;
+const INNER: Count = Saturating(4);
 
 /// The weights as they are in memory, and how much of a file is there while they are made.
 #[derive(Clone, Copy)]
 pub(crate) struct WeightBytes {
-    made: u64,
-    loading: u64,
+    made: Count,
+    loading: Count,
     /// Those that decoding reads for a token.
-    read: u64,
+    read: Count,
 }
 
 impl WeightBytes {
@@ -37,13 +39,15 @@ impl WeightBytes {
     pub(crate) fn of_checkpoint(shape: &ModelShape, dtype: DType) -> Self {
         let stored = shape.stored_bytes;
         let made = weight_bytes(dtype, values(shape)).min(stored);
-        Self { made, loading: (READ_TOGETHER as u64).min(stored), read: share_read(made, shape) }
+        Self { made, loading: Saturating(READ_TOGETHER as u64).min(stored), read: share(made, shape.read_per_token(), shape) }
     }
 
     /// Those of a GGUF file, as stored or at `dtype`: a matrix at a time, of which the embedding is the largest.
     pub(crate) fn of_gguf(gguf: &Gguf, shape: &ModelShape, dtype: Option<DType>) -> Self {
         let made = gguf.tensors().map(|(name, kind)| {
-            let n = gguf.tensor(name).map_or(0, |tensor| tensor.shape.iter().map(|&size| size as u64).product());
+            let n = gguf
+                .tensor(name)
+                .map_or(Saturating(0), |tensor| tensor.shape.iter().fold(Saturating(1), |n, &size| n * Saturating(size as u64)));
             // As stored, or floats of all of it where those are asked for; narrow floats stay so in either case.
             let kept = match (kind.dtype(), dtype) {
                 (floats @ (DType::F32 | DType::F16 | DType::Bf16), None | Some(DType::F32)) => floats,
@@ -51,58 +55,66 @@ impl WeightBytes {
             };
             weight_bytes(kept, n)
         });
-        let largest = u128::from(shape.stored_bytes) * u128::from(shape.embedding()) / u128::from(values(shape).max(1));
-        let made = made.sum();
-        Self { made, loading: largest as u64, read: share_read(made, shape) }
+        let made = made.fold(Saturating(0), |sum, bytes| sum + bytes);
+        Self {
+            made,
+            loading: share(shape.stored_bytes, shape.embedding(), shape),
+            read: share(made, shape.read_per_token(), shape),
+        }
     }
 }
 
 /// What a model of `shape` takes.
 pub(crate) fn footprint(shape: &ModelShape, weights: WeightBytes, workload: &Workload) -> Footprint {
     let n_tokens = workload.n_tokens as u64;
-    let chunk = n_tokens.min(PREFILL_CHUNK as u64);
+    let chunk = Saturating(n_tokens.min(PREFILL_CHUNK as u64));
     Footprint {
         kept: vec![Part::own("weights", weights.made), shape.tokenizer(), Part::own("engine", ENGINE)],
         loading: vec![Part::file("checkpoint, a piece at a time", weights.loading)],
         running: vec![
-            Part::own("KV cache", shape.kv_bytes(resident(n_tokens, workload.context_length as u64), 4)),
-            Part::own("activations", 4 * (chunk * between(shape) + of_positions(shape, n_tokens))),
+            Part::own("KV cache", shape.kv_bytes(Saturating(resident(n_tokens, workload.context_length as u64)), Saturating(4))),
+            Part::own("activations", Saturating(4) * (chunk * between(shape) + of_positions(shape, n_tokens))),
             shape.logits(),
         ],
-        decoding: Decoding { bytes_per_token: weights.read, efficiency: EFFICIENCY },
+        decoding: Decoding { bytes_per_token: weights.read.0, efficiency: EFFICIENCY },
     }
 }
 
-/// Of `made` bytes of weights those that decoding reads for a token.
-fn share_read(made: u64, shape: &ModelShape) -> u64 {
-    (u128::from(made) * u128::from(shape.read_per_token()) / u128::from(values(shape).max(1))) as u64
+/// Of `bytes` of all weights those of `n` weights.
+fn share(bytes: Count, n: Count, shape: &ModelShape) -> Count {
+    let share = u128::from(bytes.0) * u128::from(n.0) / u128::from(values(shape).0.max(1));
+    Saturating(u64::try_from(share).unwrap_or(u64::MAX))
 }
 
 /// Weights in matrices.
-fn values(shape: &ModelShape) -> u64 {
-    let head = if shape.tied { 0 } else { shape.embedding() };
+fn values(shape: &ModelShape) -> Count {
+    let head = if shape.tied { Saturating(0) } else { shape.embedding() };
     shape.projections() + shape.embedding() + head
 }
 
 /// Values between layers for one token: queries, keys and values are there as projected and as turned, and then what attention gives.
-fn between(shape: &ModelShape) -> u64 {
-    STATES * shape.hidden_size + INNER * shape.intermediate_size + 3 * shape.query_size() + 4 * shape.kv_size()
+fn between(shape: &ModelShape) -> Count {
+    STATES * shape.hidden_size
+        + INNER * shape.intermediate_size
+        + Saturating(3) * shape.query_size()
+        + Saturating(4) * shape.kv_size()
 }
 
 /// Values that grow with what is held: keys and values of one layer, packed for the prompt's tiles (`attention/prompt`), and the
 /// table of rotary angles, whose capacity doubles.
-fn of_positions(shape: &ModelShape, n_tokens: u64) -> u64 {
-    2 * shape.kv_size() * n_tokens + shape.head_dim * n_tokens.next_power_of_two()
+fn of_positions(shape: &ModelShape, n_tokens: u64) -> Count {
+    let angles = n_tokens.checked_next_power_of_two().unwrap_or(u64::MAX);
+    Saturating(2) * shape.kv_size() * Saturating(n_tokens) + shape.head_dim * Saturating(angles)
 }
 
 /// Tokens for whose keys and values there is memory at the worst. Capacity that nothing was written to takes none; when it doubles, what
 /// is held is there twice.
 fn resident(n_tokens: u64, context_length: u64) -> u64 {
-    let (mut before, mut capacity) = (0, (FIRST_CAPACITY as u64).min(context_length));
+    let (mut before, mut capacity) = (0, (FIRST_CAPACITY as u64).min(context_length).max(1));
     while capacity < n_tokens {
-        (before, capacity) = (capacity, (2 * capacity).min(context_length.max(n_tokens)));
+        (before, capacity) = (capacity, capacity.saturating_mul(2).min(context_length.max(n_tokens)));
     }
-    n_tokens.max(2 * before)
+    n_tokens.max(before.saturating_mul(2))
 }
 
 #[cfg(test)]

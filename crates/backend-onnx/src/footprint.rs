@@ -3,35 +3,39 @@
 
 mod graph;
 
+use std::num::Saturating;
+
 use tandem_core::DType;
-use tandem_core::footprint::{Decoding, Footprint, ModelShape, Part, Workload, weight_bytes};
+use tandem_core::footprint::{Count, Decoding, Footprint, ModelShape, Part, Workload, weight_bytes};
 use tandem_core::sequence::PREFILL_CHUNK;
 
 pub(crate) use self::graph::GraphFootprint;
 use crate::source::BUILT_IN_MEMORY;
 
 /// The library with its tables, the program, and what allocators keep: the demo's peak without the demo, measured on Linux.
-const ENGINE: u64 = 47_000_000;
+const ENGINE: Count = Saturating(47_000_000);
 
 /// Values of a token between layers that are there at once, in hidden and feed-forward widths: a residual, its norm and a sum; gate, up
 /// and their product, in the engine's tensors and in the packed form that products of matrices read.
-const RESIDUALS: u64 = 6;
-const INNER: u64 = 6;
+const RESIDUALS: Count = Saturating(6);
+const INNER: Count = Saturating(6);
 
 /// Of the KV cache, in hundredths: itself, and the holes that outgrown buffers leave in the allocator's memory. Measured: 102 to 113.
-const KV_WITH_HOLES: u64 = 110;
+const KV_WITH_HOLES: Count = Saturating(110);
 
 /// Copies of quantised weights, in hundredths of codes and scales. To 4 bits, sums of blocks are added, as many as there are scales
 /// (`MlasQNBitGemmPackQuantBData`). 8 bits were measured: 98 to 111.
-const PACKED_4_BITS: u64 = 120;
-const PACKED_8_BITS: u64 = 106;
+const PACKED_4_BITS: Count = Saturating(120);
+const PACKED_8_BITS: Count = Saturating(106);
+
+const HUNDRED: Count = Saturating(100);
 
 /// What a model of `shape` with `graph` takes.
 pub(crate) fn footprint(shape: &ModelShape, graph: &GraphFootprint, dtype: DType, workload: &Workload) -> Footprint {
-    let n_tokens = workload.n_tokens as u64;
-    let chunk = n_tokens.min(PREFILL_CHUNK as u64);
+    let n_tokens = Saturating(workload.n_tokens as u64);
+    let chunk = n_tokens.min(Saturating(PREFILL_CHUNK as u64));
     // What lies within the graph's file is copied out of it.
-    let mapped = (graph.shared + graph.others).saturating_sub(graph.inline);
+    let mapped = graph.shared + graph.others - graph.inline;
     Footprint {
         kept: vec![
             Part::own("weights, packed for products", packed(graph, dtype)),
@@ -43,11 +47,11 @@ pub(crate) fn footprint(shape: &ModelShape, graph: &GraphFootprint, dtype: DType
         // Each weight is unmapped when its copy is made.
         loading: Vec::new(),
         running: vec![
-            Part::own("KV cache", shape.kv_bytes(n_tokens, graph.kv_value) * KV_WITH_HOLES / 100),
-            Part::own("activations", 4 * chunk * between(shape)),
+            Part::own("KV cache", shape.kv_bytes(n_tokens, graph.kv_value) * KV_WITH_HOLES / HUNDRED),
+            Part::own("activations", Saturating(4) * chunk * between(shape)),
             shape.logits(),
         ],
-        decoding: Decoding { bytes_per_token: graph.float_products + graph.block_products, efficiency: efficiency(dtype) },
+        decoding: Decoding { bytes_per_token: (graph.float_products + graph.block_products).0, efficiency: efficiency(dtype) },
     }
 }
 
@@ -62,14 +66,14 @@ fn efficiency(dtype: DType) -> f64 {
 }
 
 /// Values between layers for one token.
-fn between(shape: &ModelShape) -> u64 {
-    RESIDUALS * shape.hidden_size + shape.query_size() + 2 * shape.kv_size() + INNER * shape.intermediate_size
+fn between(shape: &ModelShape) -> Count {
+    RESIDUALS * shape.hidden_size + shape.query_size() + Saturating(2) * shape.kv_size() + INNER * shape.intermediate_size
 }
 
 /// Copies of what products multiply by: floats are as large in panels of 16 columns.
-fn packed(graph: &GraphFootprint, dtype: DType) -> u64 {
+fn packed(graph: &GraphFootprint, dtype: DType) -> Count {
     let blocks = if dtype == DType::Int8 { PACKED_8_BITS } else { PACKED_4_BITS };
-    graph.float_products + graph.block_products * blocks / 100
+    graph.float_products + graph.block_products * blocks / HUNDRED
 }
 
 impl GraphFootprint {
@@ -79,14 +83,16 @@ impl GraphFootprint {
         let head = weight_bytes(dtype, shape.embedding());
         let products = weight_bytes(dtype, shape.projections()) + head;
         let is_float = matches!(dtype, DType::F32 | DType::F16 | DType::Bf16);
-        let table_value = if dtype == DType::F16 { 2 } else { 4 };
-        let others = table_value * shape.max_context * shape.head_dim + if shape.tied { 0 } else { 2 * shape.embedding() };
+        let table_value = Saturating(if dtype == DType::F16 { 2 } else { 4 });
+        let zero = Saturating(0);
+        let others =
+            table_value * shape.max_context * shape.head_dim + if shape.tied { zero } else { Saturating(2) * shape.embedding() };
         Self {
-            float_products: if is_float { products } else { 0 },
-            block_products: if is_float { 0 } else { products },
+            float_products: if is_float { products } else { zero },
+            block_products: if is_float { zero } else { products },
             others,
-            shared: if shape.tied { head } else { 0 },
-            inline: if shape.stored_bytes < BUILT_IN_MEMORY { products + others } else { 0 },
+            shared: if shape.tied { head } else { zero },
+            inline: if shape.stored_bytes.0 < BUILT_IN_MEMORY { products + others } else { zero },
             kv_value: table_value,
         }
     }

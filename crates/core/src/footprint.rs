@@ -1,5 +1,6 @@
 //! How much memory a model takes, in parts that a person can read. Each backend states its own; above, plans are made of them.
 
+use std::num::Saturating;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -8,6 +9,9 @@ use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::files::ModelFiles;
 use crate::primitives::DType;
+
+/// A number of values or bytes. Sizes that a file states may be any numbers: what exceeds all of them is the largest.
+pub type Count = Saturating<u64>;
 
 /// How full a session gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,60 +60,59 @@ pub struct Part {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModelShape {
     /// Rows of the embedding.
-    pub vocab_size: u64,
+    pub vocab_size: Count,
     /// Width of the hidden states.
-    pub hidden_size: u64,
+    pub hidden_size: Count,
     /// Width inside the feed-forward block.
-    pub intermediate_size: u64,
+    pub intermediate_size: Count,
     /// Layers.
-    pub n_layers: u64,
+    pub n_layers: Count,
     /// Query heads.
-    pub n_heads: u64,
+    pub n_heads: Count,
     /// Key and value heads.
-    pub n_kv_heads: u64,
+    pub n_kv_heads: Count,
     /// Width of a head.
-    pub head_dim: u64,
+    pub head_dim: Count,
     /// The head is the embedding.
     pub tied: bool,
     /// The most tokens that it was made for.
-    pub max_context: u64,
+    pub max_context: Count,
     /// Bytes of the weights as they are stored.
-    pub stored_bytes: u64,
+    pub stored_bytes: Count,
     /// Bytes of `tokenizer.json`.
-    pub tokenizer_bytes: u64,
+    pub tokenizer_bytes: Count,
 }
 
 /// What an opened model takes, by the work it does; it outlives the model's loading.
 pub type EstimateFootprint = Arc<dyn Fn(&Workload) -> Footprint + Send + Sync>;
 
 /// The feed-forward width of most decoders in hidden widths, where only a graph knows it.
-const USUAL_INNER_RATIO: u64 = 4;
+const USUAL_INNER_RATIO: Count = Saturating(4);
 
 /// Bytes of a published `tokenizer.json` for each entry of the vocabulary: Qwen2.5's has 7.0 MB for 151,936, Llama 3.2's 17.2 MB for
 /// 128,256 and Qwen3's 11.4 MB.
-const TOKENIZER_BYTES_OF_TOKEN: u64 = 80;
+const TOKENIZER_BYTES_OF_TOKEN: Count = Saturating(80);
 
 /// Bytes that a tokenizer's tables take for each byte of `tokenizer.json`, measured with one of 151,646 tokens.
-const TOKENIZER_TABLES: u64 = 8;
+const TOKENIZER_TABLES: Count = Saturating(8);
 
 /// Copies of a row of logits: the product, the values taken out of it, and the sampler's candidates.
-const LOGITS_COPIES: u64 = 4;
+const LOGITS_COPIES: Count = Saturating(4);
 
 impl Footprint {
     /// The most that is in memory at once: what is kept, and the worse of loading and running.
     pub fn sum(&self) -> u64 {
-        self.parts().map(|part| part.bytes).sum()
+        total(self.parts())
     }
 
     /// That part of it that the kernel cannot take back.
     pub fn unreclaimable(&self) -> u64 {
-        let own = |parts: &[Part]| parts.iter().filter(|part| !part.is_file).map(|part| part.bytes).sum::<u64>();
-        own(&self.kept) + own(&self.loading).max(own(&self.running))
+        let own = |parts: &[Part]| total(parts.iter().filter(|part| !part.is_file));
+        own(&self.kept).saturating_add(own(&self.loading).max(own(&self.running)))
     }
 
     /// The parts that are there when most is in memory.
     pub fn parts(&self) -> impl Iterator<Item = &Part> {
-        let total = |parts: &[Part]| parts.iter().map(|part| part.bytes).sum::<u64>();
         let phase = if total(&self.loading) > total(&self.running) { &self.loading } else { &self.running };
         self.kept.iter().chain(phase)
     }
@@ -125,13 +128,13 @@ impl Decoding {
 
 impl Part {
     /// Memory of the process's own.
-    pub fn own(name: &'static str, bytes: u64) -> Self {
-        Self { name, bytes, is_file: false }
+    pub fn own(name: &'static str, bytes: Count) -> Self {
+        Self { name, bytes: bytes.0, is_file: false }
     }
 
     /// A mapped file.
-    pub fn file(name: &'static str, bytes: u64) -> Self {
-        Self { name, bytes, is_file: true }
+    pub fn file(name: &'static str, bytes: Count) -> Self {
+        Self { name, bytes: bytes.0, is_file: true }
     }
 }
 
@@ -143,62 +146,63 @@ impl ModelShape {
     pub fn of(files: &ModelFiles, config: &ModelConfig, stored_bytes: u64) -> Result<Self> {
         let tokenizer_bytes = match (files.gguf(), &files.tokenizer) {
             // It is a part of the file.
-            (Some(_), _) => Self::usual_tokenizer_bytes(config.vocab_size as u64),
-            (None, Some(tokenizer)) => tokenizer.len()?,
-            (None, None) => 0,
+            (Some(_), _) => Self::usual_tokenizer_bytes(count(config.vocab_size)),
+            (None, Some(tokenizer)) => Saturating(tokenizer.len()?),
+            (None, None) => Saturating(0),
         };
         Ok(Self {
-            vocab_size: config.vocab_size as u64,
-            hidden_size: config.hidden_size as u64,
+            vocab_size: count(config.vocab_size),
+            hidden_size: count(config.hidden_size),
             intermediate_size: match config.intermediate_size {
-                0 => USUAL_INNER_RATIO * config.hidden_size as u64,
-                known => known as u64,
+                0 => USUAL_INNER_RATIO * count(config.hidden_size),
+                known => count(known),
             },
-            n_layers: config.n_layers as u64,
-            n_heads: config.n_heads as u64,
-            n_kv_heads: config.n_kv_heads as u64,
-            head_dim: config.head_dim() as u64,
+            n_layers: count(config.n_layers),
+            n_heads: count(config.n_heads),
+            n_kv_heads: count(config.n_kv_heads),
+            head_dim: count(config.head_dim()),
             tied: config.tie_word_embeddings,
-            max_context: config.max_context as u64,
-            stored_bytes,
+            max_context: count(config.max_context),
+            stored_bytes: Saturating(stored_bytes),
             tokenizer_bytes,
         })
     }
 
     /// What a published `tokenizer.json` of `vocab_size` entries has, more or less.
-    pub fn usual_tokenizer_bytes(vocab_size: u64) -> u64 {
+    pub fn usual_tokenizer_bytes(vocab_size: Count) -> Count {
         TOKENIZER_BYTES_OF_TOKEN * vocab_size
     }
 
     /// Values of the queries of one token.
-    pub fn query_size(&self) -> u64 {
+    pub fn query_size(&self) -> Count {
         self.n_heads * self.head_dim
     }
 
     /// Values of the keys, or the values, of one token in one layer.
-    pub fn kv_size(&self) -> u64 {
+    pub fn kv_size(&self) -> Count {
         self.n_kv_heads * self.head_dim
     }
 
     /// Weights of the layers' projections.
-    pub fn projections(&self) -> u64 {
-        let attention = self.hidden_size * (self.query_size() + 2 * self.kv_size()) + self.query_size() * self.hidden_size;
-        self.n_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+    pub fn projections(&self) -> Count {
+        let attention =
+            self.hidden_size * (self.query_size() + Saturating(2) * self.kv_size()) + self.query_size() * self.hidden_size;
+        self.n_layers * (attention + Saturating(3) * self.hidden_size * self.intermediate_size)
     }
 
     /// Weights of the embedding; the head has as many.
-    pub fn embedding(&self) -> u64 {
+    pub fn embedding(&self) -> Count {
         self.vocab_size * self.hidden_size
     }
 
     /// Weights that decoding reads for a token: of an embedding that is not the head, it reads one row.
-    pub fn read_per_token(&self) -> u64 {
+    pub fn read_per_token(&self) -> Count {
         self.projections() + self.embedding()
     }
 
     /// Keys and values of `n_tokens` when one takes `value` bytes.
-    pub fn kv_bytes(&self, n_tokens: u64, value: u64) -> u64 {
-        2 * self.n_layers * self.kv_size() * value * n_tokens
+    pub fn kv_bytes(&self, n_tokens: Count, value: Count) -> Count {
+        Saturating(2) * self.n_layers * self.kv_size() * value * n_tokens
     }
 
     /// What a tokenizer takes in memory, whatever the engine.
@@ -208,17 +212,26 @@ impl ModelShape {
 
     /// What the logits of one token take, from the engine's product to the sampler.
     pub fn logits(&self) -> Part {
-        Part::own("logits", LOGITS_COPIES * 4 * self.vocab_size)
+        Part::own("logits", LOGITS_COPIES * Saturating(4) * self.vocab_size)
     }
 }
 
 /// Bytes of `n` weights as `dtype`, in blocks of 32 with a scale of 32 bits where it is quantised: what both engines make of a
 /// checkpoint.
-pub fn weight_bytes(dtype: DType, n: u64) -> u64 {
+pub fn weight_bytes(dtype: DType, n: Count) -> Count {
     match dtype {
-        DType::F32 => 4 * n,
-        DType::F16 | DType::Bf16 => 2 * n,
-        DType::Int8 => n + n / 8,
-        DType::Int4 => n / 2 + n / 8,
+        DType::F32 => Saturating(4) * n,
+        DType::F16 | DType::Bf16 => Saturating(2) * n,
+        DType::Int8 => n + n / Saturating(8),
+        DType::Int4 => n / Saturating(2) + n / Saturating(8),
     }
+}
+
+/// A size that a configuration states.
+fn count(n: usize) -> Count {
+    Saturating(n as u64)
+}
+
+fn total<'p>(parts: impl IntoIterator<Item = &'p Part>) -> u64 {
+    parts.into_iter().fold(0, |sum, part| sum.saturating_add(part.bytes))
 }

@@ -25,7 +25,7 @@ pub fn wait(
     loop {
         match attempt() {
             Ok(()) => return Ok(true),
-            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => return Ok(false),
+            Err(TryLockError::Error(error)) if is_unsupported(&error) => return Ok(false),
             Err(TryLockError::Error(error)) => return Err(failed(error)),
             Err(TryLockError::WouldBlock) => {}
         }
@@ -35,6 +35,15 @@ pub fn wait(
         waiting();
         thread::sleep(PATIENCE);
     }
+}
+
+/// Whether the file system knows no locks: NFS without its lock service, for one, answers `ENOLCK`.
+fn is_unsupported(error: &io::Error) -> bool {
+    #[cfg(target_os = "linux")]
+    if error.raw_os_error() == Some(libc::ENOLCK) {
+        return true;
+    }
+    error.kind() == io::ErrorKind::Unsupported
 }
 
 #[cfg(test)]
@@ -70,6 +79,18 @@ mod tests {
     fn file_systems_without_locks_are_told_from_failures() {
         let unsupported = |_| Err(TryLockError::Error(io::ErrorKind::Unsupported.into()));
         assert!(!check(unsupported, false).0.unwrap());
+        #[cfg(target_os = "linux")]
+        for errno in [libc::ENOLCK, libc::EOPNOTSUPP, libc::ENOSYS] {
+            let attempt = TryLockError::Error(io::Error::from_raw_os_error(errno));
+            let attempt = std::cell::Cell::new(Some(attempt));
+            let locked = wait(
+                || Err(attempt.take().unwrap()),
+                &CancelToken::new(),
+                &mut || (),
+                |error| Error::bad_file("x", "cannot be locked", error),
+            );
+            assert!(!locked.unwrap(), "{errno}");
+        }
         let (failed, _) = check(|_| Err(TryLockError::Error(io::ErrorKind::PermissionDenied.into())), false);
         assert!(failed.unwrap_err().to_string().contains("cannot be locked"));
     }

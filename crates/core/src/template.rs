@@ -1,12 +1,13 @@
 //! Chat messages to a prompt, with the semantics of Hugging Face's `apply_chat_template`.
 //!
-//! A template is a program from an untrusted file: it reads no file, its steps, its output and its recursion are bounded.
+//! A template is a program from an untrusted file: it reads no file, and its steps, its recursion, and what it makes and looks at are
+//! bounded.
 //! Special tokens that users, tools or documents write stay text, see [`Prompt`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use minijinja::value::Serde;
-use minijinja::{Environment, ErrorKind, Value};
+use minijinja::ErrorKind;
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
@@ -14,9 +15,13 @@ use crate::error::{Error, Result};
 use crate::remedy::{Remedies, Remedy};
 use crate::tokenizer::Tokenizer;
 
+mod budget;
 mod config;
+mod cost;
 mod environment;
 mod json;
+mod metered;
+mod operation;
 mod prompt;
 mod python;
 mod syntax;
@@ -25,14 +30,11 @@ pub use config::TokenizerConfig;
 pub use prompt::{Prompt, PromptPiece};
 
 /// The largest source of a template; the largest published ones have some 20 KiB.
-const MAX_SOURCE_BYTES: usize = 1 << 20;
+const MAX_SOURCE_BYTES: usize = 128 << 10;
 
-/// The stack of the thread that renders. A template can nest a list in a list once in some five steps, and a list is printed and
+/// The stack of the thread that compiles and renders. A template can nest a list in a list once in some five steps, and a list is printed and
 /// freed by recursion: the steps that a template has must not overflow it. Only what is used costs memory.
 pub const STACK_BYTES: usize = 256 << 20;
-
-/// The name of the one template in its environment.
-const NAME: &str = "chat";
 
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -105,10 +107,10 @@ pub struct RenderOptions {
     pub now: Option<i64>,
 }
 
-/// A compiled chat template.
+/// A chat template that was found valid. It is compiled for each rendering, which takes less than a millisecond.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    source: Arc<str>,
     tokens: TemplateTokens,
     file: String,
 }
@@ -123,8 +125,9 @@ impl ChatTemplate {
             let problem = format!("{} bytes are more than the {MAX_SOURCE_BYTES} that it may have", source.len());
             return Err(Error::Template { file: file.into(), problem, hint: None, source: None });
         }
-        let environment = environment::compile(NAME, source).map_err(|e| failed(file, "is not a valid template", e))?;
-        Ok(Self { environment, tokens, file: file.to_owned() })
+        let template = Self { source: syntax::translated(source).into(), tokens, file: file.to_owned() };
+        let compiled = template.on_large_stack(|| environment::compile(&template.source).map(drop))?;
+        compiled.map_err(|e| failed(file, "is not a valid template", e)).map(|()| template)
     }
 
     /// The template of a model: `chat_template.jinja` (its content and its name) before that of `tokenizer_config.json`.
@@ -157,7 +160,7 @@ impl ChatTemplate {
     /// The prompt for `messages`.
     ///
     /// # Errors
-    /// [`Error::Template`]: the template refuses the messages (its own words are the problem), fails, does not end, or writes
+    /// [`Error::Template`]: the template refuses the messages (its own words are the problem), fails, does not end, or makes
     /// too much.
     pub fn render(&self, messages: &[ChatMessage], options: &RenderOptions) -> Result<Prompt> {
         let messages: Vec<serde_json::Value> = messages.iter().map(message_value).collect();
@@ -204,19 +207,18 @@ impl ChatTemplate {
     }
 
     fn run(&self, variables: &Map<String, serde_json::Value>, now: Option<i64>, marker: char) -> Result<String> {
-        let environment = environment::with_render_functions(&self.environment, now, marker);
-        let render = || {
-            let template = environment.get_template(NAME)?;
-            let mut output = environment::CappedOutput::default();
-            template.render_captured_to(Value::from(Serde(variables)), &mut output).map(|_| ())?;
-            Ok(output.into_text())
-        };
-        let rendered = std::thread::scope(|scope| {
+        let render = || environment::run(&environment::compile(&self.source)?, variables, now, marker);
+        self.on_large_stack(render)?.map_err(|e| self.render_error(e))
+    }
+
+    /// Works on a thread of its own, since a template can nest what is compiled and freed by recursion.
+    fn on_large_stack<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let done = std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("chat template".into()).stack_size(STACK_BYTES);
-            thread.spawn_scoped(scope, render).map(std::thread::ScopedJoinHandle::join)
+            thread.spawn_scoped(scope, work).map(std::thread::ScopedJoinHandle::join)
         });
-        match rendered {
-            Ok(Ok(result)) => result.map_err(|e| self.render_error(e)),
+        match done {
+            Ok(Ok(done)) => Ok(done),
             Ok(Err(_)) => Err(self.plain_error("its engine gave up", None)),
             Err(e) => Err(Error::Template {
                 file: self.file.clone(),
@@ -234,11 +236,11 @@ impl ChatTemplate {
                 Some(["change the messages, which the template refuses".into(), Remedy::SkipTemplate].into()),
             );
         }
+        if let Some(exceeded) = environment::exceeded(&error) {
+            return self.plain_error(&exceeded.to_string(), None);
+        }
         match error.kind() {
             ErrorKind::OutOfFuel => self.plain_error(&format!("it did not end within {} steps", environment::FUEL), None),
-            ErrorKind::WriteFailure => {
-                self.plain_error(&format!("it writes more than {} bytes", environment::MAX_OUTPUT_BYTES), None)
-            }
             _ => failed(&self.file, "cannot be rendered", error),
         }
     }

@@ -154,7 +154,8 @@ impl Tokenizer {
         if n_tokens <= embedding_rows {
             return Ok(());
         }
-        let first = (embedding_rows..n_tokens).find_map(|id| Some((id, self.token(TokenId::try_from(id).ok()?)?)));
+        let beyond = self.shared.inner.get_vocab(true).into_iter().filter(|(_, id)| *id as usize >= embedding_rows);
+        let first = beyond.map(|(token, id)| (id, token)).min();
         let token = first.map_or_else(String::new, |(id, token)| format!(": the first without one is {id}, `{token}`"));
         Err(Error::BadFile {
             file: self.shared.file.clone(),

@@ -13,6 +13,7 @@ use tandem_core::{Error, Result};
 use crate::cache::Tree;
 use crate::content::ContentHash;
 use crate::download::Target;
+use crate::listing::{ListedFile, Listing};
 use crate::names::is_file_name;
 use crate::repository::{Commit, Repository, Revision};
 
@@ -45,7 +46,7 @@ struct Contents {
     revision: Revision,
     commit: Commit,
     targets: Vec<Target>,
-    tree: Option<Tree>,
+    tree: Option<Listing>,
 }
 
 impl Manifest {
@@ -62,12 +63,42 @@ impl Manifest {
                 named.ok_or_else(|| bad("files", format!("`{}` has no possible name or hash", row.name.escape_debug())))?;
             Ok(Target { name: row.name, bytes: row.bytes, hash })
         };
+        let commit = self.commit.parse().map_err(of_name("commit"))?;
+        let targets: Vec<Target> = self.files.into_iter().map(target).collect::<Result<_>>()?;
+        let tree = self.tree.and_then(|tree| tree.listing(&commit));
+        if let Some(target) = tree.as_ref().and_then(|tree| targets.iter().find(|target| !target.is_in(tree))) {
+            return Err(bad("tree", format!("has not the `{}` of `files`", target.name.escape_debug())));
+        }
         Ok(Contents {
             repository: self.repository.parse().map_err(of_name("repository"))?,
             revision: self.revision.parse().map_err(of_name("revision"))?,
-            commit: self.commit.parse().map_err(of_name("commit"))?,
-            targets: self.files.into_iter().map(target).collect::<Result<_>>()?,
-            tree: self.tree,
+            commit,
+            targets,
+            tree,
         })
+    }
+}
+
+impl Contents {
+    /// What is in the bundle.
+    fn listing(&self) -> Listing {
+        let file = |target: &Target| ListedFile {
+            name: target.name.clone(),
+            bytes: Some(target.bytes),
+            hash: Some(target.hash.clone()),
+            blob_id: None,
+        };
+        Listing { commit: self.commit.clone(), files: self.targets.iter().map(file).collect() }
+    }
+}
+
+impl Target {
+    /// Whether `tree` has it, of the same size, and with the same hash where both are of one kind.
+    fn is_in(&self, tree: &Listing) -> bool {
+        let is_same = |file: &ListedFile| {
+            let differs = file.hash.as_ref().is_some_and(|hash| hash.contradicts(&self.hash));
+            file.bytes.is_none_or(|bytes| bytes == self.bytes) && !differs
+        };
+        tree.get(&self.name).is_some_and(is_same)
     }
 }

@@ -9,8 +9,8 @@ mod link;
 mod remove;
 mod tree;
 
-use std::fs;
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use hf_hub::{Cache as Layout, CacheRepo, Repo};
@@ -26,7 +26,7 @@ use crate::failure::cannot;
 use crate::repository::{Commit, Repository, Revision};
 
 /// The longest text of a reference that is read.
-const MAX_REFERENCE: u64 = 128;
+pub(crate) const MAX_REFERENCE: u64 = 128;
 
 /// The cache of one user or machine.
 #[derive(Clone, Debug)]
@@ -106,8 +106,7 @@ impl CachedRepository {
             return Some(commit);
         }
         let file = self.directory().join("refs").join(revision.as_str());
-        let is_short = fs::metadata(&file).is_ok_and(|metadata| metadata.len() <= MAX_REFERENCE);
-        is_short.then(|| fs::read_to_string(file).ok()?.trim().parse().ok()).flatten()
+        read_short(&file, MAX_REFERENCE).ok()?.trim().parse().ok()
     }
 
     /// Remembers what `revision` is now. It is whole or not there at all.
@@ -123,6 +122,23 @@ impl CachedRepository {
     pub(crate) fn link(&self, commit: &Commit, name: &str, hash: &ContentHash) -> Result<()> {
         let pointer = self.snapshot(commit).join(name);
         link::link(&self.blob(hash), &pointer, &self.directory()).map_err(|error| cannot("be written", &pointer, error))
+    }
+}
+
+/// The text of a small file.
+///
+/// # Errors
+/// When it cannot be read, is not a regular file, or has more than `limit` bytes.
+pub(crate) fn read_short(path: &Path, limit: u64) -> io::Result<String> {
+    // To open a pipe would wait for its writer.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    let mut text = String::new();
+    File::open(path)?.take(limit.saturating_add(1)).read_to_string(&mut text)?;
+    match text.len() as u64 > limit {
+        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes"))),
+        false => Ok(text),
     }
 }
 

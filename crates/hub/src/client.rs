@@ -15,7 +15,7 @@ use ureq::http::{Response, StatusCode, header};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body, Timeout};
 
-pub(crate) use self::address::Address;
+pub(crate) use self::address::{Address, shown};
 pub(crate) use self::answer::{Answer, ContentRange, Repeat};
 pub(crate) use self::fetch::{Fetch, Piece};
 pub(crate) use self::listing::web_page;
@@ -61,8 +61,9 @@ impl Client {
                 source: None,
             });
         }
-        let endpoint = Address::parse(&settings.endpoint)
-            .ok_or_else(|| Error::invalid_option("HF_ENDPOINT", &settings.endpoint, "is not an address that can be asked"))?;
+        let endpoint = Address::parse(&settings.endpoint).ok_or_else(|| {
+            Error::invalid_option("HF_ENDPOINT", shown(&settings.endpoint), "is not an address that can be asked")
+        })?;
         let tls = TlsConfig::builder()
             .root_certs(RootCerts::PlatformVerifier)
             .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -162,6 +163,10 @@ impl Client {
             ureq::Error::Timeout(_) => format!("`{host}` was silent for {} s", self.settings.silence.as_secs_f32()),
             ureq::Error::InvalidProxyUrl => {
                 return Failure::lasting("the proxy's address is not valid", "check `HTTPS_PROXY`, `HTTP_PROXY` and `ALL_PROXY`");
+            }
+            // Its own words have the address, with all that is in it.
+            ureq::Error::BadUri(_) => {
+                return Failure::lasting(format!("`{address}` is not an address that can be asked"), "check `HF_ENDPOINT`");
             }
             error if is_distrust(error) => {
                 return Failure::lasting(

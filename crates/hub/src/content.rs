@@ -54,6 +54,11 @@ impl ContentHash {
         }
     }
 
+    /// Whether no content can have both: they are of one kind, and differ.
+    pub(crate) fn contradicts(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other) && self != other
+    }
+
     /// What computes the hashes of a content of `n_bytes` that is compared with this.
     pub fn hasher(&self, n_bytes: u64) -> Hasher {
         let git = matches!(self, Self::GitSha1(_)).then(|| Sha1::new_with_prefix(format!("blob {n_bytes}\0")));

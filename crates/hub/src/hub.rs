@@ -4,15 +4,16 @@ mod pull;
 mod tally;
 mod verify;
 
-use std::fs;
-use std::path::PathBuf;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 
+use tandem_core::files::{MAX_JSON_BYTES, ModelFile};
 use tandem_core::{CancelToken, Error, Progress, Remedy, Result};
 
 pub use self::pull::{Pulled, PulledFile};
+pub(crate) use self::tally::total;
 pub use self::verify::{Damage, Fault};
 use crate::cache::{Cache, files_below};
-use crate::failure::cannot;
 use crate::lockfile::LockedModel;
 use crate::repository::{Commit, HubReference};
 use crate::selector::FileSelector;
@@ -122,10 +123,7 @@ impl Hub {
             None => present.iter().map(|file| file.name.as_str()).collect(),
         };
         // A file that names others is itself a part of the model: without it the model is not whole.
-        let read = |name: &str| {
-            let path = directory.join(name);
-            fs::read(&path).map_err(|error| cannot("be read", &path, error))
-        };
+        let read = |name: &str| read_part(&directory.join(name));
         let files = match select.select(reference, &names, &read) {
             Err(Error::BadFile { .. }) => return Ok(None),
             selected => selected?,
@@ -153,4 +151,9 @@ impl Hub {
             hint: ["unset `HF_HUB_OFFLINE`".into(), Remedy::ReadBundle].into(),
         }
     }
+}
+
+/// The content of a file that names others.
+fn read_part(path: &Path) -> Result<Vec<u8>> {
+    ModelFile::Path(path.into()).read(MAX_JSON_BYTES).map(Cow::into_owned)
 }

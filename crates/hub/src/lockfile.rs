@@ -1,12 +1,12 @@
 //! `tandem.lock`: the commit of each model and the SHA-256 of each file, so that another machine or another day has the same bytes.
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use tandem_core::{CancelToken, Error, Progress, ProgressEvent, Remedy, Result};
 
+use crate::cache::read_short;
 use crate::content::ContentHash;
 use crate::failure::cannot;
 use crate::hub::{Pulled, PulledFile};
@@ -71,21 +71,32 @@ impl LockFile {
     /// # Errors
     /// [`Error::BadFile`] and [`Error::BadField`] name what is wrong with it.
     pub fn read(path: &Path) -> Result<Option<Self>> {
-        let name = path.display().to_string();
-        match fs::metadata(path) {
+        let text = match read_short(path, MAX_BYTES) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Ok(metadata) if metadata.len() > MAX_BYTES => {
-                return Err(Error::bad_file(name, "is too large for a lock file", io::Error::from(io::ErrorKind::FileTooLarge)));
-            }
-            _ => {}
-        }
-        let text = fs::read_to_string(path).map_err(|error| cannot("be read", path, error))?;
-        Self::parse(&text, &name).map(Some)
+            read => read.map_err(|error| cannot("be read", path, error))?,
+        };
+        Self::parse(&text, &path.display().to_string()).map(Some)
     }
 
     /// The model `repository`.
     pub fn get(&self, repository: &Repository) -> Option<&LockedModel> {
         self.models.iter().find(|model| model.repository == *repository)
+    }
+
+    /// The model `repository`, when it is locked with exactly the commit and the files of `listing`, as far as those can be compared.
+    pub(crate) fn expect(&self, repository: &Repository, listing: &Listing) -> Result<&LockedModel> {
+        let locked = self.get(repository).filter(|locked| locked.commit == listing.commit);
+        let locked = locked.ok_or_else(|| Error::BadField {
+            file: repository.to_string(),
+            field: "commit".into(),
+            problem: format!("`{}` is not what the lock file has", listing.commit),
+            hint: Some(["bring what was locked".into(), Remedy::LockModels].into()),
+        })?;
+        let names = locked.names(listing)?;
+        match listing.files.iter().find(|file| !names.contains(&file.name)) {
+            Some(file) => Err(locked.differs(&file.name, "is not in the lock file")),
+            None => Ok(locked),
+        }
     }
 
     /// Puts `model` in, in the place of what was there of its repository.
@@ -186,10 +197,10 @@ impl LockedModel {
         Ok(self.files.iter().map(|file| file.name.clone()).collect())
     }
 
-    /// Whether what was pulled is what is locked, each byte of it.
-    pub(crate) fn check(&self, pulled: &Pulled, progress: &Progress, cancel: &CancelToken) -> Result<()> {
+    /// Whether `files` are what is locked, each byte of them.
+    pub(crate) fn check(&self, files: &[PulledFile], progress: &Progress, cancel: &CancelToken) -> Result<()> {
         for locked in &self.files {
-            let file = pulled.files.iter().find(|file| file.name == locked.name);
+            let file = files.iter().find(|file| file.name == locked.name);
             let file = file.ok_or_else(|| self.differs(&locked.name, "is not there"))?;
             let found = sha256(file, progress, cancel)?;
             if found != locked.sha256 {

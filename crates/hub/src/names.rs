@@ -1,7 +1,7 @@
 //! Which names a file in a repository may have here.
 
 /// The most bytes of a whole name; systems allow 4096 for a path with all that stands before it.
-const MAX_NAME: usize = 1024;
+pub(crate) const MAX_NAME: usize = 1024;
 
 /// The most bytes of one part.
 const MAX_PART: usize = 255;

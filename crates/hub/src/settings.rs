@@ -11,12 +11,18 @@ use std::time::Duration;
 
 use tandem_core::{Error, Result};
 
+use crate::cache::read_short;
+use crate::client::shown;
+
+/// The largest file of a token that is read.
+const MAX_TOKEN_FILE: u64 = 64 << 10;
+
 const ENDPOINT: &str = "https://huggingface.co";
 
 /// How to reach the hub, and where to keep what it gives.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct HubSettings {
-    /// The hub's address, without a slash at its end.
+    /// The hub's address, without a slash at its end. It may hold a password: [`shown_endpoint`](Self::shown_endpoint) does not.
     pub endpoint: String,
     /// The cache, shared with Python's `huggingface_hub`.
     pub cache: PathBuf,
@@ -26,6 +32,11 @@ pub struct HubSettings {
     pub offline: bool,
     /// How long the server may be silent.
     pub silence: Duration,
+    /// The fewest bytes in a second that the server must send, on the average of [`pace_window`](Self::pace_window): with fewer the connection
+    /// counts as broken.
+    pub least_pace: u64,
+    /// How long the server may be slower than that.
+    pub pace_window: Duration,
     /// How long to wait before the first repetition; each further one waits twice as long.
     pub first_wait: Duration,
     /// The longest wait that a server may ask for.
@@ -58,11 +69,18 @@ impl HubSettings {
             token: None,
             offline: false,
             silence: Duration::from_secs(30),
+            least_pace: 1 << 10,
+            pace_window: Duration::from_secs(60),
             first_wait: Duration::from_millis(500),
             longest_wait: Duration::from_secs(300),
             attempts: 6,
             n_parallel: NonZeroUsize::MIN.saturating_add(3),
         }
+    }
+
+    /// The hub's address for messages: without a password, and without a query.
+    pub fn shown_endpoint(&self) -> String {
+        shown(&self.endpoint)
     }
 
     fn from_variables(variable: &dyn Fn(&str) -> Option<OsString>, home: Option<PathBuf>) -> Result<Self> {
@@ -81,7 +99,7 @@ impl HubSettings {
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.into());
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         if !["https://", "http://"].iter().any(|scheme| endpoint.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty())) {
-            return Err(Error::invalid_option("HF_ENDPOINT", endpoint, "is not an address that begins with `https://`"));
+            return Err(Error::invalid_option("HF_ENDPOINT", shown(&endpoint), "is not an address that begins with `https://`"));
         }
         let token_file = path("HF_TOKEN_PATH").or_else(|| Some(hub_home?.join("token")));
         let mut settings = Self::new(endpoint, cache);
@@ -97,6 +115,26 @@ impl HubSettings {
             settings.silence = Duration::from_secs(parsed.ok_or_else(bad)?);
         }
         Ok(settings)
+    }
+}
+
+impl fmt::Debug for HubSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { endpoint, cache, token, offline, silence, least_pace, pace_window, .. } = self;
+        let Self { first_wait, longest_wait, attempts, n_parallel, .. } = self;
+        f.debug_struct("HubSettings")
+            .field("endpoint", &shown(endpoint))
+            .field("cache", cache)
+            .field("token", token)
+            .field("offline", offline)
+            .field("silence", silence)
+            .field("least_pace", least_pace)
+            .field("pace_window", pace_window)
+            .field("first_wait", first_wait)
+            .field("longest_wait", longest_wait)
+            .field("attempts", attempts)
+            .field("n_parallel", n_parallel)
+            .finish()
     }
 }
 
@@ -138,7 +176,7 @@ fn with_home(path: PathBuf, home: Option<&Path>) -> PathBuf {
 
 /// The token that `hf auth login` wrote; none when there is no such file.
 fn read_token(file: &Path) -> Result<Option<Token>> {
-    let Ok(text) = std::fs::read_to_string(file) else { return Ok(None) };
+    let Ok(text) = read_short(file, MAX_TOKEN_FILE) else { return Ok(None) };
     let text = text.trim();
     if text.is_empty() { Ok(None) } else { Token::new(text, &file.display().to_string()).map(Some) }
 }

@@ -99,12 +99,14 @@ impl MemoryPlan {
     /// That part of the peak that the kernel cannot take back: what a control group kills for. Runs that took less than planned may have
     /// left out files alone, and do not count.
     pub fn unreclaimable(&self) -> u64 {
-        self.footprint.unreclaimable() + self.correction.map_or(0, |correction| u64::try_from(correction).unwrap_or(0))
+        let more = self.correction.map_or(0, |correction| u64::try_from(correction).unwrap_or(0));
+        self.footprint.unreclaimable().saturating_add(more)
     }
 
     /// What it maps: what `ulimit -v` counts. With less the engine may run, and the prompt's template find no stack any more.
     pub fn address_space(&self) -> u64 {
-        self.peak() + OF_THREAD * (self.engine.threads as u64 + OTHER_THREADS) + STACK_BYTES as u64
+        let threads = OF_THREAD.saturating_mul(self.engine.threads as u64 + OTHER_THREADS);
+        self.peak().saturating_add(threads).saturating_add(STACK_BYTES as u64)
     }
 
     /// The parts that are there at the peak.

@@ -1,24 +1,26 @@
 //! The constants of a graph by what the engine does with them. Headers are read, never weights.
 
 use std::collections::HashMap;
+use std::num::Saturating;
 
+use tandem_core::footprint::Count;
 use tandem_onnx_graph::{DataType, Graph, TensorData};
 
 /// The constants of a graph, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GraphFootprint {
     /// Floats that products multiply by (`MatMul`, `Gemm`), which the engine copies into an order of its own.
-    pub(crate) float_products: u64,
+    pub(crate) float_products: Count,
     /// Codes, scales and zero points of 8 and 4 bits that products multiply by (`MatMulNBits`).
-    pub(crate) block_products: u64,
+    pub(crate) block_products: Count,
     /// All others: embeddings, norms, tables.
-    pub(crate) others: u64,
+    pub(crate) others: Count,
     /// Those of the products that something else reads too, such as an embedding that is the head.
-    pub(crate) shared: u64,
+    pub(crate) shared: Count,
     /// How many of all these lie inside the graph's own file.
-    pub(crate) inline: u64,
+    pub(crate) inline: Count,
     /// Bytes of a value in the KV cache.
-    pub(crate) kv_value: u64,
+    pub(crate) kv_value: Count,
 }
 
 /// What the engine does with a constant.
@@ -35,7 +37,7 @@ impl GraphFootprint {
         let uses = uses(graph);
         let mut sum = Self { kv_value: kv_value(graph), ..Self::default() };
         for tensor in graph.initializers() {
-            let bytes = tensor.n_bytes().unwrap_or(0);
+            let bytes = Saturating(tensor.n_bytes().unwrap_or(0));
             let uses = uses.get(tensor.name.as_str()).map_or(&[Use::Other][..], Vec::as_slice);
             let product = uses.iter().find(|used| **used != Use::Other);
             match product {
@@ -70,7 +72,7 @@ fn uses(graph: &Graph) -> HashMap<&str, Vec<Use>> {
     uses
 }
 
-fn kv_value(graph: &Graph) -> u64 {
+fn kv_value(graph: &Graph) -> Count {
     let past = graph.inputs().find(|input| input.name.starts_with("past"));
-    past.and_then(|past| past.data_type).and_then(DataType::bits).unwrap_or(32) / 8
+    Saturating(past.and_then(|past| past.data_type).and_then(DataType::bits).unwrap_or(32) / 8)
 }

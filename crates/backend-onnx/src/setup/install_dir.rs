@@ -1,10 +1,10 @@
 //! The directory that the library is installed in: one set-up at a time, and files are moved into place when they are complete.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use tandem_core::{Error, Result};
+use tandem_core::{CancelToken, Error, Result, lock};
 use tempfile::{NamedTempFile, TempDir};
 
 use super::{SetupEvent, wheel};
@@ -42,19 +42,17 @@ impl InstallDir {
         let dir = library.parent().expect("the library lies in a directory of the cache").to_path_buf();
         fs::create_dir_all(&dir).map_err(|error| cannot("make", &dir, error))?;
         let path = dir.join(".lock");
-        let lock = File::options().write(true).create(true).truncate(false).open(&path);
-        let lock = lock.map_err(|error| cannot("write", &path, error))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
+        let file = File::options().write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(|error| cannot("write", &path, error))?;
+        let mut waits = false;
+        let mut waiting = || {
+            if !std::mem::replace(&mut waits, true) {
                 progress(SetupEvent::Waiting);
-                lock.lock().map_err(|error| cannot("lock", &path, error))?;
             }
-            // Some network file systems do not support locks. The rename at the end is atomic anyway.
-            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {}
-            Err(TryLockError::Error(error)) => return Err(cannot("lock", &path, error)),
-        }
-        Ok(Self { dir, _lock: lock })
+        };
+        // Without locks, the rename at the end is atomic anyway.
+        lock::wait(|| file.try_lock(), &CancelToken::new(), &mut waiting, |error| cannot("lock", &path, error))?;
+        Ok(Self { dir, _lock: file })
     }
 
     /// A new work directory beside the library; those that killed set-ups left behind are removed.

@@ -121,7 +121,7 @@ impl Work<'_> {
     fn lock_file(&self) -> Result<LockFile> {
         let file = &self.args.lock_file;
         LockFile::read(file)?.ok_or_else(|| {
-            Usage::new(format!("there is not a lock file `{}`", file.display()), "write one with `tandem pull MODEL --lock`")
+            Usage::new(format!("the lock file `{}` does not exist", file.display()), "write one with `tandem pull MODEL --lock`")
                 .into()
         })
     }

@@ -163,7 +163,7 @@ fn a_model_of_the_hub_is_downloaded_once_and_runs() {
 #[test]
 fn a_lock_file_is_written_and_obeyed() {
     let hub = Hub::new(Place::new());
-    hub.run(&["pull", "--locked"]).fails(2, &["there is not a lock file `tandem.lock`", "--lock"]);
+    hub.run(&["pull", "--locked"]).fails(2, &["the lock file `tandem.lock` does not exist", "--lock"]);
     let report = hub.json(&["pull", "owner/name", "--lock", "--json"]);
     assert_eq!(report["lock_file"], "tandem.lock");
     let lock = hub.place.read("tandem.lock");

@@ -66,13 +66,19 @@ fn nothing_is_mended_offline_and_nothing_is_lost() {
 #[test]
 fn a_hub_that_answers_is_told_from_one_that_does_not() {
     let hub = Hub::new(Place::new());
-    let reached = check(&hub.run(&["doctor", "--json"]), "hub");
+    let with_password = |address: &str| address.replace("http://", "http://me:s3cr3t@");
+    let mut command = hub.command(&["doctor", "--json"]);
+    command.env("HF_ENDPOINT", with_password(&hub.hub.endpoint()));
+    let reached = outcome(command);
+    assert!(!reached.stdout.contains("s3cr3t"), "{}", reached.stdout);
+    let reached = check(&reached, "hub");
     assert_eq!((&reached["state"], &reached["finding"]), (&"good".into(), &format!("{} answers", hub.hub.endpoint()).into()));
     // A port that was free a moment ago.
     let nobody = format!("http://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
     let mut command = hub.command(&["doctor", "--json"]);
-    command.env("HF_ENDPOINT", nobody);
+    command.env("HF_ENDPOINT", with_password(&nobody));
     let unreached = outcome(command);
+    assert!(!(unreached.stdout.clone() + &unreached.stderr).contains("s3cr3t"), "{}", unreached.stdout);
     let said = check(&unreached, "hub");
     assert_eq!(said["state"], "warning", "{said}");
     assert!(said["remedy"].as_str().unwrap().contains("set `HF_HUB_OFFLINE=1` to work with what is in the cache"), "{said}");

@@ -1,5 +1,6 @@
 //! A backend without an engine: its logits are a hash of all tokens before, so that every mistake of position or history shows.
 
+use std::num::Saturating;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -71,7 +72,7 @@ impl Backend for FakeBackend {
     }
 
     fn footprint(&self, shape: &ModelShape, dtype: DType, workload: &Workload) -> Footprint {
-        let decoding = Decoding { bytes_per_token: weight_bytes(dtype, shape.read_per_token()), efficiency: 1.0 };
+        let decoding = Decoding { bytes_per_token: weight_bytes(dtype, shape.read_per_token()).0, efficiency: 1.0 };
         Footprint { decoding, ..footprint(shape, workload) }
     }
 
@@ -88,7 +89,7 @@ impl Backend for FakeBackend {
 
 /// It has a tokenizer and sequences, and no weights.
 fn footprint(shape: &ModelShape, workload: &Workload) -> Footprint {
-    let states = (workload.n_tokens * size_of::<u64>()) as u64;
+    let states = Saturating(workload.n_tokens as u64) * Saturating(size_of::<u64>() as u64);
     Footprint {
         kept: vec![shape.tokenizer()],
         running: vec![Part::own("states", states), shape.logits()],

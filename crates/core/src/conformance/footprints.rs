@@ -1,5 +1,7 @@
 //! Footprints by the sizes of published models, and peaks that were measured to hold them to.
 
+use std::num::Saturating;
+
 use crate::backend::{Backend, DType};
 use crate::footprint::{ModelShape, Workload};
 
@@ -21,11 +23,22 @@ pub fn check_footprints(backend: &dyn Backend, measured: &[MeasuredPeak]) {
     let of = |shape: &ModelShape, dtype, n| backend.footprint(shape, dtype, &Workload { n_tokens: n, context_length: n });
     let shape = published_shape("qwen3-0.6b");
     let twice = ModelShape {
-        n_layers: 2 * shape.n_layers,
-        hidden_size: 2 * shape.hidden_size,
-        stored_bytes: 4 * shape.stored_bytes,
+        n_layers: Saturating(2) * shape.n_layers,
+        hidden_size: Saturating(2) * shape.hidden_size,
+        stored_bytes: Saturating(4) * shape.stored_bytes,
         ..shape
     };
+    let hostile = {
+        let n = Saturating(u64::MAX);
+        let (vocab_size, hidden_size, intermediate_size, n_layers, n_heads, n_kv_heads, head_dim) = (n, n, n, n, n, n, n);
+        let attention =
+            ModelShape { vocab_size, hidden_size, intermediate_size, n_layers, n_heads, n_kv_heads, head_dim, ..shape };
+        ModelShape { tied: false, max_context: n, stored_bytes: n, tokenizer_bytes: n, ..attention }
+    };
+    for dtype in [DType::F32, DType::F16, DType::Bf16, DType::Int8, DType::Int4] {
+        // Sizes that a damaged file states do not make a plan small.
+        assert_eq!(of(&hostile, dtype, usize::MAX).sum(), u64::MAX, "{dtype}");
+    }
     for dtype in [DType::F32, DType::Int8, DType::Int4] {
         let footprint = of(&shape, dtype, 512);
         let running = |n| of(&shape, dtype, n).running.iter().map(|part| part.bytes).sum::<u64>();
@@ -40,42 +53,42 @@ pub fn check_footprints(backend: &dyn Backend, measured: &[MeasuredPeak]) {
 /// The sizes of `demo`, `qwen2.5-0.5b` or `qwen3-0.6b`, as published.
 pub fn published_shape(name: &str) -> ModelShape {
     let qwen3 = ModelShape {
-        vocab_size: 151_936,
-        hidden_size: 1024,
-        intermediate_size: 3072,
-        n_layers: 28,
-        n_heads: 16,
-        n_kv_heads: 8,
-        head_dim: 128,
+        vocab_size: Saturating(151_936),
+        hidden_size: Saturating(1024),
+        intermediate_size: Saturating(3072),
+        n_layers: Saturating(28),
+        n_heads: Saturating(16),
+        n_kv_heads: Saturating(8),
+        head_dim: Saturating(128),
         tied: true,
-        max_context: 40_960,
-        stored_bytes: 2 * 596_049_920,
-        tokenizer_bytes: 2_712_316,
+        max_context: Saturating(40_960),
+        stored_bytes: Saturating(2 * 596_049_920),
+        tokenizer_bytes: Saturating(2_712_316),
     };
     match name {
         "qwen3-0.6b" => qwen3,
         "qwen2.5-0.5b" => ModelShape {
-            hidden_size: 896,
-            intermediate_size: 4864,
-            n_layers: 24,
-            n_heads: 14,
-            n_kv_heads: 2,
-            head_dim: 64,
-            max_context: 32_768,
-            stored_bytes: 2 * 494_032_768,
+            hidden_size: Saturating(896),
+            intermediate_size: Saturating(4864),
+            n_layers: Saturating(24),
+            n_heads: Saturating(14),
+            n_kv_heads: Saturating(2),
+            head_dim: Saturating(64),
+            max_context: Saturating(32_768),
+            stored_bytes: Saturating(2 * 494_032_768),
             ..qwen3
         },
         "demo" => ModelShape {
-            vocab_size: 1024,
-            hidden_size: 128,
-            intermediate_size: 384,
-            n_layers: 6,
-            n_heads: 4,
-            n_kv_heads: 2,
-            head_dim: 32,
-            max_context: 1024,
-            stored_bytes: 2_628_000,
-            tokenizer_bytes: 54_791,
+            vocab_size: Saturating(1024),
+            hidden_size: Saturating(128),
+            intermediate_size: Saturating(384),
+            n_layers: Saturating(6),
+            n_heads: Saturating(4),
+            n_kv_heads: Saturating(2),
+            head_dim: Saturating(32),
+            max_context: Saturating(1024),
+            stored_bytes: Saturating(2_628_000),
+            tokenizer_bytes: Saturating(54_791),
             ..qwen3
         },
         other => panic!("the sizes of `{other}` are not written down here"),

@@ -5,7 +5,11 @@ use std::fmt::Write as _;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
-use super::environment::MAX_OUTPUT_BYTES;
+/// The longest text that is written.
+const MAX_BYTES: usize = 8 << 20;
+
+/// The longest indentation, and separator.
+const MAX_BETWEEN: usize = 64;
 
 /// The deepest value that is written; JSON that was read is at most 128 deep.
 const MAX_DEPTH: usize = 200;
@@ -27,7 +31,7 @@ pub(super) fn tojson(
         Some(value) if value.is_none() => None,
         Some(value) => Some(match value.as_str() {
             Some(indent) => indent.to_owned(),
-            None => " ".repeat(i64::try_from(value)?.clamp(0, 64) as usize),
+            None => " ".repeat(i64::try_from(value)?.clamp(0, MAX_BETWEEN as i64) as usize),
         }),
     };
     let ensure_ascii = match ensure_ascii {
@@ -41,6 +45,9 @@ pub(super) fn tojson(
         Some([item, key]) => (item.clone(), key.clone()),
         Some(_) => return Err(invalid("`separators` is not a pair")),
     };
+    if [&item, &key].into_iter().chain(&indent).any(|between| between.len() > MAX_BETWEEN) {
+        return Err(invalid("the indentation or a separator is too long"));
+    }
     let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     options.assert_all_used()?;
     let mut writer = Writer { text: String::new(), depth: 0, ensure_ascii, indent, item, key, sort_keys, marker };
@@ -61,12 +68,12 @@ struct Writer {
 
 impl Writer {
     fn value(&mut self, value: &Value) -> Result<(), Error> {
-        if self.text.len() > MAX_OUTPUT_BYTES || self.depth > MAX_DEPTH {
+        if self.text.len() > MAX_BYTES || self.depth > MAX_DEPTH {
             return Err(invalid("the value is too large for JSON"));
         }
         match value.kind() {
             ValueKind::None | ValueKind::Bool | ValueKind::Number => self.text.push_str(&scalar(value)?),
-            ValueKind::String => self.string(value.as_str().unwrap_or_default()),
+            ValueKind::String => self.string(value.as_str().unwrap_or_default())?,
             ValueKind::Seq | ValueKind::Iterable => self.list(value)?,
             ValueKind::Map => self.map(value)?,
             kind => return Err(invalid(format!("a value of type {kind} is not JSON serializable"))),
@@ -99,8 +106,8 @@ impl Writer {
             self.separate(empty);
             empty = false;
             match key.as_str() {
-                Some(key) => self.string(key),
-                None => self.string(&scalar(&key)?),
+                Some(key) => self.string(key)?,
+                None => self.string(&scalar(&key)?)?,
             }
             self.text.push_str(&self.key);
             self.value(&value.get_item(&key)?)?;
@@ -133,9 +140,13 @@ impl Writer {
         }
     }
 
-    fn string(&mut self, value: &str) {
+    fn string(&mut self, value: &str) -> Result<(), Error> {
         self.text.push('"');
         for c in value.chars() {
+            // An escape is up to twelve times as long as its character.
+            if self.text.len() > MAX_BYTES {
+                return Err(invalid("the value is too large for JSON"));
+            }
             match c {
                 '"' => self.text.push_str("\\\""),
                 '\\' => self.text.push_str("\\\\"),
@@ -149,6 +160,7 @@ impl Writer {
             }
         }
         self.text.push('"');
+        Ok(())
     }
 
     fn escape(&mut self, c: char) {

@@ -15,6 +15,13 @@ use crate::primitives::TokenId;
 /// The largest published files are about 35 MiB (Gemma, a vocabulary of 262 144).
 const MAX_BYTES: usize = 64 << 20;
 
+/// Ids below this may be sparse: four times as many as the largest published vocabulary (262,144) has.
+const ALWAYS_POSSIBLE: usize = 1 << 20;
+
+/// Beyond, an id may be so many times the number of entries. Ids are rows of an embedding, so that gaps cost memory in the model, and
+/// published vocabularies have hardly any; one that was pruned for a language keeps a tenth of its entries at least.
+const IDS_PER_ENTRY: usize = 16;
+
 /// What is read before the tokenizer is built. The small parts are parsed in full, which bounds their nesting and their numbers:
 /// the readers of `tokenizers` take that for granted.
 #[derive(Deserialize)]
@@ -34,7 +41,7 @@ pub(super) struct Outline {
 
 #[derive(Deserialize)]
 struct ModelOutline {
-    vocab: Option<LastId>,
+    vocab: Option<Ids>,
 }
 
 #[derive(Deserialize)]
@@ -43,8 +50,11 @@ struct AddedToken {
     content: String,
 }
 
-/// The highest id of a vocabulary: a map of ids (BPE, WordPiece, WordLevel), or a list (Unigram).
-struct LastId(Option<TokenId>);
+/// The highest id of a vocabulary and the number of its entries: a map of ids (BPE, WordPiece, WordLevel), or a list (Unigram).
+struct Ids {
+    last: Option<TokenId>,
+    n_entries: usize,
+}
 
 impl Outline {
     /// # Errors
@@ -62,16 +72,33 @@ impl Outline {
             };
             Error::bad_file(file, problem, e)
         })?;
-        match outline.model {
-            Some(ModelOutline { vocab: Some(_) }) => Ok(outline),
-            Some(_) => Err(Error::bad_field(file, "model.vocab", "is missing: the file is not a tokenizer")),
+        match &outline.model {
+            Some(ModelOutline { vocab: Some(vocab) }) => outline.check_ids(vocab, file).map(|()| outline),
+            Some(ModelOutline { vocab: None }) => {
+                Err(Error::bad_field(file, "model.vocab", "is missing: the file is not a tokenizer"))
+            }
             None => Err(Error::bad_field(file, "model", "is missing: the file is not a tokenizer")),
         }
     }
 
     /// The highest id of the model's vocabulary, without added tokens.
     pub(super) fn last_id(&self) -> Option<TokenId> {
-        self.model.as_ref()?.vocab.as_ref()?.0
+        self.model.as_ref()?.vocab.as_ref()?.last
+    }
+
+    /// Refuses ids that no vocabulary of so few entries has: tables and loops go up to the highest.
+    fn check_ids(&self, vocab: &Ids, file: &str) -> Result<()> {
+        let n_entries = vocab.n_entries.saturating_add(self.added_tokens.len());
+        let bound = n_entries.saturating_mul(IDS_PER_ENTRY).max(ALWAYS_POSSIBLE);
+        let highest = [("model.vocab", vocab.last), ("added_tokens", self.added_tokens.iter().map(|token| token.id).max())];
+        match highest.into_iter().find_map(|(field, id)| Some((field, id.filter(|id| *id as usize >= bound)?))) {
+            None => Ok(()),
+            Some((field, id)) => Err(Error::bad_field(
+                file,
+                field,
+                format!("an id is {id}; with {n_entries} entries the highest that is possible is {}", bound - 1),
+            )),
+        }
     }
 
     /// `tokenizers` numbers added tokens itself and only logs where the file says otherwise. Ids that are not the file's would
@@ -113,34 +140,34 @@ pub(super) fn load(bytes: &[u8], file: &str) -> Result<Inner> {
     }
 }
 
-impl<'de> Deserialize<'de> for LastId {
+impl<'de> Deserialize<'de> for Ids {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        deserializer.deserialize_any(LastIdVisitor)
+        deserializer.deserialize_any(IdsVisitor)
     }
 }
 
-struct LastIdVisitor;
+struct IdsVisitor;
 
-impl<'de> Visitor<'de> for LastIdVisitor {
-    type Value = LastId;
+impl<'de> Visitor<'de> for IdsVisitor {
+    type Value = Ids;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a vocabulary")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<LastId, A::Error> {
-        let mut last = None;
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Ids, A::Error> {
+        let mut ids = Ids { last: None, n_entries: 0 };
         while let Some((IgnoredAny, id)) = map.next_entry::<IgnoredAny, TokenId>()? {
-            last = last.max(Some(id));
+            ids = Ids { last: ids.last.max(Some(id)), n_entries: ids.n_entries + 1 };
         }
-        Ok(LastId(last))
+        Ok(ids)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<LastId, A::Error> {
-        let mut n_tokens: TokenId = 0;
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Ids, A::Error> {
+        let mut n_entries = 0;
         while let Some(IgnoredAny) = seq.next_element()? {
-            n_tokens = n_tokens.saturating_add(1);
+            n_entries += 1;
         }
-        Ok(LastId(n_tokens.checked_sub(1)))
+        Ok(Ids { last: TokenId::try_from(n_entries).unwrap_or(TokenId::MAX).checked_sub(1), n_entries })
     }
 }

@@ -12,6 +12,7 @@ mod gguf;
 mod sampler_goldens;
 mod sampler_properties;
 mod stop_strings;
+mod template_bounds;
 mod template_goldens;
 mod template_prompt;
 mod template_render;

@@ -79,6 +79,17 @@ const AS_JINJA2: &[(&str, &str)] = &[
     ("{{ '%s-%d' | format('a', 3) }}{{ 7 // 2 }}{{ 7 / 2 }}{{ 2 ** 3 }}{{ -7 % 3 }}", "a-333.582"),
     ("{{ ['a', 1, none, true, 1.0] }}{{ {'a': 'b'} }}{{ ('x',) }}", "['a', 1, None, True, 1.0]{'a': 'b'}('x',)"),
     ("{% set x %}block{% endset %}{{ x ~ 1 ~ none }}", "block1None"),
+    ("{% block b %}{% set y = 'in' %}{{ y }}{% endblock %}{{ y }}", "in"),
+    ("{{ '%s: %s' % ('a', [1]) }}{{ '%5.1f|' % 2.25 }}{{ 7 % -3 }}{{ -7.5 % 2 }}", "a: [1]  2.2|-20.5"),
+    (
+        "{{ [1, 2] + [3] }}{{ (1,) + (2,) }}{{ 'ab' * 2 }}{{ 2 * [1] }}{{ 1.5 * 2 }}{{ true + 1 }}",
+        "[1, 2, 3](1, 2)abab[1, 1]3.02",
+    ),
+    ("{{ 'abcdef'[1:-1:2] }}{{ 'abc'[::-1] }}{{ [1, 2, 3][-2:] }}{{ (1, 2, 3)[:1] }}{{ 'abc'[5:] }}", "bdcba[2, 3](1,)"),
+    ("{{ 1 < 2 < 3 }}{{ 1 < 3 < 2 }}{{ 'a' in 'abc' }}{{ 4 not in [1, 2] }}{{ 'role' in messages[0] }}", "TrueFalseTrueTrueTrue"),
+    ("{% set x | upper | trim %} a {% endset %}{{ x }}{% filter replace('a', 'b') %}a{% endfilter %}", "Ab"),
+    ("{% macro f() %}[{{ caller('x') }}]{% endmacro %}{% call(y) f() %}{{ y }}{% endcall %}", "[x]"),
+    ("{{ [1, 2] | map('string') | join('-') }}{{ dict(a=1)['a'] }}", "1-21"),
     ("{# a comment #}{% raw %}{{ x }}{% endraw %}", "{{ x }}"),
 ];
 
@@ -129,7 +140,7 @@ fn errors_name_the_file_and_the_cause() {
         ("a\n{{ missing.attribute }}", "cannot be rendered: line 2 | undefined value"),
         ("{{ messages[0].missing.attribute }}", "cannot be rendered: line 1 | undefined value"),
         ("a\nb {% if %}", "is not a valid template: line 2 | syntax error"),
-        ("{% include 'other' %}", "cannot be rendered: line 1 | template not found"),
+        ("{% include 'other' %}", "is not a valid template | template not found"),
         ("{% for %}", "is not a valid template: line 1"),
         ("{{ messages.append(1) }}", "cannot be rendered: line 1"),
         ("{{ strftime_now('%!') }}", "cannot show the date"),
@@ -143,16 +154,12 @@ fn errors_name_the_file_and_the_cause() {
 #[test]
 fn hostile_templates_exceed_a_bound() {
     let nested_if = format!("{}{}", "{% if true %}".repeat(5000), "{% endif %}".repeat(5000));
-    let nested_list = format!("{{{{ {}{} }}}}", "[".repeat(100_000), "]".repeat(100_000));
+    let nested_list = format!("{{{{ {}{} }}}}", "[".repeat(50_000), "]".repeat(50_000));
     for (source, expected) in [
         ("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}", "did not end within"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion limit"),
         ("{% macro f(x) %}{{ f([x]) }}{% endmacro %}{{ f(1) }}", "recursion limit"),
         ("{% for m in messages recursive %}{{ loop(messages) }}{% endfor %}", "recursion limit"),
-        ("{% include 'chat' %}", "could not render include"),
-        ("{{ 'a' * 1000000000 }}", "too large"),
-        ("{{ 'a' * 50000000 }}", "writes more than"),
-        ("{% for i in range(99999) %}{{ 'aaaaaaaaaa' * 100 }}{% endfor %}", "writes more than"),
         ("{{ range(1000000000) }}", "too many elements"),
         (nested_if.as_str(), "maximum recursion"),
         (nested_list.as_str(), "maximum recursion"),
@@ -170,18 +177,17 @@ fn deeply_nested_values_do_not_overflow_the_stack() {
         let (open, close) = ("[".repeat(60), "]".repeat(60));
         format!("{{% set ns = namespace(x=[]) %}}{{% for i in range({n}) %}}{{% set ns.x = {open}ns.x{close} %}}{{% endfor %}}")
     };
-    assert!(report(&render(&nest(99_999)).unwrap_err()).contains("did not end"));
-    for (end, length) in [
-        ("", Some(0)),
-        ("{{ ns.x }}", Some(960_002)),
-        ("{{ ns.x == [ns.x] }}", Some(5)),
-        ("{{ {ns.x: 1} }}", Some(960_007)),
-        ("{{ [ns.x, ns.x] | unique }}", Some(960_004)),
-        ("{{ ns.x | tojson }}", None),
-        ("{{ ns.x.missing.missing }}", None),
-    ] {
-        assert_eq!(render(&format!("{}{end}", nest(8000))).ok().map(|text| text.len()), length, "{end}");
+    assert!(report(&render(&nest(99_999)).unwrap_err()).contains("it makes more than"));
+    assert_eq!(render(&nest(8000)).unwrap(), "");
+    for end in ["{{ ns.x }}", "{{ ns.x == [ns.x] }}", "{{ {ns.x: 1} }}", "{{ [ns.x, ns.x] | unique }}", "{{ ns.x | tojson }}"] {
+        assert!(
+            report(&render(&format!("{}{end}", nest(8000))).unwrap_err()).contains("are nested more than 10000 deep"),
+            "{end}"
+        );
+        let shallower = render(&format!("{}{end}", nest(160)));
+        assert_eq!(shallower.is_err(), end.contains("tojson"), "{end}: {shallower:?}");
     }
+    assert!(report(&render(&format!("{}{{{{ ns.x.missing.missing }}}}", nest(8000))).unwrap_err()).contains("undefined value"));
 }
 
 #[test]

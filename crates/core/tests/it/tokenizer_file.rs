@@ -108,6 +108,37 @@ fn damaged_files_are_errors_that_name_the_file() {
     }
 }
 
+/// Tables and loops go up to the highest id, so that one of them must not be what damage makes of it.
+#[test]
+fn an_id_far_beyond_the_entries_is_refused_at_once() {
+    let with = |id: u32, added: bool| {
+        let mut file = fixtures::byte_level();
+        match added {
+            true => file["added_tokens"][1]["id"] = json!(id),
+            false => file["model"]["vocab"]["hello"] = json!(id),
+        }
+        serde_json::to_vec(&file).unwrap()
+    };
+    for (added, field) in [(false, "model.vocab"), (true, "added_tokens")] {
+        for id in [1 << 20, 1 << 31, u32::MAX] {
+            let expected = format!(
+                "`some/tokenizer.json`: field `{field}`: an id is {id}; with 274 entries the highest that is possible is 1048575"
+            );
+            assert_eq!(message(&with(id, added)), expected);
+        }
+    }
+    // Sparse ids exist.
+    let sparse = load(&serde_json::from_slice(&with((1 << 20) - 1, false)).unwrap());
+    assert_eq!((sparse.n_tokens(), sparse.id("hello")), (1 << 20, Some((1 << 20) - 1)));
+    assert!(
+        sparse
+            .check_vocabulary(1000, "config.json")
+            .unwrap_err()
+            .to_string()
+            .contains("the first without one is 1048575, `hello`")
+    );
+}
+
 #[test]
 fn a_file_cut_anywhere_is_an_error() {
     let good = serde_json::to_vec(&fixtures::byte_fallback()).unwrap();

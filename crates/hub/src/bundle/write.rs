@@ -11,7 +11,7 @@ use super::{FILES, FileRow, MANIFEST, Manifest, VERSION};
 use crate::cache::Tree;
 use crate::content::{ContentHash, Hasher};
 use crate::failure::cannot;
-use crate::hub::{Hub, Pulled, PulledFile};
+use crate::hub::{Hub, Pulled, PulledFile, total};
 use crate::repository::Revision;
 
 impl Hub {
@@ -30,7 +30,7 @@ impl Hub {
     ) -> Result<u64> {
         let failed = |error| cannot("be written", path, error);
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        crate::failure::check_space(directory, pulled.files.iter().map(|file| file.bytes).sum())?;
+        crate::failure::check_space(directory, total(pulled.files.iter().map(|file| file.bytes)))?;
         let hashes = pulled.files.iter().map(|file| hash_of(file, cancel)).collect::<Result<Vec<_>>>()?;
         let tree = self.cache().repository(&pulled.repository).tree(&pulled.snapshot.commit);
         let row = |(file, hash): (&PulledFile, &ContentHash)| FileRow {

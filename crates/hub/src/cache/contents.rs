@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
-use super::{Cache, CachedRepository};
+use super::{Cache, CachedRepository, MAX_REFERENCE, read_short};
 use crate::content::ContentHash;
 use crate::repository::{Commit, Repository};
 
@@ -152,7 +152,7 @@ fn content_of(path: &Path) -> PathBuf {
 fn references(directory: &Path) -> Vec<(String, String)> {
     let mut found = Vec::new();
     walk(directory, "", MAX_DEPTH, &mut |name, path| {
-        if let Ok(text) = fs::read_to_string(path) {
+        if let Ok(text) = read_short(path, MAX_REFERENCE) {
             found.push((name.into(), text.trim().into()));
         }
     });

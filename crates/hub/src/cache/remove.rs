@@ -54,7 +54,7 @@ impl Cache {
         if kept.is_empty() {
             return self.remove(&reference.repository);
         }
-        let unused = only_in(snapshot, &kept);
+        let unused = only_in(snapshot, &kept, &model.directory.join("blobs"));
         let hashes: Vec<String> = unused.iter().filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect();
         let _locks = hold_all(&cached, &hashes)?;
         remove_directory(&snapshot.directory)?;
@@ -80,12 +80,11 @@ impl Cache {
     }
 }
 
-/// The contents in `blobs` that `snapshot` has and none of `others` has.
-fn only_in(snapshot: &CachedSnapshot, others: &[&CachedSnapshot]) -> Vec<PathBuf> {
+/// The contents in `blobs` that `snapshot` has and none of `others` has. A link may lead elsewhere, to what is not the cache's.
+fn only_in(snapshot: &CachedSnapshot, others: &[&CachedSnapshot], blobs: &Path) -> Vec<PathBuf> {
     let used: HashSet<&Path> = others.iter().flat_map(|other| &other.files).map(|file| file.content.as_path()).collect();
     let mut unused: Vec<PathBuf> = snapshot.files.iter().map(|file| file.content.clone()).collect();
-    unused
-        .retain(|content| !used.contains(content.as_path()) && content.parent().is_some_and(|parent| parent.ends_with("blobs")));
+    unused.retain(|content| !used.contains(content.as_path()) && content.parent() == Some(blobs));
     unused.sort();
     unused.dedup();
     unused

@@ -3,13 +3,12 @@
 //! Written and read by `huggingface_hub` from version 2 on (`_tree_cache.py`). A commit never changes, so neither does this.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tandem_core::Result;
 
-use super::{CachedRepository, write_whole};
+use super::{CachedRepository, read_short, write_whole};
 use crate::content::ContentHash;
 use crate::failure::cannot;
 use crate::listing::{ListedFile, Listing};
@@ -22,13 +21,13 @@ const VERSION: u64 = 1;
 const MAX_BYTES: u64 = 64 << 20;
 
 /// The content of the file.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, PartialEq, Serialize)]
 pub(crate) struct Tree {
     format_version: u64,
     files: BTreeMap<String, Entry>,
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, PartialEq, Serialize)]
 struct Entry {
     size: u64,
     blob_id: String,
@@ -45,15 +44,18 @@ impl CachedRepository {
     /// What `commit` holds; `None` when that is not known.
     pub(crate) fn tree(&self, commit: &Commit) -> Option<Listing> {
         let file = self.tree_file(commit);
-        let is_short = fs::metadata(&file).is_ok_and(|metadata| metadata.len() <= MAX_BYTES);
-        let tree: Tree = is_short.then(|| serde_json::from_slice(&fs::read(file).ok()?).ok()).flatten()?;
+        let tree: Tree = serde_json::from_str(&read_short(&file, MAX_BYTES).ok()?).ok()?;
         tree.listing(commit)
     }
 
-    /// Remembers `listing`, unless it is remembered. One that lacks sizes or hashes is not.
+    /// Remembers `listing`, in the place of another one. One that lacks sizes or hashes is not remembered.
     pub(crate) fn remember_tree(&self, listing: &Listing) -> Result<()> {
         let file = self.tree_file(&listing.commit);
-        let Some(tree) = Tree::new(listing).filter(|_| self.tree(&listing.commit).is_none()) else { return Ok(()) };
+        let Some(tree) = Tree::new(listing) else { return Ok(()) };
+        // What is the same stays as it is: Python's file says more.
+        if self.tree(&listing.commit).is_some_and(|known| Tree::new(&known).is_some_and(|known| known == tree)) {
+            return Ok(());
+        }
         let text = serde_json::to_vec_pretty(&tree).unwrap_or_default();
         write_whole(&file, &text, &self.directory()).map_err(|error| cannot("be written", &file, error))
     }

@@ -78,8 +78,19 @@ impl Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let port = self.uri.port_u16().map_or_else(String::new, |port| format!(":{port}"));
-        write!(f, "{}://{}{port}{}", self.uri.scheme_str().unwrap_or_default(), self.host(), self.uri.path())
+        f.write_str(&shown(&self.text))
+    }
+}
+
+/// What may be shown of `text`, an address or not: neither a query nor anything before an `@`, whatever stands there.
+pub(crate) fn shown(text: &str) -> String {
+    let text = text.split(['?', '#']).next().unwrap_or_default();
+    let is_scheme = |scheme: &str| scheme.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
+    match text.rsplit_once('@') {
+        None => text.into(),
+        Some((_, rest)) if scheme.is_empty() || !is_scheme(scheme) => rest.into(),
+        Some((_, rest)) => format!("{scheme}://{rest}"),
     }
 }
 
@@ -105,6 +116,14 @@ mod tests {
     fn signatures_and_passwords_are_not_shown() {
         let address = Address::parse("https://me:secret@cdn.example/y?Signature=abc").unwrap();
         assert_eq!(address.to_string(), "https://cdn.example/y");
+        let check = |text: &str, expected: &str| assert_eq!(shown(text), expected, "{text}");
+        check("http://hub.example:8080/hf", "http://hub.example:8080/hf");
+        check("ftp://me:secret@hub.example", "ftp://hub.example");
+        check("https://me:sec/ret@hub.example", "https://hub.example");
+        check("https://me:sec@ret@hub.example/x?token=secret#secret", "https://hub.example/x");
+        check("me:secret@hub.example", "hub.example");
+        check("me:sec://ret@hub.example", "hub.example");
+        check("", "");
     }
 
     #[test]

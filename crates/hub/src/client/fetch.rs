@@ -4,12 +4,13 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tandem_core::CancelToken;
 
 use super::{Answer, Client, Request};
 use crate::failure::Failure;
+use crate::settings::HubSettings;
 
 /// How much is read at once.
 const PIECE: usize = 64 << 10;
@@ -90,14 +91,47 @@ fn run(client: &Client, request: &Request, sender: &SyncSender<Result<Piece, Fai
         return Ok(());
     }
     let mut piece = vec![0; PIECE];
+    let mut pace = Pace::new(&client.settings);
     loop {
+        let started = Instant::now();
         match body.read(&mut piece) {
             Ok(0) => return Ok(()),
-            Ok(n) if sender.send(Ok(Piece::Bytes(piece[..n].to_vec()))).is_err() => return Ok(()),
-            Ok(_) => {}
+            Ok(n) => {
+                pace.check(n as u64, started.elapsed(), &server)?;
+                if sender.send(Ok(Piece::Bytes(piece[..n].to_vec()))).is_err() {
+                    return Ok(());
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(broken_off(client, &server, error)),
         }
+    }
+}
+
+/// How much came in the present window of time. Only the time spent waiting for the server counts.
+struct Pace<'s> {
+    settings: &'s HubSettings,
+    bytes: u64,
+    waited: Duration,
+}
+
+impl<'s> Pace<'s> {
+    fn new(settings: &'s HubSettings) -> Self {
+        Self { settings, bytes: 0, waited: Duration::ZERO }
+    }
+
+    /// Adds `bytes` that came after a wait of `waited`; fails when a window ends with too few.
+    fn check(&mut self, bytes: u64, waited: Duration, server: &str) -> Result<(), Failure> {
+        (self.bytes, self.waited) = (self.bytes.saturating_add(bytes), self.waited + waited);
+        if self.waited < self.settings.pace_window {
+            return Ok(());
+        }
+        let seconds = self.waited.as_secs_f64();
+        if (self.bytes as f64) < self.settings.least_pace as f64 * seconds {
+            return Err(Failure::passing(format!("`{server}` sent {} bytes in the last {seconds:.1} s", self.bytes)));
+        }
+        *self = Self::new(self.settings);
+        Ok(())
     }
 }
 

@@ -2,19 +2,19 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use tandem_core::files::MAX_JSON_BYTES;
 use tandem_core::{CancelToken, Error, Progress, Result};
 
-use super::tally::Tally;
-use super::{Hub, PullOptions, Snapshot};
+use super::tally::{Tally, total};
+use super::{Hub, PullOptions, Snapshot, read_part};
 use crate::cache::{CachedFile, CachedRepository, files_below};
 use crate::client::Client;
 use crate::content::ContentHash;
 use crate::download::{Download, Step, Target};
-use crate::failure::cannot;
 use crate::listing::Listing;
 use crate::repository::{Commit, HubReference, Repository};
 
@@ -58,6 +58,8 @@ struct Pull<'p> {
     cached: CachedRepository,
     listing: Listing,
     options: &'p PullOptions,
+    /// Bytes that came to choose the others by.
+    read_bytes: AtomicU64,
 }
 
 impl Hub {
@@ -81,14 +83,14 @@ impl Hub {
         let cached = self.cache.repository(&reference.repository);
         cached.prepare(&listing.commit)?;
         cached.remember_tree(&listing)?;
-        let pull = Pull { client, reference, cached, listing, options };
+        let pull = Pull { client, reference, cached, listing, options, read_bytes: AtomicU64::new(0) };
         let targets = pull.targets()?;
-        let needed = targets.iter().map(|target| pull.missing(target)).sum();
+        let needed = total(targets.iter().map(|target| pull.missing(target)));
         crate::failure::check_space(self.cache.root(), needed)?;
         let received = pull.download(&targets, self.settings.n_parallel.get(), &options.progress)?;
-        let pulled = pull.pulled(targets, received);
+        let pulled = pull.pulled(targets, received.saturating_add(pull.read_bytes.load(Ordering::Relaxed)));
         if let Some(locked) = &options.locked {
-            locked.check(&pulled, &options.progress, &options.cancel)?;
+            locked.check(&pulled.files, &options.progress, &options.cancel)?;
         }
         // Last, so that a revision means what is whole.
         pull.cached.remember(&reference.revision, &pull.listing.commit)?;
@@ -116,7 +118,7 @@ impl Hub {
             received: 0,
         };
         if let Some(locked) = &options.locked {
-            locked.check(&pulled, &options.progress, &options.cancel)?;
+            locked.check(&pulled.files, &options.progress, &options.cancel)?;
         }
         Ok(pulled)
     }
@@ -155,10 +157,17 @@ impl Pull<'_> {
     /// The content of a small file, brought here first.
     fn read(&self, name: &str) -> Result<Vec<u8>> {
         let targets = [self.target(name)?];
+        if targets[0].bytes > MAX_JSON_BYTES {
+            let problem = format!(
+                "has {} bytes, more than the {MAX_JSON_BYTES} that are read of a file that names others",
+                targets[0].bytes
+            );
+            return Err(Error::bad_field(self.reference.repository.to_string(), name, problem));
+        }
         // How far all of it is can be said only when it is known what that is.
-        self.download(&targets, 1, &Progress::default())?;
-        let path = self.cached.snapshot(&self.listing.commit).join(name);
-        fs::read(&path).map_err(|error| cannot("be read", &path, error))
+        let received = self.download(&targets, 1, &Progress::default())?;
+        self.read_bytes.fetch_add(received, Ordering::Relaxed);
+        read_part(&self.cached.snapshot(&self.listing.commit).join(name))
     }
 
     /// Bytes that are still to come.

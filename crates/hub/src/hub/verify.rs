@@ -1,6 +1,6 @@
 //! Is every content in the cache what its name says? And brought again where it is not.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -61,7 +61,7 @@ impl Hub {
         let mut damages = Vec::new();
         for model in &models {
             // One content may have several names; it is read once.
-            let mut known = BTreeMap::new();
+            let mut known = HashMap::new();
             for snapshot in &model.snapshots {
                 damages.extend(self.verify_snapshot(model, snapshot, &mut known, progress, cancel)?);
             }
@@ -69,7 +69,7 @@ impl Hub {
         Ok(damages)
     }
 
-    /// Removes what is damaged and brings it again, from the commit that it belongs to.
+    /// Removes the damaged content and brings it again, from the commit that it belongs to. What lies outside the cache is not touched.
     ///
     /// # Errors
     /// As [`pull`](Self::pull); what is damaged is gone by then.
@@ -89,11 +89,11 @@ impl Hub {
             let what = damage.file.as_str();
             let waiting = || progress.tell(&ProgressEvent::Waiting { what });
             let _lock = lock::hold(&cached.lock(&target.hash), cancel, &waiting)?;
-            for path in [&damage.path, &cached.blob(&target.hash)] {
-                match fs::remove_file(path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot("be removed", path, error)),
-                    _ => {}
-                }
+            // Only the content that the file must have: whatever else the name leads to is not its own, and the name itself is replaced.
+            let content = cached.blob(&target.hash);
+            match fs::remove_file(&content) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot("be removed", &content, error)),
+                _ => {}
             }
         }
         let download =
@@ -110,7 +110,7 @@ impl Hub {
         &self,
         model: &CachedModel,
         snapshot: &CachedSnapshot,
-        known: &mut BTreeMap<PathBuf, Option<Fault>>,
+        known: &mut HashMap<(PathBuf, ContentHash), Option<Fault>>,
         progress: &Progress,
         cancel: &CancelToken,
     ) -> Result<Vec<Damage>> {
@@ -123,12 +123,18 @@ impl Hub {
         for file in &snapshot.files {
             let listed = tree.as_ref().and_then(|tree| tree.get(&file.name));
             let expected = listed.and_then(|listed| listed.hash.clone()).or_else(|| file.content_hash());
-            let fault = match known.get(&file.content) {
-                Some(fault) => *fault,
-                None if listed.and_then(|listed| listed.bytes).is_some_and(|bytes| bytes != file.bytes) => Some(Fault::Size),
-                None => expected.map(|hash| check(&hash, &file.content, &file.name, progress, cancel)).transpose()?.flatten(),
+            let fault = match expected.map(|hash| (file.content.clone(), hash)) {
+                _ if listed.and_then(|listed| listed.bytes).is_some_and(|bytes| bytes != file.bytes) => Some(Fault::Size),
+                None => None,
+                Some(key) => match known.get(&key) {
+                    Some(fault) => *fault,
+                    None => {
+                        let fault = check(&key.1, &file.content, &file.name, progress, cancel)?;
+                        known.insert(key, fault);
+                        fault
+                    }
+                },
             };
-            known.insert(file.content.clone(), fault);
             if let Some(fault) = fault {
                 add(&file.name, &file.content, fault);
             }

@@ -1,6 +1,7 @@
 //! A model as one file, there and back; and files that only look like one.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::PathBuf;
 
 use tandem_core::{CancelToken, Progress, Result};
@@ -72,11 +73,70 @@ fn a_bundle_is_held_to_the_lock() {
     let fails = |locks: &LockFile, part: &str| {
         let error = read(&place, &bundle, Some(locks)).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
-        assert!(!place.repository().join("refs/main").exists());
+        for name in ["refs", "trees", "snapshots"] {
+            assert!(!place.repository().join(name).exists(), "{name} was written before the lock was checked");
+        }
     };
+    fails(&with(|locked| drop(locked.files.pop())), "is not in the lock file");
     fails(&with(|locked| locked.files[0].sha256 = "0".repeat(64)), "`owner/name`: field `config.json`: has the SHA-256");
     fails(&with(|locked| locked.commit = "0".repeat(40).parse().unwrap()), "is not what the lock file has");
     fails(&LockFile::default(), "is not what the lock file has");
+}
+
+/// Whatever a bundle says of itself, what the cache has under the same names is worth more.
+#[test]
+fn a_bundle_does_not_replace_what_is_in_the_cache() {
+    let place = Place::new();
+    place.pulls();
+    let before =
+        (fs::read(place.snapshot().join("config.json")).unwrap(), fs::read(place.repository().join("refs/main")).unwrap());
+    let hub = Hub::new(HubSettings { offline: true, ..place.settings() });
+    let read = |bundle: Vec<u8>| {
+        let path = place.dir.path().join("home");
+        fs::write(&path, bundle).unwrap();
+        hub.read_bundle(&path, None, &Progress::default(), &CancelToken::new())
+    };
+    let evil: &[(&str, &[u8])] = &[("files/config.json", b"{}")];
+    let check = |bundle: Vec<u8>, part: &str| {
+        let error = read(bundle).unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+        assert_eq!(fs::read(place.snapshot().join("config.json")).unwrap(), before.0);
+        assert_eq!(fs::read(place.repository().join("refs/main")).unwrap(), before.1);
+        place.check_cache();
+    };
+    check(forged(|_| (), evil), "field `config.json`: has the hash `");
+    // A file that the cache knows of and does not have.
+    fs::remove_file(place.snapshot().join("config.json")).unwrap();
+    assert!(read(forged(|_| (), evil)).unwrap_err().to_string().contains("field `config.json`: has the hash `"));
+    place.pulls();
+    // Another commit under the name of a branch.
+    check(forged(|manifest| manifest["commit"] = "f".repeat(40).into(), evil), "field `revision`: `main` is");
+    assert!(!place.repository().join("snapshots").join("f".repeat(40)).exists());
+    // The same again is as good as before, and so is what the lock file vouches for.
+    let bundle = fs::read(write(&place)).unwrap();
+    read(bundle).unwrap();
+}
+
+/// What a bundle said of a commit yields to what the hub says.
+#[test]
+fn the_hub_corrects_what_a_bundle_said_of_a_commit() {
+    let place = Place::new();
+    let entry = |name: &str, bytes: &[u8]| serde_json::json!({"size": bytes.len(), "blob_id": crate::server::etag(name, bytes)});
+    let said = serde_json::json!({"format_version": 1, "files": {"config.json": entry("config.json", b"{}")}});
+    let bundle = forged(|manifest| manifest["tree"] = said, &[("files/config.json", b"{}")]);
+    read(&place, &bundle, None).unwrap();
+    place.pulls();
+    assert_eq!(Hub::new(place.settings()).verify(None, &Progress::default(), &CancelToken::new()).unwrap(), []);
+}
+
+#[test]
+fn a_bundle_that_contradicts_itself_is_refused() {
+    let place = Place::new();
+    let tree = serde_json::json!({"format_version": 1, "files": {"config.json": {"size": 2, "blob_id": "0".repeat(40)}}});
+    let bundle = forged(|manifest| manifest["tree"] = tree, &[("files/config.json", b"{}")]);
+    let error = read(&place, &bundle, None).unwrap_err();
+    assert!(error.to_string().contains("field `tree`: "), "{error}");
+    assert!(!place.repository().join("trees").exists());
 }
 
 #[track_caller]
@@ -111,6 +171,40 @@ fn a_damaged_bundle_is_refused() {
     check(|bundle| bundle[0] = b'x', "is not a whole bundle");
     check(Vec::clear, "it is not a bundle");
     check(|bundle| *bundle = b"{}".repeat(1000), "is not a whole bundle");
+}
+
+/// Of a member's long name no more is read than a name may have.
+#[test]
+fn a_long_name_without_end_is_refused() {
+    let place = Place::new();
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_path("././@LongLink").unwrap();
+    header.set_entry_type(tar::EntryType::GNULongName);
+    header.set_size(8 << 20);
+    header.set_cksum();
+    archive.append(&header, std::io::repeat(b'a').take(8 << 20)).unwrap();
+    let long = archive.into_inner().unwrap();
+    let good = forged(|_| (), &[]);
+    // In the place of the manifest, and after it.
+    for bundle in [long.clone(), [&good[..good.len() - 1024], &long].concat()] {
+        let error = read(&place, &bundle, None).unwrap_err();
+        assert!(error.to_string().contains("a member's name has 8388608 bytes"), "{error}");
+    }
+}
+
+#[test]
+fn long_names_are_read() {
+    let name = format!("onnx/{}.json", "a".repeat(200));
+    let place = Place::with(&[(&name, b"{}".to_vec()), ("config.json", b"{}".to_vec())]);
+    let hub = Hub::new(place.settings());
+    let all = tandem_hub::FileSelector::new(|listing| Ok(listing.files.iter().map(|&file| file.to_owned()).collect()));
+    let pulled = hub.pull(&reference(), &PullOptions::new(all)).unwrap();
+    let path = place.dir.path().join("home");
+    hub.write_bundle(&pulled, &reference().revision, &path, &Progress::default(), &CancelToken::new()).unwrap();
+    let bundle = fs::read(&path).unwrap();
+    read(&place, &bundle, None).unwrap();
+    assert_eq!(fs::read(place.snapshot().join(&name)).unwrap(), b"{}");
 }
 
 /// A bundle whose manifest was changed, with members of these names.
@@ -155,5 +249,10 @@ fn a_forged_bundle_writes_nothing_outside() {
     check(|manifest| manifest["repository"] = "../evil".into(), good, "field `repository`");
     check(|manifest| manifest["revision"] = "../evil".into(), good, "field `revision`");
     check(|manifest| manifest["commit"] = "../evil".into(), good, "field `commit`");
+    let huge = |manifest: &mut serde_json::Value| {
+        let row = |name: &str| serde_json::json!({"name": name, "bytes": u64::MAX - 1, "hash": "0".repeat(64)});
+        manifest["files"] = vec![row("a.safetensors"), row("b.safetensors")].into();
+    };
+    check(huge, good, "not enough room");
     check(|manifest| manifest["version"] = 2.into(), good, "field `version`: is 2");
 }

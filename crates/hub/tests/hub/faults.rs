@@ -261,6 +261,45 @@ fn nothing_at_the_address_is_said() {
     assert!(error.to_string().contains("the connection to `127.0.0.1` failed, 4 times in a row"), "{error}");
 }
 
+/// Whatever is wrong with the address, its password is in no message.
+#[test]
+fn passwords_in_the_address_are_not_shown() {
+    let place = Place::new();
+    let working = place.hub.endpoint().replace("http://", "http://me:s3cr3t@");
+    let missing = Fault::Status(404, vec![("X-Error-Code", "RepoNotFound".into())]);
+    place.hub.always("api", missing);
+    let closed = "http://me:s3cr3t@127.0.0.1:1".to_owned();
+    for endpoint in
+        [working, closed, "http://me:s3cr3t@".into(), "gopher://me:s3cr3t@hub".into(), "http://me:s3/s3cr3t@hub.invalid".into()]
+    {
+        let hub = tandem_hub::Hub::new(tandem_hub::HubSettings { endpoint, attempts: 1, ..place.settings() });
+        let error = hub.pull(&crate::place::reference(), &tandem_hub::PullOptions::new(crate::place::wanted())).unwrap_err();
+        let sources = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+        let mut text: String = sources.map(|error| format!("{error} {error:?} ")).collect();
+        text += &format!("{} {hub:?}", error.hint().unwrap_or_default());
+        assert!(!text.contains("s3cr3t"), "{text}");
+    }
+}
+
+/// A byte now and then is silence as well.
+#[test]
+fn a_server_that_trickles_is_asked_again() {
+    let place = Place::new();
+    place.hub.next(WEIGHTS, [Fault::Trickle(50_000)]);
+    let settings = tandem_hub::HubSettings { pace_window: Duration::from_millis(500), least_pace: 10_000, ..place.settings() };
+    let options = tandem_hub::PullOptions::new(crate::place::wanted());
+    tandem_hub::Hub::new(settings.clone()).pull(&crate::place::reference(), &options).unwrap();
+    let transfers = place.hub.transfers(WEIGHTS);
+    assert!(transfers.len() == 2 && transfers[1].from > Some(50_000), "{transfers:?}");
+    place.pulls();
+
+    let place = Place::new();
+    place.hub.always(WEIGHTS, Fault::Trickle(10));
+    let settings = tandem_hub::HubSettings { endpoint: place.hub.endpoint(), cache: place.cache(), ..settings };
+    let error = tandem_hub::Hub::new(settings).pull(&crate::place::reference(), &options).unwrap_err();
+    assert!(error.to_string().contains("in the last 0.5 s, 4 times in a row"), "{error}");
+}
+
 #[test]
 fn a_pull_can_be_cancelled_while_the_server_is_silent() {
     let place = Place::new();
@@ -280,6 +319,29 @@ fn a_pull_can_be_cancelled_while_the_server_is_silent() {
     assert_eq!(std::fs::read(place.partial()).unwrap(), place.weights()[..70_000]);
     place.hub.behave();
     assert_eq!(place.pulls().received, 230_000);
+}
+
+/// What names other files is small. One that is not is neither downloaded nor read.
+#[test]
+fn a_file_that_names_others_is_read_within_a_bound() {
+    let big = vec![b' '; (16 << 20) + 1];
+    let place = Place::with(&[("config.json", b"{}".to_vec()), ("index.json", big.clone())]);
+    let options = tandem_hub::PullOptions::new(tandem_hub::FileSelector::new(|listing| {
+        (listing.read)("index.json")?;
+        Ok(vec!["config.json".into()])
+    }));
+    let hub = tandem_hub::Hub::new(place.settings());
+    let error = hub.pull(&crate::place::reference(), &options).unwrap_err();
+    assert!(error.to_string().contains("`owner/name`: field `index.json`: has 16777217 bytes"), "{error}");
+    assert_eq!(place.hub.transfers("index.json").len(), 0);
+
+    place.hub.set("index.json", b"{}".to_vec());
+    hub.pull(&crate::place::reference(), &options).unwrap();
+    let cached = || hub.cached(&crate::place::reference(), &options.select).unwrap();
+    assert!(cached().is_some());
+    std::fs::remove_file(place.snapshot().join("index.json")).unwrap();
+    std::fs::write(place.snapshot().join("index.json"), big).unwrap();
+    assert!(cached().is_none());
 }
 
 #[test]

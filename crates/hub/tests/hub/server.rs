@@ -23,6 +23,8 @@ pub(crate) enum Fault {
     Truncate(usize),
     /// All the headers, so many bytes, and silence.
     Stall(usize),
+    /// All the headers, so many bytes, then a byte every 20 ms for three seconds, and then the rest.
+    Trickle(usize),
     /// A `Content-Length` that is so many bytes too large.
     LongerBy(usize),
     /// Bytes beyond the content, without a `Content-Length`.
@@ -284,6 +286,7 @@ impl State {
         let mut status = if from.is_some() { 206 } else { 200 };
         let mut content = bytes.to_vec();
         let (mut longer, mut with_length, mut with_range, mut end, mut stalls) = (0, true, true, usize::MAX, false);
+        let mut trickle = 0..0;
         match fault {
             None => {}
             Some(Fault::Status(status, headers)) => return to.head(status, &headers),
@@ -308,6 +311,7 @@ impl State {
                 with_length = false;
             }
             Some(Fault::Truncate(n)) => end = start + n,
+            Some(Fault::Trickle(n)) => trickle = start + n..start + n + 150,
             Some(Fault::Stall(n)) => (end, stalls) = (start + n, true),
             Some(Fault::Header(header, value)) => {
                 headers.retain(|(name, _)| !name.eq_ignore_ascii_case(header));
@@ -324,7 +328,12 @@ impl State {
             headers.push(("Content-Range", format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len())));
         }
         to.head(status, &headers)?;
-        self.send(to, &content[start..end.min(content.len())])?;
+        self.send(to, &content[start..trickle.start.max(start)])?;
+        for i in trickle.clone() {
+            std::thread::sleep(Duration::from_millis(20));
+            self.send(to, &content[i..=i])?;
+        }
+        self.send(to, &content[trickle.end.max(start)..end.min(content.len())])?;
         if stalls {
             if let Some(sender) = &*self.stalls.lock().unwrap() {
                 let _ = sender.send(end.min(content.len()) as u64);

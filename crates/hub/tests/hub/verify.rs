@@ -51,6 +51,46 @@ fn other_damage_is_found_and_mended() {
     check(copy, WEIGHTS, Fault::Content);
 }
 
+/// A link that leads elsewhere is damage, and it alone is replaced: what it led to is not Tandem's.
+#[cfg(unix)]
+#[test]
+fn repair_and_removal_touch_nothing_outside_the_cache() {
+    let leads_to = |place: &Place, target: &std::path::Path| {
+        fs::remove_file(place.snapshot().join(WEIGHTS)).unwrap();
+        std::os::unix::fs::symlink(target, place.snapshot().join(WEIGHTS)).unwrap();
+    };
+    // The name of the directory proves nothing.
+    let outside = tempfile::tempdir().unwrap();
+    fs::create_dir(outside.path().join("blobs")).unwrap();
+    for name in ["precious", "blobs/precious"] {
+        let precious = outside.path().join(name);
+        fs::write(&precious, "a person's own file").unwrap();
+        check(|place| leads_to(place, &precious), WEIGHTS, Fault::Size);
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "a person's own file");
+
+        let place = Place::new();
+        place.pulls();
+        leads_to(&place, &precious);
+        let other = place.repository().join("snapshots").join("f".repeat(40));
+        fs::create_dir(&other).unwrap();
+        fs::write(other.join("config.json"), "{}").unwrap();
+        Hub::new(place.settings()).cache().remove_revision(&reference()).unwrap();
+        assert!(!place.snapshot().exists() && precious.exists());
+    }
+}
+
+/// A link to the content of another file: the link is wrong, the content is not.
+#[cfg(unix)]
+#[test]
+fn repair_leaves_contents_that_are_right_under_their_own_name() {
+    let swap = |place: &Place| {
+        let weights = fs::read_link(place.snapshot().join(WEIGHTS)).unwrap();
+        fs::remove_file(place.snapshot().join("config.json")).unwrap();
+        std::os::unix::fs::symlink(weights, place.snapshot().join("config.json")).unwrap();
+    };
+    check(swap, "config.json", Fault::Size);
+}
+
 #[test]
 fn what_is_not_there_cannot_be_verified() {
     let place = Place::new();

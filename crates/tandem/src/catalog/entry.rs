@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::Saturating;
 
 use serde::{Deserialize, Serialize};
 use tandem_core::footprint::ModelShape;
@@ -90,17 +91,17 @@ impl CatalogEntry {
     /// The sizes of its checkpoint, published in 16-bit floats.
     pub fn shape(&self) -> ModelShape {
         ModelShape {
-            vocab_size: self.vocabulary as u64,
-            hidden_size: self.hidden_size as u64,
-            intermediate_size: self.intermediate_size as u64,
-            n_layers: self.layers as u64,
-            n_heads: self.heads as u64,
-            n_kv_heads: self.kv_heads as u64,
-            head_dim: self.head_dim as u64,
+            vocab_size: Saturating(self.vocabulary as u64),
+            hidden_size: Saturating(self.hidden_size as u64),
+            intermediate_size: Saturating(self.intermediate_size as u64),
+            n_layers: Saturating(self.layers as u64),
+            n_heads: Saturating(self.heads as u64),
+            n_kv_heads: Saturating(self.kv_heads as u64),
+            head_dim: Saturating(self.head_dim as u64),
             tied: self.tied_head,
-            max_context: self.context as u64,
-            stored_bytes: self.parameters.saturating_mul(2),
-            tokenizer_bytes: ModelShape::usual_tokenizer_bytes(self.vocabulary as u64),
+            max_context: Saturating(self.context as u64),
+            stored_bytes: Saturating(self.parameters) * Saturating(2),
+            tokenizer_bytes: ModelShape::usual_tokenizer_bytes(Saturating(self.vocabulary as u64)),
         }
     }
 

@@ -1,5 +1,7 @@
 //! What a plan meets, and what moves it.
 
+use std::num::Saturating;
+
 use super::*;
 use crate::machine::{AddressSpace, ControlGroup, Memory};
 
@@ -10,9 +12,9 @@ const ENGINE: Engine = Engine { backend: BackendKind::Onnx, dtype: DType::Int4, 
 /// 2.1 GB, of which 0.5 GB can be read again.
 fn plan(measured: &Measurements) -> MemoryPlan {
     let footprint = Footprint {
-        kept: vec![Part::own("weights", 3 * GB / 2), Part::file("embedding", GB / 2)],
-        loading: vec![Part::file("checkpoint", GB / 20)],
-        running: vec![Part::own("KV cache", GB / 10)],
+        kept: vec![Part::own("weights", Saturating(3 * GB / 2)), Part::file("embedding", Saturating(GB / 2))],
+        loading: vec![Part::file("checkpoint", Saturating(GB / 20))],
+        running: vec![Part::own("KV cache", Saturating(GB / 10))],
         decoding: Decoding::default(),
     };
     MemoryPlan::new(ENGINE, Workload { n_tokens: 512, context_length: 512 }, footprint, measured)

@@ -89,7 +89,7 @@ fn damaged(hub: &Hub, damage: &Damage, thoroughly: &Thoroughly<'_>) -> Check {
 
 /// Whether the hub answers; offline nobody asks it.
 fn hub(settings: HubSettings) -> Check {
-    let endpoint = settings.endpoint.clone();
+    let endpoint = settings.shown_endpoint();
     if settings.offline {
         return Check::new(AREA, "hub", State::Absent, "`HF_HUB_OFFLINE` says to open no socket; models in the cache are used")
             .with_remedy("unset `HF_HUB_OFFLINE` to download");
