@@ -11,7 +11,7 @@ use crate::process::{self, Profile};
 const MARGIN: f64 = 0.10;
 
 /// What a build without optimisation may take beyond its plan, in bytes: its code is larger.
-const DEV_BYTES: f64 = 8e6;
+const DEV_BYTES: f64 = 3e6;
 
 /// The tokens that runs hold, where the model has the context for them.
 const LENGTHS: [usize; 3] = [500, 1000, 8000];
@@ -104,6 +104,6 @@ mod tests {
     fn plans_may_be_off_by_a_tenth_in_both_directions() {
         let is_within = |planned, profile| Row { n_tokens: 1, planned, peak: 100e6 }.is_within(profile);
         assert_eq!([89e6, 91e6, 109e6, 111e6].map(|planned| is_within(planned, Profile::Release)), [false, true, true, false]);
-        assert_eq!([81e6, 83e6, 111e6].map(|planned| is_within(planned, Profile::Dev)), [false, true, false]);
+        assert_eq!([86e6, 88e6, 111e6].map(|planned| is_within(planned, Profile::Dev)), [false, true, false]);
     }
 }

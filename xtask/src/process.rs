@@ -33,6 +33,11 @@ pub(crate) fn setup(profile: Profile) -> Result<()> {
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
+    // Cargo has set these for this task: build scripts that look at them would run again, and all that depends on them be built again.
+    let of_task = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_task)) {
+        command.env_remove(name);
+    }
     command
 }
 
@@ -130,4 +135,16 @@ fn show(command: &Command) -> String {
     let shown = words.join(" ");
     eprintln!("$ {shown}");
     shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_does_not_see_the_variables_of_this_task() {
+        let command = cargo(&["build"]);
+        let is_removed = |name: &str| command.get_envs().any(|(key, value)| key == name && value.is_none());
+        assert!(is_removed("CARGO_PKG_NAME") && is_removed("CARGO_MANIFEST_DIR") && !is_removed("CARGO"));
+    }
 }

@@ -76,7 +76,10 @@ fn show_pair(pair: &PairReport, out: &mut Vec<Line>) {
     for (name, verdict, said) in stages(pair) {
         out.push(line(tone(verdict), format!("  {name:<12} {:<10} {said}", stage_word(verdict))));
     }
-    pair.gates.iter().for_each(|gate| out.push(show_gate(gate)));
+    out.extend(pair.gates.iter().map(show_gate));
+    let mut reasons: Vec<&String> = pair.gates.iter().filter_map(|gate| gate.reason.as_ref()).collect();
+    reasons.dedup();
+    out.extend(reasons.into_iter().map(|reason| line(Tone::Aside, format!("    known difference: {reason}"))));
     if let Some(measures) = &pair.weights.measured {
         for difference in measures.differences.iter().take(N_SHOWN) {
             out.push(line(Tone::Bad, format!("  weight `{}` {}", difference.name, difference.problem)));
@@ -173,9 +176,8 @@ fn show_gate(gate: &Gate) -> Line {
     };
     let sign = if gate.metric.is_at_least() { "≥" } else { "≤" };
     let known = gate.known_limit.map(|limit| format!(", {sign} {}", figure_of(gate.metric, limit))).unwrap_or_default();
-    let reason = gate.reason.as_ref().map(|reason| format!("  {reason}")).unwrap_or_default();
     let text = format!(
-        "    {:<24} {:>12} {sign} {:<10} {said}{known}{reason}",
+        "    {:<24} {:>12} {sign} {:<10} {said}{known}",
         metric_name(gate.metric),
         figure_of(gate.metric, gate.value),
         figure_of(gate.metric, gate.limit)

@@ -259,7 +259,7 @@ fn gate(metric: Metric, value: f64, limit: f64, known: Option<&KnownDifference>,
     } else {
         Outcome::NotMet
     };
-    Gate { metric, value, limit, known_limit, outcome, reason: known.map(|known| known.reason.clone()) }
+    Gate { metric, value, limit, known_limit, outcome, reason: known.map(|known| known.reason.trim().replace('\n', " ")) }
 }
 
 fn measured(metric: Metric, logits: Option<&LogitsMeasures>, generation: Option<&GenerationMeasures>) -> Option<f64> {

@@ -99,6 +99,10 @@ fn they_run_on_candle() {
     assert_eq!((&quantised["dtype"], &quantised["model"]), (&"int8".into(), &"owner/name".into()));
     let shown = outcome(hub.offline(&["show", "owner/name:Q8_0", "--backend", "candle", "--json"])).json();
     assert_eq!((&shown["architecture"], &shown["loaded"]["dtype"]), (&"qwen2".into(), &"int8".into()));
+    hub.place.write("quantised.gguf", golden(TensorType::Q8_0));
+    let short = ["--prompt", "4", "--depth", "0", "--generate", "2", "--rounds", "1", "--threads", "1", "--json"];
+    let bench = hub.place.json(&[&["bench", "quantised.gguf", "--backend", "candle"], &short[..]].concat());
+    assert_eq!((bench["entries"].as_array().unwrap().len(), &bench["entries"][0]["loaded"]["dtype"]), (1, &"int8".into()));
     let said = outcome(hub.offline(&["score", "owner/name:F32", "The fox", "--backend", "candle", "--json"])).json();
     assert_eq!(said["model"], "owner/name:F32");
 }

@@ -80,14 +80,14 @@ impl Weights {
     }
 }
 
-/// Every dtype and every graph that is named, or all dtypes of a checkpoint.
+/// Every dtype and every graph that is named, or all dtypes of a checkpoint; a GGUF file is quantised already.
 fn weights(options: &EntryOptions, backends: &[BackendKind], files: &ModelFiles) -> Result<Vec<Weights>> {
     if !options.graphs.is_empty() && !backends.contains(&BackendKind::Onnx) {
         return Err(Usage::new("`--graph` is of ONNX Runtime", "add `onnx` to `--backend`, or leave out `--graph`").into());
     }
     let dtypes: Vec<Option<DType>> = match options.dtypes.as_slice() {
         [] if !options.graphs.is_empty() => Vec::new(),
-        [] if is_checkpoint(files) => [DType::F32, DType::Int8, DType::Int4].map(Some).to_vec(),
+        [] if is_checkpoint(files) && files.gguf().is_none() => [DType::F32, DType::Int8, DType::Int4].map(Some).to_vec(),
         [] => vec![None],
         named => named.iter().copied().map(Some).collect(),
     };
