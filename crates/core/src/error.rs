@@ -94,7 +94,7 @@ pub enum Error {
     EngineLibrary {
         /// What was looked for, where, and what was found.
         problem: String,
-        /// The command that mends it.
+        /// How to fix it.
         hint: Remedies,
         /// The loader's own error.
         source: Option<Source>,
@@ -159,7 +159,7 @@ pub enum Error {
         value: String,
         /// What is wrong, as a predicate: `is less than 0`.
         problem: String,
-        /// What it usually is.
+        /// What to do.
         hint: Option<Remedies>,
     },
 

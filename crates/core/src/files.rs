@@ -19,7 +19,7 @@ use std::sync::Arc;
 use self::config::ParsedConfig;
 pub use self::content::MAX_JSON_BYTES;
 pub use self::listing::Listing;
-pub use self::near::near_names;
+pub use self::near::{did_you_mean, near_names};
 use crate::error::{Error, Result};
 pub use crate::file_bytes::FileBytes;
 use crate::gguf::{Gguf, GgufPart};

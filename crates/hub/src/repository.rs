@@ -136,14 +136,6 @@ impl FromStr for Commit {
     }
 }
 
-impl HubReference {
-    /// Whether `text` is of the form of a reference to the hub: one slash between two names. A path may be so too; one that exists is
-    /// meant before a repository is.
-    pub fn looks_like_one(text: &str) -> bool {
-        text.parse::<Self>().is_ok()
-    }
-}
-
 impl FromStr for HubReference {
     type Err = Error;
 
@@ -230,9 +222,9 @@ mod tests {
             "a/b@x//y", "a/b@-x", "a/b@x/.y", "a b/c", "a/b\0", "a/b@x\0", "a/b:", "a/b:x/y", "a/b:../x", "a:b/c", "a/b:x:y",
             "a/b:x\0", "a\\b/c", "C:/b", "a/b@x:y",
         ] {
-            assert!(!HubReference::looks_like_one(text), "{text}");
+            assert!(text.parse::<HubReference>().is_err(), "{text}");
         }
-        assert!(!HubReference::looks_like_one(&format!("a/{}", "b".repeat(4096))));
+        assert!(format!("a/{}", "b".repeat(4096)).parse::<HubReference>().is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod entry;
 use std::io;
 
 use serde::Deserialize;
-use tandem_core::files::near_names;
+use tandem_core::files::{did_you_mean, near_names};
 use tandem_core::{Error, Result};
 
 pub use self::entry::{CatalogEntry, Kind};
@@ -108,17 +108,11 @@ impl Catalog {
 
     /// The error for a name that no entry has, with those that are near.
     pub fn unknown(&self, name: &str) -> Error {
-        let near = near_names(name, self.names());
-        let quoted = |names: &[String]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        let all: Vec<String> = self.entries.iter().map(|entry| entry.name.clone()).collect();
+        let all: Vec<String> = self.entries.iter().map(|entry| format!("`{}`", entry.name)).collect();
         Error::ModelNotFound {
             reference: name.into(),
             reason: "the catalog has no such name".into(),
-            hint: match near.as_slice() {
-                [] => format!("the names are {}", quoted(&all)),
-                near => format!("did you mean {}?", quoted(near)),
-            }
-            .into(),
+            hint: did_you_mean(&near_names(name, self.names()), &format!("the names are {}", all.join(", "))).into(),
         }
     }
 }

@@ -5,7 +5,7 @@ mod estimates;
 
 use std::path::PathBuf;
 
-use tandem_core::files::{ModelFiles, near_names};
+use tandem_core::files::{ModelFiles, did_you_mean, near_names};
 use tandem_core::{DType, Error, Remedy, Result};
 use tandem_hub::{FileSelector, Hub, HubReference, HubSettings, PullOptions};
 
@@ -175,12 +175,12 @@ impl Resolver {
             reason: "it is neither the built-in model, a name of the catalog, an existing path, nor of the form \
                      `owner/name[@revision]`"
                 .into(),
-            hint: match near.as_slice() {
-                [] => "name `demo`, a directory with the model's files, `owner/name` for a model on the Hugging Face hub, or one of \
-                       the catalog such as `qwen2.5:0.5b`"
-                    .into(),
-                near => format!("did you mean {}?", near.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")).into(),
-            },
+            hint: did_you_mean(
+                &near,
+                "name `demo`, a directory with the model's files, `owner/name` for a model on the Hugging Face hub, or one of the \
+                 catalog such as `qwen2.5:0.5b`",
+            )
+            .into(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a model can do beyond the least that the contract asks for.
 
-use std::fmt;
+use crate::named::{Named, named};
 
 /// An optional ability of a model. A backend declares what a model has, and the conformance suite tests both directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,10 +27,6 @@ pub enum Capability {
 pub struct Capabilities(u32);
 
 impl Capability {
-    /// Every ability.
-    pub const ALL: [Self; 7] =
-        [Self::Generation, Self::AllLogits, Self::Rewind, Self::HiddenStates, Self::Adapters, Self::Fork, Self::KvTransfer];
-
     /// What it is, for a message: `{description} is not supported`.
     pub fn description(self) -> &'static str {
         match self {
@@ -45,19 +41,15 @@ impl Capability {
     }
 }
 
-impl fmt::Display for Capability {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Generation => "generation",
-            Self::AllLogits => "all_logits",
-            Self::Rewind => "rewind",
-            Self::HiddenStates => "hidden_states",
-            Self::Adapters => "adapters",
-            Self::Fork => "fork",
-            Self::KvTransfer => "kv_transfer",
-        })
-    }
-}
+named!(Capability, "capability", {
+    Generation: "generation",
+    AllLogits: "all_logits",
+    Rewind: "rewind",
+    HiddenStates: "hidden_states",
+    Adapters: "adapters",
+    Fork: "fork",
+    KvTransfer: "kv_transfer",
+});
 
 impl Capabilities {
     /// Those of `list`.
@@ -83,7 +75,7 @@ impl Capabilities {
 
     /// Each of them.
     pub fn iter(self) -> impl Iterator<Item = Capability> {
-        Capability::ALL.into_iter().filter(move |capability| self.has(*capability))
+        Capability::ALL.iter().copied().filter(move |capability| self.has(*capability))
     }
 }
 
@@ -92,11 +84,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_set_has_what_it_was_made_of() {
+    fn capabilities_contain_listed_values() {
         let set = Capabilities::of(&[Capability::Rewind, Capability::KvTransfer]);
         assert_eq!(set.iter().collect::<Vec<_>>(), [Capability::Rewind, Capability::KvTransfer]);
         assert_eq!(set.with_if(false, Capability::Fork), set);
         assert!(set.with_if(true, Capability::Fork).has(Capability::Fork));
-        assert_eq!(Capabilities::of(&Capability::ALL).iter().count(), Capability::ALL.len());
+        assert_eq!(Capabilities::of(Capability::ALL).iter().count(), Capability::ALL.len());
     }
 }

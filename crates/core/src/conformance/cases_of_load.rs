@@ -6,6 +6,7 @@ use crate::cancel::CancelToken;
 use crate::error::Error;
 use crate::files::{ModelFile, ModelFiles};
 use crate::footprint::Workload;
+use crate::named::Named;
 
 /// The model says of itself what was asked for and what it is.
 pub fn loaded_as_asked(fixture: &Fixture) {
@@ -82,7 +83,7 @@ pub fn undeclared_capability_is_refused(fixture: &Fixture) {
     assert!(capabilities.has(Capability::Generation) || capabilities.has(Capability::HiddenStates));
     let tokens = cases::tokens(&*model, 4);
     let session = || cases::session(&*model);
-    for capability in Capability::ALL.into_iter().filter(|capability| !capabilities.has(*capability)) {
+    for capability in Capability::ALL.iter().copied().filter(|capability| !capabilities.has(*capability)) {
         if !capabilities.has(Capability::Generation) && !matches!(capability, Capability::HiddenStates | Capability::Adapters) {
             assert!(matches!(model.new_session(&SessionOptions::default()), Err(Error::Unsupported { .. })));
             continue;

@@ -1,5 +1,7 @@
 //! Names that someone may have meant.
 
+use crate::remedy::alternatives;
+
 /// Longer names are not compared: the cost grows with the product of the lengths.
 const MAX_LENGTH: usize = 256;
 /// The most names offered.
@@ -26,11 +28,11 @@ pub fn near_names<S: AsRef<str>>(wanted: &str, candidates: impl IntoIterator<Ite
     near.into_iter().take(MAX_OFFERED).map(|(_, name)| name).collect()
 }
 
-/// A hint that offers them; `otherwise` where none is near.
-pub(super) fn did_you_mean(near: &[String], otherwise: &str) -> String {
+/// A hint that offers what is [near](near_names); `otherwise` where nothing is.
+pub fn did_you_mean(near: &[String], otherwise: &str) -> String {
     match near {
         [] => otherwise.into(),
-        names => format!("did you mean {}?", names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ")),
+        names => format!("did you mean {}?", alternatives(names)),
     }
 }
 

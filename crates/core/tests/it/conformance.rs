@@ -5,9 +5,10 @@ use std::path::Path;
 use tandem_core::conformance;
 use tandem_core::conformance::{FakeBackend, Fixture};
 use tandem_core::files::ModelFiles;
+use tandem_core::named::Named;
 use tandem_core::{Capabilities, Capability, LoadOptions};
 
-conformance!(everything, || fixture(Capabilities::of(&Capability::ALL), true));
+conformance!(everything, || fixture(Capabilities::of(Capability::ALL), true));
 conformance!(encoder, || fixture(Capabilities::of(&[Capability::HiddenStates]), false));
 conformance!(generation_alone, || fixture(Capabilities::of(&[Capability::Generation]), false));
 
