@@ -127,8 +127,10 @@ impl Outline {
 /// # Errors
 /// [`Error::BadFile`] with the reader's own words.
 pub(super) fn load(bytes: &[u8], file: &str) -> Result<Inner> {
-    // Some of its readers panic on a damaged part (`Precompiled`) where others return an error.
-    match catch_unwind(AssertUnwindSafe(|| Inner::from_bytes(bytes))) {
+    // Some of its readers panic on a damaged part (`Precompiled`) where others return an error; a template of special tokens that are not
+    // defined panics when it is applied, which it is to an empty text as well.
+    let read = || Inner::from_bytes(bytes).inspect(|inner| drop(inner.encode("", true)));
+    match catch_unwind(AssertUnwindSafe(read)) {
         Ok(Ok(inner)) => Ok(inner),
         Ok(Err(e)) => Err(Error::bad_file(file, "the file is not a tokenizer", e)),
         Err(_) => Err(Error::BadFile {

@@ -91,6 +91,9 @@ fn damaged_files_are_errors_that_name_the_file() {
         file[part] = value;
         serde_json::to_vec(&file).unwrap()
     };
+    // A template whose token is not defined.
+    let token = json!([{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]);
+    let undefined = json!({"type": "TemplateProcessing", "single": token, "pair": [], "special_tokens": {}});
     for (bytes, expected) in [
         (good[..good.len() / 2].to_vec(), "the file is truncated"),
         (b"hello".to_vec(), "the file is not JSON"),
@@ -101,6 +104,7 @@ fn damaged_files_are_errors_that_name_the_file() {
         (file("model", json!({"type": "BPE", "vocab": {"a": -1}, "merges": []})), "the file is not a tokenizer"),
         (file("decoder", json!({"type": "Nonsense"})), "the file is not a tokenizer"),
         (file("version", json!("7")), "the file is not a tokenizer"),
+        (file("post_processor", undefined), "its reader gave up on a damaged part"),
         (vec![b' '; (64 << 20) + 1], "bytes are more than the 67108864"),
     ] {
         let message = message(&bytes);
