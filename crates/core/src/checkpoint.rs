@@ -67,6 +67,16 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Reads the header of `content`, the whole file called `name`.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] when it is truncated or no safetensors.
+    pub fn parse(content: FileBytes, name: &str) -> Result<Self> {
+        let mut checkpoint = Self { shards: Vec::new(), tensors: HashMap::new() };
+        checkpoint.add(name.to_owned(), content)?;
+        Ok(checkpoint)
+    }
+
     /// The weight called `name`.
     ///
     /// # Errors
