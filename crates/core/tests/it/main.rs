@@ -1,5 +1,11 @@
 //! The tests of what needs no engine, in one program.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "a failed test is a panic, and says what it was at"
+)]
 
 mod config_goldens;
 mod config_parse;
