@@ -107,7 +107,7 @@ pub struct RenderOptions {
     pub now: Option<i64>,
 }
 
-/// A chat template that was found valid. It is compiled for each rendering, which takes less than a millisecond.
+/// A chat template that was found valid. It is compiled for each rendering.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
     source: Arc<str>,

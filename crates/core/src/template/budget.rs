@@ -14,7 +14,7 @@ const MADE_BYTES: usize = 40 << 20;
 /// Bytes that it may make for each byte that it is given: templates copy a message some five times.
 const MADE_PER_BYTE: usize = 16;
 
-/// Values that it may look at; a piece of text counts as one. This many take less than a second.
+/// Values that it may look at; a piece of text counts as one.
 const LOOKS: usize = 2_000_000;
 
 /// The deepest that lists may lie in lists where something looks into them; JSON that was read is at most 128 deep.
