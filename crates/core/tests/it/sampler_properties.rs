@@ -361,3 +361,9 @@ fn a_whole_vocabulary() {
         check(SamplingOptions { typical_p: 0.95, ..base });
     }
 }
+
+#[test]
+fn min_p_keeps_what_is_exactly_at_its_bound() {
+    let options = SamplingOptions { temperature: 1.0, min_p: 1.0, ..GREEDY() };
+    assert_eq!(distribution(&options, &[0.5, 2.0, 1.5, 2.0], &[]), [(1, 0.5), (3, 0.5)]);
+}
