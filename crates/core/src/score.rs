@@ -89,6 +89,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn of_equal_tokens_the_lower_id_ranks_first() {
+        let ranks = [0, 1, 2].map(|id| score_token(&[1.0, 1.0, 2.0], id, 0, 1).unwrap().rank);
+        assert_eq!(ranks, [Some(1), Some(2), Some(0)]);
+    }
+
+    #[test]
     fn a_token_is_scored_against_the_whole_vocabulary() {
         let logits = [0.0, 2.0, 1.0, 2.0];
         let score = score_token(&logits, 2, 3, 1).unwrap();

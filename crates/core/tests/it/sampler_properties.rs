@@ -367,3 +367,10 @@ fn min_p_keeps_what_is_exactly_at_its_bound() {
     let options = SamplingOptions { temperature: 1.0, min_p: 1.0, ..GREEDY() };
     assert_eq!(distribution(&options, &[0.5, 2.0, 1.5, 2.0], &[]), [(1, 0.5), (3, 0.5)]);
 }
+
+#[test]
+fn a_banned_token_is_not_in_the_distribution() {
+    let options = SamplingOptions { temperature: 1.0, logit_bias: vec![(1, f32::NEG_INFINITY)], ..GREEDY() };
+    let ids: Vec<TokenId> = distribution(&options, &[0.5, 2.0, 1.5], &[]).into_iter().map(|(id, _)| id).collect();
+    assert_eq!(ids, [2, 0]);
+}
