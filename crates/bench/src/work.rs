@@ -8,11 +8,10 @@ use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use tandem_core::bandwidth::{MORE_THAN_CACHES, read_bandwidth};
 use tandem_core::{BackendKind, CancelToken, Error, LoadOptions, Model, Result, TokenId};
 
 use crate::loss;
-use tandem_core::bandwidth::{MORE_THAN_CACHES, read_bandwidth};
-
 use crate::machine::Activity;
 use crate::measure::{Sample, Workload, measure};
 use crate::memory::peak_rss_bytes;

@@ -216,8 +216,8 @@ pub(crate) struct ModelArg {
     /// The model: `demo`, `auto`, a name of the catalog such as `qwen2.5:0.5b`, a path, or `owner/name[@revision]` on the hub
     ///
     /// A path names a directory with a model's files, an `.onnx` file within one, or a `.gguf` file. `owner/name:Q4_K_M` selects one of
-    /// several GGUF files of a repository. `auto` is the largest model of the catalog that fits into
-    /// memory and is estimated to decode 10 tokens per second.
+    /// several GGUF files of a repository. `auto` is the largest model of the catalog that fits into memory and is estimated to decode 10
+    /// tokens per second.
     #[arg(id = "model", value_name = "MODEL")]
     pub(crate) reference: String,
 }

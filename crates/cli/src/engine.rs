@@ -41,9 +41,9 @@ impl Loaded {
     pub(crate) fn dtype_report(&self) -> Option<DTypeReport> {
         let choice = self.model.dtype_choice()?;
         Some(DTypeReport {
-            estimated_tokens_per_second: choice.taken().tokens_per_second,
+            estimated_tokens_per_second: choice.chosen().tokens_per_second,
             most_exact_tokens_per_second: choice.most_exact().tokens_per_second,
-            kl_nats: self.entry.as_ref().and_then(|entry| entry.kl_nats(choice.taken().dtype())),
+            kl_nats: self.entry.as_ref().and_then(|entry| entry.kl_nats(choice.chosen().dtype())),
         })
     }
 
@@ -112,13 +112,13 @@ pub(crate) fn load(
 /// Says which dtype was chosen, and why.
 fn remark_on_dtype(opened: &OpenedModel, entry: Option<&CatalogEntry>, output: &Output) {
     let Some(choice) = opened.dtype_choice() else { return };
-    let (taken, exact) = (choice.taken(), choice.most_exact());
+    let (estimate, exact) = (choice.chosen(), choice.most_exact());
     let chosen = format!(
         "dtype `{}` was chosen: it decodes an estimated {:.0} tokens per second here",
-        taken.dtype(),
-        taken.tokens_per_second
+        estimate.dtype(),
+        estimate.tokens_per_second
     );
-    if choice.taken == 0 {
+    if choice.chosen == 0 {
         return output.detail(&chosen);
     }
     let other = match exact.fits {
@@ -126,7 +126,7 @@ fn remark_on_dtype(opened: &OpenedModel, entry: Option<&CatalogEntry>, output: &
         false => format!("`{}` does not fit into memory", exact.dtype()),
     };
     let kl = entry
-        .and_then(|entry| entry.kl_nats(taken.dtype()))
+        .and_then(|entry| entry.kl_nats(estimate.dtype()))
         .map_or(String::new(), |kl| format!("; it costs {kl} nats of KL divergence"));
     output.note(&format!("{chosen}, {other}{kl}"));
 }

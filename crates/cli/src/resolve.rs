@@ -38,8 +38,8 @@ pub(crate) fn reference_settings(options: &EngineOptions) -> Settings {
 /// As [`Resolver::resolve`].
 pub(crate) fn resolve(resolver: &Resolver, reference: &str, settings: &Settings, output: &Output) -> tandem::Result<Resolved> {
     let resolved = resolver.resolve(&ModelRef::from(reference), settings)?;
-    if let Some((choice, taken)) = resolved.choice.as_ref().and_then(|choice| Some((choice, choice.taken()?))) {
-        let (name, estimate, usable) = (&taken.entry.name, &taken.estimate, bytes(choice.usable));
+    if let Some((choice, chosen)) = resolved.choice.as_ref().and_then(|choice| Some((choice, choice.chosen()?))) {
+        let (name, estimate, usable) = (&chosen.entry.name, &chosen.estimate, bytes(choice.usable));
         let (dtype, speed, peak) = (estimate.dtype(), estimate.tokens_per_second, bytes(estimate.plan.peak()));
         output.note(&format!(
             "`auto` is `{name}`: in {dtype} it takes about {peak} of {usable} and decodes an estimated {speed:.0} tokens per second"

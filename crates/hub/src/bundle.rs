@@ -67,7 +67,7 @@ impl Manifest {
         let targets: Vec<Target> = self.files.into_iter().map(target).collect::<Result<_>>()?;
         let tree = self.tree.and_then(|tree| tree.listing(&commit));
         if let Some(target) = tree.as_ref().and_then(|tree| targets.iter().find(|target| !target.is_in(tree))) {
-            return Err(bad("tree", format!("has not the `{}` of `files`", target.name.escape_debug())));
+            return Err(bad("tree", format!("does not list `{}`, which `files` has", target.name.escape_debug())));
         }
         Ok(Contents {
             repository: self.repository.parse().map_err(of_name("repository"))?,

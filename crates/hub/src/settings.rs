@@ -32,11 +32,11 @@ pub struct HubSettings {
     pub offline: bool,
     /// How long the server may be silent.
     pub silence: Duration,
-    /// The fewest bytes in a second that the server must send, on the average of [`pace_window`](Self::pace_window): with fewer the connection
+    /// The fewest bytes in a second that the server must send, on the average of [`throughput_window`](Self::throughput_window): with fewer the connection
     /// counts as broken.
-    pub least_pace: u64,
+    pub min_bytes_per_second: u64,
     /// How long the server may be slower than that.
-    pub pace_window: Duration,
+    pub throughput_window: Duration,
     /// How long to wait before the first repetition; each further one waits twice as long.
     pub first_wait: Duration,
     /// The longest wait that a server may ask for.
@@ -69,8 +69,8 @@ impl HubSettings {
             token: None,
             offline: false,
             silence: Duration::from_secs(30),
-            least_pace: 1 << 10,
-            pace_window: Duration::from_secs(60),
+            min_bytes_per_second: 1 << 10,
+            throughput_window: Duration::from_secs(60),
             first_wait: Duration::from_millis(500),
             longest_wait: Duration::from_secs(300),
             attempts: 6,
@@ -120,7 +120,7 @@ impl HubSettings {
 
 impl fmt::Debug for HubSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoint, cache, token, offline, silence, least_pace, pace_window, .. } = self;
+        let Self { endpoint, cache, token, offline, silence, min_bytes_per_second, throughput_window, .. } = self;
         let Self { first_wait, longest_wait, attempts, n_parallel, .. } = self;
         f.debug_struct("HubSettings")
             .field("endpoint", &shown(endpoint))
@@ -128,8 +128,8 @@ impl fmt::Debug for HubSettings {
             .field("token", token)
             .field("offline", offline)
             .field("silence", silence)
-            .field("least_pace", least_pace)
-            .field("pace_window", pace_window)
+            .field("min_bytes_per_second", min_bytes_per_second)
+            .field("throughput_window", throughput_window)
             .field("first_wait", first_wait)
             .field("longest_wait", longest_wait)
             .field("attempts", attempts)

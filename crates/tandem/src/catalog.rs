@@ -6,10 +6,9 @@ use std::io;
 
 use serde::Deserialize;
 use tandem_core::files::{did_you_mean, near_names};
-use tandem_core::{Error, Result};
+use tandem_core::{Error, Result, paths};
 
 pub use self::entry::{CatalogEntry, Kind};
-use tandem_core::paths;
 
 /// The list that is part of the program.
 const BUILTIN: &str = include_str!("catalog/builtin.toml");

@@ -15,7 +15,7 @@ use tandem_core::template::STACK_BYTES;
 use tandem_core::{BackendKind, DType, Device, Error, Result};
 
 pub(crate) use self::choose::Resources;
-pub use self::choose::{COMFORTABLE_SPEED, Candidate, Choice, DTypeChoice, Estimate, LEAST_SPEED, PLANNED_CONTEXT};
+pub use self::choose::{COMFORTABLE_SPEED, Candidate, Choice, DTypeChoice, Estimate, MIN_SPEED, PLANNED_CONTEXT};
 pub use self::judge::{Limit, Verdict};
 pub use self::measured::{Bandwidth, Measurement, Measurements};
 pub use tandem_core::footprint::{Decoding, Footprint, Part, Workload};

@@ -6,7 +6,7 @@ mod estimates;
 use std::path::PathBuf;
 
 use tandem_core::files::{ModelFiles, did_you_mean, near_names};
-use tandem_core::{DType, Error, Remedy, Result};
+use tandem_core::{DType, Error, Remedy, Result, paths};
 use tandem_hub::{FileSelector, Hub, HubReference, HubSettings, PullOptions};
 
 pub use self::admission::Admission;
@@ -16,7 +16,6 @@ use crate::machine::Memory;
 use crate::plan::{Choice, Measurements};
 use crate::reference::{AUTO, DEMO, ModelRef};
 use crate::settings::Settings;
-use tandem_core::paths;
 
 /// Turns references into files.
 ///
@@ -123,8 +122,8 @@ impl Resolver {
         let (entry, choice) = match reference {
             ModelRef::Auto => {
                 let choice = self.choose(settings)?;
-                let taken = choice.taken().ok_or_else(|| nothing_fits(&choice))?;
-                (taken.entry.clone(), Some(choice))
+                let chosen = choice.chosen().ok_or_else(|| nothing_fits(&choice))?;
+                (chosen.entry.clone(), Some(choice))
             }
             ModelRef::Catalog(name) => (self.catalog.find(name).ok_or_else(|| self.unknown(name))?.clone(), None),
             other => return Ok(Resolved { model: other.clone(), entry: None, choice: None }),

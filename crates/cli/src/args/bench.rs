@@ -18,7 +18,8 @@ use super::{DeviceChoice, OutputArgs, examples};
 /// so that disturbances affect all of them alike. An entry is called faster only when the 95% interval shows it and the difference is at
 /// least 3%. Every sample is kept.
 ///
-/// Ctrl-C ends the benchmark: what was measured is kept, and the exit code is 1. With `--gate`, the exit code is 3 for a loss, and 1 for figures that cannot be judged.
+/// Ctrl-C ends the benchmark: what was measured is kept, and the exit code is 1. With `--gate`, the exit code is 3 for a loss, and 1 for
+/// figures that cannot be judged.
 #[derive(Args, Debug)]
 #[command(after_help = examples::BENCH)]
 pub(crate) struct BenchArgs {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::parity::compare_prompts;
 use crate::support::{ENDLESS, Place, engine, place_with_engine};
 
 /// More than any test waits for.
@@ -126,19 +127,7 @@ fn the_second_ends_the_process() {
 fn a_comparison_keeps_what_was_measured() {
     let Some(place) = place_with_engine() else { return };
     place.write("prompts.txt", "The fox\n");
-    let args = [
-        "parity",
-        "model",
-        "--reference",
-        engine(),
-        "--corpus",
-        "prompts.txt",
-        "--generate",
-        "0",
-        "--json",
-        "--report",
-        "r.json",
-    ];
+    let args = [compare_prompts(), vec!["--report", "r.json"]].concat();
     // More candidates than there is time for.
     let candidates = ["--candidate", engine()].repeat(1000);
     let mut child =

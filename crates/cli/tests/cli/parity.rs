@@ -6,6 +6,11 @@ use serde_json::Value;
 
 use crate::support::{Place, engine, missing_backend, place_with_engine, place_with_onnx};
 
+/// Compares logits on `prompts.txt`, generating nothing.
+pub(crate) fn compare_prompts() -> Vec<&'static str> {
+    "parity model --corpus prompts.txt --generate 0 --json --reference".split(' ').chain([engine()]).collect()
+}
+
 #[test]
 fn what_cannot_run_is_said_beside_what_was_measured() {
     let Some(place) = place_with_onnx() else { return };
@@ -93,20 +98,7 @@ fn a_model_that_one_side_cannot_run_is_named() {
 fn a_prompt_of_100000_tokens_is_named_and_the_others_are_measured() {
     let Some(place) = place_with_engine() else { return };
     place.write("prompts.txt", format!("The fox\n{}\nA lantern\n", "word ".repeat(100_000)));
-    let args = [
-        "parity",
-        "model",
-        "--reference",
-        engine(),
-        "--candidate",
-        engine(),
-        "--corpus",
-        "prompts.txt",
-        "--generate",
-        "0",
-        "--json",
-    ];
-    let outcome = place.tandem(&args);
+    let outcome = place.tandem(&[compare_prompts(), vec!["--candidate", engine()]].concat());
     assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
     let report = outcome.json();
     let problem = &report["pairs"][0]["problems"][0];
@@ -120,20 +112,10 @@ fn a_prompt_of_100000_tokens_is_named_and_the_others_are_measured() {
 fn a_full_disk_costs_the_files_and_no_figure() {
     let Some(place) = place_with_engine() else { return };
     place.write("prompts.txt", "The fox\n");
-    let args = [
-        "parity",
-        "model",
-        "--reference",
-        engine(),
-        "--candidate",
-        engine(),
-        "--corpus",
-        "prompts.txt",
-        "--generate",
-        "0",
-        "--json",
-    ];
-    let outcome = place.tandem_on_full_disk(1, &[&args[..], &["--report", "r.json", "--html", "r.html"]].concat());
+    let outcome = place.tandem_on_full_disk(
+        1,
+        &[compare_prompts(), vec!["--candidate", engine(), "--report", "r.json", "--html", "r.html"]].concat(),
+    );
     assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
     let report = outcome.json();
     assert_eq!(report["pairs"][0]["verdict"], "same");

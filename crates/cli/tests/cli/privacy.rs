@@ -1,4 +1,4 @@
-//! What runs locally stays there: the system kills a process that makes a socket, and nothing is written outside the cache.
+//! What runs locally stays there: the system kills a process that makes a socket or creates a file.
 
 use std::process::{Command, Stdio};
 
@@ -36,6 +36,34 @@ fn guarded_command(command: &Command) -> String {
     words.map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join("\u{1f}")
 }
 
+/// The same for a process that is killed, too, when it creates a file or a directory.
+#[cfg(target_os = "linux")]
+fn without_sockets_and_files(command: Command) -> Command {
+    let mut guarded = without_sockets(command);
+    guarded.env(NO_FILES, "1");
+    guarded
+}
+
+/// Set beside [`GUARDED`] when no file may be created.
+#[cfg(target_os = "linux")]
+const NO_FILES: &str = "TANDEM_TEST_NO_FILES";
+
+/// The system calls that create a file or a directory.
+#[cfg(target_os = "linux")]
+fn creating_files() -> Vec<(i64, Vec<seccompiler::SeccompRule>)> {
+    use seccompiler::{SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq, SeccompCondition, SeccompRule};
+    let creates = |argument| {
+        let flag = libc::O_CREAT as u64;
+        vec![SeccompRule::new(vec![SeccompCondition::new(argument, Dword, MaskedEq(flag), flag).unwrap()]).unwrap()]
+    };
+    let everywhere = [(libc::SYS_openat, creates(2)), (libc::SYS_mkdirat, Vec::new())];
+    #[cfg(target_arch = "x86_64")]
+    let old = [(libc::SYS_open, creates(1)), (libc::SYS_creat, Vec::new()), (libc::SYS_mkdir, Vec::new())];
+    #[cfg(not(target_arch = "x86_64"))]
+    let old = [];
+    everywhere.into_iter().chain(old).collect()
+}
+
 /// Becomes the binary. Run as a test of its own it does nothing.
 #[cfg(target_os = "linux")]
 #[test]
@@ -45,13 +73,16 @@ fn guarded() {
     use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
     let Ok(words) = std::env::var(GUARDED) else { return };
     let words: Vec<&str> = words.split('\u{1f}').collect();
-    let rules = std::collections::BTreeMap::from([(libc::SYS_socket, Vec::new())]);
+    let mut rules = std::collections::BTreeMap::from([(libc::SYS_socket, Vec::new())]);
+    if std::env::var_os(NO_FILES).is_some() {
+        rules.extend(creating_files());
+    }
     let arch = std::env::consts::ARCH.try_into().unwrap();
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::KillProcess, arch).unwrap();
     let program: BpfProgram = filter.try_into().unwrap();
     apply_filter(&program).unwrap();
     // What the test harness has said so far is not the binary's.
-    let error = Command::new(words[0]).args(&words[1..]).env_remove(GUARDED).exec();
+    let error = Command::new(words[0]).args(&words[1..]).env_remove(GUARDED).env_remove(NO_FILES).exec();
     panic!("{error}");
 }
 
@@ -65,33 +96,30 @@ fn the_filter_kills_what_goes_online() {
     assert_eq!(status.signal(), Some(libc::SIGSYS));
 }
 
+#[cfg(target_os = "linux")]
 #[test]
-fn generation_opens_no_socket_and_writes_nothing() {
+fn generation_opens_no_socket_and_creates_no_file() {
+    use std::os::unix::process::ExitStatusExt;
     let Some(place) = place_with_engine() else { return };
-    std::fs::create_dir(place.path("temporary")).unwrap();
     checkpoint(&place);
-    let before = place.files_below(".");
-    let backends = tandem::backends::compiled();
-    let of = |backend: &tandem::BackendKind, model: &str| {
-        let backend = backend.to_string();
-        let options = ["--backend", &backend, "--max-tokens", "8", "--threads", "2", "--json"];
-        for args in [&["run", model, "The fox", "--raw"][..], &["run", model, "The fox", "--raw", "--dtype", "int8"]] {
-            let mut command = place.command(&[args, &options[..]].concat());
-            command.env("TMPDIR", place.path("temporary")).stdin(Stdio::null());
-            let outcome = outcome(without_sockets(command));
-            assert_eq!(outcome.code, Some(0), "{model} on {backend}: {}", outcome.stderr);
-            assert!(!outcome.json()["tokens"].as_array().unwrap().is_empty());
-        }
-        let scored = outcome(without_sockets(place.command(&["score", model, "The fox", "--backend", &backend])));
-        assert_eq!(scored.code, Some(0), "{model} on {backend}: {}", scored.stderr);
+    let runs = |args: &[&str]| {
+        let outcome = outcome(without_sockets_and_files(place.command(args)));
+        assert_eq!(outcome.code, Some(0), "{args:?}: {}", outcome.stderr);
     };
-    for backend in &backends {
+    for backend in tandem::backends::compiled() {
+        let options = ["--backend", &backend.to_string(), "--threads", "2", "--json"];
         for model in ["demo", "checkpoint"] {
-            of(backend, model);
+            for dtype in ["f32", "int8"] {
+                runs(&[&["run", model, "The fox", "--raw", "--max-tokens", "8", "--dtype", dtype], &options[..]].concat());
+            }
+            runs(&[&["score", model, "The fox"], &options[..]].concat());
         }
     }
-    // A graph that was published has one dtype, and is loaded and closed by `show` as well.
-    let shown = outcome(without_sockets(place.command(&["show", "model", "--backend", engine()])));
-    assert_eq!(shown.code, Some(0), "{}", shown.stderr);
-    assert_eq!(place.files_below("."), before);
+    // Loaded and closed without a run.
+    runs(&["show", "model", "--backend", engine(), "--json"]);
+
+    // The filter works: what writes its result to a file is killed.
+    let mut writes = without_sockets_and_files(place.command(&["bench", "demo", "--rounds", "1", "--output", "out.json"]));
+    let status = writes.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+    assert_eq!(status.signal(), Some(libc::SIGSYS));
 }

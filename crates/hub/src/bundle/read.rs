@@ -100,7 +100,7 @@ fn check_files(contents: &Contents, cached: &CachedRepository, bundle: &str, can
             return Err(Error::BadField {
                 file: bundle.into(),
                 field: target.name.clone(),
-                problem: format!("has the hash `{}`, and another one in the cache", target.hash),
+                problem: format!("has the hash `{}`, and the cache has another content under this name", target.hash),
                 hint: Some(conflict()),
             });
         }
@@ -109,7 +109,7 @@ fn check_files(contents: &Contents, cached: &CachedRepository, bundle: &str, can
 }
 
 fn conflict() -> Remedies {
-    ["accept it by a lock file that you trust".into(), Remedy::RemoveModels].into()
+    ["give a lock file that you trust (`--locked`)".into(), Remedy::RemoveModels].into()
 }
 
 /// What makes the contents in the cache a model.
@@ -165,7 +165,10 @@ impl<'a> Members<'a> {
             if entry.size() > MAX_MEMBER_NAME {
                 return Err(Error::BadFile {
                     file: self.bundle.into(),
-                    problem: format!("a member's name has {} bytes, and may have {MAX_MEMBER_NAME}", entry.size()),
+                    problem: format!(
+                        "the name of a member has {} bytes, more than the {MAX_MEMBER_NAME} that are allowed",
+                        entry.size()
+                    ),
                     hint: None,
                     source: None,
                 });
@@ -193,9 +196,9 @@ impl<'a> Members<'a> {
 /// The file of the manifest that a member has the content of.
 fn target_of<'c>(member: &str, entry: &Entry<'_, File>, contents: &'c Contents, bundle: &str) -> Result<&'c Target> {
     let bad = |problem: &str| Error::bad_field(bundle, member.escape_debug().to_string(), problem);
-    let name = member.strip_prefix(FILES).ok_or_else(|| bad("the member is none of the manifest's"))?;
+    let name = member.strip_prefix(FILES).ok_or_else(|| bad("is not listed in the manifest"))?;
     let target = contents.targets.iter().find(|target| target.name == name);
-    let target = target.ok_or_else(|| bad("the member is none of the manifest's"))?;
+    let target = target.ok_or_else(|| bad("is not listed in the manifest"))?;
     if !entry.header().entry_type().is_file() || entry.size() != target.bytes {
         return Err(bad("the member is not a file of the size that the manifest says"));
     }

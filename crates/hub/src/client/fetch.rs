@@ -91,13 +91,13 @@ fn run(client: &Client, request: &Request, sender: &SyncSender<Result<Piece, Fai
         return Ok(());
     }
     let mut piece = vec![0; PIECE];
-    let mut pace = Pace::new(&client.settings);
+    let mut throughput = Throughput::new(&client.settings);
     loop {
         let started = Instant::now();
         match body.read(&mut piece) {
             Ok(0) => return Ok(()),
             Ok(n) => {
-                pace.check(n as u64, started.elapsed(), &server)?;
+                throughput.check(n as u64, started.elapsed(), &server)?;
                 if sender.send(Ok(Piece::Bytes(piece[..n].to_vec()))).is_err() {
                     return Ok(());
                 }
@@ -109,13 +109,13 @@ fn run(client: &Client, request: &Request, sender: &SyncSender<Result<Piece, Fai
 }
 
 /// How much came in the present window of time. Only the time spent waiting for the server counts.
-struct Pace<'s> {
+struct Throughput<'s> {
     settings: &'s HubSettings,
     bytes: u64,
     waited: Duration,
 }
 
-impl<'s> Pace<'s> {
+impl<'s> Throughput<'s> {
     fn new(settings: &'s HubSettings) -> Self {
         Self { settings, bytes: 0, waited: Duration::ZERO }
     }
@@ -123,11 +123,11 @@ impl<'s> Pace<'s> {
     /// Adds `bytes` that came after a wait of `waited`; fails when a window ends with too few.
     fn check(&mut self, bytes: u64, waited: Duration, server: &str) -> Result<(), Failure> {
         (self.bytes, self.waited) = (self.bytes.saturating_add(bytes), self.waited + waited);
-        if self.waited < self.settings.pace_window {
+        if self.waited < self.settings.throughput_window {
             return Ok(());
         }
         let seconds = self.waited.as_secs_f64();
-        if (self.bytes as f64) < self.settings.least_pace as f64 * seconds {
+        if (self.bytes as f64) < self.settings.min_bytes_per_second as f64 * seconds {
             return Err(Failure::passing(format!("`{server}` sent {} bytes in the last {seconds:.1} s", self.bytes)));
         }
         *self = Self::new(self.settings);

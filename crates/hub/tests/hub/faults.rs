@@ -286,7 +286,11 @@ fn passwords_in_the_address_are_not_shown() {
 fn a_server_that_trickles_is_asked_again() {
     let place = Place::new();
     place.hub.next(WEIGHTS, [Fault::Trickle(50_000)]);
-    let settings = tandem_hub::HubSettings { pace_window: Duration::from_millis(500), least_pace: 10_000, ..place.settings() };
+    let settings = tandem_hub::HubSettings {
+        throughput_window: Duration::from_millis(500),
+        min_bytes_per_second: 10_000,
+        ..place.settings()
+    };
     let options = tandem_hub::PullOptions::new(crate::place::wanted());
     tandem_hub::Hub::new(settings.clone()).pull(&crate::place::reference(), &options).unwrap();
     let transfers = place.hub.transfers(WEIGHTS);

@@ -102,3 +102,14 @@ fn what_is_not_there_cannot_be_verified() {
     cancel.cancel();
     assert!(matches!(hub.verify(None, &Progress::default(), &cancel), Err(tandem_core::Error::Cancelled)));
 }
+
+#[test]
+fn a_content_of_another_size_is_downloaded_again() {
+    let place = Place::new();
+    place.pulls();
+    let weights = place.snapshot().join(WEIGHTS).canonicalize().unwrap();
+    let mut longer = std::fs::read(&weights).unwrap();
+    longer.push(0);
+    std::fs::write(&weights, longer).unwrap();
+    assert_eq!(place.pulls().received, place.weights().len() as u64);
+}

@@ -14,7 +14,7 @@ pub const PLANNED_CONTEXT: usize = 4096;
 pub const COMFORTABLE_SPEED: f64 = 15.0;
 
 /// A model is fast enough for `auto` from this speed on, in tokens per second.
-pub const LEAST_SPEED: f64 = 10.0;
+pub const MIN_SPEED: f64 = 10.0;
 
 /// What there is for a model.
 pub(crate) struct Resources {
@@ -41,8 +41,8 @@ pub struct Estimate {
 pub struct DTypeChoice {
     /// Each dtype, the most exact first.
     pub estimates: Vec<Estimate>,
-    /// Which of them was taken.
-    pub taken: usize,
+    /// Which of them was chosen.
+    pub chosen: usize,
 }
 
 /// What `auto` came to.
@@ -50,8 +50,8 @@ pub struct DTypeChoice {
 pub struct Choice {
     /// Every [open](CatalogEntry::is_open) model that generates text, the largest first; of the same size, the catalog's order.
     pub candidates: Vec<Candidate>,
-    /// Which of them was taken: the largest that fits and has [`LEAST_SPEED`], else the smallest that fits; `None` when none fits.
-    pub taken: Option<usize>,
+    /// Which of them was chosen: the largest that fits and has [`MIN_SPEED`], else the smallest that fits; `None` when none fits.
+    pub chosen: Option<usize>,
     /// What there is to fit into, in bytes.
     pub usable: u64,
 }
@@ -86,13 +86,13 @@ impl DTypeChoice {
     /// The choice among `estimates`, the most exact first; `None` where there are none.
     pub fn among(estimates: Vec<Estimate>) -> Option<Self> {
         let suits = |estimate: &Estimate| estimate.fits && estimate.tokens_per_second >= COMFORTABLE_SPEED;
-        let taken = estimates.iter().position(suits).or(estimates.len().checked_sub(1))?;
-        Some(Self { estimates, taken })
+        let chosen = estimates.iter().position(suits).or(estimates.len().checked_sub(1))?;
+        Some(Self { estimates, chosen })
     }
 
     /// What was chosen.
-    pub fn taken(&self) -> &Estimate {
-        &self.estimates[self.taken]
+    pub fn chosen(&self) -> &Estimate {
+        &self.estimates[self.chosen]
     }
 
     /// The most exact dtype.
@@ -106,14 +106,14 @@ impl Choice {
     pub(crate) fn among(mut candidates: Vec<Candidate>, usable: u64) -> Self {
         candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.entry.parameters));
         let fits = |candidate: &Candidate| candidate.estimate.fits;
-        let suits = |candidate: &Candidate| fits(candidate) && candidate.estimate.tokens_per_second >= LEAST_SPEED;
-        let taken = candidates.iter().position(suits).or_else(|| candidates.iter().rposition(fits));
-        Self { candidates, taken, usable }
+        let suits = |candidate: &Candidate| fits(candidate) && candidate.estimate.tokens_per_second >= MIN_SPEED;
+        let chosen = candidates.iter().position(suits).or_else(|| candidates.iter().rposition(fits));
+        Self { candidates, chosen, usable }
     }
 
-    /// The model that was taken.
-    pub fn taken(&self) -> Option<&Candidate> {
-        self.taken.map(|i| &self.candidates[i])
+    /// The model that was chosen.
+    pub fn chosen(&self) -> Option<&Candidate> {
+        self.chosen.map(|i| &self.candidates[i])
     }
 
     /// The smallest of all: the last resort.

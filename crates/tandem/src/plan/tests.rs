@@ -36,7 +36,7 @@ fn limit_that_is_too_small_is_refused_with_the_sum() {
     let Verdict::Refused(limit) = plan.judge(&grouped) else { panic!("it would be killed") };
     assert_eq!((limit.left, limit.needed), (GB, plan.unreclaimable()));
     assert!(limit.name.contains("memory.max"), "{}", limit.name);
-    // The embedding's pages can be taken back: what is above the limit with them is slow, and not killed.
+    // The embedding's pages can be chosen back: what is above the limit with them is slow, and not killed.
     let narrow = ControlGroup { limit: plan.unreclaimable(), ..group };
     assert!(matches!(plan.judge(&Memory { control_group: Some(narrow), ..memory(16 * GB) }), Verdict::Tight));
 
@@ -83,7 +83,7 @@ fn the_most_exact_dtype_that_fits_and_is_fast_is_chosen() {
     let check = |speeds: [f64; 3], fits: [bool; 3], expected| {
         let dtypes = [DType::F32, DType::Int8, DType::Int4].into_iter().zip(speeds).zip(fits);
         let choice = DTypeChoice::among(dtypes.map(|((dtype, speed), fits)| estimate(dtype, speed, fits)).collect()).unwrap();
-        assert_eq!((choice.taken().dtype(), choice.most_exact().dtype()), (expected, DType::F32), "{speeds:?} {fits:?}");
+        assert_eq!((choice.chosen().dtype(), choice.most_exact().dtype()), (expected, DType::F32), "{speeds:?} {fits:?}");
     };
     check([15.0, 40.0, 80.0], [true; 3], DType::F32);
     check([14.9, 40.0, 80.0], [true; 3], DType::Int8);

@@ -89,12 +89,12 @@ impl Resolver {
             .choose(&settings)
             .as_ref()
             .ok()
-            .and_then(Choice::taken)
+            .and_then(Choice::chosen)
         {
-            Some(taken) => Remedy::ModelFits {
-                model: taken.entry.name.clone(),
+            Some(chosen) => Remedy::ModelFits {
+                model: chosen.entry.name.clone(),
                 dtype: DType::Int4,
-                peak: Size(taken.estimate.plan.peak()).to_string(),
+                peak: Size(chosen.estimate.plan.peak()).to_string(),
             },
             None => Remedy::Note("no model of the catalog fits, and none is smaller than `demo`".into()),
         }

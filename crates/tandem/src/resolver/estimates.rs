@@ -18,7 +18,7 @@ use crate::settings::Settings;
 const DTYPES: [DType; 3] = [DType::F32, DType::Int8, DType::Int4];
 
 /// Bytes per second that any memory reads. A model that is fast enough at this speed is so everywhere, and nothing is measured for it.
-const LEAST_BANDWIDTH: f64 = 2e9;
+const MIN_BANDWIDTH: f64 = 2e9;
 
 impl Resolver {
     /// Opens the model of `files`, in the dtype that suits this machine where `settings` leave it open.
@@ -29,7 +29,7 @@ impl Resolver {
         let choice = self.choose_dtype(&files, settings)?;
         let mut settings = settings.clone();
         if let Some(choice) = &choice {
-            settings.load.dtype = Some(choice.taken().dtype());
+            settings.load.dtype = Some(choice.chosen().dtype());
         }
         Ok(OpenedModel { dtype_choice: choice, ..OpenedModel::open(files, &settings)? })
     }
@@ -49,7 +49,7 @@ impl Resolver {
         match settings.open_backend() {
             Ok(backend) if settings.leaves_dtype_open() => FileSelector::new(move |listing| {
                 let choice = if listing.is_gguf()? { None } else { resolver.choose_listed(listing, &settings)? };
-                backend.select_files(listing, choice.map(|choice| choice.taken().dtype()))
+                backend.select_files(listing, choice.map(|choice| choice.chosen().dtype()))
             }),
             _ => file_selector(settings.backend_kind(), settings.load.dtype),
         }
@@ -59,10 +59,11 @@ impl Resolver {
         let mut files = listing.model()?;
         // Its size is not known before it is downloaded.
         files.tokenizer = None;
-        self.choose_among(&files, settings, || {
-            let name = files.config.file_name();
-            ModelConfig::from_json(&format!("{}/{name}", listing.name), &(listing.read)(name)?)
-        })
+        let name = files.config.file_name();
+        let content = (listing.read)(name)?;
+        // A model that cannot run here can be downloaded all the same.
+        let Ok(config) = ModelConfig::from_json(name, &content) else { return Ok(None) };
+        self.choose_among(&files, settings, || Ok(config))
     }
 
     fn choose_among(
@@ -87,7 +88,7 @@ impl Resolver {
         let context_length = settings.context_length.map_or(config.max_context, |length| length.min(config.max_context));
         let workload = Workload { n_tokens: settings.planned_tokens().min(context_length), context_length };
         let decoding = backend.footprint(&shape, dtypes[0], &workload).decoding;
-        if decoding.tokens_per_second(LEAST_BANDWIDTH) >= COMFORTABLE_SPEED {
+        if decoding.tokens_per_second(MIN_BANDWIDTH) >= COMFORTABLE_SPEED {
             return Ok(None);
         }
         Ok(self.resources(settings).choose(&*backend, &dtypes, &shape, workload, settings))
@@ -102,7 +103,7 @@ impl Resolver {
         let open = self.catalog().entries().iter().filter(|entry| entry.kind == Kind::Text && entry.is_open());
         let candidates = open.filter_map(|entry| {
             let choice = resources.choose_entry(&*backend, entry, settings, settings.planned_tokens())?;
-            Some(Candidate { entry: entry.clone(), estimate: choice.taken().clone() })
+            Some(Candidate { entry: entry.clone(), estimate: choice.chosen().clone() })
         });
         Ok(Choice::among(candidates.collect(), resources.memory.usable()))
     }
@@ -115,7 +116,7 @@ impl Resolver {
     pub fn estimate(&self, entry: &CatalogEntry, settings: &Settings, n_tokens: usize) -> Result<Estimate> {
         let backend = settings.open_backend()?;
         let choice = self.resources(settings).choose_entry(&*backend, entry, settings, n_tokens);
-        Ok(choice.expect("a dtype is among the estimates").taken().clone())
+        Ok(choice.expect("a dtype is among the estimates").chosen().clone())
     }
 
     /// The bandwidth of this machine's memory with the threads of `settings`, in bytes per second: as it was kept for a week, else
@@ -199,8 +200,12 @@ mod tests {
             let resolver = Resolver::new(Catalog::builtin()).with_measurements(None).with_bandwidth(bandwidth);
             let resolver = resolver.with_memory(Memory::of_machine_with(16 << 30));
             let choice = resolver.choose_listed(&listing, &settings).unwrap().unwrap();
-            let selected = backend.select_files(&listing, Some(choice.taken().dtype())).unwrap();
+            let selected = backend.select_files(&listing, Some(choice.chosen().dtype())).unwrap();
             assert_eq!(selected, ["config.json", graph]);
         }
+        let unknown = |_: &str| Ok(br#"{"model_type": "bert"}"#.to_vec());
+        let resolver = Resolver::new(Catalog::builtin()).with_measurements(None).with_bandwidth(1e9);
+        let choice = resolver.choose_listed(&Listing { read: &unknown, ..listing }, &settings);
+        assert_eq!(choice.unwrap(), None, "what cannot run is downloaded as it was published");
     }
 }

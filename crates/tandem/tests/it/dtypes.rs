@@ -55,7 +55,7 @@ fn the_dtype_follows_the_speed_of_memory() {
             |_| (),
             |opened| {
                 let choice = opened.dtype_choice().unwrap();
-                assert_eq!((opened.dtype(), choice.taken().dtype()), (expected, expected), "{choice:?}");
+                assert_eq!((opened.dtype(), choice.chosen().dtype()), (expected, expected), "{choice:?}");
                 let speeds: Vec<f64> = choice.estimates.iter().map(|estimate| estimate.tokens_per_second).collect();
                 assert!(speeds.is_sorted() && speeds[0] > 0.0, "{speeds:?}");
             },
@@ -71,7 +71,7 @@ fn the_dtype_fits_the_memory() {
         |_| (),
         |opened| {
             let choice = opened.dtype_choice().unwrap();
-            assert!(opened.dtype() != DType::F32 && choice.taken().fits && !choice.most_exact().fits, "{choice:?}");
+            assert!(opened.dtype() != DType::F32 && choice.chosen().fits && !choice.most_exact().fits, "{choice:?}");
         },
     );
 }

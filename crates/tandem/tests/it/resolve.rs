@@ -97,15 +97,17 @@ fn auto_is_the_largest_that_fits_and_is_fast() {
             let resolver = resolver().with_memory(Memory::of_machine_with(gibibytes << 30)).with_bandwidth(bandwidth);
             resolver.choose(&settings).unwrap()
         };
-        let taken = |choice: &Choice| choice.taken().unwrap().clone();
+        let chosen = |choice: &Choice| choice.chosen().unwrap().clone();
         let (fast, slow, slowest) = (of(16, 1e12), of(16, 15e9), of(16, 1e8));
         assert!(fast.candidates.is_sorted_by(|a, b| a.entry.parameters >= b.entry.parameters));
         let licences = fast.candidates.iter().map(|candidate| candidate.entry.licence.as_str());
         assert!(licences.clone().all(|licence| licence == "apache-2.0"), "what needs a token is named by its name only");
-        assert_eq!(fast.taken, fast.candidates.iter().position(|candidate| candidate.estimate.fits), "memory alone decides");
-        assert!(taken(&slow).entry.parameters < taken(&fast).entry.parameters && taken(&slow).estimate.tokens_per_second >= 10.0);
-        assert_eq!(slowest.taken, Some(slowest.candidates.len() - 1), "nothing is fast enough");
-        assert!(taken(&of(4, 1e12)).entry.parameters < taken(&fast).entry.parameters);
+        assert_eq!(fast.chosen, fast.candidates.iter().position(|candidate| candidate.estimate.fits), "memory alone decides");
+        assert!(
+            chosen(&slow).entry.parameters < chosen(&fast).entry.parameters && chosen(&slow).estimate.tokens_per_second >= 10.0
+        );
+        assert_eq!(slowest.chosen, Some(slowest.candidates.len() - 1), "nothing is fast enough");
+        assert!(chosen(&of(4, 1e12)).entry.parameters < chosen(&fast).entry.parameters);
 
         let resolver = resolver().with_memory(Memory::of_machine_with(1 << 29));
         let error = resolver.resolve(&ModelRef::Auto, &settings).unwrap_err();

@@ -73,10 +73,10 @@ fn limits(memory: &Memory) -> Vec<Check> {
 
 /// What `auto` would take here.
 fn auto(choice: Option<&Choice>) -> Check {
-    match choice.and_then(Choice::taken) {
+    match choice.and_then(Choice::chosen) {
         None => Check::new(AREA, "`auto`", State::Warning, "no model of the catalog fits the memory that is free")
             .with_remedy("`demo` runs anyway; close other programs, or see `tandem show auto --memory SIZE`"),
-        Some(taken) => Check::good(AREA, "`auto`", format!("`{}`: {}", taken.entry.name, estimate(taken))),
+        Some(chosen) => Check::good(AREA, "`auto`", format!("`{}`: {}", chosen.entry.name, estimate(chosen))),
     }
 }
 
