@@ -109,7 +109,7 @@ fn check_files(contents: &Contents, cached: &CachedRepository, bundle: &str, can
 }
 
 fn conflict() -> Remedies {
-    ["give a lock file that you trust (`--locked`)".into(), Remedy::RemoveModels].into()
+    ["read the bundle with a lock file that you trust".into(), Remedy::RemoveModels].into()
 }
 
 /// What makes the contents in the cache a model.
