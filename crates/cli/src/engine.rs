@@ -113,21 +113,16 @@ pub(crate) fn load(
 fn remark_on_dtype(opened: &OpenedModel, entry: Option<&CatalogEntry>, output: &Output) {
     let Some(choice) = opened.dtype_choice() else { return };
     let (estimate, exact) = (choice.chosen(), choice.most_exact());
-    let chosen = format!(
-        "dtype `{}` was chosen: it decodes an estimated {:.0} tokens per second here",
-        estimate.dtype(),
-        estimate.tokens_per_second
-    );
+    let chosen = format!("chose dtype `{}`: an estimated {:.0} tokens/s here", estimate.dtype(), estimate.tokens_per_second);
     if choice.chosen == 0 {
         return output.detail(&chosen);
     }
     let other = match exact.fits {
-        true => format!("`{}` {:.0}", exact.dtype(), exact.tokens_per_second),
+        true => format!("`{}` would give {:.0}", exact.dtype(), exact.tokens_per_second),
         false => format!("`{}` does not fit into memory", exact.dtype()),
     };
-    let kl = entry
-        .and_then(|entry| entry.kl_nats(estimate.dtype()))
-        .map_or(String::new(), |kl| format!("; it costs {kl} nats of KL divergence"));
+    let kl =
+        entry.and_then(|entry| entry.kl_nats(estimate.dtype())).map_or(String::new(), |kl| format!("; KL divergence {kl} nats"));
     output.note(&format!("{chosen}, {other}{kl}"));
 }
 

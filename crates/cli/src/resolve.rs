@@ -41,9 +41,7 @@ pub(crate) fn resolve(resolver: &Resolver, reference: &str, settings: &Settings,
     if let Some((choice, chosen)) = resolved.choice.as_ref().and_then(|choice| Some((choice, choice.chosen()?))) {
         let (name, estimate, usable) = (&chosen.entry.name, &chosen.estimate, bytes(choice.usable));
         let (dtype, speed, peak) = (estimate.dtype(), estimate.tokens_per_second, bytes(estimate.plan.peak()));
-        output.note(&format!(
-            "`auto` is `{name}`: in {dtype} it takes about {peak} of {usable} and decodes an estimated {speed:.0} tokens per second"
-        ));
+        output.note(&format!("`auto` is `{name}` in {dtype}: about {peak} of {usable}, an estimated {speed:.0} tokens/s"));
     }
     Ok(resolved)
 }

@@ -187,10 +187,10 @@ pub enum Error {
         source: Option<Source>,
     },
 
-    /// The hub, or the way to it, failed.
+    /// The hub or the network failed.
     #[error("{doing} failed: {problem}")]
     Hub {
-        /// What was being done, such as "the download of `config.json` from `owner/name`".
+        /// What was being done, such as "downloading `config.json` from `owner/name`".
         doing: String,
         /// What went wrong.
         problem: String,

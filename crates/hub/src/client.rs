@@ -27,7 +27,7 @@ use crate::settings::HubSettings;
 /// As many as browsers follow is twice this.
 const MAX_REDIRECTS: usize = 10;
 
-/// How long the way to a server may take to open.
+/// How long a connection may take to open.
 const CONNECT: Duration = Duration::from_secs(20);
 
 /// The one that opens sockets.
@@ -55,7 +55,7 @@ impl Client {
     pub(crate) fn new(settings: &HubSettings) -> Result<Self> {
         if settings.offline {
             return Err(Error::Hub {
-                doing: "a request to the hub".into(),
+                doing: "connecting to the hub".into(),
                 problem: "`HF_HUB_OFFLINE` is set, and what was asked for is not in the cache".into(),
                 hint: Some(["unset `HF_HUB_OFFLINE`".into(), Remedy::ReadBundle].into()),
                 source: None,
@@ -88,7 +88,7 @@ impl Client {
     pub(crate) fn reach(self: &Arc<Self>, cancel: &CancelToken) -> Result<()> {
         let request = Request { address: self.endpoint.clone(), from: 0, head: true };
         let answer = Fetch::start(self, request).answer(cancel);
-        answer.map(drop).map_err(|failure| failure.during("the way to the hub"))
+        answer.map(drop).map_err(|failure| failure.during("connecting to the hub"))
     }
 
     pub(crate) fn settings(&self) -> &HubSettings {

@@ -1,4 +1,4 @@
-//! What goes wrong on the way to the hub: what may be different the next time, and what will not.
+//! What goes wrong between here and the hub: what may be different the next time, and what will not.
 
 use std::io;
 use std::path::Path;
@@ -43,7 +43,7 @@ impl Failure {
         Self::Lasting { problem: problem.into(), hint: Some(hint.into()), status: None }
     }
 
-    /// The error of the work described by `doing`, such as "the download of `config.json`".
+    /// The error of the work described by `doing`, such as "downloading `config.json`".
     pub(crate) fn during(self, doing: &str) -> Error {
         match self {
             Self::Passing { problem, source, .. } => Error::Hub {

@@ -87,7 +87,7 @@ fn auto_is_the_same_model_to_every_command() {
     let pulled = hub.run(&["pull", "auto", "--json"]);
     assert_eq!(pulled.code, Some(0), "{}", pulled.stderr);
     assert_eq!(pulled.json()["models"][0]["model"], "owner/name");
-    assert!(pulled.stderr.contains("`auto` is `mine:1b`: in int4 it takes about "), "{}", pulled.stderr);
+    assert!(pulled.stderr.contains("`auto` is `mine:1b` in int4: about "), "{}", pulled.stderr);
     let removed = hub.run(&["rm", "auto", "--json"]);
     assert_eq!(removed.json()["removed"][0]["model"], "owner/name");
     hub.place.write("tandem.toml", "memory = '1MiB'\n");

@@ -108,7 +108,7 @@ impl Client {
         name: &str,
         cancel: &CancelToken,
     ) -> Result<(u64, ContentHash)> {
-        let doing = format!("the look at `{name}` of `{repository}` on the hub");
+        let doing = format!("looking up `{name}` of `{repository}` on the hub");
         let page = self.page(&repository.clone().into());
         let request = Request { address: self.file(repository, commit.as_str(), name), from: 0, head: true };
         let mut backoff = Backoff::new(self.settings());
@@ -149,7 +149,7 @@ fn not_listed(failure: Failure, reference: &HubReference) -> Error {
             reason: format!("the hub says: {problem}"),
             hint: hint.unwrap_or_default(),
         },
-        other => match other.during(&format!("the look at `{reference}` on the hub")) {
+        other => match other.during(&format!("looking up `{reference}` on the hub")) {
             Error::Hub { doing, problem, source: Some(source), .. } => Error::Hub {
                 doing,
                 problem,

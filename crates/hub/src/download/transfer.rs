@@ -27,7 +27,7 @@ impl Download<'_> {
     pub(super) fn transfer(&self, partial: &mut Partial<'_>, target: &Target, progress: &dyn Fn(Step)) -> Result<u64> {
         let mut state = State { without_ranges: false, was_wrong: false, furthest: partial.n_bytes(), received: 0 };
         let mut backoff = Backoff::new(self.client.settings());
-        let doing = format!("the download of `{}` from `{}`", target.name, self.repository);
+        let doing = format!("downloading `{}` from `{}`", target.name, self.repository);
         loop {
             if partial.is_complete() {
                 if partial.is_right()? {

@@ -53,11 +53,7 @@ fn a_body_that_always_breaks_off_is_given_up_and_kept() {
     let place = Place::new();
     place.hub.next(WEIGHTS, [Fault::Truncate(100_000)]);
     place.hub.next(WEIGHTS, vec![Fault::Truncate(0); 20]);
-    place.fails(&[
-        "the download of `model.safetensors` from `owner/name` failed",
-        "4 times in a row",
-        "what was downloaded is kept",
-    ]);
+    place.fails(&["downloading `model.safetensors` from `owner/name` failed", "4 times in a row", "what was downloaded is kept"]);
     assert_eq!(std::fs::read(place.partial()).unwrap(), place.weights()[..100_000]);
     place.hub.behave();
     assert_eq!(place.pulls().received, 200_000);

@@ -90,7 +90,7 @@ fn models(choice: &Choice) -> impl Iterator<Item = Check> {
 
 fn estimate(Candidate { estimate, .. }: &Candidate) -> String {
     let (peak, speed) = (bytes(estimate.plan.peak()), estimate.tokens_per_second);
-    format!("in {} about {peak} and {speed:.0} tokens per second", estimate.dtype())
+    format!("in {} about {peak}, {speed:.0} tokens/s", estimate.dtype())
 }
 
 fn disk(name: &str, place: &Path) -> Check {

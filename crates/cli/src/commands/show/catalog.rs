@@ -81,7 +81,7 @@ fn text(report: &CatalogReport, output: &Output) -> Result<()> {
     if entry.needs_token {
         row(output, "access", "accept the licence on the hub and set `HF_TOKEN`")?;
     }
-    row(output, "speed", &format!("an estimated {:.0} tokens per second when decoding", report.estimated_tokens_per_second))?;
+    row(output, "speed", &format!("an estimated {:.0} tokens/s when decoding", report.estimated_tokens_per_second))?;
     report.memory.show(output)?;
     if !report.considered.is_empty() {
         heading(output, "considered")?;
