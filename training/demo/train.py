@@ -2,6 +2,7 @@
 
     python training/demo/train.py            the model as committed
     python training/demo/train.py --steps 200 --documents 8000 --out OUT    a quick look
+    python training/demo/train.py --hidden-size 512 --layers 8 --device cuda --out OUT    25 million parameters: what width changes
 """
 
 import argparse
@@ -15,8 +16,11 @@ import time
 from pathlib import Path
 
 # These must stand in the environment before the process starts. Freed memory is kept: by default glibc maps and unmaps each
-# large tensor anew. The tokenizer uses one thread, so that the process can fork.
-PROCESS_SETTINGS = {"MALLOC_MMAP_THRESHOLD_": "8589934592", "MALLOC_TRIM_THRESHOLD_": "17179869184", "TOKENIZERS_PARALLELISM": "false"}
+# large tensor anew. The tokenizer uses one thread, so that the process can fork. cuBLAS gives the same bits with work space of its own.
+PROCESS_SETTINGS = {
+    "MALLOC_MMAP_THRESHOLD_": "8589934592", "MALLOC_TRIM_THRESHOLD_": "17179869184", "TOKENIZERS_PARALLELISM": "false",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
 if any(os.environ.get(name) != value for name, value in PROCESS_SETTINGS.items()):
     os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | PROCESS_SETTINGS)
 
@@ -31,7 +35,9 @@ SEED = 20251
 MAX_POSITIONS = 1024
 MICRO_BATCH_TOKENS = 2048
 MICRO_BATCHES_PER_STEP = 2
-PEAK_LEARNING_RATE = 4e-3
+HIDDEN_SIZE = 128
+LAYERS = 6
+PEAK_LEARNING_RATE = 4e-3  # at that width; less by as much as a model is wider
 COPIED_TOKENS = VOCAB_SIZE - 3  # all but the special ones
 WEIGHT_DECAY = 0.05
 WARMUP_STEPS = 100
@@ -44,9 +50,11 @@ COPIED_LENGTHS = range(8, 41)
 Example = tuple[torch.Tensor, torch.Tensor]  # token ids and, for each, whether it is to be learned
 
 
-def model_config(eos: int, pad: int) -> Qwen2Config:
+def model_config(hidden_size: int, layers: int, eos: int, pad: int) -> Qwen2Config:
+    heads = max(4, hidden_size // 64)
     return Qwen2Config(
-        vocab_size=VOCAB_SIZE, hidden_size=128, intermediate_size=384, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=VOCAB_SIZE, hidden_size=hidden_size, intermediate_size=3 * hidden_size, num_hidden_layers=layers,
+        num_attention_heads=heads, num_key_value_heads=heads // 2,
         max_position_embeddings=MAX_POSITIONS, rope_theta=10000.0, rms_norm_eps=1e-6, tie_word_embeddings=True, attention_dropout=0.0,
         initializer_range=0.05, use_sliding_window=False, bos_token_id=None, eos_token_id=eos, pad_token_id=pad,
     )
@@ -161,14 +169,15 @@ def train(model: Qwen2ForCausalLM, examples: list[Example], options: argparse.Na
     for step in range(total):
         batches = copying if step < COPYING_STEPS else stories
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, options.steps)
+            group["lr"] = learning_rate(step, options.steps) * HIDDEN_SIZE / options.hidden_size
         parts = [next(batches) for _ in range(MICRO_BATCHES_PER_STEP)]
         n_learned = sum(int(learned[:, 1:].sum()) for _, learned in parts)
         n_tokens += sum(int((ids != pad_id).sum()) for ids, _ in parts)
-        loss = torch.zeros(())
+        loss = torch.zeros((), device=options.device)
         for ids, learned in share(parts, rank, options.workers):
-            with torch.autocast("cpu", dtype=torch.bfloat16):  # weights and sums stay float32; measured 1.45 times faster with AVX512-BF16
-                part = token_losses(model, ids, learned).sum() / n_learned
+            # Weights and sums stay float32; measured 1.45 times faster with AVX512-BF16.
+            with torch.autocast(options.device, dtype=torch.bfloat16):
+                part = token_losses(model, ids.to(options.device), learned.to(options.device)).sum() / n_learned
             part.backward()
             loss += part.detach()
         recent.append(add_up(model, loss).item())
@@ -247,10 +256,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1900, help="steps on the corpus, after those on copying")
     parser.add_argument("--documents", type=int, default=40000)
-    parser.add_argument("--workers", type=int, default=2, help="processes that share a step")
+    parser.add_argument("--hidden-size", type=int, default=HIDDEN_SIZE)
+    parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--workers", type=int, default=2, help="processes that share a step on the processor")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[2] / "models" / "demo")
     parser.add_argument("--interim", type=Path, help="a file for the weights every 100 steps, to look at samples meanwhile")
     arguments = parser.parse_args()
+    if arguments.device == "cuda":
+        arguments.workers = 1
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
     torch.set_num_threads(1)
@@ -264,12 +278,14 @@ def main() -> None:
     corpus_tokens = sum(len(ids) for ids, _ in examples)
     print(f"{len(examples)} distinct documents, {corpus_tokens} tokens, {time.time() - started:.0f} s", flush=True)
 
-    model = Qwen2ForCausalLM(model_config(eos=tokenizer.token_to_id("<|im_end|>"), pad=pad_id))
+    end_of_turn = tokenizer.token_to_id("<|im_end|>")
+    model = Qwen2ForCausalLM(model_config(arguments.hidden_size, arguments.layers, eos=end_of_turn, pad=pad_id))
     look_back(model)
+    model.to(arguments.device)
     print(f"{model.num_parameters()} parameters", flush=True)
     seen = train_with_workers(model, examples, arguments, pad_id)
     trained_seconds = time.time() - started
-    save_model(model, tokenizer, arguments.out)
+    save_model(model.cpu(), tokenizer, arguments.out)
 
     model = Qwen2ForCausalLM.from_pretrained(arguments.out, dtype=torch.float32).eval()  # the float16 weights, as published
     report = {"parameters": model.num_parameters(), "documents": len(examples), "corpus_tokens": corpus_tokens, "tokens_seen": seen,

@@ -18,6 +18,7 @@ mod fake;
 mod footprints;
 mod gguf;
 mod golden;
+mod hollow;
 
 pub use cases::*;
 pub use cases_of_batch::*;
@@ -27,6 +28,7 @@ pub use fake::FakeBackend;
 pub use footprints::{MeasuredPeak, check_footprints, published_shape};
 pub use gguf::{GgufWriter, Store, WrittenTensor};
 pub use golden::{Golden, GoldenPrompt};
+pub use hollow::write_hollow_checkpoint;
 
 use std::sync::Arc;
 

@@ -12,6 +12,7 @@ mod bench;
 mod chat;
 mod config;
 mod doctor;
+mod dtypes;
 mod export;
 mod gguf;
 mod help;

@@ -42,6 +42,27 @@ pub(super) struct Outline {
 #[derive(Deserialize)]
 struct ModelOutline {
     vocab: Option<Ids>,
+    continuing_subword_prefix: Option<String>,
+}
+
+/// The merges of a model, which are read only where they could contradict its prefix.
+#[derive(Deserialize)]
+struct MergesOutline {
+    model: Merges,
+}
+
+#[derive(Deserialize)]
+struct Merges {
+    #[serde(default)]
+    merges: Vec<Merge>,
+}
+
+/// A merge as it is written now, and in one string, as it was.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Merge {
+    Pair(IgnoredAny, String),
+    Line(String),
 }
 
 #[derive(Deserialize)]
@@ -73,8 +94,14 @@ impl Outline {
             Error::bad_file(file, problem, e)
         })?;
         match &outline.model {
-            Some(ModelOutline { vocab: Some(vocab) }) => outline.check_ids(vocab, file).map(|()| outline),
-            Some(ModelOutline { vocab: None }) => {
+            Some(ModelOutline { vocab: Some(vocab), continuing_subword_prefix: prefix }) => {
+                outline.check_ids(vocab, file)?;
+                if let Some(prefix) = prefix.as_ref().filter(|prefix| !prefix.is_empty()) {
+                    check_merges(bytes, prefix, file)?;
+                }
+                Ok(outline)
+            }
+            Some(ModelOutline { vocab: None, .. }) => {
                 Err(Error::bad_field(file, "model.vocab", "is missing: the file is not a tokenizer"))
             }
             None => Err(Error::bad_field(file, "model", "is missing: the file is not a tokenizer")),
@@ -118,6 +145,25 @@ impl Outline {
                     format!("`{content}` has id {id}, but {got} is next in the vocabulary"),
                 ))
             }
+        }
+    }
+}
+
+/// Refuses a merge whose second part lacks the prefix of continued words: `tokenizers` cuts that many bytes off without looking.
+fn check_merges(bytes: &[u8], prefix: &str, file: &str) -> Result<()> {
+    let merges = serde_json::from_slice::<MergesOutline>(bytes)
+        .map_err(|e| Error::bad_file(file, "the merges of the tokenizer cannot be read", e))?
+        .model
+        .merges;
+    let is_continued = |merge: &Merge| match merge {
+        Merge::Pair(_, second) => second.starts_with(prefix),
+        Merge::Line(line) => line.split_once(' ').is_none_or(|(_, second)| second.starts_with(prefix)),
+    };
+    match merges.iter().position(|merge| !is_continued(merge)) {
+        None => Ok(()),
+        Some(index) => {
+            let problem = "the second part does not begin with `continuing_subword_prefix`";
+            Err(Error::bad_field(file, format!("model.merges[{index}]"), problem))
         }
     }
 }

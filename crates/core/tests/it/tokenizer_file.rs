@@ -94,6 +94,12 @@ fn damaged_files_are_errors_that_name_the_file() {
     // A template whose token is not defined.
     let token = json!([{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]);
     let undefined = json!({"type": "TemplateProcessing", "single": token, "pair": [], "special_tokens": {}});
+    // Merges that the reader would cut within a character and beyond the end.
+    let merges = |prefix: &str, merges: Value| {
+        let vocab = json!({"a": 0, "é": 1, "aé": 2});
+        file("model", json!({"type": "BPE", "vocab": vocab, "merges": merges, "continuing_subword_prefix": prefix}))
+    };
+    let not_continued = "field `model.merges[0]`: the second part does not begin with `continuing_subword_prefix`";
     for (bytes, expected) in [
         (good[..good.len() / 2].to_vec(), "the file is truncated"),
         (b"hello".to_vec(), "the file is not JSON"),
@@ -105,6 +111,9 @@ fn damaged_files_are_errors_that_name_the_file() {
         (file("decoder", json!({"type": "Nonsense"})), "the file is not a tokenizer"),
         (file("version", json!("7")), "the file is not a tokenizer"),
         (file("post_processor", undefined), "its reader gave up on a damaged part"),
+        (merges("#", json!([["a", "é"]])), not_continued),
+        (merges(&"x".repeat(1000), json!(["a é"])), not_continued),
+        (merges("#", json!([7])), "the merges of the tokenizer cannot be read"),
         (vec![b' '; (64 << 20) + 1], "bytes are more than the 67108864"),
     ] {
         let message = message(&bytes);

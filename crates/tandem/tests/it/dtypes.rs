@@ -1,45 +1,22 @@
 //! The dtype that is chosen where none is asked for, by memory and speed of the machine.
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::Path;
-
-use serde_json::{Map, json};
+use serde_json::json;
 use tandem::machine::Memory;
-use tandem::{DType, ModelConfig, OpenedModel, Resolver, Settings};
+use tandem::{DType, OpenedModel, Resolver, Settings};
+use tandem_core::conformance::write_hollow_checkpoint;
 
-use crate::support::{CHECKPOINT, engines, golden, resolver};
+use crate::support::{copy_checkpoint, engines, resolver};
 
-/// A checkpoint in the sizes of Qwen2.5-0.5B whose weights, in bf16, are a hole in the file: enough to open it.
-fn write_hollow_checkpoint(directory: &Path) {
-    let config = json!({
-        "model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
-        "num_key_value_heads": 2, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "vocab_size": 151_936,
-        "tie_word_embeddings": true, "rope_theta": 1e6, "hidden_act": "silu", "torch_dtype": "bfloat16",
-    })
-    .to_string();
-    for name in CHECKPOINT {
-        fs::copy(golden("qwen2-tied").join(name), directory.join(name)).unwrap();
-    }
-    fs::write(directory.join("config.json"), &config).unwrap();
-    let mut end = 0;
-    let mut header = Map::new();
-    for weight in ModelConfig::from_json("config.json", config.as_bytes()).unwrap().expected_weights() {
-        let start = end;
-        end += 2 * weight.shape.iter().product::<usize>();
-        header.insert(weight.name, json!({ "dtype": "BF16", "shape": weight.shape, "data_offsets": [start, end] }));
-    }
-    let header = serde_json::to_vec(&header).unwrap();
-    let mut file = File::create(directory.join("model.safetensors")).unwrap();
-    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
-    file.write_all(&header).unwrap();
-    file.set_len((8 + header.len() + end) as u64).unwrap();
-}
-
-/// Opens the checkpoint with each engine.
+/// Opens a checkpoint in the sizes of Qwen2.5-0.5B with each engine.
 fn each(resolver: &Resolver, change: impl Fn(&mut Settings), check: impl Fn(OpenedModel)) {
     let directory = tempfile::tempdir().unwrap();
-    write_hollow_checkpoint(directory.path());
+    copy_checkpoint(directory.path());
+    let qwen = json!({
+        "model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+        "num_key_value_heads": 2, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "vocab_size": 151_936,
+        "tie_word_embeddings": true,
+    });
+    write_hollow_checkpoint(directory.path(), &qwen);
     for mut settings in engines() {
         change(&mut settings);
         let files = resolver.find(&resolver.resolve(&directory.path().into(), &settings).unwrap(), &settings).unwrap();
