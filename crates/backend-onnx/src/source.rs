@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tandem_core::backend::{LoadOptions, Numerics, WeightFile};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
-use tandem_core::{DType, Error, GraphFormat, Result};
+use tandem_core::{DType, Device, Error, GraphFormat, Result};
 use tandem_onnx_graph::{Activations, DataType, Dim, Edit, Graph, LogitsControl, Node};
 
 use crate::error::bad_graph;
@@ -214,6 +214,7 @@ fn edited(graph: &Graph, directory: Option<&Path>, options: &LoadOptions) -> Res
         Numerics::Exact => Activations::Float,
     };
     let mut worth = edit.set_activations(activations) > 0;
+    worth |= matches!(options.device, Device::Cuda(_)) && edit.separate_biases() > 0;
     if worth || graph.bytes().len() <= CHEAP_TO_COPY {
         worth |= control_logits(graph, &mut edit);
     }

@@ -32,8 +32,15 @@ pub use hollow::write_hollow_checkpoint;
 
 use std::sync::Arc;
 
-use crate::backend::{Backend, Capability, LoadOptions, Model};
+use crate::backend::{Backend, Capability, Device, LoadOptions, Model};
 use crate::files::ModelFiles;
+
+/// The device on which the tests of a backend compute: what the environment variable `TANDEM_TEST_DEVICE` says, as `--device` would, or
+/// the processor.
+pub fn device_under_test() -> Device {
+    std::env::var("TANDEM_TEST_DEVICE")
+        .map_or(Device::Cpu, |name| name.parse().unwrap_or_else(|error| panic!("TANDEM_TEST_DEVICE: {error}")))
+}
 
 /// A backend with a model to try it on.
 pub struct Fixture {

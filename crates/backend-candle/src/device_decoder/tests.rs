@@ -1,4 +1,5 @@
-//! On the processor, with the same operations of candle as on a GPU: the conformance suite, and comparisons with our own decoder.
+//! The conformance suite, and comparisons with our own decoder: with the same operations of candle on the processor as on a GPU, or on
+//! the GPU that `TANDEM_TEST_DEVICE` names.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,10 +30,10 @@ conformance!(gemma3, || Ok(fixture("gemma3")));
 conformance!(phi3, || Ok(fixture("phi3")));
 conformance!(gemma2_window, || Ok(fixture("gemma2-window")));
 
-/// candle on the processor, with the decoder for other devices.
-struct OnProcessor(DType);
+/// candle with the decoder for other devices than the processor, wherever it computes.
+struct ForDevice(DType);
 
-impl Backend for OnProcessor {
+impl Backend for ForDevice {
     fn kind(&self) -> BackendKind {
         BackendKind::Candle
     }
@@ -55,18 +56,18 @@ impl Backend for OnProcessor {
 
     fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
         let opened = CandleBackend::new().open_unchecked(files, options)?;
-        Ok(Box::new(OpenedOnProcessor { opened, files: files.clone(), options: options.clone(), dtype: self.0 }))
+        Ok(Box::new(OpenedForDevice { opened, files: files.clone(), options: options.clone(), dtype: self.0 }))
     }
 }
 
-struct OpenedOnProcessor {
+struct OpenedForDevice {
     opened: Box<dyn OpenedModel>,
     files: ModelFiles,
     options: LoadOptions,
     dtype: DType,
 }
 
-impl OpenedModel for OpenedOnProcessor {
+impl OpenedModel for OpenedForDevice {
     fn config(&self) -> &ModelConfig {
         self.opened.config()
     }
@@ -87,7 +88,7 @@ impl OpenedModel for OpenedOnProcessor {
         let config = self.config().clone();
         let info = self.opened.load_unchecked()?.info().clone();
         let threads = crate::device::threads(self.options.threads)?;
-        let decoder = Box::new(DeviceDecoder::new(in_f32(&self.files, &config)?, self.dtype, &Device::Cpu).unwrap());
+        let decoder = Box::new(DeviceDecoder::new(in_f32(&self.files, &config)?, self.dtype, &device()).unwrap());
         Ok(Arc::new(CandleModel { loaded: Arc::new(Loaded { decoder, threads, info }) }))
     }
 }
@@ -122,7 +123,7 @@ fn sliding_window_matches_our_decoder() {
         rows.extend(session.append(&tokens(1), LogitsRequest::All).unwrap().values());
         rows
     };
-    close(&rows(&OnProcessor(DType::F32)), &rows(&CandleBackend::new()), 2e-5, "window of 7");
+    close(&rows(&ForDevice(DType::F32)), &rows(&CandleBackend::new()), 2e-5, "window of 7");
 }
 
 #[test]
@@ -134,7 +135,7 @@ fn half_precision_is_close_to_f32() {
             session.append(&tokens(30), LogitsRequest::None).unwrap();
             session.append(&tokens(2)[..1], LogitsRequest::Last(1)).unwrap().values().to_vec()
         };
-        let half = last(OnProcessor(dtype).load(&fixture.files, &fixture.options).unwrap());
+        let half = last(ForDevice(dtype).load(&fixture.files, &fixture.options).unwrap());
         close(&half, &last(fixture.load()), allowed, &format!("{dtype:?}"));
     }
 }
@@ -145,11 +146,15 @@ fn rotary_table_is_computed_in_f32_for_every_dtype() {
     let files = fixture("qwen2-tied").files;
     let config = files.model_config().unwrap();
     let cosines = |dtype| {
-        let decoder = DeviceDecoder::new(in_f32(&files, &config).unwrap(), dtype, &Device::Cpu).unwrap();
+        let decoder = DeviceDecoder::new(in_f32(&files, &config).unwrap(), dtype, &device()).unwrap();
         let rotation = decoder.rotation(&decoder.rotary, &Span { rows: 0..3, first_position: 8000, n_outputs: 3 }).unwrap();
         rotation.cosines.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
     close(&cosines(DType::BF16), &cosines(DType::F32), 0.005, "cosines");
+}
+
+fn device() -> Device {
+    crate::device::open(conformance::device_under_test()).unwrap()
 }
 
 fn in_f32(files: &ModelFiles, config: &ModelConfig) -> Result<Decoder> {
@@ -178,7 +183,7 @@ fn golden(name: &str) -> PathBuf {
 
 fn fixture(name: &str) -> Fixture {
     Fixture {
-        backend: Box::new(OnProcessor(DType::F32)),
+        backend: Box::new(ForDevice(DType::F32)),
         files: ModelFiles::discover(&golden(name), name).unwrap(),
         options: LoadOptions::default(),
         tolerance: 2e-5,

@@ -8,7 +8,7 @@ use tandem_core::backend::{Numerics, TokenBatch};
 use tandem_core::conformance;
 use tandem_core::conformance::{Fixture, Golden};
 use tandem_core::files::ModelFiles;
-use tandem_core::{CancelToken, DType, LoadOptions};
+use tandem_core::{CancelToken, DType, Device, LoadOptions};
 
 use crate::golden;
 
@@ -96,6 +96,8 @@ fn hidden_states_match_golden() {
 /// unless activations are quantised.
 fn quantized(name: &str, dtype: DType, numerics: Numerics) -> Fixture {
     let mut fixture = fixture(name, 2);
+    // Quantised weights are for the processor.
+    fixture.options.device = Device::Cpu;
     (fixture.options.dtype, fixture.options.numerics) = (Some(dtype), numerics);
     let mut answers = Golden::read(&golden(name), if dtype == DType::Int8 { "optimum_int8" } else { Golden::MADE });
     if numerics == Numerics::Fast && dtype == DType::Int4 {
@@ -117,7 +119,7 @@ fn fixture(name: &str, threads: usize) -> Fixture {
     Fixture {
         backend: Box::new(CandleBackend::new()),
         files: ModelFiles::discover(&golden(name), name).unwrap(),
-        options: LoadOptions::new().with_threads(NonZeroUsize::new(threads)),
+        options: LoadOptions::new().with_device(conformance::device_under_test()).with_threads(NonZeroUsize::new(threads)),
         // Chunks of different lengths add in a different order.
         tolerance: 2e-5,
         golden: Some(Golden::read(&golden(name), Golden::MADE)),

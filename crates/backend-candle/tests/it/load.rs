@@ -65,7 +65,7 @@ fn unsupported_dtype_device_and_graph_are_errors_with_a_hint() {
         ("f16", LoadOptions::new().with_dtype(DType::F16), "f32"),
         ("bf16", LoadOptions::new().with_dtype(DType::Bf16), "f32"),
         ("a graph", LoadOptions::new().with_onnx(OnnxOptions::new().with_graph(PathBuf::from("model.onnx"))), "backend `onnx`"),
-        ("CUDA", LoadOptions::new().with_device(Device::Cuda(0)), "device `cpu`"),
+        ("a GPU that is not there", LoadOptions::new().with_device(Device::Cuda(99)), "device `cpu`"),
         ("CoreML", LoadOptions::new().with_device(Device::CoreMl), "backend `onnx`"),
     ] {
         let Err(error) = load(&golden("qwen2-tied"), &options) else { panic!("{what} is refused") };

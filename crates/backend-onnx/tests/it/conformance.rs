@@ -37,7 +37,7 @@ fn built(name: &str) -> Result<Fixture, String> {
     Ok(Fixture {
         backend: Box::new(OnnxBackend::new(None)),
         files: ModelFiles::discover(&directory, name).unwrap(),
-        options: LoadOptions::default(),
+        options: LoadOptions::new().with_device(conformance::device_under_test()),
         tolerance: TOLERANCE,
         golden: Some(Golden::read(&directory, Golden::MADE)),
     })
@@ -51,6 +51,7 @@ fn fixture(name: &str, export: &str) -> Result<Fixture, String> {
         backend: Box::new(OnnxBackend::new(None)),
         files: ModelFiles::discover(&directory, name).unwrap(),
         options: LoadOptions::new()
+            .with_device(conformance::device_under_test())
             .with_onnx(OnnxOptions::new().with_graph(directory.join("onnx").join(export).join("model.onnx"))),
         tolerance: TOLERANCE,
         golden: Some(Golden::read(&directory, export)),

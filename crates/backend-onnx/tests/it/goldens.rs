@@ -31,6 +31,7 @@ fn fixture(checkpoint: &str, export: &str, graph: &str, numerics: Numerics) -> R
         backend: Box::new(OnnxBackend::new(None)),
         files: ModelFiles::discover(&directory, checkpoint).unwrap(),
         options: LoadOptions::new()
+            .with_device(conformance::device_under_test())
             .with_numerics(numerics)
             .with_onnx(OnnxOptions::new().with_graph(directory.join("onnx").join(graph))),
         // Two ways to the same logits may each be that far from the golden.

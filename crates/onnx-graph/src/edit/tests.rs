@@ -179,6 +179,36 @@ fn accuracy_level_is_set_where_open_or_everywhere() {
 }
 
 #[test]
+fn biases_are_added_after_their_products() {
+    let product = |inputs: &[&str], output| node("MatMulNBits", inputs, &[output]);
+    let nodes = [
+        product(&["hidden", "w", "scale", "", "", "w"], "product"),
+        product(&["product", "w", "scale"], "plain"),
+        product(&["plain", "w", "scale", "", "", "scale"], "logits"),
+    ];
+    let graph = graph(&nodes, &symbolic("tokens"));
+    let mut edit = graph.edit();
+    assert_eq!(edit.separate_biases(), 2);
+    assert_eq!(edit.set_activations(Activations::Int8WhereOpen), 3);
+    let edited = Graph::parse(edit.to_bytes().unwrap(), "edited.onnx").unwrap();
+    let written: Vec<_> =
+        edited.nodes().iter().map(|node| (node.op_type.as_str(), node.inputs.join(" "), node.outputs.join(" "))).collect();
+    let of = |op_type, inputs: &str, output: &str| (op_type, inputs.to_owned(), output.to_owned());
+    assert_eq!(
+        written,
+        [
+            of("MatMulNBits", "hidden w scale  ", "tandem.product.unbiased"),
+            of("Add", "tandem.product.unbiased w", "product"),
+            of("MatMulNBits", "product w scale", "plain"),
+            of("MatMulNBits", "plain w scale  ", "tandem.logits.unbiased"),
+            of("Add", "tandem.logits.unbiased scale", "logits"),
+        ]
+    );
+    assert_eq!(edited.nodes()[0].int("accuracy_level"), Some(4));
+    assert_eq!(edited.edit().separate_biases(), 0);
+}
+
+#[test]
 fn inner_values_become_outputs() {
     let nodes = [node("MatMul", &["hidden", "w"], &["product"]), node("Cast", &["product"], &["logits"])];
     let graph = graph(&nodes, &symbolic("tokens"));

@@ -66,7 +66,10 @@ fn fixture(name: &str, dtype: DType, numerics: Numerics, tolerance: f32) -> std:
     Ok(Fixture {
         files: ModelFiles::discover(&exported.directory, name).unwrap(),
         backend: Box::new(WithDirectory { backend: OnnxBackend::new(None), _directory: directory }),
-        options: LoadOptions::new().with_dtype((dtype != DType::F32).then_some(dtype)).with_numerics(numerics),
+        options: LoadOptions::new()
+            .with_device(conformance::device_under_test())
+            .with_dtype((dtype != DType::F32).then_some(dtype))
+            .with_numerics(numerics),
         // Chunks of other lengths sum in another order, and round other activations.
         tolerance: if tolerance > 1e-4 { 2.0 * tolerance } else { 2e-5 },
         golden: Some(Golden { tolerance, ..record }),
