@@ -214,7 +214,7 @@ fn edited(graph: &Graph, directory: Option<&Path>, options: &LoadOptions) -> Res
         Numerics::Exact => Activations::Float,
     };
     let mut worth = edit.set_activations(activations) > 0;
-    worth |= matches!(options.device, Device::Cuda(_)) && edit.separate_biases() > 0;
+    worth |= matches!(options.device, Device::Cuda(_)) && edit.adapt_to_cuda().map_err(bad_graph)? > 0;
     if worth || graph.bytes().len() <= CHEAP_TO_COPY {
         worth |= control_logits(graph, &mut edit);
     }

@@ -1,6 +1,6 @@
 //! Edits a graph of any exporter. Everything else stays byte for byte, including fields that are unknown here.
 
-mod biases;
+mod cuda;
 mod head;
 mod logits;
 mod low_rank;

@@ -179,7 +179,7 @@ fn accuracy_level_is_set_where_open_or_everywhere() {
 }
 
 #[test]
-fn biases_are_added_after_their_products() {
+fn biases_are_added_after_their_products_on_cuda() {
     let product = |inputs: &[&str], output| node("MatMulNBits", inputs, &[output]);
     let nodes = [
         product(&["hidden", "w", "scale", "", "", "w"], "product"),
@@ -188,24 +188,60 @@ fn biases_are_added_after_their_products() {
     ];
     let graph = graph(&nodes, &symbolic("tokens"));
     let mut edit = graph.edit();
-    assert_eq!(edit.separate_biases(), 2);
+    assert_eq!(edit.adapt_to_cuda().unwrap(), 2);
     assert_eq!(edit.set_activations(Activations::Int8WhereOpen), 3);
     let edited = Graph::parse(edit.to_bytes().unwrap(), "edited.onnx").unwrap();
-    let written: Vec<_> =
-        edited.nodes().iter().map(|node| (node.op_type.as_str(), node.inputs.join(" "), node.outputs.join(" "))).collect();
-    let of = |op_type, inputs: &str, output: &str| (op_type, inputs.to_owned(), output.to_owned());
     assert_eq!(
-        written,
+        lines(&edited),
         [
-            of("MatMulNBits", "hidden w scale  ", "tandem.product.unbiased"),
-            of("Add", "tandem.product.unbiased w", "product"),
-            of("MatMulNBits", "product w scale", "plain"),
-            of("MatMulNBits", "plain w scale  ", "tandem.logits.unbiased"),
-            of("Add", "tandem.logits.unbiased scale", "logits"),
+            "tandem.product.unbiased = MatMulNBits hidden w scale  ",
+            "product = Add tandem.product.unbiased w",
+            "plain = MatMulNBits product w scale",
+            "tandem.logits.unbiased = MatMulNBits plain w scale  ",
+            "logits = Add tandem.logits.unbiased scale",
         ]
     );
     assert_eq!(edited.nodes()[0].int("accuracy_level"), Some(4));
-    assert_eq!(edited.edit().separate_biases(), 0);
+    assert_eq!(edited.edit().adapt_to_cuda().unwrap(), 0);
+}
+
+#[test]
+fn omitted_zero_points_are_written_for_cuda() {
+    let bits = |bits| vec![Attribute { name: "bits".into(), value: AttributeValue::Int(bits) }];
+    let lookup = |inputs: &[&str], n| Node { attributes: bits(n), ..node("GatherBlockQuantized", inputs, &["logits"]) };
+    let weights = |data_type| {
+        let mut body = float_constants(&[("scale", &[3, 5])]);
+        put_bytes(&mut body, graph::INITIALIZER, encode::tensor("codes", data_type, &[4], Data::Raw(&[0; 4])));
+        body
+    };
+    for (n, byte, columns) in [(8, 0x80, 5), (4, 0x88, 3), (2, 0xaa, 2)] {
+        for inputs in [&["shaped", "ids", "scale"][..], &["shaped", "ids", "scale", ""]] {
+            let nodes = [node("Reshape", &["codes", "dims"], &["shaped"]), lookup(inputs, n)];
+            let graph = graph_of(&nodes, &weights(DataType::UINT8));
+            let mut edit = graph.edit();
+            assert_eq!(edit.adapt_to_cuda().unwrap(), 1);
+            let edited = Graph::parse(edit.to_bytes().unwrap(), "edited.onnx").unwrap();
+            assert_eq!(lines(&edited)[1], "logits = GatherBlockQuantized shaped ids scale tandem.logits.zeros");
+            let zeros = edited.initializers().iter().find(|tensor| tensor.name == "tandem.logits.zeros").unwrap();
+            let TensorData::Inline(range) = &zeros.data else { panic!("they are written in the graph") };
+            assert_eq!((zeros.dims.as_slice(), zeros.data_type), ([3, columns].as_slice(), DataType::UINT8));
+            assert_eq!(edited.bytes()[range.clone()], vec![byte; 3 * columns as usize]);
+            assert_eq!(edited.edit().adapt_to_cuda().unwrap(), 0);
+        }
+    }
+    // Those of a type with four bits are 0 everywhere.
+    let graph = graph_of(&[lookup(&["codes", "ids", "scale"], 4)], &weights(DataType(21)));
+    assert_eq!(graph.edit().adapt_to_cuda().unwrap(), 0);
+    let graph = graph_of(&[lookup(&["computed", "ids", "scale"], 4)], &weights(DataType::UINT8));
+    assert!(graph.edit().adapt_to_cuda().unwrap_err().to_string().contains("`computed`"));
+    let flat = [weights(DataType::UINT8), float_constants(&[("flat", &[15])])].concat();
+    let graph = graph_of(&[lookup(&["codes", "ids", "flat"], 4)], &flat);
+    assert!(graph.edit().adapt_to_cuda().unwrap_err().to_string().contains("`flat`"));
+}
+
+/// The nodes, one to a line.
+fn lines(graph: &Graph) -> Vec<String> {
+    graph.nodes().iter().map(|node| format!("{} = {} {}", node.outputs.join(" "), node.op_type, node.inputs.join(" "))).collect()
 }
 
 #[test]

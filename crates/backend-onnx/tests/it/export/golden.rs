@@ -6,7 +6,8 @@ use tandem_core::conformance;
 use tandem_core::conformance::{Fixture, Golden};
 use tandem_core::files::{Listing, ModelFiles};
 use tandem_core::footprint::{Footprint, ModelShape, Workload};
-use tandem_core::{Backend, BackendKind, DType, DeviceReport, LoadOptions, OpenedModel, Result};
+use tandem_core::{Backend, BackendKind, DType, DeviceReport, LoadOptions, LogitsRequest, OpenedModel, Result, SessionOptions};
+use tandem_onnx_graph::Graph;
 use tempfile::TempDir;
 
 use super::checkpoints::golden;
@@ -53,6 +54,31 @@ fn quantised_activations_are_within_tolerance() {
                 conformance::rewind_equals_fresh(fixture);
             };
             conformance::with_fixture(|| fixture(name, dtype, Numerics::Fast, tolerance), check);
+        }
+    }
+}
+
+/// What is spelled out for CUDA's kernels means the same to those of the processor: biases, and zero points of a tied embedding.
+#[test]
+fn graphs_adapted_to_cuda_give_the_same_logits() {
+    for (name, n_changed) in [("qwen2-tied", 3), ("llama3-rope", 1)] {
+        for dtype in [DType::Int4, DType::Int8] {
+            let check = |fixture: &Fixture| {
+                let logits = |fixture: &Fixture| {
+                    let mut session = fixture.load().new_session(&SessionOptions::default()).unwrap();
+                    session.append(&[5, 6, 7, 8], LogitsRequest::All).unwrap().values().to_vec()
+                };
+                let before = logits(fixture);
+                let file = fixture.files.graphs[0].file.path().unwrap();
+                let graph = Graph::open(file).unwrap();
+                let mut edit = graph.edit();
+                assert_eq!(edit.adapt_to_cuda().unwrap(), n_changed, "{name}");
+                std::fs::write(file, edit.to_bytes().unwrap()).unwrap();
+                let after = logits(fixture);
+                let difference = before.iter().zip(&after).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
+                assert!(difference <= 1e-5, "{name} in {dtype}: {difference}");
+            };
+            conformance::with_fixture(|| fixture(name, dtype, Numerics::Exact, 1e-4), check);
         }
     }
 }
