@@ -185,6 +185,7 @@ fn describe(
         .with_if(source.in_place || cache_on_host, Capability::Rewind);
     info.weight_files.clone_from(&source.weight_files);
     info.device_share = placement::share(&placement, provider_name(options.device));
+    info.left_to_processor = placement::left_to_processor(&placement, options.device);
     info.placement = placement;
     info
 }

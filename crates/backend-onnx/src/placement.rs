@@ -6,7 +6,10 @@ use std::ptr;
 
 use ort::AsPointer;
 use ort::session::Session;
+use tandem_core::Device;
 use tandem_core::backend::Placement;
+
+use crate::device::provider_name;
 
 /// The configuration entry that has the engine record it.
 pub(crate) const RECORD: &str = "session.record_ep_graph_assignment_info";
@@ -49,6 +52,15 @@ pub(crate) fn share(placements: &[Placement], provider: &str) -> f64 {
     if all == 0.0 { 1.0 } else { nodes(&mut placements.iter().filter(|p| p.provider == provider)) / all }
 }
 
+/// Those of the operators with most of a model's arithmetic that the processor was given although `device` is another, with their numbers.
+pub(crate) fn left_to_processor(placements: &[Placement], device: Device) -> Vec<(String, usize)> {
+    const ARITHMETIC: [&str; 7] =
+        ["MatMul", "Gemm", "MatMulNBits", "MatMulInteger", "GroupQueryAttention", "MultiHeadAttention", "Attention"];
+    let processor = provider_name(Device::Cpu);
+    let operators = placements.iter().filter(|p| device != Device::Cpu && p.provider == processor).flat_map(|p| &p.operators);
+    operators.filter(|(operator, _)| ARITHMETIC.contains(&operator.as_str())).cloned().collect()
+}
+
 /// # Safety
 /// `fill` writes a pointer to an array that outlives `'a`, and its length.
 #[expect(unsafe_code, reason = "reads an array of the engine")]
@@ -72,5 +84,25 @@ unsafe fn text(fill: impl FnOnce(*mut *const c_char) -> ort::sys::OrtStatusPtr) 
     unsafe {
         ort::Error::result_from_status(status)?;
         Ok(if out.is_null() { String::new() } else { CStr::from_ptr(out).to_string_lossy().into_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arithmetic_on_the_processor_is_named_for_other_devices() {
+        let placed = |provider: &str, operators: &[(&str, usize)]| Placement {
+            provider: provider.into(),
+            n_nodes: operators.iter().map(|(_, n)| n).sum(),
+            operators: operators.iter().map(|(name, n)| ((*name).into(), *n)).collect(),
+        };
+        let placements = [
+            placed("CUDAExecutionProvider", &[("MatMul", 49)]),
+            placed("CPUExecutionProvider", &[("GroupQueryAttention", 24), ("Gather", 2)]),
+        ];
+        assert_eq!(left_to_processor(&placements, Device::Cuda(0)), [("GroupQueryAttention".to_owned(), 24)]);
+        assert!(left_to_processor(&placements, Device::Cpu).is_empty());
     }
 }

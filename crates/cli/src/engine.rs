@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use tandem::catalog::{Catalog, CatalogEntry};
-use tandem::{Admission, Device, OpenedModel, Resolver, SessionOptions, Settings, TextModel};
+use tandem::{Admission, DType, Device, ModelInfo, OpenedModel, Resolver, SessionOptions, Settings, TextModel};
 use tandem_bench::peak_rss_bytes;
 
 use crate::args::{DeviceChoice, EngineOptions};
@@ -106,7 +106,18 @@ pub(crate) fn load(
         info.threads,
         model.load_time().as_millis()
     ));
+    remark_on_placement(info, output);
     Ok(Loaded { model, resolver, entry: resolved.entry, has_exported })
+}
+
+/// Warns of arithmetic that the engine left to the processor: ONNX Runtime's attention for CUDA computes in 16 bits only.
+fn remark_on_placement(info: &ModelInfo, output: &Output) {
+    if info.left_to_processor.is_empty() {
+        return;
+    }
+    let operators: Vec<String> = info.left_to_processor.iter().map(|(operator, n)| format!("{n} of `{operator}`")).collect();
+    let advice = if info.dtype == DType::F16 { "" } else { ": `--dtype f16` may run there" };
+    output.note(&format!("warning: the processor runs {}, not `{}`{advice}", operators.join(" and "), info.device));
 }
 
 /// Says which dtype was chosen, and why.

@@ -1,7 +1,6 @@
 //! NVIDIA GPUs: which there are, and whether this build can compute on them.
 //!
-//! candle's own check (`cuda_is_available`) says what was compiled in, not what is there; here a product is computed. None of this was
-//! ever run on a GPU: it is checked by the compiler alone.
+//! candle's own check (`cuda_is_available`) says what was compiled in, not what is there; here a product is computed.
 
 #[cfg(feature = "candle-cuda")]
 pub(super) use self::with::{description, n_devices, open};

@@ -85,7 +85,7 @@ pub struct ModelInfo {
     pub backend: BackendKind,
     /// The engine's own version.
     pub engine_version: String,
-    /// Where it runs. What each backend was ever run on is in README.md: candle on CUDA was not.
+    /// Where it runs. What each backend was ever run on is in README.md.
     pub device: Device,
     /// The dtype of the weights.
     pub dtype: DType,
@@ -116,6 +116,8 @@ pub struct ModelInfo {
     pub placement: Vec<Placement>,
     /// The share of its nodes, 0 to 1, that run on the device.
     pub device_share: f64,
+    /// Operators with much arithmetic that the processor runs although the device is another, with their numbers.
+    pub left_to_processor: Vec<(String, usize)>,
 }
 
 impl ModelInfo {
@@ -140,6 +142,7 @@ impl ModelInfo {
             weight_files: Vec::new(),
             placement: Vec::new(),
             device_share: 1.0,
+            left_to_processor: Vec::new(),
         }
     }
 
