@@ -5,14 +5,13 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use rayon::ThreadPool;
 use tandem_core::backend::{HiddenStates, Probe, ProbePoint, Prober, TokenBatch};
-use tandem_core::sequence::PREFILL_CHUNK;
 use tandem_core::{CancelToken, Error, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
 use crate::attention::CausalMask;
 use crate::decoder::{Decode, QkvHeads, Span};
 use crate::error::Doing;
 use crate::probe::probe;
-use crate::session::CandleSession;
+use crate::session::{CandleSession, MAX_PASS};
 use crate::values::Values;
 
 /// A model on candle.
@@ -54,7 +53,7 @@ impl Loaded {
         Ok(())
     }
 
-    /// The hidden states of a sequence of more than [`PREFILL_CHUNK`].
+    /// The hidden states of a sequence of more than [`MAX_PASS`].
     fn encode_long(self: &Arc<Self>, sequence: &[TokenId], cancel: &CancelToken, out: &mut Vec<f32>) -> Result<()> {
         let options = SessionOptions::new().with_context_length(sequence.len()).with_cancel(cancel.clone());
         let mut session = CandleSession::new(Arc::clone(self), &options)?;
@@ -78,10 +77,10 @@ impl Model for CandleModel {
             let mut together: Vec<&[TokenId]> = Vec::new();
             for sequence in batch.sequences() {
                 let n: usize = together.iter().map(|sequence| sequence.len()).sum();
-                if n > 0 && n + sequence.len() > PREFILL_CHUNK {
+                if n > 0 && n + sequence.len() > MAX_PASS {
                     self.loaded.encode(&std::mem::take(&mut together), cancel, &mut values)?;
                 }
-                if sequence.len() > PREFILL_CHUNK {
+                if sequence.len() > MAX_PASS {
                     self.loaded.encode_long(sequence, cancel, &mut values)?;
                 } else {
                     together.push(sequence);

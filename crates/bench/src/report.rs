@@ -8,7 +8,7 @@ mod text;
 mod words;
 
 pub use self::advice::{Advice, Choice, advise};
-pub use self::changes::{Change, GATE_LOSS, changes, unjudged};
+pub use self::changes::{Change, GATE_LOSS, changes, disturbances, unjudged};
 pub use self::html::page;
 pub use self::noise::noise;
 pub use self::text::text;

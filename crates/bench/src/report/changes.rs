@@ -2,6 +2,7 @@
 
 use tandem_core::{Error, Result};
 
+use super::noise::disturbed;
 use crate::record::{BenchEntry, Metric, Record, Unit};
 use crate::statistics::{Comparison, LEAST_GAP, LEAST_ROUNDS, Verdict};
 
@@ -59,6 +60,13 @@ pub fn changes(record: &Record, baseline: &Record) -> Result<Vec<Change>> {
     };
     let found: Vec<Change> = figures(record).filter_map(change).collect();
     if found.is_empty() { Err(refused("they have no figure in common".into())) } else { Ok(found) }
+}
+
+/// Why the gate cannot judge these runs at all: what disturbed one of them throughout, so that its intervals do not tell the machine from
+/// the program.
+pub fn disturbances(record: &Record, baseline: &Record) -> Vec<String> {
+    let causes = |what: &'static str, run| disturbed(run).into_iter().map(move |cause| format!("{what}: {cause}"));
+    causes("this run", record).chain(causes("the baseline", baseline)).collect()
 }
 
 /// What the gate cannot judge, with the reason: figures that `baseline` does not have, and those of too few rounds.

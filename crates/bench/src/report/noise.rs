@@ -1,6 +1,7 @@
 //! Whether a run can be trusted, and if not, why not.
 
 use super::words::percent;
+use crate::measure::Workload;
 use crate::record::{BenchEntry, Metric, Record};
 use crate::statistics::spread;
 
@@ -24,18 +25,32 @@ pub fn noise(record: &Record) -> Vec<String> {
             record.machine.n_processors
         ));
     }
+    causes.extend(lasting(record, 0.0));
+    if samples().any(|sample| sample.conditions.stolen_share.is_none()) {
+        causes.push("the processor time that a hypervisor took (steal) is unknown".into());
+    }
+    causes
+}
+
+/// Why the figures of `record` cannot be held against those of another run: what disturbed half of its samples or more. A median bears
+/// less.
+pub(super) fn disturbed(record: &Record) -> Vec<String> {
+    lasting(record, 0.5)
+}
+
+/// The causes of noise in at least this share of the samples.
+fn lasting(record: &Record, least: f64) -> Vec<String> {
+    let samples = || record.entries.iter().flat_map(|entry| &entry.samples);
+    let mut causes = Vec::new();
     let n = samples().count();
     let mut count = |what: &str, most: f64, share: &dyn Fn(&crate::measure::Sample) -> Option<f64>| {
         let over: Vec<f64> = samples().filter_map(share).filter(|&share| share > most).collect();
-        if let Some(&worst) = over.iter().max_by(|a, b| a.total_cmp(b)) {
+        if let Some(&worst) = over.iter().max_by(|a, b| a.total_cmp(b)).filter(|_| over.len() as f64 >= least * n as f64) {
             causes.push(format!("{what} in {} of {n} samples, up to {}", over.len(), percent(worst)));
         }
     };
     count("other programs used the processors", MOST_OTHERS, &|sample| sample.conditions.others_share);
     count("the hypervisor took processor time (steal)", MOST_STOLEN, &|sample| sample.conditions.stolen_share);
-    if samples().any(|sample| sample.conditions.stolen_share.is_none()) {
-        causes.push("the processor time that a hypervisor took (steal) is unknown".into());
-    }
     let throttled: u64 = samples().filter_map(|sample| sample.conditions.n_throttled).sum();
     if throttled > 0 {
         causes.push(format!("the processors were throttled {throttled} times, by heat or by the control group's limit"));
@@ -44,7 +59,7 @@ pub fn noise(record: &Record) -> Vec<String> {
     let spreads: Vec<(f64, &str)> = spreads.filter(|(spread, _)| *spread > MOST_SPREAD).collect();
     if let Some((worst, name)) = spreads.iter().max_by(|a, b| a.0.total_cmp(&b.0)) {
         causes.push(format!(
-            "the interquartile range of decoding speeds exceeds {} for {} of {} entries, and is {} for {name}",
+            "the interquartile range of speeds exceeds {} for {} of {} entries, and is {} for {name}",
             percent(MOST_SPREAD),
             spreads.len(),
             record.measured().count(),
@@ -54,8 +69,10 @@ pub fn noise(record: &Record) -> Vec<String> {
     causes
 }
 
-/// The largest spread of an entry's decoding speeds, of all depths.
+/// The largest spread of an entry's speeds, of all prompts and depths.
 fn worst_spread(record: &Record, entry: &BenchEntry) -> f64 {
-    let spreads = record.workload.depths.iter().map(|&depth| spread(&entry.values(Metric::Decode(depth))));
+    let Workload { prompts, depths, .. } = &record.workload;
+    let metrics = prompts.iter().map(|&n| Metric::Prefill(n)).chain(depths.iter().map(|&depth| Metric::Decode(depth)));
+    let spreads = metrics.map(|metric| spread(&entry.values(metric)));
     spreads.filter(|spread| spread.is_finite()).fold(0.0, f64::max)
 }

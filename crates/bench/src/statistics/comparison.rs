@@ -31,11 +31,12 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    fn new(ratio: Interval, n: usize) -> Self {
+    /// `clear` is how far from 1 the whole interval must lie.
+    fn new(ratio: Interval, n: usize, clear: f64) -> Self {
         let verdict = match ratio {
             _ if n < LEAST_ROUNDS => Verdict::TooFew,
-            Interval { median, low, .. } if low > 1.0 && median >= 1.0 + LEAST_GAP => Verdict::Higher,
-            Interval { median, high, .. } if high < 1.0 && median <= 1.0 / (1.0 + LEAST_GAP) => Verdict::Lower,
+            Interval { median, low, .. } if low > 1.0 + clear && median >= 1.0 + LEAST_GAP => Verdict::Higher,
+            Interval { median, high, .. } if high < 1.0 / (1.0 + clear) && median <= 1.0 / (1.0 + LEAST_GAP) => Verdict::Lower,
             _ => Verdict::Same,
         };
         Self { ratio, verdict }
@@ -52,14 +53,15 @@ impl Comparison {
 pub fn compare_in_turns(candidate: &[f64], reference: &[f64]) -> Comparison {
     assert_eq!(candidate.len(), reference.len(), "one sample of each in every round");
     let ratios: Vec<f64> = candidate.iter().zip(reference).map(|(candidate, reference)| candidate / reference).collect();
-    Comparison::new(interval(&ratios), ratios.len())
+    Comparison::new(interval(&ratios), ratios.len(), 0.0)
 }
 
-/// Compares samples of two runs, which have no round in common: their intervals must not overlap.
+/// Compares samples of two runs, which have no round in common: their intervals must be apart, by [`LEAST_GAP`], since from one run to the
+/// next the machine changes as well.
 pub fn compare_apart(candidate: &[f64], reference: &[f64]) -> Comparison {
     let (ours, theirs) = (interval(candidate), interval(reference));
     let ratio = Interval { median: ours.median / theirs.median, low: ours.low / theirs.high, high: ours.high / theirs.low };
-    Comparison::new(ratio, candidate.len().min(reference.len()))
+    Comparison::new(ratio, candidate.len().min(reference.len()), LEAST_GAP)
 }
 
 #[cfg(test)]
@@ -85,7 +87,8 @@ mod tests {
         let steady = [100.0, 101.0, 99.0, 100.5, 99.5, 100.0, 100.2];
         check(steady, steady, Verdict::Same, Verdict::Same);
         check(steady.map(|x| x * 1.02), steady, Verdict::Same, Verdict::Same);
-        check(steady.map(|x| x * 1.05), steady, Verdict::Higher, Verdict::Higher);
+        check(steady.map(|x| x * 1.05), steady, Verdict::Higher, Verdict::Same);
+        check(steady.map(|x| x * 1.08), steady, Verdict::Higher, Verdict::Higher);
         // The machine changed for both: only in turns is it seen.
         check(drifting.map(|x| x * 1.1), drifting, Verdict::Higher, Verdict::Same);
     }

@@ -9,5 +9,6 @@
 
 mod page;
 mod parity;
+mod recorded;
 mod report;
 mod support;

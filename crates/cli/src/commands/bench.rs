@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use tandem::{CancelToken, Error, Settings};
 use tandem_bench::record::{Record, SCHEMA};
-use tandem_bench::report::{Change, changes, page, text, unjudged};
+use tandem_bench::report::{Change, changes, disturbances, page, text, unjudged};
 use tandem_bench::run::{Step, run};
 use tandem_bench::shape::plan_shape;
 
@@ -141,6 +141,12 @@ fn finish(
     }
     measured?;
     if let (Some(baseline), true) = (baseline, options.gate) {
+        let disturbances = disturbances(record, baseline);
+        if !disturbances.is_empty() {
+            compared?;
+            output.note(&format!("gate failed: disturbed runs cannot be judged: {}", disturbances.join("; ")));
+            return Ok(ExitCode::from(FAILED));
+        }
         let losses: Vec<String> = compared?
             .iter()
             .filter(|change| change.fails_gate())

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{engine, missing_backend, place_with_engine, place_with_onnx};
+use crate::support::{Outcome, Place, engine, missing_backend, place_with_engine, place_with_onnx};
 
 /// As short as a bench can be.
 const SHORT: [&str; 8] = ["--prompt", "4,8", "--depth", "0,8", "--generate", "4", "--rounds", "2"];
@@ -91,12 +91,9 @@ fn a_report_that_cannot_be_written_loses_no_figure() {
     assert!(outcome.stdout.contains("decode at 8") && outcome.stderr.contains("file/out.html"), "{}", outcome.stderr);
 }
 
-#[test]
-fn the_gate_fails_on_a_loss_and_on_what_it_cannot_judge() {
-    let Some(place) = place_with_engine() else { return };
+/// Measures the model into `now.json`, as if on a quiet machine: other tests run beside this one.
+fn measure(place: &Place) {
     let arguments = [
-        "bench",
-        "model",
         "--prompt",
         "4",
         "--depth",
@@ -105,15 +102,42 @@ fn the_gate_fails_on_a_loss_and_on_what_it_cannot_judge() {
         "4",
         "--rounds",
         "7",
-        "--backend",
-        engine(),
         "--threads",
         "1",
+        "--backend",
+        engine(),
+        "-o",
+        "now.json",
     ];
-    let first = place.tandem(&[&arguments[..], &["-o", "now.json"]].concat());
-    assert_eq!(first.code, Some(0), "{}", first.stderr);
+    let measured = place.tandem(&[&["bench", "model"][..], &arguments].concat());
+    assert_eq!(measured.code, Some(0), "{}", measured.stderr);
+    disturb(place, "now.json", 0.0);
+}
+
+/// Gives each sample of `file` the speeds of the first, and other programs this share of the processors.
+fn disturb(place: &Place, file: &str, others: f64) {
+    place.edit_json(file, |record| {
+        let samples = record["entries"][0]["samples"].as_array_mut().unwrap();
+        let first = samples[0].clone();
+        for sample in samples {
+            (sample["prefill"], sample["decode"]) = (first["prefill"].clone(), first["decode"].clone());
+            sample["conditions"] =
+                json!({"load_before": 0.0, "load_after": 0.0, "others_share": others, "stolen_share": 0.0, "n_throttled": 0});
+        }
+    });
+}
+
+/// The gate on `now.json`, against `baseline`.
+fn gate(place: &Place, baseline: &str) -> Outcome {
+    place.tandem(&["bench", "--report", "now.json", "--baseline", baseline, "--gate"])
+}
+
+#[test]
+fn the_gate_fails_on_a_loss_and_on_what_it_cannot_judge() {
+    let Some(place) = place_with_engine() else { return };
+    measure(&place);
+    let compare = |baseline: &str| gate(&place, baseline);
     // The same run against itself, and against one that was far faster.
-    let compare = |baseline: &str| place.tandem(&["bench", "--report", "now.json", "--baseline", baseline, "--gate"]);
     let same = compare("now.json");
     assert_eq!(same.code, Some(0), "{}{}", same.stdout, same.stderr);
     assert!(same.stdout.contains("no difference"), "{}", same.stdout);
@@ -141,6 +165,19 @@ fn the_gate_fails_on_a_loss_and_on_what_it_cannot_judge() {
     let elsewhere = compare("faster.json");
     assert_eq!(elsewhere.code, Some(1));
     assert!(elsewhere.stderr.contains("another machine"), "{}", elsewhere.stderr);
+}
+
+#[test]
+fn the_gate_does_not_judge_disturbed_runs() {
+    let Some(place) = place_with_engine() else { return };
+    measure(&place);
+    place.write("disturbed.json", place.read("now.json"));
+    disturb(&place, "disturbed.json", 0.5);
+    let disturbed = gate(&place, "disturbed.json");
+    assert_eq!(disturbed.code, Some(1), "{}{}", disturbed.stdout, disturbed.stderr);
+    let cause =
+        "gate failed: disturbed runs cannot be judged: the baseline: other programs used the processors in 7 of 7 samples";
+    assert!(disturbed.stderr.contains(cause), "{}", disturbed.stderr);
 }
 
 #[test]

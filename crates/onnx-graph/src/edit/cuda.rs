@@ -92,8 +92,9 @@ impl<'g> Edit<'g> {
     }
 
     fn unknown(&self, value: &str) -> Error {
-        let problem =
-            format!("`{value}`, of a quantised embedding without zero points, is no matrix: CUDA would look up wrong values");
+        let problem = format!(
+            "`{value}`, of a quantised embedding without zero points, is not a constant matrix: CUDA would look up wrong values"
+        );
         Error::bad_field(self.graph.file(), "graph.node", problem)
     }
 }
