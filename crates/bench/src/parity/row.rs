@@ -188,6 +188,7 @@ mod tests {
         assert!((parted.reference_margin - 1.0).abs() < 1e-12 && (parted.candidate_margin - 1.0).abs() < 1e-12);
         assert!(!Row::new(&[f32::NAN, 0.0], &[0.0, 0.0]).finite);
         assert_eq!(Row::new(&[0.0, 0.0], &[0.0, 0.0]).cosine, 1.0);
+        assert_eq!(Row::new(&[1.0, 2.0], &[0.0, 0.0]).cosine, 0.0);
     }
 
     #[test]

@@ -333,6 +333,13 @@ fn tokens_of_a_seed_are_fixed() {
     check(SamplingOptions { typical_p: 0.5, min_p: 0.02, ..base }, [461, 317, 653, 664, 841, 284, 745, 402]);
 }
 
+/// As in transformers, whose cumulative sum leaves out what follows a share that is reached exactly.
+#[test]
+fn top_p_ends_where_its_share_is_reached_exactly() {
+    let options = SamplingOptions { temperature: 1.0, top_p: 0.5, ..GREEDY() };
+    assert_eq!(distribution(&options, &[1.0, 1.0], &[]), [(0, 1.0)]);
+}
+
 /// Many blocks, many looks and many sorted pieces, with ties.
 #[test]
 fn a_whole_vocabulary() {
