@@ -33,8 +33,7 @@ pub(super) struct Outline {
     _normalizer: Option<Value>,
     #[serde(rename = "pre_tokenizer")]
     _pre_tokenizer: Option<Value>,
-    #[serde(rename = "post_processor")]
-    _post_processor: Option<Value>,
+    post_processor: Option<Value>,
     #[serde(rename = "decoder")]
     _decoder: Option<Value>,
 }
@@ -98,6 +97,10 @@ impl Outline {
                 outline.check_ids(vocab, file)?;
                 if let Some(prefix) = prefix.as_ref().filter(|prefix| !prefix.is_empty()) {
                     check_merges(bytes, prefix, file)?;
+                }
+                if let Some(undefined) = outline.post_processor.as_ref().and_then(undefined_token) {
+                    let problem = format!("its template has `{undefined}`, which is not among its `special_tokens`");
+                    return Err(Error::bad_field(file, "post_processor", problem));
                 }
                 Ok(outline)
             }
@@ -168,13 +171,23 @@ fn check_merges(bytes: &[u8], prefix: &str, file: &str) -> Result<()> {
     }
 }
 
+/// A token of a template that the template does not define: `tokenizers` panics when it applies it.
+fn undefined_token(post_processor: &Value) -> Option<&str> {
+    let parts = |name: &str| post_processor.get(name).and_then(Value::as_array).into_iter().flatten();
+    let defined = post_processor.get("special_tokens");
+    let mut tokens = parts("single").chain(parts("pair")).filter_map(|piece| piece.get("SpecialToken")?.get("id")?.as_str());
+    tokens
+        .find(|token| defined.is_none_or(|defined| defined.get(token).is_none()))
+        .or_else(|| parts("processors").find_map(undefined_token))
+}
+
 /// Builds the tokenizer.
 ///
 /// # Errors
 /// [`Error::BadFile`] with the reader's own words.
 pub(super) fn load(bytes: &[u8], file: &str) -> Result<Inner> {
-    // Some of its readers panic on a damaged part (`Precompiled`) where others return an error; a template of special tokens that are not
-    // defined panics when it is applied, which it is to an empty text as well.
+    // Some of its readers panic on a damaged part (`Precompiled`) where others return an error, and a part may panic when it is applied, which
+    // it is to an empty text as well.
     let read = || Inner::from_bytes(bytes).inspect(|inner| drop(inner.encode("", true)));
     match catch_unwind(AssertUnwindSafe(read)) {
         Ok(Ok(inner)) => Ok(inner),

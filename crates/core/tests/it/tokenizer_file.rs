@@ -110,7 +110,10 @@ fn damaged_files_are_errors_that_name_the_file() {
         (file("model", json!({"type": "BPE", "vocab": {"a": -1}, "merges": []})), "the file is not a tokenizer"),
         (file("decoder", json!({"type": "Nonsense"})), "the file is not a tokenizer"),
         (file("version", json!("7")), "the file is not a tokenizer"),
-        (file("post_processor", undefined), "its reader gave up on a damaged part"),
+        (
+            file("post_processor", json!({"type": "Sequence", "processors": [undefined]})),
+            "field `post_processor`: its template has `<s>`, which is not among its `special_tokens`",
+        ),
         (merges("#", json!([["a", "é"]])), not_continued),
         (merges(&"x".repeat(1000), json!(["a é"])), not_continued),
         (merges("#", json!([7])), "the merges of the tokenizer cannot be read"),
