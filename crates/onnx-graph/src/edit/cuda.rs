@@ -84,9 +84,13 @@ impl<'g> Edit<'g> {
 
     /// A constant, which may have been given another shape.
     fn constant(&self, value: &str) -> Result<&'g Tensor> {
+        // Exporters write one. The nodes of an untrusted graph may form a cycle.
+        const MAX_RESHAPES: usize = 8;
+        let source = |name: &str| self.graph.main().producer(name).filter(|node| node.op_type == "Reshape")?.inputs.first();
         let mut name = value;
-        while let Some(shaped) = self.graph.main().producer(name).filter(|node| node.op_type == "Reshape") {
-            name = &shaped.inputs[0];
+        for _ in 0..MAX_RESHAPES {
+            let Some(source) = source(name) else { break };
+            name = source;
         }
         self.graph.initializers().iter().find(|tensor| tensor.name == name).ok_or_else(|| self.unknown(value))
     }

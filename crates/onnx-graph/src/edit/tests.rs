@@ -237,6 +237,14 @@ fn omitted_zero_points_are_written_for_cuda() {
     let flat = [weights(DataType::UINT8), float_constants(&[("flat", &[15])])].concat();
     let graph = graph_of(&[lookup(&["codes", "ids", "flat"], 4)], &flat);
     assert!(graph.edit().adapt_to_cuda().unwrap_err().to_string().contains("`flat`"));
+    // A cycle, and a node without inputs.
+    for nodes in [
+        vec![node("Reshape", &["b"], &["a"]), node("Reshape", &["a"], &["b"]), lookup(&["a", "ids", "scale"], 4)],
+        vec![node("Reshape", &[], &["a"]), lookup(&["a", "ids", "scale"], 4)],
+    ] {
+        let graph = graph_of(&nodes, &weights(DataType::UINT8));
+        assert!(graph.edit().adapt_to_cuda().unwrap_err().to_string().contains("`a`"));
+    }
 }
 
 /// The nodes, one to a line.
