@@ -110,14 +110,16 @@ pub(crate) fn load(
     Ok(Loaded { model, resolver, entry: resolved.entry, has_exported })
 }
 
-/// Warns of arithmetic that the engine left to the processor: ONNX Runtime's attention for CUDA computes in 16 bits only.
+/// Warns of products and attention that the engine left to the processor: ONNX Runtime's `GroupQueryAttention` runs on CUDA in 16-bit
+/// floats only.
 fn remark_on_placement(info: &ModelInfo, output: &Output) {
     if info.left_to_processor.is_empty() {
         return;
     }
-    let operators: Vec<String> = info.left_to_processor.iter().map(|(operator, n)| format!("{n} of `{operator}`")).collect();
-    let advice = if info.dtype == DType::F16 { "" } else { ": `--dtype f16` may run there" };
-    output.note(&format!("warning: the processor runs {}, not `{}`{advice}", operators.join(" and "), info.device));
+    let operators: Vec<String> = info.left_to_processor.iter().map(|(operator, n)| format!("{n} `{operator}`")).collect();
+    let advice = if info.dtype == DType::F16 { "`tandem show` lists them" } else { "try `--dtype f16`" };
+    let (operators, device) = (operators.join(" and "), info.device);
+    output.note(&format!("warning: {operators} nodes run on the processor instead of `{device}`: {advice}"));
 }
 
 /// Says which dtype was chosen, and why.

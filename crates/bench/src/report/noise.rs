@@ -32,8 +32,8 @@ pub fn noise(record: &Record) -> Vec<String> {
     causes
 }
 
-/// Why the figures of `record` cannot be held against those of another run: what disturbed half of its samples or more. A median bears
-/// less.
+/// Why the figures of `record` cannot be compared with those of another run: other programs or a hypervisor in half of its samples or more
+/// (a median tolerates less), any throttling, or a wide spread.
 pub(super) fn disturbed(record: &Record) -> Vec<String> {
     lasting(record, 0.5)
 }

@@ -1,5 +1,5 @@
-//! The statistics on recorded samples of this program (`tests/recorded/record.py`): it does not differ from itself, a loss of a tenth is
-//! found each time, and a disturbed run is named with its cause.
+//! The statistics on recorded samples of this program (`tests/recorded/record.py`): it does not differ from itself, a slow-down of 10%
+//! is always found, and a disturbed run is named with its cause.
 
 use std::path::Path;
 
@@ -46,7 +46,7 @@ fn the_program_does_not_differ_from_itself() {
 }
 
 #[test]
-fn a_tenth_more_time_for_a_token_is_found_each_time() {
+fn ten_percent_more_time_per_token_is_always_found() {
     for (number, run) in runs().iter().enumerate() {
         for metric in SPEEDS {
             let (even, odd) = halves(run, metric);
@@ -59,7 +59,7 @@ fn a_tenth_more_time_for_a_token_is_found_each_time() {
 
 /// Between runs the machine changes as well, here by up to 6 %: the gate allows for it.
 #[test]
-fn the_gate_does_not_close_on_the_program_itself() {
+fn the_program_passes_the_gate_against_itself() {
     for (number, pair) in runs().windows(2).enumerate() {
         for change in changes(&pair[1], &pair[0]).unwrap() {
             assert!(!change.fails_gate(), "pair {number}: {}, {}: {:?}", change.name, change.metric, change.compared);

@@ -2,7 +2,7 @@
 
     python3 crates/bench/tests/recorded/record.py target/release/tandem
 
-A release build, on a machine that does nothing else, with two processors. It takes six minutes. The last run is disturbed on purpose.
+A release build, on a machine that does nothing else, with two processors. The last run is disturbed on purpose.
 """
 
 import json
@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-RUNS = 32  # the test takes the first 20 that nothing disturbed
+RUNS = 34  # the test takes the first 20 that nothing disturbed
 WARM_UP = 2  # a machine that was idle, or building, is not at its usual speed
 # One thread, and what fits its caches: where two wait for memory that others use as well, speeds differ by more from run to run than
 # a tenth, and `disturbances` says so.

@@ -19,7 +19,7 @@ use super::{DeviceChoice, OutputArgs, examples};
 /// least 3%. Every sample is kept.
 ///
 /// Ctrl-C ends the benchmark: what was measured is kept, and the exit code is 1. With `--gate`, the exit code is 3 for a loss, and 1 for
-/// figures that cannot be judged.
+/// figures that cannot be judged: too few, not in the baseline, or of a run that other programs disturbed.
 #[derive(Args, Debug)]
 #[command(after_help = examples::BENCH)]
 pub(crate) struct BenchArgs {

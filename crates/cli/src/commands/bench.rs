@@ -144,7 +144,10 @@ fn finish(
         let disturbances = disturbances(record, baseline);
         if !disturbances.is_empty() {
             compared?;
-            output.note(&format!("gate failed: disturbed runs cannot be judged: {}", disturbances.join("; ")));
+            output.note(&format!(
+                "gate failed: a disturbed run cannot be judged; measure again while nothing else runs: {}",
+                disturbances.join("; ")
+            ));
             return Ok(ExitCode::from(FAILED));
         }
         let losses: Vec<String> = compared?

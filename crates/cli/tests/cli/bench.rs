@@ -181,7 +181,7 @@ fn the_gate_does_not_judge_disturbed_runs() {
     disturb(&place, "disturbed.json", 0.5);
     let disturbed = gate(&place, "disturbed.json");
     assert_eq!(disturbed.code, Some(1), "{}{}", disturbed.stdout, disturbed.stderr);
-    let cause = "gate failed: disturbed runs cannot be judged: the baseline: other programs used the processors in ";
+    let cause = "gate failed: a disturbed run cannot be judged; measure again while nothing else runs: the baseline: other programs used the processors in ";
     assert!(disturbed.stderr.contains(cause), "{}", disturbed.stderr);
 }
 

@@ -1,4 +1,4 @@
-//! Checkpoints of any size that take no room: their weights, all 0, are a hole in a file.
+//! Checkpoints of any size that take no disk space: their weights are zeros in a sparse file.
 
 use std::fs::{self, File};
 use std::io::Write;

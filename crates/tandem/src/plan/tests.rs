@@ -36,7 +36,7 @@ fn limit_that_is_too_small_is_refused_with_the_sum() {
     let Verdict::Refused(limit) = plan.judge(&grouped) else { panic!("it would be killed") };
     assert_eq!((limit.left, limit.needed), (GB, plan.unreclaimable()));
     assert!(limit.name.contains("memory.max"), "{}", limit.name);
-    // The embedding's pages can be chosen back: what is above the limit with them is slow, and not killed.
+    // The embedding's pages can be taken back: what is above the limit with them is slow, and not killed.
     let narrow = ControlGroup { limit: plan.unreclaimable(), ..group };
     assert!(matches!(plan.judge(&Memory { control_group: Some(narrow), ..memory(16 * GB) }), Verdict::Tight));
 
