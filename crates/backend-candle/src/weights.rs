@@ -68,7 +68,7 @@ pub(crate) fn decoder(source: &dyn WeightSource, config: &ModelConfig) -> Result
             false => Some(source.matrix(&[("lm_head.weight".into(), vocab)], hidden)?),
         },
         logits_softcap: gemma.and_then(|gemma| gemma.logits_softcap).map(|cap| cap as f32),
-        rms_norm_eps: config.rms_norm_eps as f32,
+        rms_norm_eps: config.norm_eps as f32,
         rotary: Rotary::new(&config.rope, head_dim),
         window_rotary: gemma.and_then(|gemma| gemma.window_rope_theta).map(|theta| Rotary::new(&window_rope(theta), head_dim)),
         scoring: Scoring {

@@ -145,7 +145,7 @@ fn configurations() -> Vec<Case> {
         bytes("a configuration of 17 MiB", || vec![b' '; 17 << 20], "larger than"),
         bytes("a configuration of nothing", || b"{}".to_vec(), "`model_type`"),
         field("model_type", json!("mamba"), "`mamba`"),
-        field("model_type", json!("bert"), "encoder-only"),
+        field("model_type", json!("albert"), "encoder-only"),
         field("model_type", json!(7), "`model_type`"),
         field("hidden_size", json!(1 << 20), "the configuration makes it"),
         field("hidden_size", json!(u64::MAX), "`hidden_size`"),

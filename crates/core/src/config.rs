@@ -1,9 +1,11 @@
 //! What a checkpoint says of itself: `config.json` and `generation_config.json`, checked before anything is built from them.
 //!
 //! Field names, defaults and the two forms of a file (transformers 4 and 5) follow transformers 5.23,
-//! `models/{qwen2,qwen3,llama,mistral,gemma2,gemma3,phi3}/configuration_*.py` and `modeling_rope_utils.py`.
+//! `models/{qwen2,qwen3,llama,mistral,gemma2,gemma3,phi3}/configuration_*.py` and `modeling_rope_utils.py`; encoders are in `encoder`.
 
 mod architecture;
+mod encoder;
+mod encoder_weights;
 mod fields;
 mod gemma;
 mod genai;
@@ -17,6 +19,8 @@ mod windows;
 use serde_json::Value;
 
 pub use self::architecture::Architecture;
+pub use self::encoder::{Activation, EncoderConfig, MAX_RELATIVE_DISTANCE};
+pub use self::encoder_weights::{EncoderLayerNames, EncoderNames};
 pub(crate) use self::fields::{Fields, parse_object};
 pub use self::gemma::GemmaConfig;
 pub use self::generation::GenerationConfig;
@@ -26,7 +30,7 @@ pub use self::weights::{ExpectedWeight, WeightRole};
 use crate::error::Result;
 use crate::primitives::{DType, TokenId};
 
-/// A decoder's shape, from `config.json`. Every number is within bounds that make arithmetic with them safe.
+/// A model's shape, from `config.json`. Every number is within bounds that make arithmetic with them safe.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
     /// The family, which decides names of weights and the form of a layer.
@@ -37,16 +41,16 @@ pub struct ModelConfig {
     pub hidden_size: usize,
     /// Width inside the feed-forward block; 0 where only a `genai_config.json` describes the model, which leaves it to the graph.
     pub intermediate_size: usize,
-    /// Decoder layers.
+    /// Layers.
     pub n_layers: usize,
     /// Query heads.
     pub n_heads: usize,
     /// Key and value heads; divides `n_heads`.
     pub n_kv_heads: usize,
-    /// The most tokens that the model was made for (`max_position_embeddings`).
+    /// The most tokens that the model was made for (`max_position_embeddings`, less the rows of learned positions that no token has).
     pub max_context: usize,
-    /// The epsilon of every RMS norm.
-    pub rms_norm_eps: f64,
+    /// The epsilon of every norm.
+    pub norm_eps: f64,
     /// The head is the embedding: there is no `lm_head.weight`.
     pub tie_word_embeddings: bool,
     /// The query, key and value projections have a bias.
@@ -61,7 +65,13 @@ pub struct ModelConfig {
     pub rope: RopeConfig,
     /// What Gemma 2 and 3 have beyond the others.
     pub gemma: Option<GemmaConfig>,
-    /// How many tokens back each layer sees, itself included; `None` sees all. One entry a layer.
+    /// A token sees those before it only. Without that a model encodes and generates no text: encoders, and decoders that were trained
+    /// further for embeddings.
+    pub is_causal: bool,
+    /// The form of an encoder; `None` for decoders.
+    pub encoder: Option<EncoderConfig>,
+    /// How many tokens back each layer sees, itself included, and as many forward where it is not causal; `None` sees all. One entry a
+    /// layer.
     pub layer_windows: Vec<Option<usize>>,
     /// The token that begins a text.
     pub bos_token_id: Option<TokenId>,

@@ -174,6 +174,17 @@ pub enum Error {
         n_tokens: usize,
     },
 
+    /// An embedding that is not finite; a vector like that is near to nothing.
+    #[error("the embedding of text {index} has {value} in dimension {dimension}")]
+    BadEmbedding {
+        /// The text, counted from 0.
+        index: usize,
+        /// The first dimension at fault.
+        dimension: usize,
+        /// NaN or an infinity.
+        value: f32,
+    },
+
     /// A chat template that is wrong or refuses the messages.
     #[error("chat template of `{file}`: {problem}")]
     Template {
@@ -228,7 +239,7 @@ impl Error {
             | Self::Template { hint, .. } => hint.clone(),
             Self::ContextFull { .. } => Some("shorten the prompt, or start a new session".into()),
             Self::EmptyPrompt => Some("give a prompt of at least one character".into()),
-            Self::BadLogits { .. } => Some(
+            Self::BadLogits { .. } | Self::BadEmbedding { .. } => Some(
                 [
                     Remedy::UseDType(vec![DType::F32]),
                     "obtain the model again: either its dtype overflows, or the weights or the graph are damaged".into(),

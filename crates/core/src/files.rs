@@ -127,6 +127,20 @@ impl ModelFiles {
         })
     }
 
+    /// The directory that the configuration lies in; `None` for a model that is part of the program or in a GGUF file.
+    pub fn directory(&self) -> Option<&Path> {
+        match &self.config {
+            ModelFile::Path(path) => path.parent(),
+            _ => None,
+        }
+    }
+
+    /// The file called `place`, relative to the configuration's directory, if it is there.
+    pub fn beside(&self, place: &str) -> Option<ModelFile> {
+        let path = self.directory()?.join(place);
+        path.is_file().then_some(ModelFile::Path(path))
+    }
+
     /// The GGUF file that the weights are in, when they are in one.
     pub fn gguf(&self) -> Option<&Arc<Gguf>> {
         match &self.config {

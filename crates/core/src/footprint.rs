@@ -55,7 +55,7 @@ pub struct Part {
     pub is_file: bool,
 }
 
-/// The sizes of a decoder by which memory is planned; see [`ModelConfig`] for their meaning. They come from a model's headers or from a
+/// The sizes of a model by which memory is planned; see [`ModelConfig`] for their meaning. They come from a model's headers or from a
 /// catalog, which has the same facts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ModelShape {
@@ -65,6 +65,8 @@ pub struct ModelShape {
     pub hidden_size: Count,
     /// Width inside the feed-forward block.
     pub intermediate_size: Count,
+    /// Matrices of that block: three where it has a gate, else two.
+    pub n_mlp_matrices: Count,
     /// Layers.
     pub n_layers: Count,
     /// Query heads.
@@ -157,6 +159,7 @@ impl ModelShape {
                 0 => USUAL_INNER_RATIO * count(config.hidden_size),
                 known => count(known),
             },
+            n_mlp_matrices: count(config.n_mlp_matrices()),
             n_layers: count(config.n_layers),
             n_heads: count(config.n_heads),
             n_kv_heads: count(config.n_kv_heads),
@@ -187,7 +190,7 @@ impl ModelShape {
     pub fn projections(&self) -> Count {
         let attention =
             self.hidden_size * (self.query_size() + Saturating(2) * self.kv_size()) + self.query_size() * self.hidden_size;
-        self.n_layers * (attention + Saturating(3) * self.hidden_size * self.intermediate_size)
+        self.n_layers * (attention + self.n_mlp_matrices * self.hidden_size * self.intermediate_size)
     }
 
     /// Weights of the embedding; the head has as many.

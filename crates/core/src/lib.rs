@@ -7,6 +7,7 @@
 //! - [`gguf`]: files of llama.cpp, which hold all of that in one. [`huge_pages`]: weights where they are read fastest.
 //! - [`tokenizer`], [`template`]: text to tokens and back, chat messages to a prompt.
 //! - [`sequence`], [`sampler`], [`stop`], [`generate`], [`score`]: from logits to text. They exist once, so that engines differ in arithmetic only.
+//! - [`embedding`]: from hidden states to vectors, as sentence-transformers publishes it.
 //! - `conformance` (feature): the cases that every backend passes, and the backend that shows they can be passed.
 
 pub mod adapter;
@@ -21,6 +22,7 @@ pub mod config;
 pub mod conformance;
 pub mod disk;
 pub mod divergence;
+pub mod embedding;
 pub mod error;
 pub mod export;
 pub mod file_bytes;

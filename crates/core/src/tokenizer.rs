@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::tokenizer::Tokenizer as Inner;
+use tokenizers::{PostProcessor, TruncationDirection};
 
 use crate::error::{Error, Result};
 use crate::primitives::TokenId;
@@ -92,6 +93,39 @@ impl Tokenizer {
     /// [`Error::BadFile`] when the tokenizer fails.
     pub fn encode_with_template(&self, text: &str) -> Result<Vec<TokenId>> {
         self.run(&self.shared.inner, text, true)
+    }
+
+    /// As [`encode_with_template`](Self::encode_with_template), of a text whose end is cut so that there are at most `max_tokens`, those of the template
+    /// included; and how many tokens were cut.
+    ///
+    /// # Errors
+    /// As [`encode_with_template`](Self::encode_with_template).
+    pub fn encode_within(&self, text: &str, max_tokens: usize) -> Result<(Vec<TokenId>, usize)> {
+        let inner = &self.shared.inner;
+        let mut encoding = inner.encode_fast(text, false).map_err(|e| self.failed("cannot encode the text", e))?;
+        let n_tokens = encoding.len();
+        encoding.truncate(max_tokens.saturating_sub(self.n_added()), 0, TruncationDirection::Right);
+        let n_cut = n_tokens - encoding.len();
+        // What was cut is no longer needed, and would get a template of its own.
+        encoding.take_overflowing();
+        let whole = inner.post_process(encoding, None, true).map_err(|e| self.failed("cannot add its template", e))?;
+        Ok((whole.get_ids().to_vec(), n_cut))
+    }
+
+    /// The end of `text` that has its last `n` tokens.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn last_tokens<'t>(&self, text: &'t str, n: usize) -> Result<&'t str> {
+        let encoding = self.shared.inner.encode(text, false).map_err(|e| self.failed("cannot encode the text", e))?;
+        let first = encoding.len().saturating_sub(n);
+        let start = encoding.get_offsets().get(first).map_or(text.len(), |(start, _)| *start);
+        Ok(text.get(start..).unwrap_or(text))
+    }
+
+    /// How many tokens the file's post-processor adds to a text.
+    pub fn n_added(&self) -> usize {
+        self.shared.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false))
     }
 
     /// The text of `ids`. An id that has no token, as in the padding of an embedding, stands for no text, as in Python.

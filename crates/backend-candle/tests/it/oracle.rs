@@ -156,7 +156,7 @@ fn qwen2_config(config: &ModelConfig) -> qwen2::Config {
         max_window_layers: config.n_layers,
         tie_word_embeddings: config.tie_word_embeddings,
         rope_theta: config.rope.theta,
-        rms_norm_eps: config.rms_norm_eps,
+        rms_norm_eps: config.norm_eps,
         use_sliding_window: false,
         hidden_act: Activation::Silu,
     }
@@ -178,7 +178,7 @@ fn qwen3_config(config: &ModelConfig) -> qwen3::Config {
         max_window_layers: config.n_layers,
         tie_word_embeddings: config.tie_word_embeddings,
         rope_theta: config.rope.theta,
-        rms_norm_eps: config.rms_norm_eps,
+        rms_norm_eps: config.norm_eps,
         use_sliding_window: false,
         hidden_act: Activation::Silu,
     }
@@ -206,7 +206,7 @@ fn llama_config(config: &ModelConfig) -> llama::Config {
         num_attention_heads: config.n_heads,
         num_key_value_heads: config.n_kv_heads,
         use_flash_attn: false,
-        rms_norm_eps: config.rms_norm_eps,
+        rms_norm_eps: config.norm_eps,
         rope_theta: config.rope.theta as f32,
         bos_token_id: None,
         eos_token_id: None,

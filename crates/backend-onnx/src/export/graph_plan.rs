@@ -111,7 +111,7 @@ pub(crate) fn refuse_unsupported_architecture(config: &ModelConfig, name: &str) 
     if config.architecture.has_llama_form() {
         return Ok(());
     }
-    let known = Architecture::ALL.into_iter().filter(|architecture| architecture.has_llama_form());
+    let known = Architecture::DECODERS.into_iter().filter(|architecture| architecture.has_llama_form());
     let known: Vec<String> = known.map(|architecture| format!("`{architecture}`")).collect();
     Err(Error::Unsupported {
         what: format!("building a graph of `{name}`, whose architecture is `{}`,", config.architecture),
@@ -160,7 +160,7 @@ fn spec(files: &ModelFiles, config: &ModelConfig, checkpoint: &Checkpoint) -> De
         n_heads: config.n_heads,
         n_kv_heads: config.n_kv_heads,
         head_dim: config.head_dim(),
-        rms_norm_eps: config.rms_norm_eps as f32,
+        rms_norm_eps: config.norm_eps as f32,
         qkv_bias: config.qkv_bias,
         qk_norm: config.qk_norm,
         attention_output_bias: config.attention_output_bias,

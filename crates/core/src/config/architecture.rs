@@ -1,4 +1,4 @@
-//! The families of decoders that are known, and how a configuration names them.
+//! The families of models that are known, and how a configuration names them.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::Fields;
 use crate::error::{Error, Result};
 
-/// A family of decoders.
+/// A family of models: decoders, which generate text and encode it, and encoders, which encode it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Architecture {
@@ -25,33 +25,36 @@ pub enum Architecture {
     Gemma3,
     /// Phi-3, Phi-3.5, Phi-4: Llama with its projections fused as published.
     Phi3,
+    /// BERT, and the many embedding models of its form: MiniLM, BGE, E5, GTE, Arctic.
+    Bert,
+    /// RoBERTa: BERT with positions that begin behind the padding token's.
+    Roberta,
+    /// XLM-RoBERTa: RoBERTa for a hundred languages. BGE-M3, multilingual E5.
+    XlmRoberta,
+    /// CamemBERT: RoBERTa for French.
+    Camembert,
+    /// MPNet: BERT with a bias by the distance of two tokens.
+    Mpnet,
+    /// DistilBERT: BERT without token types, under other names.
+    DistilBert,
+    /// ModernBERT: rotary positions, norms first, windows, a gated feed-forward block.
+    ModernBert,
 }
 
-/// `model_type` of models that only encode.
-const ENCODERS: [&str; 15] = [
-    "albert",
-    "bert",
-    "camembert",
-    "deberta",
-    "deberta-v2",
-    "distilbert",
-    "electra",
-    "gte",
-    "modernbert",
-    "mpnet",
-    "new",
-    "nomic_bert",
-    "roberta",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-];
+/// `model_type` of encoders that are not known.
+const UNKNOWN_ENCODERS: [&str; 8] = ["albert", "deberta", "deberta-v2", "electra", "gte", "new", "nomic_bert", "xlm-roberta-xl"];
 
 /// What the names of classes in `architectures` end with.
-const CLASS_SUFFIXES: [&str; 2] = ["ForCausalLM", "Model"];
+const CLASS_SUFFIXES: [&str; 4] = ["ForCausalLM", "ForSequenceClassification", "ForMaskedLM", "Model"];
 
 impl Architecture {
-    /// Every architecture.
-    pub const ALL: [Self; 7] = [Self::Qwen2, Self::Qwen3, Self::Llama, Self::Mistral, Self::Gemma2, Self::Gemma3, Self::Phi3];
+    /// Those that generate text.
+    pub const DECODERS: [Self; 7] =
+        [Self::Qwen2, Self::Qwen3, Self::Llama, Self::Mistral, Self::Gemma2, Self::Gemma3, Self::Phi3];
+
+    /// Those that encode it only.
+    pub const ENCODERS: [Self; 7] =
+        [Self::Bert, Self::Roberta, Self::XlmRoberta, Self::Camembert, Self::Mpnet, Self::DistilBert, Self::ModernBert];
 
     /// Its `model_type`.
     pub fn model_type(self) -> &'static str {
@@ -63,7 +66,19 @@ impl Architecture {
             Self::Gemma2 => "gemma2",
             Self::Gemma3 => "gemma3_text",
             Self::Phi3 => "phi3",
+            Self::Bert => "bert",
+            Self::Roberta => "roberta",
+            Self::XlmRoberta => "xlm-roberta",
+            Self::Camembert => "camembert",
+            Self::Mpnet => "mpnet",
+            Self::DistilBert => "distilbert",
+            Self::ModernBert => "modernbert",
         }
+    }
+
+    /// Whether it is one of [`ENCODERS`](Self::ENCODERS).
+    pub fn is_encoder(self) -> bool {
+        Self::ENCODERS.contains(&self)
     }
 
     /// Whether its layers have the form of Llama's, which differ by what [`ModelConfig`](super::ModelConfig) says alone: a norm before
@@ -86,20 +101,17 @@ impl Architecture {
                 hint: Some("use a Gemma 3 whose `model_type` is `gemma3_text`, such as the ones of 270M and 1B".into()),
             });
         }
-        if let Some(known) = Self::ALL.into_iter().find(|known| known.model_type() == model_type) {
+        if let Some(known) = Self::DECODERS.into_iter().chain(Self::ENCODERS).find(|known| known.model_type() == model_type) {
             return Ok(known);
         }
-        if ENCODERS.contains(&model_type.as_str()) {
-            return Err(Error::Unsupported {
-                what: format!("the encoder-only architecture `{model_type}` of `{}`", fields.file()),
-                reason: "only decoders that generate text are supported".into(),
-                hint: Some(format!("for embeddings use an embedding model that is a decoder; known: {}", known()).into()),
-            });
-        }
+        let (kind, known) = match UNKNOWN_ENCODERS.contains(&model_type.as_str()) {
+            true => ("encoder-only architecture", list(&Self::ENCODERS)),
+            false => ("architecture", list(&Self::DECODERS) + ", " + &list(&Self::ENCODERS)),
+        };
         Err(Error::Unsupported {
-            what: format!("the architecture `{model_type}` of `{}`", fields.file()),
+            what: format!("the {kind} `{model_type}` of `{}`", fields.file()),
             reason: "it is not known".into(),
-            hint: Some(format!("known architectures: {}", known()).into()),
+            hint: Some(format!("known: {known}").into()),
         })
     }
 }
@@ -110,8 +122,8 @@ impl fmt::Display for Architecture {
     }
 }
 
-fn known() -> String {
-    Architecture::ALL.map(|known| format!("`{known}`")).join(", ")
+fn list(architectures: &[Architecture]) -> String {
+    architectures.iter().map(|known| format!("`{known}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// `Qwen2ForCausalLM` and `Qwen2Model` are `qwen2`; transformers gives Gemma 3 for text the class `Gemma3ForCausalLM`.
@@ -124,6 +136,7 @@ fn first_class(fields: &Fields<'_>) -> Result<String> {
     let stem = CLASS_SUFFIXES.iter().find_map(|suffix| class.strip_suffix(suffix)).unwrap_or(class);
     Ok(match stem {
         "Gemma3" | "Gemma3Text" => Architecture::Gemma3.model_type().into(),
+        "XLMRoberta" => Architecture::XlmRoberta.model_type().into(),
         _ => stem.to_lowercase(),
     })
 }

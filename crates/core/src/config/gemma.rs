@@ -25,9 +25,6 @@ impl GemmaConfig {
             Architecture::Gemma3 => (None, None),
             _ => return Ok(None),
         };
-        if fields.boolean("use_bidirectional_attention")?.unwrap_or(false) {
-            return Err(fields.error("use_bidirectional_attention", "is `true`: such a model encodes, and generates no text"));
-        }
         let cap = |key, default: Option<f64>| match fields.is_null(key) {
             true => Ok(None),
             false => fields.number(key, 1e-3..=1e6).map(|given| given.or(default)),

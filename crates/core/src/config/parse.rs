@@ -4,18 +4,19 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
+use super::encoder::encoder_config;
 use super::windows::layer_windows;
 use super::{Architecture, Fields, GemmaConfig, ModelConfig, RopeConfig, RopeScaling};
 use crate::error::{Error, Result};
 use crate::primitives::{DType, TokenId};
 
 // Far above every published model, and low enough that products of them fit 64 bits.
-const VOCAB: RangeInclusive<usize> = 1..=1 << 24;
-const WIDTH: RangeInclusive<usize> = 1..=1 << 20;
-const INNER_WIDTH: RangeInclusive<usize> = 1..=1 << 24;
-const LAYERS: RangeInclusive<usize> = 1..=1 << 12;
-const HEADS: RangeInclusive<usize> = 1..=1 << 16;
-const HEAD_DIM: RangeInclusive<usize> = 2..=1 << 12;
+pub(super) const VOCAB: RangeInclusive<usize> = 1..=1 << 24;
+pub(super) const WIDTH: RangeInclusive<usize> = 1..=1 << 20;
+pub(super) const INNER_WIDTH: RangeInclusive<usize> = 1..=1 << 24;
+pub(super) const LAYERS: RangeInclusive<usize> = 1..=1 << 12;
+pub(super) const HEADS: RangeInclusive<usize> = 1..=1 << 16;
+pub(super) const HEAD_DIM: RangeInclusive<usize> = 2..=1 << 12;
 pub(super) const CONTEXT: RangeInclusive<usize> = 1..=1 << 30;
 
 /// Attention's shape, whose fields depend on one another.
@@ -37,6 +38,9 @@ pub(super) enum Describes {
 pub(super) fn model_config(file: &str, object: Map<String, Value>, describes: Describes) -> Result<ModelConfig> {
     let fields = Fields::root(file, &object);
     let architecture = Architecture::from_fields(&fields)?;
+    if architecture.is_encoder() {
+        return encoder_config(file, object, architecture);
+    }
     check_form(&fields, architecture)?;
     let hidden_size = fields.required("hidden_size", WIDTH)?;
     let n_layers = fields.required("num_hidden_layers", LAYERS)?;
@@ -46,6 +50,7 @@ pub(super) fn model_config(file: &str, object: Map<String, Value>, describes: De
     let has_optional_bias =
         matches!(architecture, Architecture::Llama | Architecture::Qwen3 | Architecture::Gemma2 | Architecture::Gemma3);
     let (bos, eos) = default_tokens(architecture);
+    let is_causal = is_causal(&fields, architecture)?;
     let config = ModelConfig {
         architecture,
         vocab_size: fields.required("vocab_size", VOCAB)?,
@@ -58,7 +63,7 @@ pub(super) fn model_config(file: &str, object: Map<String, Value>, describes: De
         n_heads: heads.n_heads,
         n_kv_heads: heads.n_kv_heads,
         max_context,
-        rms_norm_eps: rms_norm_eps(&fields, architecture)?,
+        norm_eps: rms_norm_eps(&fields, architecture)?,
         tie_word_embeddings: fields.boolean("tie_word_embeddings")?.unwrap_or(is_gemma(architecture)),
         qkv_bias: architecture == Architecture::Qwen2 || (has_optional_bias && attention_bias),
         attention_output_bias: has_optional_bias && attention_bias,
@@ -66,7 +71,9 @@ pub(super) fn model_config(file: &str, object: Map<String, Value>, describes: De
         qk_norm: matches!(architecture, Architecture::Qwen3 | Architecture::Gemma3),
         rope: rope(&fields, architecture, max_context, heads.head_dim)?,
         gemma: GemmaConfig::from_fields(&fields, architecture)?,
-        layer_windows: layer_windows(&fields, architecture, n_layers)?,
+        is_causal,
+        encoder: None,
+        layer_windows: layer_windows(&fields, architecture, n_layers, is_causal)?,
         bos_token_id: if fields.is_null("bos_token_id") { None } else { fields.token("bos_token_id")?.or(bos) },
         eos_token_ids: match fields.tokens("eos_token_id")? {
             ids if ids.is_empty() && fields.get("eos_token_id").is_none() && !fields.is_null("eos_token_id") => eos,
@@ -110,10 +117,10 @@ fn heads(fields: &Fields<'_>, architecture: Architecture, hidden_size: usize) ->
     // `null` is as many as there are queries; an absent field is the default of the class in transformers.
     let default_kv_heads = match architecture {
         _ if fields.is_null("num_key_value_heads") => n_heads,
-        Architecture::Llama | Architecture::Phi3 => n_heads,
         Architecture::Gemma2 | Architecture::Gemma3 => 4,
         Architecture::Mistral => 8,
         Architecture::Qwen2 | Architecture::Qwen3 => 32,
+        _ => n_heads,
     };
     let n_kv_heads = fields.integer("num_key_value_heads", HEADS)?.unwrap_or(default_kv_heads);
     if !n_heads.is_multiple_of(n_kv_heads) {
@@ -148,6 +155,12 @@ fn rope(fields: &Fields<'_>, architecture: Architecture, max_context: usize, hea
     }
 }
 
+/// Embedding models made of decoders say that they are not: gte-Qwen2 by `is_causal`, EmbeddingGemma by its own field.
+fn is_causal(fields: &Fields<'_>, architecture: Architecture) -> Result<bool> {
+    let is_bidirectional = is_gemma(architecture) && fields.boolean("use_bidirectional_attention")?.unwrap_or(false);
+    Ok(fields.boolean("is_causal")?.unwrap_or(true) && !is_bidirectional)
+}
+
 fn is_gemma(architecture: Architecture) -> bool {
     matches!(architecture, Architecture::Gemma2 | Architecture::Gemma3)
 }
@@ -165,11 +178,11 @@ fn default_tokens(architecture: Architecture) -> (Option<TokenId>, Vec<TokenId>)
         Architecture::Llama | Architecture::Mistral => (Some(1), vec![2]),
         Architecture::Gemma2 | Architecture::Gemma3 => (Some(2), vec![1]),
         Architecture::Phi3 => (Some(1), vec![32_000]),
-        Architecture::Qwen2 | Architecture::Qwen3 => (None, Vec::new()),
+        _ => (None, Vec::new()),
     }
 }
 
-fn dtype(fields: &Fields<'_>) -> Result<Option<DType>> {
+pub(super) fn dtype(fields: &Fields<'_>) -> Result<Option<DType>> {
     let name = match fields.string("dtype")? {
         Some(name) => Some(name),
         None => fields.string("torch_dtype")?,

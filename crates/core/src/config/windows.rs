@@ -9,13 +9,19 @@ use crate::error::Result;
 
 /// For each layer how many tokens back it sees; `None` sees all. Qwen's window is off unless `use_sliding_window` says otherwise, whatever
 /// number stands beside it; Mistral's and Phi-3's hold for all layers, Phi-3's where the file names one; Gemma's for some; Llama has none.
-pub(super) fn layer_windows(fields: &Fields<'_>, architecture: Architecture, n_layers: usize) -> Result<Vec<Option<usize>>> {
+///
+/// A window of Gemma's that is not causal is as wide as the file says in both directions together.
+pub(super) fn layer_windows(
+    fields: &Fields<'_>,
+    architecture: Architecture,
+    n_layers: usize,
+    is_causal: bool,
+) -> Result<Vec<Option<usize>>> {
     let window = |default| match fields.is_null("sliding_window") {
         true => Ok(None),
         false => fields.integer("sliding_window", CONTEXT).map(|given| given.or(Some(default))),
     };
     match architecture {
-        Architecture::Llama => Ok(vec![None; n_layers]),
         Architecture::Mistral => Ok(vec![window(4096)?; n_layers]),
         Architecture::Phi3 => Ok(vec![fields.integer("sliding_window", CONTEXT)?; n_layers]),
         Architecture::Gemma2 | Architecture::Gemma3 => {
@@ -23,7 +29,7 @@ pub(super) fn layer_windows(fields: &Fields<'_>, architecture: Architecture, n_l
                 Some(windowed) => windowed,
                 None => every_but_one_in(pattern(fields, architecture)?, n_layers),
             };
-            let window = window(4096)?;
+            let window = window(4096)?.map(|window| if is_causal { window } else { window / 2 + 1 });
             if window.is_none() && windowed.contains(&true) {
                 return Err(fields.missing("sliding_window"));
             }
@@ -40,11 +46,12 @@ pub(super) fn layer_windows(fields: &Fields<'_>, architecture: Architecture, n_l
             let first = fields.integer("max_window_layers", 0..=*CONTEXT.end())?.unwrap_or(28);
             Ok((0..n_layers).map(|layer| window.filter(|_| layer >= first)).collect())
         }
+        _ => Ok(vec![None; n_layers]),
     }
 }
 
 /// For each layer whether its attention is a window; `None` when the file has no such list.
-fn layer_types(fields: &Fields<'_>, n_layers: usize) -> Result<Option<Vec<bool>>> {
+pub(super) fn layer_types(fields: &Fields<'_>, n_layers: usize) -> Result<Option<Vec<bool>>> {
     let Some(value) = fields.get("layer_types") else { return Ok(None) };
     let list = value.as_array().ok_or_else(|| fields.wrong_type("layer_types", "a list"))?;
     if list.len() != n_layers {

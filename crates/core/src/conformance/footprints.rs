@@ -56,6 +56,7 @@ pub fn published_shape(name: &str) -> ModelShape {
         vocab_size: Saturating(151_936),
         hidden_size: Saturating(1024),
         intermediate_size: Saturating(3072),
+        n_mlp_matrices: Saturating(3),
         n_layers: Saturating(28),
         n_heads: Saturating(16),
         n_kv_heads: Saturating(8),

@@ -1,6 +1,7 @@
 //! `config.json` of each architecture in both forms, and every field that can be wrong.
 
 mod any;
+mod encoders;
 mod families;
 
 use serde_json::{Value, json};
@@ -146,7 +147,7 @@ fn absent_fields_take_the_defaults_of_transformers() {
     let null = |base: Value, field: &str| parse(&changed(&base, &json!({field: null}))).unwrap();
     for base in [qwen2(), qwen3(), llama(), mistral()] {
         assert!(!without(base.clone(), "tie_word_embeddings").tie_word_embeddings);
-        assert_eq!(without(base.clone(), "rms_norm_eps").rms_norm_eps, 1e-6);
+        assert_eq!(without(base.clone(), "rms_norm_eps").norm_eps, 1e-6);
         assert_eq!(without(base.clone(), "rope_theta").rope.theta, 1e4);
         assert_eq!(without(base.clone(), "torch_dtype").dtype, None);
         assert_eq!(null(base.clone(), "bos_token_id").bos_token_id, None);
@@ -337,8 +338,8 @@ fn what_is_not_supported_is_named() {
     };
     check(json!({"model_type": "gpt2"}), "`gpt2`", "`qwen2`, `qwen3`, `llama`, `mistral`");
     check(json!({"model_type": "absent", "architectures": ["OlmoForCausalLM"]}), "`olmo`", "`llama`");
-    check(json!({"model_type": "bert"}), "encoder-only architecture `bert`", "decoder");
-    check(json!({"model_type": "xlm-roberta"}), "encoder-only", "decoder");
+    check(json!({"model_type": "deberta-v2"}), "encoder-only architecture `deberta-v2`", "`bert`");
+    check(json!({"model_type": "nomic_bert"}), "encoder-only", "`modernbert`");
     check(json!({"hidden_act": "gelu"}), "`gelu` (`hidden_act`)", "");
     check(json!({"is_encoder_decoder": true}), "encoder-decoder", "");
     check(json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}), "`dynamic`", "`yarn`");

@@ -94,6 +94,7 @@ impl CatalogEntry {
             vocab_size: Saturating(self.vocabulary as u64),
             hidden_size: Saturating(self.hidden_size as u64),
             intermediate_size: Saturating(self.intermediate_size as u64),
+            n_mlp_matrices: Saturating(3),
             n_layers: Saturating(self.layers as u64),
             n_heads: Saturating(self.heads as u64),
             n_kv_heads: Saturating(self.kv_heads as u64),

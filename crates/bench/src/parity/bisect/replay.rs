@@ -99,7 +99,7 @@ impl Replay {
             return Ok([None, None]);
         }
         let weight = self.weight(name)?;
-        let eps = self.config.rms_norm_eps;
+        let eps = self.config.norm_eps;
         let of_row = |row: &[f32]| {
             let mean = row.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>() / row.len() as f64;
             let scale = 1.0 / (mean + eps).sqrt();

@@ -142,8 +142,15 @@ fn names_of_classes() {
 }
 
 #[test]
+fn bidirectional_gemma_halves_its_window() {
+    let config = parse(&changed(&gemma3(), &json!({"use_bidirectional_attention": true}))).unwrap();
+    assert!(!config.is_causal && config.encoder.is_none());
+    assert_eq!((config.layer_windows[0], config.layer_windows[5]), (Some(257), None));
+    assert!(parse(&gemma3()).unwrap().is_causal);
+}
+
+#[test]
 fn what_cannot_be() {
-    check_bad_field(&gemma3(), json!({"use_bidirectional_attention": true}), "use_bidirectional_attention", "encodes");
     check_bad_field(&gemma2(), json!({"query_pre_attn_scalar": 0}), "query_pre_attn_scalar", "`0`");
     check_bad_field(&gemma2(), json!({"final_logit_softcapping": -1}), "final_logit_softcapping", "`-1`");
     check_bad_field(&phi3(), json!({"partial_rotary_factor": 0.75}), "partial_rotary_factor", "0.75");

@@ -51,7 +51,7 @@ fn the_form_is_that_of_the_checkpoint() {
             let heads = [config.n_heads, config.n_kv_heads, config.head_dim()];
             let biases =
                 [config.qkv_bias, config.attention_output_bias, config.mlp_bias, config.qk_norm, config.tie_word_embeddings];
-            (sizes, heads, biases, config.rms_norm_eps as f32, config.rope.theta, config.layer_windows.clone())
+            (sizes, heads, biases, config.norm_eps as f32, config.rope.theta, config.layer_windows.clone())
         };
         assert_eq!(shape(&config), shape(&published), "{name}");
         assert_eq!(config.architecture.model_type(), published.architecture.model_type().replace("mistral", "llama"), "{name}");

@@ -1,0 +1,218 @@
+//! How a model's hidden states become an embedding, from all the files that say something of it.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use super::modules::Modules;
+use super::{Pool, Pooling, Prompts, Similarity, Step};
+use crate::config::{Fields, ModelConfig, parse_object};
+use crate::error::{Error, Result};
+use crate::files::{MAX_JSON_BYTES, ModelFiles};
+use crate::primitives::TokenId;
+
+/// What is done to make an embedding.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EmbeddingConfig {
+    /// From tokens to one vector.
+    pub pooling: Pooling,
+    /// What follows, in order.
+    pub steps: Vec<Step>,
+    /// The prompts.
+    pub prompts: Prompts,
+    /// How two vectors are compared.
+    pub similarity: Similarity,
+    /// Dimensions that are kept, unless others are asked for.
+    pub dimensions: Option<usize>,
+    /// The most tokens of a text, those that the tokenizer adds included.
+    pub max_tokens: usize,
+    /// Texts are turned to lower case before the tokenizer sees them.
+    pub lower_case: bool,
+    /// The tokens that end a text, for models whose tokenizer forgets them.
+    pub(super) end_tokens: Vec<TokenId>,
+    /// What was not in the files and follows a rule, one line each.
+    pub remarks: Vec<String>,
+}
+
+/// The names of the file with the length, the first one since 2021.
+const SETTINGS: [&str; 7] = [
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+];
+
+/// Lengths from here on stand for "none": transformers writes 1e30.
+const NO_LENGTH: f64 = 1e9;
+
+impl EmbeddingConfig {
+    /// Reads what `files` say, beside the model's own `config`. `pooling` is used whatever they say.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a model that gives no vectors or needs code of its own, with its name; [`Error::BadFile`] and
+    /// [`Error::BadField`] for damaged files.
+    pub fn read(files: &ModelFiles, config: &ModelConfig, pooling: Option<Pooling>) -> Result<Self> {
+        let mut remarks = Vec::new();
+        let modules = Modules::read(files)?;
+        let (folder, (published, steps)) = match modules {
+            Some(modules) => (modules.transformer, (Some(modules.pooling), modules.steps)),
+            None => (String::new(), (None, Vec::new())),
+        };
+        let pooling = match (pooling, published) {
+            (Some(asked), _) => asked,
+            (None, Some(published)) => published,
+            (None, None) => unpublished_pooling(files, config, &mut remarks)?,
+        };
+        let own = OwnSettings::read(files)?;
+        let (published_length, lower_case) = read_settings(files, &folder)?;
+        let length = match published_length {
+            Some(length) => Some(length),
+            None => tokenizer_length(files)?,
+        };
+        let mut prompts = own.prompts;
+        if prompts.by_name.values().all(String::is_empty)
+            && let Some(known) = Prompts::known(&files.name)
+        {
+            remarks.push("the prompts are those of the model's card, since its files have none".into());
+            prompts = known;
+        }
+        Ok(Self {
+            pooling,
+            steps,
+            prompts,
+            similarity: own.similarity,
+            dimensions: own.dimensions,
+            max_tokens: length.map_or(config.max_context, |length| length.min(config.max_context)),
+            lower_case,
+            end_tokens: config.eos_token_ids.clone(),
+            remarks,
+        })
+    }
+
+    /// Whether vectors have length 1 when the model's files are followed.
+    pub fn is_normalized(&self) -> bool {
+        self.steps.last() == Some(&Step::Normalize)
+    }
+
+    /// The width of a vector of a model of `hidden_size`, before dimensions are cut.
+    pub fn width(&self, hidden_size: usize) -> usize {
+        let dense = self.steps.iter().rev().find_map(|step| match step {
+            Step::Dense(dense) => Some(dense.outputs),
+            Step::Normalize => None,
+        });
+        dense.unwrap_or_else(|| self.pooling.width(hidden_size))
+    }
+
+    /// Checks that each layer takes what the one before gives.
+    ///
+    /// # Errors
+    /// [`Error::BadFile`] with both widths.
+    pub(super) fn check_widths(&self, files: &ModelFiles, hidden_size: usize) -> Result<()> {
+        let mut width = self.pooling.width(hidden_size);
+        for step in &self.steps {
+            let Step::Dense(dense) = step else { continue };
+            if dense.inputs != width {
+                return Err(Error::BadFile {
+                    file: files.name.clone(),
+                    problem: format!("a dense layer takes vectors of {}, and it would get vectors of {width}", dense.inputs),
+                    hint: Some("the model's files do not belong together, or another pooling was asked for".into()),
+                    source: None,
+                });
+            }
+            width = dense.outputs;
+        }
+        Ok(())
+    }
+}
+
+/// The rule of sentence-transformers for a model of transformers alone is the mean. For a decoder it would take the last token since 5.4 and
+/// the mean before, and whether such a model was ever trained to embed nobody said: that is asked.
+fn unpublished_pooling(files: &ModelFiles, config: &ModelConfig, remarks: &mut Vec<String>) -> Result<Pooling> {
+    if config.is_causal {
+        return Err(Error::Unsupported {
+            what: format!("embedding with `{}`", files.name),
+            reason: "it has no `modules.json`, which says how hidden states become a vector, and its architecture generates text"
+                .into(),
+            hint: Some("use an embedding model, or name the pooling that this one was trained with, such as `lasttoken`".into()),
+        });
+    }
+    remarks.push(
+        "the pooling is `mean`, without normalisation: there is no `modules.json`, and that is the rule for such a model".into(),
+    );
+    Ok(Pooling::of(Pool::Mean))
+}
+
+/// `config_sentence_transformers.json`.
+#[derive(Default)]
+struct OwnSettings {
+    prompts: Prompts,
+    similarity: Similarity,
+    dimensions: Option<usize>,
+}
+
+impl OwnSettings {
+    fn read(files: &ModelFiles) -> Result<Self> {
+        let Some(file) = files.beside("config_sentence_transformers.json") else { return Ok(Self::default()) };
+        let name = file.name();
+        let object = parse_object(&name, &file.read(MAX_JSON_BYTES)?)?;
+        let fields = Fields::root(&name, &object);
+        refuse_other_models(&fields)?;
+        let mut by_name = BTreeMap::new();
+        for (key, value) in fields.object("prompts")?.iter().flat_map(Fields::entries) {
+            let text = value.as_str().ok_or_else(|| fields.error(&format!("prompts.{key}"), "is not a text"))?;
+            by_name.insert(key.clone(), text.to_owned());
+        }
+        let default_name = fields.string("default_prompt_name")?.map(str::to_owned);
+        if let Some(missing) = default_name.as_ref().filter(|name| !by_name.contains_key(*name)) {
+            return Err(fields.error("default_prompt_name", format!("names `{missing}`, which is not among the prompts")));
+        }
+        let similarity = match fields.string("similarity_fn_name")? {
+            Some(name) => name.parse().map_err(|error| fields.error("similarity_fn_name", format!("{error}")))?,
+            None => Similarity::default(),
+        };
+        let dimensions = fields.integer("truncate_dim", 1..=1 << 20)?;
+        Ok(Self { prompts: Prompts { by_name, default_name, source: None }, similarity, dimensions })
+    }
+}
+
+fn refuse_other_models(fields: &Fields<'_>) -> Result<()> {
+    let (reason, hint) = match fields.string("model_type")? {
+        None | Some("SentenceTransformer") => return Ok(()),
+        Some("CrossEncoder") => ("it scores pairs of texts and gives no vectors", Some("rerank with it".into())),
+        Some("SparseEncoder") => ("it gives sparse vectors", None),
+        Some("MultiVectorEncoder") => ("it gives a vector for each token", None),
+        Some(_) => ("it is not known", None),
+    };
+    let kind = fields.string("model_type")?.unwrap_or_default();
+    Err(Error::Unsupported {
+        what: format!("embedding with a `{kind}` (`model_type` of `{}`)", fields.file()),
+        reason: reason.into(),
+        hint,
+    })
+}
+
+/// `max_seq_length` and `do_lower_case`.
+fn read_settings(files: &ModelFiles, folder: &str) -> Result<(Option<usize>, bool)> {
+    let place = |name: &str| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+    let Some(file) = SETTINGS.iter().find_map(|name| files.beside(&place(name))) else { return Ok((None, false)) };
+    let name = file.name();
+    let object = parse_object(&name, &file.read(MAX_JSON_BYTES)?)?;
+    let fields = Fields::root(&name, &object);
+    let length = fields.integer("max_seq_length", 1..=NO_LENGTH as usize)?;
+    Ok((length, fields.boolean("do_lower_case")?.unwrap_or(false)))
+}
+
+/// `model_max_length` of `tokenizer_config.json`, where a model since 5.4 has its length.
+fn tokenizer_length(files: &ModelFiles) -> Result<Option<usize>> {
+    let Some(file) = &files.tokenizer_config else { return Ok(None) };
+    let object: Map<String, Value> = parse_object(&file.name(), &file.read(MAX_JSON_BYTES)?)?;
+    let Some(value) = object.get("model_max_length").filter(|value| !value.is_null()) else { return Ok(None) };
+    match value.as_f64() {
+        Some(length) if length >= NO_LENGTH => Ok(None),
+        Some(length) if length >= 1.0 => Ok(Some(length as usize)),
+        _ => Err(Error::bad_field(file.name(), "model_max_length", format!("is `{value}`, which is not a number of tokens"))),
+    }
+}

@@ -1,0 +1,220 @@
+//! An embedding model: texts in, vectors out.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::tokens::TextTokens;
+use super::{EmbeddingConfig, Normalize, Prompt, Step, TokenizedText, Truncate, normalize};
+use crate::backend::{HiddenStates, TokenBatch};
+use crate::cancel::CancelToken;
+use crate::error::{Error, Result};
+use crate::files::ModelFiles;
+use crate::setters::setters;
+use crate::tokenizer::Tokenizer;
+use crate::{Capability, Model, ModelInfo};
+
+/// Tokens that are given to the engine at once: enough for it to group texts by length, few enough that their hidden states, 8 MB a
+/// thousand for a width of 2,048, do not count.
+const TOKENS_TOGETHER: usize = 8192;
+
+/// How texts become vectors, where it is not as the model's files say.
+#[derive(Clone, Debug, Default)]
+pub struct EmbedOptions {
+    /// What is put before each text.
+    pub prompt: Prompt,
+    /// How many dimensions are kept, the first ones; `None` keeps those that the model's files say, which is all for most.
+    pub dimensions: Option<usize>,
+    /// Whether vectors are divided by their length.
+    pub normalize: Normalize,
+    /// What is done with a text that is too long.
+    pub truncate: Truncate,
+    /// Stops the work.
+    pub cancel: CancelToken,
+}
+
+setters!(EmbedOptions {
+    with_prompt: prompt: Prompt,
+    with_dimensions: dimensions: Option<usize>,
+    with_normalize: normalize: Normalize,
+    with_truncate: truncate: Truncate,
+    with_cancel: cancel: CancelToken,
+});
+
+/// The vectors of texts, in their order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Embeddings {
+    /// `[texts, dimensions]`, row-major.
+    pub values: Vec<f32>,
+    /// The width of a vector.
+    pub dimensions: usize,
+    /// Tokens of each text that the model saw, its prompt and special tokens included.
+    pub n_tokens: Vec<usize>,
+    /// Tokens of each text that were cut.
+    pub n_cut: Vec<usize>,
+}
+
+/// A model that makes vectors of texts.
+#[derive(Clone)]
+pub struct Embedder {
+    model: Arc<dyn Model>,
+    config: EmbeddingConfig,
+    tokens: TextTokens,
+}
+
+impl Embeddings {
+    /// Each vector in turn.
+    pub fn vectors(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        self.values.chunks_exact(self.dimensions.max(1))
+    }
+
+    /// How many of the texts were cut.
+    pub fn n_truncated(&self) -> usize {
+        self.n_cut.iter().filter(|n| **n > 0).count()
+    }
+}
+
+impl Embedder {
+    /// Of a loaded `model` of `files`, which `config` is of.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] when the model gives no hidden states; [`Error::BadFile`] and [`Error::BadField`] when its files do not belong
+    /// together.
+    pub fn new(model: Arc<dyn Model>, tokenizer: Tokenizer, files: &ModelFiles, mut config: EmbeddingConfig) -> Result<Self> {
+        let info = model.info();
+        if !info.capabilities.has(Capability::HiddenStates) {
+            return Err(info.unsupported(Capability::HiddenStates.description()));
+        }
+        config.check_widths(files, info.hidden_size)?;
+        config.max_tokens = config.max_tokens.min(info.max_context);
+        let tokens = TextTokens::new(tokenizer, &mut config)?;
+        Ok(Self { model, config, tokens })
+    }
+
+    /// What was loaded and where it runs.
+    pub fn info(&self) -> &ModelInfo {
+        self.model.info()
+    }
+
+    /// How its vectors are made.
+    pub fn config(&self) -> &EmbeddingConfig {
+        &self.config
+    }
+
+    /// The model beneath, for work on tokens.
+    pub fn model(&self) -> &Arc<dyn Model> {
+        &self.model
+    }
+
+    /// The width of its vectors under `options`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for more dimensions than there are.
+    pub fn dimensions(&self, options: &EmbedOptions) -> Result<usize> {
+        let width = self.config.width(self.info().hidden_size);
+        match options.dimensions.or(self.config.dimensions) {
+            Some(0) => Err(Error::invalid_option("dimensions", 0, "keeps nothing")),
+            Some(n) if n > width && options.dimensions.is_some() => {
+                Err(Error::invalid_option("dimensions", n, format!("is more than the {width} that `{}` has", self.info().name)))
+            }
+            Some(n) => Ok(n.min(width)),
+            None => Ok(width),
+        }
+    }
+
+    /// The tokens that the model sees of `text` under `options`.
+    ///
+    /// # Errors
+    /// [`Error::ContextFull`] for a text that is too long, where that is asked for; [`Error::EmptyPrompt`] for one without any token;
+    /// [`Error::InvalidOption`] for a prompt that the model does not have.
+    pub fn tokenize(&self, text: &str, options: &EmbedOptions) -> Result<TokenizedText> {
+        self.tokens.of(self.config.prompts.text(&options.prompt)?, text, options.truncate)
+    }
+
+    /// The vectors of `texts`. Each gets what it would get alone.
+    ///
+    /// # Errors
+    /// As [`tokenize`](Self::tokenize) and [`Model::encode`]; [`Error::BadEmbedding`] for a vector that is not finite.
+    pub fn embed(&self, texts: &[impl AsRef<str>], options: &EmbedOptions) -> Result<Embeddings> {
+        let tokenized: Vec<TokenizedText> =
+            texts.iter().map(|text| self.tokenize(text.as_ref(), options)).collect::<Result<_>>()?;
+        self.embed_tokens(&tokenized, options)
+    }
+
+    /// The vectors of texts whose tokens are known.
+    ///
+    /// # Errors
+    /// As [`embed`](Self::embed).
+    pub fn embed_tokens(&self, texts: &[TokenizedText], options: &EmbedOptions) -> Result<Embeddings> {
+        let dimensions = self.dimensions(options)?;
+        let mut embeddings = Embeddings {
+            values: Vec::with_capacity(texts.len() * dimensions),
+            dimensions,
+            n_tokens: texts.iter().map(|text| text.ids.len()).collect(),
+            n_cut: texts.iter().map(|text| text.n_cut).collect(),
+        };
+        let mut rest = texts;
+        while !rest.is_empty() {
+            let (together, later) = rest.split_at(n_together(rest));
+            let ids: Vec<&[u32]> = together.iter().map(|text| text.ids.as_slice()).collect();
+            let states = self.model.encode(&TokenBatch::new(&ids)?, &options.cancel)?;
+            let first = texts.len() - rest.len();
+            self.push_vectors(&states, together, first, options, &mut embeddings)?;
+            rest = later;
+        }
+        Ok(embeddings)
+    }
+
+    fn push_vectors(
+        &self,
+        states: &HiddenStates,
+        texts: &[TokenizedText],
+        first: usize,
+        options: &EmbedOptions,
+        embeddings: &mut Embeddings,
+    ) -> Result<()> {
+        let (mut values, width) = (states.values.as_slice(), states.hidden_size);
+        for (i, (&n, text)) in states.lengths.iter().zip(texts).enumerate() {
+            let (own, rest) = values.split_at(n * width);
+            values = rest;
+            let vector = self.vector(own, width, text.n_prompt, options, embeddings.dimensions);
+            if let Some(dimension) = vector.iter().position(|value| !value.is_finite()) {
+                return Err(Error::BadEmbedding { index: first + i, dimension, value: vector[dimension] });
+            }
+            embeddings.values.extend(vector);
+        }
+        Ok(())
+    }
+
+    /// In the order of sentence-transformers: pool, the layers and the norm that the files say, cut, and normalise if that was asked for.
+    fn vector(&self, states: &[f32], width: usize, n_prompt: usize, options: &EmbedOptions, dimensions: usize) -> Vec<f32> {
+        let mut vector = Vec::with_capacity(self.config.pooling.width(width));
+        self.config.pooling.pool(states, width, n_prompt, &mut vector);
+        for step in &self.config.steps {
+            match step {
+                Step::Dense(dense) => vector = dense.forward(&vector),
+                Step::Normalize if options.normalize == Normalize::No => {}
+                Step::Normalize => normalize(&mut vector),
+            }
+        }
+        vector.truncate(dimensions);
+        if options.normalize == Normalize::Yes {
+            normalize(&mut vector);
+        }
+        vector
+    }
+}
+
+/// How many of the first texts are encoded at once: one at least.
+fn n_together(texts: &[TokenizedText]) -> usize {
+    let ends = texts.iter().scan(0, |n_tokens: &mut usize, text| {
+        *n_tokens += text.ids.len();
+        Some(*n_tokens)
+    });
+    ends.take_while(|n_tokens| *n_tokens <= TOKENS_TOGETHER).count().max(1)
+}
+
+impl fmt::Debug for Embedder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embedder").field("model", &self.info().name).field("config", &self.config).finish_non_exhaustive()
+    }
+}

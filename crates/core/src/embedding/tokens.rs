@@ -1,0 +1,104 @@
+//! A text and its prompt to tokens, no more than a model takes.
+
+use super::EmbeddingConfig;
+use super::Pool;
+use crate::error::{Error, Result};
+use crate::named::named;
+use crate::primitives::TokenId;
+use crate::tokenizer::Tokenizer;
+
+/// What is done with a text that has more tokens than the model takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Truncate {
+    /// Its end is cut.
+    #[default]
+    End,
+    /// Its start is cut; the prompt stays.
+    Start,
+    /// It is an error.
+    Error,
+}
+
+named!(Truncate, "truncate", { End: "end", Start: "start", Error: "error" });
+
+/// The tokens of a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenizedText {
+    /// All of them: special tokens, prompt and text.
+    pub ids: Vec<TokenId>,
+    /// How many of the first belong to the prompt.
+    pub n_prompt: usize,
+    /// How many of the text were cut.
+    pub n_cut: usize,
+}
+
+/// Makes tokens of texts as a model was trained on them.
+#[derive(Clone, Debug)]
+pub(super) struct TextTokens {
+    tokenizer: Tokenizer,
+    max_tokens: usize,
+    lower_case: bool,
+    /// Follows what the tokenizer gives: the end of text of models that pool the last token, where the tokenizer's template lacks it.
+    appended: Option<TokenId>,
+}
+
+impl TextTokens {
+    /// For a model of `config`, whose remarks say what is appended.
+    pub(super) fn new(tokenizer: Tokenizer, config: &mut EmbeddingConfig) -> Result<Self> {
+        let mut appended = None;
+        if config.pooling.pools.contains(&Pool::LastToken) {
+            let probe = tokenizer.encode_with_template("a")?;
+            if !probe.last().is_some_and(|&last| tokenizer.is_special(last)) {
+                appended = config.end_tokens.first().copied();
+            }
+        }
+        if let Some(id) = appended {
+            let token = tokenizer.token(id).unwrap_or_else(|| id.to_string());
+            config
+                .remarks
+                .push(format!("`{token}` is appended to each text: the last token is pooled, and the tokenizer adds none"));
+        }
+        let least = tokenizer.n_added() + usize::from(appended.is_some()) + 1;
+        if config.max_tokens < least {
+            let problem =
+                format!("is `{}`, which leaves no token for a text beside those that the tokenizer adds", config.max_tokens);
+            return Err(Error::bad_field(tokenizer.file(), "max_seq_length", problem));
+        }
+        Ok(Self { tokenizer, max_tokens: config.max_tokens, lower_case: config.lower_case, appended })
+    }
+
+    /// The tokens of `prompt` and `text`, cut to what the model takes.
+    ///
+    /// # Errors
+    /// [`Error::ContextFull`] for a text that is too long, where that is asked for; [`Error::EmptyPrompt`] for one without any token.
+    pub(super) fn of(&self, prompt: &str, text: &str, truncate: Truncate) -> Result<TokenizedText> {
+        let cased = |text: &str| if self.lower_case { text.to_lowercase() } else { text.to_owned() };
+        let (prompt, text) = (cased(prompt), cased(text));
+        let n_prompt = if prompt.is_empty() { 0 } else { self.n_prompt(&prompt)? };
+        let max = self.max_tokens - usize::from(self.appended.is_some());
+        let (mut ids, mut n_cut) = self.tokenizer.encode_within(&format!("{prompt}{text}"), max)?;
+        if n_cut > 0 && truncate == Truncate::Error {
+            return Err(Error::ContextFull { held: 0, asked: ids.len() + n_cut, max: self.max_tokens });
+        }
+        if n_cut > 0 && truncate == Truncate::Start {
+            // Those of the prompt stay. Parts of a text may have other tokens than the whole: then a few more are cut at the end.
+            let kept = max.saturating_sub(n_prompt.max(self.tokenizer.n_added()));
+            let n_all = ids.len() + n_cut;
+            let end = self.tokenizer.last_tokens(&text, kept)?;
+            ids = self.tokenizer.encode_within(&format!("{prompt}{end}"), max)?.0;
+            n_cut = n_all.saturating_sub(ids.len());
+        }
+        ids.extend(self.appended);
+        if ids.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        Ok(TokenizedText { ids, n_prompt, n_cut })
+    }
+
+    /// As sentence-transformers counts them: those of the prompt alone, without the token that ends it.
+    fn n_prompt(&self, prompt: &str) -> Result<usize> {
+        let ids = self.tokenizer.encode_with_template(prompt)?;
+        let ends = ids.last().is_some_and(|&last| self.tokenizer.is_special(last));
+        Ok(ids.len() - usize::from(ends))
+    }
+}
