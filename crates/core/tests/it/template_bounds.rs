@@ -143,11 +143,11 @@ fn memory(field: &str) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// The time of the processor that this thread has had, which other programs do not lengthen.
+/// The time of the processor that this process has had, which other programs do not lengthen.
 #[cfg(target_os = "linux")]
 fn processor_time() -> Duration {
-    let schedstat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(schedstat.split(' ').next().unwrap().parse().unwrap())
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// In a process of its own, whose memory is these templates' alone and limited.
