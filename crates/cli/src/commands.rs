@@ -5,6 +5,7 @@ mod chat;
 mod completions;
 mod devices;
 mod doctor;
+mod embed;
 mod export;
 mod list;
 mod parity;
@@ -26,6 +27,7 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<ExitCode> {
     match command {
         Command::Run(args) => run::run(args, output),
         Command::Chat(args) => chat::chat(args, output),
+        Command::Embed(args) => embed::embed(args, output),
         Command::Bench(args) => bench::bench(args, output),
         Command::Score(args) => score::score(args, output),
         Command::Show(args) => show::show(args, output),

@@ -1,4 +1,4 @@
-//! Local text generation on two engines that are held to the same answer.
+//! Local text generation and text embeddings on two engines that are held to the same answer.
 //!
 //! # Load
 //!
@@ -72,6 +72,22 @@
 //! # }
 //! ```
 //!
+//! # Embed
+//!
+//! [`load_embedder`] loads a model that makes vectors of texts, with the pooling, prompts and length that its publisher says
+//! ([`embedding`]).
+//!
+//! ```no_run
+//! # fn main() -> tandem::Result<()> {
+//! let model = tandem::load_embedder("Qwen/Qwen3-Embedding-0.6B", &tandem::Settings::default())?;
+//! let query = model.embed_query("What do foxes eat?")?;
+//! let documents = model.embed_documents(&["A fox eats mice.", "Rain fell on the hill."])?;
+//! let scores = documents.vectors().map(|document| model.similarity().of(&query, document));
+//! println!("{:?}", scores.collect::<Vec<_>>());
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Export
 //!
 //! [`export`](export()) makes a directory with an ONNX graph of a checkpoint, which [`load`] and onnxruntime-genai take as it is.
@@ -123,6 +139,7 @@ pub mod backends;
 pub mod catalog;
 mod chat;
 mod demo;
+mod embedder;
 pub mod machine;
 mod model;
 pub mod numerics;
@@ -134,6 +151,7 @@ mod settings;
 
 pub use backends::export;
 pub use chat::{Chat, Reply};
+pub use embedder::{EmbeddingModel, load_embedder};
 pub use model::{TextModel, load};
 pub use opened::OpenedModel;
 pub use reference::ModelRef;
@@ -156,6 +174,14 @@ pub use tandem_core::{
 };
 pub use tandem_core::{named, paths, remedy};
 pub use tandem_hub as hub;
+
+/// How embeddings are made: pooling, prompts, options, similarity.
+pub mod embedding {
+    pub use tandem_core::embedding::{
+        Arithmetic, Dense, DenseActivation, EmbedOptions, Embedder, EmbeddingConfig, Embeddings, Fingerprint, Normalize, Pool,
+        Pooling, Prompt, Prompts, Role, Similarity, Space, Step, TokenizedText, Truncate, normalize,
+    };
+}
 
 /// The files of a model, and what they say of it.
 pub mod files {
