@@ -17,6 +17,7 @@ use tandem_core::{
 use crate::decoder::Decode;
 use crate::device;
 use crate::device_decoder::DeviceDecoder;
+use crate::encoder::{EncoderModel, encoder};
 use crate::error::Doing;
 use crate::footprint::{WeightBytes, footprint};
 use crate::gguf;
@@ -41,6 +42,9 @@ impl CandleBackend {
 
 const CAPABILITIES: Capabilities =
     Capabilities::of(&[Capability::Generation, Capability::AllLogits, Capability::Rewind, Capability::HiddenStates]);
+
+/// Of encoders, and of decoders that see both ways or have no head.
+const ENCODES: Capabilities = Capabilities::of(&[Capability::HiddenStates]);
 
 impl Backend for CandleBackend {
     fn kind(&self) -> BackendKind {
@@ -130,6 +134,21 @@ impl OpenedModel for CandleOpened {
         let threads = device::threads(options.threads)?;
         let before = (options.huge_pages && device.is_cpu()).then(MappingSnapshot::now);
         let mut info = info(&files, &config, &options, dtype, threads.current_num_threads())?;
+        if let StoredWeights::Checkpoint(checkpoint) = &stored
+            && !weights::generates(&config, |name| checkpoint.contains(name))
+        {
+            info.capabilities = ENCODES;
+            info.kv_bytes_per_token = 0;
+        }
+        if let (Some(_), StoredWeights::Checkpoint(checkpoint)) = (&config.encoder, &stored) {
+            let arena = Arena::default();
+            let reader = CheckpointSource { checkpoint, file: &files.name, bits, numerics: options.numerics, arena: &arena };
+            let encoder = threads.install(|| encoder(&reader, &config, dtype))?;
+            if let Some(before) = before {
+                before.collapse();
+            }
+            return Ok(Arc::new(EncoderModel::new(encoder, threads, info)));
+        }
         let LoadedDecoder { decoder, dtype, weight_types } = threads.install(|| match &stored {
             StoredWeights::Gguf(gguf) => gguf::load(gguf, &config, &options),
             StoredWeights::Checkpoint(checkpoint) => {
@@ -149,7 +168,7 @@ impl OpenedModel for CandleOpened {
                 Box::new(DeviceDecoder::new(decoder, candle_dtype(dtype), other).doing("to move the weights to the device")?)
             }
         };
-        Ok(Arc::new(CandleModel { loaded: Arc::new(Loaded { decoder, threads, info }) }))
+        Ok(Arc::new(CandleModel { loaded: Arc::new(Loaded { decoder, threads, info, is_causal: config.is_causal }) }))
     }
 }
 
@@ -174,6 +193,7 @@ pub(crate) fn info(
     info.vocab_size = config.vocab_size;
     info.max_context = config.max_context;
     info.threads = threads;
+    info.n_token_types = config.encoder.as_ref().map_or(0, |encoder| encoder.n_token_types);
     info.kv_bytes_per_token = config.kv_bytes_per_token(candle_dtype(dtype).size_in_bytes());
     info.capabilities = CAPABILITIES;
     info.weight_files = files.weights.iter().map(ModelFile::weight_file).collect::<Result<_>>()?;
