@@ -30,7 +30,8 @@ TEMPLATE = (
     'default("Given a question, retrieve passages that answer it") }}\n'
     '<Query>: {{ messages | selectattr("role", "eq", "query") | map(attribute="content") | first }}\n'
     '<Document>: {{ messages | selectattr("role", "eq", "document") | map(attribute="content") | first }}<|im_end|>\n'
-    "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    # Jinja drops the last line break of a template.
+    "<|im_start|>assistant\n<think>\n\n</think>\n\n\n"
 )
 # What follows the part that may be cut.
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
@@ -138,13 +139,17 @@ def load(directory):
 
 
 def answer(model, query, documents, prompt=None):
-    """One query against its documents, cut as sentence-transformers does: the longer of the two first."""
+    """One query against its documents, cut as sentence-transformers does.
+
+    Of a pair the longer text loses tokens first; of a rendered template, what is before its fixed end.
+    """
     pairs = [(query, document) for document in documents]
     features = [model.preprocess([pair], prompt=prompt) for pair in pairs]
     logits = model.predict(pairs, prompt=prompt, activation_fn=torch.nn.Identity(), batch_size=1)
     scores = model.predict(pairs, prompt=prompt, batch_size=1)
     lengths = [whole_length(model, pair, prompt) for pair in pairs]
-    return record(query, documents, prompt, "longest_first", features, lengths, model, logits, scores)
+    truncation = "end_of_content" if "message" in model[0].modality_config else "longest_first"
+    return record(query, documents, prompt, truncation, features, lengths, model, logits, scores)
 
 
 def whole_length(model, pair, prompt):
