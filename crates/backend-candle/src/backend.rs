@@ -66,7 +66,12 @@ impl Backend for CandleBackend {
     fn dtypes(&self, files: &ModelFiles) -> Vec<DType> {
         // The blocks of a GGUF file are in the dtype that somebody chose.
         let is_checkpoint = files.gguf().is_none() && !files.weights.is_empty();
-        if is_checkpoint { vec![DType::F32, DType::Int8, DType::Int4] } else { Vec::new() }
+        let is_encoder = || files.model_config().is_ok_and(|config| config.encoder.is_some());
+        match is_checkpoint {
+            true if is_encoder() => vec![DType::F32, DType::Int8],
+            true => vec![DType::F32, DType::Int8, DType::Int4],
+            false => Vec::new(),
+        }
     }
 
     fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
@@ -74,6 +79,9 @@ impl Backend for CandleBackend {
         let device = device::open(options.device)?;
         let (mut dtype, bits) = dtype(options)?;
         refuse_unreadable(files, &config, options)?;
+        if config.encoder.is_some() {
+            refuse_for_encoders(files, options)?;
+        }
         refuse_quantised_file(files, options.device)?;
         let stored = match files.gguf() {
             Some(gguf) => {
@@ -249,6 +257,25 @@ fn refuse_quantised_file(files: &ModelFiles, device: Device) -> Result<()> {
         reason: "the kernels for the block formats of GGUF run on the processor only".into(),
         hint: Some(["use the checkpoint (safetensors) that it was converted from".into(), Remedy::UseDevice(Device::Cpu)].into()),
     })
+}
+
+/// Refuses what encoders do not run in.
+fn refuse_for_encoders(files: &ModelFiles, options: &LoadOptions) -> Result<()> {
+    if options.device != Device::Cpu {
+        return Err(Error::Unsupported {
+            what: format!("the encoder `{}` on device `{}`", files.name, options.device),
+            reason: "candle runs encoders with kernels of the processor".into(),
+            hint: Some([Remedy::UseDevice(Device::Cpu), Remedy::UseBackend(BackendKind::Onnx)].into()),
+        });
+    }
+    if options.dtype == Some(DType::Int4) {
+        return Err(Error::Unsupported {
+            what: format!("dtype `{}` for the encoder `{}`", DType::Int4, files.name),
+            reason: "4 bits change the vectors of models of that size: their cosine to those of f32 is 0.87 to 0.96".into(),
+            hint: Some(Remedy::UseDType(vec![DType::F32, DType::Int8]).into()),
+        });
+    }
+    Ok(())
 }
 
 /// Refuses graphs, which are for the other engine, and checkpoints that were quantised by other tools.
