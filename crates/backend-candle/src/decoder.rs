@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use tandem_core::backend::Stage;
 use tandem_core::{CancelToken, TokenId};
 
-use crate::attention::{CausalMask, Scoring, attention};
+use crate::attention::{AttentionMask, Scoring, attention};
 use crate::cache::KvLayout;
 use crate::elementwise::{GateActivation, add, rms_norm, softcapped};
 use crate::linear::{Linear, Matrix, ScratchPool};
@@ -31,7 +31,7 @@ pub(crate) trait Decode: Send + Sync {
     ) -> Result<Option<Tensor>>;
 
     /// As [`attention`](crate::attention::attention).
-    fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, mask: CausalMask) -> Result<Tensor>;
+    fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, mask: AttentionMask) -> Result<Tensor>;
 
     /// The last norm of `states`, `[n, hidden_size]`: f32 on the processor.
     fn normed(&self, states: &Tensor) -> Result<Tensor>;
@@ -200,7 +200,7 @@ impl Decode for Decoder {
         Ok(if cancel.is_cancelled() { None } else { Some(x) })
     }
 
-    fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, mask: CausalMask) -> Result<Tensor> {
+    fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, mask: AttentionMask) -> Result<Tensor> {
         attention(queries, keys, values, mask, self.scoring)
     }
 
