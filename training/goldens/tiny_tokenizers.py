@@ -16,8 +16,8 @@ QWEN_SPLIT = (
 LLAMA_SPLIT = QWEN_SPLIT.replace(r"\p{N}|", r"\p{N}{1,3}|", 1)
 
 
-def byte_level(split, vocab_size, normalizer=None):
-    """A byte-level BPE: all 256 bytes, and as many merges as `vocab_size` leaves room for."""
+def byte_level(split, vocab_size, normalizer=None, text=TRAINING_TEXT):
+    """A byte-level BPE: all 256 bytes, and as many merges, learned from `text`, as `vocab_size` leaves room for."""
     tokenizer = Tokenizer(models.BPE(ignore_merges=False))
     if normalizer is not None:
         tokenizer.normalizer = normalizer
@@ -34,7 +34,7 @@ def byte_level(split, vocab_size, normalizer=None):
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(TRAINING_TEXT, trainer)
+    tokenizer.train_from_iterator(text, trainer)
     assert tokenizer.get_vocab_size() == vocab_size
     return tokenizer
 
@@ -43,10 +43,10 @@ def special(content):
     return AddedToken(content, special=True, normalized=False)
 
 
-def qwen(vocab_size):
+def qwen(vocab_size, text=TRAINING_TEXT):
     """Qwen2 and Qwen3: NFC, digits one by one, no token added at the front, ChatML specials at the end."""
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    tokenizer = byte_level(QWEN_SPLIT, vocab_size - len(specials), normalizers.NFC())
+    tokenizer = byte_level(QWEN_SPLIT, vocab_size - len(specials), normalizers.NFC(), text)
     tokenizer.add_special_tokens([special(s) for s in specials])
     config = {
         "tokenizer_class": "Qwen2Tokenizer",
@@ -64,10 +64,10 @@ def qwen(vocab_size):
     return tokenizer, config
 
 
-def llama3(vocab_size):
+def llama3(vocab_size, text=TRAINING_TEXT):
     """Llama 3: digits in threes, `<|begin_of_text|>` put in front when special tokens are asked for."""
     specials = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
-    tokenizer = byte_level(LLAMA_SPLIT, vocab_size - len(specials))
+    tokenizer = byte_level(LLAMA_SPLIT, vocab_size - len(specials), text=text)
     tokenizer.add_special_tokens([special(s) for s in specials])
     begin = tokenizer.token_to_id("<|begin_of_text|>")
     tokenizer.post_processor = processors.Sequence(
@@ -93,14 +93,14 @@ def llama3(vocab_size):
     return tokenizer, config
 
 
-def mistral(vocab_size):
+def mistral(vocab_size, text=TRAINING_TEXT):
     """Mistral: pieces with `▁` for space, and one `<0xXX>` token a byte for all that has no piece."""
     spaces = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     learned = Tokenizer(models.BPE())
     learned.normalizer = spaces
     # Merges within words only, and from ASCII only: the rest shall go through byte fallback.
     learned.pre_tokenizer = pre_tokenizers.Split(Regex("▁?[^▁]+"), behavior="isolated")
-    text = [t for t in TRAINING_TEXT if t.isascii()]
+    text = [t for t in text if t.isascii()]
     head = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=vocab_size - len(head), show_progress=False)
     learned.train_from_iterator(text, trainer)
