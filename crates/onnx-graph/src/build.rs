@@ -26,6 +26,7 @@
 //! | `hidden_states` | float `[batch, tokens, hidden_size]`, after the last norm |
 //! | `present.N.key`, `.value` | float `[batch, kv_heads, past + tokens or capacity, head_dim]` |
 
+mod decoder;
 mod network;
 mod plan;
 mod quantize;

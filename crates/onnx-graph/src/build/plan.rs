@@ -1,6 +1,6 @@
 //! The order of work: constants are made one by one from the weights that they need, and written to a sink.
 
-use super::network::Network;
+use super::decoder::Decoder;
 use super::quantize::{self, QuantFormat};
 use super::spec::{BuildOptions, DecoderSpec};
 use super::weights::{self, FloatType, WeightType};
@@ -76,7 +76,7 @@ pub(super) fn run(
 ) -> Result<Vec<u8>> {
     spec.check(options)?;
     let stored = embedding_type(spec, source)?;
-    let network = Network::new(spec, options, stored);
+    let network = Decoder::network(spec, options, stored);
     let mut body = Vec::new();
     network.nodes.iter().for_each(|node| put_bytes(&mut body, graph::NODE, encode::node(node)));
     put_bytes(&mut body, graph::NAME, "decoder");
