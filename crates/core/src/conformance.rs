@@ -120,6 +120,7 @@ macro_rules! conformance {
             imported_keys_and_values_equal_computed_ones,
             zero_adapter_is_the_identity,
             cancelled_encode_is_an_error,
+            token_types_are_those_of_the_model,
             logits_match_golden,
             greedy_tokens_match_golden,
         );

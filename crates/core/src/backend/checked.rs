@@ -75,6 +75,7 @@ impl Model for CheckedModel {
         for sequence in batch.sequences() {
             info.check_tokens(0, info.max_context, sequence)?;
         }
+        info.check_types(batch)?;
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
@@ -197,6 +198,25 @@ impl ModelInfo {
             return Err(Error::InvalidToken { token, vocab_size });
         }
         self.check_room(held, max, tokens.len())
+    }
+
+    /// Whether `batch` has a type for each token, if it has any, and the model each of them. A model without types has type 0.
+    fn check_types(&self, batch: &TokenBatch) -> Result<()> {
+        let Some(types) = batch.types() else { return Ok(()) };
+        if types.len() != batch.ids().len() {
+            let problem = format!("are not one for each of {} tokens", batch.ids().len());
+            return Err(Error::invalid_option("token types", types.len(), problem));
+        }
+        let n_types = self.n_token_types.max(1);
+        match types.iter().find(|&&kind| kind as usize >= n_types) {
+            Some(bad) if n_types == 1 => {
+                Err(Error::invalid_option("token type", bad, format!("is not 0, and `{}` has no others", self.name)))
+            }
+            Some(bad) => {
+                Err(Error::invalid_option("token type", bad, format!("is not below {n_types}, as those of `{}`", self.name)))
+            }
+            None => Ok(()),
+        }
     }
 
     fn check_room(&self, held: usize, max: usize, asked: usize) -> Result<()> {

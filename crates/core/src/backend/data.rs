@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 pub struct TokenBatch {
     ids: Vec<TokenId>,
     lengths: Vec<usize>,
+    types: Option<Vec<u32>>,
 }
 
 impl TokenBatch {
@@ -18,7 +19,14 @@ impl TokenBatch {
         if lengths.is_empty() || lengths.contains(&0) {
             return Err(Error::EmptyPrompt);
         }
-        Ok(Self { ids: sequences.iter().flat_map(|s| s.as_ref()).copied().collect(), lengths })
+        Ok(Self { ids: sequences.iter().flat_map(|s| s.as_ref()).copied().collect(), lengths, types: None })
+    }
+
+    /// With the type of each token, `[sum(lengths)]`: of a pair of texts the tokens of the second have type 1. They are checked when
+    /// the batch is encoded.
+    #[must_use]
+    pub fn with_types(self, types: Vec<u32>) -> Self {
+        Self { types: Some(types), ..self }
     }
 
     /// The ids of every sequence, one after the other: `[sum(lengths)]`.
@@ -29,6 +37,11 @@ impl TokenBatch {
     /// The number of tokens of each sequence.
     pub fn lengths(&self) -> &[usize] {
         &self.lengths
+    }
+
+    /// The type of each token, in the order of [`ids`](Self::ids); `None` stands for type 0.
+    pub fn types(&self) -> Option<&[u32]> {
+        self.types.as_deref()
     }
 
     /// Each sequence in turn.
@@ -102,6 +115,8 @@ pub struct ModelInfo {
     pub vocab_size: usize,
     /// The most tokens that it holds: those that it was made for, or fewer where the engine is exact for fewer.
     pub max_context: usize,
+    /// Token types that it tells apart; 0 where it has none, and every token has type 0.
+    pub n_token_types: usize,
     /// Threads that the engine computes with.
     pub threads: usize,
     /// Bytes of KV cache for one token.
@@ -135,6 +150,7 @@ impl ModelInfo {
             hidden_size: 0,
             vocab_size: 0,
             max_context: 0,
+            n_token_types: 0,
             threads: 1,
             kv_bytes_per_token: 0,
             capabilities: Capabilities::default(),

@@ -164,3 +164,21 @@ pub fn cancelled_encode_is_an_error(fixture: &Fixture) {
     let batch = TokenBatch::new(&[tokens(&*model, 5)]).unwrap();
     assert!(matches!(model.encode(&batch, &cancel), Err(Error::Cancelled)));
 }
+
+/// Type 0 is what a token has without types; others are the model's or refused, and so is a list of another length.
+pub fn token_types_are_those_of_the_model(fixture: &Fixture) {
+    let Some(model) = fixture.load_with(&[Capability::HiddenStates]) else { return };
+    let batch = TokenBatch::new(&[tokens(&*model, 5), tokens(&*model, 3)]).unwrap();
+    let encode = |types: Vec<u32>| model.encode(&batch.clone().with_types(types), &CancelToken::new());
+    let plain = model.encode(&batch, &CancelToken::new()).unwrap();
+    assert_eq!(encode(vec![0; 8]).unwrap(), plain);
+    let n_types = u32::try_from(model.info().n_token_types.max(1)).unwrap();
+    assert!(matches!(encode(vec![0; 7]), Err(Error::InvalidOption { .. })));
+    assert!(matches!(encode(vec![0, 0, 0, 0, n_types, 0, 0, 0]), Err(Error::InvalidOption { .. })));
+    if n_types > 1 {
+        let second = encode(vec![0, 0, 0, 0, 0, 0, 0, n_types - 1]).unwrap();
+        let first = 5 * plain.hidden_size;
+        assert_eq!(second.values[..first], plain.values[..first], "the other sequence is unchanged");
+        assert_ne!(second.values[first..], plain.values[first..]);
+    }
+}
