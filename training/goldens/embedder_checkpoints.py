@@ -56,6 +56,8 @@ DISTILBERT = {
 }
 MODERNBERT = {
     "model_type": "modernbert",
+    "bos_token_id": "[CLS]",
+    "eos_token_id": "[SEP]",
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 5,
@@ -111,7 +113,7 @@ MISTRAL = DECODER | {
 GEMMA3 = {key: value for key, value in DECODER.items() if key not in ("hidden_act", "rope_scaling")} | {
     "model_type": "gemma3_text",
     "num_hidden_layers": 3,
-    "num_attention_heads": 3,
+    "num_attention_heads": 4,
     "num_key_value_heads": 1,
     "hidden_activation": "gelu_pytorch_tanh",
     "attention_bias": False,
