@@ -91,7 +91,7 @@ impl<'s> Decoder<'s> {
     /// quantised head it is as in [`look_up`](Network::look_up).
     fn embed(&mut self, stored: WeightType) -> String {
         let spec = self.spec;
-        let part = self.part("embed_tokens.weight", &[spec.vocab_size, spec.hidden_size]);
+        let part = spec.embedding();
         let name = part.name.clone();
         if let Some(format) = self.shared_format() {
             self.network.quantized_steps(&name, vec![part], format, true);

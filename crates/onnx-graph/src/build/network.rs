@@ -170,6 +170,12 @@ impl<'s> Network<'s> {
         self.steps.push(Step { constants, views: vec![], recipe: Recipe::Fixed(bytes) });
     }
 
+    /// A scalar of the type that the graph computes in.
+    pub(super) fn number(&mut self, name: &str, value: f32) {
+        let constants = vec![constant(name, self.float.data_type(), &[])];
+        self.steps.push(Step { constants, views: vec![], recipe: Recipe::Fixed(self.float.to_bytes(&[value])) });
+    }
+
     /// Rows of the table `part` at `indices`. A quantised network keeps a table of narrower floats in the checkpoint's type, `stored`,
     /// which loses nothing.
     pub(super) fn look_up(&mut self, part: Part, stored: WeightType, indices: &str, output: &str) {

@@ -43,7 +43,7 @@ impl Decoder<'_> {
         let dims = [self.spec.rope.n_positions, self.spec.head_dim / 2];
         for (name, function) in [("cos_cache", f64::cos as fn(f64) -> f64), ("sin_cache", f64::sin)] {
             let constants = vec![constant(name, self.network.float.data_type(), &dims)];
-            self.network.steps.push(Step { constants, views: vec![], recipe: Recipe::Rope(function) });
+            self.network.steps.push(Step { constants, views: vec![], recipe: Recipe::Rope(self.spec.rope.clone(), function) });
         }
     }
 
