@@ -88,6 +88,19 @@
 //! # }
 //! ```
 //!
+//! # Rerank
+//!
+//! [`load_reranker`] loads a model that scores how well documents answer a query.
+//!
+//! ```no_run
+//! # fn main() -> tandem::Result<()> {
+//! let model = tandem::load_reranker("cross-encoder/ms-marco-MiniLM-L6-v2", &tandem::Settings::default())?;
+//! let best = model.rerank("What do foxes eat?", &["Rain fell on the hill.", "A fox eats mice."])?[0];
+//! println!("document {} with {:.2}", best.index, best.score);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Export
 //!
 //! [`export`](export()) makes a directory with an ONNX graph of a checkpoint, which [`load`] and onnxruntime-genai take as it is.
@@ -146,6 +159,7 @@ pub mod numerics;
 mod opened;
 pub mod plan;
 mod reference;
+mod reranker;
 mod resolver;
 mod settings;
 
@@ -155,6 +169,7 @@ pub use embedder::{EmbeddingModel, load_embedder};
 pub use model::{TextModel, load};
 pub use opened::OpenedModel;
 pub use reference::ModelRef;
+pub use reranker::{RerankerModel, load_reranker};
 pub use resolver::{Admission, Resolved, Resolver, find};
 pub use settings::Settings;
 
@@ -181,6 +196,11 @@ pub mod embedding {
         Arithmetic, Dense, DenseActivation, EmbedOptions, Embedder, EmbeddingConfig, Embeddings, Fingerprint, Normalize, Pool,
         Pooling, Prompt, Prompts, Role, Similarity, Space, Step, TokenizedText, Truncate, normalize,
     };
+}
+
+/// How documents are scored: options, scores.
+pub mod rerank {
+    pub use tandem_core::rerank::{DocumentScore, RerankConfig, RerankOptions, Reranker, ScoreActivation, TruncatePair};
 }
 
 /// The files of a model, and what they say of it.
