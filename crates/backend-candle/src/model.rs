@@ -8,8 +8,9 @@ use tandem_core::backend::{Capability, HiddenStates, Probe, ProbePoint, Prober, 
 use tandem_core::{CancelToken, Error, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
 use crate::attention::AttentionMask;
-use crate::decoder::{Decode, QkvHeads, Span};
+use crate::decoder::{Decode, ForwardHooks, QkvHeads, Span};
 use crate::error::Doing;
+use crate::linear::Kernels;
 use crate::probe::probe;
 use crate::session::{CandleSession, MAX_PASS};
 use crate::values::Values;
@@ -40,11 +41,7 @@ impl Loaded {
             let start = spans.last().map_or(0, |span| span.rows.end);
             spans.push(Span { rows: start..start + sequence.len(), first_position: 0, n_outputs: sequence.len() });
         }
-        let states = self.decoder.forward(&tokens, &spans, cancel, &mut |heads: QkvHeads| {
-            let ahead = if self.is_causal { None } else { Some(heads.keys.dim(1)?) };
-            let mask = AttentionMask { n_past: heads.first_query, window: heads.window, ahead };
-            self.decoder.attention(&heads.queries, &heads.keys, &heads.values, mask)
-        });
+        let states = self.decoder.forward(&tokens, &spans, cancel, &mut EncodeHooks { loaded: self });
         let states = states.doing(DOING)?.ok_or(Error::Cancelled)?;
         self.push_normed(&states, out)
     }
@@ -61,6 +58,23 @@ impl Loaded {
         let options = SessionOptions::new().with_context_length(sequence.len()).with_cancel(cancel.clone());
         let mut session = CandleSession::new(Arc::clone(self), &options)?;
         session.forward_chunked(sequence, sequence.len(), &mut |states| self.push_normed(states, out))
+    }
+}
+
+/// Attention without a cache, and products that give a text the same bits in every batch.
+struct EncodeHooks<'l> {
+    loaded: &'l Loaded,
+}
+
+impl ForwardHooks for EncodeHooks<'_> {
+    fn attend(&mut self, heads: QkvHeads) -> candle_core::Result<Tensor> {
+        let ahead = if self.loaded.is_causal { None } else { Some(heads.keys.dim(1)?) };
+        let mask = AttentionMask { n_past: heads.first_query, window: heads.window, ahead };
+        self.loaded.decoder.attention(&heads.queries, &heads.keys, &heads.values, mask)
+    }
+
+    fn kernels(&self) -> Kernels {
+        Kernels::ByShape
     }
 }
 

@@ -1,8 +1,10 @@
 //! Embedding models against what sentence-transformers made of the same texts, and the same bits in every batch.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use proptest::prelude::*;
 use safetensors::SafeTensors;
 use serde_json::Value;
 use tandem_backend_candle::CandleBackend;
@@ -197,4 +199,57 @@ fn int8_is_near_the_golden() {
             assert!(cosine(own, &expected) >= 0.999, "{name}: {}", cosine(own, &expected));
         }
     }
+}
+
+/// Sequences of some tokens: their lengths cross the tiles and the parts that are computed together.
+fn sequences(vocab_size: u32) -> impl Strategy<Value = Vec<Vec<u32>>> {
+    let length = prop_oneof![1..=4_usize, 5..=40_usize, 41..=64_usize];
+    let sequence = length.prop_flat_map(move |n| proptest::collection::vec(0..vocab_size, n));
+    proptest::collection::vec(sequence, 1..=9)
+}
+
+/// Every model, in every dtype that it has for vectors.
+fn models() -> Vec<(String, Arc<dyn Model>)> {
+    let mut all = Vec::new();
+    for directory in directories() {
+        let name = directory.file_name().unwrap().to_string_lossy().into_owned();
+        for dtype in CandleBackend::new().dtypes(&files(&directory)) {
+            let mut options = LoadOptions::new().with_threads(NonZeroUsize::new(2));
+            options.dtype = Some(dtype);
+            match CandleBackend::new().load(&files(&directory), &options) {
+                Ok(model) => all.push((format!("{name} {dtype}"), model)),
+                // ModernBERT's golden has rows that are not whole blocks.
+                Err(error) => assert!(matches!(error, Error::Unsupported { .. }), "{name}: {error}"),
+            }
+        }
+    }
+    all
+}
+
+/// A text has the same bits alone, in any batch, at any place, with any number of threads.
+#[test]
+fn a_text_has_the_same_bits_in_every_batch() {
+    let models = models();
+    assert!(models.len() > 40, "{}", models.len());
+    let encode = |model: &dyn Model, batch: &[&Vec<u32>]| {
+        let states = model.encode(&TokenBatch::new(batch).unwrap(), &CancelToken::new()).unwrap();
+        let mut rest = states.values.as_slice();
+        let own = states.lengths.iter().map(|n| rest.split_off(..n * states.hidden_size).unwrap());
+        own.map(|values| values.iter().map(|value| value.to_bits()).collect()).collect::<Vec<Vec<u32>>>()
+    };
+    let config = ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(sequences in sequences(200), order in any::<u64>())| {
+        let mut places: Vec<usize> = (0..sequences.len()).collect();
+        places.sort_by_key(|place| (*place as u64 + 1).wrapping_mul(order | 1));
+        for (name, model) in &models {
+            let together = encode(&**model, &sequences.iter().collect::<Vec<_>>());
+            let otherwise = encode(&**model, &places.iter().map(|place| &sequences[*place]).collect::<Vec<_>>());
+            for (i, place) in places.iter().enumerate() {
+                prop_assert_eq!(&otherwise[i], &together[*place], "{} in another order", name);
+            }
+            for (sequence, own) in sequences.iter().zip(&together) {
+                prop_assert_eq!(&encode(&**model, &[sequence])[0], own, "{} alone", name);
+            }
+        }
+    });
 }
