@@ -135,8 +135,8 @@ SPECS = {
         "prompts": {"question": "The question is: ", "document": "The river:"},
         "default_prompt_name": "question",
         "cases": [
-            {"texts": ALL, "prompt": ""},
             PLAIN,
+            {"texts": SOME, "prompt": ""},
             *ROLES,
             EXPLICIT,
         ],

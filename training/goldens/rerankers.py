@@ -10,6 +10,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
+# Before torch is loaded: it sets how sums are made.
+import embedders  # isort: skip
+
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -20,7 +23,6 @@ from sentence_transformers.cross_encoder.modules import LogitScore
 from checkpoints import n_bytes, write_json
 from embedder_checkpoints import BERT, MODERNBERT, QWEN3, XLM_ROBERTA, write_checkpoint
 from embedder_texts import DOCUMENTS, QUERIES
-from embedders import LIMIT_BYTES, MADE_WITH, ROOT, edit, number
 
 ONE_LABEL = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
 # The roles are those that sentence-transformers has for a pair; the words are our own.
@@ -30,7 +32,8 @@ TEMPLATE = (
     'default("Given a question, retrieve passages that answer it") }}\n'
     '<Query>: {{ messages | selectattr("role", "eq", "query") | map(attribute="content") | first }}\n'
     '<Document>: {{ messages | selectattr("role", "eq", "document") | map(attribute="content") | first }}<|im_end|>\n'
-    "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    # Jinja drops the last line break of a template.
+    "<|im_start|>assistant\n<think>\n\n</think>\n\n\n"
 )
 # What follows the part that may be cut.
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
@@ -125,7 +128,7 @@ def convert(checkpoint, spec):
     rows = weights["model.embed_tokens.weight"]
     weights["score.weight"] = (rows[yes] - rows[no])[None].contiguous()
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
-    edit(
+    embedders.edit(
         checkpoint,
         {"edited": {"config.json": {"architectures": ["Qwen3ForSequenceClassification"], **ONE_LABEL}}},
     )
@@ -138,13 +141,17 @@ def load(directory):
 
 
 def answer(model, query, documents, prompt=None):
-    """One query against its documents, cut as sentence-transformers does: the longer of the two first."""
+    """One query against its documents, cut as sentence-transformers does.
+
+    Of a pair the longer text loses tokens first; of a rendered template, what is before its fixed end.
+    """
     pairs = [(query, document) for document in documents]
     features = [model.preprocess([pair], prompt=prompt) for pair in pairs]
     logits = model.predict(pairs, prompt=prompt, activation_fn=torch.nn.Identity(), batch_size=1)
     scores = model.predict(pairs, prompt=prompt, batch_size=1)
     lengths = [whole_length(model, pair, prompt) for pair in pairs]
-    return record(query, documents, prompt, "longest_first", features, lengths, model, logits, scores)
+    truncation = "end_of_content" if "message" in model[0].modality_config else "longest_first"
+    return record(query, documents, prompt, truncation, features, lengths, model, logits, scores)
 
 
 def whole_length(model, pair, prompt):
@@ -162,8 +169,8 @@ def record(query, documents, prompt, truncation, features, lengths, model, logit
         "truncation": truncation,
         "token_ids": [f["input_ids"][0].tolist() for f in features],
         "truncated": [length > model.max_seq_length for length in lengths],
-        "logits": [number(value) for value in logits],
-        "scores": [number(value) for value in scores],
+        "logits": [embedders.number(value) for value in logits],
+        "scores": [embedders.number(value) for value in scores],
     }
     if "token_type_ids" in features[0]:
         result["token_type_ids"] = [f["token_type_ids"][0].tolist() for f in features]
@@ -186,9 +193,9 @@ def answer_only_second(model, query, documents):
 
 
 def make(name, spec):
-    directory = ROOT / name
+    directory = embedders.ROOT / name
     save(directory, spec)
-    edit(directory, spec)
+    embedders.edit(directory, spec)
     model = load(directory)
     cases = [answer(model, query, DOCUMENTS) for query in QUERIES]
     if "true_token" in spec:
@@ -197,7 +204,7 @@ def make(name, spec):
         cases.append(answer_only_second(model, QUERIES[0], DOCUMENTS))
     result = {
         "why": spec["why"],
-        "made_with": MADE_WITH,
+        "made_with": embedders.MADE_WITH,
         "seed": spec["seed"],
         "max_seq_length": model.max_seq_length,
         "modules": [type(module).__name__ for module in model],
@@ -211,7 +218,7 @@ def make(name, spec):
     print(f"{name}: {result['modules']}, {result['activation']}, length {result['max_seq_length']}, {size} bytes")
     for case in cases:
         print(f"  {case['logits']} {case['truncated']} {[len(row) for row in case['token_ids']]}")
-    assert size <= LIMIT_BYTES, f"`{name}` is larger than {LIMIT_BYTES} bytes"
+    assert size <= embedders.LIMIT_BYTES, f"`{name}` is larger than {embedders.LIMIT_BYTES} bytes"
 
 
 def main():
