@@ -60,8 +60,8 @@ impl Pooling {
         let pooled = states.get(skipped..).unwrap_or_default();
         for pool in &self.pools {
             match pool {
-                // The first token is the first of all, whatever the prompt.
-                Pool::Cls => out.extend_from_slice(&states[..hidden_size]),
+                // The first that is pooled, as in sentence-transformers since 6; of none, the first of all.
+                Pool::Cls => out.extend_from_slice(pooled.get(..hidden_size).unwrap_or(&states[..hidden_size])),
                 Pool::LastToken => out.extend_from_slice(&states[states.len() - hidden_size..]),
                 Pool::Max => out.extend(largest(pooled, hidden_size)),
                 Pool::Mean => out.extend(weighted(pooled, hidden_size, |_| 1.0, |sum| sum)),
@@ -122,7 +122,8 @@ mod tests {
     #[test]
     fn a_prompt_that_is_left_out_is_not_pooled() {
         assert_eq!(pooled(Pool::Mean, false, 1), [4.0, 0.5]);
-        assert_eq!(pooled(Pool::Cls, false, 1), [1.0, -4.0]);
+        assert_eq!(pooled(Pool::Cls, false, 1), [2.0, 0.0]);
+        assert_eq!(pooled(Pool::Cls, false, 9), [1.0, -4.0]);
         assert_eq!(pooled(Pool::WeightedMean, false, 1), [22.0 / 5.0, 3.0 / 5.0]);
         assert_eq!(pooled(Pool::Mean, false, 9), [0.0, 0.0]);
     }
