@@ -55,7 +55,10 @@ fn options(case: &Value) -> EmbedOptions {
 /// Compares tokens, what was cut, and vectors of every case.
 fn check(embedder: &Embedder, directory: &Path, what: &str) {
     let expected: Value = serde_json::from_slice(&fs::read(directory.join("expected.json")).unwrap()).unwrap();
-    for (number, case) in expected["cases"].as_array().unwrap().iter().enumerate() {
+    let cases = expected["cases"].as_array().unwrap();
+    // Where the tokenizer forgets the token that ends a text, it is appended: then cases without it are another model's.
+    let appends = cases.iter().any(|case| case["appended_token"].is_string());
+    for (number, case) in cases.iter().enumerate().filter(|(_, case)| !appends || case["appended_token"].is_string()) {
         let what = format!("{} {what} case {number}", name(directory));
         let (options, texts) = (options(case), strings(&case["texts"]));
         let embeddings = embedder.embed(&texts, &options).unwrap_or_else(|error| panic!("{what}: {}", describe(&error)));
