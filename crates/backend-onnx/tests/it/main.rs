@@ -10,6 +10,7 @@
 mod cancel;
 mod conformance;
 mod directories;
+mod embedders;
 mod export;
 mod goldens;
 #[cfg(unix)]

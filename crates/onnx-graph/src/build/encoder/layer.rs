@@ -95,6 +95,6 @@ impl Encoder<'_> {
             bias: Some(biases).filter(|biases| !biases.is_empty()),
             format: self.options.weights,
         };
-        self.network.product(input, &format!("{output}.weight"), matrix, output);
+        self.network.product(input, &format!("{output}_proj.weight"), matrix, output);
     }
 }
