@@ -9,6 +9,7 @@ mod graph_format;
 mod models;
 mod onnx;
 mod parity;
+mod rerank;
 
 use std::path::PathBuf;
 
@@ -23,6 +24,7 @@ pub(crate) use self::graph_format::GraphFormatArgs;
 pub(crate) use self::models::{ListArgs, PullArgs, RmArgs};
 pub(crate) use self::onnx::{LibraryArg, OnnxArgs};
 pub(crate) use self::parity::{ParityArgs, SideChoice};
+pub(crate) use self::rerank::RerankArgs;
 
 /// Local text generation and text embeddings on engines that are held to the same answer.
 #[derive(Debug, Parser)]
@@ -37,6 +39,7 @@ pub(crate) enum Command {
     Run(RunArgs),
     Chat(ChatArgs),
     Embed(EmbedArgs),
+    Rerank(RerankArgs),
     Score(ScoreArgs),
     Bench(BenchArgs),
     Show(ShowArgs),
@@ -254,6 +257,7 @@ impl Command {
             Self::Run(args) => args.output,
             Self::Chat(args) => args.output,
             Self::Embed(args) => args.output,
+            Self::Rerank(args) => args.output,
             Self::Score(args) => args.output,
             Self::Bench(args) => args.output,
             Self::Show(args) => args.output,

@@ -10,6 +10,7 @@ mod export;
 mod list;
 mod parity;
 mod pull;
+mod rerank;
 mod rm;
 mod run;
 mod score;
@@ -28,6 +29,7 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<ExitCode> {
         Command::Run(args) => run::run(args, output),
         Command::Chat(args) => chat::chat(args, output),
         Command::Embed(args) => embed::embed(args, output),
+        Command::Rerank(args) => rerank::rerank(args, output),
         Command::Bench(args) => bench::bench(args, output),
         Command::Score(args) => score::score(args, output),
         Command::Show(args) => show::show(args, output),

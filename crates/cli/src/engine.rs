@@ -10,7 +10,8 @@ use serde::Serialize;
 use tandem::catalog::{Catalog, CatalogEntry};
 use tandem::embedding::Pooling;
 use tandem::{
-    Admission, DType, Device, EmbeddingModel, ModelInfo, OpenedModel, Resolved, Resolver, SessionOptions, Settings, TextModel,
+    Admission, DType, Device, EmbeddingModel, ModelInfo, OpenedModel, RerankerModel, Resolved, Resolver, SessionOptions,
+    Settings, TextModel,
 };
 use tandem_bench::peak_rss_bytes;
 
@@ -93,6 +94,24 @@ pub(crate) fn load_embedder(
     let resolver = resolver(catalog, options);
     let resolved = resolve(&resolver, reference, &reference_settings(options), output)?;
     let load = |opened: OpenedModel| opened.load_embedder(pooling);
+    let model = load_with(&resolver, &resolved, settings, &Arc::default(), EMBEDDED_TOKENS, output, load)?;
+    remark_on_load(&resolved, model.info(), model.load_time(), output);
+    Ok(model)
+}
+
+/// Loads the reranker that `reference` names, exactly as `options` say.
+pub(crate) fn load_reranker(
+    reference: &str,
+    catalog: &Catalog,
+    options: &EngineOptions,
+    output: &Output,
+) -> Result<RerankerModel> {
+    let settings = settings(options, output)?.for_embeddings();
+    let resolver = resolver(catalog, options);
+    let resolved = resolve(&resolver, reference, &reference_settings(options), output)?;
+    let files = find(&resolver, &resolved, &settings, output)?;
+    let settings = settings.for_reranking(&files)?;
+    let load = OpenedModel::load_reranker;
     let model = load_with(&resolver, &resolved, settings, &Arc::default(), EMBEDDED_TOKENS, output, load)?;
     remark_on_load(&resolved, model.info(), model.load_time(), output);
     Ok(model)

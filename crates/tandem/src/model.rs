@@ -274,7 +274,11 @@ pub(crate) fn read_tokenizer_config(files: &ModelFiles) -> Result<Option<Tokeniz
     files.tokenizer_config.as_ref().map(read).transpose()
 }
 
-pub(crate) fn read_template(files: &ModelFiles, config: Option<&TokenizerConfig>, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+pub(crate) fn read_template(
+    files: &ModelFiles,
+    config: Option<&TokenizerConfig>,
+    tokenizer: &Tokenizer,
+) -> Result<Option<ChatTemplate>> {
     let tokens = TemplateTokens::new(config, tokenizer);
     let jinja = files.chat_template.as_ref().map(|file| Ok::<_, Error>((file.read(MAX_JSON_BYTES)?, file.name()))).transpose()?;
     ChatTemplate::choose(jinja.as_ref().map(|(bytes, name)| (&**bytes, &**name)), config, tokens)

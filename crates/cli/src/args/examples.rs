@@ -70,6 +70,12 @@ Examples:
   tandem embed ./my-model --role document --dtype int8 -o lines.jsonl < lines.txt
   tandem embed ./my-model --input documents.csv --field text -o vectors.jsonl --resume";
 
+pub(super) const RERANK: &str = "\
+Examples:
+  tandem rerank ./bge-reranker-base --query 'What do foxes eat?' 'A fox eats mice.' 'Rain fell.'
+  tandem rerank ./bge-reranker-base --query 'What do foxes eat?' --input documents.jsonl --top 10
+  tandem rerank ./my-reranker --query 'What do foxes eat?' --json < lines.txt | jq '.results[0].text'";
+
 pub(super) const BENCH: &str = "\
 Examples:
   tandem bench demo

@@ -1,7 +1,7 @@
 //! `tandem embed`: vectors of texts.
 
 mod file;
-mod input;
+pub(super) mod input;
 mod rows;
 mod window;
 

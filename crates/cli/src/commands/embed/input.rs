@@ -23,7 +23,7 @@ enum Form {
 }
 
 /// Texts, in order.
-pub(super) struct Texts {
+pub(in crate::commands) struct Texts {
     source: Source,
     /// Bytes of the whole input, where they are known.
     pub(super) size: Option<u64>,
@@ -55,7 +55,7 @@ impl Texts {
     ///
     /// # Errors
     /// [`Usage`] when there are none; when a file cannot be opened or has no such field.
-    pub(super) fn open(texts: Vec<String>, file: Option<&Path>, field: &str) -> Result<Self> {
+    pub(in crate::commands) fn open(texts: Vec<String>, file: Option<&Path>, field: &str) -> Result<Self> {
         if !texts.is_empty() {
             return Ok(Self { source: Source::Given(texts.into_iter()), size: None });
         }
