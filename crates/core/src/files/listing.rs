@@ -5,38 +5,16 @@ mod gguf;
 
 use std::path::PathBuf;
 
-use serde_json::Value;
-
 use super::discover::{GENAI_CONFIG, GENAI_DECODER, genai_decoder};
 use super::weights::{INDEX, SINGLE, shard_names};
-use super::{GraphFile, ModelFile, ModelFiles, graphs};
+use super::{GraphFile, ModelFile, ModelFiles, embedding, graphs};
 use crate::error::{Error, Result};
 use crate::primitives::{BackendKind, DType};
 use crate::remedy::Remedy;
 
-/// What a model has beside its weights; none of them is large. The last say how an embedding is made of hidden states.
-const SMALL: [&str; 14] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    MODULES,
-    "config_sentence_transformers.json",
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
-];
-
-/// It names the folders of what follows an embedding model, such as `1_Pooling` and `2_Dense`.
-const MODULES: &str = "modules.json";
-
-/// What such a folder may have: how it is made, and the weights of a dense layer.
-const OF_MODULE: [&str; 2] = ["config.json", "model.safetensors"];
+/// What a model has beside its weights; none of them is large.
+const SMALL: [&str; 5] =
+    ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
 
 /// The files of a repository.
 #[derive(Clone, Copy)]
@@ -60,9 +38,7 @@ impl Listing<'_> {
         if !self.has("config.json") && !self.has(GENAI_CONFIG) {
             return Err(self.without_config());
         }
-        let modules = self.module_folders()?;
-        let of_modules = modules.iter().flat_map(|folder| OF_MODULE.map(|file| format!("{folder}/{file}")));
-        Ok(self.those(&SMALL).into_iter().chain(of_modules.filter(|name| self.has(name))).collect())
+        Ok([self.those(&SMALL), embedding::places(|name| self.has(name), self.read)?].concat())
     }
 
     /// What a model is as its weights were published: a GGUF file or a checkpoint, behind the small files.
@@ -160,16 +136,6 @@ impl Listing<'_> {
             return Err(Error::bad_field(file, GENAI_DECODER, not_held(&named)));
         }
         Ok(GraphFile { dtype: graphs::declared(&named).ok().flatten(), file: ModelFile::Path(named.into()) })
-    }
-
-    /// The folders that `modules.json` names. Whether the file is right says who reads it for use.
-    fn module_folders(&self) -> Result<Vec<String>> {
-        if !self.has(MODULES) {
-            return Ok(Vec::new());
-        }
-        let modules: Vec<Value> = serde_json::from_slice(&(self.read)(MODULES)?).unwrap_or_default();
-        let path = |module: &Value| module.get("path").and_then(Value::as_str).filter(|path| !path.is_empty()).map(str::to_owned);
-        Ok(modules.iter().filter_map(path).collect())
     }
 
     fn has(&self, name: &str) -> bool {

@@ -20,8 +20,10 @@ fn read(name: &str) -> Result<Vec<u8>> {
             br#"{"weight_map": {"a": "model-2.safetensors", "b": "model-1.safetensors", "c": "model-2.safetensors"}}"#.to_vec()
         }
         GENAI_CONFIG => br#"{"model": {"decoder": {"filename": "model.onnx"}}}"#.to_vec(),
-        MODULES => br#"[{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}, {"path": "3_Normalize"}, {"path": "../4"}, 5]"#
-            .to_vec(),
+        "modules.json" => {
+            br#"[{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}, {"path": "3_Normalize"}, {"path": "../4"}, 5]"#
+                .to_vec()
+        }
         other => panic!("{other} is read"),
     })
 }
@@ -81,7 +83,7 @@ fn small_files_are_those_of_the_modules_too() {
         "2_Dense/pytorch_model.bin",
         "9_Dense/config.json",
         "config.json",
-        MODULES,
+        "modules.json",
         "sentence_roberta_config.json",
     ];
     let expected = "config.json modules.json sentence_roberta_config.json 1_Pooling/config.json 2_Dense/config.json \
