@@ -4,7 +4,7 @@ use tandem_core::TokenId;
 use tandem_core::backend::TokenBatch;
 
 /// Tokens of a run: more are no faster on a processor, and take memory.
-const TOKENS_OF_RUN: usize = 2048;
+pub(crate) const TOKENS_OF_RUN: usize = 2048;
 
 /// One sequence of a batch.
 #[derive(Clone, Copy, Debug)]

@@ -53,7 +53,7 @@ fn options(case: &Value) -> EmbedOptions {
 }
 
 /// Compares tokens, what was cut, and vectors of every case.
-fn check(embedder: &Embedder, directory: &Path, what: &str) {
+pub(crate) fn check(embedder: &Embedder, directory: &Path, what: &str) {
     let expected: Value = serde_json::from_slice(&fs::read(directory.join("expected.json")).unwrap()).unwrap();
     let cases = expected["cases"].as_array().unwrap();
     // Where the tokenizer forgets the token that ends a text, it is appended: then cases without it are another model's.
