@@ -1,4 +1,4 @@
-//! Causal attention of one sequence over its KV cache, with grouped heads and an optional sliding window.
+//! Attention of one sequence over its KV cache, with grouped heads and an optional sliding window: causal, or both ways.
 //!
 //! Keys and values are read in place and never repeated for the query heads that share them, and no mask is materialised. A few queries
 //! (decoding) read each key and value once for all heads that share it, in parts of [`POSITIONS`] positions, each with a softmax of its
@@ -20,11 +20,14 @@ const POSITIONS: usize = 256;
 
 /// Which positions the queries may attend to.
 #[derive(Clone, Copy)]
-pub(crate) struct CausalMask {
+pub(crate) struct AttentionMask {
     /// The position of the first query.
     pub(crate) n_past: usize,
-    /// The sliding window: how many positions a query attends to, its own included; `None` for all.
+    /// The sliding window: how many positions a query attends to, its own included, and as many ahead where it attends to those; `None`
+    /// for all.
     pub(crate) window: Option<usize>,
+    /// The end of the sequence where queries attend to what follows them too; `None` for causal attention.
+    pub(crate) ahead: Option<usize>,
 }
 
 /// How scores are computed from queries and keys.
@@ -36,17 +39,29 @@ pub(crate) struct Scoring {
     pub(crate) softcap: Option<f32>,
 }
 
-impl CausalMask {
+impl AttentionMask {
     /// The positions that query number `row` attends to.
     pub(crate) fn visible(self, row: usize) -> Range<usize> {
-        let end = self.n_past + row + 1;
-        self.window.map_or(0, |window| end.saturating_sub(window))..end
+        let position = self.n_past + row;
+        let start = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        let end = match (self.ahead, self.window) {
+            (None, _) => position + 1,
+            (Some(end), None) => end,
+            (Some(end), Some(window)) => end.min(position.saturating_add(window)),
+        };
+        start..end
     }
 }
 
 /// `softmax(scale * q kᵀ) v`: `queries` are `[heads, n, head_dim]`, `keys` and `values` `[kv_heads, capacity, head_dim]`, of which
 /// the first `n_past + n` positions are used; the result is `[n, heads * head_dim]`.
-pub(crate) fn attention(queries: &Tensor, keys: &Tensor, values: &Tensor, mask: CausalMask, scoring: Scoring) -> Result<Tensor> {
+pub(crate) fn attention(
+    queries: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    mask: AttentionMask,
+    scoring: Scoring,
+) -> Result<Tensor> {
     let (n_heads, n, head_dim) = queries.dims3()?;
     let (kv_heads, capacity, _) = keys.dims3()?;
     if mask.n_past + n > capacity {
@@ -113,7 +128,7 @@ struct AttentionInputs<'a> {
     n: usize,
     capacity: usize,
     head_dim: usize,
-    mask: CausalMask,
+    mask: AttentionMask,
     scoring: Scoring,
 }
 
@@ -206,7 +221,7 @@ mod tests {
         (0..shared.head_dim).map(|i| of(i) / all).collect()
     }
 
-    fn check((n_heads, kv_heads, head_dim): (usize, usize, usize), n: usize, mask: CausalMask, softcap: Option<f32>) {
+    fn check((n_heads, kv_heads, head_dim): (usize, usize, usize), n: usize, mask: AttentionMask, softcap: Option<f32>) {
         let scoring = Scoring { scale: 1.0 / (head_dim as f32).sqrt(), softcap };
         let capacity = mask.n_past + n + 5;
         let sizes = [(n_heads, n), (kv_heads, capacity), (kv_heads, capacity)];
@@ -240,9 +255,11 @@ mod tests {
     fn attention_matches_f64() {
         for shape in [(14, 2, 16), (4, 4, 8), (20, 2, 24)] {
             for (n_past, n) in [(0, 1), (255, 1), (256, 1), (700, 1), (300, 3), (0, 9), (40, 70)] {
-                for window in [None, Some(7), Some(400)] {
-                    check(shape, n, CausalMask { n_past, window }, None);
-                    check(shape, n, CausalMask { n_past, window }, Some(1.5));
+                for (window, ahead) in [(None, None), (Some(7), None), (Some(400), None), (None, Some(n)), (Some(7), Some(n))] {
+                    // Those that see ahead have nothing before them.
+                    let n_past = if ahead.is_some() { 0 } else { n_past };
+                    check(shape, n, AttentionMask { n_past, window, ahead }, None);
+                    check(shape, n, AttentionMask { n_past, window, ahead }, Some(1.5));
                 }
             }
         }

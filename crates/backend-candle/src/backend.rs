@@ -17,6 +17,7 @@ use tandem_core::{
 use crate::decoder::Decode;
 use crate::device;
 use crate::device_decoder::DeviceDecoder;
+use crate::encoder::{EncoderModel, encoder};
 use crate::error::Doing;
 use crate::footprint::{WeightBytes, footprint};
 use crate::gguf;
@@ -42,6 +43,9 @@ impl CandleBackend {
 const CAPABILITIES: Capabilities =
     Capabilities::of(&[Capability::Generation, Capability::AllLogits, Capability::Rewind, Capability::HiddenStates]);
 
+/// Of encoders, and of decoders that see both ways or have no head.
+const ENCODES: Capabilities = Capabilities::of(&[Capability::HiddenStates]);
+
 impl Backend for CandleBackend {
     fn kind(&self) -> BackendKind {
         BackendKind::Candle
@@ -62,7 +66,12 @@ impl Backend for CandleBackend {
     fn dtypes(&self, files: &ModelFiles) -> Vec<DType> {
         // The blocks of a GGUF file are in the dtype that somebody chose.
         let is_checkpoint = files.gguf().is_none() && !files.weights.is_empty();
-        if is_checkpoint { vec![DType::F32, DType::Int8, DType::Int4] } else { Vec::new() }
+        let is_encoder = || files.model_config().is_ok_and(|config| config.encoder.is_some());
+        match is_checkpoint {
+            true if is_encoder() => vec![DType::F32, DType::Int8],
+            true => vec![DType::F32, DType::Int8, DType::Int4],
+            false => Vec::new(),
+        }
     }
 
     fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
@@ -70,6 +79,9 @@ impl Backend for CandleBackend {
         let device = device::open(options.device)?;
         let (mut dtype, bits) = dtype(options)?;
         refuse_unreadable(files, &config, options)?;
+        if config.encoder.is_some() {
+            refuse_for_encoders(files, options)?;
+        }
         refuse_quantised_file(files, options.device)?;
         let stored = match files.gguf() {
             Some(gguf) => {
@@ -130,6 +142,21 @@ impl OpenedModel for CandleOpened {
         let threads = device::threads(options.threads)?;
         let before = (options.huge_pages && device.is_cpu()).then(MappingSnapshot::now);
         let mut info = info(&files, &config, &options, dtype, threads.current_num_threads())?;
+        if let StoredWeights::Checkpoint(checkpoint) = &stored
+            && !weights::generates(&config, |name| checkpoint.contains(name))
+        {
+            info.capabilities = ENCODES;
+            info.kv_bytes_per_token = 0;
+        }
+        if let (Some(_), StoredWeights::Checkpoint(checkpoint)) = (&config.encoder, &stored) {
+            let arena = Arena::default();
+            let reader = CheckpointSource { checkpoint, file: &files.name, bits, numerics: options.numerics, arena: &arena };
+            let encoder = threads.install(|| encoder(&reader, &config, dtype))?;
+            if let Some(before) = before {
+                before.collapse();
+            }
+            return Ok(Arc::new(EncoderModel::new(encoder, threads, info)));
+        }
         let LoadedDecoder { decoder, dtype, weight_types } = threads.install(|| match &stored {
             StoredWeights::Gguf(gguf) => gguf::load(gguf, &config, &options),
             StoredWeights::Checkpoint(checkpoint) => {
@@ -149,7 +176,7 @@ impl OpenedModel for CandleOpened {
                 Box::new(DeviceDecoder::new(decoder, candle_dtype(dtype), other).doing("to move the weights to the device")?)
             }
         };
-        Ok(Arc::new(CandleModel { loaded: Arc::new(Loaded { decoder, threads, info }) }))
+        Ok(Arc::new(CandleModel { loaded: Arc::new(Loaded { decoder, threads, info, is_causal: config.is_causal }) }))
     }
 }
 
@@ -174,6 +201,7 @@ pub(crate) fn info(
     info.vocab_size = config.vocab_size;
     info.max_context = config.max_context;
     info.threads = threads;
+    info.n_token_types = config.encoder.as_ref().map_or(0, |encoder| encoder.n_token_types);
     info.kv_bytes_per_token = config.kv_bytes_per_token(candle_dtype(dtype).size_in_bytes());
     info.capabilities = CAPABILITIES;
     info.weight_files = files.weights.iter().map(ModelFile::weight_file).collect::<Result<_>>()?;
@@ -229,6 +257,25 @@ fn refuse_quantised_file(files: &ModelFiles, device: Device) -> Result<()> {
         reason: "the kernels for the block formats of GGUF run on the processor only".into(),
         hint: Some(["use the checkpoint (safetensors) that it was converted from".into(), Remedy::UseDevice(Device::Cpu)].into()),
     })
+}
+
+/// Refuses what encoders do not run in.
+fn refuse_for_encoders(files: &ModelFiles, options: &LoadOptions) -> Result<()> {
+    if options.device != Device::Cpu {
+        return Err(Error::Unsupported {
+            what: format!("the encoder `{}` on device `{}`", files.name, options.device),
+            reason: "candle runs encoders with kernels of the processor".into(),
+            hint: Some([Remedy::UseDevice(Device::Cpu), Remedy::UseBackend(BackendKind::Onnx)].into()),
+        });
+    }
+    if options.dtype == Some(DType::Int4) {
+        return Err(Error::Unsupported {
+            what: format!("dtype `{}` for the encoder `{}`", DType::Int4, files.name),
+            reason: "4 bits change the vectors of models of that size: their cosine to those of f32 is 0.87 to 0.96".into(),
+            hint: Some(Remedy::UseDType(vec![DType::F32, DType::Int8]).into()),
+        });
+    }
+    Ok(())
 }
 
 /// Refuses graphs, which are for the other engine, and checkpoints that were quantised by other tools.

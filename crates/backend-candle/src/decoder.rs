@@ -9,10 +9,10 @@ use candle_core::{DType, Device, Result, Tensor};
 use tandem_core::backend::Stage;
 use tandem_core::{CancelToken, TokenId};
 
-use crate::attention::{CausalMask, Scoring, attention};
+use crate::attention::{AttentionMask, Scoring, attention};
 use crate::cache::KvLayout;
 use crate::elementwise::{GateActivation, add, rms_norm, softcapped};
-use crate::linear::{Linear, Matrix, ScratchPool};
+use crate::linear::{Kernels, Linear, Matrix, ScratchPool};
 use crate::rotary::{Heads, Norms, Rotary};
 use crate::values::tensor;
 
@@ -31,7 +31,7 @@ pub(crate) trait Decode: Send + Sync {
     ) -> Result<Option<Tensor>>;
 
     /// As [`attention`](crate::attention::attention).
-    fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, mask: CausalMask) -> Result<Tensor>;
+    fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, mask: AttentionMask) -> Result<Tensor>;
 
     /// The last norm of `states`, `[n, hidden_size]`: f32 on the processor.
     fn normed(&self, states: &Tensor) -> Result<Tensor>;
@@ -49,6 +49,11 @@ pub(crate) trait Decode: Send + Sync {
 pub(crate) trait ForwardHooks {
     /// Computes the attention of one span, `[n, heads * head_dim]`. Implementations decide where keys and values are stored.
     fn attend(&mut self, heads: QkvHeads) -> Result<Tensor>;
+
+    /// How products are computed.
+    fn kernels(&self) -> Kernels {
+        Kernels::Fastest
+    }
 
     /// Whether [`on_activation`](Self::on_activation) uses its values; if not, they need not be copied for it.
     fn is_observed(&self) -> bool {
@@ -200,7 +205,7 @@ impl Decode for Decoder {
         Ok(if cancel.is_cancelled() { None } else { Some(x) })
     }
 
-    fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, mask: CausalMask) -> Result<Tensor> {
+    fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, mask: AttentionMask) -> Result<Tensor> {
         attention(queries, keys, values, mask, self.scoring)
     }
 
@@ -209,7 +214,7 @@ impl Decode for Decoder {
     }
 
     fn logits(&self, states: &Tensor) -> Result<Tensor> {
-        let logits = self.head.as_ref().unwrap_or(&self.embedding).product(&self.normed(states)?, None)?;
+        let logits = self.head.as_ref().unwrap_or(&self.embedding).product(&self.normed(states)?, None, Kernels::Fastest)?;
         match self.logits_softcap {
             Some(cap) => softcapped(&logits, cap),
             None => Ok(logits),
@@ -237,7 +242,7 @@ impl Decoder {
         positions: &[usize],
         hooks: &mut dyn ForwardHooks,
     ) -> Result<Tensor> {
-        let projected = layer.qkv.forward(normed)?;
+        let projected = layer.qkv.forward(normed, hooks.kernels())?;
         hooks.on_activation(Some(index), Activation::Qkv, &projected)?;
         let n_positions = positions.iter().max().map_or(0, |last| last + 1);
         let table = self.rotary_of(layer).table(n_positions);
@@ -262,7 +267,7 @@ impl Decoder {
             _ => Tensor::cat(&parts, 0)?,
         };
         hooks.on_activation(Some(index), Activation::Stage(Stage::AttentionContext), &context)?;
-        let output = layer.attention_out.forward(&context)?;
+        let output = layer.attention_out.forward(&context, hooks.kernels())?;
         hooks.on_activation(Some(index), Activation::Stage(Stage::AttentionOutput), &output)?;
         self.optional_norm(output, layer.post_attention_norm.as_deref())
     }
@@ -280,11 +285,12 @@ impl Decoder {
     fn mlp_block(&self, index: usize, layer: &Layer, x: &Tensor, hooks: &mut dyn ForwardHooks) -> Result<Tensor> {
         let normed = rms_norm(x, &layer.mlp_norm, self.rms_norm_eps)?;
         hooks.on_activation(Some(index), Activation::Stage(Stage::MlpNorm), &normed)?;
+        let kernels = hooks.kernels();
         let mut observe = |activation, values: &[f32], width| match hooks.is_observed() {
             true => hooks.on_activation(Some(index), activation, &tensor(values.to_vec(), (values.len() / width, width))?),
             false => Ok(()),
         };
-        let output = self.scratch.mlp(&layer.gate_up, self.activation, &layer.down, &normed, &mut observe)?;
+        let output = self.scratch.mlp(&layer.gate_up, self.activation, &layer.down, &normed, kernels, &mut observe)?;
         hooks.on_activation(Some(index), Activation::Stage(Stage::Down), &output)?;
         self.optional_norm(output, layer.post_mlp_norm.as_deref())
     }

@@ -9,7 +9,7 @@ use candle_nn::ops::{rms_norm, softmax_last_dim};
 use candle_nn::rotary_emb::rope;
 use tandem_core::{CancelToken, TokenId};
 
-use crate::attention::{CausalMask, Scoring};
+use crate::attention::{AttentionMask, Scoring};
 use crate::cache::KvLayout;
 use crate::decoder::{Decode, Decoder, ForwardHooks, Layer, QkvHeads, Span, last_queries, select_outputs};
 use crate::elementwise::GateActivation;
@@ -214,10 +214,10 @@ impl Decode for DeviceDecoder {
     }
 
     /// Heads that share keys are rows of one product, so that keys and values are not repeated.
-    fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, mask: CausalMask) -> Result<Tensor> {
+    fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, mask: AttentionMask) -> Result<Tensor> {
         let (n_heads, n, head_dim) = queries.dims3()?;
         let kv_heads = keys.dim(0)?;
-        let (start, end) = (mask.visible(0).start, mask.n_past + n);
+        let (start, end) = (mask.visible(0).start, mask.visible(n - 1).end);
         let visible = |cache: &Tensor| cache.narrow(1, start, end - start);
         let queries = (queries.reshape((kv_heads, n_heads / kv_heads * n, head_dim))? * f64::from(self.scoring.scale))?;
         let scores = queries.matmul(&visible(keys)?.transpose(1, 2)?)?.to_dtype(DType::F32)?;
@@ -245,17 +245,16 @@ impl Decode for DeviceDecoder {
 }
 
 impl DeviceDecoder {
-    /// 0 where a query attends to a position from `start` on and negative infinity elsewhere: `[n, n_past + n - start]`.
-    fn mask_tensor(&self, start: usize, n: usize, mask: CausalMask) -> Result<Tensor> {
-        let positions = |from: usize, to: usize| Tensor::arange(from as i64, to as i64, &self.device);
-        let queries = positions(mask.n_past, mask.n_past + n)?.unsqueeze(1)?;
-        let keys = positions(start, mask.n_past + n)?.unsqueeze(0)?;
-        let mut visible = keys.broadcast_le(&queries)?;
-        if let Some(window) = mask.window {
-            let first = positions(mask.n_past + 1, mask.n_past + n + 1)?.unsqueeze(1)?;
-            let after = (keys + window as f64)?.broadcast_ge(&first)?;
-            visible = (visible * after)?;
-        }
+    /// 0 where a query attends to a position from `start` on and negative infinity elsewhere: `[n, positions]`.
+    fn mask_tensor(&self, start: usize, n: usize, mask: AttentionMask) -> Result<Tensor> {
+        let bounds = |bound: fn(std::ops::Range<usize>) -> usize| {
+            let bounds: Vec<i64> = (0..n).map(|row| bound(mask.visible(row)) as i64).collect();
+            Tensor::from_vec(bounds, (n, 1), &self.device)
+        };
+        let keys = Tensor::arange(start as i64, mask.visible(n - 1).end as i64, &self.device)?.unsqueeze(0)?;
+        let (after, before) =
+            (keys.broadcast_ge(&bounds(|visible| visible.start)?)?, keys.broadcast_lt(&bounds(|visible| visible.end)?)?);
+        let visible = (after * before)?;
         let zeros = Tensor::zeros(visible.shape(), DType::F32, &self.device)?;
         let hidden = Tensor::full(f32::NEG_INFINITY, visible.shape(), &self.device)?;
         visible.where_cond(&zeros, &hidden)

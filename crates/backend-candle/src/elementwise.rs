@@ -1,8 +1,11 @@
 //! Norms, activation functions and softmax, vectorised and without intermediate tensors; candle computes them value by value.
 
+mod activations;
+
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
+pub(crate) use self::activations::{activate, product_of_halves};
 use crate::kernel::{MAX_ROWS, TILE, vectorized};
 use crate::values::{Values, tensor, zeros};
 

@@ -32,9 +32,9 @@ pub(crate) const TILE: usize = 32;
 pub(crate) struct PackedTile {
     bits: Bits,
     /// Four weights of a row in each word, as unsigned numbers: `[columns / 4, TILE]`.
-    words: Vec<[u32; TILE]>,
+    pub(crate) words: Vec<[u32; TILE]>,
     /// `[columns / BLOCK, TILE]`
-    scales: Vec<[f32; TILE]>,
+    pub(crate) scales: Vec<[f32; TILE]>,
 }
 
 impl PackedTile {

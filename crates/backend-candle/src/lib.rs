@@ -5,6 +5,7 @@
 //! - `weights` builds a decoder from a checkpoint, `gguf` from a GGUF file; `quantize` quantises weights to int8 and int4.
 //! - `decoder` is the forward pass, on candle's tensors. Its parts are `linear` (with `product` for many rows), `rotary`, `attention` and
 //!   `elementwise`; `kernel` has the inner loops for each instruction set.
+//! - `encoder` is the forward pass of BERT and its descendants, in a layout of its own.
 //! - `session` and `cache` hold the KV cache of a sequence, `model` what sessions share, and `probe` records activations.
 //! - `footprint` states how much memory a model takes.
 //! - `device_decoder` is the decoder in candle's own operations, for CUDA.
@@ -17,6 +18,7 @@ mod decoder;
 mod device;
 mod device_decoder;
 mod elementwise;
+mod encoder;
 mod error;
 mod float;
 mod footprint;

@@ -32,6 +32,15 @@ const MIN_TASK_WEIGHTS: usize = 1 << 15;
 /// Bytes of weights of a task: few enough that threads do not wait long for the last one, some ten microseconds.
 const TASK_BYTES: usize = 512 << 10;
 
+/// How the kernels of products are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kernels {
+    /// By the number of rows of inputs, the fastest for that. Results differ in the last bits.
+    Fastest,
+    /// The same for any number of rows: a row gives the same bits, whatever it shares a product with.
+    ByShape,
+}
+
 /// A projection: `x Wᵀ + b`.
 pub(crate) struct Linear {
     /// `[outputs, inputs]`
@@ -42,8 +51,8 @@ pub(crate) struct Linear {
 
 impl Linear {
     /// Applies it to `x`, `[rows, inputs]`: `[rows, outputs]`.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.weights.product(x, self.bias.as_deref())
+    pub(crate) fn forward(&self, x: &Tensor, kernels: Kernels) -> Result<Tensor> {
+        self.weights.product(x, self.bias.as_deref(), kernels)
     }
 }
 
@@ -72,6 +81,7 @@ impl ScratchPool {
         activation: GateActivation,
         down: &Linear,
         x: &Tensor,
+        kernels: Kernels,
         observe: &mut OnActivation<'_>,
     ) -> Result<Tensor> {
         let (n, columns) = x.dims2()?;
@@ -83,13 +93,13 @@ impl ScratchPool {
         // Concurrent sessions take one each.
         let mut own = pool().pop().unwrap_or_default();
         let both = scratch_slice(&mut own.gate_up, 2 * n * width);
-        gate_up.weights.write_product(&Values::of(x)?, gate_up.bias.as_deref(), &mut own.packed, both)?;
+        gate_up.weights.write_product(&Values::of(x)?, gate_up.bias.as_deref(), kernels, &mut own.packed, both)?;
         observe(Activation::GateUp, both, 2 * width)?;
         let gated = scratch_slice(&mut own.gated, n * width);
         elementwise::gated(activation, both, width, gated);
         observe(Activation::Stage(Stage::Activation), gated, width)?;
         let mut out = zeros(n * down.weights.rows);
-        down.weights.write_product(gated, down.bias.as_deref(), &mut own.packed, &mut out)?;
+        down.weights.write_product(gated, down.bias.as_deref(), kernels, &mut own.packed, &mut out)?;
         pool().push(own);
         tensor(out, (n, down.weights.rows))
     }
@@ -229,24 +239,32 @@ impl Matrix {
     }
 
     /// `x Wᵀ + bias` of `x`, `[n, columns]`: `[n, rows]`.
-    pub(crate) fn product(&self, x: &Tensor, bias: Option<&[f32]>) -> Result<Tensor> {
+    pub(crate) fn product(&self, x: &Tensor, bias: Option<&[f32]>, kernels: Kernels) -> Result<Tensor> {
         let (n, columns) = x.dims2()?;
         if columns != self.columns {
             candle_core::bail!("{columns} inputs do not match rows of {} weights", self.columns);
         }
         let mut out = zeros(n * self.rows);
-        self.write_product(&Values::of(x)?, bias, &mut Vec::new(), &mut out)?;
+        self.write_product(&Values::of(x)?, bias, kernels, &mut Vec::new(), &mut out)?;
         tensor(out, (n, self.rows))
     }
 
     /// As [`product`](Self::product), of whole rows `x` into `out`; `packed` is scratch memory that grows if necessary.
-    fn write_product(&self, x: &[f32], bias: Option<&[f32]>, packed: &mut Vec<f32>, out: &mut [f32]) -> Result<()> {
+    fn write_product(
+        &self,
+        x: &[f32],
+        bias: Option<&[f32]>,
+        kernels: Kernels,
+        packed: &mut Vec<f32>,
+        out: &mut [f32],
+    ) -> Result<()> {
         let (columns, n) = (self.columns, x.len() / self.columns);
+        let (few_rows, few_quantized) = if kernels == Kernels::Fastest { (FEW_ROWS, MAX_ROWS) } else { (0, 0) };
         match self.stored.weights() {
             Weights::Blocks(blocks) if self.numerics == Numerics::Fast && self.isa.quantizes_activations() => {
-                self.write_integer_product(blocks, x, out);
+                self.write_integer_product(blocks, x, few_quantized, out);
             }
-            weights if n <= FEW_ROWS => {
+            weights if n <= few_rows => {
                 for (x, out) in x.chunks(MAX_ROWS * columns).zip(out.chunks_mut(MAX_ROWS * self.rows)) {
                     self.product_of_few(weights, x.len() / columns, out, |rows, out| {
                         let own = rows.start * columns..rows.end * columns;
@@ -263,7 +281,7 @@ impl Matrix {
         }
         if let Some(offsets) = &self.offsets {
             let sums = x.as_chunks::<BLOCK>().0.iter().map(|block| block.iter().sum()).collect();
-            let products = offsets.product(&tensor(sums, (n, columns / BLOCK))?, None)?;
+            let products = offsets.product(&tensor(sums, (n, columns / BLOCK))?, None, kernels)?;
             out.iter_mut().zip(&*Values::of(&products)?).for_each(|(out, product)| *out += product);
         }
         if let Some(bias) = bias {
@@ -274,11 +292,11 @@ impl Matrix {
         Ok(())
     }
 
-    /// As [`write_product`](Self::write_product), with quantised activations.
-    fn write_integer_product(&self, weights: Blocks<'_>, x: &[f32], out: &mut [f32]) {
+    /// As [`write_product`](Self::write_product), with quantised activations; `few` is up to how many rows count as few.
+    fn write_integer_product(&self, weights: Blocks<'_>, x: &[f32], few: usize, out: &mut [f32]) {
         let inputs = QuantizedActivations::new(x, self.columns);
         let n = x.len() / self.columns;
-        if n > MAX_ROWS {
+        if n > few {
             return integer_product(self.isa, weights, &inputs, out);
         }
         let inputs = inputs.pairs(weights.bits.offset());

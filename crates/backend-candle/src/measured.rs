@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use half::bf16;
 
-use crate::attention::{CausalMask, Scoring};
+use crate::attention::{AttentionMask, Scoring};
 use crate::kernel::Isa;
 use crate::product;
 use crate::quantize::{BLOCK, Bits, Blocks};
@@ -104,5 +104,5 @@ impl Quantized {
 /// Tensors that are not on the processor or not contiguous.
 pub fn attention(queries: &Tensor, keys: &Tensor, values: &Tensor, n_past: usize) -> Result<Tensor> {
     let scoring = Scoring { scale: 1.0 / (queries.dim(2)? as f32).sqrt(), softcap: None };
-    crate::attention::attention(queries, keys, values, CausalMask { n_past, window: None }, scoring)
+    crate::attention::attention(queries, keys, values, AttentionMask { n_past, window: None, ahead: None }, scoring)
 }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use rayon::ThreadPool;
-use tandem_core::backend::{HiddenStates, Probe, ProbePoint, Prober, TokenBatch};
+use tandem_core::backend::{Capability, HiddenStates, Probe, ProbePoint, Prober, TokenBatch};
 use tandem_core::{CancelToken, Error, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
-use crate::attention::CausalMask;
-use crate::decoder::{Decode, QkvHeads, Span};
+use crate::attention::AttentionMask;
+use crate::decoder::{Decode, ForwardHooks, QkvHeads, Span};
 use crate::error::Doing;
+use crate::linear::Kernels;
 use crate::probe::probe;
 use crate::session::{CandleSession, MAX_PASS};
 use crate::values::Values;
@@ -24,6 +25,8 @@ pub(crate) struct Loaded {
     pub(crate) decoder: Box<dyn Decode>,
     pub(crate) threads: Arc<ThreadPool>,
     pub(crate) info: ModelInfo,
+    /// Tokens see those before them only.
+    pub(crate) is_causal: bool,
 }
 
 impl Loaded {
@@ -38,10 +41,7 @@ impl Loaded {
             let start = spans.last().map_or(0, |span| span.rows.end);
             spans.push(Span { rows: start..start + sequence.len(), first_position: 0, n_outputs: sequence.len() });
         }
-        let states = self.decoder.forward(&tokens, &spans, cancel, &mut |heads: QkvHeads| {
-            let mask = CausalMask { n_past: heads.first_query, window: heads.window };
-            self.decoder.attention(&heads.queries, &heads.keys, &heads.values, mask)
-        });
+        let states = self.decoder.forward(&tokens, &spans, cancel, &mut EncodeHooks { loaded: self });
         let states = states.doing(DOING)?.ok_or(Error::Cancelled)?;
         self.push_normed(&states, out)
     }
@@ -58,6 +58,23 @@ impl Loaded {
         let options = SessionOptions::new().with_context_length(sequence.len()).with_cancel(cancel.clone());
         let mut session = CandleSession::new(Arc::clone(self), &options)?;
         session.forward_chunked(sequence, sequence.len(), &mut |states| self.push_normed(states, out))
+    }
+}
+
+/// Attention without a cache, and products that give a text the same bits in every batch.
+struct EncodeHooks<'l> {
+    loaded: &'l Loaded,
+}
+
+impl ForwardHooks for EncodeHooks<'_> {
+    fn attend(&mut self, heads: QkvHeads) -> candle_core::Result<Tensor> {
+        let ahead = if self.loaded.is_causal { None } else { Some(heads.keys.dim(1)?) };
+        let mask = AttentionMask { n_past: heads.first_query, window: heads.window, ahead };
+        self.loaded.decoder.attention(&heads.queries, &heads.keys, &heads.values, mask)
+    }
+
+    fn kernels(&self) -> Kernels {
+        Kernels::ByShape
     }
 }
 
@@ -80,7 +97,8 @@ impl Model for CandleModel {
                 if n > 0 && n + sequence.len() > MAX_PASS {
                     self.loaded.encode(&std::mem::take(&mut together), cancel, &mut values)?;
                 }
-                if sequence.len() > MAX_PASS {
+                // A sequence whose tokens see those behind them cannot be divided.
+                if sequence.len() > MAX_PASS && self.loaded.is_causal {
                     self.loaded.encode_long(sequence, cancel, &mut values)?;
                 } else {
                     together.push(sequence);
@@ -92,13 +110,14 @@ impl Model for CandleModel {
     }
 
     fn prober(&self) -> Option<&dyn Prober> {
-        self.loaded.decoder.probed().map(|_| self as &dyn Prober)
+        let generates = self.loaded.info.capabilities.has(Capability::Generation);
+        self.loaded.decoder.probed().filter(|_| generates).map(|_| self as &dyn Prober)
     }
 }
 
 impl Prober for CandleModel {
     fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
-        let Loaded { decoder, threads, info } = &*self.loaded;
+        let Loaded { decoder, threads, info, .. } = &*self.loaded;
         let decoder = decoder.probed().ok_or_else(|| info.unsupported("probing"))?;
         Ok(threads.install(|| probe(decoder, tokens, points)).doing("to run the model")?)
     }

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 use tandem_core::backend::{Probe, ProbePoint, Stage};
 use tandem_core::{CancelToken, TokenId};
 
-use crate::attention::CausalMask;
+use crate::attention::AttentionMask;
 use crate::decoder::{Activation, Decode, Decoder, ForwardHooks, QkvHeads, Span};
 use crate::elementwise::norm_in_place;
 use crate::values::Values;
@@ -83,7 +83,7 @@ impl ForwardHooks for RecordingHooks<'_> {
                 self.record(at(stage), &value.transpose(0, 1)?.contiguous()?.flatten_from(1)?)?;
             }
         }
-        let mask = CausalMask { n_past: 0, window: heads.window };
+        let mask = AttentionMask { n_past: 0, window: heads.window, ahead: None };
         self.decoder.attention(&heads.queries, &heads.keys, &heads.values, mask)
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, SessionOptions, TokenId};
 
-use crate::attention::CausalMask;
+use crate::attention::AttentionMask;
 use crate::cache::KvCache;
 use crate::decoder::{QkvHeads, Span};
 use crate::error::Doing;
@@ -63,7 +63,7 @@ impl CandleSession {
         let span = Span { rows: 0..tokens.len(), first_position: held, n_outputs };
         let states = self.model.decoder.forward(tokens, &[span], &self.cancel, &mut |heads: QkvHeads| {
             let layer = self.cache.write(heads.layer, held, &heads.keys, &heads.values)?;
-            let mask = CausalMask { n_past: heads.first_query, window: heads.window };
+            let mask = AttentionMask { n_past: heads.first_query, window: heads.window, ahead: None };
             self.model.decoder.attention(&heads.queries, &layer.keys, &layer.values, mask)
         });
         states.doing(DOING)?.ok_or(Error::Cancelled)

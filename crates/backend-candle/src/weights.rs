@@ -63,9 +63,9 @@ pub(crate) fn decoder(source: &dyn WeightSource, config: &ModelConfig) -> Result
         embedding_scale: gemma.map(|_| (hidden as f32).sqrt()),
         layers,
         norm: reader.norm(&format!("{prefix}norm"), hidden)?,
-        head: match config.tie_word_embeddings {
-            true => None,
-            false => Some(source.matrix(&[("lm_head.weight".into(), vocab)], hidden)?),
+        head: match has_own_head(source, config) {
+            true => Some(source.matrix(&[(HEAD.into(), vocab)], hidden)?),
+            false => None,
         },
         logits_softcap: gemma.and_then(|gemma| gemma.logits_softcap).map(|cap| cap as f32),
         rms_norm_eps: config.norm_eps as f32,
@@ -79,6 +79,21 @@ pub(crate) fn decoder(source: &dyn WeightSource, config: &ModelConfig) -> Result
         heads: Heads { queries: config.n_heads, keys: config.n_kv_heads, head_dim },
         scratch: ScratchPool::default(),
     })
+}
+
+/// The head, where it is not the embedding.
+pub(crate) const HEAD: &str = "lm_head.weight";
+
+/// Whether there is to be a head beside the embedding.
+fn has_own_head(source: &dyn WeightSource, config: &ModelConfig) -> bool {
+    !config.tie_word_embeddings && generates(config, |name| source.contains(name))
+}
+
+/// Whether the model of a checkpoint that has what `contains` says generates text. Embedding models do not: they see both ways, or
+/// are published as the bare decoder, whose names lack the prefix.
+pub(crate) fn generates(config: &ModelConfig, contains: impl Fn(&str) -> bool) -> bool {
+    let has_head = || config.tie_word_embeddings || contains(HEAD) || contains("model.embed_tokens.weight");
+    config.is_causal && has_head()
 }
 
 /// Reads the weights that `config` describes from `source`.
@@ -226,7 +241,7 @@ impl CheckpointSource<'_> {
     }
 
     /// The values of the tensors of shapes `[rows, inner...]`, concatenated.
-    fn values(&self, parts: &[(String, usize)], inner: &[usize]) -> Result<Vec<f32>> {
+    pub(crate) fn values(&self, parts: &[(String, usize)], inner: &[usize]) -> Result<Vec<f32>> {
         let stored = self.checked_all(parts, inner)?;
         let mut values = vec![0.0; number(&stored)];
         self.read(&stored, &mut values, widen);

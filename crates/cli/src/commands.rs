@@ -5,10 +5,12 @@ mod chat;
 mod completions;
 mod devices;
 mod doctor;
+mod embed;
 mod export;
 mod list;
 mod parity;
 mod pull;
+mod rerank;
 mod rm;
 mod run;
 mod score;
@@ -26,6 +28,8 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<ExitCode> {
     match command {
         Command::Run(args) => run::run(args, output),
         Command::Chat(args) => chat::chat(args, output),
+        Command::Embed(args) => embed::embed(args, output),
+        Command::Rerank(args) => rerank::rerank(args, output),
         Command::Bench(args) => bench::bench(args, output),
         Command::Score(args) => score::score(args, output),
         Command::Show(args) => show::show(args, output),

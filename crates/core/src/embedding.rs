@@ -7,6 +7,7 @@
 mod config;
 mod dense;
 mod embedder;
+mod fingerprint;
 mod modules;
 mod pooling;
 mod prompts;
@@ -14,8 +15,11 @@ mod tokens;
 mod vectors;
 
 pub use self::config::EmbeddingConfig;
+pub(crate) use self::config::max_tokens;
+pub(crate) use self::dense::floats;
 pub use self::dense::{Dense, DenseActivation};
 pub use self::embedder::{EmbedOptions, Embedder, Embeddings};
+pub use self::fingerprint::{Arithmetic, Fingerprint, PROBES, Space};
 pub use self::pooling::{Pool, Pooling};
 pub use self::prompts::{Prompt, Prompts, Role};
 pub use self::tokens::{TokenizedText, Truncate};

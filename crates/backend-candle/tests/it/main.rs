@@ -3,6 +3,7 @@
 
 mod cancel;
 mod conformance;
+mod embedders;
 mod gemma_phi;
 mod gguf;
 mod isa;

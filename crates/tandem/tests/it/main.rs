@@ -4,6 +4,7 @@
 mod admission;
 mod chat;
 mod dtypes;
+mod embeddings;
 mod errors;
 #[cfg(target_os = "linux")]
 mod reads;

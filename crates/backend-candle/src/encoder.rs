@@ -1,0 +1,256 @@
+//! Encoders: BERT and its descendants. Texts are concatenated without padding, linear layers run over all of their tokens, and attention
+//! over those of each text.
+//!
+//! A token is a column of its block (`columns`), and nothing that is computed for one depends on the others but through the attention of
+//! its own text: what a text gets does not depend on its batch, to the bit.
+
+mod attention;
+mod columns;
+mod model;
+mod packed;
+mod relative;
+mod weights;
+
+use candle_core::Result;
+use rayon::prelude::*;
+use tandem_core::config::Activation;
+use tandem_core::{CancelToken, TokenId};
+
+use self::attention::{Attention, Sequence};
+use self::columns::{Columns, LayerNorm};
+pub(crate) use self::model::EncoderModel;
+use self::packed::{PackedLinear, Then};
+use self::relative::RelativeBias;
+pub(crate) use self::weights::encoder;
+use crate::elementwise::product_of_halves;
+use crate::kernel::{Isa, TILE};
+use crate::linear::Matrix;
+use crate::rotary::Rotary;
+use crate::values::Values;
+
+/// An encoder with its weights.
+pub(crate) struct Encoder {
+    isa: Isa,
+    embedding: Embedding,
+    layers: Vec<Layer>,
+    /// The norm of the last layer's output, where norms come first.
+    final_norm: Option<LayerNorm>,
+    activation: Activation,
+    /// The feed-forward block is `down(activation(a) * b)`, of the halves `a` and `b` of `up`.
+    is_gated: bool,
+    /// Norms stand before a block, and not behind the sum with its residual.
+    norm_first: bool,
+    relative: Option<RelativeBias>,
+    /// Rotary positions of layers that see all, and of those with a window.
+    rotary: Option<[Rotary; 2]>,
+    n_heads: usize,
+    head_dim: usize,
+    hidden_size: usize,
+}
+
+/// What a token's id, position and type become.
+struct Embedding {
+    /// `[vocab_size, hidden_size]`
+    words: Matrix,
+    /// `[first_position + max_tokens, hidden_size]`
+    positions: Option<Vec<f32>>,
+    /// The row of the first token's position.
+    first_position: usize,
+    /// `[n_token_types, hidden_size]`
+    types: Option<Vec<f32>>,
+    norm: LayerNorm,
+}
+
+/// One layer.
+struct Layer {
+    /// Query, key and value in one: `[3 * hidden_size, hidden_size]`.
+    qkv: PackedLinear,
+    attention_out: PackedLinear,
+    attention_norm: Option<LayerNorm>,
+    up: PackedLinear,
+    down: PackedLinear,
+    mlp_norm: LayerNorm,
+    /// Tokens see those that are less than so many positions away; `None` for all.
+    window: Option<usize>,
+}
+
+/// Texts that are computed together.
+pub(crate) struct Texts<'b> {
+    /// Their tokens, one text after the other.
+    pub(crate) ids: &'b [TokenId],
+    /// The type of each token; `None` stands for type 0.
+    pub(crate) types: Option<&'b [u32]>,
+    /// Tokens of each text.
+    pub(crate) lengths: &'b [usize],
+}
+
+/// Memory of a pass, reused by later ones.
+#[derive(Default)]
+pub(crate) struct Buffers {
+    states: Columns,
+    normed: Columns,
+    qkv: Columns,
+    context: Columns,
+    inner: Columns,
+    gated: Columns,
+}
+
+/// The cosines and sines of a block of tokens: `[head_dim / 2, TILE]` each.
+type Rotation = Vec<(Vec<f32>, Vec<f32>)>;
+
+impl Encoder {
+    /// Writes the states of the tokens of `texts` after the last norm to `out`, `[tokens, hidden_size]`; `None` once `cancel` is set.
+    pub(crate) fn forward(
+        &self,
+        texts: &Texts<'_>,
+        cancel: &CancelToken,
+        buffers: &mut Buffers,
+        out: &mut [f32],
+    ) -> Result<Option<()>> {
+        let sequences = sequences(texts.lengths);
+        self.embed(texts, &sequences, &mut buffers.states)?;
+        let rotations = self.rotations(&sequences, texts.ids.len());
+        for layer in &self.layers {
+            if cancel.is_cancelled() {
+                return Ok(None);
+            }
+            let rotation = rotations.as_ref().map(|[all, window]| if layer.window.is_some() { window } else { all });
+            self.attention_block(layer, &sequences, rotation, buffers);
+            self.mlp_block(layer, buffers);
+        }
+        if let Some(norm) = &self.final_norm {
+            norm.apply(&mut buffers.states);
+        }
+        buffers.states.write_rows(self.isa, out);
+        Ok(if cancel.is_cancelled() { None } else { Some(()) })
+    }
+
+    fn embed(&self, texts: &Texts<'_>, sequences: &[Sequence], states: &mut Columns) -> Result<()> {
+        let Embedding { words, positions, first_position, types, norm } = &self.embedding;
+        let width = self.hidden_size;
+        let selected = words.select(texts.ids)?;
+        let mut rows = Values::of(&selected)?.to_vec();
+        let mut add = |token: usize, table: &[f32], row: usize| {
+            let own = rows[token * width..][..width].iter_mut();
+            own.zip(&table[row * width..][..width]).for_each(|(value, added)| *value += added);
+        };
+        for sequence in sequences {
+            for i in 0..sequence.n_tokens {
+                let token = sequence.start + i;
+                if let Some(table) = types {
+                    add(token, table, texts.types.map_or(0, |types| types[token] as usize));
+                }
+                if let Some(table) = positions {
+                    add(token, table, first_position + i);
+                }
+            }
+        }
+        states.reset(width, texts.ids.len());
+        states.fill_from_rows(self.isa, &rows);
+        norm.apply(states);
+        Ok(())
+    }
+
+    /// Adds the output of the attention block to the states.
+    fn attention_block(&self, layer: &Layer, sequences: &[Sequence], rotation: Option<&Rotation>, buffers: &mut Buffers) {
+        let Buffers { states, normed, qkv, context, .. } = buffers;
+        let n_tokens = states.n_tokens();
+        qkv.reset(3 * self.hidden_size, n_tokens);
+        match layer.attention_norm.as_ref().filter(|_| self.norm_first) {
+            Some(norm) => {
+                norm.write(states, normed);
+                layer.qkv.forward(normed, Then::Write, qkv);
+            }
+            None => layer.qkv.forward(states, Then::Write, qkv),
+        }
+        if let Some(rotation) = rotation {
+            self.rotate(qkv, rotation);
+        }
+        let attention = Attention {
+            isa: self.isa,
+            n_heads: self.n_heads,
+            head_dim: self.head_dim,
+            window: layer.window,
+            relative: self.relative.as_ref(),
+        };
+        context.reset(self.hidden_size, n_tokens);
+        attention.run(qkv, sequences, context);
+        layer.attention_out.forward(context, Then::Add, states);
+        if let Some(norm) = layer.attention_norm.as_ref().filter(|_| !self.norm_first) {
+            norm.apply(states);
+        }
+    }
+
+    /// Adds the output of the feed-forward block to the states.
+    fn mlp_block(&self, layer: &Layer, buffers: &mut Buffers) {
+        let Buffers { states, normed, inner, gated, .. } = buffers;
+        let n_tokens = states.n_tokens();
+        inner.reset(layer.up.outputs(), n_tokens);
+        let input = if self.norm_first {
+            layer.mlp_norm.write(states, normed);
+            &*normed
+        } else {
+            &*states
+        };
+        if self.is_gated {
+            layer.up.forward(input, Then::Write, inner);
+            let width = layer.up.outputs() / 2;
+            gated.reset(width, n_tokens);
+            gated.blocks_mut().zip(inner.blocks().collect::<Vec<_>>()).for_each(|(out, both)| {
+                product_of_halves(self.activation, both, out);
+            });
+            layer.down.forward(gated, Then::Add, states);
+        } else {
+            layer.up.forward(input, Then::Activate(self.activation), inner);
+            layer.down.forward(inner, Then::Add, states);
+        }
+        if !self.norm_first {
+            layer.mlp_norm.apply(states);
+        }
+    }
+
+    /// The rotations of all blocks in layers that see all, and in those with a window.
+    fn rotations(&self, sequences: &[Sequence], n_tokens: usize) -> Option<[Rotation; 2]> {
+        let rotary = self.rotary.as_ref()?;
+        let positions: Vec<usize> = sequences.iter().flat_map(|sequence| 0..sequence.n_tokens).collect();
+        let n_positions = sequences.iter().map(|sequence| sequence.n_tokens).max().unwrap_or(0);
+        let half = self.head_dim / 2;
+        Some(rotary.each_ref().map(|rotary| {
+            let table = rotary.table(n_positions);
+            let of_block = |positions: &[usize]| {
+                let (cosines, sines) = table.at(positions);
+                let turned = |rows: &[f32]| {
+                    let mut out = vec![0.0; half * TILE];
+                    self.isa.transpose(rows, half, half, &mut out);
+                    out
+                };
+                (turned(&cosines), turned(&sines))
+            };
+            positions[..n_tokens].chunks(TILE).map(of_block).collect()
+        }))
+    }
+
+    /// Rotates queries and keys: the pairs `(i, i + head_dim / 2)` of each head, like `rotate_half` of transformers.
+    fn rotate(&self, qkv: &mut Columns, rotation: &Rotation) {
+        let half = self.head_dim / 2;
+        qkv.blocks_mut().zip(rotation).for_each(|(block, (cosines, sines))| {
+            for head in block.chunks_exact_mut(self.head_dim * TILE).take(2 * self.n_heads) {
+                let (first, second) = head.split_at_mut(half * TILE);
+                for ((first, second), (cosine, sine)) in first.iter_mut().zip(second).zip(cosines.iter().zip(sines)) {
+                    (*first, *second) = (*first * cosine - *second * sine, *second * cosine + *first * sine);
+                }
+            }
+        });
+    }
+}
+
+/// Where each text of `lengths` lies among the columns.
+fn sequences(lengths: &[usize]) -> Vec<Sequence> {
+    let mut start = 0;
+    let of = |n_tokens: &usize| {
+        let sequence = Sequence { start, n_tokens: *n_tokens };
+        start += n_tokens;
+        sequence
+    };
+    lengths.iter().map(of).collect()
+}

@@ -1,0 +1,215 @@
+//! The layout of an encoder's activations: blocks of [`TILE`] tokens, each a column, so that what is done for each token is done in the
+//! lanes of vectors, and a product's output is the next product's input as it is.
+//!
+//! A token's column depends on that column alone: lanes never meet. That is why a text has the same bits in every batch.
+
+use rayon::prelude::*;
+
+use crate::kernel::{Isa, TILE, vectorized};
+
+/// Values of tokens: `[blocks, width, TILE]`. Columns behind the last token hold what an earlier use left.
+#[derive(Default)]
+pub(super) struct Columns {
+    values: Vec<f32>,
+    width: usize,
+    n_tokens: usize,
+}
+
+/// The weight and the bias of a layer norm.
+pub(super) struct LayerNorm {
+    /// `[width]`
+    pub(super) weight: Vec<f32>,
+    /// `[width]`
+    pub(super) bias: Option<Vec<f32>>,
+    pub(super) eps: f32,
+}
+
+impl Columns {
+    /// Makes room for `n_tokens` of `width` values; the values are left over from earlier uses.
+    pub(super) fn reset(&mut self, width: usize, n_tokens: usize) {
+        (self.width, self.n_tokens) = (width, n_tokens);
+        let n = n_tokens.div_ceil(TILE) * width * TILE;
+        if self.values.len() < n {
+            self.values = vec![0.0; n];
+        }
+    }
+
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    pub(super) fn n_tokens(&self) -> usize {
+        self.n_tokens
+    }
+
+    /// Each block, `[width, TILE]`.
+    pub(super) fn blocks(&self) -> std::slice::ChunksExact<'_, f32> {
+        self.values[..self.used()].chunks_exact(self.width * TILE)
+    }
+
+    /// As [`blocks`](Self::blocks), to be changed, and by several threads.
+    pub(super) fn blocks_mut(&mut self) -> rayon::slice::ChunksExactMut<'_, f32> {
+        let used = self.used();
+        self.values[..used].par_chunks_exact_mut(self.width * TILE)
+    }
+
+    /// Divides the rows of every block into parts of `rows`, the last possibly smaller: for each part its slice of each block,
+    /// `[rows, TILE]`.
+    pub(super) fn row_parts(&mut self, rows: usize) -> Vec<Vec<&mut [f32]>> {
+        let (used, size) = (self.used(), self.width * TILE);
+        let mut parts: Vec<Vec<&mut [f32]>> = (0..self.width.div_ceil(rows)).map(|_| Vec::new()).collect();
+        for block in self.values[..used].chunks_exact_mut(size) {
+            parts.iter_mut().zip(block.chunks_mut(rows * TILE)).for_each(|(part, own)| part.push(own));
+        }
+        parts
+    }
+
+    /// Becomes `rows`, `[n_tokens, width]`.
+    pub(super) fn fill_from_rows(&mut self, isa: Isa, rows: &[f32]) {
+        let width = self.width;
+        let parts = rows.par_chunks(width * TILE);
+        self.blocks_mut().zip(parts).for_each(|(block, rows)| isa.transpose(rows, width, width, block));
+    }
+
+    /// Writes its tokens to `rows`, `[n_tokens, width]`.
+    pub(super) fn write_rows(&self, isa: Isa, rows: &mut [f32]) {
+        let width = self.width;
+        let mut square = [0.0; TILE * TILE];
+        for (block, rows) in self.blocks().zip(rows.chunks_mut(width * TILE)) {
+            for (part, values) in block.chunks(TILE * TILE).enumerate() {
+                isa.transpose(values, TILE, TILE, &mut square);
+                let n = values.len() / TILE;
+                for (row, square) in rows.chunks_exact_mut(width).zip(square.chunks_exact(TILE)) {
+                    row[part * TILE..][..n].copy_from_slice(&square[..n]);
+                }
+            }
+        }
+    }
+
+    /// The values of rows `rows` of the tokens from `first` on, up to [`TILE`] of them, times `scale`: `[rows, TILE]`.
+    pub(super) fn gather(&self, rows: std::ops::Range<usize>, first: usize, n: usize, scale: f32, out: &mut [f32]) {
+        let (block, lane) = (first / TILE, first % TILE);
+        let here = n.min(TILE - lane);
+        for (row, out) in rows.zip(out.as_chunks_mut::<TILE>().0) {
+            let own = &self.values[(block * self.width + row) * TILE + lane..][..here];
+            out.iter_mut().zip(own).for_each(|(out, value)| *out = value * scale);
+            if here < n {
+                let next = &self.values[((block + 1) * self.width + row) * TILE..][..n - here];
+                out[here..n].iter_mut().zip(next).for_each(|(out, value)| *out = value * scale);
+            }
+            out[n..].fill(0.0);
+        }
+    }
+
+    fn used(&self) -> usize {
+        self.n_tokens.div_ceil(TILE) * self.width * TILE
+    }
+}
+
+impl LayerNorm {
+    /// Norms every token of `columns`.
+    pub(super) fn apply(&self, columns: &mut Columns) {
+        columns.blocks_mut().for_each(|block| layer_norm(block, &self.weight, self.bias.as_deref(), self.eps));
+    }
+
+    /// Writes the norm of every token of `columns` to `out`.
+    pub(super) fn write(&self, columns: &Columns, out: &mut Columns) {
+        out.reset(columns.width, columns.n_tokens);
+        let size = columns.width * TILE;
+        out.blocks_mut().zip(columns.values.par_chunks_exact(size)).for_each(|(out, block)| {
+            out.copy_from_slice(block);
+            layer_norm(out, &self.weight, self.bias.as_deref(), self.eps);
+        });
+    }
+}
+
+/// Independent sums of a column.
+const SUMS: usize = 4;
+
+vectorized! {
+    /// Layer norm of each column of `block`, `[width, TILE]`. Ba et al., <https://arxiv.org/abs/1607.06450>.
+    fn layer_norm(block: &mut [f32], weight: &[f32], bias: Option<&[f32]>, eps: f32) {
+        let rows = block.as_chunks_mut::<TILE>().0;
+        let n = rows.len() as f32;
+        let mut means = [[0.0_f32; TILE]; SUMS];
+        for rows in rows.chunks(SUMS) {
+            for (sums, row) in means.iter_mut().zip(rows) {
+                sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+            }
+        }
+        let mean: [f32; TILE] = std::array::from_fn(|i| (means[0][i] + means[1][i] + (means[2][i] + means[3][i])) / n);
+        let mut squares = [[0.0_f32; TILE]; SUMS];
+        for rows in rows.chunks_mut(SUMS) {
+            for (sums, row) in squares.iter_mut().zip(rows) {
+                for ((sum, value), mean) in sums.iter_mut().zip(row).zip(&mean) {
+                    *value -= mean;
+                    *sum += *value * *value;
+                }
+            }
+        }
+        let scale: [f32; TILE] = std::array::from_fn(|i| {
+            let variance = (squares[0][i] + squares[1][i] + (squares[2][i] + squares[3][i])) / n;
+            1.0 / (variance + eps).sqrt()
+        });
+        for (i, (row, weight)) in rows.iter_mut().zip(weight).enumerate() {
+            let bias = bias.map_or(0.0, |bias| bias[i]);
+            row.iter_mut().zip(&scale).for_each(|(value, scale)| *value = *value * scale * weight + bias);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(n: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * i) as f32 * 0.37).sin() * 2.0 + 0.3).collect()
+    }
+
+    fn columns(width: usize, rows: &[f32]) -> Columns {
+        let mut columns = Columns::default();
+        columns.reset(width, rows.len() / width);
+        columns.fill_from_rows(Isa::current(), rows);
+        columns
+    }
+
+    #[test]
+    fn rows_come_back_as_they_were() {
+        for (width, n) in [(1, 1), (24, 31), (32, 33), (50, 70), (384, 5)] {
+            let rows = numbers(width * n);
+            let columns = columns(width, &rows);
+            let mut back = vec![f32::NAN; rows.len()];
+            columns.write_rows(Isa::current(), &mut back);
+            assert_eq!(back, rows, "{width} {n}");
+            let mut gathered = [f32::NAN; TILE];
+            let first = n / 2;
+            let taken = TILE.min(n - first);
+            columns.gather(width - 1..width, first, taken, 2.0, &mut gathered);
+            let expected: Vec<f32> = rows.chunks(width).skip(first).take(taken).map(|row| 2.0 * row[width - 1]).collect();
+            assert_eq!(gathered[..taken], expected);
+        }
+    }
+
+    #[test]
+    fn norms_match_f64() {
+        let (width, n) = (50, 40);
+        let rows = numbers(width * n);
+        let (weight, bias) = (numbers(width), numbers(2 * width).split_off(width));
+        for bias in [None, Some(bias)] {
+            let norm = LayerNorm { weight: weight.clone(), bias, eps: 1e-5 };
+            let mut normed = columns(width, &rows);
+            norm.apply(&mut normed);
+            let mut own = vec![0.0; rows.len()];
+            normed.write_rows(Isa::current(), &mut own);
+            for (row, own) in rows.chunks(width).zip(own.chunks(width)) {
+                let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / width as f64;
+                let variance = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / width as f64;
+                for (i, own) in own.iter().enumerate() {
+                    let bias = norm.bias.as_ref().map_or(0.0, |bias| f64::from(bias[i]));
+                    let expected = (f64::from(row[i]) - mean) / (variance + 1e-5).sqrt() * f64::from(weight[i]) + bias;
+                    assert!((f64::from(*own) - expected).abs() < 1e-5, "{own} {expected}");
+                }
+            }
+        }
+    }
+}
