@@ -15,7 +15,7 @@ use crate::device::{provider_name, reports};
 use crate::encoder::OnnxEncoder;
 use crate::engine::n_threads;
 use crate::error::Doing;
-use crate::footprint::{GraphFootprint, footprint};
+use crate::footprint::{GraphFootprint, encoder_footprint, footprint};
 use crate::graph::{DecoderGraph, EncoderGraph, Encoding, LoadedGraph};
 use crate::loaded::Loaded;
 use crate::model::OnnxModel;
@@ -119,10 +119,13 @@ impl OpenedModel for OnnxOpened {
     fn footprint(&self) -> Result<EstimateFootprint> {
         let (dtype, stored) = (self.dtype(), stored_bytes(&self.files)?);
         let shape = ModelShape::of(&self.files, &self.config, stored)?;
+        let encodes = self.source.encodes(&self.config, self.options.purpose);
         let graph = match &self.source {
             OpenedSource::Graph(opened) => GraphFootprint::of_graph(&opened.graph),
+            OpenedSource::Export if encodes => GraphFootprint::of_encoder(&shape, dtype),
             OpenedSource::Export => GraphFootprint::of_checkpoint(&shape, dtype),
         };
+        let footprint = if encodes { encoder_footprint } else { footprint };
         Ok(Arc::new(move |workload| footprint(&shape, &graph, dtype, workload)))
     }
 

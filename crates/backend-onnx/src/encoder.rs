@@ -14,6 +14,7 @@ use ort::value::DynValue;
 use tandem_core::backend::{HiddenStates, PooledRows, TokenBatch};
 use tandem_core::{CancelToken, Capability, Error, Model, ModelInfo, Result, Session, SessionOptions};
 
+pub(crate) use self::groups::TOKENS_OF_RUN;
 use self::groups::{Row, groups};
 use crate::cache::empty_past;
 use crate::error::Doing;

@@ -117,6 +117,14 @@ impl OpenedSource {
         Ok(Self::Graph(Box::new(opened)))
     }
 
+    /// Whether it encodes, and does not generate.
+    pub(crate) fn encodes(&self, config: &ModelConfig, purpose: Purpose) -> bool {
+        match self {
+            Self::Graph(opened) => !generates(&opened.graph),
+            Self::Export => encodes(config, purpose),
+        }
+    }
+
     /// The graph for the engine.
     pub(crate) fn source(&self, files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<Source> {
         match self {
@@ -177,10 +185,14 @@ impl Source {
     }
 }
 
+/// Whether the graph of a model of `config` that is built for `purpose` encodes, and does not generate.
+fn encodes(config: &ModelConfig, purpose: Purpose) -> bool {
+    !config.is_causal || purpose == Purpose::Encode
+}
+
 /// The graph that is built of a model of `config` with weights of `dtype` for `purpose`.
 pub(crate) fn graph_format(config: &ModelConfig, dtype: DType, purpose: Purpose) -> GraphFormat {
-    let encodes = !config.is_causal || purpose == Purpose::Encode;
-    let outputs = if encodes { GraphOutputs::HiddenStates } else { GraphOutputs::Logits };
+    let outputs = if encodes(config, purpose) { GraphOutputs::HiddenStates } else { GraphOutputs::Logits };
     GraphFormat { outputs, ..GraphFormat::of(dtype) }
 }
 

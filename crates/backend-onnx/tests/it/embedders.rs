@@ -10,7 +10,7 @@ use tandem_core::conformance::{describe, with_fixture};
 use tandem_core::embedding::{EmbedOptions, Embedder, EmbeddingConfig, Normalize, Prompt, Role, Similarity};
 use tandem_core::files::ModelFiles;
 use tandem_core::tokenizer::Tokenizer;
-use tandem_core::{Backend, LoadOptions, OnnxOptions};
+use tandem_core::{Backend, DType, LoadOptions, OnnxOptions};
 
 /// The goldens of embedding models, by name.
 pub(crate) fn directories() -> Vec<PathBuf> {
@@ -53,7 +53,7 @@ fn options(case: &Value) -> EmbedOptions {
 }
 
 /// Compares tokens, what was cut, and vectors of every case.
-fn check(embedder: &Embedder, directory: &Path, what: &str) {
+pub(crate) fn check(embedder: &Embedder, directory: &Path, what: &str) {
     let expected: Value = serde_json::from_slice(&fs::read(directory.join("expected.json")).unwrap()).unwrap();
     let cases = expected["cases"].as_array().unwrap();
     // Where the tokenizer forgets the token that ends a text, it is appended: then cases without it are another model's.
@@ -104,6 +104,65 @@ fn built_graphs_embed_as_sentence_transformers() {
         |_| {
             for directory in directories() {
                 check(&embedder(&directory, None, LoadOptions::new()), &directory, "built");
+            }
+        },
+    );
+}
+
+/// What a text gets depends on its own tokens alone, to the bit: not on the texts beside it, their number, or their order.
+#[test]
+fn embeddings_do_not_depend_on_the_batch() {
+    const WORDS: [&str; 9] = ["river", "the", "fox", "runs", "to", "sea", "THE", "sleeps", "🙂"];
+    with_fixture(
+        || library::find(None).map_err(|error| describe(&error)),
+        |_| {
+            for directory in directories() {
+                let embedder = embedder(&directory, None, LoadOptions::new());
+                let mut texts: Vec<String> = (0..60).map(|i| words(&WORDS, i)).collect();
+                texts.push(String::from("river"));
+                let options = EmbedOptions::default();
+                let alone: Vec<Vec<f32>> = texts.iter().map(|text| embedder.embed(&[text], &options).unwrap().values).collect();
+                for step in [1, 7, 60] {
+                    // Each place once, since 61 is a prime.
+                    let order: Vec<usize> = (0..texts.len()).map(|i| i * step % texts.len()).collect();
+                    for size in [61, 17, 2] {
+                        for part in order.chunks(size) {
+                            let batch: Vec<&String> = part.iter().map(|&i| &texts[i]).collect();
+                            let together = embedder.embed(&batch, &options).unwrap();
+                            for (&i, vector) in part.iter().zip(together.vectors()) {
+                                assert_eq!(vector, alone[i], "{} {:?} in a batch of {size}", name(&directory), texts[i]);
+                            }
+                        }
+                    }
+                }
+            }
+        },
+    );
+}
+
+/// A text of up to 24 words, many of which have the same number.
+fn words(words: &[&str], seed: usize) -> String {
+    (0..seed * 5 % 25).map(|i| words[(seed * 7 + i * i + i) % words.len()]).collect::<Vec<_>>().join(" ")
+}
+
+/// Blocks of 8 bits change vectors little, and a vector with them does not depend on the batch either.
+#[test]
+fn vectors_of_int8_are_near_those_of_f32() {
+    with_fixture(
+        || library::find(None).map_err(|error| describe(&error)),
+        |_| {
+            let texts = ["The river runs to the sea.", "river", "The fox and the dog run to the river in the rain.", "sky sky!"];
+            for directory in directories() {
+                let [f32, int8] =
+                    [DType::F32, DType::Int8].map(|dtype| embedder(&directory, None, LoadOptions::new().with_dtype(dtype)));
+                assert_eq!(int8.info().dtype, DType::Int8);
+                let options = EmbedOptions::default();
+                let [expected, found] = [&f32, &int8].map(|embedder| embedder.embed(&texts, &options).unwrap());
+                for (i, (vector, expected)) in found.vectors().zip(expected.vectors()).enumerate() {
+                    let cosine = Similarity::Cosine.of(vector, expected);
+                    assert!(cosine > 0.995 && vector != expected, "{} {:?}: {cosine}", name(&directory), texts[i]);
+                    assert_eq!(int8.embed(&[texts[i]], &options).unwrap().values, vector, "{}", name(&directory));
+                }
             }
         },
     );

@@ -137,7 +137,7 @@ pub struct ModelInfo {
     pub n_token_types: usize,
     /// Threads that the engine computes with.
     pub threads: usize,
-    /// Bytes of KV cache for one token.
+    /// Bytes of KV cache for one token; 0 for a model that does not generate.
     pub kv_bytes_per_token: usize,
     /// What it can do beyond the last logits.
     pub capabilities: Capabilities,

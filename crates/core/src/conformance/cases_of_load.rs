@@ -24,10 +24,10 @@ pub fn loaded_as_asked(fixture: &Fixture) {
         ("vocab_size", info.vocab_size),
         ("max_context", info.max_context),
         ("threads", info.threads),
-        ("kv_bytes_per_token", info.kv_bytes_per_token),
     ] {
         assert!(value > 0, "{what} is known");
     }
+    assert_eq!(info.kv_bytes_per_token > 0, info.capabilities.has(Capability::Generation), "who generates keeps keys and values");
     assert!(!info.engine_version.is_empty());
 }
 

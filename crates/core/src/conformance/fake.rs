@@ -137,8 +137,10 @@ impl OpenedModel for FakeOpened {
         info.hidden_size = config.hidden_size;
         info.vocab_size = config.vocab_size;
         info.max_context = config.max_context;
-        info.kv_bytes_per_token = size_of::<u64>();
         info.capabilities = backend.capabilities;
+        if info.capabilities.has(Capability::Generation) {
+            info.kv_bytes_per_token = size_of::<u64>();
+        }
         let pools = info.capabilities.has(Capability::PooledOutput);
         info.pooled_output = pools.then(|| PooledOutput { name: "states".into(), width: POOLED_WIDTH });
         Ok(Arc::new(FakeModel { info, shows_stages: backend.shows_stages, seed: 0 }))

@@ -224,7 +224,7 @@ impl Recipe {
 impl Constant {
     fn n_bytes(&self) -> u64 {
         let n_elements: u64 = self.dims.iter().map(|&dim| dim.unsigned_abs()).product();
-        (n_elements * self.data_type.bits().unwrap_or(64) as u64).div_ceil(8)
+        (n_elements * self.data_type.bits().unwrap_or(64)).div_ceil(8)
     }
 }
 
