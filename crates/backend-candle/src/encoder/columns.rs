@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use crate::kernel::{Isa, TILE, vectorized};
+use crate::kernel::{Isa, Lanes, TILE, vectorized};
 
 /// Values of tokens: `[blocks, width, TILE]`. Columns behind the last token hold what an earlier use left.
 #[derive(Default)]
@@ -40,6 +40,16 @@ impl Columns {
 
     pub(super) fn n_tokens(&self) -> usize {
         self.n_tokens
+    }
+
+    /// The lanes of block `block` that hold tokens.
+    pub(super) fn lanes(&self, block: usize) -> Lanes {
+        Lanes::of(self.n_tokens - block * TILE)
+    }
+
+    /// Block number `block`, `[width, TILE]`.
+    pub(super) fn block(&self, block: usize) -> &[f32] {
+        &self.values[block * self.width * TILE..][..self.width * TILE]
     }
 
     /// Each block, `[width, TILE]`.
@@ -109,7 +119,7 @@ impl Columns {
 impl LayerNorm {
     /// Norms every token of `columns`.
     pub(super) fn apply(&self, columns: &mut Columns) {
-        columns.blocks_mut().for_each(|block| layer_norm(block, &self.weight, self.bias.as_deref(), self.eps));
+        columns.blocks_mut().for_each(|block| self.norm(block));
     }
 
     /// Writes the norm of every token of `columns` to `out`.
@@ -118,44 +128,60 @@ impl LayerNorm {
         let size = columns.width * TILE;
         out.blocks_mut().zip(columns.values.par_chunks_exact(size)).for_each(|(out, block)| {
             out.copy_from_slice(block);
-            layer_norm(out, &self.weight, self.bias.as_deref(), self.eps);
+            self.norm(out);
         });
     }
+
+    fn norm(&self, block: &mut [f32]) {
+        for lanes in (0..TILE).step_by(LANES) {
+            layer_norm(block, lanes, &self.weight, self.bias.as_deref(), self.eps);
+        }
+    }
 }
+
+/// Columns that are normed together: their sums stay in registers.
+const LANES: usize = TILE / 2;
 
 /// Independent sums of a column.
 const SUMS: usize = 4;
 
 vectorized! {
-    /// Layer norm of each column of `block`, `[width, TILE]`. Ba et al., <https://arxiv.org/abs/1607.06450>.
-    fn layer_norm(block: &mut [f32], weight: &[f32], bias: Option<&[f32]>, eps: f32) {
-        let rows = block.as_chunks_mut::<TILE>().0;
+    /// Layer norm of [`LANES`] columns of `block`, `[width, TILE]`, from `first` on. Ba et al., <https://arxiv.org/abs/1607.06450>.
+    fn layer_norm(block: &mut [f32], first: usize, weight: &[f32], bias: Option<&[f32]>, eps: f32) {
+        let (rows, lanes) = (block.as_chunks_mut::<TILE>().0, first..first + LANES);
         let n = rows.len() as f32;
-        let mut means = [[0.0_f32; TILE]; SUMS];
+        let (mut sums, mut squares) = ([[0.0_f32; LANES]; SUMS], [[0.0_f32; LANES]; SUMS]);
         for rows in rows.chunks(SUMS) {
-            for (sums, row) in means.iter_mut().zip(rows) {
-                sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+            for (sums, row) in sums.iter_mut().zip(rows) {
+                sums.iter_mut().zip(&row[lanes.clone()]).for_each(|(sum, value)| *sum += value);
             }
         }
-        let mean: [f32; TILE] = std::array::from_fn(|i| (means[0][i] + means[1][i] + (means[2][i] + means[3][i])) / n);
-        let mut squares = [[0.0_f32; TILE]; SUMS];
-        for rows in rows.chunks_mut(SUMS) {
+        let mean = joined(&sums).map(|sum| sum / n);
+        for rows in rows.chunks(SUMS) {
             for (sums, row) in squares.iter_mut().zip(rows) {
-                for ((sum, value), mean) in sums.iter_mut().zip(row).zip(&mean) {
-                    *value -= mean;
-                    *sum += *value * *value;
+                for ((sum, value), mean) in sums.iter_mut().zip(&row[lanes.clone()]).zip(&mean) {
+                    *sum += (value - mean) * (value - mean);
                 }
             }
         }
-        let scale: [f32; TILE] = std::array::from_fn(|i| {
-            let variance = (squares[0][i] + squares[1][i] + (squares[2][i] + squares[3][i])) / n;
-            1.0 / (variance + eps).sqrt()
-        });
+        let scale = joined(&squares).map(|sum| 1.0 / (sum / n + eps).sqrt());
         for (i, (row, weight)) in rows.iter_mut().zip(weight).enumerate() {
             let bias = bias.map_or(0.0, |bias| bias[i]);
-            row.iter_mut().zip(&scale).for_each(|(value, scale)| *value = *value * scale * weight + bias);
+            for ((value, mean), scale) in row[lanes.clone()].iter_mut().zip(&mean).zip(&scale) {
+                *value = (*value - mean) * scale * weight + bias;
+            }
         }
     }
+}
+
+/// The sum of independent sums.
+#[inline(always)]
+fn joined(sums: &[[f32; LANES]; SUMS]) -> [f32; LANES] {
+    let mut joined = [0.0; LANES];
+    for (i, joined) in joined.iter_mut().enumerate() {
+        *joined = sums[0][i] + sums[1][i] + (sums[2][i] + sums[3][i]);
+    }
+    joined
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ macro_rules! loops {
             use tandem_core::DType;
 
             use super::halves::$module as halves;
-            pub(in crate::kernel) use super::tiles::$module::{tile, transpose};
+            pub(in crate::kernel) use super::tiles::$module::{columns_tile, tile, transpose};
             use crate::float::Float;
             use crate::quantize::{BLOCK, Bits, Blocks};
 
