@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{EmbedOptions, Embedder, Pool, Pooling, Similarity, Step, normalize};
+use super::{EmbedOptions, Embedder, Normalize, Pool, Pooling, Similarity, Step, normalize};
 use crate::backend::TokenBatch;
 use crate::error::Result;
 use crate::primitives::TokenId;
@@ -346,10 +346,14 @@ impl Verifier<'_> {
             match step {
                 Step::Dense(dense) if has_steps && dense.inputs == vector.len() => vector = dense.forward(&vector),
                 Step::Dense(_) => {}
+                Step::Normalize if self.options.normalize == Normalize::No => {}
                 Step::Normalize => normalize(&mut vector),
             }
         }
         vector.truncate(self.width);
+        if self.options.normalize == Normalize::Yes {
+            normalize(&mut vector);
+        }
         vector
     }
 

@@ -1,6 +1,5 @@
 //! Indexes that were made in another way than is expected, and what is found of each.
 
-use std::fs;
 use std::path::Path;
 
 use tandem::embedding::{
@@ -19,7 +18,7 @@ const MODELS: [(&str, &str); 10] = [
     ("xlm-roberta", "max"),
     ("mpnet", "cls"),
     ("distilbert", "cls"),
-    ("modernbert", "mean"),
+    ("modernbert", "cls"),
     ("qwen3", "mean"),
     ("mistral", "mean"),
 ];
@@ -180,7 +179,7 @@ fn another_dtype_is_the_same_space() {
 }
 
 #[test]
-fn an_index_of_halves_is_the_same_or_other_arithmetic() {
+fn an_index_of_bytes_is_other_arithmetic() {
     let Some(settings) = engines().pop() else { return };
     let own = model("bert-mean", &settings);
     let texts = texts();
@@ -191,5 +190,4 @@ fn an_index_of_halves_is_the_same_or_other_arithmetic() {
     }
     let found = verify(own.embedder(), &EmbedOptions::new(), &index).unwrap();
     assert_eq!((found.verdict, found.differences.len()), (Verdict::OtherArithmetic, 0), "{found:?}");
-    assert!(fs::exists(golden("embedders")).unwrap());
 }
