@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use tandem_core::backend::{Capabilities, Capability, LoadOptions, Placement};
+use ort::session::Session;
+use tandem_core::backend::{Capabilities, Capability, LoadOptions, PooledOutput};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{Listing, ModelFiles};
 use tandem_core::footprint::{EstimateFootprint, Footprint, ModelShape, Workload};
@@ -11,10 +12,11 @@ use tandem_core::huge_pages::MappingSnapshot;
 use tandem_core::{Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, OpenedModel, Remedy, Result};
 
 use crate::device::{provider_name, reports};
+use crate::encoder::OnnxEncoder;
 use crate::engine::n_threads;
 use crate::error::Doing;
-use crate::footprint::{GraphFootprint, footprint};
-use crate::graph::DecoderGraph;
+use crate::footprint::{GraphFootprint, encoder_footprint, footprint};
+use crate::graph::{DecoderGraph, EncoderGraph, Encoding, LoadedGraph};
 use crate::loaded::Loaded;
 use crate::model::OnnxModel;
 use crate::probe::Origin;
@@ -117,10 +119,13 @@ impl OpenedModel for OnnxOpened {
     fn footprint(&self) -> Result<EstimateFootprint> {
         let (dtype, stored) = (self.dtype(), stored_bytes(&self.files)?);
         let shape = ModelShape::of(&self.files, &self.config, stored)?;
+        let encodes = self.source.encodes(&self.config, self.options.purpose);
         let graph = match &self.source {
             OpenedSource::Graph(opened) => GraphFootprint::of_graph(&opened.graph),
+            OpenedSource::Export if encodes => GraphFootprint::of_encoder(&shape, dtype),
             OpenedSource::Export => GraphFootprint::of_checkpoint(&shape, dtype),
         };
+        let footprint = if encodes { encoder_footprint } else { footprint };
         Ok(Arc::new(move |workload| footprint(&shape, &graph, dtype, workload)))
     }
 
@@ -137,56 +142,90 @@ impl OpenedModel for OnnxOpened {
         if let Some(before) = before {
             before.collapse();
         }
-        let graph = DecoderGraph::read(&session, &source.name, &config)?;
-        let placement = placement::read(&session).doing("to read where the nodes were placed")?;
-        let info = describe(&files, &options, &config, &source, &graph, (placement, n_threads(&options)));
-        Ok(Arc::new(OnnxModel {
-            loaded: Arc::new(Loaded {
+        let info = describe(&files, &options, &config, &source, &session)?;
+        let one_run_at_a_time = (options.device != Device::Cpu).then(|| Mutex::new(()));
+        Ok(match LoadedGraph::read(&session, &source.name, &config, options.purpose)? {
+            LoadedGraph::Decoder(graph) => Arc::new(OnnxModel {
+                loaded: Arc::new(Loaded {
+                    session,
+                    input_names: Names::new(graph.input_names.clone()),
+                    output_names: Names::new(graph.output_names.clone()),
+                    info: describe_decoder(info, &graph, source.in_place),
+                    graph,
+                    in_place: source.in_place,
+                    one_run_at_a_time,
+                    can_probe: source.can_probe && options.device == Device::Cpu,
+                    _cached: source.cached,
+                    origin: Origin { files, options },
+                    probed: Mutex::new(None),
+                    library,
+                }),
+            }),
+            LoadedGraph::Encoder(graph) => Arc::new(OnnxEncoder {
                 session,
                 input_names: Names::new(graph.input_names.clone()),
                 output_names: Names::new(graph.output_names.clone()),
+                first_position: config.encoder.as_ref().and_then(|encoder| encoder.first_position).unwrap_or(0),
+                info: describe_encoder(info, &graph, &config),
                 graph,
-                in_place: source.in_place,
-                one_run_at_a_time: (options.device != Device::Cpu).then(|| Mutex::new(())),
-                info,
-                can_probe: source.can_probe && options.device == Device::Cpu,
+                one_run_at_a_time,
                 _cached: source.cached,
-                origin: Origin { files, options },
-                probed: Mutex::new(None),
-                library,
             }),
-        }))
+        })
     }
 }
 
-/// What the loaded model says of itself.
+/// What any loaded model says of itself.
 fn describe(
     files: &ModelFiles,
     options: &LoadOptions,
     config: &ModelConfig,
     source: &Source,
-    graph: &DecoderGraph,
-    (placement, threads): (Vec<Placement>, usize),
-) -> ModelInfo {
-    let cache_on_host = !matches!(options.device, Device::Cuda(_));
+    session: &Session,
+) -> Result<ModelInfo> {
+    let placement = placement::read(session).doing("to read where the nodes were placed")?;
     let mut info = ModelInfo::new(&files.name, BackendKind::Onnx, library::runtime_version().unwrap_or_else(|| "unknown".into()));
     info.device = options.device;
     info.dtype = source.dtype;
     info.memory_dtype = source.dtype;
     info.architecture = config.architecture.to_string();
-    info.n_layers = graph.caches.len() / 2;
+    info.n_layers = config.n_layers;
     info.hidden_size = config.hidden_size;
-    info.vocab_size = graph.logits.vocab_size;
+    info.vocab_size = config.vocab_size;
     info.max_context = config.max_context;
-    info.threads = threads;
-    info.kv_bytes_per_token = graph.kv_bytes_per_token();
-    info.capabilities = Capabilities::of(&[Capability::Generation])
-        .with_if(graph.has_all_logits(), Capability::AllLogits)
-        .with_if(source.in_place || cache_on_host, Capability::Rewind);
+    info.threads = n_threads(options);
     info.weight_files.clone_from(&source.weight_files);
     info.device_share = placement::share(&placement, provider_name(options.device));
     info.left_to_processor = placement::left_to_processor(&placement, options.device);
     info.placement = placement;
+    Ok(info)
+}
+
+fn describe_decoder(mut info: ModelInfo, graph: &DecoderGraph, in_place: bool) -> ModelInfo {
+    let cache_on_host = !matches!(info.device, Device::Cuda(_));
+    info.n_layers = graph.caches.len() / 2;
+    info.vocab_size = graph.logits.vocab_size;
+    info.kv_bytes_per_token = graph.kv_bytes_per_token();
+    info.capabilities = Capabilities::of(&[Capability::Generation])
+        .with_if(graph.has_all_logits(), Capability::AllLogits)
+        .with_if(in_place || cache_on_host, Capability::Rewind);
+    info
+}
+
+fn describe_encoder(mut info: ModelInfo, graph: &EncoderGraph, config: &ModelConfig) -> ModelInfo {
+    let n_token_types = config.encoder.as_ref().map_or(0, |encoder| encoder.n_token_types);
+    // Others than the first cannot be told to a graph without that input.
+    info.n_token_types = if graph.token_types.is_some() { n_token_types } else { n_token_types.min(1) };
+    match &graph.encoding {
+        Encoding::HiddenStates(port) => {
+            info.hidden_size = port.width;
+            info.capabilities = Capabilities::of(&[Capability::HiddenStates]);
+        }
+        Encoding::Pooled(port) => {
+            info.capabilities = Capabilities::of(&[Capability::PooledOutput]);
+            info.pooled_output = Some(PooledOutput { name: port.name.clone(), width: port.width });
+        }
+    }
     info
 }
 

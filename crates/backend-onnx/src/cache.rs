@@ -142,7 +142,7 @@ impl InPlace {
 
 impl Carried {
     fn clear(&mut self) -> Result<()> {
-        self.pasts = self.ports.iter().map(empty_past).collect::<Result<_>>()?;
+        self.pasts = self.ports.iter().map(|port| empty_past(port, 1)).collect::<Result<_>>()?;
         Ok(())
     }
 
@@ -159,9 +159,10 @@ impl Carried {
     }
 }
 
-/// The past of an empty sequence.
-pub(crate) fn empty_past(port: &CachePort) -> Result<DynValue> {
-    new_buffer(port, &Allocator::default(), 0)
+/// The past of so many empty sequences.
+pub(crate) fn empty_past(port: &CachePort, n_sequences: usize) -> Result<DynValue> {
+    let shape = [n_sequences, port.kv_heads, 0, port.head_dim];
+    Ok(DynTensor::new(&Allocator::default(), port.dtype, shape).doing("to allocate the KV cache")?.into_dyn())
 }
 
 fn new_buffer(port: &CachePort, allocator: &Allocator, n_tokens: usize) -> Result<DynValue> {

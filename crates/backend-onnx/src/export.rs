@@ -17,12 +17,12 @@ use std::path::Path;
 use tandem_core::files::{ModelFile, ModelFiles};
 use tandem_core::{CancelToken, Error, ExportOptions, Exported, Progress, ProgressEvent, Result, disk};
 
-pub(crate) use self::graph_plan::{GraphPlan, refuse_unsupported_architecture};
+pub(crate) use self::graph_plan::{GraphPlan, RunBy, refuse_unsupported_architecture};
 use self::staging::Staging;
 
 /// The exporter's version: the release of Tandem, and a number that grows when the same release builds a different graph than before.
 /// The cache does not find graphs of other versions.
-pub const EXPORTER_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-4");
+pub const EXPORTER_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-5");
 
 /// What to do about a disk that is too small.
 pub(crate) const NO_SPACE: &str = "make room, choose a directory on another disk, or a smaller dtype such as int4";
@@ -46,19 +46,19 @@ fn export_where(files: &ModelFiles, options: &ExportOptions, available: &dyn Fn(
     files.refuse_gguf()?;
     let config = files.model_config()?;
     refuse_unsupported_architecture(&config, &files.name)?;
-    let plan = GraphPlan::open(files, &config, options.format)?;
+    let plan = GraphPlan::open(files, &config, options.format, RunBy::Anyone)?;
     let genai_config = genai::config(files, &config, options.format.outputs, plan.cached_head_dim())?;
     staging::check_target(&options.directory, options.replace)?;
-    let companions = companions(files);
-    let copied = companions.iter().map(|file| file.len()).sum::<Result<u64>>()?;
+    let companions = companions(files)?;
+    let copied = companions.iter().map(|(_, file)| file.len()).sum::<Result<u64>>()?;
     disk::check(&options.directory, plan.n_bytes() + copied, available, NO_SPACE)?;
 
     let hashes = hash_all(files, options)?;
     let staging = Staging::new(&options.directory)?;
     let directory = staging.directory();
     plan.write(&directory, provenance::metadata(files, &hashes), &options.progress, &options.cancel)?;
-    for file in companions {
-        copy(file, &directory)?;
+    for (place, file) in companions {
+        copy(&file, &directory.join(place))?;
     }
     if let Some(genai_config) = genai_config {
         let path = directory.join(genai::FILE);
@@ -71,19 +71,27 @@ fn export_where(files: &ModelFiles, options: &ExportOptions, available: &dyn Fn(
     listed(&options.directory)
 }
 
-/// The small files that are copied beside a graph.
-fn companions(files: &ModelFiles) -> Vec<&ModelFile> {
+/// The small files that are copied beside a graph, and where they lie there.
+fn companions(files: &ModelFiles) -> Result<Vec<(String, ModelFile)>> {
     let optional = [&files.generation_config, &files.tokenizer, &files.tokenizer_config, &files.chat_template];
-    std::iter::once(&files.config).chain(optional.into_iter().flatten()).collect()
+    let usual = std::iter::once(&files.config).chain(optional.into_iter().flatten());
+    let mut all: Vec<_> = usual.map(|file| (file.file_name().to_owned(), file.clone())).collect();
+    for place in files.embedding_places()? {
+        all.extend(files.beside(&place).map(|file| (place, file)));
+    }
+    Ok(all)
 }
 
-fn copy(file: &ModelFile, directory: &Path) -> Result<()> {
-    let target = directory.join(file.file_name());
-    let written = match file {
-        ModelFile::Path(_) | ModelFile::Gguf { .. } => fs::write(&target, &*file.map()?),
-        ModelFile::Embedded { bytes, .. } => fs::write(&target, bytes),
-    };
-    written.map_err(|error| cannot("written", &target, error))
+fn copy(file: &ModelFile, target: &Path) -> Result<()> {
+    let failed = |error| cannot("written", target, error);
+    if let Some(folder) = target.parent() {
+        fs::create_dir_all(folder).map_err(failed)?;
+    }
+    match file {
+        ModelFile::Path(_) | ModelFile::Gguf { .. } => fs::write(target, &*file.map()?),
+        ModelFile::Embedded { bytes, .. } => fs::write(target, bytes),
+    }
+    .map_err(failed)
 }
 
 /// The hashes of the files that determine the graph.
@@ -101,14 +109,23 @@ pub(crate) fn hash(file: &ModelFile, progress: &Progress, cancel: &CancelToken) 
 }
 
 fn listed(directory: &Path) -> Result<Exported> {
-    let failed = |error| cannot("read", directory, error);
     let mut files = Vec::new();
-    for entry in fs::read_dir(directory).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        files.push((entry.file_name().to_string_lossy().into_owned(), entry.metadata().map_err(failed)?.len()));
-    }
+    list(directory, "", &mut files).map_err(|error| cannot("read", directory, error))?;
     files.sort();
     Ok(Exported { directory: directory.into(), graph: directory.join(tandem_onnx_graph::GRAPH_FILE), files })
+}
+
+/// Adds the files in `directory` and its folders, with their sizes, to `files`; `place` is put before their names.
+fn list(directory: &Path, place: &str, files: &mut Vec<(String, u64)>) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let (name, metadata) = (format!("{place}{}", entry.file_name().to_string_lossy()), entry.metadata()?);
+        match metadata.is_dir() {
+            true => list(&entry.path(), &format!("{name}/"), files)?,
+            false => files.push((name, metadata.len())),
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a model without safetensors weights.

@@ -1,6 +1,7 @@
 //! How much memory a model takes on this engine: ONNX Runtime maps the graph's data and copies what products multiply by into an order
 //! of its own ("prepacking"); what is copied is unmapped, what something else reads too stays. `cache` grows one tensor at a time.
 
+mod encoding;
 mod graph;
 
 use std::num::Saturating;
@@ -9,6 +10,7 @@ use tandem_core::DType;
 use tandem_core::footprint::{Count, Decoding, Footprint, ModelShape, Part, Workload, weight_bytes};
 use tandem_core::sequence::PREFILL_CHUNK;
 
+pub(crate) use self::encoding::encoder_footprint;
 pub(crate) use self::graph::GraphFootprint;
 use crate::source::BUILT_IN_MEMORY;
 
@@ -76,13 +78,17 @@ fn packed(graph: &GraphFootprint, dtype: DType) -> Count {
     graph.float_products + graph.block_products * blocks / HUNDRED
 }
 
+fn is_float(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::F16 | DType::Bf16)
+}
+
 impl GraphFootprint {
     /// The graph that is made of a checkpoint (`tandem-onnx-graph`, `build`): a tied head shares the embedding, another embedding stays
     /// as the checkpoint has it.
     pub(crate) fn of_checkpoint(shape: &ModelShape, dtype: DType) -> Self {
         let head = weight_bytes(dtype, shape.embedding());
         let products = weight_bytes(dtype, shape.projections()) + head;
-        let is_float = matches!(dtype, DType::F32 | DType::F16 | DType::Bf16);
+        let is_float = is_float(dtype);
         let table_value = Saturating(if dtype == DType::F16 { 2 } else { 4 });
         let zero = Saturating(0);
         let others =

@@ -1,42 +1,41 @@
-//! What the inputs and outputs of a decoder graph are for, read from the graph's own declaration.
-//!
-//! Three exporters are in use: onnxruntime-genai's builder (no `position_ids`), optimum (`position_ids`) and the graphs published
-//! for transformers.js (`num_logits_to_keep`). All name the KV cache `past_key_values.N.key` and `present.N.key`, with the shape
-//! `[batch, kv_heads, tokens, head_dim]`.
+//! What the inputs and outputs of a graph are for, read from the graph's own declaration.
+
+mod decoder;
+mod encoder;
 
 use std::ffi::CString;
 
 use ort::session::Session;
 use ort::value::{DynValue, Outlet, Tensor, TensorElementType, ValueType};
+use tandem_core::backend::Purpose;
 use tandem_core::config::ModelConfig;
 use tandem_core::{Error, Result};
 
-use crate::error::{Doing, not_a_decoder};
+pub(crate) use self::decoder::DecoderGraph;
+pub(crate) use self::encoder::{EncoderGraph, Encoding};
+use crate::error::Doing;
 
-/// The input that says how many of the last positions get logits.
-const LOGITS_TO_KEEP: &str = "num_logits_to_keep";
+/// A graph by what it computes.
+pub(crate) enum LoadedGraph {
+    /// Logits over a KV cache.
+    Decoder(DecoderGraph),
+    /// Hidden states, or a row for each sequence.
+    Encoder(EncoderGraph),
+}
 
-/// A decoder graph: the purpose of each input and output.
-#[derive(Debug)]
-pub(crate) struct DecoderGraph {
-    /// Its name in messages.
-    pub(crate) file: String,
-    /// Token ids, `[batch, tokens]`.
-    pub(crate) ids: Port,
-    /// Ones for every token in the cache or in the run, `[batch, past + tokens]`.
-    pub(crate) mask: Option<Port>,
-    /// The position of each token of the run, `[batch, tokens]`.
-    pub(crate) positions: Option<Port>,
-    /// How many of the last positions get logits; 0 is all.
-    pub(crate) logits_to_keep: Option<Port>,
-    /// Keys and values of each layer.
-    pub(crate) caches: Vec<CachePort>,
-    /// Scores, `[batch, tokens or kept, vocab_size]`.
-    pub(crate) logits: LogitsPort,
-    /// Names of all inputs, in the order in which runs pass them.
-    pub(crate) input_names: Vec<CString>,
-    /// Names of the outputs that runs request: logits first, then each cache.
-    pub(crate) output_names: Vec<CString>,
+impl LoadedGraph {
+    /// Reads the declaration of `session`, whose graph is `file`, for what `purpose` says. A graph that does not generate encodes.
+    pub(crate) fn read(session: &Session, file: &str, config: &ModelConfig, purpose: Purpose) -> Result<Self> {
+        let generates = decoder::has_logits_of_tokens(session.outputs());
+        let is_to_generate = generates && purpose == Purpose::Generate && config.is_causal;
+        if !is_to_generate && let Some(encoding) = Encoding::find(session.outputs(), file, config)? {
+            return EncoderGraph::read(session, file, config, encoding).map(Self::Encoder);
+        }
+        match config.is_causal && purpose == Purpose::Generate {
+            true => DecoderGraph::read(session, file, config).map(Self::Decoder),
+            false => Err(encoder::not_an_encoder(file, session.outputs())),
+        }
+    }
 }
 
 /// An input: its index in [`DecoderGraph::input_names`], and how a value for it is made.
@@ -58,69 +57,6 @@ pub(crate) struct CachePort {
     pub(crate) head_dim: usize,
 }
 
-/// The logits as declared.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LogitsPort {
-    pub(crate) dtype: TensorElementType,
-    pub(crate) vocab_size: usize,
-    /// The graph returns the logits of the last position only.
-    pub(crate) last_only: bool,
-}
-
-impl DecoderGraph {
-    /// Reads the declaration of `session`, whose graph is `file`.
-    ///
-    /// Sizes that the graph leaves open, of the logits and of the heads, are those of `config`.
-    pub(crate) fn read(session: &Session, file: &str, config: &ModelConfig) -> Result<Self> {
-        let inputs = session.inputs();
-        let outputs = session.outputs();
-        let find = |name: &str| inputs.iter().position(|input| input.name() == name);
-        let port = |name: &str| find(name).map(|index| Port::read(file, index, &inputs[index])).transpose();
-
-        let ids = port("input_ids")?
-            .ok_or_else(|| not_a_decoder(file, format!("it has no input `input_ids`, only {}", names(inputs))))?;
-        let mask = port("attention_mask")?;
-        let positions = port("position_ids")?;
-        // Graphs built by Tandem have a default for it, which other programs leave as it is.
-        let optional = session.overridable_initializers().into_iter().find(|value| value.name() == LOGITS_TO_KEEP);
-        let logits_to_keep = match &optional {
-            Some(value) => Some(Port::of(file, inputs.len(), value.name(), value.dtype())?),
-            None => port(LOGITS_TO_KEEP)?,
-        };
-        let logits = LogitsPort::read(file, outputs, config.vocab_size)?;
-
-        let known = [Some(ids), mask, positions, logits_to_keep];
-        let mut caches = Vec::new();
-        let mut output_names = vec![name_for_engine(file, "logits")?];
-        for (index, input) in inputs.iter().enumerate() {
-            if known.iter().flatten().any(|port| port.index == index) {
-                continue;
-            }
-            let present = present_name(input.name(), outputs)
-                .ok_or_else(|| not_a_decoder(file, format!("its input `{}` is unknown", input.name())))?;
-            caches.push(CachePort::read(file, index, output_names.len(), input, config)?);
-            output_names.push(name_for_engine(file, present)?);
-        }
-        if caches.is_empty() {
-            return Err(not_a_decoder(file, format!("it has no KV cache among its inputs {}", names(inputs))));
-        }
-        let named = inputs.iter().map(Outlet::name).chain(optional.iter().map(|value| value.name()));
-        let input_names = named.map(|name| name_for_engine(file, name)).collect::<Result<_>>()?;
-        let file = file.to_owned();
-        Ok(Self { file, ids, mask, positions, logits_to_keep, caches, logits, input_names, output_names })
-    }
-
-    /// Bytes of KV cache for one token.
-    pub(crate) fn kv_bytes_per_token(&self) -> usize {
-        self.caches.iter().map(|c| c.kv_heads * c.head_dim * c.dtype.byte_size(1).unwrap_or(0)).sum()
-    }
-
-    /// Whether the graph can return the logits of every position.
-    pub(crate) fn has_all_logits(&self) -> bool {
-        self.logits_to_keep.is_some() || !self.logits.last_only
-    }
-}
-
 impl Port {
     fn read(file: &str, index: usize, outlet: &Outlet) -> Result<Self> {
         Self::of(file, index, outlet.name(), outlet.dtype())
@@ -134,12 +70,21 @@ impl Port {
         Ok(Self { index, dtype, rank: shape.len() })
     }
 
+    /// A tensor of integers of `shape`, `[batch, tokens]`, in the dtype that the graph declares.
+    pub(crate) fn matrix(&self, shape: [usize; 2], values: impl Iterator<Item = i64>) -> Result<DynValue> {
+        self.tensor(shape.to_vec(), values)
+    }
+
     /// A tensor of `n` integers in the dtype and rank that the graph declares: `[n]`, `[1, n]`, or a scalar.
     pub(crate) fn integers(&self, n: usize, values: impl Iterator<Item = i64>) -> Result<DynValue> {
         let shape = match self.rank {
             0 => vec![],
             rank => [vec![1; rank - 1], vec![n]].concat(),
         };
+        self.tensor(shape, values)
+    }
+
+    fn tensor(&self, shape: Vec<usize>, values: impl Iterator<Item = i64>) -> Result<DynValue> {
         let tensor = match self.dtype {
             TensorElementType::Int32 => {
                 Tensor::from_array((shape, values.map(|v| v as i32).collect::<Vec<_>>())).map(Tensor::into_dyn)
@@ -171,28 +116,6 @@ impl CachePort {
     }
 }
 
-impl LogitsPort {
-    fn read(file: &str, outputs: &[Outlet], vocab_size: usize) -> Result<Self> {
-        let outlet = outputs
-            .iter()
-            .find(|output| output.name() == "logits")
-            .ok_or_else(|| not_a_decoder(file, format!("it has no output `logits`, only {}", names(outputs))))?;
-        let (dtype, shape) = tensor_type(file, outlet.name(), outlet.dtype())?;
-        if !matches!(dtype, TensorElementType::Float32 | TensorElementType::Float16) {
-            return Err(Error::bad_field(file, "logits", format!("the output is `{dtype}`, and must be f32 or f16")));
-        }
-        match shape[..] {
-            [_, tokens, vocab] => {
-                let declared = usize::try_from(vocab).ok().filter(|&v| v > 0);
-                Ok(Self { dtype, vocab_size: declared.unwrap_or(vocab_size), last_only: tokens == 1 })
-            }
-            _ => {
-                Err(Error::bad_field(file, "logits", format!("the shape is {shape:?}, and must be [batch, tokens, vocab_size]")))
-            }
-        }
-    }
-}
-
 /// Checks that a run returned `value` with the expected shape, since a graph may compute other shapes than it declares.
 ///
 /// # Errors
@@ -203,13 +126,6 @@ pub(crate) fn check_shape(file: &str, name: &str, value: &DynValue, expected: &[
         return Ok(());
     }
     Err(Error::bad_field(file, name, format!("a run returned the shape {shape:?}, and {expected:?} was expected")))
-}
-
-/// The output that continues the cache input `past`.
-fn present_name<'o>(past: &str, outputs: &'o [Outlet]) -> Option<&'o str> {
-    let suffix = past.strip_prefix("past_key_values").or_else(|| past.strip_prefix("past"))?;
-    let candidates = [format!("present{suffix}"), format!("present_key_values{suffix}")];
-    outputs.iter().map(Outlet::name).find(|name| candidates.iter().any(|candidate| candidate == name))
 }
 
 pub(crate) fn tensor_type<'v>(file: &str, name: &str, value: &'v ValueType) -> Result<(TensorElementType, &'v [i64])> {

@@ -6,7 +6,7 @@
 //! - `footprint` states how much memory a model takes.
 //! - `engine` has the engine load it, on exactly one `device`; `placement` reads which node runs where.
 //! - `graph` reads from the graph's own declaration what each input and output is for; nothing is assumed.
-//! - `session` and `cache` run it: graphs with `GroupQueryAttention` append to one buffer in place, the others carry their
+//! - `encoder` runs one that encodes, `session` and `cache` one that generates: graphs with `GroupQueryAttention` append to one buffer in place, the others carry their
 //!   presents over without a copy. `run` is the one call of the engine.
 //! - `probe` shows values between the nodes, found by `value_names`.
 //!
@@ -17,6 +17,7 @@ mod backend;
 mod cache;
 mod device;
 pub mod device_check;
+mod encoder;
 mod engine;
 mod error;
 pub mod export;

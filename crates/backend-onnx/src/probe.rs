@@ -120,7 +120,7 @@ impl Probed {
             give(port.index, port.integers(1, std::iter::once(0))?);
         }
         for port in &graph.caches {
-            give(port.input, empty_past(port)?);
+            give(port.input, empty_past(port, 1)?);
         }
         let output_names = Names::new(requested.iter().map(|value| value.name.clone()).collect());
         let mut outputs: Vec<RawValue> = vec![ptr::null_mut(); requested.len()];

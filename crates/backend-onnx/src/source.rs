@@ -4,14 +4,14 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use tandem_core::backend::{LoadOptions, Numerics, WeightFile};
+use tandem_core::backend::{LoadOptions, Numerics, Purpose, WeightFile};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
-use tandem_core::{DType, Device, Error, GraphFormat, Result};
+use tandem_core::{DType, Device, Error, GraphFormat, GraphOutputs, Result};
 use tandem_onnx_graph::{Activations, DataType, Dim, Edit, Graph, LogitsControl, Node};
 
 use crate::error::bad_graph;
-use crate::export::{GraphPlan, refuse_unsupported_architecture};
+use crate::export::{GraphPlan, RunBy, refuse_unsupported_architecture};
 use crate::graph_cache::{CachedGraph, cached_graph};
 use crate::value_names::can_probe;
 
@@ -104,10 +104,25 @@ pub(crate) enum OpenedSource {
 impl OpenedSource {
     /// Opens what `options` request among `files`.
     pub(crate) fn open(files: &ModelFiles, options: &LoadOptions) -> Result<Self> {
-        Ok(match GraphSource::choose(files, options.dtype, options.onnx.graph.as_deref())? {
-            GraphSource::Graph(found) => Self::Graph(Box::new(OpenedGraph::open(&found, options.dtype)?)),
-            GraphSource::Export => Self::Export,
-        })
+        let found = match GraphSource::choose(files, options.dtype, options.onnx.graph.as_deref())? {
+            GraphSource::Graph(found) => found,
+            GraphSource::Export => return Ok(Self::Export),
+        };
+        let opened = OpenedGraph::open(&found, options.dtype)?;
+        // A published graph for generation is of no use to who embeds with the model.
+        let is_free = options.onnx.graph.is_none() && !files.weights.is_empty();
+        if is_free && options.purpose == Purpose::Encode && generates(&opened.graph) {
+            return Ok(Self::Export);
+        }
+        Ok(Self::Graph(Box::new(opened)))
+    }
+
+    /// Whether it encodes, and does not generate.
+    pub(crate) fn encodes(&self, config: &ModelConfig, purpose: Purpose) -> bool {
+        match self {
+            Self::Graph(opened) => !generates(&opened.graph),
+            Self::Export => encodes(config, purpose),
+        }
     }
 
     /// The graph for the engine.
@@ -154,7 +169,8 @@ impl Source {
             let opened = OpenedGraph::open(&GraphFile { file, dtype: Some(dtype) }, options.dtype)?;
             return Ok(Self { cached: Some(cached), ..Self::of_graph(&opened, options)? });
         }
-        let bytes = GraphPlan::open(files, config, GraphFormat::of(dtype))?.build()?;
+        let format = graph_format(config, dtype, options.purpose);
+        let bytes = GraphPlan::open(files, config, format, RunBy::Tandem)?.build()?;
         let graph = Graph::parse(bytes, &files.name).map_err(bad_graph)?;
         Ok(Self {
             name: files.name.clone(),
@@ -167,6 +183,17 @@ impl Source {
             cached: None,
         })
     }
+}
+
+/// Whether the graph of a model of `config` that is built for `purpose` encodes, and does not generate.
+fn encodes(config: &ModelConfig, purpose: Purpose) -> bool {
+    !config.is_causal || purpose == Purpose::Encode
+}
+
+/// The graph that is built of a model of `config` with weights of `dtype` for `purpose`.
+pub(crate) fn graph_format(config: &ModelConfig, dtype: DType, purpose: Purpose) -> GraphFormat {
+    let outputs = if encodes(config, purpose) { GraphOutputs::HiddenStates } else { GraphOutputs::Logits };
+    GraphFormat { outputs, ..GraphFormat::of(dtype) }
 }
 
 /// Whether a graph of `dtype` can be built from the weights. For a model with graphs, one is built only if a dtype was requested.
@@ -228,9 +255,19 @@ fn edited(graph: &Graph, directory: Option<&Path>, options: &LoadOptions) -> Res
 
 /// Adds an input for the number of logits, unless the head is not recognised.
 fn control_logits(graph: &Graph, edit: &mut Edit<'_>) -> bool {
+    if !generates(graph) {
+        return false;
+    }
     // One with a default is an input too.
     let has = graph.main().inputs.iter().any(|input| input.name == "num_logits_to_keep");
     !has && matches!(edit.control_logits("logits"), Ok(LogitsControl::Input))
+}
+
+/// Whether a graph generates: it has a KV cache, and logits for each token.
+fn generates(graph: &Graph) -> bool {
+    let logits = graph.outputs().iter().find(|output| output.name == "logits");
+    graph.inputs().any(|input| input.name.starts_with("past"))
+        && logits.is_some_and(|logits| logits.dims.as_ref().is_none_or(|dims| dims.len() != 2))
 }
 
 /// The dtype of the weights of the projections, from the operators that multiply by them.

@@ -1,6 +1,7 @@
 //! The command line as clap reads it: types and help, no behaviour.
 
 mod bench;
+mod embed;
 mod engine;
 mod examples;
 mod generation;
@@ -8,6 +9,8 @@ mod graph_format;
 mod models;
 mod onnx;
 mod parity;
+mod rerank;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -15,14 +18,17 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub(crate) use self::bench::{BenchArgs, EntryOptions, Peer, ReportOptions};
+pub(crate) use self::embed::{EmbedArgs, EmbeddingOptions, Precision, VectorFormat};
 pub(crate) use self::engine::{ComputeArgs, DTypeArg, DeviceChoice, EngineOptions, WeightsArgs};
 pub(crate) use self::generation::GenerationOptions;
 pub(crate) use self::graph_format::GraphFormatArgs;
 pub(crate) use self::models::{ListArgs, PullArgs, RmArgs};
 pub(crate) use self::onnx::{LibraryArg, OnnxArgs};
 pub(crate) use self::parity::{ParityArgs, SideChoice};
+pub(crate) use self::rerank::RerankArgs;
+pub(crate) use self::verify::{FingerprintArgs, VerifyIndexArgs};
 
-/// Local text generation on engines that are held to the same answer.
+/// Local text generation and text embeddings on engines that are held to the same answer.
 #[derive(Debug, Parser)]
 #[command(name = "tandem", max_term_width = 100, after_help = examples::TANDEM)]
 pub(crate) struct Cli {
@@ -34,6 +40,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Run(RunArgs),
     Chat(ChatArgs),
+    Embed(EmbedArgs),
+    Rerank(RerankArgs),
+    Fingerprint(FingerprintArgs),
+    VerifyIndex(VerifyIndexArgs),
     Score(ScoreArgs),
     Bench(BenchArgs),
     Show(ShowArgs),
@@ -250,6 +260,10 @@ impl Command {
         match self {
             Self::Run(args) => args.output,
             Self::Chat(args) => args.output,
+            Self::Embed(args) => args.output,
+            Self::Rerank(args) => args.output,
+            Self::Fingerprint(args) => args.output,
+            Self::VerifyIndex(args) => args.output,
             Self::Score(args) => args.output,
             Self::Bench(args) => args.output,
             Self::Show(args) => args.output,

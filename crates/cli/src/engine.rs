@@ -3,11 +3,16 @@
 use crate::words::clause;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 use tandem::catalog::{Catalog, CatalogEntry};
-use tandem::{Admission, DType, Device, ModelInfo, OpenedModel, Resolver, SessionOptions, Settings, TextModel};
+use tandem::embedding::Pooling;
+use tandem::{
+    Admission, DType, Device, EmbeddingModel, ModelInfo, OpenedModel, RerankerModel, Resolved, Resolver, SessionOptions,
+    Settings, TextModel,
+};
 use tandem_bench::peak_rss_bytes;
 
 use crate::args::{DeviceChoice, EngineOptions};
@@ -68,16 +73,68 @@ pub(crate) fn load(
     n_tokens: usize,
     output: &Output,
 ) -> Result<Loaded> {
+    let settings = settings(options, output)?;
+    let has_exported = Arc::new(AtomicBool::new(false));
     let resolver = resolver(catalog, options);
     let resolved = resolve(&resolver, reference, &reference_settings(options), output)?;
-    let mut settings = settings(options, output)?;
+    let model = load_with(&resolver, &resolved, settings, &has_exported, n_tokens, output, OpenedModel::load)?;
+    remark_on_load(&resolved, model.info(), model.load_time(), output);
+    Ok(Loaded { model, resolver, entry: resolved.entry, has_exported })
+}
+
+/// Loads the embedding model that `reference` names, exactly as `options` say; `pooling` is used whatever its files say.
+pub(crate) fn load_embedder(
+    reference: &str,
+    catalog: &Catalog,
+    options: &EngineOptions,
+    pooling: Option<Pooling>,
+    output: &Output,
+) -> Result<EmbeddingModel> {
+    let settings = settings(options, output)?.for_embeddings();
+    let resolver = resolver(catalog, options);
+    let resolved = resolve(&resolver, reference, &reference_settings(options), output)?;
+    let load = |opened: OpenedModel| opened.load_embedder(pooling);
+    let model = load_with(&resolver, &resolved, settings, &Arc::default(), EMBEDDED_TOKENS, output, load)?;
+    remark_on_load(&resolved, model.info(), model.load_time(), output);
+    Ok(model)
+}
+
+/// Loads the reranker that `reference` names, exactly as `options` say.
+pub(crate) fn load_reranker(
+    reference: &str,
+    catalog: &Catalog,
+    options: &EngineOptions,
+    output: &Output,
+) -> Result<RerankerModel> {
+    let settings = settings(options, output)?.for_embeddings();
+    let resolver = resolver(catalog, options);
+    let resolved = resolve(&resolver, reference, &reference_settings(options), output)?;
     let files = find(&resolver, &resolved, &settings, output)?;
-    let reference = &resolved.model;
-    let has_exported = Arc::new(AtomicBool::new(false));
-    let progress = output.progress(format!("loading {reference}"));
+    let settings = settings.for_reranking(&files)?;
+    let load = OpenedModel::load_reranker;
+    let model = load_with(&resolver, &resolved, settings, &Arc::default(), EMBEDDED_TOKENS, output, load)?;
+    remark_on_load(&resolved, model.info(), model.load_time(), output);
+    Ok(model)
+}
+
+/// Tokens for which the memory of an embedding model is planned: what it takes at once of long texts.
+const EMBEDDED_TOKENS: usize = 512;
+
+/// Finds the files of a resolved model, opens them and calls `load`; Ctrl-C stops it, and `has_exported` says whether a graph was made.
+fn load_with<M>(
+    resolver: &Resolver,
+    resolved: &Resolved,
+    mut settings: Settings,
+    has_exported: &Arc<AtomicBool>,
+    n_tokens: usize,
+    output: &Output,
+    load: impl FnOnce(OpenedModel) -> tandem::Result<M>,
+) -> Result<M> {
+    let files = find(resolver, resolved, &settings, output)?;
+    let progress = output.progress(format!("loading {}", resolved.model));
     let interrupts = Interrupts::install(settings.load.cancel.clone()).context("Ctrl-C cannot be listened to")?;
     settings.load.progress = tandem::Progress::new({
-        let (shown, interrupts, has_exported) = (progress.listener(), interrupts.clone(), Arc::clone(&has_exported));
+        let (shown, interrupts, has_exported) = (progress.listener(), interrupts.clone(), Arc::clone(has_exported));
         move |event| {
             has_exported.store(true, Ordering::Relaxed);
             // From here on something is left behind when the process ends at once.
@@ -87,8 +144,8 @@ pub(crate) fn load(
     });
     let model = resolver.open(files, &settings).and_then(|opened| {
         remark_on_dtype(&opened, resolved.entry.as_ref(), output);
-        admit(&opened, &resolver, n_tokens, output)?;
-        opened.load()
+        admit(&opened, resolver, n_tokens, output)?;
+        load(opened)
     });
     interrupts.disarm();
     drop(progress);
@@ -96,18 +153,21 @@ pub(crate) fn load(
     if settings.load.cancel.is_cancelled() {
         return Err(tandem::Error::Cancelled.into());
     }
-    let info = model.info();
+    Ok(model)
+}
+
+fn remark_on_load(resolved: &Resolved, info: &ModelInfo, time: Duration, output: &Output) {
     output.detail(&format!(
-        "{reference}: {} {} on {}, {}, {} threads, loaded in {} ms",
+        "{}: {} {} on {}, {}, {} threads, loaded in {} ms",
+        resolved.model,
         info.backend,
         info.engine_version,
         info.device,
         info.dtype,
         info.threads,
-        model.load_time().as_millis()
+        time.as_millis()
     ));
     remark_on_placement(info, output);
-    Ok(Loaded { model, resolver, entry: resolved.entry, has_exported })
 }
 
 /// Warns of products and attention that the engine left to the processor: ONNX Runtime's `GroupQueryAttention` runs on CUDA in 16-bit

@@ -30,6 +30,7 @@ pub(crate) fn clause(remedy: &Remedy) -> String {
         Remedy::SkipMemoryCheck => "use `--no-memory-check` to load it anyway".into(),
         Remedy::SkipTemplate => "use `--raw` to continue plain text".into(),
         Remedy::ReplaceExport => "replace an earlier export with `--force`".into(),
+        Remedy::Embed => "embed texts with it: `tandem embed MODEL TEXT`".into(),
         Remedy::ExportModel => "export the model with `tandem export`".into(),
         Remedy::ListModels => "`tandem list` shows which models are there".into(),
         Remedy::RemoveModels => "remove models with `tandem rm`".into(),

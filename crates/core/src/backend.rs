@@ -25,14 +25,14 @@ mod probe;
 
 pub use capabilities::{Capabilities, Capability};
 pub use checked::checked;
-pub use data::{HiddenStates, ModelInfo, Placement, TokenBatch, WeightType};
+pub use data::{HiddenStates, ModelInfo, Placement, PooledOutput, PooledRows, TokenBatch, WeightType};
 pub use kv::{KvShape, KvState};
 pub use logits::{Logits, LogitsRequest};
 pub use options::{ComputeUnits, CoreMlFormat, CoreMlOptions, DeviceReport, LoadOptions, OnnxOptions, SessionOptions};
 pub use probe::{Probe, ProbePoint, Prober, Stage};
 
 pub use crate::files::WeightFile;
-pub use crate::primitives::{BackendKind, DType, Device, Numerics, TokenId};
+pub use crate::primitives::{BackendKind, DType, Device, Numerics, Purpose, TokenId};
 
 /// One inference engine compiled into this build.
 ///
@@ -139,8 +139,8 @@ pub trait OpenedModel: Send {
 
 /// Loaded weights. Immutable and shared: all that changes is in a [`Session`].
 ///
-/// A model has at least one of [`Capability::Generation`] and [`Capability::HiddenStates`]; of the methods with a default it implements
-/// those whose capability it declares.
+/// A model has at least one of [`Capability::Generation`], [`Capability::HiddenStates`] and [`Capability::PooledOutput`]; of the methods
+/// with a default it implements those whose capability it declares.
 pub trait Model: Send + Sync {
     /// What was loaded and where it runs, as resolved and not as requested.
     fn info(&self) -> &ModelInfo;
@@ -164,6 +164,14 @@ pub trait Model: Send + Sync {
     /// [`Error::Unsupported`] unless [`Capability::HiddenStates`], [`Error::Cancelled`] when `cancel` was set.
     fn encode(&self, _batch: &TokenBatch, _cancel: &CancelToken) -> Result<HiddenStates> {
         Err(self.info().without(Capability::HiddenStates))
+    }
+
+    /// The row that the model's own last layers compute for each sequence, as [`ModelInfo::pooled_output`] says: `[sequences, width]`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] unless [`Capability::PooledOutput`], [`Error::Cancelled`] when `cancel` was set.
+    fn encode_pooled(&self, _batch: &TokenBatch, _cancel: &CancelToken) -> Result<PooledRows> {
+        Err(self.info().without(Capability::PooledOutput))
     }
 
     /// The same weights with the sum of `adapters` applied. `self` is unchanged and stays usable.

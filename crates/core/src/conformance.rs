@@ -121,6 +121,7 @@ macro_rules! conformance {
             zero_adapter_is_the_identity,
             cancelled_encode_is_an_error,
             token_types_are_those_of_the_model,
+            pooled_rows_equal_those_of_each_alone,
             logits_match_golden,
             greedy_tokens_match_golden,
         );

@@ -7,19 +7,25 @@
 mod config;
 mod dense;
 mod embedder;
+mod fingerprint;
 mod modules;
 mod pooling;
 mod prompts;
 mod tokens;
 mod vectors;
+mod verify;
 
 pub use self::config::EmbeddingConfig;
+pub(crate) use self::config::max_tokens;
+pub(crate) use self::dense::floats;
 pub use self::dense::{Dense, DenseActivation};
 pub use self::embedder::{EmbedOptions, Embedder, Embeddings};
+pub use self::fingerprint::{Arithmetic, Fingerprint, PROBES, Space};
 pub use self::pooling::{Pool, Pooling};
 pub use self::prompts::{Prompt, Prompts, Role};
 pub use self::tokens::{TokenizedText, Truncate};
 pub use self::vectors::{Normalize, Similarity, normalize};
+pub use self::verify::{Difference, IndexRow, Verdict, Verification, verify};
 
 /// What is done with a vector after pooling.
 #[derive(Clone, Debug, PartialEq)]

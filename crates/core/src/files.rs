@@ -6,6 +6,7 @@ mod config;
 mod content;
 mod discover;
 mod embedded;
+mod embedding;
 mod gguf;
 mod graphs;
 mod listing;

@@ -104,6 +104,18 @@ pub enum Numerics {
 
 named!(Numerics, "numerics", { Fast: "fast", Exact: "exact" });
 
+/// What a model is loaded for. It matters for causal decoders, which do both; all others encode, whatever is said here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// To generate text.
+    #[default]
+    Generate,
+    /// To give hidden states: a model so loaded need not generate, and its checkpoint need not have a head.
+    Encode,
+}
+
+named!(Purpose, "purpose", { Generate: "generate", Encode: "encode" });
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -61,6 +61,8 @@ pub enum Remedy {
     SkipTemplate,
     /// Put an export in the place of an earlier one.
     ReplaceExport,
+    /// Make vectors with the model instead of text.
+    Embed,
     /// Make a directory with a graph of the checkpoint.
     ExportModel,
     /// See which models of the hub are on this machine.
@@ -150,6 +152,7 @@ impl fmt::Display for Remedy {
             Self::SkipMemoryCheck => f.write_str("`Settings::no_memory_check` loads it anyway"),
             Self::SkipTemplate => f.write_str("continue plain text, without the chat template"),
             Self::ReplaceExport => f.write_str("replace an earlier export with `ExportOptions::replace`"),
+            Self::Embed => f.write_str("load it with `tandem::load_embedder`"),
             Self::ExportModel => f.write_str("export the model with `tandem::export`"),
             Self::ListModels => f.write_str("`Cache::models` lists the models that are there"),
             Self::RemoveModels => f.write_str("remove models with `Cache::remove`"),

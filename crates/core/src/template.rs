@@ -147,6 +147,11 @@ impl ChatTemplate {
         config.chat_template().map(|source| Self::new(source, tokens, &config.file)).transpose()
     }
 
+    /// Its source, as it is compiled.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// The error for chat with a model that has no template.
     pub fn missing(model: &str) -> Error {
         Error::Template {

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::tokenizer::Tokenizer as Inner;
-use tokenizers::{PostProcessor, TruncationDirection};
+use tokenizers::{PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings};
 
 use crate::error::{Error, Result};
 use crate::primitives::TokenId;
@@ -28,6 +28,15 @@ pub enum SpecialTokens {
     Parse,
     /// It is ordinary text: for what users and tools write.
     AsText,
+}
+
+/// What is cut of a pair of texts that is too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The longer of the two, until both are equally long.
+    Longest,
+    /// The second.
+    Second,
 }
 
 /// A tokenizer, immutable and shared: a clone is a pointer.
@@ -110,6 +119,41 @@ impl Tokenizer {
         encoding.take_overflowing();
         let whole = inner.post_process(encoding, None, true).map_err(|e| self.failed("cannot add its template", e))?;
         Ok((whole.get_ids().to_vec(), n_cut))
+    }
+
+    /// The ids and token types of a pair of texts with what the file's post-processor adds, cut to at most `max_tokens`; and how many
+    /// tokens were cut.
+    ///
+    /// # Errors
+    /// As [`encode_with_template`](Self::encode_with_template); [`Error::ContextFull`] when only the second may be cut, and the first alone
+    /// is too long.
+    pub fn encode_pair_within(
+        &self,
+        first: &str,
+        second: &str,
+        max_tokens: usize,
+        cut: Cut,
+    ) -> Result<(Vec<TokenId>, Vec<u32>, usize)> {
+        let inner = &self.shared.inner;
+        let encode = |text: &str| inner.encode_fast(text, false).map_err(|e| self.failed("cannot encode the text", e));
+        let (first, second) = (encode(first)?, encode(second)?);
+        let n_added = inner.get_post_processor().map_or(0, |processor| processor.added_tokens(true));
+        let (n_tokens, room) = (first.len() + second.len(), max_tokens.saturating_sub(n_added));
+        if cut == Cut::Second && first.len() >= room && n_tokens > room {
+            return Err(Error::ContextFull { held: 0, asked: first.len() + n_added + 1, max: max_tokens });
+        }
+        let strategy = if cut == Cut::Second { TruncationStrategy::OnlySecond } else { TruncationStrategy::LongestFirst };
+        let params = TruncationParams { max_length: room, strategy, ..TruncationParams::default() };
+        let (mut first, second) =
+            truncate_encodings(first, Some(second), &params).map_err(|e| self.failed("cannot cut the texts", e))?;
+        first.take_overflowing();
+        let second = second.map(|mut second| {
+            second.take_overflowing();
+            second
+        });
+        let whole = inner.post_process(first, second, true).map_err(|e| self.failed("cannot add its template", e))?;
+        let n_cut = n_tokens.saturating_sub(room);
+        Ok((whole.get_ids().to_vec(), whole.get_type_ids().to_vec(), n_cut))
     }
 
     /// The end of `text` that has its last `n` tokens.

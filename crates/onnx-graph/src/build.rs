@@ -1,6 +1,6 @@
-//! From the weights of a checkpoint to a decoder graph for ONNX Runtime.
+//! From the weights of a checkpoint to a graph for ONNX Runtime: of a decoder over a KV cache, or of an encoder.
 //!
-//! The graph follows what onnxruntime-genai's builder writes for its CPU engine, because those operators take the KV cache in
+//! The graph of a decoder follows what onnxruntime-genai's builder writes for its CPU engine, because those operators take the KV cache in
 //! place: `com.microsoft.GroupQueryAttention` with rotation inside it, `SkipSimplifiedLayerNormalization`, `MatMulNBits`. Unlike its
 //! graphs, these compute only kept positions after the last attention, unless all hidden states are output.
 //!
@@ -25,7 +25,19 @@
 //! | `logits` | float `[batch, kept tokens, vocab_size]` |
 //! | `hidden_states` | float `[batch, tokens, hidden_size]`, after the last norm |
 //! | `present.N.key`, `.value` | float `[batch, kv_heads, past + tokens or capacity, head_dim]` |
+//!
+//! The graph of an encoder runs sequences of one length. Like published ones it has
+//!
+//! | input | type and shape |
+//! |---|---|
+//! | `input_ids` | int64 `[batch, tokens]` |
+//! | `attention_mask` | int64 `[batch, tokens]`, zeros for padding at the end; only with [`EncoderSpec::has_mask`] |
+//! | `token_type_ids` | int64 `[batch, tokens]`; only with more types than one |
+//!
+//! and the output `last_hidden_state`, float `[batch, tokens, hidden_size]`.
 
+mod decoder;
+mod encoder;
 mod network;
 mod plan;
 mod quantize;
@@ -36,6 +48,10 @@ mod weights;
 
 use std::path::{Path, PathBuf};
 
+pub use self::encoder::{
+    Activation, EmbeddingSpec, EncoderLayer, EncoderSpec, Linear, Norm, NormKind, Norms, RelativeBias, Table,
+};
+pub use self::plan::{Needs, Spec, needs};
 pub use self::smoke_test::smoke_test_graph;
 pub use self::spec::{Blocks, BuildOptions, DecoderSpec, Outputs, RopeTable, WeightFormat};
 pub use self::weights::{Weight, WeightType};
@@ -44,8 +60,7 @@ use crate::error::{Error, Result};
 /// Why a weight could not be read.
 pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Returns the weight of this name, as Hugging Face transformers names it after [`DecoderSpec::prefix`]. A weight may be requested more
-/// than once.
+/// Returns the weight of this name, as the checkpoint has it. A weight may be requested more than once.
 pub type WeightSource<'s, 'w> = dyn FnMut(&str) -> std::result::Result<Weight<'w>, SourceError> + 's;
 
 /// Whether to stop with [`Error::Interrupted`]; called many times a second, by several threads.
@@ -69,9 +84,9 @@ pub struct Built {
 ///
 /// # Errors
 /// When the specification is inconsistent, or a weight is missing or has another shape than the specification says.
-pub fn build(spec: &DecoderSpec, options: &BuildOptions, weights: &mut WeightSource<'_, '_>) -> Result<Built> {
+pub fn build<'s>(spec: impl Into<Spec<'s>>, options: &BuildOptions, weights: &mut WeightSource<'_, '_>) -> Result<Built> {
     let mut sink = sink::External::new(DATA_FILE.into(), Vec::new());
-    let graph = plan::run(spec, options, weights, &mut sink, &|| false)?;
+    let graph = plan::run(spec.into(), options, weights, &mut sink, &|| false)?;
     Ok(Built { graph, data: sink.into_inner() })
 }
 
@@ -79,10 +94,15 @@ pub fn build(spec: &DecoderSpec, options: &BuildOptions, weights: &mut WeightSou
 ///
 /// # Errors
 /// As [`build`], and when the file would have more than 2 GiB.
-pub fn build_inline(spec: &DecoderSpec, options: &BuildOptions, weights: &mut WeightSource<'_, '_>) -> Result<Vec<u8>> {
+pub fn build_inline<'s>(
+    spec: impl Into<Spec<'s>>,
+    options: &BuildOptions,
+    weights: &mut WeightSource<'_, '_>,
+) -> Result<Vec<u8>> {
+    let spec = spec.into();
     let graph = plan::run(spec, options, weights, &mut sink::Inline, &|| false)?;
     match graph.len() as u64 > crate::graph::MAX_PROTO_BYTES {
-        true => Err(Error::bad_file(&spec.name, "the graph would have more than 2 GiB")
+        true => Err(Error::bad_file(spec.name(), "the graph would have more than 2 GiB")
             .with_hint("keep the weights in a file of their own")),
         false => Ok(graph),
     }
@@ -94,8 +114,8 @@ pub fn build_inline(spec: &DecoderSpec, options: &BuildOptions, weights: &mut We
 /// # Errors
 /// As [`build`], and when the directory exists already or cannot be written; [`Error::Interrupted`] soon after `interrupted`
 /// returns true.
-pub fn export(
-    spec: &DecoderSpec,
+pub fn export<'s>(
+    spec: impl Into<Spec<'s>>,
     options: &BuildOptions,
     weights: &mut WeightSource<'_, '_>,
     directory: &Path,
@@ -103,7 +123,7 @@ pub fn export(
 ) -> Result<PathBuf> {
     sink::write_directory(directory, |data| {
         let mut sink = sink::External::new(directory.join(DATA_FILE).display().to_string(), data);
-        plan::run(spec, options, weights, &mut sink, interrupted)
+        plan::run(spec.into(), options, weights, &mut sink, interrupted)
     })?;
     Ok(directory.join(GRAPH_FILE))
 }

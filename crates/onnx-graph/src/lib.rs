@@ -1,4 +1,4 @@
-//! Read, check, edit, build and write ONNX graphs of decoder models, without an engine.
+//! Read, check, edit, build and write ONNX graphs of decoders and encoders, without an engine.
 //!
 //! - [`Graph`] reads a file's operators, inputs, outputs and where its weights are; the weights stay in the mapped file.
 //! - [`Graph::check`] refuses untrusted files that reach outside their directory, need a custom library, or lie about sizes.
@@ -37,8 +37,9 @@ mod schema;
 mod wire;
 
 pub use crate::build::{
-    Blocks, BuildOptions, Built, DATA_FILE, DecoderSpec, GRAPH_FILE, Interrupted, Outputs, RopeTable, SourceError, Weight,
-    WeightFormat, WeightSource, WeightType, build, build_inline, export, smoke_test_graph,
+    Activation, Blocks, BuildOptions, Built, DATA_FILE, DecoderSpec, EmbeddingSpec, EncoderLayer, EncoderSpec, GRAPH_FILE,
+    Interrupted, Linear, Needs, Norm, NormKind, Norms, Outputs, RelativeBias, RopeTable, SourceError, Spec, Table, Weight,
+    WeightFormat, WeightSource, WeightType, build, build_inline, export, needs, smoke_test_graph,
 };
 pub use crate::edit::{Activations, Edit, LogitsControl, LowRank};
 pub use crate::error::{Error, Result};

@@ -1,4 +1,4 @@
-//! Local text generation on two engines that are held to the same answer.
+//! Local text generation and text embeddings on two engines that are held to the same answer.
 //!
 //! # Load
 //!
@@ -72,6 +72,35 @@
 //! # }
 //! ```
 //!
+//! # Embed
+//!
+//! [`load_embedder`] loads a model that makes vectors of texts, with the pooling, prompts and length that its publisher says
+//! ([`embedding`]).
+//!
+//! ```no_run
+//! # fn main() -> tandem::Result<()> {
+//! let model = tandem::load_embedder("Qwen/Qwen3-Embedding-0.6B", &tandem::Settings::default())?;
+//! let query = model.embed_query("What do foxes eat?")?;
+//! let documents = model.embed_documents(&["A fox eats mice.", "Rain fell on the hill."])?;
+//! let scores = documents.vectors().map(|document| model.similarity().of(&query, document));
+//! println!("{:?}", scores.collect::<Vec<_>>());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Rerank
+//!
+//! [`load_reranker`] loads a model that scores how well documents answer a query.
+//!
+//! ```no_run
+//! # fn main() -> tandem::Result<()> {
+//! let model = tandem::load_reranker("cross-encoder/ms-marco-MiniLM-L6-v2", &tandem::Settings::default())?;
+//! let best = model.rerank("What do foxes eat?", &["Rain fell on the hill.", "A fox eats mice."])?[0];
+//! println!("document {} with {:.2}", best.index, best.score);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Export
 //!
 //! [`export`](export()) makes a directory with an ONNX graph of a checkpoint, which [`load`] and onnxruntime-genai take as it is.
@@ -123,20 +152,24 @@ pub mod backends;
 pub mod catalog;
 mod chat;
 mod demo;
+mod embedder;
 pub mod machine;
 mod model;
 pub mod numerics;
 mod opened;
 pub mod plan;
 mod reference;
+mod reranker;
 mod resolver;
 mod settings;
 
 pub use backends::export;
 pub use chat::{Chat, Reply};
+pub use embedder::{EmbeddingModel, load_embedder};
 pub use model::{TextModel, load};
 pub use opened::OpenedModel;
 pub use reference::ModelRef;
+pub use reranker::{RerankerModel, load_reranker};
 pub use resolver::{Admission, Resolved, Resolver, find};
 pub use settings::Settings;
 
@@ -156,6 +189,20 @@ pub use tandem_core::{
 };
 pub use tandem_core::{named, paths, remedy};
 pub use tandem_hub as hub;
+
+/// How embeddings are made: pooling, prompts, options, similarity.
+pub mod embedding {
+    pub use tandem_core::embedding::{
+        Arithmetic, Dense, DenseActivation, Difference, EmbedOptions, Embedder, EmbeddingConfig, Embeddings, Fingerprint,
+        IndexRow, Normalize, PROBES, Pool, Pooling, Prompt, Prompts, Role, Similarity, Space, Step, TokenizedText, Truncate,
+        Verdict, Verification, normalize, verify,
+    };
+}
+
+/// How documents are scored: options, scores.
+pub mod rerank {
+    pub use tandem_core::rerank::{DocumentScore, RerankConfig, RerankOptions, Reranker, ScoreActivation, TruncatePair};
+}
 
 /// The files of a model, and what they say of it.
 pub mod files {

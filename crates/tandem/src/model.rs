@@ -11,7 +11,7 @@ use tandem_core::sequence::Sequence;
 use tandem_core::stop::StopOptions;
 use tandem_core::template::{ChatMessage, ChatTemplate, RenderOptions, TemplateTokens, TokenizerConfig};
 use tandem_core::tokenizer::Tokenizer;
-use tandem_core::{Error, Model, ModelInfo, Result, SessionOptions, TokenId};
+use tandem_core::{Error, Model, ModelInfo, Remedy, Result, SessionOptions, TokenId};
 
 use crate::opened::OpenedModel;
 use crate::plan::{DTypeChoice, Planner};
@@ -80,6 +80,13 @@ impl OpenedModel {
     pub fn load(self) -> Result<TextModel> {
         let Self { files, opened, open_time, planner, dtype_choice, .. } = self;
         let (started, config) = (Instant::now(), opened.config().clone());
+        if !config.is_causal {
+            return Err(Error::Unsupported {
+                what: format!("text generation with `{}`", files.name),
+                reason: format!("it is a model that embeds texts (`{}`) and generates none", config.architecture),
+                hint: Some(Remedy::Embed.into()),
+            });
+        }
         // A published tokenizer takes half as long as a small model's weights: they are read side by side.
         let (text, model) = std::thread::scope(|scope| {
             let text = scope.spawn(|| Text::read(&files, &config));
@@ -252,7 +259,7 @@ fn number(published: Option<f64>, otherwise: f32) -> f32 {
     published.map_or(otherwise, |value| value as f32)
 }
 
-fn read_tokenizer(files: &ModelFiles) -> Result<Tokenizer> {
+pub(crate) fn read_tokenizer(files: &ModelFiles) -> Result<Tokenizer> {
     let file = files.tokenizer.as_ref().ok_or_else(|| Error::BadFile {
         file: files.name.clone(),
         problem: "there is no `tokenizer.json` among the model's files".into(),
@@ -262,12 +269,16 @@ fn read_tokenizer(files: &ModelFiles) -> Result<Tokenizer> {
     Tokenizer::from_json(&file.read(MAX_TOKENIZER_BYTES)?, &file.name())
 }
 
-fn read_tokenizer_config(files: &ModelFiles) -> Result<Option<TokenizerConfig>> {
+pub(crate) fn read_tokenizer_config(files: &ModelFiles) -> Result<Option<TokenizerConfig>> {
     let read = |file: &ModelFile| TokenizerConfig::parse(&file.read(MAX_JSON_BYTES)?, &file.name());
     files.tokenizer_config.as_ref().map(read).transpose()
 }
 
-fn read_template(files: &ModelFiles, config: Option<&TokenizerConfig>, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+pub(crate) fn read_template(
+    files: &ModelFiles,
+    config: Option<&TokenizerConfig>,
+    tokenizer: &Tokenizer,
+) -> Result<Option<ChatTemplate>> {
     let tokens = TemplateTokens::new(config, tokenizer);
     let jinja = files.chat_template.as_ref().map(|file| Ok::<_, Error>((file.read(MAX_JSON_BYTES)?, file.name()))).transpose()?;
     ChatTemplate::choose(jinja.as_ref().map(|(bytes, name)| (&**bytes, &**name)), config, tokens)

@@ -1,16 +1,19 @@
 //! What `tandem-onnx-graph` is told to build from a checkpoint, once its configuration and weights agree.
 
+mod encoder_inventory;
 mod inventory;
+mod specs;
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use tandem_core::checkpoint::Checkpoint;
-use tandem_core::config::{Architecture, ExpectedWeight, ModelConfig};
+use tandem_core::config::{Architecture, ModelConfig};
 use tandem_core::files::ModelFiles;
 use tandem_core::{BackendKind, CancelToken, DType, Error, GraphFormat, GraphOutputs, Progress, ProgressEvent, Remedy, Result};
 use tandem_onnx_graph::{
-    Blocks, BuildOptions, DecoderSpec, Outputs, RopeTable, SourceError, Weight, WeightFormat, WeightType, build_inline, export,
+    Blocks, BuildOptions, DecoderSpec, EncoderSpec, Outputs, SourceError, Spec, Weight, WeightFormat, WeightType, build_inline,
+    export,
 };
 
 use crate::error::bad_graph;
@@ -18,20 +21,39 @@ use crate::error::bad_graph;
 /// A graph that can be built: the weights are there, with the shapes that the configuration says.
 pub(crate) struct GraphPlan {
     checkpoint: Checkpoint,
-    weights: Vec<ExpectedWeight>,
-    spec: DecoderSpec,
+    spec: PlannedSpec,
     options: BuildOptions,
     dtype: DType,
+    /// Bytes of the weights as stored.
+    stored_bytes: u64,
+    /// An upper bound on the bytes of the graph.
+    n_bytes: u64,
+}
+
+/// What is built.
+enum PlannedSpec {
+    Decoder(DecoderSpec),
+    Encoder(EncoderSpec),
+}
+
+/// Who runs a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RunBy {
+    /// Tandem, which does not pad.
+    Tandem,
+    /// Any program.
+    Anyone,
 }
 
 impl GraphPlan {
-    /// Opens the checkpoint of `files`, which `config` describes.
+    /// Opens the checkpoint of `files`, which `config` describes, for a graph of `format` that is `run_by` someone.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a dtype that cannot be built, or weights that are quantised already; [`Error::BadFile`] and
     /// [`Error::BadField`] when a file is damaged, or configuration and weights do not match.
-    pub(crate) fn open(files: &ModelFiles, config: &ModelConfig, format: GraphFormat) -> Result<Self> {
+    pub(crate) fn open(files: &ModelFiles, config: &ModelConfig, format: GraphFormat, run_by: RunBy) -> Result<Self> {
         refuse_unsupported_architecture(config, &files.name)?;
+        refuse_unsupported_format(config, format, &files.name)?;
         let options = build_options(format, &files.name)?;
         if let Some(method) = config.quantization_method() {
             return Err(Error::Unsupported {
@@ -41,20 +63,35 @@ impl GraphPlan {
             });
         }
         let checkpoint = Checkpoint::open(files)?;
-        let spec = spec(files, config, &checkpoint);
-        let weights = inventory::expected(config, &spec.prefix, options.outputs);
-        inventory::check(&weights, &spec, options.outputs, &checkpoint, &files.config.name())?;
-        Ok(Self { checkpoint, weights, spec, options, dtype: format.dtype })
+        let has_mask = run_by == RunBy::Anyone;
+        let (name, config_file) = (&files.name, files.config.name());
+        let spec = match &config.encoder {
+            Some(encoder) => PlannedSpec::Encoder(specs::encoder(name, config, encoder, &checkpoint, has_mask)),
+            None if config.is_causal => PlannedSpec::Decoder(specs::decoder(name, config, &checkpoint)),
+            None => PlannedSpec::Encoder(specs::bidirectional(name, config, &checkpoint, has_mask)),
+        };
+        let [stored_bytes, n_bytes] = match &spec {
+            PlannedSpec::Decoder(spec) => {
+                let weights = inventory::expected(config, &spec.prefix, options.outputs);
+                inventory::check(&weights, spec, options.outputs, &checkpoint, &config_file)?;
+                [inventory::stored_bytes(&weights, &checkpoint), inventory::graph_bytes(&weights, spec, &checkpoint, &options)]
+            }
+            PlannedSpec::Encoder(spec) => encoder_inventory::check(spec, &options, &checkpoint, &config_file)?,
+        };
+        Ok(Self { checkpoint, spec, options, dtype: format.dtype, stored_bytes, n_bytes })
     }
 
     /// Width of a head in the KV cache.
     pub(crate) fn cached_head_dim(&self) -> usize {
-        self.spec.cached_head_dim()
+        match &self.spec {
+            PlannedSpec::Decoder(spec) => spec.cached_head_dim(),
+            PlannedSpec::Encoder(spec) => spec.head_dim,
+        }
     }
 
     /// An upper bound on the bytes of the graph and its weights.
     pub(crate) fn n_bytes(&self) -> u64 {
-        inventory::graph_bytes(&self.weights, &self.spec, &self.checkpoint, &self.options)
+        self.n_bytes
     }
 
     /// Builds the graph in memory, weights included, for a small model.
@@ -73,7 +110,7 @@ impl GraphPlan {
         progress: &Progress,
         cancel: &CancelToken,
     ) -> Result<PathBuf> {
-        let mut meter = Meter::new(progress, self.dtype, inventory::stored_bytes(&self.weights, &self.checkpoint));
+        let mut meter = Meter::new(progress, self.dtype, self.stored_bytes);
         let mut source = |name: &str| {
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled.into());
@@ -103,16 +140,27 @@ impl GraphPlan {
     }
 }
 
+impl<'s> From<&'s PlannedSpec> for Spec<'s> {
+    fn from(spec: &'s PlannedSpec) -> Self {
+        match spec {
+            PlannedSpec::Decoder(spec) => Self::Decoder(spec),
+            PlannedSpec::Encoder(spec) => Self::Encoder(spec),
+        }
+    }
+}
+
 /// Refuses architectures that graphs cannot be built for; `name` is the model's.
 ///
 /// # Errors
 /// [`Error::Unsupported`].
 pub(crate) fn refuse_unsupported_architecture(config: &ModelConfig, name: &str) -> Result<()> {
-    if config.architecture.has_llama_form() {
+    let is_capped = config.gemma.as_ref().is_some_and(|gemma| gemma.attention_softcap.is_some());
+    let is_bidirectional_gemma = config.architecture == Architecture::Gemma3 && !config.is_causal && !is_capped;
+    if config.encoder.is_some() || config.architecture.has_llama_form() || is_bidirectional_gemma {
         return Ok(());
     }
-    let known = Architecture::DECODERS.into_iter().filter(|architecture| architecture.has_llama_form());
-    let known: Vec<String> = known.map(|architecture| format!("`{architecture}`")).collect();
+    let decoders = Architecture::DECODERS.into_iter().filter(|architecture| architecture.has_llama_form());
+    let known: Vec<String> = decoders.chain(Architecture::ENCODERS).map(|architecture| format!("`{architecture}`")).collect();
     Err(Error::Unsupported {
         what: format!("building a graph of `{name}`, whose architecture is `{}`,", config.architecture),
         reason: format!("graphs are built for {}", known.join(", ")),
@@ -121,6 +169,32 @@ pub(crate) fn refuse_unsupported_architecture(config: &ModelConfig, name: &str) 
                 .into(),
         ),
     })
+}
+
+/// Refuses what the model of `config`, called `name`, does not have or does not bear.
+fn refuse_unsupported_format(config: &ModelConfig, format: GraphFormat, name: &str) -> Result<()> {
+    let refuse = |what: String, reason: &str, hint: Remedy| {
+        Err(Error::Unsupported { what, reason: reason.into(), hint: Some(hint.into()) })
+    };
+    if !config.is_causal && format.outputs != GraphOutputs::HiddenStates {
+        let what = format!("a graph of `{name}` with logits");
+        return refuse(what, "the model encodes and generates no text", "export its hidden states".into());
+    }
+    if !config.is_causal && format.adapter_inputs {
+        let what = format!("a graph of `{name}` with inputs for adapters");
+        return refuse(what, "they are built into graphs of models that generate", "leave them out".into());
+    }
+    if config.encoder.is_some() && format.dtype == DType::Int4 {
+        // all-MiniLM-L6-v2: cosines from 0.866 on, 0.963 on average; every seventh of the ten nearest texts is another.
+        let what = format!("dtype `int4` of the encoder `{name}`");
+        let reason = "vectors of encoders with 4 bits a weight are too far from those of the model itself";
+        return refuse(what, reason, Remedy::UseDType(vec![DType::Int8, DType::F32]));
+    }
+    if config.gemma.is_some() && format.dtype == DType::F16 {
+        let what = format!("dtype `f16` of `{name}`");
+        return refuse(what, "activations of Gemma exceed what 16 bits hold", Remedy::UseDType(vec![DType::F32, DType::Int8]));
+    }
+    Ok(())
 }
 
 /// Reports how many bytes of weights are done. A weight is done when the next one is requested.
@@ -147,43 +221,19 @@ impl<'p> Meter<'p> {
     }
 }
 
-/// The decoder as the graph builder describes it.
-fn spec(files: &ModelFiles, config: &ModelConfig, checkpoint: &Checkpoint) -> DecoderSpec {
-    DecoderSpec {
-        name: files.name.clone(),
-        // Checkpoints of embedding models are published without it.
-        prefix: if checkpoint.contains("model.embed_tokens.weight") { "model.".into() } else { String::new() },
-        n_layers: config.n_layers,
-        vocab_size: config.vocab_size,
-        hidden_size: config.hidden_size,
-        intermediate_size: config.intermediate_size,
-        n_heads: config.n_heads,
-        n_kv_heads: config.n_kv_heads,
-        head_dim: config.head_dim(),
-        rms_norm_eps: config.norm_eps as f32,
-        qkv_bias: config.qkv_bias,
-        qk_norm: config.qk_norm,
-        attention_output_bias: config.attention_output_bias,
-        mlp_bias: config.mlp_bias,
-        tie_word_embeddings: config.tie_word_embeddings,
-        rope: RopeTable {
-            inverse_frequencies: config.rope.inv_freq(config.head_dim()),
-            attention_scaling: config.rope.attention_factor(),
-            n_positions: config.max_context,
-        },
-        layer_windows: config.layer_windows.clone(),
-    }
-}
-
 /// The weight `name`, as the graph builder takes it.
 fn weight<'c>(checkpoint: &'c Checkpoint, name: &str) -> std::result::Result<Weight<'c>, SourceError> {
     let stored = checkpoint.tensor(name)?;
-    let kind = match stored.dtype {
+    Ok(Weight { kind: weight_type(stored.dtype), shape: stored.shape.to_vec(), bytes: Cow::Borrowed(stored.bytes) })
+}
+
+/// The type of a stored weight.
+fn weight_type(dtype: DType) -> WeightType {
+    match dtype {
         DType::F16 => WeightType::F16,
         DType::Bf16 => WeightType::Bf16,
         _ => WeightType::F32,
-    };
-    Ok(Weight { kind, shape: stored.shape.to_vec(), bytes: Cow::Borrowed(stored.bytes) })
+    }
 }
 
 /// The format as the graph builder describes it.

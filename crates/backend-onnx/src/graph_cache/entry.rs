@@ -13,7 +13,8 @@ use super::hashes::Hashes;
 use super::lock::{exclusive, share};
 use super::{directory, evict_lru, limit, manifest, unusable};
 use crate::export::staging::Staging;
-use crate::export::{EXPORTER_VERSION, GraphPlan, NO_SPACE, provenance, refuse_without_weights};
+use crate::export::{EXPORTER_VERSION, GraphPlan, NO_SPACE, RunBy, provenance, refuse_without_weights};
+use crate::source::graph_format;
 
 /// A graph in the cache, which is not removed while this value lives.
 #[derive(Debug)]
@@ -31,8 +32,8 @@ impl CachedGraph {
 }
 
 /// The graph of the checkpoint `files` with weights of `dtype`, from the cache; the first time it is exported there, into
-/// `graphs/<key>` of `options.cache` or the user's. The key is a hash of the contents of configuration and weights, the dtype, and
-/// [`EXPORTER_VERSION`]. A damaged entry is built again.
+/// `graphs/<key>` of `options.cache` or the user's. The key is a hash of the contents of configuration and weights, the dtype,
+/// what the graph computes, and [`EXPORTER_VERSION`]. A damaged entry is built again.
 ///
 /// Concurrent processes share one export. When the graphs exceed [`CACHE_SIZE`](super::CACHE_SIZE), the least recently used ones that are
 /// not in use are evicted after an export.
@@ -43,7 +44,7 @@ impl CachedGraph {
 pub fn cached_graph(files: &ModelFiles, dtype: DType, options: &LoadOptions) -> Result<CachedGraph> {
     refuse_without_weights(files)?;
     let graphs = directory(options.cache.as_deref())?;
-    let format = GraphFormat::of(dtype);
+    let format = graph_format(&files.model_config()?, dtype, options.purpose);
     let mut remembered = Hashes::open(graphs.join("hashes.json"));
     let hashes = provenance::sources(files).map(|file| remembered.sha256(file, &options.progress, &options.cancel));
     let hashes: Vec<String> = hashes.collect::<Result<_>>()?;
@@ -74,7 +75,7 @@ fn export_into(
     options: &LoadOptions,
 ) -> Result<()> {
     let graphs = directory.parent().unwrap_or(directory);
-    let plan = GraphPlan::open(files, &files.model_config()?, format)?;
+    let plan = GraphPlan::open(files, &files.model_config()?, format, RunBy::Tandem)?;
     let limit = limit()?;
     fs::create_dir_all(graphs).map_err(|error| unusable("made", graphs, error))?;
     let _lock = exclusive(&directory.with_extension("lock"), what, options)?;
@@ -98,7 +99,8 @@ fn export_into(
 
 fn key(format: GraphFormat, hashes: &[String]) -> String {
     let mut hasher = Sha256::new();
-    for part in [EXPORTER_VERSION, &format.dtype.to_string(), &format.head_dtype.to_string()]
+    let outputs = format.outputs.to_string();
+    for part in [EXPORTER_VERSION, &format.dtype.to_string(), &format.head_dtype.to_string(), &outputs]
         .into_iter()
         .chain(hashes.iter().map(String::as_str))
     {

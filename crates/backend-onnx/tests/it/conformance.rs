@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use tandem_backend_onnx::{OnnxBackend, library};
+use tandem_core::backend::Purpose;
 use tandem_core::conformance;
 use tandem_core::conformance::{Fixture, Golden};
 use tandem_core::files::ModelFiles;
@@ -30,6 +31,25 @@ conformance!(llama3_rope_optimum, || fixture("llama3-rope", "optimum_f32"));
 conformance!(mistral_genai, || fixture("mistral", "genai_f32"));
 conformance!(mistral_optimum, || fixture("mistral", "optimum_f32"));
 
+conformance!(bert_built, || embedder("bert-cls", None));
+conformance!(mpnet_built, || embedder("mpnet", None));
+conformance!(modernbert_built, || embedder("modernbert", None));
+conformance!(gemma3_built, || embedder("gemma3", None));
+conformance!(qwen2_bidirectional_built, || embedder("qwen2-bidirectional", None));
+conformance!(qwen3_encoding_built, || embedder("qwen3-no-end", None));
+conformance!(bert_published, || embedder("bert-mean", Some("model.onnx")));
+conformance!(qwen3_encoding_published, || embedder("qwen3", Some("model.onnx")));
+conformance!(cross_bert_published, || embedder("cross-bert", Some("model.onnx")));
+
+/// The embedder or cross-encoder `name`, with `graph` or one that is built.
+fn embedder(name: &str, graph: Option<&str>) -> Result<Fixture, String> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/embedders").join(name);
+    let graph = graph.map(|graph| directory.join("onnx").join(graph));
+    let fixture = built(&format!("embedders/{name}"))?;
+    let options = fixture.options.with_purpose(Purpose::Encode).with_onnx(OnnxOptions::new().with_graph(graph));
+    Ok(Fixture { options, ..fixture })
+}
+
 /// The checkpoint `name`, whose graph is built from its weights.
 fn built(name: &str) -> Result<Fixture, String> {
     library::find(None).map_err(|error| conformance::describe(&error))?;
@@ -39,7 +59,7 @@ fn built(name: &str) -> Result<Fixture, String> {
         files: ModelFiles::discover(&directory, name).unwrap(),
         options: LoadOptions::new().with_device(conformance::device_under_test()),
         tolerance: TOLERANCE,
-        golden: Some(Golden::read(&directory, Golden::MADE)),
+        golden: directory.join("golden.json").exists().then(|| Golden::read(&directory, Golden::MADE)),
     })
 }
 

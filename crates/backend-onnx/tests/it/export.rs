@@ -5,6 +5,7 @@ mod bad;
 mod cache;
 pub(crate) mod checkpoints;
 mod directory;
+mod embedders;
 mod golden;
 
 use std::path::Path;

@@ -10,8 +10,11 @@
 mod cancel;
 mod conformance;
 mod directories;
+mod embedders;
+mod encoders;
 mod export;
 mod goldens;
 #[cfg(unix)]
 mod library;
 mod shapes;
+mod tiny_graph;

@@ -6,6 +6,7 @@ Examples:
   tandem run demo 'Tell me a story about a fox'  generate text with the built-in model
   tandem chat ./my-model                         talk with a model in a directory
   tandem chat Qwen/Qwen2.5-0.5B-Instruct         with one of the Hugging Face hub, downloaded once
+  tandem embed ./my-embedder 'What do foxes eat?' make vectors of texts
   tandem export ./my-model --dtype int4          make a smaller and faster copy of it
   tandem parity ./my-model --candidate onnx:int4 see what another engine or dtype changes
   tandem devices                                 see what can run here
@@ -60,6 +61,34 @@ Examples:
   tandem score demo 'Once upon a time there was a fox.'
   tandem score ./my-model --top 10 - < text.txt
   tandem score demo 'Once upon a time' --json | jq .perplexity";
+
+pub(super) const EMBED: &str = "\
+Examples:
+  tandem embed ./all-MiniLM-L6-v2 'A fox eats mice.' 'Rain fell on the hill.' --similarity
+  tandem embed Qwen/Qwen3-Embedding-0.6B --role query 'What do foxes eat?' --json
+  tandem embed ./my-model --input documents.jsonl --field body -o documents.npy
+  tandem embed ./my-model --role document --dtype int8 -o lines.jsonl < lines.txt
+  tandem embed ./my-model --input documents.csv --field text -o vectors.jsonl --resume";
+
+pub(super) const RERANK: &str = "\
+Examples:
+  tandem rerank ./bge-reranker-base --query 'What do foxes eat?' 'A fox eats mice.' 'Rain fell.'
+  tandem rerank ./bge-reranker-base --query 'What do foxes eat?' --input documents.jsonl --top 10
+  tandem rerank ./my-reranker --query 'What do foxes eat?' --json < lines.txt | jq '.results[0].text'";
+
+pub(super) const FINGERPRINT: &str = "\
+Examples:
+  tandem fingerprint ./my-embedder
+  tandem fingerprint Qwen/Qwen3-Embedding-0.6B --role query --json | jq -r .id";
+
+pub(super) const VERIFY_INDEX: &str = "\
+Examples:
+  tandem verify-index vectors.jsonl --model ./my-embedder
+  tandem verify-index vectors.npy --input documents.txt --model ./my-embedder --role document
+  tandem verify-index vectors.jsonl --vector-field vector --model ./my-embedder --json
+
+Exit codes:
+  0 the index is of this model, 1 that could not be found out, 2 wrong usage, 3 it is not";
 
 pub(super) const BENCH: &str = "\
 Examples:

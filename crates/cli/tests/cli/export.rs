@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+#[cfg(target_os = "linux")]
+use crate::loopback::outcome;
+#[cfg(target_os = "linux")]
+use crate::privacy::without_sync;
 use crate::support::{Place, place_with_onnx};
 
 /// A checkpoint without a graph.
@@ -46,6 +50,17 @@ fn what_is_exported_runs_and_says_the_same() {
     assert_eq!(tokens("made/small", &["--dtype", "int4"]), tokens("checkpoint", &["--dtype", "int4"]));
     place.tandem(&["run", "made/small", "The fox", "--dtype", "int8"]).fails(1, &["`int8` was requested", "are int4"]);
     assert!(place.files_at_home().is_empty(), "nothing is kept of a small model");
+}
+
+/// A graph whose bytes did not reach the disk could be found half empty after a crash.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_graph_that_cannot_be_synced_is_not_published() {
+    let Some(place) = place_with_onnx() else { return };
+    checkpoint(&place);
+    let exported = outcome(without_sync(place.command(&["export", "checkpoint"])));
+    exported.fails(1, &["checkpoint-f32", "Input/output error"]);
+    assert!(!place.path("checkpoint-f32").exists());
 }
 
 #[test]

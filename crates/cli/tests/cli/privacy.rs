@@ -1,4 +1,4 @@
-//! What runs locally stays there: the system kills a process that makes a socket or creates a file.
+//! What runs locally stays there: the system kills a process that makes a socket or creates a file. It can also fail to write to the disk.
 
 use std::process::{Command, Stdio};
 
@@ -48,6 +48,18 @@ fn without_sockets_and_files(command: Command) -> Command {
 #[cfg(target_os = "linux")]
 const NO_FILES: &str = "TANDEM_TEST_NO_FILES";
 
+/// The same for a process whose writes do not reach the disk: `fsync` fails.
+#[cfg(target_os = "linux")]
+pub(crate) fn without_sync(command: Command) -> Command {
+    let mut guarded = without_sockets(command);
+    guarded.env(NO_SYNC, "1");
+    guarded
+}
+
+/// Set beside [`GUARDED`] when `fsync` fails.
+#[cfg(target_os = "linux")]
+const NO_SYNC: &str = "TANDEM_TEST_NO_SYNC";
+
 /// The system calls that create a file or a directory.
 #[cfg(target_os = "linux")]
 fn creating_files() -> Vec<(i64, Vec<seccompiler::SeccompRule>)> {
@@ -77,12 +89,19 @@ fn guarded() {
     if std::env::var_os(NO_FILES).is_some() {
         rules.extend(creating_files());
     }
-    let arch = std::env::consts::ARCH.try_into().unwrap();
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::KillProcess, arch).unwrap();
-    let program: BpfProgram = filter.try_into().unwrap();
-    apply_filter(&program).unwrap();
+    let apply = |rules, action| {
+        let arch = std::env::consts::ARCH.try_into().unwrap();
+        let filter: BpfProgram = SeccompFilter::new(rules, SeccompAction::Allow, action, arch).unwrap().try_into().unwrap();
+        apply_filter(&filter).unwrap();
+    };
+    apply(rules, SeccompAction::KillProcess);
+    if std::env::var_os(NO_SYNC).is_some() {
+        let syncs = [libc::SYS_fsync, libc::SYS_fdatasync].map(|call| (call, Vec::new()));
+        apply(syncs.into(), SeccompAction::Errno(libc::EIO as u32));
+    }
     // What the test harness has said so far is not the binary's.
-    let error = Command::new(words[0]).args(&words[1..]).env_remove(GUARDED).env_remove(NO_FILES).exec();
+    let mut command = Command::new(words[0]);
+    let error = command.args(&words[1..]).env_remove(GUARDED).env_remove(NO_FILES).env_remove(NO_SYNC).exec();
     panic!("{error}");
 }
 

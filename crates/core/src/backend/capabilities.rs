@@ -14,6 +14,8 @@ pub enum Capability {
     Rewind,
     /// `encode`.
     HiddenStates,
+    /// `encode_pooled`: of a graph that gives a row for each sequence and keeps its hidden states to itself.
+    PooledOutput,
     /// `with_adapters`.
     Adapters,
     /// `fork`.
@@ -34,6 +36,7 @@ impl Capability {
             Self::AllLogits => "returning the logits of more than the last position",
             Self::Rewind => "rewinding a session to a part of its tokens",
             Self::HiddenStates => "encoding to hidden states",
+            Self::PooledOutput => "encoding to a row for each sequence",
             Self::Adapters => "applying an adapter",
             Self::Fork => "forking a session",
             Self::KvTransfer => "exporting and importing keys and values",
@@ -46,6 +49,7 @@ named!(Capability, "capability", {
     AllLogits: "all_logits",
     Rewind: "rewind",
     HiddenStates: "hidden_states",
+    PooledOutput: "pooled_output",
     Adapters: "adapters",
     Fork: "fork",
     KvTransfer: "kv_transfer",

@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{
-    Append, Capability, HiddenStates, KvState, LoadOptions, Logits, LogitsRequest, Model, ModelInfo, Probe, ProbePoint, Prober,
-    Session, SessionOptions, TokenBatch,
+    Append, Capability, HiddenStates, KvState, LoadOptions, Logits, LogitsRequest, Model, ModelInfo, PooledRows, Probe,
+    ProbePoint, Prober, Session, SessionOptions, TokenBatch,
 };
 use crate::adapter::ScaledAdapter;
 use crate::cancel::CancelToken;
@@ -72,18 +72,22 @@ impl Model for CheckedModel {
     fn encode(&self, batch: &TokenBatch, cancel: &CancelToken) -> Result<HiddenStates> {
         let info = self.info();
         info.require(Capability::HiddenStates)?;
-        for sequence in batch.sequences() {
-            info.check_tokens(0, info.max_context, sequence)?;
-        }
-        info.check_types(batch)?;
-        if cancel.is_cancelled() {
-            return Err(Error::Cancelled);
-        }
+        info.check_batch(batch, cancel)?;
         let states = self.inner.encode(batch, cancel)?;
         let is_whole = states.lengths == batch.lengths()
             && states.hidden_size == info.hidden_size
             && states.values.len() == batch.ids().len() * states.hidden_size;
         if is_whole { Ok(states) } else { Err(info.broken("returned hidden states of another shape than the batch")) }
+    }
+
+    fn encode_pooled(&self, batch: &TokenBatch, cancel: &CancelToken) -> Result<PooledRows> {
+        let info = self.info();
+        info.require(Capability::PooledOutput)?;
+        info.check_batch(batch, cancel)?;
+        let rows = self.inner.encode_pooled(batch, cancel)?;
+        let is_whole = info.pooled_output.as_ref().is_some_and(|output| output.width == rows.width)
+            && rows.values.len() == batch.lengths().len() * rows.width;
+        if is_whole { Ok(rows) } else { Err(info.broken("returned something else than a row for each sequence")) }
     }
 
     fn with_adapters(&self, adapters: &[ScaledAdapter]) -> Result<Arc<dyn Model>> {
@@ -198,6 +202,13 @@ impl ModelInfo {
             return Err(Error::InvalidToken { token, vocab_size });
         }
         self.check_room(held, max, tokens.len())
+    }
+
+    /// Whether the model takes `batch`, unless `cancel` was set.
+    fn check_batch(&self, batch: &TokenBatch, cancel: &CancelToken) -> Result<()> {
+        batch.sequences().try_for_each(|sequence| self.check_tokens(0, self.max_context, sequence))?;
+        self.check_types(batch)?;
+        if cancel.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
 
     /// Whether `batch` has a type for each token, if it has any, and the model each of them. A model without types has type 0.

@@ -66,6 +66,24 @@ pub struct HiddenStates {
     pub lengths: Vec<usize>,
 }
 
+/// One row for each sequence of a [`TokenBatch`], `[sequences, width]`: a graph's own embedding, or the logits of a classifier.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PooledRows {
+    /// Row-major values.
+    pub values: Vec<f32>,
+    /// The size of a row.
+    pub width: usize,
+}
+
+/// What a graph gives for each sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PooledOutput {
+    /// What the graph calls it: `sentence_embedding`, `pooler_output`, `logits`.
+    pub name: String,
+    /// The size of a row.
+    pub width: usize,
+}
+
 /// What one execution provider was given of a graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
@@ -119,10 +137,12 @@ pub struct ModelInfo {
     pub n_token_types: usize,
     /// Threads that the engine computes with.
     pub threads: usize,
-    /// Bytes of KV cache for one token.
+    /// Bytes of KV cache for one token; 0 for a model that does not generate.
     pub kv_bytes_per_token: usize,
     /// What it can do beyond the last logits.
     pub capabilities: Capabilities,
+    /// What [`Model::encode_pooled`](super::Model::encode_pooled) gives.
+    pub pooled_output: Option<PooledOutput>,
     /// How the weights were stored and what they run as, for files of several types; empty where `dtype` says it all.
     pub weight_types: Vec<WeightType>,
     /// Where the weights came from.
@@ -154,6 +174,7 @@ impl ModelInfo {
             threads: 1,
             kv_bytes_per_token: 0,
             capabilities: Capabilities::default(),
+            pooled_output: None,
             weight_types: Vec::new(),
             weight_files: Vec::new(),
             placement: Vec::new(),

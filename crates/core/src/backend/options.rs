@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::cancel::CancelToken;
 use crate::error::Error;
 use crate::named::named;
-use crate::primitives::{DType, Device, Numerics};
+use crate::primitives::{DType, Device, Numerics, Purpose};
 use crate::progress::Progress;
 use crate::remedy::Remedies;
 use crate::setters::setters;
@@ -143,6 +143,8 @@ pub struct LoadOptions {
     pub device: Device,
     /// Exactly this dtype, or an error; `None` takes the most precise that the model's files have.
     pub dtype: Option<DType>,
+    /// What it is loaded for.
+    pub purpose: Purpose,
     /// In what products with quantised weights are computed.
     pub numerics: Numerics,
     /// Threads to compute with; `None` is [`std::thread::available_parallelism`], which honours affinity and control groups.
@@ -165,6 +167,7 @@ pub struct LoadOptions {
 setters!(LoadOptions {
     with_device: device: Device,
     with_dtype: dtype: Option<DType>,
+    with_purpose: purpose: Purpose,
     with_numerics: numerics: Numerics,
     with_threads: threads: Option<NonZeroUsize>,
     with_huge_pages: huge_pages: bool,

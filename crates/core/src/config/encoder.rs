@@ -77,7 +77,7 @@ const DISTILBERT: FieldNames = FieldNames {
 const MODERNBERT_THETAS: [f64; 2] = [160_000.0, 10_000.0];
 
 impl Activation {
-    fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         match name {
             "gelu" => Some(Self::Gelu),
             "gelu_new" | "gelu_pytorch_tanh" => Some(Self::GeluTanh),

@@ -182,3 +182,18 @@ pub fn token_types_are_those_of_the_model(fixture: &Fixture) {
         assert_ne!(second.values[first..], plain.values[first..]);
     }
 }
+
+/// A row for each sequence, which is what the sequence has alone.
+pub fn pooled_rows_equal_those_of_each_alone(fixture: &Fixture) {
+    let Some(model) = fixture.load_with(&[Capability::PooledOutput]) else { return };
+    let sequences = [tokens(&*model, 7), tokens(&*model, 2), tokens(&*model, 7).into_iter().rev().collect()];
+    let encode =
+        |sequences: &[Vec<TokenId>]| model.encode_pooled(&TokenBatch::new(sequences).unwrap(), &CancelToken::new()).unwrap();
+    let together = encode(&sequences);
+    let alone = sequences.iter().flat_map(|sequence| encode(std::slice::from_ref(sequence)).values);
+    assert_eq!(together.values, alone.collect::<Vec<_>>());
+    assert_eq!(together.values.len(), 3 * together.width);
+    let cancel = CancelToken::new();
+    cancel.cancel();
+    assert!(matches!(model.encode_pooled(&TokenBatch::new(&sequences).unwrap(), &cancel), Err(Error::Cancelled)));
+}

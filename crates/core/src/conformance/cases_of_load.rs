@@ -24,10 +24,10 @@ pub fn loaded_as_asked(fixture: &Fixture) {
         ("vocab_size", info.vocab_size),
         ("max_context", info.max_context),
         ("threads", info.threads),
-        ("kv_bytes_per_token", info.kv_bytes_per_token),
     ] {
         assert!(value > 0, "{what} is known");
     }
+    assert_eq!(info.kv_bytes_per_token > 0, info.capabilities.has(Capability::Generation), "who generates keeps keys and values");
     assert!(!info.engine_version.is_empty());
 }
 
@@ -80,17 +80,22 @@ pub fn unreachable_device_share_is_an_error(fixture: &Fixture) {
 pub fn undeclared_capability_is_refused(fixture: &Fixture) {
     let model = fixture.load();
     let capabilities = model.info().capabilities;
-    assert!(capabilities.has(Capability::Generation) || capabilities.has(Capability::HiddenStates));
+    let encodes = [Capability::HiddenStates, Capability::PooledOutput];
+    assert!(capabilities.has(Capability::Generation) || encodes.iter().any(|encodes| capabilities.has(*encodes)));
+    assert_eq!(model.info().pooled_output.is_some(), capabilities.has(Capability::PooledOutput));
+    let batch = || TokenBatch::new(&[cases::tokens(&*model, 4)]).unwrap();
     let tokens = cases::tokens(&*model, 4);
     let session = || cases::session(&*model);
     for capability in Capability::ALL.iter().copied().filter(|capability| !capabilities.has(*capability)) {
-        if !capabilities.has(Capability::Generation) && !matches!(capability, Capability::HiddenStates | Capability::Adapters) {
+        let needs_no_session = encodes.contains(&capability) || capability == Capability::Adapters;
+        if !capabilities.has(Capability::Generation) && !needs_no_session {
             assert!(matches!(model.new_session(&SessionOptions::default()), Err(Error::Unsupported { .. })));
             continue;
         }
         let refused = match capability {
             Capability::Generation => continue,
-            Capability::HiddenStates => model.encode(&TokenBatch::new(&[&tokens]).unwrap(), &CancelToken::new()).err(),
+            Capability::HiddenStates => model.encode(&batch(), &CancelToken::new()).err(),
+            Capability::PooledOutput => model.encode_pooled(&batch(), &CancelToken::new()).err(),
             Capability::Adapters => model.with_adapters(&[]).err(),
             Capability::AllLogits => session().append(&tokens, LogitsRequest::Last(2)).err(),
             Capability::Rewind | Capability::Fork | Capability::KvTransfer => {

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use crate::adapter::ScaledAdapter;
 use crate::backend::{
-    Backend, BackendKind, Capabilities, DType, Device, DeviceReport, HiddenStates, KvShape, KvState, LoadOptions, Logits,
-    LogitsRequest, Model, ModelInfo, OpenedModel, Probe, ProbePoint, Prober, Session, SessionOptions, Stage, TokenBatch, TokenId,
+    Backend, BackendKind, Capabilities, Capability, DType, Device, DeviceReport, HiddenStates, KvShape, KvState, LoadOptions,
+    Logits, LogitsRequest, Model, ModelInfo, OpenedModel, PooledOutput, PooledRows, Probe, ProbePoint, Prober, Session,
+    SessionOptions, Stage, TokenBatch, TokenId,
 };
 use crate::cancel::CancelToken;
 use crate::config::ModelConfig;
@@ -35,6 +36,9 @@ struct FakeOpened {
 /// The sizes of the fake's cache, which holds one state a token: in three pieces, each of which a float represents exactly.
 const KV_SHAPE: KvShape = KvShape { n_layers: 2, kv_heads: 1, head_dim: 1 };
 const PIECE_BITS: usize = 22;
+
+/// The width of the row that it gives for a sequence.
+const POOLED_WIDTH: usize = 3;
 
 #[derive(Clone)]
 struct FakeModel {
@@ -133,8 +137,12 @@ impl OpenedModel for FakeOpened {
         info.hidden_size = config.hidden_size;
         info.vocab_size = config.vocab_size;
         info.max_context = config.max_context;
-        info.kv_bytes_per_token = size_of::<u64>();
         info.capabilities = backend.capabilities;
+        if info.capabilities.has(Capability::Generation) {
+            info.kv_bytes_per_token = size_of::<u64>();
+        }
+        let pools = info.capabilities.has(Capability::PooledOutput);
+        info.pooled_output = pools.then(|| PooledOutput { name: "states".into(), width: POOLED_WIDTH });
         Ok(Arc::new(FakeModel { info, shows_stages: backend.shows_stages, seed: 0 }))
     }
 }
@@ -152,6 +160,11 @@ impl Model for FakeModel {
         let width = self.info.hidden_size;
         let values = batch.sequences().flat_map(|tokens| self.states(0, tokens)).flat_map(|state| floats(state, width)).collect();
         Ok(HiddenStates { values, hidden_size: width, lengths: batch.lengths().to_vec() })
+    }
+
+    fn encode_pooled(&self, batch: &TokenBatch, _cancel: &CancelToken) -> Result<PooledRows> {
+        let last = batch.sequences().filter_map(|tokens| self.states(0, tokens).last());
+        Ok(PooledRows { values: last.flat_map(|state| floats(state, POOLED_WIDTH)).collect(), width: POOLED_WIDTH })
     }
 
     fn with_adapters(&self, adapters: &[ScaledAdapter]) -> Result<Arc<dyn Model>> {

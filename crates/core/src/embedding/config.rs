@@ -67,11 +67,7 @@ impl EmbeddingConfig {
             (None, None) => unpublished_pooling(files, config, &mut remarks)?,
         };
         let own = OwnSettings::read(files)?;
-        let (published_length, lower_case) = read_settings(files, &folder)?;
-        let length = match published_length {
-            Some(length) => Some(length),
-            None => tokenizer_length(files)?,
-        };
+        let (length, lower_case) = (max_tokens(files, &folder)?, read_settings(files, &folder)?.1);
         let mut prompts = own.prompts;
         if prompts.by_name.values().all(String::is_empty)
             && let Some(known) = Prompts::known(&files.name)
@@ -192,6 +188,14 @@ fn refuse_other_models(fields: &Fields<'_>) -> Result<()> {
         reason: reason.into(),
         hint,
     })
+}
+
+/// The most tokens of a text, from wherever `files` say it; `folder` is that of the model itself.
+pub(crate) fn max_tokens(files: &ModelFiles, folder: &str) -> Result<Option<usize>> {
+    match read_settings(files, folder)?.0 {
+        Some(length) => Ok(Some(length)),
+        None => tokenizer_length(files),
+    }
 }
 
 /// `max_seq_length` and `do_lower_case`.

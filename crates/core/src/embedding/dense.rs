@@ -70,6 +70,11 @@ impl DenseActivation {
 }
 
 impl Dense {
+    /// A layer of `weights`, `[outputs, inputs]`.
+    pub(crate) fn new(inputs: usize, activation: DenseActivation, weights: Vec<f32>, bias: Option<Vec<f32>>) -> Self {
+        Self { inputs, outputs: weights.len() / inputs, activation, weights, bias, residual: None }
+    }
+
     /// Reads the layer whose `config.json` has `fields` and whose weights `find` finds by their names.
     pub(super) fn read(fields: &Fields<'_>, find: impl Fn(&str) -> Option<ModelFile>) -> Result<Self> {
         let (inputs, outputs) = (fields.required("in_features", 1..=MAX_WIDTH)?, fields.required("out_features", 1..=MAX_WIDTH)?);

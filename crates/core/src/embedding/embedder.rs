@@ -9,6 +9,7 @@ use crate::backend::{HiddenStates, TokenBatch};
 use crate::cancel::CancelToken;
 use crate::error::{Error, Result};
 use crate::files::ModelFiles;
+use crate::primitives::TokenId;
 use crate::setters::setters;
 use crate::tokenizer::Tokenizer;
 use crate::{Capability, Model, ModelInfo};
@@ -16,6 +17,9 @@ use crate::{Capability, Model, ModelInfo};
 /// Tokens that are given to the engine at once: enough for it to group texts by length, few enough that their hidden states, 8 MB a
 /// thousand for a width of 2,048, do not count.
 const TOKENS_TOGETHER: usize = 8192;
+
+/// Texts for which a thread of its own pays.
+const MIN_SHARE: usize = 32;
 
 /// How texts become vectors, where it is not as the model's files say.
 #[derive(Clone, Debug, Default)]
@@ -100,6 +104,11 @@ impl Embedder {
         &self.config
     }
 
+    /// What makes its tokens.
+    pub(super) fn tokens(&self) -> &TextTokens {
+        &self.tokens
+    }
+
     /// The model beneath, for work on tokens.
     pub fn model(&self) -> &Arc<dyn Model> {
         &self.model
@@ -135,9 +144,25 @@ impl Embedder {
     /// # Errors
     /// As [`tokenize`](Self::tokenize) and [`Model::encode`]; [`Error::BadEmbedding`] for a vector that is not finite.
     pub fn embed(&self, texts: &[impl AsRef<str>], options: &EmbedOptions) -> Result<Embeddings> {
-        let tokenized: Vec<TokenizedText> =
-            texts.iter().map(|text| self.tokenize(text.as_ref(), options)).collect::<Result<_>>()?;
-        self.embed_tokens(&tokenized, options)
+        self.embed_tokens(&self.tokenize_all(texts, options)?, options)
+    }
+
+    /// The tokens of `texts`, on as many threads as the model has.
+    fn tokenize_all(&self, texts: &[impl AsRef<str>], options: &EmbedOptions) -> Result<Vec<TokenizedText>> {
+        let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
+        let share = texts.len().div_ceil(self.info().threads.max(1)).max(MIN_SHARE);
+        let work = |texts: &[&str]| texts.iter().map(|text| self.tokenize(text, options)).collect::<Result<Vec<_>>>();
+        if texts.len() <= share {
+            return work(&texts);
+        }
+        let parts = std::thread::scope(|scope| {
+            let threads: Vec<_> = texts.chunks(share).map(|texts| scope.spawn(move || work(texts))).collect();
+            let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            threads.into_iter().map(join).collect::<Result<Vec<_>>>()
+        })?;
+        Ok(parts.into_iter().flatten().collect())
     }
 
     /// The vectors of texts whose tokens are known.
@@ -146,41 +171,45 @@ impl Embedder {
     /// As [`embed`](Self::embed).
     pub fn embed_tokens(&self, texts: &[TokenizedText], options: &EmbedOptions) -> Result<Embeddings> {
         let dimensions = self.dimensions(options)?;
-        let mut embeddings = Embeddings {
-            values: Vec::with_capacity(texts.len() * dimensions),
+        // Texts of one length stand together, which engines use; each vector has its own place.
+        let mut order: Vec<usize> = (0..texts.len()).collect();
+        order.sort_by_key(|&i| texts[i].ids.len());
+        let mut values = vec![0.0; texts.len() * dimensions];
+        let mut rest = order.as_slice();
+        while !rest.is_empty() {
+            let (together, later) = rest.split_at(n_together(texts, rest));
+            let ids: Vec<&[TokenId]> = together.iter().map(|&i| texts[i].ids.as_slice()).collect();
+            let states = self.model.encode(&TokenBatch::new(&ids)?, &options.cancel)?;
+            self.write_vectors(&states, texts, together, options, dimensions, &mut values)?;
+            rest = later;
+        }
+        Ok(Embeddings {
+            values,
             dimensions,
             n_tokens: texts.iter().map(|text| text.ids.len()).collect(),
             n_cut: texts.iter().map(|text| text.n_cut).collect(),
-        };
-        let mut rest = texts;
-        while !rest.is_empty() {
-            let (together, later) = rest.split_at(n_together(rest));
-            let ids: Vec<&[u32]> = together.iter().map(|text| text.ids.as_slice()).collect();
-            let states = self.model.encode(&TokenBatch::new(&ids)?, &options.cancel)?;
-            let first = texts.len() - rest.len();
-            self.push_vectors(&states, together, first, options, &mut embeddings)?;
-            rest = later;
-        }
-        Ok(embeddings)
+        })
     }
 
-    fn push_vectors(
+    /// Writes the vectors of the texts numbered `which`, whose hidden states are `states`.
+    fn write_vectors(
         &self,
         states: &HiddenStates,
         texts: &[TokenizedText],
-        first: usize,
+        which: &[usize],
         options: &EmbedOptions,
-        embeddings: &mut Embeddings,
+        dimensions: usize,
+        values: &mut [f32],
     ) -> Result<()> {
-        let (mut values, width) = (states.values.as_slice(), states.hidden_size);
-        for (i, (&n, text)) in states.lengths.iter().zip(texts).enumerate() {
-            let (own, rest) = values.split_at(n * width);
-            values = rest;
-            let vector = self.vector(own, width, text.n_prompt, options, embeddings.dimensions);
+        let (mut rows, width) = (states.values.as_slice(), states.hidden_size);
+        for (&n, &index) in states.lengths.iter().zip(which) {
+            let (own, rest) = rows.split_at(n * width);
+            rows = rest;
+            let vector = self.vector(own, width, texts[index].n_prompt, options, dimensions);
             if let Some(dimension) = vector.iter().position(|value| !value.is_finite()) {
-                return Err(Error::BadEmbedding { index: first + i, dimension, value: vector[dimension] });
+                return Err(Error::BadEmbedding { index, dimension, value: vector[dimension] });
             }
-            embeddings.values.extend(vector);
+            values[index * dimensions..(index + 1) * dimensions].copy_from_slice(&vector);
         }
         Ok(())
     }
@@ -204,10 +233,10 @@ impl Embedder {
     }
 }
 
-/// How many of the first texts are encoded at once: one at least.
-fn n_together(texts: &[TokenizedText]) -> usize {
-    let ends = texts.iter().scan(0, |n_tokens: &mut usize, text| {
-        *n_tokens += text.ids.len();
+/// How many of the first of `which` are encoded at once: one at least.
+fn n_together(texts: &[TokenizedText], which: &[usize]) -> usize {
+    let ends = which.iter().scan(0, |n_tokens: &mut usize, &i| {
+        *n_tokens += texts[i].ids.len();
         Some(*n_tokens)
     });
     ends.take_while(|n_tokens| *n_tokens <= TOKENS_TOGETHER).count().max(1)

@@ -41,11 +41,14 @@ pub enum Prompt {
     Text(String),
 }
 
+/// The ends of repositories' names, and the prompts of those models by name.
+type KnownPrompts = (&'static [&'static str], &'static [(&'static str, &'static str)]);
+
 /// The prompts of models whose own files lack them, by the end of the repository's name.
 ///
 /// E5: the cards of `intfloat/e5-*` and `intfloat/multilingual-e5-*`. BGE (English, 1.5), mxbai and Arctic: theirs, for queries only. nomic:
 /// its card. EmbeddingGemma and Qwen3-Embedding have them in their files.
-const KNOWN: [(&[&str], &[(&str, &str)]); 4] = [
+const KNOWN: [KnownPrompts; 4] = [
     (
         &[
             "e5-small",

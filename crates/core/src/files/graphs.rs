@@ -9,7 +9,7 @@ use crate::primitives::DType;
 
 /// `model<suffix>.onnx` and the dtype of its weights. Among graphs of one dtype the first in this list is taken: for int4 those
 /// with f32 activations, since f16 activations are slow on the CPU.
-const SUFFIXES: [(&str, Option<DType>); 17] = [
+const SUFFIXES: [(&str, Option<DType>); 18] = [
     ("", None),
     ("_f32", Some(DType::F32)),
     ("_fp32", Some(DType::F32)),
@@ -27,6 +27,8 @@ const SUFFIXES: [(&str, Option<DType>); 17] = [
     ("_q4f16", Some(DType::Int4)),
     ("_int4f16", Some(DType::Int4)),
     ("_bnb4f16", Some(DType::Int4)),
+    // fastembed's, of any dtype.
+    ("_optimized", None),
 ];
 
 const TWO_FILES: &str = "it is half of an older export in two files, which keeps no KV cache of its own";

@@ -3,27 +3,18 @@
 
 mod gguf;
 
-use crate::remedy::Remedy;
 use std::path::PathBuf;
 
 use super::discover::{GENAI_CONFIG, GENAI_DECODER, genai_decoder};
 use super::weights::{INDEX, SINGLE, shard_names};
-use super::{GraphFile, ModelFile, ModelFiles, graphs};
+use super::{GraphFile, ModelFile, ModelFiles, embedding, graphs};
 use crate::error::{Error, Result};
 use crate::primitives::{BackendKind, DType};
+use crate::remedy::Remedy;
 
-/// What a model has beside its weights; none of them is large. The last four say how an embedding is made of hidden states.
-const SMALL: [&str; 9] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "modules.json",
-    "1_Pooling/config.json",
-    "config_sentence_transformers.json",
-    "sentence_bert_config.json",
-];
+/// What a model has beside its weights; none of them is large.
+const SMALL: [&str; 5] =
+    ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
 
 /// The files of a repository.
 #[derive(Clone, Copy)]
@@ -47,7 +38,7 @@ impl Listing<'_> {
         if !self.has("config.json") && !self.has(GENAI_CONFIG) {
             return Err(self.without_config());
         }
-        Ok(self.those(&SMALL))
+        Ok([self.those(&SMALL), embedding::places(|name| self.has(name), self.read)?].concat())
     }
 
     /// What a model is as its weights were published: a GGUF file or a checkpoint, behind the small files.

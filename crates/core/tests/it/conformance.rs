@@ -10,6 +10,7 @@ use tandem_core::{Capabilities, Capability, LoadOptions};
 
 conformance!(everything, || fixture(Capabilities::of(Capability::ALL), true));
 conformance!(encoder, || fixture(Capabilities::of(&[Capability::HiddenStates]), false));
+conformance!(pooled, || fixture(Capabilities::of(&[Capability::PooledOutput]), false));
 conformance!(generation_alone, || fixture(Capabilities::of(&[Capability::Generation]), false));
 
 fn fixture(capabilities: Capabilities, shows_stages: bool) -> Result<Fixture, String> {

@@ -1,201 +1,234 @@
-//! The operators of a decoder, and the constants that they need.
+//! A graph under construction, to which single nodes and constants are added. A node is named after its output, or after its weight.
 
-mod attention;
-mod layer;
-mod parts;
-
-use self::parts::Matrix;
-use super::plan::{Part, Step};
+use super::plan::{Constant, Part, Recipe, Step};
 use super::quantize::QuantFormat;
-use super::spec::{BuildOptions, DecoderSpec};
+use super::spec::{BuildOptions, WeightFormat};
 use super::weights::{FloatType, WeightType};
-use crate::graph::{DataType, Dim, Node, ValueInfo};
+use crate::graph::{Attribute, AttributeValue, DataType, Dim, Node, ValueInfo};
 
-/// A graph under construction.
+/// The operators of a network, the constants that they need, and what it takes and gives.
 pub(super) struct Network<'s> {
-    spec: &'s DecoderSpec,
     options: &'s BuildOptions,
-    float: FloatType,
+    pub(super) float: FloatType,
     pub(super) nodes: Vec<Node>,
     pub(super) steps: Vec<Step>,
     pub(super) inputs: Vec<ValueInfo>,
     pub(super) outputs: Vec<ValueInfo>,
-    /// The operators that follow see only the kept positions.
-    is_kept: bool,
 }
 
-/// The values that pass from layer to layer.
-struct Stream {
-    /// The sum of what the layers have added so far.
-    residual: String,
-    /// The output of the last block, not yet added; none before the first.
-    update: Option<String>,
+/// The matrix of a product.
+pub(super) struct Matrix {
+    /// `[outputs, inputs]`, stacked.
+    pub(super) weights: Vec<Part>,
+    /// A bias for each of them.
+    pub(super) bias: Option<Vec<Part>>,
+    pub(super) format: WeightFormat,
 }
 
 impl<'s> Network<'s> {
-    /// The whole decoder; `stored` is the type of the embedding in the checkpoint.
-    pub(super) fn new(spec: &'s DecoderSpec, options: &'s BuildOptions, stored: WeightType) -> Self {
-        let mut network = Self {
-            spec,
-            options,
-            float: options.float(),
-            nodes: vec![],
-            steps: vec![],
-            inputs: vec![],
-            outputs: vec![],
-            is_kept: false,
+    /// An empty one.
+    pub(super) fn new(options: &'s BuildOptions) -> Self {
+        Self { options, float: options.float(), nodes: vec![], steps: vec![], inputs: vec![], outputs: vec![] }
+    }
+
+    /// Adds a node with one output.
+    pub(super) fn add(&mut self, domain: &str, op_type: &str, inputs: &[&str], output: &str) -> &mut Node {
+        self.nodes.push(Node {
+            name: format!("/{output}"),
+            op_type: op_type.into(),
+            domain: domain.into(),
+            inputs: inputs.iter().map(|&input| input.into()).collect(),
+            outputs: vec![output.into()],
+            ..Node::default()
+        });
+        self.nodes.last_mut().expect("a node was just added")
+    }
+
+    /// The product of `input` with the matrix `name`.
+    pub(super) fn product(&mut self, input: &str, name: &str, matrix: Matrix, output: &str) {
+        let Matrix { weights, bias, format } = matrix;
+        let n_inputs = weights[0].shape[1];
+        let n_outputs = weights.iter().map(|weight| weight.shape[0]).sum();
+        let bias = bias.map(|parts| {
+            let name = format!("{output}.bias");
+            self.floats(&name, parts);
+            name
+        });
+        if let Some(quant) = self.quant_format(format) {
+            self.quantized_steps(name, weights, quant, false);
+            self.quantized_product(input, name, bias.as_deref(), [n_inputs, n_outputs], quant, output);
+            return;
+        }
+        let constant = constant(name, self.float.data_type(), &[n_inputs, n_outputs]);
+        self.steps.push(Step { constants: vec![constant], views: vec![], recipe: Recipe::Transposed(weights) });
+        let Some(bias) = bias else {
+            self.add("", "MatMul", &[input, name], output).name = node_name(name);
+            return;
         };
-        network.io();
-        network.lengths();
-        network.rope();
-        let residual = network.embed(stored);
-        let mut stream = Stream { residual, update: None };
-        for layer in 0..spec.n_layers {
-            stream = network.layer(layer, stream);
-        }
-        let hidden = network.computed("hidden_states");
-        let name = network.norm_weight("norm.weight", spec.hidden_size);
-        network.add_norm(stream, &name, &hidden);
-        if let Some(last) = network.nodes.last_mut() {
-            // The sum is not used any more.
-            last.outputs.truncate(1);
-        }
-        if options.outputs.hidden_states() {
-            network.widen(&hidden, "hidden_states");
-        }
-        if options.outputs.logits() {
-            let logits = network.computed("logits");
-            network.head(&hidden, &logits);
-            network.widen(&logits, "logits");
-        }
-        network
+        let product = format!("{output}.product");
+        self.add("", "MatMul", &[input, name], &product).name = node_name(name);
+        self.add("", "Add", &[&product, &bias], output);
     }
 
-    fn io(&mut self) {
-        let spec = self.spec;
-        let value =
-            |name: String, data_type, dims: &[Dim]| ValueInfo { name, data_type: Some(data_type), dims: Some(dims.into()) };
-        let symbol = |name: &str| Dim::Symbolic(name.into());
-        let size = |size: usize| Dim::Fixed(size as i64);
-        let batch = symbol("batch_size");
-        let tokens = symbol("sequence_length");
-        let float_type = self.float.data_type();
-        let int = |name: &str, dims: &[Dim]| value(name.into(), DataType::INT64, dims);
-        let float = |name: &str, dims: &[Dim]| value(name.into(), DataType::FLOAT, dims);
-        self.inputs.push(int("input_ids", &[batch.clone(), tokens.clone()]));
-        self.inputs.push(int("attention_mask", &[batch.clone(), symbol("total_sequence_length")]));
-        if self.options.outputs.logits() {
-            // An initializer of the input's name is its default.
-            self.ints("num_logits_to_keep", &[], &[0]);
-            self.inputs.push(int("num_logits_to_keep", &[]));
-            self.outputs.push(float("logits", &[batch.clone(), symbol("num_logits"), size(spec.vocab_size)]));
+    /// As [`product`](Self::product), for a projection of a layer: with adapter inputs, an adapter's low-rank update `(x A) B` is added to
+    /// the result. Both factors are inputs that default to rank 0, which adds nothing.
+    pub(super) fn projection(&mut self, input: &str, name: &str, matrix: Matrix, output: &str) {
+        if !self.options.adapter_inputs {
+            return self.product(input, name, matrix, output);
         }
-        if self.options.outputs.hidden_states() {
-            self.outputs.push(float("hidden_states", &[batch.clone(), tokens, size(spec.hidden_size)]));
-        }
-        for (layer, part) in (0..spec.n_layers).flat_map(|layer| [(layer, "key"), (layer, "value")]) {
-            let dims = |tokens: &str| [batch.clone(), size(spec.n_kv_heads), symbol(tokens), size(spec.cached_head_dim())];
-            let cache = |name: String, tokens| value(name, float_type, &dims(tokens));
-            self.inputs.push(cache(format!("past_key_values.{layer}.{part}"), "past_sequence_length"));
-            self.outputs.push(cache(format!("present.{layer}.{part}"), "present_sequence_length"));
-        }
+        let n_inputs = matrix.weights[0].shape[1];
+        let n_outputs = matrix.weights.iter().map(|weight| weight.shape[0]).sum();
+        let module = name.strip_suffix(".weight").unwrap_or(name);
+        let value = |part: &str| format!("{output}.{part}");
+        let [a, b] = ["A", "B"].map(|factor| format!("{module}.lora_{factor}.weight"));
+        let rank = Dim::Symbolic(format!("{module}.rank"));
+        self.adapter_input(&a, [Dim::Fixed(n_inputs as i64), rank.clone()], &[n_inputs, 0]);
+        self.adapter_input(&b, [rank, Dim::Fixed(n_outputs as i64)], &[0, n_outputs]);
+        self.product(input, name, matrix, &value("base"));
+        self.add("", "MatMul", &[input, &a], &value("low_rank"));
+        self.add("", "MatMul", &[&value("low_rank"), &b], &value("update"));
+        self.add("", "Add", &[&value("base"), &value("update")], output);
     }
 
-    /// The embedding of `input_ids`. A quantised head that is tied to the embedding is stored once and looked up by blocks; without a
-    /// quantised head, a quantised decoder keeps the embedding in the checkpoint's type, which loses nothing.
-    fn embed(&mut self, stored: WeightType) -> String {
-        let spec = self.spec;
-        let part = self.part("embed_tokens.weight", &[spec.vocab_size, spec.hidden_size]);
+    /// An input with an empty default.
+    fn adapter_input(&mut self, name: &str, dims: [Dim; 2], empty: &[usize]) {
+        let data_type = self.float.data_type();
+        let constants = vec![constant(name, data_type, empty)];
+        self.steps.push(Step { constants, views: vec![], recipe: Recipe::Fixed(Vec::new()) });
+        self.inputs.push(ValueInfo { name: name.into(), data_type: Some(data_type), dims: Some(dims.into()) });
+    }
+
+    /// The product with a matrix of [`quantized_steps`](Self::quantized_steps), whose activations are quantised to 8 bits.
+    pub(super) fn quantized_product(
+        &mut self,
+        input: &str,
+        name: &str,
+        bias: Option<&str>,
+        [n_inputs, n_outputs]: [usize; 2],
+        quant: QuantFormat,
+        output: &str,
+    ) {
+        let [codes, scales, zeros] = ["codes", "scales", "zeros"].map(|part| format!("{name}.{part}"));
+        let zeros = if quant.blocks.symmetric { "" } else { &zeros };
+        let mut inputs = vec![input, &codes, &scales, zeros, "", bias.unwrap_or_default()];
+        inputs.truncate(inputs.iter().rposition(|input| !input.is_empty()).map_or(0, |last| last + 1));
+        let node = self.add("com.microsoft", "MatMulNBits", &inputs, output);
+        node.name = node_name(name);
+        node.with_int("K", n_inputs as i64);
+        node.with_int("N", n_outputs as i64);
+        node.with_int("bits", quant.bits as i64);
+        node.with_int("block_size", quant.blocks.size as i64);
+        node.with_int("accuracy_level", 4);
+    }
+
+    /// Codes, scales and zero points of a matrix, and with `lookup` a second view of them as an embedding.
+    pub(super) fn quantized_steps(&mut self, name: &str, weights: Vec<Part>, quant: QuantFormat, lookup: bool) {
+        let n_outputs = weights.iter().map(|weight| weight.shape[0]).sum();
+        let n_inputs = weights[0].shape[1];
+        let (n_blocks, block_bytes) = (quant.n_blocks(n_inputs), quant.block_bytes());
+        let float = self.float.data_type();
+        let mut parts = vec![("codes", DataType::UINT8, vec![n_blocks, block_bytes]), ("scales", float, vec![n_blocks])];
+        if !quant.blocks.symmetric {
+            parts.push(("zeros", DataType::UINT8, vec![quant.zero_bytes(n_inputs)]));
+        }
+        let shaped = |part: &str, data_type, dims: &[usize]| {
+            constant(&format!("{name}.{part}"), data_type, &[&[n_outputs], dims].concat())
+        };
+        let constants = parts.iter().map(|(part, data_type, dims)| shaped(part, *data_type, dims)).collect();
+        // The lookup expects matrices.
+        let views =
+            parts.iter().map(|(part, data_type, dims)| shaped(&format!("lookup_{part}"), *data_type, &[dims.iter().product()]));
+        let views = if lookup { views.enumerate().collect() } else { Vec::new() };
+        self.steps.push(Step { constants, views, recipe: Recipe::Quantized(weights, quant) });
+    }
+
+    /// The quantised format of `format`, if it is one.
+    pub(super) fn quant_format(&self, format: WeightFormat) -> Option<QuantFormat> {
+        format.bits().map(|bits| QuantFormat { bits, blocks: self.options.blocks })
+    }
+
+    /// Weights concatenated as floats: with the shape of a single one, or one dim for several.
+    pub(super) fn floats(&mut self, name: &str, parts: Vec<Part>) {
+        let dims = match parts.as_slice() {
+            [part] => part.shape.clone(),
+            parts => vec![parts.iter().map(|part| part.shape.iter().product::<usize>()).sum()],
+        };
+        let constants = vec![constant(name, self.float.data_type(), &dims)];
+        self.steps.push(Step { constants, views: vec![], recipe: Recipe::Floats(parts) });
+    }
+
+    /// A weight in the checkpoint's own type.
+    pub(super) fn as_stored(&mut self, name: &str, part: Part, stored: WeightType) {
+        let constants = vec![constant(name, stored.data_type(), &part.shape)];
+        self.steps.push(Step { constants, views: vec![], recipe: Recipe::AsStored(part) });
+    }
+
+    /// An int64 constant.
+    pub(super) fn ints(&mut self, name: &str, dims: &[usize], values: &[i64]) {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let constants = vec![constant(name, DataType::INT64, dims)];
+        self.steps.push(Step { constants, views: vec![], recipe: Recipe::Fixed(bytes) });
+    }
+
+    /// A scalar of the type that the graph computes in.
+    pub(super) fn number(&mut self, name: &str, value: f32) {
+        let constants = vec![constant(name, self.float.data_type(), &[])];
+        self.steps.push(Step { constants, views: vec![], recipe: Recipe::Fixed(self.float.to_bytes(&[value])) });
+    }
+
+    /// Rows of the table `part` at `indices`. A quantised network keeps a table of narrower floats in the checkpoint's type, `stored`,
+    /// which loses nothing.
+    pub(super) fn look_up(&mut self, part: Part, stored: WeightType, indices: &str, output: &str) {
         let name = part.name.clone();
-        if let Some(format) = self.shared_format() {
-            self.quantized_steps(&name, vec![part], format, true);
-            self.lookup(&name, format);
-            return "embed".into();
-        }
-        let is_quantized = self.options.weights.bits().is_some();
-        if !is_quantized || self.shares_floats() || stored == WeightType::F32 {
+        if self.options.weights.bits().is_none() || stored == WeightType::F32 {
             self.floats(&name, vec![part]);
-            self.add("", "Gather", &[&name, "input_ids"], "embed");
-            return "embed".into();
+            self.add("", "Gather", &[&name, indices], output);
+            return;
         }
+        let rows = format!("{output}_stored");
         self.as_stored(&name, part, stored);
-        self.add("", "Gather", &[&name, "input_ids"], "embed_stored");
-        self.add("", "Cast", &["embed_stored"], "embed").with_int("to", DataType::FLOAT.0.into());
-        "embed".into()
+        self.add("", "Gather", &[&name, indices], &rows);
+        self.add("", "Cast", &[&rows], output).with_int("to", DataType::FLOAT.0.into());
     }
 
-    /// Rows of the quantised embedding, without the padding of their last blocks.
-    fn lookup(&mut self, name: &str, format: QuantFormat) {
-        let fills = self.spec.hidden_size.is_multiple_of(format.blocks.size);
-        let [codes, scales, zeros] = ["codes", "scales", "zeros"].map(|part| format!("{name}.lookup_{part}"));
-        let inputs = [codes.as_str(), "input_ids", &scales, &zeros];
-        let inputs = &inputs[..if format.blocks.symmetric { 3 } else { 4 }];
-        let node = self.add("com.microsoft", "GatherBlockQuantized", inputs, if fills { "embed" } else { "embed_blocks" });
-        node.with_int("bits", format.bits as i64);
-        node.with_int("block_size", format.blocks.size as i64);
-        node.with_int("gather_axis", 0);
-        node.with_int("quantize_axis", 1);
-        if !fills {
-            self.ints("embed_from", &[1], &[0]);
-            self.ints("embed_to", &[1], &[self.spec.hidden_size as i64]);
-            self.ints("embed_axis", &[1], &[2]);
-            self.add("", "Slice", &["embed_blocks", "embed_from", "embed_to", "embed_axis"], "embed");
-        }
-    }
-
-    /// The last `num_logits_to_keep` positions of each value: a slice from `-n` on, where `-0` is the first. Later operators see only these.
-    fn keep<const N: usize>(&mut self, values: [String; N]) -> [String; N] {
-        self.is_kept = true;
-        self.ints("one_in_list", &[1], &[1]);
-        self.ints("end", &[1], &[i64::MAX]);
-        self.add("", "Neg", &["num_logits_to_keep"], "kept");
-        self.add("", "Reshape", &["kept", "one_in_list"], "kept_from");
-        values.map(|value| {
-            let kept = format!("{value}.kept");
-            self.add("", "Slice", &[&value, "kept_from", "end", "one_in_list"], &kept);
-            kept
-        })
-    }
-
-    /// From hidden states to logits.
-    fn head(&mut self, hidden: &str, logits: &str) {
-        let spec = self.spec;
-        let [kept] = if self.is_kept { [hidden.to_owned()] } else { self.keep([hidden.to_owned()]) };
-        let embedding = format!("{}embed_tokens.weight", spec.prefix);
-        if let Some(format) = self.shared_format() {
-            self.quantized_product(&kept, &embedding, None, [spec.hidden_size, spec.vocab_size], format, logits);
-        } else if self.shares_floats() {
-            self.add("com.microsoft", "FusedMatMul", &[&kept, &embedding], logits).with_int("transB", 1);
-        } else {
-            let name = if spec.tie_word_embeddings { embedding } else { "lm_head.weight".into() };
-            let part = Part { name, shape: vec![spec.vocab_size, spec.hidden_size] };
-            let matrix = Matrix { weights: vec![part], bias: None, format: self.options.head };
-            self.product(&kept, "head.weight", matrix, logits);
-        }
+    /// An RMS norm over the last dim.
+    pub(super) fn rms_norm(&mut self, input: &str, weight: &str, epsilon: f32, output: &str) {
+        let node = self.add("", "RMSNormalization", &[input, weight], output);
+        node.with_int("axis", -1);
+        node.with("epsilon", AttributeValue::Float(epsilon));
+        node.with_int("stash_type", 1);
     }
 
     /// The name of an output before it is widened; its own in a graph of 32-bit floats.
-    fn computed(&self, output: &str) -> String {
+    pub(super) fn computed(&self, output: &str) -> String {
         match self.float {
             FloatType::F32 => output.into(),
             FloatType::F16 => format!("{output}.f16"),
         }
     }
 
-    fn widen(&mut self, computed: &str, output: &str) {
+    pub(super) fn widen(&mut self, computed: &str, output: &str) {
         if computed != output {
             self.add("", "Cast", &[computed], output).with_int("to", DataType::FLOAT.0.into());
         }
     }
+}
 
-    /// The format of the quantised matrix that embedding and head share, if they do.
-    fn shared_format(&self) -> Option<QuantFormat> {
-        let shares = self.spec.tie_word_embeddings && self.options.outputs.logits();
-        self.quant_format(self.options.head).filter(|_| shares)
+impl Node {
+    pub(super) fn with(&mut self, name: &str, value: AttributeValue) {
+        self.attributes.push(Attribute { name: name.into(), value });
     }
 
-    /// Whether embedding and head share one matrix of floats.
-    fn shares_floats(&self) -> bool {
-        self.spec.tie_word_embeddings && self.options.outputs.logits() && self.options.head.bits().is_none()
+    pub(super) fn with_int(&mut self, name: &str, value: i64) {
+        self.with(name, AttributeValue::Int(value));
     }
+}
+
+/// The node of a product is named after its weight, so that adapters find it.
+fn node_name(weight: &str) -> String {
+    format!("/{}", weight.strip_suffix(".weight").unwrap_or(weight))
+}
+
+pub(super) fn constant(name: &str, data_type: DataType, dims: &[usize]) -> Constant {
+    Constant { name: name.into(), data_type, dims: dims.iter().map(|&dim| dim as i64).collect() }
 }

@@ -1,8 +1,10 @@
 //! The order of work: constants are made one by one from the weights that they need, and written to a sink.
 
+use super::decoder::Decoder;
+use super::encoder::{Encoder, EncoderSpec};
 use super::network::Network;
 use super::quantize::{self, QuantFormat};
-use super::spec::{BuildOptions, DecoderSpec};
+use super::spec::{BuildOptions, DecoderSpec, RopeTable};
 use super::weights::{self, FloatType, WeightType};
 use super::{Interrupted, WeightSource, sink::Sink};
 use crate::encode::{self, Data};
@@ -39,7 +41,7 @@ pub(super) enum Recipe {
     /// These bytes.
     Fixed(Vec<u8>),
     /// A table of rope: each angle's cosine, or sine.
-    Rope(fn(f64) -> f64),
+    Rope(RopeTable, fn(f64) -> f64),
     /// One weight in the checkpoint's type.
     AsStored(Part),
     /// Weights one after the other, as floats.
@@ -57,6 +59,24 @@ pub(super) struct Part {
     pub(super) shape: Vec<usize>,
 }
 
+/// What to build.
+#[derive(Clone, Copy, Debug)]
+pub enum Spec<'s> {
+    /// A decoder over a KV cache.
+    Decoder(&'s DecoderSpec),
+    /// An encoder.
+    Encoder(&'s EncoderSpec),
+}
+
+/// What a graph is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// The weights of a checkpoint, by name, with their shapes.
+    pub weights: Vec<(String, Vec<usize>)>,
+    /// An upper bound on the bytes of the graph with its weights.
+    pub n_bytes: u64,
+}
+
 /// Where the data of a constant was written.
 #[derive(Clone, Debug)]
 pub(crate) enum Location {
@@ -68,20 +88,21 @@ pub(crate) enum Location {
 
 /// Plans the network, makes its constants, and returns the ONNX file.
 pub(super) fn run(
-    spec: &DecoderSpec,
+    spec: Spec<'_>,
     options: &BuildOptions,
     source: &mut WeightSource<'_, '_>,
     sink: &mut dyn Sink,
     interrupted: &Interrupted<'_>,
 ) -> Result<Vec<u8>> {
     spec.check(options)?;
-    let stored = embedding_type(spec, source)?;
-    let network = Network::new(spec, options, stored);
+    let embedding = spec.embedding();
+    let stored = weights::read(spec.name(), source, &embedding.name, &embedding.shape)?.kind;
+    let network = spec.network(options, stored);
     let mut body = Vec::new();
     network.nodes.iter().for_each(|node| put_bytes(&mut body, graph::NODE, encode::node(node)));
-    put_bytes(&mut body, graph::NAME, "decoder");
+    put_bytes(&mut body, graph::NAME, spec.kind());
     for step in &network.steps {
-        let work = Work { spec, float: options.float(), interrupted };
+        let work = Work { model: spec.name(), float: options.float(), interrupted };
         let mut locations = Vec::new();
         for bytes in work.make(step, source)? {
             locations.push(sink.put(bytes, &|| work.go_on())?);
@@ -117,14 +138,100 @@ fn model_proto(options: &BuildOptions, body: &[u8]) -> Vec<u8> {
     out
 }
 
-fn embedding_type(spec: &DecoderSpec, source: &mut WeightSource<'_, '_>) -> Result<WeightType> {
-    let name = format!("{}embed_tokens.weight", spec.prefix);
-    Ok(weights::read(&spec.name, source, &name, &[spec.vocab_size, spec.hidden_size])?.kind)
+/// What a graph of `spec` is made of, where the checkpoint has its embedding in the type `stored`.
+///
+/// # Errors
+/// When the specification is inconsistent.
+pub fn needs<'s>(spec: impl Into<Spec<'s>>, options: &BuildOptions, stored: WeightType) -> Result<Needs> {
+    /// Large constants are aligned to pages.
+    const PAGE: u64 = 4096;
+    let spec = spec.into();
+    spec.check(options)?;
+    let network = spec.network(options, stored);
+    let mut weights: Vec<(String, Vec<usize>)> = Vec::new();
+    for part in network.steps.iter().flat_map(|step| step.recipe.parts()) {
+        if !weights.iter().any(|(name, _)| *name == part.name) {
+            weights.push((part.name.clone(), part.shape.clone()));
+        }
+    }
+    let constants = network.steps.iter().flat_map(|step| &step.constants).map(|constant| constant.n_bytes() + 2 * PAGE);
+    let nodes = network.nodes.iter().map(|node| encode::node(node).len() as u64);
+    Ok(Needs { weights, n_bytes: constants.chain(nodes).sum::<u64>() + PAGE })
+}
+
+impl<'s> From<&'s DecoderSpec> for Spec<'s> {
+    fn from(spec: &'s DecoderSpec) -> Self {
+        Self::Decoder(spec)
+    }
+}
+
+impl<'s> From<&'s EncoderSpec> for Spec<'s> {
+    fn from(spec: &'s EncoderSpec) -> Self {
+        Self::Encoder(spec)
+    }
+}
+
+impl<'s> Spec<'s> {
+    pub(super) fn name(self) -> &'s str {
+        match self {
+            Self::Decoder(spec) => &spec.name,
+            Self::Encoder(spec) => &spec.name,
+        }
+    }
+
+    /// The name of the graph.
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Decoder(_) => "decoder",
+            Self::Encoder(_) => "encoder",
+        }
+    }
+
+    fn check(self, options: &BuildOptions) -> Result<()> {
+        options.check(self.name())?;
+        match self {
+            Self::Decoder(spec) => spec.check(),
+            Self::Encoder(spec) => spec.check(options),
+        }
+    }
+
+    fn embedding(self) -> Part {
+        match self {
+            Self::Decoder(spec) => spec.embedding(),
+            Self::Encoder(spec) => spec.words(),
+        }
+    }
+
+    fn network(self, options: &'s BuildOptions, stored: WeightType) -> Network<'s> {
+        match self {
+            Self::Decoder(spec) => Decoder::network(spec, options, stored),
+            Self::Encoder(spec) => Encoder::network(spec, options, stored),
+        }
+    }
+}
+
+impl Recipe {
+    /// The weights that it takes.
+    fn parts(&self) -> &[Part] {
+        match self {
+            Self::Fixed(_) | Self::Rope(..) => &[],
+            Self::AsStored(part) => std::slice::from_ref(part),
+            Self::Floats(parts) | Self::Transposed(parts) | Self::Quantized(parts, _) => parts,
+        }
+    }
+}
+
+impl Constant {
+    fn n_bytes(&self) -> u64 {
+        let n_elements: u64 = self.dims.iter().map(|&dim| dim.unsigned_abs()).product();
+        (n_elements * self.data_type.bits().unwrap_or(64)).div_ceil(8)
+    }
 }
 
 /// The context in which constants are made.
 struct Work<'w> {
-    spec: &'w DecoderSpec,
+    /// Its name in messages.
+    model: &'w str,
     float: FloatType,
     interrupted: &'w Interrupted<'w>,
 }
@@ -133,21 +240,21 @@ impl Work<'_> {
     /// An error if the work was interrupted.
     fn go_on(&self) -> Result<()> {
         match (self.interrupted)() {
-            true => Err(Error::Interrupted { model: self.spec.name.clone() }),
+            true => Err(Error::Interrupted { model: self.model.into() }),
             false => Ok(()),
         }
     }
 
     /// The bytes of a step's constants.
     fn make(&self, step: &Step, source: &mut WeightSource<'_, '_>) -> Result<Vec<Vec<u8>>> {
-        let Self { spec, float, .. } = *self;
+        let Self { model, float, .. } = *self;
         let go_on = || self.go_on();
         let mut read = |parts: &[Part]| -> Result<Vec<_>> {
-            parts.iter().map(|part| weights::read(&spec.name, source, &part.name, &part.shape)).collect()
+            parts.iter().map(|part| weights::read(model, source, &part.name, &part.shape)).collect()
         };
         Ok(match &step.recipe {
             Recipe::Fixed(bytes) => vec![bytes.clone()],
-            Recipe::Rope(function) => vec![float.to_bytes(&rope(spec, *function))],
+            Recipe::Rope(table, function) => vec![float.to_bytes(&table.values(*function))],
             Recipe::AsStored(part) => {
                 read(std::slice::from_ref(part))?.into_iter().map(|weight| weight.bytes.into_owned()).collect()
             }
@@ -155,7 +262,7 @@ impl Work<'_> {
             Recipe::Transposed(parts) => vec![weights::transpose(&read(parts)?, parts[0].shape[1], float, &go_on)?],
             Recipe::Quantized(parts, format) => {
                 let quantized = quantize::quantize(&read(parts)?, parts[0].shape[1], *format, &go_on)?.ok_or_else(|| {
-                    Error::bad_field(&spec.name, &parts[0].name, "a weight in it is not finite, so it cannot be quantised")
+                    Error::bad_field(model, &parts[0].name, "a weight in it is not finite, so it cannot be quantised")
                         .with_hint("the weights are damaged: download them again")
                 })?;
                 let mut made = vec![quantized.codes, float.to_bytes(&quantized.scales)];
@@ -164,13 +271,4 @@ impl Work<'_> {
             }
         })
     }
-}
-
-/// `[n_positions, head_dim / 2]`, computed as transformers does: the angle in 32 bits, then its cosine or sine, then the
-/// scaling. Source: `LlamaRotaryEmbedding.forward`.
-fn rope(spec: &DecoderSpec, function: fn(f64) -> f64) -> Vec<f32> {
-    let table = &spec.rope;
-    let positions = (0..table.n_positions).map(|position| position as f32);
-    let angles = positions.flat_map(|position| table.inverse_frequencies.iter().map(move |frequency| position * frequency));
-    angles.map(|angle| function(f64::from(angle)) as f32 * table.attention_scaling).collect()
 }

@@ -1,12 +1,13 @@
 //! What to build: a decoder's shape, and the format of the graph.
 
+use super::plan::Part;
 use super::weights::FloatType;
 use crate::error::{Error, Result};
 
 /// Bounds far above any real model, within which a mistaken or hostile configuration causes neither overflow nor exhaustion of memory:
 /// products of three sizes fit 64 bits, and a table of rope fits 1 GiB.
-const MAX_LAYERS: usize = 4096;
-const MAX_SIZE: usize = (1 << 21) - 1;
+pub(super) const MAX_LAYERS: usize = 4096;
+pub(super) const MAX_SIZE: usize = (1 << 21) - 1;
 const MAX_ROPE: usize = 1 << 28;
 
 /// The shape of a decoder of the Llama family: RMS norms, grouped-query attention with rotary positions, a gated
@@ -112,6 +113,11 @@ pub struct Blocks {
 }
 
 impl DecoderSpec {
+    /// The table of words.
+    pub(super) fn embedding(&self) -> Part {
+        Part { name: format!("{}embed_tokens.weight", self.prefix), shape: vec![self.vocab_size, self.hidden_size] }
+    }
+
     /// The width of the queries over all heads.
     pub(super) fn query_size(&self) -> usize {
         self.n_heads * self.head_dim
@@ -132,14 +138,8 @@ impl DecoderSpec {
         self.head_dim.is_multiple_of(16)
     }
 
-    pub(super) fn check(&self, options: &BuildOptions) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let refuse = |field: &str, problem: String| Err(Error::bad_field(&self.name, field, problem));
-        if options.head == WeightFormat::F16 && options.weights != WeightFormat::F16 {
-            return refuse("head", "a head of 16-bit floats goes with layers of 16-bit floats only".into());
-        }
-        if ![16, 32, 64, 128].contains(&options.blocks.size) {
-            return refuse("blocks.size", format!("`{}` is not 16, 32, 64 or 128", options.blocks.size));
-        }
         if !(1..=MAX_LAYERS).contains(&self.n_layers) {
             return refuse("n_layers", format!("`{}` is not between 1 and {MAX_LAYERS}", self.n_layers));
         }
@@ -150,23 +150,14 @@ impl DecoderSpec {
             ("n_heads", self.n_heads),
             ("n_kv_heads", self.n_kv_heads),
             ("head_dim", self.head_dim),
-            ("rope.n_positions", self.rope.n_positions),
         ] {
             if !(1..=MAX_SIZE).contains(&value) {
                 return refuse(field, format!("`{value}` is not between 1 and {MAX_SIZE}"));
             }
         }
-        if self.rope.n_positions * self.head_dim > MAX_ROPE {
-            let problem =
-                format!("`{}` positions for heads of {} are more than a table can hold", self.rope.n_positions, self.head_dim);
-            return refuse("rope.n_positions", problem);
-        }
+        self.rope.check(&self.name, self.head_dim)?;
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
             return refuse("n_kv_heads", format!("`{}` does not divide `{}` heads", self.n_kv_heads, self.n_heads));
-        }
-        if self.rope.inverse_frequencies.len() * 2 != self.head_dim {
-            let problem = format!("{} of them for heads of {}", self.rope.inverse_frequencies.len(), self.head_dim);
-            return refuse("rope.inverse_frequencies", problem);
         }
         if self.layer_windows.len() != self.n_layers {
             return refuse("layer_windows", format!("{} of them for {} layers", self.layer_windows.len(), self.n_layers));
@@ -175,6 +166,33 @@ impl DecoderSpec {
             return refuse("layer_windows", format!("`{window}` is not a number of tokens"));
         }
         Ok(())
+    }
+}
+
+impl RopeTable {
+    /// Whether the table of the model called `name` fits heads of `head_dim`, and memory.
+    pub(super) fn check(&self, name: &str, head_dim: usize) -> Result<()> {
+        let refuse = |field: &str, problem: String| Err(Error::bad_field(name, field, problem));
+        if !(1..=MAX_SIZE).contains(&self.n_positions) {
+            return refuse("rope.n_positions", format!("`{}` is not between 1 and {MAX_SIZE}", self.n_positions));
+        }
+        if self.n_positions * head_dim > MAX_ROPE {
+            let problem = format!("`{}` positions for heads of {head_dim} are more than a table can hold", self.n_positions);
+            return refuse("rope.n_positions", problem);
+        }
+        if self.inverse_frequencies.len() * 2 != head_dim {
+            let problem = format!("{} of them for heads of {head_dim}", self.inverse_frequencies.len());
+            return refuse("rope.inverse_frequencies", problem);
+        }
+        Ok(())
+    }
+
+    /// Cosines or sines, `[n_positions, head_dim / 2]`, computed as transformers does: the angle in 32 bits, then its cosine or sine, then
+    /// the scaling. Source: `LlamaRotaryEmbedding.forward`.
+    pub(super) fn values(&self, function: fn(f64) -> f64) -> Vec<f32> {
+        let positions = (0..self.n_positions).map(|position| position as f32);
+        let angles = positions.flat_map(|position| self.inverse_frequencies.iter().map(move |frequency| position * frequency));
+        angles.map(|angle| function(f64::from(angle)) as f32 * self.attention_scaling).collect()
     }
 }
 
@@ -189,6 +207,17 @@ impl Outputs {
 }
 
 impl BuildOptions {
+    /// Whether the format is possible; `name` is the model's.
+    pub(super) fn check(&self, name: &str) -> Result<()> {
+        if self.head == WeightFormat::F16 && self.weights != WeightFormat::F16 {
+            return Err(Error::bad_field(name, "head", "a head of 16-bit floats goes with layers of 16-bit floats only"));
+        }
+        if ![16, 32, 64, 128].contains(&self.blocks.size) {
+            return Err(Error::bad_field(name, "blocks.size", format!("`{}` is not 16, 32, 64 or 128", self.blocks.size)));
+        }
+        Ok(())
+    }
+
     /// The type in which the graph computes.
     pub(super) fn float(&self) -> FloatType {
         match self.weights {

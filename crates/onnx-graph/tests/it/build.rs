@@ -80,7 +80,7 @@ fn built(spec: &DecoderSpec, options: &BuildOptions) -> (Graph, Built) {
     (graph, built)
 }
 
-fn every_input_is_computed_before(graph: &Graph) {
+pub(crate) fn every_input_is_computed_before(graph: &Graph) {
     let mut known: Vec<&str> = graph.inputs().map(|input| input.name.as_str()).collect();
     known.extend(graph.initializers().iter().map(|tensor| tensor.name.as_str()));
     for node in graph.nodes() {

@@ -4,8 +4,10 @@
 mod admission;
 mod chat;
 mod dtypes;
+mod embeddings;
 mod errors;
 #[cfg(target_os = "linux")]
 mod reads;
 mod resolve;
 mod support;
+mod verify_index;

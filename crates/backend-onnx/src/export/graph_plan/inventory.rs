@@ -106,11 +106,15 @@ fn bits(format: WeightFormat) -> Option<u64> {
     }
 }
 
-/// Weights in published checkpoints that are not used: a copy of a tied head, a head when only hidden states are exported, and the
-/// frequencies of rope, which are computed.
+/// Weights in published checkpoints that are not used: a copy of a tied head, a head (a reranker's is `score`) when only hidden states are
+/// exported, and the frequencies of rope, which are computed.
 fn is_ignored(name: &str, spec: &DecoderSpec, outputs: Outputs) -> bool {
-    ((spec.tie_word_embeddings || outputs == Outputs::HiddenStates) && name == "lm_head.weight")
-        || name.ends_with("rotary_emb.inv_freq")
+    let has_no_head = outputs == Outputs::HiddenStates;
+    match name {
+        "lm_head.weight" => spec.tie_word_embeddings || has_no_head,
+        "score.weight" => has_no_head,
+        _ => name.ends_with("rotary_emb.inv_freq"),
+    }
 }
 
 fn disagree(checkpoint: &Checkpoint, weight: &str, problem: String) -> Error {

@@ -20,6 +20,10 @@ fn read(name: &str) -> Result<Vec<u8>> {
             br#"{"weight_map": {"a": "model-2.safetensors", "b": "model-1.safetensors", "c": "model-2.safetensors"}}"#.to_vec()
         }
         GENAI_CONFIG => br#"{"model": {"decoder": {"filename": "model.onnx"}}}"#.to_vec(),
+        "modules.json" => {
+            br#"[{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}, {"path": "3_Normalize"}, {"path": "../4"}, 5]"#
+                .to_vec()
+        }
         other => panic!("{other} is read"),
     })
 }
@@ -68,6 +72,23 @@ fn a_gguf_file_is_meant_when_named_or_alone() {
     assert_eq!(of(None, &["m.gguf", "model.safetensors"]), Ok(false));
     assert_eq!(of(Some("m"), &["m.gguf", "model.safetensors"]), Ok(true));
     assert!(of(Some("q4"), &["model.safetensors"]).unwrap_err().contains("`q4` of the repository `owner/name`"));
+}
+
+#[test]
+fn small_files_are_those_of_the_modules_too() {
+    let files = [
+        "1_Pooling/config.json",
+        "2_Dense/config.json",
+        "2_Dense/model.safetensors",
+        "2_Dense/pytorch_model.bin",
+        "9_Dense/config.json",
+        "config.json",
+        "modules.json",
+        "sentence_roberta_config.json",
+    ];
+    let expected = "config.json modules.json sentence_roberta_config.json 1_Pooling/config.json 2_Dense/config.json \
+                    2_Dense/model.safetensors";
+    check(listing(None, &files).small(), Ok(expected));
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! One decoder layer: attention and feed-forward block, each after a norm and added to the residual.
 
+use super::super::network::Matrix;
 use super::super::spec::Outputs;
-use super::parts::Matrix;
-use super::{Network, Stream};
+use super::{Decoder, Stream};
 use crate::graph::AttributeValue;
 
-impl Network<'_> {
+impl Decoder<'_> {
     pub(super) fn layer(&mut self, layer: usize, stream: Stream) -> Stream {
         let hidden = self.spec.hidden_size;
         let prefix = format!("layers.{layer}");
@@ -34,7 +34,7 @@ impl Network<'_> {
         let epsilon = self.spec.rms_norm_eps;
         let sum = format!("{output}.sum");
         let inputs = [stream.residual.as_str(), &update, weight];
-        let node = self.add("com.microsoft", "SkipSimplifiedLayerNormalization", &inputs, output);
+        let node = self.network.add("com.microsoft", "SkipSimplifiedLayerNormalization", &inputs, output);
         node.with("epsilon", AttributeValue::Float(epsilon));
         node.outputs.extend([String::new(), String::new(), sum.clone()]);
         sum
@@ -47,9 +47,9 @@ impl Network<'_> {
         self.linear(input, prefix, "gate", [inner, hidden]);
         self.linear(input, prefix, "up", [inner, hidden]);
         // x * sigmoid(x)
-        let node = self.add("com.microsoft", "QuickGelu", &[&value("gate")], &value("silu"));
+        let node = self.network.add("com.microsoft", "QuickGelu", &[&value("gate")], &value("silu"));
         node.with("alpha", AttributeValue::Float(1.0));
-        self.add("", "Mul", &[&value("silu"), &value("up")], &value("gated"));
+        self.network.add("", "Mul", &[&value("silu"), &value("up")], &value("gated"));
         self.linear(&value("gated"), prefix, "down", [hidden, inner]);
         value("down")
     }
@@ -60,6 +60,6 @@ impl Network<'_> {
         let bias = self.spec.mlp_bias.then(|| vec![self.part(&format!("{module}.bias"), &shape[..1])]);
         let constant = weight.name.clone();
         let matrix = Matrix { weights: vec![weight], bias, format: self.options.weights };
-        self.projection(input, &constant, matrix, &format!("{prefix}.{name}"));
+        self.network.projection(input, &constant, matrix, &format!("{prefix}.{name}"));
     }
 }

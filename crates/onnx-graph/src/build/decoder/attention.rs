@@ -3,23 +3,23 @@
 //! `GroupQueryAttention` rotates queries and keys itself where heads are a multiple of 16 wide, and accepts multiples of 8 only. Other heads
 //! are rotated before it, and padded with zeros: these add nothing to scores, and the padding of the result is cut off.
 
+use super::super::network::{Matrix, constant};
 use super::super::plan::{Recipe, Step};
-use super::Network;
-use super::parts::{Matrix, constant};
+use super::Decoder;
 use crate::graph::{AttributeValue, DataType};
 
-impl Network<'_> {
+impl Decoder<'_> {
     /// The lengths that attention needs, from the mask: the tokens of each row minus one, and the longest row.
     pub(super) fn lengths(&mut self) {
         let to_int32 = i64::from(DataType::INT32.0);
-        self.ints("mask_axis", &[1], &[1]);
-        self.ints("mask_dim", &[], &[1]);
-        self.add("", "ReduceSum", &["attention_mask", "mask_axis"], "row_tokens").with_int("keepdims", 0);
-        self.add("", "Sub", &["row_tokens", "mask_axis"], "last_positions_int64");
-        self.add("", "Cast", &["last_positions_int64"], "last_positions").with_int("to", to_int32);
-        self.add("", "Shape", &["attention_mask"], "mask_shape");
-        self.add("", "Gather", &["mask_shape", "mask_dim"], "total_tokens_int64").with_int("axis", 0);
-        self.add("", "Cast", &["total_tokens_int64"], "total_tokens").with_int("to", to_int32);
+        self.network.ints("mask_axis", &[1], &[1]);
+        self.network.ints("mask_dim", &[], &[1]);
+        self.network.add("", "ReduceSum", &["attention_mask", "mask_axis"], "row_tokens").with_int("keepdims", 0);
+        self.network.add("", "Sub", &["row_tokens", "mask_axis"], "last_positions_int64");
+        self.network.add("", "Cast", &["last_positions_int64"], "last_positions").with_int("to", to_int32);
+        self.network.add("", "Shape", &["attention_mask"], "mask_shape");
+        self.network.add("", "Gather", &["mask_shape", "mask_dim"], "total_tokens_int64").with_int("axis", 0);
+        self.network.add("", "Cast", &["total_tokens_int64"], "total_tokens").with_int("to", to_int32);
         if !self.spec.rotates_in_attention() {
             self.positions();
         }
@@ -27,23 +27,23 @@ impl Network<'_> {
 
     /// The position of each token, `[batch, tokens]`: the tokens before the run, and the index within it.
     fn positions(&mut self) {
-        self.ints("zero", &[], &[0]);
-        self.add("", "Shape", &["input_ids"], "ids_shape");
-        self.add("", "Gather", &["ids_shape", "mask_dim"], "run_tokens").with_int("axis", 0);
-        self.add("", "Range", &["zero", "run_tokens", "mask_dim"], "run_positions");
-        self.add("", "Sub", &["row_tokens", "run_tokens"], "row_past");
+        self.network.ints("zero", &[], &[0]);
+        self.network.add("", "Shape", &["input_ids"], "ids_shape");
+        self.network.add("", "Gather", &["ids_shape", "mask_dim"], "run_tokens").with_int("axis", 0);
+        self.network.add("", "Range", &["zero", "run_tokens", "mask_dim"], "run_positions");
+        self.network.add("", "Sub", &["row_tokens", "run_tokens"], "row_past");
         // A row that is shorter than the run has no past.
-        self.add("", "Max", &["row_past", "zero"], "past_tokens");
-        self.add("", "Unsqueeze", &["past_tokens", "mask_axis"], "first_positions");
-        self.add("", "Add", &["first_positions", "run_positions"], "positions");
+        self.network.add("", "Max", &["row_past", "zero"], "past_tokens");
+        self.network.add("", "Unsqueeze", &["past_tokens", "mask_axis"], "first_positions");
+        self.network.add("", "Add", &["first_positions", "run_positions"], "positions");
     }
 
     /// The tables of cosine and sine, `[n_positions, head_dim / 2]`.
     pub(super) fn rope(&mut self) {
         let dims = [self.spec.rope.n_positions, self.spec.head_dim / 2];
         for (name, function) in [("cos_cache", f64::cos as fn(f64) -> f64), ("sin_cache", f64::sin)] {
-            let constants = vec![constant(name, self.float.data_type(), &dims)];
-            self.steps.push(Step { constants, views: vec![], recipe: Recipe::Rope(function) });
+            let constants = vec![constant(name, self.network.float.data_type(), &dims)];
+            self.network.steps.push(Step { constants, views: vec![], recipe: Recipe::Rope(self.spec.rope.clone(), function) });
         }
     }
 
@@ -68,7 +68,7 @@ impl Network<'_> {
             [query.as_str(), &key, &kv_value, &past_key, &past_value, "last_positions", "total_tokens", "cos_cache", "sin_cache"];
         let context = format!("layers.{layer}.context");
         let output = if is_padded { format!("{context}.padded") } else { context.clone() };
-        let node = self.add("com.microsoft", "GroupQueryAttention", &inputs[..if rotates { 9 } else { 7 }], &output);
+        let node = self.network.add("com.microsoft", "GroupQueryAttention", &inputs[..if rotates { 9 } else { 7 }], &output);
         node.outputs.extend([format!("{present}.key"), format!("{present}.value")]);
         node.with_int("num_heads", spec.n_heads as i64);
         node.with_int("kv_num_heads", spec.n_kv_heads as i64);
@@ -85,7 +85,8 @@ impl Network<'_> {
     /// Rotates the heads of `input` by their positions; returns the name of the result.
     fn rotate(&mut self, input: &str, n_heads: usize) -> String {
         let rotated = format!("{input}.rotated");
-        let node = self.add("com.microsoft", "RotaryEmbedding", &[input, "positions", "cos_cache", "sin_cache"], &rotated);
+        let node =
+            self.network.add("com.microsoft", "RotaryEmbedding", &[input, "positions", "cos_cache", "sin_cache"], &rotated);
         node.with_int("interleaved", 0);
         node.with_int("num_heads", n_heads as i64);
         rotated
@@ -95,12 +96,12 @@ impl Network<'_> {
     fn pad_heads(&mut self, input: &str, n_heads: usize) -> String {
         let [head_dim, cached] = [self.spec.head_dim, self.spec.cached_head_dim()].map(|size| size as i64);
         let value = |name: &str| format!("{input}.{name}");
-        self.ints(&value("unpadded_shape"), &[4], &[0, 0, n_heads as i64, head_dim]);
-        self.ints(&value("pads"), &[8], &[0, 0, 0, 0, 0, 0, 0, cached - head_dim]);
-        self.ints(&value("padded_shape"), &[3], &[0, 0, n_heads as i64 * cached]);
-        self.add("", "Reshape", &[input, &value("unpadded_shape")], &value("unpadded_heads"));
-        self.add("", "Pad", &[&value("unpadded_heads"), &value("pads")], &value("padded_heads"));
-        self.add("", "Reshape", &[&value("padded_heads"), &value("padded_shape")], &value("padded"));
+        self.network.ints(&value("unpadded_shape"), &[4], &[0, 0, n_heads as i64, head_dim]);
+        self.network.ints(&value("pads"), &[8], &[0, 0, 0, 0, 0, 0, 0, cached - head_dim]);
+        self.network.ints(&value("padded_shape"), &[3], &[0, 0, n_heads as i64 * cached]);
+        self.network.add("", "Reshape", &[input, &value("unpadded_shape")], &value("unpadded_heads"));
+        self.network.add("", "Pad", &[&value("unpadded_heads"), &value("pads")], &value("padded_heads"));
+        self.network.add("", "Reshape", &[&value("padded_heads"), &value("padded_shape")], &value("padded"));
         value("padded")
     }
 
@@ -108,14 +109,14 @@ impl Network<'_> {
     fn unpad_heads(&mut self, input: &str, output: &str) {
         let spec = self.spec;
         let value = |name: &str| format!("{output}.{name}");
-        self.ints(&value("padded_shape"), &[4], &[0, 0, spec.n_heads as i64, spec.cached_head_dim() as i64]);
-        self.ints(&value("from"), &[1], &[0]);
-        self.ints(&value("to"), &[1], &[spec.head_dim as i64]);
-        self.ints(&value("axis"), &[1], &[3]);
-        self.ints(&value("flat_shape"), &[3], &[0, 0, spec.query_size() as i64]);
-        self.add("", "Reshape", &[input, &value("padded_shape")], &value("padded_heads"));
-        self.add("", "Slice", &[&value("padded_heads"), &value("from"), &value("to"), &value("axis")], &value("heads"));
-        self.add("", "Reshape", &[&value("heads"), &value("flat_shape")], output);
+        self.network.ints(&value("padded_shape"), &[4], &[0, 0, spec.n_heads as i64, spec.cached_head_dim() as i64]);
+        self.network.ints(&value("from"), &[1], &[0]);
+        self.network.ints(&value("to"), &[1], &[spec.head_dim as i64]);
+        self.network.ints(&value("axis"), &[1], &[3]);
+        self.network.ints(&value("flat_shape"), &[3], &[0, 0, spec.query_size() as i64]);
+        self.network.add("", "Reshape", &[input, &value("padded_shape")], &value("padded_heads"));
+        self.network.add("", "Slice", &[&value("padded_heads"), &value("from"), &value("to"), &value("axis")], &value("heads"));
+        self.network.add("", "Reshape", &[&value("heads"), &value("flat_shape")], output);
     }
 
     /// The projection out of attention.
@@ -127,7 +128,7 @@ impl Network<'_> {
         let bias = spec.attention_output_bias.then(|| vec![self.part(&format!("{block}.bias"), &[spec.hidden_size])]);
         let name = weight.name.clone();
         let matrix = Matrix { weights: vec![weight], bias, format: self.options.weights };
-        self.projection(context, &name, matrix, &output);
+        self.network.projection(context, &name, matrix, &output);
         output
     }
 
@@ -142,14 +143,14 @@ impl Network<'_> {
         let packed = format!("layers.{layer}.qkv");
         let name = format!("{}{block}.qkv_proj.weight", spec.prefix);
         let matrix = Matrix { weights: weights.into(), bias, format: self.options.weights };
-        self.projection(input, &name, matrix, &packed);
+        self.network.projection(input, &name, matrix, &packed);
         if !spec.qk_norm && spec.rotates_in_attention() {
             return [packed, String::new(), String::new()];
         }
         let split = ["query", "key", "value"].map(|part| format!("layers.{layer}.{part}"));
         let split_sizes = format!("layers.{layer}.split");
-        self.ints(&split_sizes, &[3], &sizes.map(|(_, size)| size as i64));
-        let node = self.add("", "Split", &[&packed, &split_sizes], &split[0]);
+        self.network.ints(&split_sizes, &[3], &sizes.map(|(_, size)| size as i64));
+        let node = self.network.add("", "Split", &[&packed, &split_sizes], &split[0]);
         node.outputs.extend([split[1].clone(), split[2].clone()]);
         node.with_int("axis", -1);
         if !spec.qk_norm {
@@ -167,11 +168,11 @@ impl Network<'_> {
         let weight = self.norm_weight(&format!("{block}.{name}.weight"), spec.head_dim);
         let value = |name: &str| format!("{input}.{name}");
         let head_dim = spec.head_dim as i64;
-        self.ints(&value("heads_shape"), &[4], &[0, 0, n_heads as i64, head_dim]);
-        self.ints(&value("flat_shape"), &[3], &[0, 0, n_heads as i64 * head_dim]);
-        self.add("", "Reshape", &[input, &value("heads_shape")], &value("heads"));
+        self.network.ints(&value("heads_shape"), &[4], &[0, 0, n_heads as i64, head_dim]);
+        self.network.ints(&value("flat_shape"), &[3], &[0, 0, n_heads as i64 * head_dim]);
+        self.network.add("", "Reshape", &[input, &value("heads_shape")], &value("heads"));
         self.norm(&value("heads"), &weight, &value("normed_heads"));
-        self.add("", "Reshape", &[&value("normed_heads"), &value("flat_shape")], &value("normed"));
+        self.network.add("", "Reshape", &[&value("normed_heads"), &value("flat_shape")], &value("normed"));
         value("normed")
     }
 }

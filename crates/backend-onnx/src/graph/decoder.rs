@@ -1,0 +1,139 @@
+//! Decoders that generate.
+//!
+//! Three exporters are in use: onnxruntime-genai's builder (no `position_ids`), optimum (`position_ids`) and the graphs published
+//! for transformers.js (`num_logits_to_keep`). All name the KV cache `past_key_values.N.key` and `present.N.key`, with the shape
+//! `[batch, kv_heads, tokens, head_dim]`.
+
+use std::ffi::CString;
+
+use ort::session::Session;
+use ort::value::{Outlet, TensorElementType};
+use tandem_core::config::ModelConfig;
+use tandem_core::{Error, Result};
+
+use super::{CachePort, Port, name_for_engine, names, tensor_type};
+use crate::error::not_a_decoder;
+
+/// The input that says how many of the last positions get logits.
+const LOGITS_TO_KEEP: &str = "num_logits_to_keep";
+
+/// A decoder graph: the purpose of each input and output.
+#[derive(Debug)]
+pub(crate) struct DecoderGraph {
+    /// Its name in messages.
+    pub(crate) file: String,
+    /// Token ids, `[batch, tokens]`.
+    pub(crate) ids: Port,
+    /// Ones for every token in the cache or in the run, `[batch, past + tokens]`.
+    pub(crate) mask: Option<Port>,
+    /// The position of each token of the run, `[batch, tokens]`.
+    pub(crate) positions: Option<Port>,
+    /// How many of the last positions get logits; 0 is all.
+    pub(crate) logits_to_keep: Option<Port>,
+    /// Keys and values of each layer.
+    pub(crate) caches: Vec<CachePort>,
+    /// Scores, `[batch, tokens or kept, vocab_size]`.
+    pub(crate) logits: LogitsPort,
+    /// Names of all inputs, in the order in which runs pass them.
+    pub(crate) input_names: Vec<CString>,
+    /// Names of the outputs that runs request: logits first, then each cache.
+    pub(crate) output_names: Vec<CString>,
+}
+
+/// The logits as declared.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LogitsPort {
+    pub(crate) dtype: TensorElementType,
+    pub(crate) vocab_size: usize,
+    /// The graph returns the logits of the last position only.
+    pub(crate) last_only: bool,
+}
+
+impl DecoderGraph {
+    /// Reads the declaration of `session`, whose graph is `file`.
+    ///
+    /// Sizes that the graph leaves open, of the logits and of the heads, are those of `config`.
+    pub(crate) fn read(session: &Session, file: &str, config: &ModelConfig) -> Result<Self> {
+        let inputs = session.inputs();
+        let outputs = session.outputs();
+        let find = |name: &str| inputs.iter().position(|input| input.name() == name);
+        let port = |name: &str| find(name).map(|index| Port::read(file, index, &inputs[index])).transpose();
+
+        let ids = port("input_ids")?
+            .ok_or_else(|| not_a_decoder(file, format!("it has no input `input_ids`, only {}", names(inputs))))?;
+        let mask = port("attention_mask")?;
+        let positions = port("position_ids")?;
+        // Graphs built by Tandem have a default for it, which other programs leave as it is.
+        let optional = session.overridable_initializers().into_iter().find(|value| value.name() == LOGITS_TO_KEEP);
+        let logits_to_keep = match &optional {
+            Some(value) => Some(Port::of(file, inputs.len(), value.name(), value.dtype())?),
+            None => port(LOGITS_TO_KEEP)?,
+        };
+        let logits = LogitsPort::read(file, outputs, config.vocab_size)?;
+
+        let known = [Some(ids), mask, positions, logits_to_keep];
+        let mut caches = Vec::new();
+        let mut output_names = vec![name_for_engine(file, "logits")?];
+        for (index, input) in inputs.iter().enumerate() {
+            if known.iter().flatten().any(|port| port.index == index) {
+                continue;
+            }
+            let present = present_name(input.name(), outputs)
+                .ok_or_else(|| not_a_decoder(file, format!("its input `{}` is unknown", input.name())))?;
+            caches.push(CachePort::read(file, index, output_names.len(), input, config)?);
+            output_names.push(name_for_engine(file, present)?);
+        }
+        if caches.is_empty() {
+            return Err(not_a_decoder(file, format!("it has no KV cache among its inputs {}", names(inputs))));
+        }
+        let named = inputs.iter().map(Outlet::name).chain(optional.iter().map(|value| value.name()));
+        let input_names = named.map(|name| name_for_engine(file, name)).collect::<Result<_>>()?;
+        let file = file.to_owned();
+        Ok(Self { file, ids, mask, positions, logits_to_keep, caches, logits, input_names, output_names })
+    }
+
+    /// Bytes of KV cache for one token.
+    pub(crate) fn kv_bytes_per_token(&self) -> usize {
+        self.caches.iter().map(|c| c.kv_heads * c.head_dim * c.dtype.byte_size(1).unwrap_or(0)).sum()
+    }
+
+    /// Whether the graph can return the logits of every position.
+    pub(crate) fn has_all_logits(&self) -> bool {
+        self.logits_to_keep.is_some() || !self.logits.last_only
+    }
+}
+
+impl LogitsPort {
+    fn read(file: &str, outputs: &[Outlet], vocab_size: usize) -> Result<Self> {
+        let outlet = outputs
+            .iter()
+            .find(|output| output.name() == "logits")
+            .ok_or_else(|| not_a_decoder(file, format!("it has no output `logits`, only {}", names(outputs))))?;
+        let (dtype, shape) = tensor_type(file, outlet.name(), outlet.dtype())?;
+        if !matches!(dtype, TensorElementType::Float32 | TensorElementType::Float16) {
+            return Err(Error::bad_field(file, "logits", format!("the output is `{dtype}`, and must be f32 or f16")));
+        }
+        match shape[..] {
+            [_, tokens, vocab] => {
+                let declared = usize::try_from(vocab).ok().filter(|&v| v > 0);
+                Ok(Self { dtype, vocab_size: declared.unwrap_or(vocab_size), last_only: tokens == 1 })
+            }
+            _ => {
+                Err(Error::bad_field(file, "logits", format!("the shape is {shape:?}, and must be [batch, tokens, vocab_size]")))
+            }
+        }
+    }
+}
+
+/// The output that continues the cache input `past`.
+fn present_name<'o>(past: &str, outputs: &'o [Outlet]) -> Option<&'o str> {
+    let suffix = past.strip_prefix("past_key_values").or_else(|| past.strip_prefix("past"))?;
+    let candidates = [format!("present{suffix}"), format!("present_key_values{suffix}")];
+    outputs.iter().map(Outlet::name).find(|name| candidates.iter().any(|candidate| candidate == name))
+}
+
+/// Whether there are logits for each token, and not for each sequence.
+pub(super) fn has_logits_of_tokens(outputs: &[Outlet]) -> bool {
+    let logits = outputs.iter().find(|output| output.name() == "logits");
+    logits.and_then(|output| output.dtype().tensor_shape()).is_some_and(|shape| shape.len() != 2)
+}
