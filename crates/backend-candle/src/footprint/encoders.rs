@@ -30,7 +30,8 @@ pub(crate) fn footprint(shape: &ModelShape, dtype: DType, threads: usize, worklo
     let weights = projections + words + positions;
     // The largest matrix as floats, beside the piece of the file that it is read from.
     let largest = (four * shape.hidden_size * (shape.hidden_size + shape.intermediate_size)).min(four * projections);
-    let tokens = Saturating((workload.n_tokens as u64).max(MOST_TOKENS.saturating_mul(threads) as u64));
+    // The longest text, and what threads compute beside it.
+    let tokens = Saturating(workload.n_tokens as u64) + Saturating(MOST_TOKENS as u64) * Saturating(threads as u64);
     let states = STATES * shape.hidden_size + INNER * shape.intermediate_size;
     Footprint {
         kept: vec![Part::own("weights", weights), shape.tokenizer(), Part::own("engine", ENGINE)],
