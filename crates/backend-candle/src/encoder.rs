@@ -8,6 +8,7 @@ mod attention;
 mod columns;
 mod model;
 mod packed;
+mod pairs;
 mod relative;
 mod weights;
 
@@ -18,7 +19,7 @@ use tandem_core::{CancelToken, TokenId};
 
 use self::attention::{Attention, Sequence};
 use self::columns::{Columns, LayerNorm};
-pub(crate) use self::model::EncoderModel;
+pub(crate) use self::model::{EncoderModel, MOST_TOKENS};
 use self::packed::{PackedInputs, PackedLinear, Then};
 use self::relative::RelativeBias;
 pub(crate) use self::weights::encoder;

@@ -10,11 +10,13 @@
 //! (`x86::vnni`) or 256 bits, or with AVX2 alone (`x86::bytes`).
 
 mod isa;
+mod pairs;
 mod plain;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub(crate) use self::isa::{Isa, vectorized};
+pub(crate) use self::pairs::PairProducts;
 use crate::float::Float;
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::quantized_activations::{BlockPair, RowGroup};

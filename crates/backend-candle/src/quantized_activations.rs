@@ -146,36 +146,30 @@ pub(crate) fn pack_columns(x: &[f32], packed: &mut PackedTile) {
     packed.reset(x.len() / TILE);
     let blocks = x.as_chunks::<TILE>().0.as_chunks::<BLOCK>().0.iter();
     for ((x, words), scales) in blocks.zip(packed.words.as_chunks_mut::<WORDS>().0).zip(&mut packed.scales) {
-        for first in (0..TILE).step_by(LANES) {
-            quantize_columns(x, first, words, scales);
-        }
+        quantize_columns(x, words, scales);
     }
 }
 
-/// Columns that are quantised together.
-const LANES: usize = TILE / 2;
-
 vectorized! {
-    fn quantize_columns(x: &[[f32; TILE]; BLOCK], first: usize, words: &mut [[u32; TILE]; WORDS], scales: &mut [f32; TILE]) {
+    fn quantize_columns(x: &[[f32; TILE]; BLOCK], words: &mut [[u32; TILE]; WORDS], scales: &mut [f32; TILE]) {
         /// Adding it rounds to an integer, ties to even, in the low bits.
         const ROUNDER: f32 = (3_u32 << 22) as f32;
-        let lanes = first..first + LANES;
-        let (mut largest, mut zero_or_nan) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+        let (mut largest, mut zero_or_nan, mut inverse) = ([0.0_f32; TILE], [0.0_f32; TILE], [0.0_f32; TILE]);
         for row in x {
-            for ((largest, zero_or_nan), value) in largest.iter_mut().zip(&mut zero_or_nan).zip(&row[lanes.clone()]) {
+            for ((largest, zero_or_nan), value) in largest.iter_mut().zip(&mut zero_or_nan).zip(row) {
                 *largest = if value.abs() > *largest { value.abs() } else { *largest };
                 *zero_or_nan += value * 0.0;
             }
         }
-        let mut inverse = [0.0_f32; LANES];
-        for (((inverse, scale), largest), zero_or_nan) in inverse.iter_mut().zip(&mut scales[lanes.clone()]).zip(&largest).zip(&zero_or_nan) {
+        for (((inverse, scale), largest), zero_or_nan) in inverse.iter_mut().zip(scales).zip(&largest).zip(&zero_or_nan) {
             *inverse = if *largest > 0.0 { 127.0 / largest } else { 0.0 };
             *scale = largest / 127.0 + zero_or_nan;
         }
-        for (words, rows) in words.iter_mut().zip(x.as_chunks::<4>().0) {
-            for (i, (word, inverse)) in words[lanes.clone()].iter_mut().zip(&inverse).enumerate() {
-                let code = |row: usize| ((rows[row][first + i] * inverse + ROUNDER).to_bits() & 255) ^ 128;
-                *word = code(0) | code(1) << 8 | code(2) << 16 | code(3) << 24;
+        for (words, [first, second, third, fourth]) in words.iter_mut().zip(x.as_chunks::<4>().0) {
+            let rows = first.iter().zip(second).zip(third.iter().zip(fourth));
+            for ((word, ((first, second), (third, fourth))), inverse) in words.iter_mut().zip(rows).zip(&inverse) {
+                let code = |value: &f32| ((value * inverse + ROUNDER).to_bits() & 255) ^ 128;
+                *word = code(first) | code(second) << 8 | code(third) << 16 | code(fourth) << 24;
             }
         }
     }

@@ -133,55 +133,39 @@ impl LayerNorm {
     }
 
     fn norm(&self, block: &mut [f32]) {
-        for lanes in (0..TILE).step_by(LANES) {
-            layer_norm(block, lanes, &self.weight, self.bias.as_deref(), self.eps);
-        }
+        layer_norm(block, &self.weight, self.bias.as_deref(), self.eps);
     }
 }
 
-/// Columns that are normed together: their sums stay in registers.
-const LANES: usize = TILE / 2;
-
-/// Independent sums of a column.
-const SUMS: usize = 4;
-
 vectorized! {
-    /// Layer norm of [`LANES`] columns of `block`, `[width, TILE]`, from `first` on. Ba et al., <https://arxiv.org/abs/1607.06450>.
-    fn layer_norm(block: &mut [f32], first: usize, weight: &[f32], bias: Option<&[f32]>, eps: f32) {
-        let (rows, lanes) = (block.as_chunks_mut::<TILE>().0, first..first + LANES);
+    /// Layer norm of each column of `block`, `[width, TILE]`. Ba et al., <https://arxiv.org/abs/1607.06450>.
+    fn layer_norm(block: &mut [f32], weight: &[f32], bias: Option<&[f32]>, eps: f32) {
+        let rows = block.as_chunks_mut::<TILE>().0;
         let n = rows.len() as f32;
-        let (mut sums, mut squares) = ([[0.0_f32; LANES]; SUMS], [[0.0_f32; LANES]; SUMS]);
-        for rows in rows.chunks(SUMS) {
-            for (sums, row) in sums.iter_mut().zip(rows) {
-                sums.iter_mut().zip(&row[lanes.clone()]).for_each(|(sum, value)| *sum += value);
+        let (mut mean, mut scale) = ([0.0_f32; TILE], [0.0_f32; TILE]);
+        for row in rows.iter() {
+            for (mean, value) in mean.iter_mut().zip(row) {
+                *mean += value;
             }
         }
-        let mean = joined(&sums).map(|sum| sum / n);
-        for rows in rows.chunks(SUMS) {
-            for (sums, row) in squares.iter_mut().zip(rows) {
-                for ((sum, value), mean) in sums.iter_mut().zip(&row[lanes.clone()]).zip(&mean) {
-                    *sum += (value - mean) * (value - mean);
-                }
+        for mean in &mut mean {
+            *mean /= n;
+        }
+        for row in rows.iter() {
+            for ((scale, value), mean) in scale.iter_mut().zip(row).zip(&mean) {
+                *scale += (value - mean) * (value - mean);
             }
         }
-        let scale = joined(&squares).map(|sum| 1.0 / (sum / n + eps).sqrt());
+        for scale in &mut scale {
+            *scale = 1.0 / (*scale / n + eps).sqrt();
+        }
         for (i, (row, weight)) in rows.iter_mut().zip(weight).enumerate() {
             let bias = bias.map_or(0.0, |bias| bias[i]);
-            for ((value, mean), scale) in row[lanes.clone()].iter_mut().zip(&mean).zip(&scale) {
+            for ((value, mean), scale) in row.iter_mut().zip(&mean).zip(&scale) {
                 *value = (*value - mean) * scale * weight + bias;
             }
         }
     }
-}
-
-/// The sum of independent sums.
-#[inline(always)]
-fn joined(sums: &[[f32; LANES]; SUMS]) -> [f32; LANES] {
-    let mut joined = [0.0; LANES];
-    for (i, joined) in joined.iter_mut().enumerate() {
-        *joined = sums[0][i] + sums[1][i] + (sums[2][i] + sums[3][i]);
-    }
-    joined
 }
 
 #[cfg(test)]

@@ -8,10 +8,14 @@ use tandem_core::DType;
 use tandem_core::config::Activation;
 
 use super::columns::Columns;
+use super::pairs::{round_columns, round_weights, widen};
 use crate::elementwise::activate;
-use crate::kernel::{Isa, Lanes, PACKED_INPUTS, PackedTile, TILE, vectorized};
+use crate::kernel::{Isa, Lanes, PACKED_INPUTS, PackedTile, PairProducts, TILE, vectorized};
 use crate::quantize::{BLOCK, Bits};
 use crate::quantized_activations::{QuantizedActivations, RowGroup, pack_columns};
+
+/// The most rows of weights in a group, at any isa.
+const MAX_GROUP: usize = PairProducts::INPUTS;
 
 /// Columns of weights whose products are summed before they are added to the others: so rounding errors stay small.
 const SLICE: usize = 448;
@@ -35,6 +39,8 @@ pub(super) struct PackedLinear {
 enum PackedWeights {
     /// Groups of rows, `[inputs, rows]` each.
     Floats(Vec<f32>),
+    /// Rounded to bf16, in pairs: groups of rows, `[inputs / 2, rows]` each. Where the processor lacks products of those, they are widened.
+    Pairs(Vec<u32>, Option<PairProducts>),
     /// Of 8 bits, in groups of rows.
     Bytes(Vec<RowGroup>),
 }
@@ -61,6 +67,10 @@ struct Operand<'x> {
 enum OperandValues<'x> {
     /// `[inputs, TILE]` each.
     Floats(Vec<&'x [f32]>),
+    /// Rounded to bf16: `[inputs / 2, TILE]` each.
+    Pairs(&'x [Vec<[u32; TILE]>]),
+    /// The same, widened.
+    Widened(&'x [Vec<f32>]),
     Bytes(&'x [PackedTile]),
 }
 
@@ -68,6 +78,8 @@ enum OperandValues<'x> {
 #[derive(Default)]
 pub(super) struct PackedInputs {
     tiles: Vec<PackedTile>,
+    pairs: Vec<Vec<[u32; TILE]>>,
+    widened: Vec<Vec<f32>>,
 }
 
 impl PackedLinear {
@@ -78,6 +90,7 @@ impl PackedLinear {
             DType::Int8 => {
                 PackedWeights::Bytes(QuantizedActivations::new(weights, inputs).groups(Bits::Eight.offset(), PACKED_INPUTS))
             }
+            DType::Bf16 => PackedWeights::Pairs(round_weights(weights, inputs, isa.tile_inputs()), PairProducts::of(isa)),
             _ => PackedWeights::Floats(pack_floats(weights, inputs, isa.tile_inputs())),
         };
         Self { weights, bias, outputs, inputs, isa }
@@ -91,7 +104,7 @@ impl PackedLinear {
     /// Rows of weights in a group.
     fn group(&self) -> usize {
         match self.weights {
-            PackedWeights::Floats(_) => self.isa.tile_inputs(),
+            PackedWeights::Floats(_) | PackedWeights::Pairs(..) => self.isa.tile_inputs(),
             PackedWeights::Bytes(_) => PACKED_INPUTS,
         }
     }
@@ -127,6 +140,21 @@ impl PackedLinear {
         let n_blocks = x.blocks().len();
         let values = match self.weights {
             PackedWeights::Floats(_) => OperandValues::Floats(x.blocks().collect()),
+            PackedWeights::Pairs(_, products) => {
+                let blocks: Vec<&[f32]> = x.blocks().collect();
+                packed.pairs.resize_with(packed.pairs.len().max(n_blocks), Vec::new);
+                packed.pairs.par_iter_mut().zip(&blocks).for_each(|(pairs, block)| round_columns(block, pairs));
+                if products.is_some() {
+                    OperandValues::Pairs(&packed.pairs)
+                } else {
+                    packed.widened.resize_with(packed.widened.len().max(n_blocks), Vec::new);
+                    packed.widened.par_iter_mut().zip(&packed.pairs[..n_blocks]).for_each(|(widened, pairs)| {
+                        widened.resize(2 * pairs.len() * TILE, 0.0);
+                        widen(pairs.as_flattened(), TILE, widened);
+                    });
+                    OperandValues::Widened(&packed.widened)
+                }
+            }
             PackedWeights::Bytes(_) => {
                 if packed.tiles.len() < n_blocks {
                     packed.tiles.resize_with(n_blocks, || PackedTile::new(Bits::Eight, 0));
@@ -137,6 +165,12 @@ impl PackedLinear {
             }
         };
         Operand { lanes: (0..n_blocks).map(|block| x.lanes(block)).collect(), values }
+    }
+
+    /// The group of `n` rows from `row` on.
+    fn pairs_of<'w>(&self, weights: &'w [u32], row: usize, n: usize) -> &'w [u32] {
+        let per_row = self.inputs.div_ceil(2);
+        &weights[row * per_row..(row + n) * per_row]
     }
 
     /// The outputs from `first_row` on of the blocks from `first_block` on; `out` has a slice for each, `[rows, TILE]`.
@@ -157,6 +191,13 @@ impl PackedLinear {
                         let slices = x[block].chunks(SLICE * TILE).zip(own.chunks(SLICE * n));
                         slices.for_each(|(x, weights)| self.isa.columns_tile(x, weights, n, lanes, out));
                     }
+                    (PackedWeights::Pairs(weights, Some(products)), OperandValues::Pairs(x)) => {
+                        let slices = x[block].chunks(SLICE / 2).zip(self.pairs_of(weights, row, n).chunks(SLICE / 2 * n));
+                        slices.for_each(|(x, weights)| products.add(x, weights, lanes, out));
+                    }
+                    (PackedWeights::Pairs(weights, _), OperandValues::Widened(x)) => {
+                        widened_products(self.isa, &x[block], self.pairs_of(weights, row, n), n, lanes, out);
+                    }
                     (PackedWeights::Bytes(groups), OperandValues::Bytes(x)) => {
                         let out = out.as_chunks_mut().0;
                         self.isa.packed_products(&x[block], &groups[row / group], lanes, out);
@@ -168,6 +209,17 @@ impl PackedLinear {
                 }
             }
         }
+    }
+}
+
+/// Adds to `sums`, `[n, TILE]`, the products of `x`, `[inputs, TILE]`, with the pairs `weights`, `[inputs / 2, n]`, which are widened.
+#[inline(never)]
+fn widened_products(isa: Isa, x: &[f32], weights: &[u32], n: usize, lanes: Lanes, sums: &mut [f32]) {
+    let mut floats = [0.0; SLICE * MAX_GROUP];
+    for (x, weights) in x.chunks(SLICE * TILE).zip(weights.chunks(SLICE / 2 * n)) {
+        let floats = &mut floats[..2 * weights.len()];
+        widen(weights, n, floats);
+        isa.columns_tile(x, floats, n, lanes, sums);
     }
 }
 

@@ -6,6 +6,7 @@
 mod blocks;
 pub(super) mod bytes;
 mod halves;
+pub(super) mod pairs;
 pub(super) mod tiles;
 pub(super) mod vnni;
 
