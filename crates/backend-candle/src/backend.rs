@@ -19,7 +19,7 @@ use crate::device;
 use crate::device_decoder::DeviceDecoder;
 use crate::encoder::{EncoderModel, encoder};
 use crate::error::Doing;
-use crate::footprint::{WeightBytes, footprint};
+use crate::footprint::{WeightBytes, encoders, footprint};
 use crate::gguf;
 use crate::kernel::Isa;
 use crate::model::{CandleModel, Loaded};
@@ -60,6 +60,10 @@ impl Backend for CandleBackend {
     }
 
     fn footprint(&self, shape: &ModelShape, dtype: DType, workload: &Workload) -> Footprint {
+        // Decoders have a gate. The sizes of an encoder with one do not tell it from them.
+        if shape.n_mlp_matrices.0 == 2 {
+            return encoders::footprint(shape, dtype, device::n_threads(None), workload);
+        }
         footprint(shape, WeightBytes::of_checkpoint(shape, dtype), workload)
     }
 
@@ -68,7 +72,7 @@ impl Backend for CandleBackend {
         let is_checkpoint = files.gguf().is_none() && !files.weights.is_empty();
         let is_encoder = || files.model_config().is_ok_and(|config| config.encoder.is_some());
         match is_checkpoint {
-            true if is_encoder() => vec![DType::F32, DType::Int8],
+            true if is_encoder() => vec![DType::F32, DType::Bf16, DType::Int8],
             true => vec![DType::F32, DType::Int8, DType::Int4],
             false => Vec::new(),
         }
@@ -77,11 +81,11 @@ impl Backend for CandleBackend {
     fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
         let config = files.model_config()?;
         let device = device::open(options.device)?;
-        let (mut dtype, bits) = dtype(options)?;
+        let (mut dtype, bits) = match config.encoder {
+            Some(_) if files.gguf().is_none() => encoder_dtype(files, options)?,
+            _ => dtype(options)?,
+        };
         refuse_unreadable(files, &config, options)?;
-        if config.encoder.is_some() {
-            refuse_for_encoders(files, options)?;
-        }
         refuse_quantised_file(files, options.device)?;
         let stored = match files.gguf() {
             Some(gguf) => {
@@ -126,6 +130,10 @@ impl OpenedModel for CandleOpened {
             StoredWeights::Gguf(_) => self.files.config.len()?,
         };
         let shape = ModelShape::of(&self.files, &self.config, n_bytes)?;
+        if self.config.encoder.is_some() {
+            let (dtype, threads) = (self.dtype, device::n_threads(self.options.threads));
+            return Ok(Arc::new(move |workload| encoders::footprint(&shape, dtype, threads, workload)));
+        }
         let weights = match &self.stored {
             StoredWeights::Checkpoint(_) => WeightBytes::of_checkpoint(&shape, self.dtype),
             StoredWeights::Gguf(gguf) => WeightBytes::of_gguf(gguf, &shape, self.options.dtype),
@@ -259,8 +267,8 @@ fn refuse_quantised_file(files: &ModelFiles, device: Device) -> Result<()> {
     })
 }
 
-/// Refuses what encoders do not run in.
-fn refuse_for_encoders(files: &ModelFiles, options: &LoadOptions) -> Result<()> {
+/// As [`dtype`], for encoders.
+fn encoder_dtype(files: &ModelFiles, options: &LoadOptions) -> Result<(DType, Option<Bits>)> {
     if options.device != Device::Cpu {
         return Err(Error::Unsupported {
             what: format!("the encoder `{}` on device `{}`", files.name, options.device),
@@ -268,14 +276,19 @@ fn refuse_for_encoders(files: &ModelFiles, options: &LoadOptions) -> Result<()> 
             hint: Some([Remedy::UseDevice(Device::Cpu), Remedy::UseBackend(BackendKind::Onnx)].into()),
         });
     }
-    if options.dtype == Some(DType::Int4) {
-        return Err(Error::Unsupported {
-            what: format!("dtype `{}` for the encoder `{}`", DType::Int4, files.name),
-            reason: "4 bits change the vectors of models of that size: their cosine to those of f32 is 0.87 to 0.96".into(),
-            hint: Some(Remedy::UseDType(vec![DType::F32, DType::Int8]).into()),
-        });
-    }
-    Ok(())
+    let (dtype, reason) = match options.dtype.unwrap_or(DType::F32) {
+        dtype @ (DType::F32 | DType::Bf16) => return Ok((dtype, None)),
+        DType::Int8 => return Ok((DType::Int8, Some(Bits::Eight))),
+        DType::Int4 => {
+            (DType::Int4, "4 bits change the vectors of models of that size: their cosine to those of f32 is 0.87 to 0.96")
+        }
+        DType::F16 => (DType::F16, "processors have no products of f16 that are faster than those of f32"),
+    };
+    Err(Error::Unsupported {
+        what: format!("dtype `{dtype}` for the encoder `{}`", files.name),
+        reason: reason.into(),
+        hint: Some(Remedy::UseDType(vec![DType::F32, DType::Bf16, DType::Int8]).into()),
+    })
 }
 
 /// Refuses graphs, which are for the other engine, and checkpoints that were quantised by other tools.

@@ -42,7 +42,7 @@ pub(crate) fn open(device: Device) -> Result<candle_core::Device> {
 /// Each model has its own, because candle's pools take their size from `/proc/cpuinfo`, which respects neither. Idle threads look for work
 /// for a moment and then sleep, so there is no option to spin.
 pub(crate) fn threads(count: Option<NonZeroUsize>) -> Result<Arc<ThreadPool>> {
-    let n = count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from);
+    let n = n_threads(count);
     let pool = ThreadPoolBuilder::new().num_threads(n).thread_name(|i| format!("candle-{i}")).build();
     pool.map(Arc::new).map_err(|source| Error::Engine {
         backend: BackendKind::Candle,
@@ -51,8 +51,13 @@ pub(crate) fn threads(count: Option<NonZeroUsize>) -> Result<Arc<ThreadPool>> {
     })
 }
 
+/// The requested number of threads, or what this process may use.
+pub(crate) fn n_threads(count: Option<NonZeroUsize>) -> usize {
+    count.or_else(|| std::thread::available_parallelism().ok()).map_or(1, usize::from)
+}
+
 fn cpu_description() -> String {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = n_threads(None);
     format!("{} processor, {threads} threads, kernels for {}", std::env::consts::ARCH, Isa::current())
 }
 

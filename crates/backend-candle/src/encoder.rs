@@ -8,6 +8,7 @@ mod attention;
 mod columns;
 mod model;
 mod packed;
+mod pairs;
 mod relative;
 mod weights;
 
@@ -18,8 +19,8 @@ use tandem_core::{CancelToken, TokenId};
 
 use self::attention::{Attention, Sequence};
 use self::columns::{Columns, LayerNorm};
-pub(crate) use self::model::EncoderModel;
-use self::packed::{PackedLinear, Then};
+pub(crate) use self::model::{EncoderModel, MOST_TOKENS};
+use self::packed::{PackedInputs, PackedLinear, Then};
 use self::relative::RelativeBias;
 pub(crate) use self::weights::encoder;
 use crate::elementwise::product_of_halves;
@@ -93,6 +94,7 @@ pub(crate) struct Buffers {
     context: Columns,
     inner: Columns,
     gated: Columns,
+    packed: PackedInputs,
 }
 
 /// The cosines and sines of a block of tokens: `[head_dim / 2, TILE]` each.
@@ -153,15 +155,15 @@ impl Encoder {
 
     /// Adds the output of the attention block to the states.
     fn attention_block(&self, layer: &Layer, sequences: &[Sequence], rotation: Option<&Rotation>, buffers: &mut Buffers) {
-        let Buffers { states, normed, qkv, context, .. } = buffers;
+        let Buffers { states, normed, qkv, context, packed, .. } = buffers;
         let n_tokens = states.n_tokens();
         qkv.reset(3 * self.hidden_size, n_tokens);
         match layer.attention_norm.as_ref().filter(|_| self.norm_first) {
             Some(norm) => {
                 norm.write(states, normed);
-                layer.qkv.forward(normed, Then::Write, qkv);
+                layer.qkv.forward(normed, Then::Write, qkv, packed);
             }
-            None => layer.qkv.forward(states, Then::Write, qkv),
+            None => layer.qkv.forward(states, Then::Write, qkv, packed),
         }
         if let Some(rotation) = rotation {
             self.rotate(qkv, rotation);
@@ -175,7 +177,7 @@ impl Encoder {
         };
         context.reset(self.hidden_size, n_tokens);
         attention.run(qkv, sequences, context);
-        layer.attention_out.forward(context, Then::Add, states);
+        layer.attention_out.forward(context, Then::Add, states, packed);
         if let Some(norm) = layer.attention_norm.as_ref().filter(|_| !self.norm_first) {
             norm.apply(states);
         }
@@ -183,7 +185,7 @@ impl Encoder {
 
     /// Adds the output of the feed-forward block to the states.
     fn mlp_block(&self, layer: &Layer, buffers: &mut Buffers) {
-        let Buffers { states, normed, inner, gated, .. } = buffers;
+        let Buffers { states, normed, inner, gated, packed, .. } = buffers;
         let n_tokens = states.n_tokens();
         inner.reset(layer.up.outputs(), n_tokens);
         let input = if self.norm_first {
@@ -193,16 +195,16 @@ impl Encoder {
             &*states
         };
         if self.is_gated {
-            layer.up.forward(input, Then::Write, inner);
+            layer.up.forward(input, Then::Write, inner, packed);
             let width = layer.up.outputs() / 2;
             gated.reset(width, n_tokens);
             gated.blocks_mut().zip(inner.blocks().collect::<Vec<_>>()).for_each(|(out, both)| {
                 product_of_halves(self.activation, both, out);
             });
-            layer.down.forward(gated, Then::Add, states);
+            layer.down.forward(gated, Then::Add, states, packed);
         } else {
-            layer.up.forward(input, Then::Activate(self.activation), inner);
-            layer.down.forward(inner, Then::Add, states);
+            layer.up.forward(input, Then::Activate(self.activation), inner, packed);
+            layer.down.forward(inner, Then::Add, states, packed);
         }
         if !self.norm_first {
             layer.mlp_norm.apply(states);

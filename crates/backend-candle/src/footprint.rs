@@ -1,6 +1,8 @@
 //! How much memory a model takes on this engine: `weights` reads a piece of the checkpoint at a time and gives it back, `cache` doubles,
 //! `session` passes over the prompt in chunks.
 
+pub(crate) mod encoders;
+
 use std::num::Saturating;
 
 use tandem_core::DType;

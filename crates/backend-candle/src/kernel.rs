@@ -10,11 +10,13 @@
 //! (`x86::vnni`) or 256 bits, or with AVX2 alone (`x86::bytes`).
 
 mod isa;
+mod pairs;
 mod plain;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub(crate) use self::isa::{Isa, vectorized};
+pub(crate) use self::pairs::PairProducts;
 use crate::float::Float;
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::quantized_activations::{BlockPair, RowGroup};
@@ -27,6 +29,27 @@ pub(crate) const PACKED_INPUTS: usize = 6;
 
 /// Rows of weights of a tile, whose products with some inputs are computed in registers.
 pub(crate) const TILE: usize = 32;
+
+/// The lanes of a tile that are computed: its first half is enough for few columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lanes {
+    All,
+    Half,
+}
+
+impl Lanes {
+    /// Enough for `n` columns.
+    pub(crate) fn of(n: usize) -> Self {
+        if n <= TILE / 2 { Self::Half } else { Self::All }
+    }
+
+    pub(crate) fn number(self) -> usize {
+        match self {
+            Self::All => TILE,
+            Self::Half => TILE / 2,
+        }
+    }
+}
 
 /// A tile of quantised weights, laid out for the integer kernels. It is packed once and multiplied with many inputs.
 pub(crate) struct PackedTile {
@@ -41,6 +64,12 @@ impl PackedTile {
     /// An empty tile for rows of `columns` weights.
     pub(crate) fn new(bits: Bits, columns: usize) -> Self {
         Self { bits, words: vec![[0; TILE]; columns / 4], scales: vec![[0.0; TILE]; columns / BLOCK] }
+    }
+
+    /// Makes room for rows of `columns`; what is in it is left over from earlier uses.
+    pub(crate) fn reset(&mut self, columns: usize) {
+        self.words.resize(columns / 4, [0; TILE]);
+        self.scales.resize(columns / BLOCK, [0.0; TILE]);
     }
 }
 
@@ -94,6 +123,18 @@ impl Isa {
         dispatch!(floats: self, tile(weights, inputs, sums))
     }
 
+    /// As [`tile`](Self::tile), of columns that are not weights, `[inner, TILE]`: the inputs are the first of each row of `inputs`,
+    /// `[inner, stride]`, and `lanes` are computed. A lane has the same bits whatever `lanes` and the number of inputs.
+    pub(crate) fn columns_tile(self, columns: &[f32], inputs: &[f32], stride: usize, lanes: Lanes, sums: &mut [f32]) {
+        let n = sums.len() / TILE;
+        assert!((1..=self.tile_inputs()).contains(&n) && sums.len() == n * TILE, "the sums are whole rows, and few");
+        assert!(
+            n <= stride && columns.len() / TILE == inputs.len().div_ceil(stride),
+            "columns and inputs are of one inner length"
+        );
+        dispatch!(floats: self, columns_tile(columns, inputs, stride, lanes, sums))
+    }
+
     /// Transposes up to [`TILE`] rows of `inner` values, `stride` apart, into `out`, `[inner, TILE]`; missing rows become zeros.
     pub(crate) fn transpose(self, rows: &[f32], stride: usize, inner: usize, out: &mut [f32]) {
         let n_rows = (rows.len() - inner) / stride + 1;
@@ -140,13 +181,13 @@ impl Isa {
         dispatch!(integers: self, pack(weights, per_row, packed))
     }
 
-    /// The products of a tile with each of up to [`PACKED_INPUTS`] inputs.
-    pub(crate) fn packed_products(self, packed: &PackedTile, inputs: &RowGroup, out: &mut [[f32; TILE]]) {
+    /// Adds the products of the `lanes` of a tile with each of up to [`PACKED_INPUTS`] inputs to `out`.
+    pub(crate) fn packed_products(self, packed: &PackedTile, inputs: &RowGroup, lanes: Lanes, out: &mut [[f32; TILE]]) {
         assert!((1..=PACKED_INPUTS).contains(&inputs.n) && out.len() == inputs.n, "the inputs are few");
         let n_blocks = packed.scales.len() * inputs.n;
         assert!(inputs.scales.len() == n_blocks && inputs.correction.len() == n_blocks, "inputs are as long as rows");
         assert_eq!(inputs.words.len() * BLOCK, n_blocks * BLOCK * BLOCK / 4, "every block has its codes");
-        dispatch!(integers: self, packed_products(packed, inputs, out))
+        dispatch!(integers: self, packed_products(packed, inputs, lanes, out))
     }
 }
 

@@ -11,7 +11,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use crate::float::Float;
-use crate::kernel::{Isa, PACKED_INPUTS, PackedTile, TILE};
+use crate::kernel::{Isa, Lanes, PACKED_INPUTS, PackedTile, TILE};
 use crate::quantize::{BLOCK, Blocks};
 use crate::quantized_activations::QuantizedActivations;
 
@@ -65,7 +65,7 @@ pub(crate) fn integer_product(isa: Isa, weights: Blocks<'_>, inputs: &QuantizedA
             isa.pack(weights.rows(first + own.start..first + own.end, per_row * BLOCK), per_row, &mut packed);
             for (inputs, out) in groups.iter().zip(out.chunks_mut(PACKED_INPUTS)) {
                 let mut products = [[0.0; TILE]; PACKED_INPUTS];
-                isa.packed_products(&packed, inputs, &mut products[..inputs.n]);
+                isa.packed_products(&packed, inputs, Lanes::All, &mut products[..inputs.n]);
                 for (out, products) in out.iter_mut().zip(&products) {
                     out[own.clone()].copy_from_slice(&products[..own.len()]);
                 }

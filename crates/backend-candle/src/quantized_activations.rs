@@ -6,7 +6,7 @@
 use rayon::prelude::*;
 
 use crate::kernel::{PackedTile, TILE, vectorized};
-use crate::quantize::{BLOCK, Bits};
+use crate::quantize::BLOCK;
 
 /// Rows of inputs, each block of [`BLOCK`] as integers from -127 to 127 times a scale. Each block is quantised by itself, so a row does
 /// not depend on the others of its batch.
@@ -142,32 +142,34 @@ vectorized! {
 
 /// Quantises `x`, `[columns, TILE]` with an input in each of the columns, to 8 bits in place of a tile of weights. Inputs have the codes and
 /// scales that [`QuantizedActivations::new`] gives them.
-pub(crate) fn pack_columns(x: &[f32]) -> PackedTile {
-    let mut packed = PackedTile::new(Bits::Eight, x.len() / TILE);
-    quantize_columns(x, &mut packed.words, &mut packed.scales);
-    packed
+pub(crate) fn pack_columns(x: &[f32], packed: &mut PackedTile) {
+    packed.reset(x.len() / TILE);
+    let blocks = x.as_chunks::<TILE>().0.as_chunks::<BLOCK>().0.iter();
+    for ((x, words), scales) in blocks.zip(packed.words.as_chunks_mut::<WORDS>().0).zip(&mut packed.scales) {
+        quantize_columns(x, words, scales);
+    }
 }
 
 vectorized! {
-    fn quantize_columns(x: &[f32], words: &mut [[u32; TILE]], scales: &mut [[f32; TILE]]) {
+    fn quantize_columns(x: &[[f32; TILE]; BLOCK], words: &mut [[u32; TILE]; WORDS], scales: &mut [f32; TILE]) {
         /// Adding it rounds to an integer, ties to even, in the low bits.
         const ROUNDER: f32 = (3_u32 << 22) as f32;
-        let blocks = x.as_chunks::<TILE>().0.as_chunks::<BLOCK>().0;
-        for ((x, words), scales) in blocks.iter().zip(words.as_chunks_mut::<WORDS>().0).zip(scales) {
-            let (mut largest, mut zero_or_nan) = ([0.0_f32; TILE], [0.0_f32; TILE]);
-            for row in x {
-                for ((largest, zero_or_nan), value) in largest.iter_mut().zip(&mut zero_or_nan).zip(row) {
-                    *largest = if value.abs() > *largest { value.abs() } else { *largest };
-                    *zero_or_nan += value * 0.0;
-                }
+        let (mut largest, mut zero_or_nan, mut inverse) = ([0.0_f32; TILE], [0.0_f32; TILE], [0.0_f32; TILE]);
+        for row in x {
+            for ((largest, zero_or_nan), value) in largest.iter_mut().zip(&mut zero_or_nan).zip(row) {
+                *largest = if value.abs() > *largest { value.abs() } else { *largest };
+                *zero_or_nan += value * 0.0;
             }
-            let inverse: [f32; TILE] = std::array::from_fn(|i| if largest[i] > 0.0 { 127.0 / largest[i] } else { 0.0 });
-            *scales = std::array::from_fn(|i| largest[i] / 127.0 + zero_or_nan[i]);
-            for (word, rows) in words.iter_mut().zip(x.as_chunks::<4>().0) {
-                *word = std::array::from_fn(|i| {
-                    let code = |row: usize| ((rows[row][i] * inverse[i] + ROUNDER).to_bits() & 255) ^ 128;
-                    code(0) | code(1) << 8 | code(2) << 16 | code(3) << 24
-                });
+        }
+        for (((inverse, scale), largest), zero_or_nan) in inverse.iter_mut().zip(scales).zip(&largest).zip(&zero_or_nan) {
+            *inverse = if *largest > 0.0 { 127.0 / largest } else { 0.0 };
+            *scale = largest / 127.0 + zero_or_nan;
+        }
+        for (words, [first, second, third, fourth]) in words.iter_mut().zip(x.as_chunks::<4>().0) {
+            let rows = first.iter().zip(second).zip(third.iter().zip(fourth));
+            for ((word, ((first, second), (third, fourth))), inverse) in words.iter_mut().zip(rows).zip(&inverse) {
+                let code = |value: &f32| ((value * inverse + ROUNDER).to_bits() & 255) ^ 128;
+                *word = code(first) | code(second) << 8 | code(third) << 16 | code(fourth) << 24;
             }
         }
     }
@@ -176,6 +178,7 @@ vectorized! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quantize::Bits;
 
     #[test]
     fn quantised_activations_are_within_half_a_step() {
@@ -221,7 +224,8 @@ mod tests {
         let columns = 3 * BLOCK;
         let x: Vec<f32> = (0..TILE * columns).map(|i| ((i * i) as f32 * 0.37).sin() * [1.0, 0.0, 40.0][i / BLOCK % 3]).collect();
         let transposed: Vec<f32> = (0..x.len()).map(|i| x[i % TILE * columns + i / TILE]).collect();
-        let (rows, packed) = (QuantizedActivations::new(&x, columns), pack_columns(&transposed));
+        let (rows, mut packed) = (QuantizedActivations::new(&x, columns), PackedTile::new(Bits::Eight, 0));
+        pack_columns(&transposed, &mut packed);
         for row in 0..TILE {
             for block in 0..3 {
                 assert_eq!(packed.scales[block][row], rows.scales[row * 3 + block]);

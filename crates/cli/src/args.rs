@@ -10,6 +10,7 @@ mod models;
 mod onnx;
 mod parity;
 mod rerank;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -17,7 +18,7 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub(crate) use self::bench::{BenchArgs, EntryOptions, Peer, ReportOptions};
-pub(crate) use self::embed::{EmbedArgs, Precision, VectorFormat};
+pub(crate) use self::embed::{EmbedArgs, EmbeddingOptions, Precision, VectorFormat};
 pub(crate) use self::engine::{ComputeArgs, DTypeArg, DeviceChoice, EngineOptions, WeightsArgs};
 pub(crate) use self::generation::GenerationOptions;
 pub(crate) use self::graph_format::GraphFormatArgs;
@@ -25,6 +26,7 @@ pub(crate) use self::models::{ListArgs, PullArgs, RmArgs};
 pub(crate) use self::onnx::{LibraryArg, OnnxArgs};
 pub(crate) use self::parity::{ParityArgs, SideChoice};
 pub(crate) use self::rerank::RerankArgs;
+pub(crate) use self::verify::{FingerprintArgs, VerifyIndexArgs};
 
 /// Local text generation and text embeddings on engines that are held to the same answer.
 #[derive(Debug, Parser)]
@@ -40,6 +42,8 @@ pub(crate) enum Command {
     Chat(ChatArgs),
     Embed(EmbedArgs),
     Rerank(RerankArgs),
+    Fingerprint(FingerprintArgs),
+    VerifyIndex(VerifyIndexArgs),
     Score(ScoreArgs),
     Bench(BenchArgs),
     Show(ShowArgs),
@@ -258,6 +262,8 @@ impl Command {
             Self::Chat(args) => args.output,
             Self::Embed(args) => args.output,
             Self::Rerank(args) => args.output,
+            Self::Fingerprint(args) => args.output,
+            Self::VerifyIndex(args) => args.output,
             Self::Score(args) => args.output,
             Self::Bench(args) => args.output,
             Self::Show(args) => args.output,

@@ -7,6 +7,7 @@ mod devices;
 mod doctor;
 mod embed;
 mod export;
+mod fingerprint;
 mod list;
 mod parity;
 mod pull;
@@ -16,6 +17,7 @@ mod run;
 mod score;
 mod setup;
 mod show;
+mod verify_index;
 
 use std::process::ExitCode;
 
@@ -30,6 +32,8 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<ExitCode> {
         Command::Chat(args) => chat::chat(args, output),
         Command::Embed(args) => embed::embed(args, output),
         Command::Rerank(args) => rerank::rerank(args, output),
+        Command::Fingerprint(args) => fingerprint::fingerprint(args, output),
+        Command::VerifyIndex(args) => verify_index::verify_index(args, output),
         Command::Bench(args) => bench::bench(args, output),
         Command::Score(args) => score::score(args, output),
         Command::Show(args) => show::show(args, output),

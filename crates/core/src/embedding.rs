@@ -13,6 +13,7 @@ mod pooling;
 mod prompts;
 mod tokens;
 mod vectors;
+mod verify;
 
 pub use self::config::EmbeddingConfig;
 pub(crate) use self::config::max_tokens;
@@ -24,6 +25,7 @@ pub use self::pooling::{Pool, Pooling};
 pub use self::prompts::{Prompt, Prompts, Role};
 pub use self::tokens::{TokenizedText, Truncate};
 pub use self::vectors::{Normalize, Similarity, normalize};
+pub use self::verify::{Difference, IndexRow, Verdict, Verification, verify};
 
 /// What is done with a vector after pooling.
 #[derive(Clone, Debug, PartialEq)]

@@ -193,8 +193,9 @@ pub use tandem_hub as hub;
 /// How embeddings are made: pooling, prompts, options, similarity.
 pub mod embedding {
     pub use tandem_core::embedding::{
-        Arithmetic, Dense, DenseActivation, EmbedOptions, Embedder, EmbeddingConfig, Embeddings, Fingerprint, Normalize, Pool,
-        Pooling, Prompt, Prompts, Role, Similarity, Space, Step, TokenizedText, Truncate, normalize,
+        Arithmetic, Dense, DenseActivation, Difference, EmbedOptions, Embedder, EmbeddingConfig, Embeddings, Fingerprint,
+        IndexRow, Normalize, PROBES, Pool, Pooling, Prompt, Prompts, Role, Similarity, Space, Step, TokenizedText, Truncate,
+        Verdict, Verification, normalize, verify,
     };
 }
 

@@ -10,10 +10,10 @@ use rayon::prelude::*;
 use super::columns::Columns;
 use super::relative::RelativeBias;
 use crate::elementwise::softmax_step;
-use crate::kernel::{Isa, TILE};
+use crate::kernel::{Isa, Lanes, TILE};
 
-/// Positions whose scores are there at a time: whole groups of keys at every isa.
-const POSITIONS: usize = 240;
+/// Positions whose scores are there at a time, 32 KB of them.
+const POSITIONS: usize = 256;
 
 /// The score of a masked position: below any real score, and finite, so that a tile without any visible position yields no NaN.
 const HIDDEN_SCORE: f32 = -1e30;
@@ -37,12 +37,24 @@ pub(super) struct Sequence {
     pub(super) n_tokens: usize,
 }
 
-/// Keys and values of one head of a sequence, packed as inputs of tiles.
-struct PackedKv {
-    /// `[head_dim, keys]` for each group of keys.
-    keys: Vec<f32>,
-    /// `[positions, values]` for each group of columns of values.
+/// Memory of a head, for one tile of queries at a time.
+struct Scratch {
+    /// `[head_dim, TILE]`
+    queries: Vec<f32>,
+    /// `[positions, TILE]`
+    scores: Vec<f32>,
+    /// Rows of [`TILE`] values of a position, `[head_dim / TILE, n_tokens, TILE]`.
     values: Vec<f32>,
+    /// The sums of the values weighted by the exponentials of scores: `[head_dim, TILE]`.
+    weighted: Vec<f32>,
+}
+
+/// One head of one sequence.
+struct HeadTask<'t> {
+    attention: &'t Attention<'t>,
+    qkv: &'t Columns,
+    head: usize,
+    sequence: Sequence,
 }
 
 impl Attention<'_> {
@@ -51,100 +63,19 @@ impl Attention<'_> {
     pub(super) fn run(&self, qkv: &Columns, sequences: &[Sequence], out: &mut Columns) {
         let width = self.n_heads * self.head_dim;
         assert!(qkv.width() == 3 * width && out.width() == width && qkv.n_tokens() == out.n_tokens(), "shapes agree");
-        let heads = out.row_parts(self.head_dim);
-        heads.into_par_iter().enumerate().for_each(|(head, mut out)| {
+        let longest = sequences.iter().map(|sequence| sequence.n_tokens).max().unwrap_or(0);
+        out.row_parts(self.head_dim).into_par_iter().enumerate().for_each(|(head, mut out)| {
+            let mut scratch = Scratch {
+                queries: vec![0.0; self.head_dim * TILE],
+                scores: vec![0.0; POSITIONS.min(longest) * TILE],
+                values: vec![0.0; self.head_dim.next_multiple_of(TILE) * longest],
+                weighted: vec![0.0; self.head_dim * TILE],
+            };
             for sequence in sequences {
-                self.head(qkv, head, *sequence, &mut out);
+                HeadTask { attention: self, qkv, head, sequence: *sequence }.run(&mut scratch, &mut out);
             }
         });
     }
-
-    fn head(&self, qkv: &Columns, head: usize, sequence: Sequence, out: &mut [&mut [f32]]) {
-        let packed = self.packed(qkv, head, sequence);
-        let scale = 1.0 / (self.head_dim as f32).sqrt();
-        let rows = head * self.head_dim..(head + 1) * self.head_dim;
-        let (mut queries, mut weighted) = (vec![0.0; self.head_dim * TILE], vec![0.0; self.head_dim * TILE]);
-        let mut scores = vec![0.0; POSITIONS.min(sequence.n_tokens) * TILE];
-        for first in (0..sequence.n_tokens).step_by(TILE) {
-            let n = TILE.min(sequence.n_tokens - first);
-            qkv.gather(rows.clone(), sequence.start + first, n, scale, &mut queries);
-            weighted.fill(0.0);
-            let sums = self.tile(&packed, head, sequence.n_tokens, first..first + n, &queries, &mut scores, &mut weighted);
-            let shares = sums.map(|sum| 1.0 / sum);
-            for (row, weighted) in weighted.as_chunks::<TILE>().0.iter().enumerate() {
-                for i in 0..n {
-                    let column = sequence.start + first + i;
-                    out[column / TILE][row * TILE + column % TILE] = weighted[i] * shares[i];
-                }
-            }
-        }
-    }
-
-    fn packed(&self, qkv: &Columns, head: usize, sequence: Sequence) -> PackedKv {
-        let (head_dim, together, n) = (self.head_dim, self.isa.tile_inputs(), sequence.n_tokens);
-        let rows = |part: usize| {
-            let first = (part * self.n_heads + head) * head_dim;
-            first..first + head_dim
-        };
-        let (mut keys, mut values) = (vec![0.0; head_dim * n], vec![0.0; head_dim * n]);
-        let mut gathered = vec![0.0; head_dim * TILE];
-        for first in (0..n).step_by(together) {
-            let n = together.min(n - first);
-            qkv.gather(rows(1), sequence.start + first, n, 1.0, &mut gathered);
-            let keys = keys[first * head_dim..][..n * head_dim].chunks_exact_mut(n);
-            keys.zip(gathered.as_chunks::<TILE>().0).for_each(|(keys, gathered)| keys.copy_from_slice(&gathered[..n]));
-        }
-        for first in (0..n).step_by(TILE) {
-            let n_here = TILE.min(n - first);
-            qkv.gather(rows(2), sequence.start + first, n_here, 1.0, &mut gathered);
-            for (group, gathered) in gathered.chunks(together * TILE).enumerate() {
-                let width = gathered.len() / TILE;
-                let values = &mut values[group * together * n + first * width..][..n_here * width];
-                for (column, gathered) in gathered.as_chunks::<TILE>().0.iter().enumerate() {
-                    values[column..].iter_mut().step_by(width).zip(gathered).for_each(|(value, gathered)| *value = *gathered);
-                }
-            }
-        }
-        PackedKv { keys, values }
-    }
-
-    /// Adds to `weighted`, `[head_dim, TILE]`, the values weighted by the exponentials of the scores of `rows`, whose scaled queries are
-    /// `queries`, `[head_dim, TILE]`; the result is the sum of the weights of each.
-    #[expect(clippy::too_many_arguments, reason = "scratch buffers")]
-    fn tile(
-        &self,
-        packed: &PackedKv,
-        head: usize,
-        n_tokens: usize,
-        rows: Range<usize>,
-        queries: &[f32],
-        scores: &mut [f32],
-        weighted: &mut [f32],
-    ) -> [f32; TILE] {
-        let (head_dim, together) = (self.head_dim, self.isa.tile_inputs());
-        let visible = self.visible(rows.start, n_tokens).start..self.visible(rows.end - 1, n_tokens).end;
-        let (mut largest, mut sums) = ([HIDDEN_SCORE; TILE], [0.0; TILE]);
-        for start in (visible.start / POSITIONS * POSITIONS..visible.end).step_by(POSITIONS) {
-            let end = visible.end.next_multiple_of(together).min(start + POSITIONS).min(n_tokens);
-            let scores = &mut scores[..(end - start) * TILE];
-            scores.fill(0.0);
-            let keys = packed.keys[start * head_dim..end * head_dim].chunks(together * head_dim);
-            keys.zip(scores.chunks_mut(together * TILE)).for_each(|(keys, scores)| self.isa.tile(queries, keys, scores));
-            self.add_bias(scores, head, rows.clone(), start);
-            self.apply_mask(scores, n_tokens, rows.clone(), start);
-            let shares = softmax_step(scores, &mut largest, &mut sums);
-            for weighted in weighted.as_chunks_mut::<TILE>().0 {
-                weighted.iter_mut().zip(&shares).for_each(|(weighted, share)| *weighted *= share);
-            }
-            for (group, weighted) in weighted.chunks_mut(together * TILE).enumerate() {
-                let width = weighted.len() / TILE;
-                let values = &packed.values[group * together * n_tokens..][start * width..end * width];
-                self.isa.tile(scores, values, weighted);
-            }
-        }
-        sums
-    }
-
     /// The positions that the token at `position` sees.
     fn visible(&self, position: usize, n_tokens: usize) -> Range<usize> {
         match self.window {
@@ -152,25 +83,118 @@ impl Attention<'_> {
             None => 0..n_tokens,
         }
     }
+}
+
+impl HeadTask<'_> {
+    fn run(&self, scratch: &mut Scratch, out: &mut [&mut [f32]]) {
+        self.turn_values(&mut scratch.values);
+        let (start, n_tokens) = (self.sequence.start, self.sequence.n_tokens);
+        let scale = 1.0 / (self.attention.head_dim as f32).sqrt();
+        for first in (0..n_tokens).step_by(TILE) {
+            let n = TILE.min(n_tokens - first);
+            self.qkv.gather(self.rows(0), start + first, n, scale, &mut scratch.queries);
+            let shares = self.tile(first..first + n, scratch).map(|sum| 1.0 / sum);
+            let (block, lane) = ((start + first) / TILE, (start + first) % TILE);
+            let here = n.min(TILE - lane);
+            for (row, weighted) in scratch.weighted.as_chunks_mut::<TILE>().0.iter_mut().enumerate() {
+                weighted.iter_mut().zip(&shares).for_each(|(value, share)| *value *= share);
+                out[block][row * TILE + lane..][..here].copy_from_slice(&weighted[..here]);
+                if here < n {
+                    out[block + 1][row * TILE..][..n - here].copy_from_slice(&weighted[here..n]);
+                }
+            }
+        }
+    }
+
+    /// The rows of queries (0), keys (1) or values (2) of the head.
+    fn rows(&self, part: usize) -> Range<usize> {
+        let first = (part * self.attention.n_heads + self.head) * self.attention.head_dim;
+        first..first + self.attention.head_dim
+    }
+
+    /// The parts of blocks in which the positions `positions` lie: the first position of each, its block, its first lane and their number.
+    fn segments(&self, positions: Range<usize>, most: usize) -> impl Iterator<Item = (usize, &[f32], usize, usize)> {
+        let start = self.sequence.start;
+        let mut next = positions.start;
+        std::iter::from_fn(move || {
+            let column = start + next;
+            let (first, lane) = (next, column % TILE);
+            let n = positions.end.saturating_sub(first).min(TILE - lane).min(most);
+            next += n;
+            (n > 0).then(|| (first, self.qkv.block(column / TILE), lane, n))
+        })
+    }
+
+    /// Turns columns of values to rows.
+    fn turn_values(&self, values: &mut [f32]) {
+        let n_tokens = self.sequence.n_tokens;
+        let rows = self.rows(2);
+        for (part, first_row) in rows.clone().step_by(TILE).enumerate() {
+            let last_row = rows.end.min(first_row + TILE) - 1;
+            for (first, block, lane, n) in self.segments(0..n_tokens, TILE) {
+                let own = &block[first_row * TILE + lane..last_row * TILE + lane + n];
+                let turned = &mut values[(part * n_tokens + first) * TILE..][..n * TILE];
+                self.attention.isa.transpose(own, TILE, n, turned);
+            }
+        }
+    }
+
+    /// Weights the values by the exponentials of the scores of the queries `rows`; the result is the sum of the weights of each.
+    fn tile(&self, rows: Range<usize>, scratch: &mut Scratch) -> [f32; TILE] {
+        let Scratch { queries, scores, values, weighted } = scratch;
+        let isa = self.attention.isa;
+        let (n_tokens, lanes, together) = (self.sequence.n_tokens, Lanes::of(rows.len()), isa.tile_inputs());
+        let visible = |row| self.attention.visible(row, n_tokens);
+        let visible = visible(rows.start).start..visible(rows.end - 1).end;
+        let (mut largest, mut sums) = ([HIDDEN_SCORE; TILE], [0.0; TILE]);
+        weighted.fill(0.0);
+        for start in (visible.start / POSITIONS * POSITIONS..visible.end).step_by(POSITIONS) {
+            let end = visible.end.min(start + POSITIONS);
+            let scores = &mut scores[..(end - start) * TILE];
+            scores.fill(0.0);
+            let keys = self.rows(1);
+            for (first, block, lane, n) in self.segments(start..end, together) {
+                let own = &block[keys.start * TILE + lane..(keys.end - 1) * TILE + lane + n];
+                isa.columns_tile(queries, own, TILE, lanes, &mut scores[(first - start) * TILE..][..n * TILE]);
+            }
+            self.add_bias(scores, rows.clone(), start);
+            self.apply_mask(scores, rows.clone(), start);
+            let shares = softmax_step(scores, &mut largest, &mut sums);
+            if start > visible.start {
+                for weighted in weighted.as_chunks_mut::<TILE>().0 {
+                    weighted.iter_mut().zip(&shares).for_each(|(weighted, share)| *weighted *= share);
+                }
+            }
+            for (part, weighted) in weighted.chunks_mut(TILE * TILE).enumerate() {
+                let values = &values[part * n_tokens * TILE..][start * TILE..end * TILE];
+                for (group, weighted) in weighted.chunks_mut(together * TILE).enumerate() {
+                    let (first, n) = (group * together, weighted.len() / TILE);
+                    isa.columns_tile(scores, &values[first..values.len() - TILE + first + n], TILE, lanes, weighted);
+                }
+            }
+        }
+        sums
+    }
 
     /// Adds the bias of distances to `scores`, `[positions, TILE]` from position `start` on, of the queries `rows`.
-    fn add_bias(&self, scores: &mut [f32], head: usize, rows: Range<usize>, start: usize) {
-        let Some(relative) = self.relative else { return };
+    fn add_bias(&self, scores: &mut [f32], rows: Range<usize>, start: usize) {
+        let Some(relative) = self.attention.relative else { return };
         for (key, scores) in (start..).zip(scores.as_chunks_mut::<TILE>().0) {
-            let bias = relative.of(head, rows.start, key);
+            let bias = relative.of(self.head, rows.start, key);
             scores[..rows.len()].iter_mut().zip(bias).for_each(|(score, bias)| *score += bias);
         }
     }
 
     /// Masks in `scores` what the queries `rows` do not see.
-    fn apply_mask(&self, scores: &mut [f32], n_tokens: usize, rows: Range<usize>, start: usize) {
-        let end = start + scores.len() / TILE;
+    fn apply_mask(&self, scores: &mut [f32], rows: Range<usize>, start: usize) {
+        let (end, n_tokens) = (start + scores.len() / TILE, self.sequence.n_tokens);
+        let visible = |row| self.attention.visible(row, n_tokens);
         // Nothing is masked when both the first and the last query see all of these positions.
-        if self.visible(rows.end - 1, n_tokens).start <= start && end <= self.visible(rows.start, n_tokens).end {
+        if visible(rows.end - 1).start <= start && end <= visible(rows.start).end {
             return;
         }
         for (i, row) in rows.enumerate() {
-            let visible = self.visible(row, n_tokens);
+            let visible = visible(row);
             for (position, scores) in (start..).zip(scores.as_chunks_mut::<TILE>().0) {
                 if !visible.contains(&position) {
                     scores[i] = HIDDEN_SCORE;

@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use crate::kernel::{Isa, TILE, vectorized};
+use crate::kernel::{Isa, Lanes, TILE, vectorized};
 
 /// Values of tokens: `[blocks, width, TILE]`. Columns behind the last token hold what an earlier use left.
 #[derive(Default)]
@@ -40,6 +40,16 @@ impl Columns {
 
     pub(super) fn n_tokens(&self) -> usize {
         self.n_tokens
+    }
+
+    /// The lanes of block `block` that hold tokens.
+    pub(super) fn lanes(&self, block: usize) -> Lanes {
+        Lanes::of(self.n_tokens - block * TILE)
+    }
+
+    /// Block number `block`, `[width, TILE]`.
+    pub(super) fn block(&self, block: usize) -> &[f32] {
+        &self.values[block * self.width * TILE..][..self.width * TILE]
     }
 
     /// Each block, `[width, TILE]`.
@@ -109,7 +119,7 @@ impl Columns {
 impl LayerNorm {
     /// Norms every token of `columns`.
     pub(super) fn apply(&self, columns: &mut Columns) {
-        columns.blocks_mut().for_each(|block| layer_norm(block, &self.weight, self.bias.as_deref(), self.eps));
+        columns.blocks_mut().for_each(|block| self.norm(block));
     }
 
     /// Writes the norm of every token of `columns` to `out`.
@@ -118,42 +128,42 @@ impl LayerNorm {
         let size = columns.width * TILE;
         out.blocks_mut().zip(columns.values.par_chunks_exact(size)).for_each(|(out, block)| {
             out.copy_from_slice(block);
-            layer_norm(out, &self.weight, self.bias.as_deref(), self.eps);
+            self.norm(out);
         });
     }
-}
 
-/// Independent sums of a column.
-const SUMS: usize = 4;
+    fn norm(&self, block: &mut [f32]) {
+        layer_norm(block, &self.weight, self.bias.as_deref(), self.eps);
+    }
+}
 
 vectorized! {
     /// Layer norm of each column of `block`, `[width, TILE]`. Ba et al., <https://arxiv.org/abs/1607.06450>.
     fn layer_norm(block: &mut [f32], weight: &[f32], bias: Option<&[f32]>, eps: f32) {
         let rows = block.as_chunks_mut::<TILE>().0;
         let n = rows.len() as f32;
-        let mut means = [[0.0_f32; TILE]; SUMS];
-        for rows in rows.chunks(SUMS) {
-            for (sums, row) in means.iter_mut().zip(rows) {
-                sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+        let (mut mean, mut scale) = ([0.0_f32; TILE], [0.0_f32; TILE]);
+        for row in rows.iter() {
+            for (mean, value) in mean.iter_mut().zip(row) {
+                *mean += value;
             }
         }
-        let mean: [f32; TILE] = std::array::from_fn(|i| (means[0][i] + means[1][i] + (means[2][i] + means[3][i])) / n);
-        let mut squares = [[0.0_f32; TILE]; SUMS];
-        for rows in rows.chunks_mut(SUMS) {
-            for (sums, row) in squares.iter_mut().zip(rows) {
-                for ((sum, value), mean) in sums.iter_mut().zip(row).zip(&mean) {
-                    *value -= mean;
-                    *sum += *value * *value;
-                }
+        for mean in &mut mean {
+            *mean /= n;
+        }
+        for row in rows.iter() {
+            for ((scale, value), mean) in scale.iter_mut().zip(row).zip(&mean) {
+                *scale += (value - mean) * (value - mean);
             }
         }
-        let scale: [f32; TILE] = std::array::from_fn(|i| {
-            let variance = (squares[0][i] + squares[1][i] + (squares[2][i] + squares[3][i])) / n;
-            1.0 / (variance + eps).sqrt()
-        });
+        for scale in &mut scale {
+            *scale = 1.0 / (*scale / n + eps).sqrt();
+        }
         for (i, (row, weight)) in rows.iter_mut().zip(weight).enumerate() {
             let bias = bias.map_or(0.0, |bias| bias[i]);
-            row.iter_mut().zip(&scale).for_each(|(value, scale)| *value = *value * scale * weight + bias);
+            for ((value, mean), scale) in row.iter_mut().zip(&mean).zip(&scale) {
+                *value = (*value - mean) * scale * weight + bias;
+            }
         }
     }
 }

@@ -11,7 +11,7 @@ use super::{Buffers, Encoder, Texts};
 use crate::error::Doing;
 
 /// Tokens that are computed together at the most, but for a text that is longer: what lies between layers stays in the second cache.
-const MOST_TOKENS: usize = 128;
+pub(crate) const MOST_TOKENS: usize = 128;
 
 /// And at the least, where there are so many: fewer would read the weights too often.
 const LEAST_TOKENS: usize = 32;

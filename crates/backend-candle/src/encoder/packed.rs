@@ -8,13 +8,14 @@ use tandem_core::DType;
 use tandem_core::config::Activation;
 
 use super::columns::Columns;
+use super::pairs::{round_columns, round_weights, widen};
 use crate::elementwise::activate;
-use crate::kernel::{Isa, PACKED_INPUTS, PackedTile, TILE, vectorized};
+use crate::kernel::{Isa, Lanes, PACKED_INPUTS, PackedTile, PairProducts, TILE, vectorized};
 use crate::quantize::{BLOCK, Bits};
 use crate::quantized_activations::{QuantizedActivations, RowGroup, pack_columns};
 
-/// The most rows of weights that meet a tile at once, at any isa.
-const MAX_GROUP: usize = 12;
+/// The most rows of weights in a group, at any isa.
+const MAX_GROUP: usize = PairProducts::INPUTS;
 
 /// Columns of weights whose products are summed before they are added to the others: so rounding errors stay small.
 const SLICE: usize = 448;
@@ -38,6 +39,8 @@ pub(super) struct PackedLinear {
 enum PackedWeights {
     /// Groups of rows, `[inputs, rows]` each.
     Floats(Vec<f32>),
+    /// Rounded to bf16, in pairs: groups of rows, `[inputs / 2, rows]` each. Where the processor lacks products of those, they are widened.
+    Pairs(Vec<u32>, Option<PairProducts>),
     /// Of 8 bits, in groups of rows.
     Bytes(Vec<RowGroup>),
 }
@@ -53,11 +56,30 @@ pub(super) enum Then {
     Add,
 }
 
-/// The inputs of a product in the form that its weights need.
-enum Operand<'x> {
+/// The inputs of a product.
+struct Operand<'x> {
+    /// The lanes of each block that hold tokens.
+    lanes: Vec<Lanes>,
+    values: OperandValues<'x>,
+}
+
+/// Each block in the form that the weights need.
+enum OperandValues<'x> {
     /// `[inputs, TILE]` each.
     Floats(Vec<&'x [f32]>),
-    Bytes(Vec<PackedTile>),
+    /// Rounded to bf16: `[inputs / 2, TILE]` each.
+    Pairs(&'x [Vec<[u32; TILE]>]),
+    /// The same, widened.
+    Widened(&'x [Vec<f32>]),
+    Bytes(&'x [PackedTile]),
+}
+
+/// Memory for inputs, reused by later products.
+#[derive(Default)]
+pub(super) struct PackedInputs {
+    tiles: Vec<PackedTile>,
+    pairs: Vec<Vec<[u32; TILE]>>,
+    widened: Vec<Vec<f32>>,
 }
 
 impl PackedLinear {
@@ -68,6 +90,7 @@ impl PackedLinear {
             DType::Int8 => {
                 PackedWeights::Bytes(QuantizedActivations::new(weights, inputs).groups(Bits::Eight.offset(), PACKED_INPUTS))
             }
+            DType::Bf16 => PackedWeights::Pairs(round_weights(weights, inputs, isa.tile_inputs()), PairProducts::of(isa)),
             _ => PackedWeights::Floats(pack_floats(weights, inputs, isa.tile_inputs())),
         };
         Self { weights, bias, outputs, inputs, isa }
@@ -81,15 +104,15 @@ impl PackedLinear {
     /// Rows of weights in a group.
     fn group(&self) -> usize {
         match self.weights {
-            PackedWeights::Floats(_) => self.isa.tile_inputs(),
+            PackedWeights::Floats(_) | PackedWeights::Pairs(..) => self.isa.tile_inputs(),
             PackedWeights::Bytes(_) => PACKED_INPUTS,
         }
     }
 
     /// Applies it to the tokens of `x`, and does with the result what `then` says; `out` has room for it.
-    pub(super) fn forward(&self, x: &Columns, then: Then, out: &mut Columns) {
+    pub(super) fn forward(&self, x: &Columns, then: Then, out: &mut Columns, packed: &mut PackedInputs) {
         assert!(x.width() == self.inputs && out.width() == self.outputs && x.n_tokens() == out.n_tokens(), "shapes agree");
-        let operand = self.operand(x);
+        let operand = self.operand(x, packed);
         let n_blocks = x.blocks().len();
         let products = n_blocks * TILE * self.inputs * self.outputs;
         let n_groups = self.outputs.div_ceil(self.group());
@@ -113,11 +136,41 @@ impl PackedLinear {
         }
     }
 
-    fn operand<'x>(&self, x: &'x Columns) -> Operand<'x> {
-        match self.weights {
-            PackedWeights::Floats(_) => Operand::Floats(x.blocks().collect()),
-            PackedWeights::Bytes(_) => Operand::Bytes(x.blocks().map(pack_columns).collect()),
-        }
+    fn operand<'x>(&self, x: &'x Columns, packed: &'x mut PackedInputs) -> Operand<'x> {
+        let n_blocks = x.blocks().len();
+        let values = match self.weights {
+            PackedWeights::Floats(_) => OperandValues::Floats(x.blocks().collect()),
+            PackedWeights::Pairs(_, products) => {
+                let blocks: Vec<&[f32]> = x.blocks().collect();
+                packed.pairs.resize_with(packed.pairs.len().max(n_blocks), Vec::new);
+                packed.pairs.par_iter_mut().zip(&blocks).for_each(|(pairs, block)| round_columns(block, pairs));
+                if products.is_some() {
+                    OperandValues::Pairs(&packed.pairs)
+                } else {
+                    packed.widened.resize_with(packed.widened.len().max(n_blocks), Vec::new);
+                    packed.widened.par_iter_mut().zip(&packed.pairs[..n_blocks]).for_each(|(widened, pairs)| {
+                        widened.resize(2 * pairs.len() * TILE, 0.0);
+                        widen(pairs.as_flattened(), TILE, widened);
+                    });
+                    OperandValues::Widened(&packed.widened)
+                }
+            }
+            PackedWeights::Bytes(_) => {
+                if packed.tiles.len() < n_blocks {
+                    packed.tiles.resize_with(n_blocks, || PackedTile::new(Bits::Eight, 0));
+                }
+                let tiles = &mut packed.tiles[..n_blocks];
+                tiles.par_iter_mut().zip(x.blocks().collect::<Vec<_>>()).for_each(|(tile, block)| pack_columns(block, tile));
+                OperandValues::Bytes(tiles)
+            }
+        };
+        Operand { lanes: (0..n_blocks).map(|block| x.lanes(block)).collect(), values }
+    }
+
+    /// The group of `n` rows from `row` on.
+    fn pairs_of<'w>(&self, weights: &'w [u32], row: usize, n: usize) -> &'w [u32] {
+        let per_row = self.inputs.div_ceil(2);
+        &weights[row * per_row..(row + n) * per_row]
     }
 
     /// The outputs from `first_row` on of the blocks from `first_block` on; `out` has a slice for each, `[rows, TILE]`.
@@ -128,46 +181,59 @@ impl PackedLinear {
             let n = group.min(n_rows - start);
             let row = first_row + start;
             let bias = self.bias.as_ref().map(|bias| &bias[row..row + n]);
-            for (block, out) in out.iter_mut().enumerate() {
-                let mut sums = [[0.0; TILE]; MAX_GROUP];
-                let sums = &mut sums[..n];
-                match (&self.weights, operand) {
-                    (PackedWeights::Floats(weights), Operand::Floats(x)) => {
+            for (block, out) in (first_block..).zip(out.iter_mut()) {
+                let out = &mut out[start * TILE..(start + n) * TILE];
+                start_sums(out, bias, matches!(then, Then::Add));
+                let lanes = operand.lanes[block];
+                match (&self.weights, &operand.values) {
+                    (PackedWeights::Floats(weights), OperandValues::Floats(x)) => {
                         let own = &weights[row * self.inputs..(row + n) * self.inputs];
-                        let slices = x[first_block + block].chunks(SLICE * TILE).zip(own.chunks(SLICE * n));
-                        slices.for_each(|(x, weights)| self.isa.tile(x, weights, sums.as_flattened_mut()));
+                        let slices = x[block].chunks(SLICE * TILE).zip(own.chunks(SLICE * n));
+                        slices.for_each(|(x, weights)| self.isa.columns_tile(x, weights, n, lanes, out));
                     }
-                    (PackedWeights::Bytes(groups), Operand::Bytes(x)) => {
-                        self.isa.packed_products(&x[first_block + block], &groups[row / group], sums);
+                    (PackedWeights::Pairs(weights, Some(products)), OperandValues::Pairs(x)) => {
+                        let slices = x[block].chunks(SLICE / 2).zip(self.pairs_of(weights, row, n).chunks(SLICE / 2 * n));
+                        slices.for_each(|(x, weights)| products.add(x, weights, lanes, out));
                     }
-                    _ => unreachable!("`operand` has the form of the weights"),
+                    (PackedWeights::Pairs(weights, _), OperandValues::Widened(x)) => {
+                        widened_products(self.isa, &x[block], self.pairs_of(weights, row, n), n, lanes, out);
+                    }
+                    (PackedWeights::Bytes(groups), OperandValues::Bytes(x)) => {
+                        let out = out.as_chunks_mut().0;
+                        self.isa.packed_products(&x[block], &groups[row / group], lanes, out);
+                    }
+                    _ => unreachable!("an operand has the form of the weights"),
                 }
-                finish(sums.as_flattened_mut(), bias, then, &mut out[start * TILE..(start + n) * TILE]);
+                if let Then::Activate(activation) = then {
+                    activate(activation, out);
+                }
             }
         }
     }
 }
 
-/// Adds the bias of each row of `sums`, `[rows, TILE]`, and does the rest.
-fn finish(sums: &mut [f32], bias: Option<&[f32]>, then: Then, out: &mut [f32]) {
-    if let Some(bias) = bias {
-        for (sums, bias) in sums.as_chunks_mut::<TILE>().0.iter_mut().zip(bias) {
-            sums.iter_mut().for_each(|sum| *sum += bias);
-        }
-    }
-    match then {
-        Then::Write => out.copy_from_slice(sums),
-        Then::Activate(activation) => {
-            activate(activation, sums);
-            out.copy_from_slice(sums);
-        }
-        Then::Add => add(out, sums),
+/// Adds to `sums`, `[n, TILE]`, the products of `x`, `[inputs, TILE]`, with the pairs `weights`, `[inputs / 2, n]`, which are widened.
+#[inline(never)]
+fn widened_products(isa: Isa, x: &[f32], weights: &[u32], n: usize, lanes: Lanes, sums: &mut [f32]) {
+    let mut floats = [0.0; SLICE * MAX_GROUP];
+    for (x, weights) in x.chunks(SLICE * TILE).zip(weights.chunks(SLICE / 2 * n)) {
+        let floats = &mut floats[..2 * weights.len()];
+        widen(weights, n, floats);
+        isa.columns_tile(x, floats, n, lanes, sums);
     }
 }
 
 vectorized! {
-    fn add(out: &mut [f32], values: &[f32]) {
-        out.iter_mut().zip(values).for_each(|(out, value)| *out += value);
+    /// What the sums of rows start with, `[rows, TILE]`: the bias of each, beside what is there where they are added to it.
+    fn start_sums(out: &mut [f32], bias: Option<&[f32]>, adds: bool) {
+        for (i, out) in out.as_chunks_mut::<TILE>().0.iter_mut().enumerate() {
+            let bias = bias.map_or(0.0, |bias| bias[i]);
+            if adds {
+                out.iter_mut().for_each(|out| *out += bias);
+            } else {
+                *out = [bias; TILE];
+            }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The kernels in plain Rust, for processors without AVX2.
 
-use super::{PackedTile, TILE};
+use super::{Lanes, PackedTile, TILE};
 use crate::float::Float;
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::quantized_activations::{BlockPair, RowGroup};
@@ -65,10 +65,10 @@ pub(super) fn pack(weights: Blocks<'_>, per_row: usize, packed: &mut PackedTile)
 }
 
 /// See [`Isa::packed_products`](super::Isa::packed_products).
-pub(super) fn packed_products(packed: &PackedTile, inputs: &RowGroup, out: &mut [[f32; TILE]]) {
+pub(super) fn packed_products(packed: &PackedTile, inputs: &RowGroup, lanes: Lanes, out: &mut [[f32; TILE]]) {
     for (input, out) in out.iter_mut().enumerate() {
-        for (row, out) in out.iter_mut().enumerate() {
-            *out = (0..packed.scales.len()).map(|block| of_block(packed, inputs, block, row, input)).sum();
+        for (row, out) in out.iter_mut().enumerate().take(lanes.number()) {
+            *out += (0..packed.scales.len()).map(|block| of_block(packed, inputs, block, row, input)).sum::<f32>();
         }
     }
 }
@@ -107,6 +107,15 @@ pub(super) fn tile(weights: &[f32], inputs: &[f32], sums: &mut [f32]) {
     for (weights, inputs) in weights.as_chunks::<TILE>().0.iter().zip(inputs.chunks_exact(n)) {
         for (input, sums) in inputs.iter().zip(sums.as_chunks_mut::<TILE>().0) {
             sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += weight * input);
+        }
+    }
+}
+
+/// See [`Isa::columns_tile`](super::Isa::columns_tile).
+pub(super) fn columns_tile(columns: &[f32], inputs: &[f32], stride: usize, lanes: Lanes, sums: &mut [f32]) {
+    for (columns, inputs) in columns.as_chunks::<TILE>().0.iter().zip(inputs.chunks(stride)) {
+        for (input, sums) in inputs.iter().zip(sums.as_chunks_mut::<TILE>().0) {
+            sums.iter_mut().zip(columns).take(lanes.number()).for_each(|(sum, column)| *sum += column * input);
         }
     }
 }

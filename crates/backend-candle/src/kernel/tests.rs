@@ -160,8 +160,13 @@ fn every_level_gives_the_products_of_rounded_inputs() {
                     let mut packed = PackedTile::new(bits, columns);
                     isa.pack(weights, columns / BLOCK, &mut packed);
                     for (first, inputs) in groups.iter().enumerate() {
-                        let mut out = vec![[f32::NAN; TILE]; inputs.n];
-                        isa.packed_products(&packed, inputs, &mut out);
+                        let mut out = vec![[0.0; TILE]; inputs.n];
+                        isa.packed_products(&packed, inputs, Lanes::All, &mut out);
+                        let mut half = vec![[0.0; TILE]; inputs.n];
+                        isa.packed_products(&packed, inputs, Lanes::Half, &mut half);
+                        for (half, out) in half.iter().zip(&out) {
+                            assert_eq!((&half[..TILE / 2], &half[TILE / 2..]), (&out[..TILE / 2], &[0.0; TILE / 2][..]));
+                        }
                         for (i, out) in out.iter().enumerate() {
                             for (row, out) in out.iter().enumerate() {
                                 let i = first * PACKED_INPUTS + i;
@@ -169,6 +174,36 @@ fn every_level_gives_the_products_of_rounded_inputs() {
                             }
                         }
                     }
+                }
+            }
+        }
+    }
+}
+
+/// A column has the same sums, whatever the lanes, the stride and the number of inputs.
+#[test]
+fn every_level_computes_columns_alike() {
+    for (inner, stride) in [(1, 12), (5, 32), (70, 40)] {
+        let (columns, inputs) = (numbers(inner * TILE, 1), numbers(inner * stride, 2));
+        for isa in Isa::all() {
+            let mut whole = vec![0.5; stride * TILE];
+            for (i, sums) in whole.chunks_exact_mut(TILE).enumerate() {
+                isa.columns_tile(&columns, &inputs[i..(inner - 1) * stride + i + 1], stride, Lanes::All, sums);
+            }
+            for (i, sums) in whole.chunks_exact(TILE).enumerate() {
+                for (lane, sum) in sums.iter().enumerate() {
+                    let pairs = (0..inner).map(|k| f64::from(columns[k * TILE + lane]) * f64::from(inputs[k * stride + i]));
+                    assert!((f64::from(*sum) - 0.5 - pairs.sum::<f64>()).abs() <= 2e-5, "{isa:?} {inner}");
+                }
+            }
+            for n in 1..=isa.tile_inputs() {
+                let own = &inputs[..(inner - 1) * stride + n];
+                let (mut all, mut half) = (vec![0.5; n * TILE], vec![0.5; n * TILE]);
+                isa.columns_tile(&columns, own, stride, Lanes::All, &mut all);
+                isa.columns_tile(&columns, own, stride, Lanes::Half, &mut half);
+                assert_eq!(all, whole[..n * TILE], "{isa:?} {inner} {n}");
+                for (half, all) in half.chunks(TILE).zip(all.chunks(TILE)) {
+                    assert_eq!((&half[..TILE / 2], &half[TILE / 2..]), (&all[..TILE / 2], &[0.5; TILE / 2][..]));
                 }
             }
         }
@@ -192,7 +227,7 @@ fn every_level_sums_the_largest_codes() {
                 isa.integer_products(weights, &pairs, COLUMNS, &mut few);
                 let mut packed = PackedTile::new(bits, COLUMNS);
                 isa.pack(weights, 2, &mut packed);
-                isa.packed_products(&packed, &groups[0], &mut many);
+                isa.packed_products(&packed, &groups[0], Lanes::All, &mut many);
                 let expected = weight * input * COLUMNS as f32;
                 assert_eq!((few[0], many[0][0]), (expected, expected), "{isa:?} {bits:?} {weight} {input}");
             }

@@ -6,6 +6,7 @@
 mod blocks;
 pub(super) mod bytes;
 mod halves;
+pub(super) mod pairs;
 pub(super) mod tiles;
 pub(super) mod vnni;
 
@@ -23,7 +24,7 @@ macro_rules! loops {
             use tandem_core::DType;
 
             use super::halves::$module as halves;
-            pub(in crate::kernel) use super::tiles::$module::{tile, transpose};
+            pub(in crate::kernel) use super::tiles::$module::{columns_tile, tile, transpose};
             use crate::float::Float;
             use crate::quantize::{BLOCK, Bits, Blocks};
 

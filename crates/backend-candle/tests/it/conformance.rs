@@ -43,6 +43,11 @@ conformance!(phi3, || Ok(fixture("phi3", 2)));
 conformance!(phi3_window, || Ok(fixture("phi3-window", 2)));
 conformance!(mistral_window, || Ok(fixture("mistral-window", 2)));
 conformance!(qwen3_head128, || Ok(fixture("qwen3-head128", 2)));
+conformance!(bert, || Ok(encoder("bert-mean", DType::F32)));
+conformance!(bert_bf16, || Ok(encoder("bert-mean", DType::Bf16)));
+conformance!(bert_int8, || Ok(encoder("bert-mean", DType::Int8)));
+conformance!(modernbert, || Ok(encoder("modernbert", DType::F32)));
+conformance!(qwen2_both_ways, || Ok(encoder("qwen2-bidirectional", DType::F32)));
 conformance!(qwen2_tied_int8, || Ok(quantized("qwen2-tied", DType::Int8, Numerics::Exact)));
 conformance!(qwen3_int8, || Ok(quantized("qwen3", DType::Int8, Numerics::Exact)));
 conformance!(qwen3_int8_fast, || Ok(quantized("qwen3", DType::Int8, Numerics::Fast)));
@@ -115,6 +120,19 @@ fn quantized(name: &str, dtype: DType, numerics: Numerics) -> Fixture {
 }
 
 /// The checkpoint `name`, computed with `threads` threads.
+/// An embedder: the same bits in every batch. Its golden is of `embedders`.
+fn encoder(name: &str, dtype: DType) -> Fixture {
+    let directory = golden("embedders").join(name);
+    let options = LoadOptions::new().with_device(Device::Cpu).with_threads(NonZeroUsize::new(2)).with_dtype(Some(dtype));
+    Fixture {
+        backend: Box::new(CandleBackend::new()),
+        files: ModelFiles::discover(&directory, name).unwrap(),
+        options,
+        tolerance: 0.0,
+        golden: None,
+    }
+}
+
 fn fixture(name: &str, threads: usize) -> Fixture {
     Fixture {
         backend: Box::new(CandleBackend::new()),

@@ -76,6 +76,20 @@ Examples:
   tandem rerank ./bge-reranker-base --query 'What do foxes eat?' --input documents.jsonl --top 10
   tandem rerank ./my-reranker --query 'What do foxes eat?' --json < lines.txt | jq '.results[0].text'";
 
+pub(super) const FINGERPRINT: &str = "\
+Examples:
+  tandem fingerprint ./my-embedder
+  tandem fingerprint Qwen/Qwen3-Embedding-0.6B --role query --json | jq -r .id";
+
+pub(super) const VERIFY_INDEX: &str = "\
+Examples:
+  tandem verify-index vectors.jsonl --model ./my-embedder
+  tandem verify-index vectors.npy --input documents.txt --model ./my-embedder --role document
+  tandem verify-index vectors.jsonl --vector-field vector --model ./my-embedder --json
+
+Exit codes:
+  0 the index is of this model, 1 that could not be found out, 2 wrong usage, 3 it is not";
+
 pub(super) const BENCH: &str = "\
 Examples:
   tandem bench demo

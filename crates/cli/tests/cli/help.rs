@@ -15,8 +15,25 @@ fn every_command_explains_itself() {
     assert_eq!(outcome.code, Some(0));
     assert_eq!(outcome.stdout, Place::new().tandem(&["-h"]).stdout);
     check(&["--help"]);
-    let commands =
-        ["run", "chat", "score", "bench", "show", "export", "parity", "pull", "list", "rm", "devices", "doctor", "setup"];
+    let commands = [
+        "run",
+        "chat",
+        "embed",
+        "rerank",
+        "fingerprint",
+        "verify-index",
+        "score",
+        "bench",
+        "show",
+        "export",
+        "parity",
+        "pull",
+        "list",
+        "rm",
+        "devices",
+        "doctor",
+        "setup",
+    ];
     for command in commands.into_iter().chain(["completions"]) {
         check(&[command, "--help"]);
         let help = Place::new().tandem(&[command, "--help"]).stdout;

@@ -13,6 +13,7 @@ mod chat;
 mod config;
 mod doctor;
 mod dtypes;
+mod embed;
 mod export;
 mod gguf;
 mod help;

@@ -253,6 +253,14 @@ impl Outcome {
 }
 
 impl Place {
+    /// Copies a file of another golden, if it has it: `from` is relative to that of [`copy`](Self::copy).
+    pub(crate) fn copy_if_there(&self, from: &str, to: &str) {
+        let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/qwen2-untied");
+        if goldens.join(from).is_file() {
+            self.copy(from, to);
+        }
+    }
+
     /// Copies a file of the golden checkpoint.
     pub(crate) fn copy(&self, from: &str, to: &str) {
         let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/qwen2-untied");

@@ -104,6 +104,11 @@ impl Embedder {
         &self.config
     }
 
+    /// What makes its tokens.
+    pub(super) fn tokens(&self) -> &TextTokens {
+        &self.tokens
+    }
+
     /// The model beneath, for work on tokens.
     pub fn model(&self) -> &Arc<dyn Model> {
         &self.model

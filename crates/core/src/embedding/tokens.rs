@@ -95,8 +95,23 @@ impl TextTokens {
         Ok(TokenizedText { ids, n_prompt, n_cut })
     }
 
+    /// The tokens of a prompt and a text under other rules than the model's.
+    pub(super) fn encoded(&self, prompt: &str, text: &str, lower_case: bool, max_tokens: usize) -> Result<Vec<TokenId>> {
+        let whole = format!("{prompt}{text}");
+        let whole = if lower_case { whole.to_lowercase() } else { whole };
+        let max = max_tokens.saturating_sub(usize::from(self.appended.is_some()));
+        let (mut ids, _) = self.tokenizer.encode_within(&whole, max)?;
+        ids.extend(self.appended);
+        Ok(ids)
+    }
+
+    /// Whether a token is marked special.
+    pub(super) fn is_special(&self, id: TokenId) -> bool {
+        self.tokenizer.is_special(id)
+    }
+
     /// As sentence-transformers counts them: those of the prompt alone, without the token that ends it.
-    fn n_prompt(&self, prompt: &str) -> Result<usize> {
+    pub(super) fn n_prompt(&self, prompt: &str) -> Result<usize> {
         let ids = self.tokenizer.encode_with_template(prompt)?;
         let ends = ids.last().is_some_and(|&last| self.tokenizer.is_special(last));
         Ok(ids.len() - usize::from(ends))

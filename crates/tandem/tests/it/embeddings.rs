@@ -171,11 +171,11 @@ fn options_that_cannot_be_are_refused() {
 }
 
 /// A copy of a golden with one of its files changed.
-fn changed(name: &str, file: &str, content: impl AsRef<[u8]>) -> (tempfile::TempDir, PathBuf) {
+pub(crate) fn changed(name: &str, file: &str, content: impl AsRef<[u8]>) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let copy = dir.path().join(name);
     let from = golden("embedders").join(name);
-    for folder in ["", "1_Pooling", "2_Dense", "2_Normalize"] {
+    for folder in ["", "1_Pooling", "2_Dense", "3_Dense"] {
         for entry in fs::read_dir(from.join(folder)).into_iter().flatten().map(|entry| entry.unwrap().path()) {
             if entry.is_file() {
                 fs::create_dir_all(copy.join(folder)).unwrap();

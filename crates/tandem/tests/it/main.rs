@@ -10,3 +10,4 @@ mod errors;
 mod reads;
 mod resolve;
 mod support;
+mod verify_index;

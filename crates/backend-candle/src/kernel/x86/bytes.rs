@@ -10,7 +10,7 @@ macro_rules! loops {
             use super::super::tiles::transposed_avx2;
             use super::super::{fetch, sum_avx2};
             use super::$way as way;
-            use crate::kernel::{PackedTile, TILE};
+            use crate::kernel::{Lanes, PackedTile, TILE};
             use crate::quantize::{BLOCK, Bits, Blocks};
             use crate::quantized_activations::{BlockPair, RowGroup};
 
@@ -156,31 +156,41 @@ macro_rules! loops {
 
             /// See [`Isa::packed_products`](crate::kernel::Isa::packed_products).
             #[target_feature(enable = $features)]
-            pub(in crate::kernel) fn packed_products(packed: &PackedTile, inputs: &RowGroup, out: &mut [[f32; TILE]]) {
+            pub(in crate::kernel) fn packed_products(
+                packed: &PackedTile,
+                inputs: &RowGroup,
+                lanes: Lanes,
+                out: &mut [[f32; TILE]],
+            ) {
                 match packed.bits {
-                    Bits::Eight => of_packed_bits::<8>(packed, inputs, out),
-                    Bits::Four => of_packed_bits::<4>(packed, inputs, out),
+                    Bits::Eight => of_packed_bits::<8>(packed, inputs, lanes, out),
+                    Bits::Four => of_packed_bits::<4>(packed, inputs, lanes, out),
                 }
             }
 
             #[target_feature(enable = $features)]
-            fn of_packed_bits<const B: usize>(packed: &PackedTile, inputs: &RowGroup, out: &mut [[f32; TILE]]) {
+            fn of_packed_bits<const B: usize>(packed: &PackedTile, inputs: &RowGroup, lanes: Lanes, out: &mut [[f32; TILE]]) {
                 match inputs.n {
-                    1 => of_packed::<B, 1>(packed, inputs, out),
-                    2 => of_packed::<B, 2>(packed, inputs, out),
-                    3 => of_packed::<B, 3>(packed, inputs, out),
-                    4 => of_packed::<B, 4>(packed, inputs, out),
-                    5 => of_packed::<B, 5>(packed, inputs, out),
-                    _ => of_packed::<B, 6>(packed, inputs, out),
+                    1 => of_packed::<B, 1>(packed, inputs, lanes, out),
+                    2 => of_packed::<B, 2>(packed, inputs, lanes, out),
+                    3 => of_packed::<B, 3>(packed, inputs, lanes, out),
+                    4 => of_packed::<B, 4>(packed, inputs, lanes, out),
+                    5 => of_packed::<B, 5>(packed, inputs, lanes, out),
+                    _ => of_packed::<B, 6>(packed, inputs, lanes, out),
                 }
             }
 
             /// One vector of rows after the other: registers hold the sums of one with all inputs.
             #[target_feature(enable = $features)]
-            fn of_packed<const B: usize, const N: usize>(packed: &PackedTile, inputs: &RowGroup, out: &mut [[f32; TILE]]) {
+            fn of_packed<const B: usize, const N: usize>(
+                packed: &PackedTile,
+                inputs: &RowGroup,
+                lanes: Lanes,
+                out: &mut [[f32; TILE]],
+            ) {
                 // The words of a block, a constant that is hidden from the compiler: it would unroll the loop over them.
                 let words = packed.words.len() / packed.scales.len();
-                for rows in 0..TILE / LANES {
+                for rows in 0..lanes.number() / LANES {
                     let blocks = packed.words.chunks_exact(words).zip(inputs.words.as_chunks::<N>().0.chunks_exact(words));
                     let input_scales = inputs.scales.as_chunks::<N>().0.iter().zip(inputs.correction.as_chunks::<N>().0);
                     let mut sums = [_mm256_setzero_ps(); N];
@@ -208,7 +218,7 @@ macro_rules! loops {
                     for (sum, out) in sums.iter().zip(&mut *out) {
                         let out: &mut [f32; LANES] = &mut out.as_chunks_mut().0[rows];
                         // SAFETY: the array has eight floats.
-                        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), *sum) };
+                        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_add_ps(*sum, _mm256_loadu_ps(out.as_ptr()))) };
                     }
                 }
             }

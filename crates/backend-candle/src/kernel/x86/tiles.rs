@@ -1,35 +1,64 @@
 //! Products of tiles in AVX2 and AVX-512, and the transposition of rows into tiles.
 
 /// The kernels for one width. The sums of `$vectors` vectors of rows, a part of a tile, with as many inputs as the last of `$inputs` fill
-/// the registers.
+/// the registers; of half a tile they are the sums of `$half` vectors.
 macro_rules! tiles {
-    ($module:ident, $features:literal, $vector:ident, $lanes:literal, $vectors:literal, $($inputs:literal)+,
+    ($module:ident, $features:literal, $vector:ident, $lanes:literal, $vectors:literal, $half:literal, $($inputs:literal)+,
      $all:ident, $zero:ident, $fused:ident, $plus:ident, $transposed:path) => {
         pub(in crate::kernel) mod $module {
             use std::arch::x86_64::*;
 
-            use crate::kernel::TILE;
+            use crate::kernel::{Lanes, TILE};
             use crate::kernel::x86::$module::{load, store};
-
-            /// Rows of a part of a tile.
-            const PART: usize = $vectors * $lanes;
 
             /// See [`Isa::tile`](crate::kernel::Isa::tile).
             #[target_feature(enable = $features)]
             pub(in crate::kernel) fn tile(weights: &[f32], inputs: &[f32], sums: &mut [f32]) {
                 match sums.len() / TILE {
-                    $($inputs => of::<$inputs>(weights, inputs, sums),)+
+                    $($inputs => {
+                        let inputs = inputs.as_chunks::<$inputs>().0.iter();
+                        of::<$inputs, $vectors>(weights, inputs, TILE / ($vectors * $lanes), sums);
+                    })+
                     n => unreachable!("{n} inputs are more than a tile takes"),
                 }
             }
 
+            /// See [`Isa::columns_tile`](crate::kernel::Isa::columns_tile).
             #[target_feature(enable = $features)]
-            fn of<const N: usize>(weights: &[f32], inputs: &[f32], sums: &mut [f32]) {
-                for part in 0..TILE / PART {
-                    let mut totals = [[$zero(); $vectors]; N];
-                    for (weights, inputs) in weights.as_chunks::<TILE>().0.iter().zip(inputs.as_chunks::<N>().0) {
-                        let mut loaded = [$zero(); $vectors];
-                        for (loaded, weights) in loaded.iter_mut().zip(weights.as_chunks::<PART>().0[part].as_chunks().0) {
+            pub(in crate::kernel) fn columns_tile(
+                columns: &[f32],
+                inputs: &[f32],
+                stride: usize,
+                lanes: Lanes,
+                sums: &mut [f32],
+            ) {
+                match (sums.len() / TILE, lanes) {
+                    $(($inputs, Lanes::All) => {
+                        let inputs = inputs.chunks(stride).map(|row| row.first_chunk().expect("a row has all inputs"));
+                        of::<$inputs, $vectors>(columns, inputs, TILE / ($vectors * $lanes), sums);
+                    }
+                    ($inputs, Lanes::Half) => {
+                        let inputs = inputs.chunks(stride).map(|row| row.first_chunk().expect("a row has all inputs"));
+                        of::<$inputs, $half>(columns, inputs, TILE / 2 / ($half * $lanes), sums);
+                    })+
+                    (n, _) => unreachable!("{n} inputs are more than a tile takes"),
+                }
+            }
+
+            /// The first `n_parts` times `V` vectors of a tile.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn of<'i, const N: usize, const V: usize>(
+                weights: &[f32],
+                inputs: impl Iterator<Item = &'i [f32; N]> + Clone,
+                n_parts: usize,
+                sums: &mut [f32],
+            ) {
+                for part in 0..n_parts {
+                    let mut totals = [[$zero(); V]; N];
+                    for (weights, inputs) in weights.as_chunks::<TILE>().0.iter().zip(inputs.clone()) {
+                        let mut loaded = [$zero(); V];
+                        for (loaded, weights) in loaded.iter_mut().zip(&weights.as_chunks().0[part * V..(part + 1) * V]) {
                             *loaded = load(weights);
                         }
                         for (totals, input) in totals.iter_mut().zip(inputs) {
@@ -40,7 +69,7 @@ macro_rules! tiles {
                         }
                     }
                     for (totals, sums) in totals.iter().zip(sums.as_chunks_mut::<TILE>().0) {
-                        for (total, sums) in totals.iter().zip(sums.as_chunks_mut::<PART>().0[part].as_chunks_mut().0) {
+                        for (total, sums) in totals.iter().zip(&mut sums.as_chunks_mut().0[part * V..(part + 1) * V]) {
                             store($plus(*total, load(sums)), sums);
                         }
                     }
@@ -76,6 +105,7 @@ tiles!(
     __m256,
     8,
     2,
+    2,
     1 2 3 4 5 6,
     _mm256_set1_ps,
     _mm256_setzero_ps,
@@ -89,6 +119,7 @@ tiles!(
     __m512,
     16,
     2,
+    1,
     1 2 3 4 5 6 7 8 9 10 11 12,
     _mm512_set1_ps,
     _mm512_setzero_ps,

@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 
 use super::tiles::transposed_avx512;
 use super::{fetch, fetch_all};
-use crate::kernel::{PackedTile, TILE};
+use crate::kernel::{Lanes, PackedTile, TILE};
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::quantized_activations::{BlockPair, RowGroup};
 
@@ -214,42 +214,59 @@ fn two_four(codes: &[u8]) -> __m512i {
 
 /// See [`Isa::packed_products`](crate::kernel::Isa::packed_products).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(in crate::kernel) fn packed_products(packed: &PackedTile, inputs: &RowGroup, out: &mut [[f32; TILE]]) {
+pub(in crate::kernel) fn packed_products(packed: &PackedTile, inputs: &RowGroup, lanes: Lanes, out: &mut [[f32; TILE]]) {
+    match lanes {
+        Lanes::All => of_lanes::<2>(packed, inputs, out),
+        Lanes::Half => of_lanes::<1>(packed, inputs, out),
+    }
+}
+
+/// The first `V` vectors of a tile.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn of_lanes<const V: usize>(packed: &PackedTile, inputs: &RowGroup, out: &mut [[f32; TILE]]) {
     match inputs.n {
-        1 => of_packed::<1>(packed, inputs, out),
-        2 => of_packed::<2>(packed, inputs, out),
-        3 => of_packed::<3>(packed, inputs, out),
-        4 => of_packed::<4>(packed, inputs, out),
-        5 => of_packed::<5>(packed, inputs, out),
-        _ => of_packed::<6>(packed, inputs, out),
+        1 => of_packed::<1, V>(packed, inputs, out),
+        2 => of_packed::<2, V>(packed, inputs, out),
+        3 => of_packed::<3, V>(packed, inputs, out),
+        4 => of_packed::<4, V>(packed, inputs, out),
+        5 => of_packed::<5, V>(packed, inputs, out),
+        _ => of_packed::<6, V>(packed, inputs, out),
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn of_packed<const N: usize>(packed: &PackedTile, inputs: &RowGroup, out: &mut [[f32; TILE]]) {
+fn of_packed<const N: usize, const V: usize>(packed: &PackedTile, inputs: &RowGroup, out: &mut [[f32; TILE]]) {
     // Equal to WORDS, which is hidden from the compiler: it would unroll the loop until the sums no longer fit the registers.
     let words = packed.words.len() / packed.scales.len();
     let blocks = packed.words.chunks_exact(words).zip(inputs.words.as_chunks::<N>().0.chunks_exact(words));
     let of_block = packed.scales.iter().zip(inputs.scales.as_chunks::<N>().0.iter().zip(inputs.correction.as_chunks::<N>().0));
-    let mut sums = [[_mm512_setzero_ps(); 2]; N];
+    let mut sums = [[_mm512_setzero_ps(); V]; N];
     for ((weights, inputs), (scales, (input_scales, correction))) in blocks.zip(of_block) {
-        let mut dots = [[_mm512_setzero_si512(); 2]; N];
+        let mut dots = [[_mm512_setzero_si512(); V]; N];
         for (dots, correction) in dots.iter_mut().zip(correction) {
-            *dots = [_mm512_set1_epi32(*correction); 2];
+            *dots = [_mm512_set1_epi32(*correction); V];
         }
         for (weights, inputs) in weights.iter().zip(inputs) {
-            let weights = halves(weights);
+            let mut loaded = [_mm512_setzero_si512(); V];
+            for (loaded, weights) in loaded.iter_mut().zip(weights.as_chunks::<16>().0) {
+                // SAFETY: the array has sixteen words of four bytes.
+                *loaded = unsafe { _mm512_loadu_si512(weights.as_ptr().cast()) };
+            }
             for (dots, four) in dots.iter_mut().zip(inputs) {
                 let four = _mm512_set1_epi32(*four);
-                *dots = [_mm512_dpbusd_epi32(dots[0], weights[0], four), _mm512_dpbusd_epi32(dots[1], weights[1], four)];
+                for (dots, weights) in dots.iter_mut().zip(&loaded) {
+                    *dots = _mm512_dpbusd_epi32(*dots, *weights, four);
+                }
             }
         }
-        let scales = scales.as_chunks::<16>().0;
-        // SAFETY: each array has sixteen floats.
-        let scales = unsafe { [_mm512_loadu_ps(scales[0].as_ptr()), _mm512_loadu_ps(scales[1].as_ptr())] };
+        let mut loaded = [_mm512_setzero_ps(); V];
+        for (loaded, scales) in loaded.iter_mut().zip(scales.as_chunks::<16>().0) {
+            // SAFETY: the array has sixteen floats.
+            *loaded = unsafe { _mm512_loadu_ps(scales.as_ptr()) };
+        }
         for ((sums, dots), input) in sums.iter_mut().zip(&dots).zip(input_scales) {
             let input = _mm512_set1_ps(*input);
-            for ((sum, dots), scale) in sums.iter_mut().zip(dots).zip(scales) {
+            for ((sum, dots), scale) in sums.iter_mut().zip(dots).zip(loaded) {
                 *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(*dots), _mm512_mul_ps(scale, input), *sum);
             }
         }
@@ -257,15 +274,7 @@ fn of_packed<const N: usize>(packed: &PackedTile, inputs: &RowGroup, out: &mut [
     for (sums, out) in sums.iter().zip(out) {
         for (sum, out) in sums.iter().zip(out.as_chunks_mut::<16>().0) {
             // SAFETY: the array has sixteen floats.
-            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), *sum) };
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr(), _mm512_add_ps(*sum, _mm512_loadu_ps(out.as_ptr()))) };
         }
     }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn halves(words: &[u32; TILE]) -> [__m512i; 2] {
-    let (halves, _) = words.as_chunks::<16>();
-    // SAFETY: each array has sixteen words of four bytes.
-    unsafe { [_mm512_loadu_si512(halves[0].as_ptr().cast()), _mm512_loadu_si512(halves[1].as_ptr().cast())] }
 }
