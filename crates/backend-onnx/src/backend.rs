@@ -83,8 +83,11 @@ impl Backend for OnnxBackend {
     }
 
     fn dtypes(&self, files: &ModelFiles) -> Vec<DType> {
+        // Where the configuration cannot be read, opening the model says so.
+        let is_encoder = files.model_config().is_ok_and(|config| config.encoder.is_some());
+        let is_made = |dtype| can_be_made(files, Some(dtype)) && !(is_encoder && dtype == DType::Int4);
         let dtypes = [DType::F32, DType::Int8, DType::Int4].into_iter();
-        dtypes.filter(|&dtype| files.graph_for(Some(dtype)).is_ok() || can_be_made(files, Some(dtype))).collect()
+        dtypes.filter(|&dtype| files.graph_for(Some(dtype)).is_ok() || is_made(dtype)).collect()
     }
 
     fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {

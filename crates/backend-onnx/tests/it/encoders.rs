@@ -133,6 +133,9 @@ fn encoders_are_not_built_in_four_bits() {
         let error = refused(&golden("embedders/bert-cls"), &int4);
         assert!(error.contains("dtype `int4` of the encoder `model`") && error.contains("int8"), "{error}");
         assert!(load(&golden("embedders/qwen2-bidirectional"), &int4).is_ok(), "a decoder bears them");
+        let dtypes = |name: &str| OnnxBackend::new(None).dtypes(&ModelFiles::discover(&golden(name), "model").unwrap());
+        assert_eq!(dtypes("embedders/bert-cls"), [DType::F32, DType::Int8]);
+        assert_eq!(dtypes("embedders/qwen2"), [DType::F32, DType::Int8, DType::Int4]);
         let error = refused(&golden("embedders/gemma3"), &LoadOptions::new().with_dtype(DType::F16));
         assert!(error.contains("exceed what 16 bits hold"), "{error}");
     });
