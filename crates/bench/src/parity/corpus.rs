@@ -108,6 +108,19 @@ impl Corpus {
         Self { name: "embedded".into(), may_be_cut: true, ..corpus }
     }
 
+    /// The prompts that are texts as they are, and those of repeated texts, twelve times over: what an embedding model may be given.
+    pub fn texts(&self) -> Vec<String> {
+        let text = |prompt: &CorpusPrompt| match &prompt.content {
+            Content::Text(text) => Some(text.clone()),
+            Content::Messages(messages) => {
+                Some(messages.iter().map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n"))
+            }
+            Content::Unit(unit) => Some((0..12).map(|n| unit.replace("{n}", &n.to_string())).collect()),
+            Content::Tokens(_) => None,
+        };
+        self.prompts.iter().filter_map(text).collect()
+    }
+
     /// Reads prompts from `path`: each line is one, as a text; in a file that ends in `.jsonl` as an object with `text` or `messages`, and
     /// a `name` if it has one.
     ///
