@@ -16,6 +16,9 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 /// Tokens of a prompt that is made of tokens.
 const PATTERN_TOKENS: usize = 96;
 
+/// How often a text that is repeated stands in one that is embedded.
+const UNITS: usize = 12;
+
 /// Prompts to compare on.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -108,17 +111,18 @@ impl Corpus {
         Self { name: "embedded".into(), may_be_cut: true, ..corpus }
     }
 
-    /// The prompts that are texts as they are, and those of repeated texts, twelve times over: what an embedding model may be given.
-    pub fn texts(&self) -> Vec<String> {
+    /// What an embedding model may be given, by name: texts as they are, the messages of a conversation, and a text that is repeated, a
+    /// few times over.
+    pub fn texts(&self) -> Vec<(&str, String)> {
         let text = |prompt: &CorpusPrompt| match &prompt.content {
             Content::Text(text) => Some(text.clone()),
             Content::Messages(messages) => {
                 Some(messages.iter().map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n"))
             }
-            Content::Unit(unit) => Some((0..12).map(|n| unit.replace("{n}", &n.to_string())).collect()),
+            Content::Unit(unit) => Some((0..UNITS).map(|n| unit.replace("{n}", &n.to_string())).collect()),
             Content::Tokens(_) => None,
         };
-        self.prompts.iter().filter_map(text).collect()
+        self.prompts.iter().filter_map(|prompt| Some((prompt.name.as_str(), text(prompt)?))).collect()
     }
 
     /// Reads prompts from `path`: each line is one, as a text; in a file that ends in `.jsonl` as an object with `text` or `messages`, and
@@ -234,6 +238,8 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), corpus.prompts.len(), "names tell prompts apart");
+        let texts = corpus.texts();
+        assert!(texts.len() >= 30 && texts.iter().all(|(_, text)| !text.contains("{n}")), "{}", texts.len());
     }
 
     #[test]

@@ -149,7 +149,7 @@ fn texts(files: &ModelFiles, config: &ModelConfig, most: usize) -> Result<Vec<Ve
         return Ok((0..N_DRAWN).map(|number| text(number, most.min(16 + 8 * number), config.vocab_size)).collect());
     };
     let mut texts = Vec::new();
-    for text in Corpus::embedded().texts() {
+    for (_, text) in Corpus::embedded().texts() {
         let ids = tokenizer.encode_within(&text, most)?.0;
         texts.extend((!ids.is_empty()).then_some(ids));
     }

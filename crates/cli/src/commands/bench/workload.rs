@@ -8,6 +8,7 @@ use tandem_bench::measure::{EmbedWorkload, Workload, longest};
 use super::distinct;
 use crate::args::{BenchTask, WorkOptions};
 use crate::failure::Usage;
+use crate::resolve::is_embedder;
 
 /// Lengths, depths and batches when none are named.
 const PROMPTS: [usize; 3] = [32, 128, 512];
@@ -24,17 +25,15 @@ const MOST_MIXED: usize = 256;
 /// Tokens of a query.
 const QUERY_TOKENS: usize = 16;
 
-/// What the model of `files` is measured at, unless `asked` says it: an encoder embeds, and so does whatever has the files of
-/// sentence-transformers.
+/// What the model of `files` is measured at, unless `asked` says it.
 pub(super) fn task(asked: Option<BenchTask>, files: &ModelFiles, config: &ModelConfig) -> BenchTask {
-    let is_embedder = !config.is_causal || files.beside("modules.json").is_some();
-    asked.unwrap_or(if is_embedder { BenchTask::Embed } else { BenchTask::Generate })
+    asked.unwrap_or(if is_embedder(files, config) { BenchTask::Embed } else { BenchTask::Generate })
 }
 
 /// The pooling of a model whose files name none: for a decoder that was made to generate, the last token, since speed does not depend
 /// on it.
 pub(super) fn pooling(files: &ModelFiles, config: &ModelConfig) -> Option<Pooling> {
-    (config.is_causal && files.beside("modules.json").is_none()).then(|| Pooling::of(Pool::LastToken))
+    (!is_embedder(files, config)).then(|| Pooling::of(Pool::LastToken))
 }
 
 /// What `work` asks for, without what the model is too short for; that nothing is left is wrong usage.
