@@ -21,7 +21,8 @@ pub(super) fn lineup(args: &BenchArgs, reference: &str, files: &ModelFiles, fact
         [] => tandem::backends::compiled(),
         named => named.to_vec(),
     };
-    let weights = weights(options, &backends, files)?;
+    let is_embedder = facts.workload.embedding.is_some();
+    let weights = weights(options, &backends, files, is_embedder)?;
     let threads: Vec<usize> = match options.threads.as_slice() {
         [] => vec![std::thread::available_parallelism().map_or(1, usize::from)],
         named => named.iter().copied().map(usize::from).collect(),
@@ -33,7 +34,7 @@ pub(super) fn lineup(args: &BenchArgs, reference: &str, files: &ModelFiles, fact
                 for numerics in numerics(options, weights) {
                     for spin in spins(options, backend) {
                         let variant = Variant { backend, weights, threads, numerics, spin };
-                        runners.push(Box::new(tandem_runner(reference, options, variant)?));
+                        runners.push(Box::new(tandem_runner(reference, options, variant, is_embedder)?));
                     }
                 }
             }
@@ -42,10 +43,10 @@ pub(super) fn lineup(args: &BenchArgs, reference: &str, files: &ModelFiles, fact
             runners.extend(self::peer(peer, args, reference, files, facts, threads)?);
         }
     }
-    let f32_of = |backend: BackendKind| tandem_runner(reference, options, Variant::f32(backend, threads[0]));
+    let f32_of = |backend: BackendKind| tandem_runner(reference, options, Variant::f32(backend, threads[0]), is_embedder);
     let outside = backends.first().filter(|_| is_checkpoint(files)).map(|&backend| f32_of(backend)).transpose()?;
     let reference = outside.map(|runner| Box::new(runner) as Box<dyn Runner>);
-    Ok(Lineup { runners, reference, tokens: facts.tokens.clone() })
+    Ok(Lineup { runners, reference, probe: facts.probe.clone() })
 }
 
 /// One set of options of Tandem.
@@ -80,13 +81,15 @@ impl Weights {
     }
 }
 
-/// Every dtype and every graph that is named, or all dtypes of a checkpoint; a GGUF file is quantised already.
-fn weights(options: &EntryOptions, backends: &[BackendKind], files: &ModelFiles) -> Result<Vec<Weights>> {
+/// Every dtype and every graph that is named, or all dtypes of a checkpoint; a GGUF file is quantised already. Vectors of 4-bit weights are
+/// too far off to be of use, so that they are measured only where they are asked for.
+fn weights(options: &EntryOptions, backends: &[BackendKind], files: &ModelFiles, is_embedder: bool) -> Result<Vec<Weights>> {
     if !options.graphs.is_empty() && !backends.contains(&BackendKind::Onnx) {
         return Err(Usage::new("`--graph` is of ONNX Runtime", "add `onnx` to `--backend`, or leave out `--graph`").into());
     }
     let dtypes: Vec<Option<DType>> = match options.dtypes.as_slice() {
         [] if !options.graphs.is_empty() => Vec::new(),
+        [] if is_checkpoint(files) && is_embedder => [DType::F32, DType::Int8].map(Some).to_vec(),
         [] if is_checkpoint(files) && files.gguf().is_none() => [DType::F32, DType::Int8, DType::Int4].map(Some).to_vec(),
         [] => vec![None],
         named => named.iter().copied().map(Some).collect(),
@@ -112,7 +115,7 @@ fn spins(options: &EntryOptions, backend: BackendKind) -> Vec<bool> {
     }
 }
 
-fn tandem_runner(reference: &str, options: &EntryOptions, variant: Variant<'_>) -> Result<TandemRunner> {
+fn tandem_runner(reference: &str, options: &EntryOptions, variant: Variant<'_>, is_embedder: bool) -> Result<TandemRunner> {
     let Variant { backend, weights, threads, numerics, spin } = variant;
     let program = options.programs.iter().find(|program| program.backend == backend).map(|program| program.path.clone());
     let program = program.map_or_else(|| std::env::current_exe().context("where this program lies"), Ok)?;
@@ -149,7 +152,7 @@ fn tandem_runner(reference: &str, options: &EntryOptions, variant: Variant<'_>) 
         .with_threads(NonZeroUsize::new(threads))
         .with_huge_pages(true)
         .with_onnx(onnx);
-    let engine = EngineChoice { is_transformers: false, backend: Some(backend), load };
+    let engine = EngineChoice { is_transformers: false, is_embedder, backend: Some(backend), load };
     Ok(TandemRunner {
         name: format!("{name}, {threads}{spinning} thread{plural}"),
         options: format!("{shown} --threads {threads}{flag}"),
@@ -170,6 +173,10 @@ fn peer(
     threads: usize,
 ) -> Result<Vec<Box<dyn Runner>>> {
     let boxed = |runner: LlamaBench| Box::new(runner) as Box<dyn Runner>;
+    if facts.workload.embedding.is_some() {
+        let message = format!("peer `{}` generates text, and the model is measured at embedding", peer.kind());
+        return Err(Usage::new(message, "leave it out, or add `--task generate`").into());
+    }
     match peer {
         Peer::LlamaBench(program) => {
             let given = &args.peers.ggufs;
@@ -189,7 +196,7 @@ fn peer(
             Ok(vec![Box::new(Genai { python: python.clone(), directory, dtype, threads, step_share: share_read(&facts.config) })])
         }
         Peer::CandleTransformers => {
-            let mut runner = tandem_runner(reference, &args.entries, Variant::f32(BackendKind::Candle, threads))?;
+            let mut runner = tandem_runner(reference, &args.entries, Variant::f32(BackendKind::Candle, threads), false)?;
             runner.name = runner.name.replacen("candle", "candle-transformers", 1);
             runner.options = String::new();
             runner.engine.is_transformers = true;
