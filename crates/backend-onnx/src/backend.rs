@@ -128,8 +128,11 @@ impl OpenedModel for OnnxOpened {
             OpenedSource::Export if encodes => GraphFootprint::of_encoder(&shape, dtype),
             OpenedSource::Export => GraphFootprint::of_checkpoint(&shape, dtype),
         };
-        let footprint = if encodes { encoder_footprint } else { footprint };
-        Ok(Arc::new(move |workload| footprint(&shape, &graph, dtype, workload)))
+        let in_parts = self.config.is_causal;
+        Ok(Arc::new(move |workload| match encodes {
+            true => encoder_footprint(&shape, &graph, dtype, in_parts, workload),
+            false => footprint(&shape, &graph, dtype, workload),
+        }))
     }
 
     fn options(&self) -> &LoadOptions {
@@ -168,6 +171,7 @@ impl OpenedModel for OnnxOpened {
                 session,
                 input_names: Names::new(graph.input_names.clone()),
                 output_names: Names::new(graph.output_names.clone()),
+                parts_names: graph.present_names.as_ref().map(|names| Names::new([&graph.output_names[..], names].concat())),
                 first_position: config.encoder.as_ref().and_then(|encoder| encoder.first_position).unwrap_or(0),
                 info: describe_encoder(info, &graph, &config),
                 graph,
