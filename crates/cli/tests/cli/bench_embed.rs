@@ -78,7 +78,9 @@ fn the_table_of_an_embedding_model_has_speeds_cosines_and_ratios() {
     let arguments = bench(&place, "");
     let outcome = place.tandem(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    for part in ["query of 16, p50", "mixed, texts", "cosine, mean", "2x8", "against --backend", "too few rounds", "cosine to f32"] {
+    for part in
+        ["query of 16, p50", "mixed, texts", "cosine, mean", "2x8", "against --backend", "too few rounds", "cosine to f32"]
+    {
         assert!(outcome.stdout.contains(part), "`{part}` is not in:\n{}", outcome.stdout);
     }
 }
