@@ -254,11 +254,12 @@ def exported(directory, cache):
     body = opened(directory)[0].auto_model.eval()
     body.config.use_cache = False
     graph.parent.mkdir(parents=True, exist_ok=True)
-    example = torch.ones((2, 24), dtype=torch.int64)
+    # Two tensors: of one given twice, the exporter would make a graph that reads one input for both.
+    ids, mask = torch.full((2, 24), 7), torch.ones((2, 24), dtype=torch.int64)
     shape = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens")}
     partial = graph.with_name("partial.onnx")
     torch.onnx.export(
-        Body(body), (example, example), str(partial), input_names=["input_ids", "attention_mask"], output_names=["last_hidden_state"],
+        Body(body), (ids, mask), str(partial), input_names=["input_ids", "attention_mask"], output_names=["last_hidden_state"],
         dynamic_shapes=(shape, shape), dynamo=True, external_data=False, verbose=False,
     )
     # Whole or not there.

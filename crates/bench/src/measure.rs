@@ -11,6 +11,7 @@ use tandem_core::backend::LogitsRequest;
 use tandem_core::embedding::Embedder;
 use tandem_core::{CancelToken, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
+pub(crate) use self::embedding::rules;
 pub use self::embedding::{EmbedWorkload, Embedded, TextBatch};
 pub use self::texts::text;
 use crate::machine::Conditions;

@@ -10,18 +10,21 @@ use serde::{Deserialize, Serialize};
 use tandem_core::embedding::{EmbedOptions, Embedder, TokenizedText};
 use tandem_core::{CancelToken, Error, Result};
 
+use self::rules::{LEAST_MS, LEAST_QUERIES, MOST_QUERIES_MS, WARM_TOKENS};
 use super::texts::{mixed_lengths, text};
 use super::{Sample, milliseconds};
 
-/// A batch is repeated until it took this long, in milliseconds: a short one says little.
-const LEAST_MS: f64 = 60.0;
-
-/// Tokens of a batch from which on it has no run that is not counted: what is new in its first one is little beside the work.
-const WARM_TOKENS: usize = 1024;
-
-/// Queries end after this long, in milliseconds, when there were [`LEAST_QUERIES`].
-const MOST_QUERIES_MS: f64 = 4000.0;
-const LEAST_QUERIES: usize = 20;
+/// How long and how often is measured: peers keep the same rules.
+pub(crate) mod rules {
+    /// A batch is repeated until it took this long, in milliseconds: a short one says little.
+    pub(crate) const LEAST_MS: f64 = 60.0;
+    /// Tokens of a batch from which on it has no run that is not counted: what is new in its first one is little beside the work.
+    pub(crate) const WARM_TOKENS: usize = 1024;
+    /// Queries end after this long, in milliseconds, when there were [`LEAST_QUERIES`].
+    pub(crate) const MOST_QUERIES_MS: f64 = 4000.0;
+    /// The fewest queries, unless fewer were asked for.
+    pub(crate) const LEAST_QUERIES: usize = 20;
+}
 
 /// What is measured of an embedding model.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -116,9 +116,16 @@ pub(crate) struct WorkOptions {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Peers")]
 pub(crate) struct PeerOptions {
-    /// Also measure another program: `llama-bench=PROGRAM`, `genai=PYTHON` (an interpreter with onnxruntime-genai), or `candle-transformers`
+    /// Also measure another program: `llama-bench=PROGRAM`, `genai=PYTHON` (an interpreter with onnxruntime-genai), `candle-transformers`, or,
+    /// for embedding, `python=WORKER` (`training/embeddings/peers.py`)
     #[arg(long = "peer", value_name = "PEER")]
     pub(crate) peers: Vec<Peer>,
+    /// Engines of `python=WORKER`, separated by commas [default: those whose packages are installed]
+    #[arg(long = "peer-kind", value_name = "KIND", value_delimiter = ',')]
+    pub(crate) kinds: Vec<String>,
+    /// Interpreter for `python=WORKER`
+    #[arg(long, value_name = "PYTHON", default_value = "python3")]
+    pub(crate) python: PathBuf,
     /// GGUF file for llama-bench (repeatable)
     #[arg(long = "gguf", value_name = "FILE")]
     pub(crate) ggufs: Vec<PathBuf>,
@@ -176,6 +183,8 @@ pub(crate) enum Peer {
     Genai(PathBuf),
     /// candle's models, in this program.
     CandleTransformers,
+    /// A program of Python that embeds with other engines.
+    Python(PathBuf),
 }
 
 impl Peer {
@@ -185,6 +194,7 @@ impl Peer {
             Self::LlamaBench(_) => "llama-bench",
             Self::Genai(_) => "genai",
             Self::CandleTransformers => "candle-transformers",
+            Self::Python(_) => "python",
         }
     }
 }
@@ -205,8 +215,11 @@ impl FromStr for Peer {
         match text.split_once('=') {
             Some(("llama-bench", path)) if !path.is_empty() => Ok(Self::LlamaBench(path.into())),
             Some(("genai", path)) if !path.is_empty() => Ok(Self::Genai(path.into())),
+            Some(("python", path)) if !path.is_empty() => Ok(Self::Python(path.into())),
             None if text == "candle-transformers" => Ok(Self::CandleTransformers),
-            _ => Err(format!("`{text}` is not one of `llama-bench=PROGRAM`, `genai=PYTHON`, `candle-transformers`")),
+            _ => Err(format!(
+                "`{text}` is not one of `llama-bench=PROGRAM`, `genai=PYTHON`, `candle-transformers`, `python=WORKER`"
+            )),
         }
     }
 }
@@ -220,7 +233,8 @@ mod tests {
         assert_eq!("llama-bench=./x".parse(), Ok(Peer::LlamaBench("./x".into())));
         assert_eq!("genai=python3".parse(), Ok(Peer::Genai("python3".into())));
         assert_eq!("candle-transformers".parse(), Ok(Peer::CandleTransformers));
-        for wrong in ["llama-bench", "genai=", "ollama=x", "candle-transformers=x"] {
+        assert_eq!("python=peers.py".parse(), Ok(Peer::Python("peers.py".into())));
+        for wrong in ["llama-bench", "genai=", "python=", "ollama=x", "candle-transformers=x"] {
             assert!(wrong.parse::<Peer>().unwrap_err().contains(wrong), "{wrong}");
         }
     }

@@ -1,17 +1,18 @@
 //! What is measured: every backend with every dtype, number of threads and numerics that is named, and the peers.
 
+mod peers;
+
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use tandem::{BackendKind, DType, ExportOptions, LoadOptions, ModelFiles, Numerics, OnnxOptions};
-use tandem_bench::peer::{Genai, LlamaBench};
+use tandem::{BackendKind, DType, LoadOptions, ModelFiles, Numerics, OnnxOptions};
 use tandem_bench::run::{Lineup, Runner, TandemRunner};
 use tandem_bench::work::EngineChoice;
 
 use super::facts::Facts;
-use super::worker::{is_checkpoint, share_read};
-use crate::args::{BenchArgs, DeviceChoice, EntryOptions, Peer};
+use super::worker::is_checkpoint;
+use crate::args::{BenchArgs, DeviceChoice, EntryOptions};
 use crate::failure::Usage;
 
 /// Every runner that `args` name, and one of f32 to measure losses against.
@@ -40,7 +41,7 @@ pub(super) fn lineup(args: &BenchArgs, reference: &str, files: &ModelFiles, fact
             }
         }
         for peer in &args.peers.peers {
-            runners.extend(self::peer(peer, args, reference, files, facts, threads)?);
+            runners.extend(peers::runners(peer, args, reference, files, facts, threads)?);
         }
     }
     let f32_of = |backend: BackendKind| tandem_runner(reference, options, Variant::f32(backend, threads[0]), is_embedder);
@@ -161,60 +162,4 @@ fn tandem_runner(reference: &str, options: &EntryOptions, variant: Variant<'_>, 
         engine,
         weight_files: Vec::new(),
     })
-}
-
-/// The runners of one peer: llama-bench has one for each file.
-fn peer(
-    peer: &Peer,
-    args: &BenchArgs,
-    reference: &str,
-    files: &ModelFiles,
-    facts: &Facts,
-    threads: usize,
-) -> Result<Vec<Box<dyn Runner>>> {
-    let boxed = |runner: LlamaBench| Box::new(runner) as Box<dyn Runner>;
-    if facts.workload.embedding.is_some() {
-        let message = format!("peer `{}` generates text, and the model is measured at embedding", peer.kind());
-        return Err(Usage::new(message, "leave it out, or add `--task generate`").into());
-    }
-    match peer {
-        Peer::LlamaBench(program) => {
-            let given = &args.peers.ggufs;
-            let own =
-                Path::new(reference).extension().is_some_and(|extension| extension == "gguf").then(|| PathBuf::from(reference));
-            if given.is_empty() && own.is_none() {
-                let hint =
-                    "give the same model as GGUF with `--gguf FILE`; for shapes, `training/shapes/gguf_files.py` makes some";
-                return Err(Usage::new("the peer `llama-bench` needs a model of its own form", hint).into());
-            }
-            let ggufs = given.iter().cloned().chain(own);
-            Ok(ggufs.map(|gguf| boxed(LlamaBench { program: program.clone(), gguf, threads })).collect())
-        }
-        Peer::Genai(python) => {
-            let directory = args.peers.genai_model.clone().map_or_else(|| genai_export(files, facts), Ok)?;
-            let dtype = args.peers.genai_model.as_ref().map_or_else(|| "int4".into(), |path| name_of(path));
-            Ok(vec![Box::new(Genai { python: python.clone(), directory, dtype, threads, step_share: share_read(&facts.config) })])
-        }
-        Peer::CandleTransformers => {
-            let mut runner = tandem_runner(reference, &args.entries, Variant::f32(BackendKind::Candle, threads), false)?;
-            runner.name = runner.name.replacen("candle", "candle-transformers", 1);
-            runner.options = String::new();
-            runner.engine.is_transformers = true;
-            Ok(vec![Box::new(runner)])
-        }
-    }
-}
-
-/// The checkpoint as an int4 graph with a `genai_config.json`, made once for each content of its weights.
-fn genai_export(files: &ModelFiles, facts: &Facts) -> Result<PathBuf> {
-    let key: String = facts.hashed.iter().map(|file| &file.sha256[..8]).collect::<Vec<_>>().join("-");
-    let directory = super::cache_dir()?.join("bench").join(format!("genai-int4-{}-{key}", env!("CARGO_PKG_VERSION")));
-    if !directory.join("genai_config.json").is_file() {
-        tandem::export(files, &ExportOptions::new(&directory, DType::Int4))?;
-    }
-    Ok(directory)
-}
-
-fn name_of(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
