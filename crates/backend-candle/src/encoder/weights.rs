@@ -111,7 +111,7 @@ impl Reader<'_> {
         let named = |what: &str| parts.iter().map(|(name, rows)| (format!("{name}.{what}"), *rows)).collect::<Vec<_>>();
         let bias = if biased { Some(self.source.vector(&named("bias"))?) } else { None };
         let weights = self.source.values(&named("weight"), &[inputs])?;
-        Ok(PackedLinear::new(self.isa, &weights, inputs, bias, self.dtype))
+        Ok(PackedLinear::new(self.isa, &weights, inputs, bias, (self.dtype, self.source.numerics)))
     }
 
     fn norm(&self, name: &str) -> Result<LayerNorm> {
