@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tandem_core::arena::Arena;
-use tandem_core::backend::{Capabilities, Capability, LoadOptions};
+use tandem_core::backend::{Capabilities, Capability, LoadOptions, Numerics};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{Listing, ModelFile, ModelFiles};
@@ -131,7 +131,7 @@ impl OpenedModel for CandleOpened {
         };
         let shape = ModelShape::of(&self.files, &self.config, n_bytes)?;
         if self.config.encoder.is_some() {
-            let (dtype, threads) = (self.dtype, device::n_threads(self.options.threads));
+            let (dtype, threads) = (in_memory(self.dtype, &self.options), device::n_threads(self.options.threads));
             return Ok(Arc::new(move |workload| encoders::footprint(&shape, dtype, threads, workload)));
         }
         let weights = match &self.stored {
@@ -160,6 +160,7 @@ impl OpenedModel for CandleOpened {
             let arena = Arena::default();
             let reader = CheckpointSource { checkpoint, file: &files.name, bits, numerics: options.numerics, arena: &arena };
             let encoder = threads.install(|| encoder(&reader, &config, dtype))?;
+            info.memory_dtype = in_memory(dtype, &options);
             if let Some(before) = before {
                 before.collapse();
             }
@@ -265,6 +266,11 @@ fn refuse_quantised_file(files: &ModelFiles, device: Device) -> Result<()> {
         reason: "the kernels for the block formats of GGUF run on the processor only".into(),
         hint: Some(["use the checkpoint (safetensors) that it was converted from".into(), Remedy::UseDevice(Device::Cpu)].into()),
     })
+}
+
+/// What the matrices of an encoder in `dtype` lie in: quantised ones are widened where their inputs are to stay floats.
+fn in_memory(dtype: DType, options: &LoadOptions) -> DType {
+    if options.numerics == Numerics::Exact && dtype == DType::Int8 { DType::F32 } else { dtype }
 }
 
 /// As [`dtype`], for encoders.

@@ -37,6 +37,12 @@ impl QuantizedActivations {
         Self { codes, scales, sums, per_row: columns / BLOCK }
     }
 
+    /// The values that the codes stand for.
+    pub(crate) fn widened(&self) -> Vec<f32> {
+        let blocks = self.codes.iter().zip(&self.scales);
+        blocks.flat_map(|(codes, scale)| codes.map(|code| f32::from(code) * scale)).collect()
+    }
+
     /// The rows in pairs of blocks, `[n, pairs]`, for weights to which `offset` is added. An odd last block is paired with zeros.
     pub(crate) fn pairs(&self, offset: i32) -> Vec<BlockPair> {
         let per_row = self.per_row.div_ceil(2);

@@ -5,6 +5,7 @@
 
 use rayon::prelude::*;
 use tandem_core::DType;
+use tandem_core::backend::Numerics;
 use tandem_core::config::Activation;
 
 use super::columns::Columns;
@@ -83,12 +84,23 @@ pub(super) struct PackedInputs {
 }
 
 impl PackedLinear {
-    /// Packs `weights`, `[outputs, inputs]`: in `bits`, 8 of them, or as floats.
-    pub(super) fn new(isa: Isa, weights: &[f32], inputs: usize, bias: Option<Vec<f32>>, dtype: DType) -> Self {
+    /// Packs `weights`, `[outputs, inputs]`, rounded to `dtype`. With exact numerics the inputs of quantised weights stay floats, and so they
+    /// are widened.
+    pub(super) fn new(
+        isa: Isa,
+        weights: &[f32],
+        inputs: usize,
+        bias: Option<Vec<f32>>,
+        (dtype, numerics): (DType, Numerics),
+    ) -> Self {
         let outputs = weights.len() / inputs;
         let weights = match dtype {
             DType::Int8 => {
-                PackedWeights::Bytes(QuantizedActivations::new(weights, inputs).groups(Bits::Eight.offset(), PACKED_INPUTS))
+                let rounded = QuantizedActivations::new(weights, inputs);
+                match numerics {
+                    Numerics::Exact => PackedWeights::Floats(pack_floats(&rounded.widened(), inputs, isa.tile_inputs())),
+                    Numerics::Fast => PackedWeights::Bytes(rounded.groups(Bits::Eight.offset(), PACKED_INPUTS)),
+                }
             }
             DType::Bf16 => PackedWeights::Pairs(round_weights(weights, inputs, isa.tile_inputs()), PairProducts::of(isa)),
             _ => PackedWeights::Floats(pack_floats(weights, inputs, isa.tile_inputs())),

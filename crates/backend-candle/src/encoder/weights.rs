@@ -122,7 +122,7 @@ impl Reader<'_> {
         let named = |what: &str| parts.iter().map(|(name, rows)| (format!("{name}.{what}"), *rows)).collect::<Vec<_>>();
         let bias = if biased { Some(self.source.vector(&named("bias"))?) } else { None };
         let weights = self.source.values(&named("weight"), &[inputs])?;
-        Ok(PackedLinear::new(self.isa, &weights, inputs, bias, dtype))
+        Ok(PackedLinear::new(self.isa, &weights, inputs, bias, (dtype, self.source.numerics)))
     }
 
     fn norm(&self, name: &str) -> Result<LayerNorm> {

@@ -36,6 +36,8 @@ pub(crate) fn footprint(shape: &ModelShape, dtype: DType, threads: usize, worklo
     let largest = (four * shape.hidden_size * (shape.hidden_size + shape.intermediate_size)).min(four * projections);
     // The longest text, and what threads compute beside it.
     let tokens = Saturating(workload.n_tokens as u64) + Saturating(MOST_TOKENS as u64) * Saturating(threads as u64);
+    // Of the longest text keys and values of one head, for each thread.
+    let packed = Saturating(2) * shape.head_dim * Saturating(workload.n_tokens as u64) * Saturating(threads as u64);
     let states = STATES * shape.hidden_size + INNER * shape.intermediate_size;
     Footprint {
         kept: vec![Part::own("weights", weights), shape.tokenizer(), Part::own("engine", ENGINE)],
@@ -43,7 +45,7 @@ pub(crate) fn footprint(shape: &ModelShape, dtype: DType, threads: usize, worklo
             Part::file("checkpoint, a piece at a time", Saturating(READ_TOGETHER as u64).min(shape.stored_bytes)),
             Part::own("a matrix before it is packed", largest),
         ],
-        running: vec![Part::own("activations", four * tokens * states)],
+        running: vec![Part::own("activations", four * (tokens * states + packed))],
         decoding: Decoding { bytes_per_token: projections.0, efficiency: EFFICIENCY },
     }
 }

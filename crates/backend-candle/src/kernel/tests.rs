@@ -210,6 +210,35 @@ fn every_level_computes_columns_alike() {
     }
 }
 
+/// Products of pairs are those of the rounded values.
+#[test]
+fn pairs_give_the_products() {
+    let Some(products) = Isa::all().into_iter().find_map(PairProducts::of) else { return };
+    let rounded = |values: &[f32]| -> Vec<u32> { values.iter().map(|value| value.to_bits() >> 16).collect() };
+    let wide = |half: u32| f64::from(f32::from_bits(half << 16));
+    for (inner, stride) in [(1, 12), (5, 32), (70, 40)] {
+        let (columns, inputs) = (rounded(&numbers(2 * inner * TILE, 1)), rounded(&numbers(2 * inner * stride, 2)));
+        let pairs = |halves: &[u32]| -> Vec<u32> { halves.as_chunks::<2>().0.iter().map(|[a, b]| a | b << 16).collect() };
+        let (column_pairs, input_pairs) = (pairs(&columns), pairs(&inputs));
+        let column_pairs = column_pairs.as_chunks::<TILE>().0;
+        for n in 1..=PairProducts::INPUTS {
+            let own = &input_pairs[..(inner - 1) * stride + n];
+            let (mut all, mut half) = (vec![0.5; n * TILE], vec![0.5; n * TILE]);
+            products.add(column_pairs, own, stride, Lanes::All, &mut all);
+            products.add(column_pairs, own, stride, Lanes::Half, &mut half);
+            for (i, (all, half)) in all.chunks(TILE).zip(half.chunks(TILE)).enumerate() {
+                assert_eq!((&half[..TILE / 2], &half[TILE / 2..]), (&all[..TILE / 2], &[0.5; TILE / 2][..]));
+                for (lane, sum) in all.iter().enumerate() {
+                    let of =
+                        |k: usize, h: usize| wide(columns[2 * (k * TILE + lane) + h]) * wide(inputs[2 * (k * stride + i) + h]);
+                    let expected = 0.5 + (0..inner).map(|k| of(k, 0) + of(k, 1)).sum::<f64>();
+                    assert!((f64::from(*sum) - expected).abs() <= 2e-5, "{inner} {n}: {sum} {expected}");
+                }
+            }
+        }
+    }
+}
+
 /// Sums of products stay within what their registers hold, with codes that no checkpoint of ours has too.
 #[test]
 fn every_level_sums_the_largest_codes() {

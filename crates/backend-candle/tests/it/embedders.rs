@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use safetensors::SafeTensors;
 use serde_json::Value;
 use tandem_backend_candle::CandleBackend;
-use tandem_core::backend::{Capabilities, Capability, TokenBatch};
+use tandem_core::backend::{Capabilities, Capability, Numerics, TokenBatch};
 use tandem_core::embedding::{EmbedOptions, Embedder, EmbeddingConfig, Normalize, Prompt, Role};
 use tandem_core::files::ModelFiles;
 use tandem_core::footprint::Workload;
@@ -205,6 +205,27 @@ fn rounded_models_are_near_the_golden() {
             }
         }
     }
+}
+
+/// With exact numerics the inputs of quantised weights are not rounded.
+#[test]
+fn exact_numerics_are_nearer_to_the_golden() {
+    let directory = crate::golden("embedders/bert-mean");
+    let distance = |numerics| {
+        let mut options = LoadOptions::new();
+        (options.dtype, options.numerics) = (Some(DType::Int8), numerics);
+        let encode = |options: &LoadOptions| {
+            let model = load(&directory, options);
+            model
+                .encode(&TokenBatch::new(&[[2, 190, 111, 179, 126, 190, 184, 69, 3]]).unwrap(), &CancelToken::new())
+                .unwrap()
+                .values
+        };
+        let pairs = encode(&options).into_iter().zip(encode(&LoadOptions::new()));
+        pairs.map(|(a, b)| (a - b).powi(2)).sum::<f32>()
+    };
+    let (exact, fast) = (distance(Numerics::Exact), distance(Numerics::Fast));
+    assert!(exact > 0.0 && exact < fast, "{exact} {fast}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod cancel;
 mod conformance;
 mod embedders;
+mod encoder_oracle;
 mod gemma_phi;
 mod gguf;
 mod isa;
