@@ -174,6 +174,7 @@ impl Encoder {
             head_dim: self.head_dim,
             window: layer.window,
             relative: self.relative.as_ref(),
+            products: layer.qkv.pair_products(),
         };
         context.reset(self.hidden_size, n_tokens);
         attention.run(qkv, sequences, context);

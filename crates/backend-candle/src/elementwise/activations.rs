@@ -58,20 +58,39 @@ vectorized! {
     }
 }
 
-/// `x/2 * (1 + erf(x / √2))` as `max(x, 0) - |x|/2 * erfc(|x| / √2)`, which does not cancel. The complement is Abramowitz and Stegun's
-/// 7.1.26, whose error is below 1.5e-7.
+/// `x/2 * (1 + erf(x / √2))` as `max(x, 0) - |x| * r(|x|)`, where `r` is `erfc(|x| / √2) / 2`: a polynomial, fitted at Chebyshev's nodes by
+/// least squares weighted by `|x|`. The error is below 3e-7; beyond `LAST` what is subtracted is below 1e-7.
 #[inline(always)]
 fn gelu_of(x: f32) -> f32 {
-    let size = x.abs();
-    let argument = size * std::f32::consts::FRAC_1_SQRT_2;
-    let t = 1.0 / (1.0 + 0.327_591_1 * argument);
-    let mut polynomial = 1.061_405_4;
-    for coefficient in [-1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6] {
-        polynomial = polynomial * t + coefficient;
+    const LAST: f32 = 5.6;
+    /// From the highest power of `2 |x| / LAST - 1` on.
+    const COEFFICIENTS: [f32; 16] = [
+        -0.009_461_293,
+        -0.006_304_761,
+        0.046_583_65,
+        -0.029_842_347,
+        -0.079_543_605,
+        0.136_221_66,
+        -0.007_787_576_4,
+        -0.188_809_54,
+        0.218_498_47,
+        -0.028_755_879,
+        -0.198_053_6,
+        0.274_745_1,
+        -0.198_072_75,
+        0.086_878_87,
+        -0.022_163_49,
+        0.002_555_139_4,
+    ];
+    let size = if x.abs() < LAST { x.abs() } else { LAST };
+    let argument = size * (2.0 / LAST) - 1.0;
+    let mut share = 0.003_311_940_7;
+    for coefficient in COEFFICIENTS {
+        share = share * argument + coefficient;
     }
-    let complement = polynomial * t * exp(-argument * argument);
-    let positive = if x > 0.0 { x } else { 0.0 };
-    positive - 0.5 * size * complement
+    // NaN stays.
+    let positive = if x <= 0.0 { 0.0 } else { x };
+    positive - size * share
 }
 
 #[cfg(test)]
@@ -95,7 +114,7 @@ mod tests {
             activate(activation, &mut values);
             for (x, value) in inputs.iter().zip(values) {
                 let expected = exact(activation, f64::from(*x));
-                let allowed = 1e-6 * f64::from(x.abs()).max(1.0);
+                let allowed = if activation == Activation::Gelu { 1e-6 } else { 1e-6 * f64::from(x.abs()).max(1.0) };
                 assert!((f64::from(value) - expected).abs() <= allowed, "{activation:?} {x}: {value} {expected}");
             }
         }

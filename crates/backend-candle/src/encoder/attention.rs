@@ -8,9 +8,10 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::columns::Columns;
+use super::pairs::round_columns;
 use super::relative::RelativeBias;
 use crate::elementwise::softmax_step;
-use crate::kernel::{Isa, Lanes, TILE};
+use crate::kernel::{Isa, Lanes, PairProducts, TILE};
 
 /// Positions whose scores are there at a time, 32 KB of them.
 const POSITIONS: usize = 256;
@@ -27,6 +28,8 @@ pub(super) struct Attention<'e> {
     /// Tokens see those that are less than so many positions away.
     pub(super) window: Option<usize>,
     pub(super) relative: Option<&'e RelativeBias>,
+    /// With them queries, keys, weights and values are rounded to bf16, as the inputs of linear layers are.
+    pub(super) products: Option<PairProducts>,
 }
 
 /// A sequence within the columns.
@@ -47,6 +50,20 @@ struct Scratch {
     values: Vec<f32>,
     /// The sums of the values weighted by the exponentials of scores: `[head_dim, TILE]`.
     weighted: Vec<f32>,
+    rounded: Rounded,
+}
+
+/// The same in pairs of bf16.
+#[derive(Default)]
+struct Rounded {
+    /// `[head_dim / 2, TILE]`
+    queries: Vec<[u32; TILE]>,
+    /// `[positions / 2, TILE]`
+    scores: Vec<[u32; TILE]>,
+    /// For each tile of positions: `[head_dim / 2, TILE]`.
+    keys: Vec<Vec<[u32; TILE]>>,
+    /// For each tile of the width of a head: `[n_tokens / 2, TILE]`.
+    values: Vec<Vec<[u32; TILE]>>,
 }
 
 /// One head of one sequence.
@@ -70,12 +87,14 @@ impl Attention<'_> {
                 scores: vec![0.0; POSITIONS.min(longest) * TILE],
                 values: vec![0.0; self.head_dim.next_multiple_of(TILE) * longest],
                 weighted: vec![0.0; self.head_dim * TILE],
+                rounded: Rounded::default(),
             };
             for sequence in sequences {
                 HeadTask { attention: self, qkv, head, sequence: *sequence }.run(&mut scratch, &mut out);
             }
         });
     }
+
     /// The positions that the token at `position` sees.
     fn visible(&self, position: usize, n_tokens: usize) -> Range<usize> {
         match self.window {
@@ -88,11 +107,17 @@ impl Attention<'_> {
 impl HeadTask<'_> {
     fn run(&self, scratch: &mut Scratch, out: &mut [&mut [f32]]) {
         self.turn_values(&mut scratch.values);
+        if self.attention.products.is_some() {
+            self.round(scratch);
+        }
         let (start, n_tokens) = (self.sequence.start, self.sequence.n_tokens);
         let scale = 1.0 / (self.attention.head_dim as f32).sqrt();
         for first in (0..n_tokens).step_by(TILE) {
             let n = TILE.min(n_tokens - first);
             self.qkv.gather(self.rows(0), start + first, n, scale, &mut scratch.queries);
+            if self.attention.products.is_some() {
+                round_columns(&scratch.queries, &mut scratch.rounded.queries);
+            }
             let shares = self.tile(first..first + n, scratch).map(|sum| 1.0 / sum);
             let (block, lane) = ((start + first) / TILE, (start + first) % TILE);
             let here = n.min(TILE - lane);
@@ -141,39 +166,86 @@ impl HeadTask<'_> {
 
     /// Weights the values by the exponentials of the scores of the queries `rows`; the result is the sum of the weights of each.
     fn tile(&self, rows: Range<usize>, scratch: &mut Scratch) -> [f32; TILE] {
-        let Scratch { queries, scores, values, weighted } = scratch;
-        let isa = self.attention.isa;
-        let (n_tokens, lanes, together) = (self.sequence.n_tokens, Lanes::of(rows.len()), isa.tile_inputs());
+        let (n_tokens, lanes) = (self.sequence.n_tokens, Lanes::of(rows.len()));
         let visible = |row| self.attention.visible(row, n_tokens);
         let visible = visible(rows.start).start..visible(rows.end - 1).end;
         let (mut largest, mut sums) = ([HIDDEN_SCORE; TILE], [0.0; TILE]);
-        weighted.fill(0.0);
-        for start in (visible.start / POSITIONS * POSITIONS..visible.end).step_by(POSITIONS) {
-            let end = visible.end.min(start + POSITIONS);
-            let scores = &mut scores[..(end - start) * TILE];
-            scores.fill(0.0);
-            let keys = self.rows(1);
-            for (first, block, lane, n) in self.segments(start..end, together) {
-                let own = &block[keys.start * TILE + lane..(keys.end - 1) * TILE + lane + n];
-                isa.columns_tile(queries, own, TILE, lanes, &mut scores[(first - start) * TILE..][..n * TILE]);
-            }
+        scratch.weighted.fill(0.0);
+        for start in (visible.start / TILE * TILE..visible.end).step_by(POSITIONS) {
+            let positions = start..visible.end.min(start + POSITIONS);
+            self.score(positions.clone(), lanes, scratch);
+            let scores = &mut scratch.scores[..positions.len() * TILE];
             self.add_bias(scores, rows.clone(), start);
             self.apply_mask(scores, rows.clone(), start);
             let shares = softmax_step(scores, &mut largest, &mut sums);
             if start > visible.start {
-                for weighted in weighted.as_chunks_mut::<TILE>().0 {
+                for weighted in scratch.weighted.as_chunks_mut::<TILE>().0 {
                     weighted.iter_mut().zip(&shares).for_each(|(weighted, share)| *weighted *= share);
                 }
             }
-            for (part, weighted) in weighted.chunks_mut(TILE * TILE).enumerate() {
-                let values = &values[part * n_tokens * TILE..][start * TILE..end * TILE];
-                for (group, weighted) in weighted.chunks_mut(together * TILE).enumerate() {
-                    let (first, n) = (group * together, weighted.len() / TILE);
-                    isa.columns_tile(scores, &values[first..values.len() - TILE + first + n], TILE, lanes, weighted);
+            self.weight(positions, lanes, scratch);
+        }
+        sums
+    }
+
+    /// Rounds keys and values.
+    fn round(&self, scratch: &mut Scratch) {
+        let n_tokens = self.sequence.n_tokens;
+        let Scratch { queries, values, rounded, .. } = scratch;
+        rounded.keys.resize_with(rounded.keys.len().max(n_tokens.div_ceil(TILE)), Vec::new);
+        for (first, keys) in (0..n_tokens).step_by(TILE).zip(&mut rounded.keys) {
+            self.qkv.gather(self.rows(1), self.sequence.start + first, TILE.min(n_tokens - first), 1.0, queries);
+            round_columns(queries, keys);
+        }
+        rounded.values.resize_with(self.attention.head_dim.div_ceil(TILE), Vec::new);
+        let parts = values.chunks(n_tokens * TILE).zip(&mut rounded.values);
+        parts.for_each(|(values, rounded)| round_columns(values, rounded));
+    }
+
+    /// Computes the scores of `positions`.
+    fn score(&self, positions: Range<usize>, lanes: Lanes, scratch: &mut Scratch) {
+        let Scratch { queries, scores, rounded, .. } = scratch;
+        let scores = &mut scores[..positions.len() * TILE];
+        scores.fill(0.0);
+        if let Some(products) = self.attention.products {
+            for (keys, scores) in rounded.keys[positions.start / TILE..].iter().zip(scores.chunks_mut(TILE * TILE)) {
+                for (group, scores) in scores.chunks_mut(PairProducts::INPUTS * TILE).enumerate() {
+                    let keys = row_part(keys.as_flattened(), group * PairProducts::INPUTS, scores.len() / TILE);
+                    products.add(&rounded.queries, keys, TILE, lanes, scores);
+                }
+            }
+            return;
+        }
+        let (isa, rows) = (self.attention.isa, self.rows(1));
+        for (first, block, lane, n) in self.segments(positions.clone(), isa.tile_inputs()) {
+            let keys = row_part(&block[rows.start * TILE..rows.end * TILE], lane, n);
+            isa.columns_tile(queries, keys, TILE, lanes, &mut scores[(first - positions.start) * TILE..][..n * TILE]);
+        }
+    }
+
+    /// Adds the values of `positions` weighted by what their scores have become.
+    fn weight(&self, positions: Range<usize>, lanes: Lanes, scratch: &mut Scratch) {
+        let Scratch { scores, values, weighted, rounded, .. } = scratch;
+        let scores = &scores[..positions.len() * TILE];
+        let (isa, n_tokens, products) = (self.attention.isa, self.sequence.n_tokens, self.attention.products);
+        if products.is_some() {
+            round_columns(scores, &mut rounded.scores);
+        }
+        for (part, weighted) in weighted.chunks_mut(TILE * TILE).enumerate() {
+            for (group, weighted) in weighted.chunks_mut(isa.tile_inputs() * TILE).enumerate() {
+                let (first, n) = (group * isa.tile_inputs(), weighted.len() / TILE);
+                match products {
+                    Some(products) => {
+                        let values = &rounded.values[part][positions.start / 2..positions.end.div_ceil(2)];
+                        products.add(&rounded.scores, row_part(values.as_flattened(), first, n), TILE, lanes, weighted);
+                    }
+                    None => {
+                        let values = &values[part * n_tokens * TILE..][positions.start * TILE..positions.end * TILE];
+                        isa.columns_tile(scores, row_part(values, first, n), TILE, lanes, weighted);
+                    }
                 }
             }
         }
-        sums
     }
 
     /// Adds the bias of distances to `scores`, `[positions, TILE]` from position `start` on, of the queries `rows`.
@@ -202,4 +274,9 @@ impl HeadTask<'_> {
             }
         }
     }
+}
+
+/// Of `values`, rows of [`TILE`], the `n` from `first` on in every row: they are the first of rows of the same length.
+fn row_part<V>(values: &[V], first: usize, n: usize) -> &[V] {
+    &values[first..values.len() - TILE + first + n]
 }

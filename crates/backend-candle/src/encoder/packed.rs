@@ -96,6 +96,15 @@ impl PackedLinear {
         Self { weights, bias, outputs, inputs, isa }
     }
 
+    /// Products of pairs of bf16, where it uses them or may: whether its weights are rounded.
+    pub(super) fn pair_products(&self) -> Option<PairProducts> {
+        match self.weights {
+            PackedWeights::Floats(_) => None,
+            PackedWeights::Pairs(_, products) => products,
+            PackedWeights::Bytes(_) => PairProducts::of(self.isa),
+        }
+    }
+
     /// Width of its output.
     pub(super) fn outputs(&self) -> usize {
         self.outputs
@@ -193,7 +202,7 @@ impl PackedLinear {
                     }
                     (PackedWeights::Pairs(weights, Some(products)), OperandValues::Pairs(x)) => {
                         let slices = x[block].chunks(SLICE / 2).zip(self.pairs_of(weights, row, n).chunks(SLICE / 2 * n));
-                        slices.for_each(|(x, weights)| products.add(x, weights, lanes, out));
+                        slices.for_each(|(x, weights)| products.add(x, weights, n, lanes, out));
                     }
                     (PackedWeights::Pairs(weights, _), OperandValues::Widened(x)) => {
                         widened_products(self.isa, &x[block], self.pairs_of(weights, row, n), n, lanes, out);

@@ -19,19 +19,19 @@ impl PairProducts {
         }
     }
 
-    /// Adds to `sums`, `[n, TILE]` with `n` up to [`INPUTS`](Self::INPUTS), the products of `columns`, `[pairs, TILE]`, with `inputs`,
-    /// `[pairs, n]`: two values in each word, the first in its lower half. Subnormal values count as zeros.
-    pub(crate) fn add(self, columns: &[[u32; TILE]], inputs: &[u32], lanes: Lanes, sums: &mut [f32]) {
+    /// Adds to `sums`, `[n, TILE]` with `n` up to [`INPUTS`](Self::INPUTS), the products of `columns`, `[pairs, TILE]`, with the first of each
+    /// row of `inputs`, `[pairs, stride]`: two values in each word, the first in its lower half. Subnormal values count as zeros.
+    pub(crate) fn add(self, columns: &[[u32; TILE]], inputs: &[u32], stride: usize, lanes: Lanes, sums: &mut [f32]) {
         let n = sums.len() / TILE;
         assert!((1..=Self::INPUTS).contains(&n) && sums.len() == n * TILE, "the sums are whole rows, and few");
-        assert_eq!(columns.len() * n, inputs.len(), "columns and inputs are of one inner length");
+        assert!(n <= stride && columns.len() == inputs.len().div_ceil(stride), "columns and inputs are of one inner length");
         // SAFETY: `of` has checked that the processor has the instructions.
         #[cfg(target_arch = "x86_64")]
         #[expect(unsafe_code, reason = "not every processor has these instructions")]
         unsafe {
-            super::x86::pairs::add(columns, inputs, lanes, sums);
+            super::x86::pairs::add(columns, inputs, stride, lanes, sums);
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = lanes;
+        let _ = (lanes, self);
     }
 }

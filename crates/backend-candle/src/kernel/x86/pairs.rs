@@ -7,36 +7,37 @@ use crate::kernel::{Lanes, TILE};
 
 /// See [`PairProducts::add`](crate::kernel::PairProducts::add).
 #[target_feature(enable = "avx512f,avx512bf16")]
-pub(in crate::kernel) fn add(columns: &[[u32; TILE]], inputs: &[u32], lanes: Lanes, sums: &mut [f32]) {
+pub(in crate::kernel) fn add(columns: &[[u32; TILE]], inputs: &[u32], stride: usize, lanes: Lanes, sums: &mut [f32]) {
     match lanes {
-        Lanes::All => of_lanes::<2>(columns, inputs, sums),
-        Lanes::Half => of_lanes::<1>(columns, inputs, sums),
+        Lanes::All => of_lanes::<2>(columns, inputs, stride, sums),
+        Lanes::Half => of_lanes::<1>(columns, inputs, stride, sums),
     }
 }
 
 /// The first `V` vectors of a tile.
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn of_lanes<const V: usize>(columns: &[[u32; TILE]], inputs: &[u32], sums: &mut [f32]) {
+fn of_lanes<const V: usize>(columns: &[[u32; TILE]], inputs: &[u32], stride: usize, sums: &mut [f32]) {
     match sums.len() / TILE {
-        1 => of::<1, V>(columns, inputs, sums),
-        2 => of::<2, V>(columns, inputs, sums),
-        3 => of::<3, V>(columns, inputs, sums),
-        4 => of::<4, V>(columns, inputs, sums),
-        5 => of::<5, V>(columns, inputs, sums),
-        6 => of::<6, V>(columns, inputs, sums),
-        7 => of::<7, V>(columns, inputs, sums),
-        8 => of::<8, V>(columns, inputs, sums),
-        9 => of::<9, V>(columns, inputs, sums),
-        10 => of::<10, V>(columns, inputs, sums),
-        11 => of::<11, V>(columns, inputs, sums),
-        _ => of::<12, V>(columns, inputs, sums),
+        1 => of::<1, V>(columns, inputs, stride, sums),
+        2 => of::<2, V>(columns, inputs, stride, sums),
+        3 => of::<3, V>(columns, inputs, stride, sums),
+        4 => of::<4, V>(columns, inputs, stride, sums),
+        5 => of::<5, V>(columns, inputs, stride, sums),
+        6 => of::<6, V>(columns, inputs, stride, sums),
+        7 => of::<7, V>(columns, inputs, stride, sums),
+        8 => of::<8, V>(columns, inputs, stride, sums),
+        9 => of::<9, V>(columns, inputs, stride, sums),
+        10 => of::<10, V>(columns, inputs, stride, sums),
+        11 => of::<11, V>(columns, inputs, stride, sums),
+        _ => of::<12, V>(columns, inputs, stride, sums),
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bf16")]
-fn of<const N: usize, const V: usize>(columns: &[[u32; TILE]], inputs: &[u32], sums: &mut [f32]) {
+fn of<const N: usize, const V: usize>(columns: &[[u32; TILE]], inputs: &[u32], stride: usize, sums: &mut [f32]) {
     let mut totals = [[_mm512_setzero_ps(); V]; N];
-    for (columns, inputs) in columns.iter().zip(inputs.as_chunks::<N>().0) {
+    for (columns, inputs) in columns.iter().zip(inputs.chunks(stride)) {
+        let inputs: &[u32; N] = inputs.first_chunk().expect("a row has all inputs");
         let mut loaded = [_mm512_setzero_si512(); V];
         for (loaded, words) in loaded.iter_mut().zip(columns.as_chunks::<16>().0) {
             // SAFETY: the array has sixteen words of four bytes.
