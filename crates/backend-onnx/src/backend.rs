@@ -15,7 +15,7 @@ use crate::device::{provider_name, reports};
 use crate::encoder::OnnxEncoder;
 use crate::engine::n_threads;
 use crate::error::Doing;
-use crate::footprint::{GraphFootprint, encoder_footprint, footprint};
+use crate::footprint::{Attention, GraphFootprint, encoder_footprint, footprint};
 use crate::graph::{DecoderGraph, EncoderGraph, Encoding, LoadedGraph};
 use crate::loaded::Loaded;
 use crate::model::OnnxModel;
@@ -128,9 +128,9 @@ impl OpenedModel for OnnxOpened {
             OpenedSource::Export if encodes => GraphFootprint::of_encoder(&shape, dtype),
             OpenedSource::Export => GraphFootprint::of_checkpoint(&shape, dtype),
         };
-        let in_parts = self.config.is_causal;
+        let attention = Attention::of(&self.config, matches!(self.source, OpenedSource::Export));
         Ok(Arc::new(move |workload| match encodes {
-            true => encoder_footprint(&shape, &graph, dtype, in_parts, workload),
+            true => encoder_footprint(&shape, &graph, dtype, attention, workload),
             false => footprint(&shape, &graph, dtype, workload),
         }))
     }

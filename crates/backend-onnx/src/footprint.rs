@@ -10,7 +10,7 @@ use tandem_core::DType;
 use tandem_core::footprint::{Count, Decoding, Footprint, ModelShape, Part, Workload, weight_bytes};
 use tandem_core::sequence::PREFILL_CHUNK;
 
-pub(crate) use self::encoding::encoder_footprint;
+pub(crate) use self::encoding::{Attention, encoder_footprint};
 pub(crate) use self::graph::GraphFootprint;
 use crate::source::BUILT_IN_MEMORY;
 

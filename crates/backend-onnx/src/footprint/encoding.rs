@@ -3,6 +3,7 @@
 use std::num::Saturating;
 
 use tandem_core::DType;
+use tandem_core::config::ModelConfig;
 use tandem_core::footprint::{Count, Decoding, Footprint, ModelShape, Part, Workload, weight_bytes};
 
 use super::{ENGINE, GraphFootprint, HUNDRED, efficiency, is_float, packed};
@@ -20,21 +21,48 @@ const RESIDUALS: Count = Saturating(2);
 const INNER: Count = Saturating(2);
 const GATED_INNER: Count = Saturating(6);
 
-/// What an encoder of `shape` with `graph` takes for texts of as many tokens as `workload` says; `in_parts` when long ones are run in parts.
+/// How attention is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attention {
+    /// All scores of a text at once.
+    Whole,
+    /// Scores block by block, none of which are kept.
+    Blocks,
+    /// All scores of a part of a text, with the keys and values before it.
+    Parts,
+}
+
+impl Attention {
+    /// That of the graph of a model of `config`, which is `built` or published.
+    pub(crate) fn of(config: &ModelConfig, is_built: bool) -> Self {
+        let has_bias = config.encoder.as_ref().is_some_and(|encoder| encoder.relative_buckets.is_some());
+        let is_plain = !has_bias && config.n_heads == config.n_kv_heads && config.layer_windows.iter().all(Option::is_none);
+        match config.is_causal {
+            true => Self::Parts,
+            false if is_built && is_plain => Self::Blocks,
+            false => Self::Whole,
+        }
+    }
+}
+
+/// What an encoder of `shape` with `graph` takes for texts of as many tokens as `workload` says.
 pub(crate) fn encoder_footprint(
     shape: &ModelShape,
     graph: &GraphFootprint,
     dtype: DType,
-    in_parts: bool,
+    attention: Attention,
     workload: &Workload,
 ) -> Footprint {
     let n_tokens = Saturating(workload.n_tokens.max(1) as u64);
     let n_texts = (Saturating(TOKENS_OF_RUN as u64) / n_tokens).max(Saturating(1));
-    let of_text = if in_parts { n_tokens.min(Saturating(TOKENS_OF_PART as u64)) } else { n_tokens };
-    let of_run = n_texts * of_text;
-    let float = Saturating(4);
-    // The keys and values before a part, and with it.
-    let kv = if in_parts { Saturating(2) * shape.kv_bytes(n_texts * n_tokens, graph.kv_value) } else { Saturating(0) };
+    let part = n_tokens.min(Saturating(TOKENS_OF_PART as u64));
+    let (zero, float) = (Saturating(0), Saturating(4));
+    let (of_run, seen, kept) = match attention {
+        Attention::Whole => (n_texts * n_tokens, n_tokens, zero),
+        Attention::Blocks => (n_texts * n_tokens, zero, zero),
+        // The keys and values before a part, and with it.
+        Attention::Parts => (n_texts * part, n_tokens, Saturating(2) * n_texts * n_tokens),
+    };
     Footprint {
         kept: vec![
             Part::own("weights, packed for products", packed(graph, dtype)),
@@ -46,8 +74,8 @@ pub(crate) fn encoder_footprint(
         loading: Vec::new(),
         running: vec![
             Part::own("activations", float * of_run * between(shape)),
-            Part::own("scores of attention", float * shape.n_heads * of_run * n_tokens * SCORES / HUNDRED),
-            Part::own("keys and values", kv),
+            Part::own("scores of attention", float * shape.n_heads * of_run * seen * SCORES / HUNDRED),
+            Part::own("keys and values", shape.kv_bytes(kept, graph.kv_value)),
         ],
         // A text of one token reads all weights once; more tokens share that.
         decoding: Decoding { bytes_per_token: (graph.float_products + graph.block_products).0, efficiency: efficiency(dtype) },

@@ -6,7 +6,7 @@ use tandem_core::DType;
 use tandem_core::conformance::{MeasuredPeak, check_footprints, published_shape};
 use tandem_core::footprint::{ModelShape, Part, Workload};
 
-use super::{GraphFootprint, encoder_footprint};
+use super::{Attention, GraphFootprint, encoder_footprint};
 
 const MEASURED: [MeasuredPeak; 18] = [
     ("demo", DType::F32, 499, 512, 63),
@@ -69,16 +69,19 @@ fn encoder_footprints_are_within_a_fifth_of_measured_peaks() {
         head_dim: Saturating(256),
         ..modernbert
     };
-    for (shape, dtype, n_tokens, measured) in [
-        (minilm, DType::F32, 512, 246),
-        (minilm, DType::Int8, 512, 203),
-        (mpnet, DType::F32, 512, 281),
-        (modernbert, DType::F32, 512, 324),
-        (gemma, DType::F32, 2048, 381),
+    for (shape, dtype, n_tokens, attention, measured) in [
+        (minilm, DType::F32, 32, Attention::Blocks, 136),
+        (minilm, DType::F32, 512, Attention::Blocks, 139),
+        (minilm, DType::F32, 512, Attention::Whole, 246),
+        (minilm, DType::Int8, 512, Attention::Blocks, 109),
+        (mpnet, DType::F32, 512, Attention::Whole, 281),
+        (modernbert, DType::F32, 512, Attention::Whole, 317),
+        (modernbert, DType::F32, 2048, Attention::Whole, 670),
+        (gemma, DType::F32, 2048, Attention::Whole, 381),
     ] {
         let graph = GraphFootprint::of_encoder(&shape, dtype);
         let workload = Workload { n_tokens, context_length: n_tokens };
-        let footprint = encoder_footprint(&shape, &graph, dtype, false, &workload);
+        let footprint = encoder_footprint(&shape, &graph, dtype, attention, &workload);
         // Rows of the table of words that no text has are not in memory.
         let is_table = |part: &&Part| part.is_file;
         let planned = footprint.sum() - footprint.parts().filter(is_table).map(|part| part.bytes).sum::<u64>() / 2;
@@ -91,9 +94,9 @@ fn encoder_footprints_are_within_a_fifth_of_measured_peaks() {
 fn long_texts_in_parts_take_memory_in_proportion() {
     let shape = published_shape("qwen3-0.6b");
     let graph = GraphFootprint::of_encoder(&shape, DType::F32);
-    let of = |n_tokens, in_parts| {
-        encoder_footprint(&shape, &graph, DType::F32, in_parts, &Workload { n_tokens, context_length: n_tokens }).sum()
+    let of = |n_tokens, attention| {
+        encoder_footprint(&shape, &graph, DType::F32, attention, &Workload { n_tokens, context_length: n_tokens }).sum()
     };
-    let grows = |in_parts| (of(16_384, in_parts) - of(8192, in_parts)) / (of(8192, in_parts) - of(4096, in_parts));
-    assert_eq!((grows(true), grows(false)), (2, 3));
+    let grows = |attention| (of(16_384, attention) - of(8192, attention)) / (of(8192, attention) - of(4096, attention));
+    assert_eq!([Attention::Parts, Attention::Blocks, Attention::Whole].map(grows), [2, 2, 3]);
 }

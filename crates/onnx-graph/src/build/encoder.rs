@@ -1,4 +1,5 @@
-//! The operators of an encoder: standard ones, which ONNX Runtime fuses itself as well as anyone by hand, and its rotary embedding.
+//! The operators of an encoder: standard ones, which ONNX Runtime fuses itself as well as anyone by hand, and of its own the rotary embedding
+//! and the attention that keeps no scores.
 //!
 //! The graph runs whole sequences of one length. Without [`EncoderSpec::has_mask`] it takes no mask: there is no padding.
 

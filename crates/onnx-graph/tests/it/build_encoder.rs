@@ -164,13 +164,16 @@ fn inputs_and_outputs_are_as_documented() {
 fn operators_are_those_of_the_form() {
     let counts = |spec: &EncoderSpec, format| built(spec, &options(format)).0.operator_counts();
     let plain = counts(&bert(), WeightFormat::F32);
-    assert_eq!((plain["LayerNormalization"], plain["Gelu"], plain["Softmax"]), (5, 2, 2));
+    assert_eq!((plain["LayerNormalization"], plain["Gelu"], plain["com.microsoft.MultiHeadAttention"]), (5, 2, 2));
+    let masked = counts(&EncoderSpec { has_mask: true, ..bert() }, WeightFormat::F32);
+    assert_eq!((masked["Softmax"], masked.get("com.microsoft.MultiHeadAttention")), (2, None));
     assert!(!plain.contains_key("Where"), "nothing is masked");
     let gated = counts(&gemma(), WeightFormat::F32);
     assert_eq!((gated["RMSNormalization"], gated["com.microsoft.RotaryEmbedding"], gated["Where"]), (13, 4, 1));
     assert_eq!(counts(&bert(), WeightFormat::Int8)["com.microsoft.MatMulNBits"], 8);
     let bias = RelativeBias { weight: "bias.weight".into(), n_buckets: 32, max_distance: 128 };
     let (graph, ..) = built(&EncoderSpec { relative_bias: Some(bias), ..bert() }, &options(WeightFormat::F32));
+    assert_eq!(graph.operator_counts()["Softmax"], 2);
     assert_eq!(graph.main().initializer("buckets").unwrap().dims, [257]);
 }
 
