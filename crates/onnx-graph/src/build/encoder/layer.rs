@@ -1,5 +1,6 @@
 //! One layer: attention and feed-forward block, each with its norms and added to the residual.
 
+use super::super::WeightFormat;
 use super::super::network::Matrix;
 use super::super::plan::Part;
 use super::{Activation, Encoder, Linear, Norms};
@@ -86,15 +87,24 @@ impl Encoder<'_> {
 
     /// The product with stacked weights of so many `rows` each and `n_inputs` columns.
     pub(super) fn linear(&mut self, linear: &Linear, input: &str, rows: &[usize], n_inputs: usize, output: &str) {
+        self.linear_in(self.options.weights, linear, input, rows, n_inputs, output);
+    }
+
+    /// The same with weights in `format`.
+    pub(super) fn linear_in(
+        &mut self,
+        format: WeightFormat,
+        linear: &Linear,
+        input: &str,
+        rows: &[usize],
+        n_inputs: usize,
+        output: &str,
+    ) {
         let weights =
             linear.weights.iter().zip(rows).map(|(name, &rows)| Part { name: name.clone(), shape: vec![rows, n_inputs] });
         let biases = linear.biases.iter().zip(rows).map(|(name, &rows)| Part { name: name.clone(), shape: vec![rows] });
         let biases: Vec<Part> = biases.collect();
-        let matrix = Matrix {
-            weights: weights.collect(),
-            bias: Some(biases).filter(|biases| !biases.is_empty()),
-            format: self.options.weights,
-        };
+        let matrix = Matrix { weights: weights.collect(), bias: Some(biases).filter(|biases| !biases.is_empty()), format };
         self.network.product(input, &format!("{output}_proj.weight"), matrix, output);
     }
 }
