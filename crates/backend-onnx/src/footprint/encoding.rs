@@ -54,14 +54,16 @@ pub(crate) fn encoder_footprint(
     workload: &Workload,
 ) -> Footprint {
     let n_tokens = Saturating(workload.n_tokens.max(1) as u64);
-    let n_texts = (Saturating(TOKENS_OF_RUN as u64) / n_tokens).max(Saturating(1));
-    let part = n_tokens.min(Saturating(TOKENS_OF_PART as u64));
+    let together = n_tokens.max(Saturating(TOKENS_OF_RUN as u64));
     let (zero, float) = (Saturating(0), Saturating(4));
     let (of_run, seen, kept) = match attention {
-        Attention::Whole => (n_texts * n_tokens, n_tokens, zero),
-        Attention::Blocks => (n_texts * n_tokens, zero, zero),
-        // The keys and values before a part, and with it.
-        Attention::Parts => (n_texts * part, n_tokens, Saturating(2) * n_texts * n_tokens),
+        Attention::Whole => (together, n_tokens, zero),
+        Attention::Blocks => (together, zero, zero),
+        // Each of the texts of a run has a part in it. The keys and values before the part are kept, and with it.
+        Attention::Parts => {
+            let part = n_tokens.min(Saturating(TOKENS_OF_PART as u64));
+            (together * part / n_tokens, n_tokens, Saturating(2) * together)
+        }
     };
     Footprint {
         kept: vec![
@@ -75,6 +77,8 @@ pub(crate) fn encoder_footprint(
         running: vec![
             Part::own("activations", float * of_run * between(shape)),
             Part::own("scores of attention", float * shape.n_heads * of_run * seen * SCORES / HUNDRED),
+            // Beyond those of a run, which the activations hold.
+            Part::own("hidden states of a text", float * shape.hidden_size * n_tokens),
             Part::own("keys and values", shape.kv_bytes(kept, graph.kv_value)),
         ],
         // A text of one token reads all weights once; more tokens share that.
