@@ -83,8 +83,11 @@ impl Backend for OnnxBackend {
     }
 
     fn dtypes(&self, files: &ModelFiles) -> Vec<DType> {
+        // Where the configuration cannot be read, opening the model says so.
+        let is_encoder = files.model_config().is_ok_and(|config| config.encoder.is_some());
+        let is_made = |dtype| can_be_made(files, Some(dtype)) && !(is_encoder && dtype == DType::Int4);
         let dtypes = [DType::F32, DType::Int8, DType::Int4].into_iter();
-        dtypes.filter(|&dtype| files.graph_for(Some(dtype)).is_ok() || can_be_made(files, Some(dtype))).collect()
+        dtypes.filter(|&dtype| files.graph_for(Some(dtype)).is_ok() || is_made(dtype)).collect()
     }
 
     fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
@@ -125,8 +128,11 @@ impl OpenedModel for OnnxOpened {
             OpenedSource::Export if encodes => GraphFootprint::of_encoder(&shape, dtype),
             OpenedSource::Export => GraphFootprint::of_checkpoint(&shape, dtype),
         };
-        let footprint = if encodes { encoder_footprint } else { footprint };
-        Ok(Arc::new(move |workload| footprint(&shape, &graph, dtype, workload)))
+        let in_parts = self.config.is_causal;
+        Ok(Arc::new(move |workload| match encodes {
+            true => encoder_footprint(&shape, &graph, dtype, in_parts, workload),
+            false => footprint(&shape, &graph, dtype, workload),
+        }))
     }
 
     fn options(&self) -> &LoadOptions {
@@ -165,6 +171,7 @@ impl OpenedModel for OnnxOpened {
                 session,
                 input_names: Names::new(graph.input_names.clone()),
                 output_names: Names::new(graph.output_names.clone()),
+                parts_names: graph.present_names.as_ref().map(|names| Names::new([&graph.output_names[..], names].concat())),
                 first_position: config.encoder.as_ref().and_then(|encoder| encoder.first_position).unwrap_or(0),
                 info: describe_encoder(info, &graph, &config),
                 graph,

@@ -4,6 +4,7 @@
 
 mod groups;
 
+use std::ops::Range;
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,12 +23,18 @@ use crate::graph::{EncoderGraph, Encoding, check_shape};
 use crate::graph_cache::CachedGraph;
 use crate::run::{Names, RawValue, run, take};
 
+/// Tokens of a part of a long sequence, where a graph can run parts: attention takes memory for each pair of tokens of a run and before it.
+pub(crate) const TOKENS_OF_PART: usize = 512;
+
 /// An encoder on ONNX Runtime.
 pub(crate) struct OnnxEncoder {
     pub(crate) session: EngineSession,
     pub(crate) graph: EncoderGraph,
     pub(crate) input_names: Names,
     pub(crate) output_names: Names,
+    /// The output, and the KV cache after it, of a graph that runs a sequence in parts: what it gives for a token depends on those before
+    /// it only.
+    pub(crate) parts_names: Option<Names>,
     /// The position of the first token, where the graph is told positions.
     pub(crate) first_position: usize,
     pub(crate) info: ModelInfo,
@@ -72,7 +79,7 @@ impl OnnxEncoder {
         &self,
         batch: &TokenBatch,
         cancel: &CancelToken,
-        place: impl Fn(&Row<'_>) -> std::ops::Range<usize>,
+        place: impl Fn(&Row<'_>) -> Range<usize>,
         values: &mut [f32],
     ) -> Result<()> {
         let options = Arc::new(RunOptions::new().doing("to prepare a run")?);
@@ -85,66 +92,108 @@ impl OnnxEncoder {
         };
         cancel.listen(&terminate);
         for group in groups(batch) {
-            // Set before the engine could be told.
-            if cancel.is_cancelled() {
-                return Err(Error::Cancelled);
+            let n_tokens = group.first().map_or(0, |row| row.ids.len());
+            let part = if self.parts_names.is_some() { TOKENS_OF_PART } else { n_tokens.max(1) };
+            let mut pasts = self.empty_pasts(group.len())?;
+            for start in (0..n_tokens).step_by(part) {
+                // Set before the engine could be told.
+                if cancel.is_cancelled() {
+                    return Err(Error::Cancelled);
+                }
+                let tokens = start..n_tokens.min(start + part);
+                let (output, presents) = match self.run(&group, &tokens, &pasts, &options) {
+                    Err(_) if cancel.is_cancelled() => return Err(Error::Cancelled),
+                    ran => ran?,
+                };
+                let width = self.graph.encoding.port().width;
+                let places = group.iter().map(|row| match tokens.len() == n_tokens {
+                    true => place(row),
+                    false => place(row).start + tokens.start * width..place(row).start + tokens.end * width,
+                });
+                scatter(&output, places, values)?;
+                pasts = presents;
             }
-            let output = match self.run(&group, &options) {
-                Err(_) if cancel.is_cancelled() => return Err(Error::Cancelled),
-                output => output?,
-            };
-            scatter(&output, group.iter().map(&place), values)?;
         }
         Ok(())
     }
 
-    /// Runs the graph over sequences of one length: `[rows, tokens, hidden_size]` or `[rows, width]`.
-    fn run(&self, rows: &[Row<'_>], options: &RunOptions<NoSelectedOutputs>) -> Result<DynValue> {
-        let graph = &self.graph;
-        let n_tokens = rows.first().map_or(0, |row| row.ids.len());
-        let shape = [rows.len(), n_tokens];
-        let ids = graph.ids.matrix(shape, rows.iter().flat_map(|row| row.ids).map(|&id| i64::from(id)))?;
-        let mask = graph.mask.map(|port| port.matrix(shape, std::iter::repeat_n(1, rows.len() * n_tokens))).transpose()?;
-        let types = |row: &Row<'_>| {
-            row.types.map_or_else(|| vec![0; n_tokens], |types| types.iter().map(|&kind| i64::from(kind)).collect())
-        };
-        let types = graph.token_types.map(|port| port.matrix(shape, rows.iter().flat_map(types))).transpose()?;
-        let places = (0..rows.len()).flat_map(|_| (0..n_tokens).map(|token| (self.first_position + token) as i64));
-        let positions = graph.positions.map(|port| port.matrix(shape, places)).transpose()?;
-        let pasts: Vec<DynValue> = graph.caches.iter().map(|port| empty_past(port, rows.len())).collect::<Result<_>>()?;
+    /// The KV cache before so many sequences.
+    fn empty_pasts(&self, n_rows: usize) -> Result<Vec<DynValue>> {
+        self.graph.caches.iter().map(|port| empty_past(port, n_rows)).collect()
+    }
 
+    /// Runs the graph over `tokens` of sequences of one length, those before which are in `pasts`. Returns `[rows, tokens, hidden_size]` or
+    /// `[rows, width]`, and the KV cache after them where more follow.
+    fn run(
+        &self,
+        rows: &[Row<'_>],
+        tokens: &Range<usize>,
+        pasts: &[DynValue],
+        options: &RunOptions<NoSelectedOutputs>,
+    ) -> Result<(DynValue, Vec<DynValue>)> {
+        let graph = &self.graph;
+        let n_rows = rows.len();
+        let given = self.integers(rows, tokens)?;
         let mut inputs: Vec<RawValue> = vec![ptr::null_mut(); graph.input_names.len()];
-        let ports = [Some(graph.ids), graph.mask, graph.token_types, graph.positions];
-        for (port, value) in ports.iter().zip([Some(&ids), mask.as_ref(), types.as_ref(), positions.as_ref()]) {
-            if let (Some(port), Some(value)) = (port, value) {
-                inputs[port.index] = value.ptr().cast_mut();
-            }
+        for (index, value) in &given {
+            inputs[*index] = value.ptr().cast_mut();
         }
-        for (port, past) in graph.caches.iter().zip(&pasts) {
+        for (port, past) in graph.caches.iter().zip(pasts) {
             inputs[port.input] = past.ptr().cast_mut();
         }
-        let mut outputs: [RawValue; 1] = [ptr::null_mut()];
+        let more_follow = rows.first().is_some_and(|row| tokens.end < row.ids.len());
+        let names = self.parts_names.as_ref().filter(|_| more_follow).unwrap_or(&self.output_names);
+        let mut outputs: Vec<RawValue> = vec![ptr::null_mut(); names.len()];
         let alone = self.one_run_at_a_time.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
         // SAFETY: the inputs live until the end of this function and are not written, and `alone` is held where a provider does not
         // allow runs at the same time.
         #[expect(unsafe_code, reason = "the one call of the engine")]
-        let ran = unsafe { run(&self.session, options, (&self.input_names, &inputs), (&self.output_names, &mut outputs)) };
+        let ran = unsafe { run(&self.session, options, (&self.input_names, &inputs), (names, &mut outputs)) };
         drop(alone);
         ran.doing("to run the graph")?;
         let port = graph.encoding.port();
-        let output = take(&self.session, &mut outputs[0])
-            .ok_or_else(|| Error::bad_field(&*graph.file, &port.name, "the output was not computed"))?;
+        let mut taken = outputs.iter_mut().map(|output| {
+            take(&self.session, output).ok_or_else(|| Error::bad_field(&*graph.file, &port.name, "an output was not computed"))
+        });
+        let output = taken.next().unwrap_or_else(|| Err(Error::bad_field(&*graph.file, &port.name, "was not requested")))?;
         let expected = match &graph.encoding {
-            Encoding::HiddenStates(_) => vec![rows.len(), n_tokens, port.width],
-            Encoding::Pooled(_) => vec![rows.len(), port.width],
+            Encoding::HiddenStates(_) => vec![n_rows, tokens.len(), port.width],
+            Encoding::Pooled(_) => vec![n_rows, port.width],
         };
         check_shape(&graph.file, &port.name, &output, &expected)?;
-        Ok(output)
+        let presents: Vec<DynValue> = taken.collect::<Result<_>>()?;
+        for (port, present) in graph.caches.iter().zip(&presents) {
+            let shape = [n_rows, port.kv_heads, tokens.end, port.head_dim];
+            check_shape(&graph.file, "graph.output", present, &shape)?;
+        }
+        Ok((output, presents))
+    }
+
+    /// The inputs of integers for `tokens` of sequences of one length, each with its index.
+    fn integers(&self, rows: &[Row<'_>], tokens: &Range<usize>) -> Result<Vec<(usize, DynValue)>> {
+        let graph = &self.graph;
+        let shape = [rows.len(), tokens.len()];
+        let ids = rows.iter().flat_map(|row| &row.ids[tokens.clone()]).map(|&id| i64::from(id));
+        let mut given = vec![(graph.ids.index, graph.ids.matrix(shape, ids)?)];
+        if let Some(port) = graph.mask {
+            let ones = std::iter::repeat_n(1, rows.len() * tokens.end);
+            given.push((port.index, port.matrix([rows.len(), tokens.end], ones)?));
+        }
+        if let Some(port) = graph.token_types {
+            let of_token = |row: &Row<'_>, token: usize| row.types.map_or(0, |types| i64::from(types[token]));
+            let types = rows.iter().flat_map(|row| tokens.clone().map(move |token| of_token(row, token)));
+            given.push((port.index, port.matrix(shape, types)?));
+        }
+        if let Some(port) = graph.positions {
+            let places = rows.iter().flat_map(|_| tokens.clone().map(|token| (self.first_position + token) as i64));
+            given.push((port.index, port.matrix(shape, places)?));
+        }
+        Ok(given)
     }
 }
 
 /// Writes equal parts of `output`, one after the other, to `places` in `values`, as f32.
-fn scatter(output: &DynValue, places: impl Iterator<Item = std::ops::Range<usize>>, values: &mut [f32]) -> Result<()> {
+fn scatter(output: &DynValue, places: impl Iterator<Item = Range<usize>>, values: &mut [f32]) -> Result<()> {
     const DOING: &str = "to read an output";
     let mut start = 0;
     if let Ok((_, from)) = output.try_extract_tensor::<f32>() {

@@ -31,6 +31,11 @@ impl Names {
         let pointers = strings.iter().map(|s| s.as_ptr()).collect();
         Self { _strings: strings, pointers }
     }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.pointers.len()
+    }
 }
 
 /// Runs the graph with one value for each name.

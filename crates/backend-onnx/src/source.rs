@@ -109,7 +109,7 @@ impl OpenedSource {
             GraphSource::Export => return Ok(Self::Export),
         };
         let opened = OpenedGraph::open(&found, options.dtype)?;
-        // A published graph for generation is of no use to who embeds with the model.
+        // A published graph for generation is of no use when texts are embedded.
         let is_free = options.onnx.graph.is_none() && !files.weights.is_empty();
         if is_free && options.purpose == Purpose::Encode && generates(&opened.graph) {
             return Ok(Self::Export);

@@ -2,6 +2,7 @@
 //!
 //! `benches/overhead` holds the engine's own loop against Tandem's on the same graph.
 
+pub mod closeness;
 pub mod loss;
 pub mod machine;
 pub mod measure;
@@ -9,6 +10,7 @@ mod memory;
 pub mod page;
 pub mod parity;
 pub mod peer;
+pub mod probe;
 mod process;
 pub mod record;
 pub mod report;

@@ -54,32 +54,32 @@ pub fn logits(model: &dyn Model, tokens: &[TokenId]) -> Result<Logits> {
     model.new_session(&SessionOptions::new().with_context_length(tokens.len()))?.append(tokens, LogitsRequest::All)
 }
 
-/// Writes `logits` for another process: 32-bit floats, little-endian, row by row.
+/// Writes rows of `values` for another process: 32-bit floats, little-endian, row by row.
 ///
 /// # Errors
 /// [`Error::BadFile`] when the file cannot be written.
-pub fn write_logits(logits: &Logits, path: &Path) -> Result<()> {
+pub fn write_rows(values: &[f32], path: &Path) -> Result<()> {
     let write = || -> std::io::Result<()> {
         let mut file = BufWriter::new(File::create(path)?);
-        logits.values().iter().try_for_each(|value| file.write_all(&value.to_le_bytes()))?;
+        values.iter().try_for_each(|value| file.write_all(&value.to_le_bytes()))?;
         file.flush()
     };
     write().map_err(|error| Error::bad_file(path.display().to_string(), "cannot be written", error))
 }
 
-/// Reads what [`write_logits`] wrote.
+/// Reads what [`write_rows`] wrote: values, and the width of a row.
 ///
 /// # Errors
 /// [`Error::BadFile`] when it cannot be read, or has no whole rows.
-pub fn read_logits(path: &Path, n_rows: usize) -> Result<Logits> {
+pub fn read_rows(path: &Path, n_rows: usize) -> Result<(Vec<f32>, usize)> {
     let bad = |error: std::io::Error| Error::bad_file(path.display().to_string(), "cannot be read", error);
     let mut bytes = Vec::new();
     File::open(path).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(bad)?;
     let (values, rest) = bytes.as_chunks::<4>();
     if n_rows == 0 || values.is_empty() || !rest.is_empty() || !values.len().is_multiple_of(n_rows) {
-        return Err(bad(std::io::Error::new(std::io::ErrorKind::InvalidData, format!("no {n_rows} rows of logits"))));
+        return Err(bad(std::io::Error::new(std::io::ErrorKind::InvalidData, format!("has no {n_rows} whole rows"))));
     }
-    Ok(Logits::new(values.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(), values.len() / n_rows))
+    Ok((values.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect(), values.len() / n_rows))
 }
 
 /// How far `candidate` is from `reference`, which is called `name`, over the text `tokens`.
@@ -148,12 +148,12 @@ mod tests {
     }
 
     #[test]
-    fn logits_survive_a_file_round_trip() {
+    fn rows_survive_a_file_round_trip() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("logits");
-        let logits = Logits::new(vec![1.5, -2.0, f32::MIN, 0.1], 2);
-        write_logits(&logits, &path).unwrap();
-        assert_eq!(read_logits(&path, 2).unwrap(), logits);
-        assert!(read_logits(&path, 3).is_err() && read_logits(&path, 0).is_err());
+        let path = dir.path().join("rows");
+        let values = vec![1.5, -2.0, f32::MIN, 0.1];
+        write_rows(&values, &path).unwrap();
+        assert_eq!(read_rows(&path, 2).unwrap(), (values, 2));
+        assert!(read_rows(&path, 3).is_err() && read_rows(&path, 0).is_err());
     }
 }

@@ -1,17 +1,31 @@
 //! What is measured of a model, in one process and one round.
 
+mod embedding;
+mod texts;
+
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use tandem_core::backend::{Capability, LogitsRequest, TokenBatch};
-use tandem_core::{CancelToken, Model, Result, Session, SessionOptions, TokenId};
+use tandem_core::backend::LogitsRequest;
+use tandem_core::embedding::Embedder;
+use tandem_core::{CancelToken, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
+pub(crate) use self::embedding::rules;
+pub use self::embedding::{EmbedWorkload, Embedded, TextBatch};
+pub use self::texts::text;
 use crate::machine::Conditions;
 
-/// How many sequences' worth of tokens `encode` is given at a time: each of this many.
-pub const ENCODE_TOKENS: usize = 128;
+/// A loaded model, as what it is measured.
+#[derive(Clone)]
+pub enum Subject {
+    /// It generates text.
+    Generator(Arc<dyn Model>),
+    /// It makes vectors of texts.
+    Embedder(Box<Embedder>),
+}
 
-/// What is to be measured.
+/// What is to be measured: of an embedding model what `embedding` says, and of any other the rest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workload {
     /// Lengths of prompts, in tokens.
@@ -20,10 +34,11 @@ pub struct Workload {
     pub depths: Vec<usize>,
     /// Tokens that are decoded at each depth.
     pub n_generated: usize,
-    /// Sequences that are encoded at once, for models that give hidden states.
-    pub batches: Vec<usize>,
     /// How often each entry's turn comes.
     pub rounds: usize,
+    /// What is measured of an embedding model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<EmbedWorkload>,
 }
 
 /// What one process measured in one round, nothing summed up.
@@ -41,8 +56,15 @@ pub struct Sample {
     pub prefill: Vec<Prefill>,
     /// One entry for each depth.
     pub decode: Vec<Decode>,
-    /// One entry for each size of batch.
-    pub encode: Vec<Encode>,
+    /// From the start of the process to the vector of the first text, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_to_first_vector_ms: Option<f64>,
+    /// One entry for each batch of texts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub embedded: Vec<Embedded>,
+    /// Each query, in milliseconds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub query_ms: Vec<f64>,
     /// The most memory that the process held, in bytes.
     pub peak_rss_bytes: Option<u64>,
     /// What the memory could do just before, in bytes per second, with as many threads.
@@ -75,17 +97,6 @@ pub struct Decode {
     pub step_ms: Vec<f64>,
 }
 
-/// A batch that was encoded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Encode {
-    /// Sequences in it.
-    pub batch: usize,
-    /// Tokens in it.
-    pub n_tokens: usize,
-    /// In milliseconds.
-    pub ms: f64,
-}
-
 /// Token `i` of every prompt: the same for every entry, spread over the lower vocabulary, where no special tokens are.
 pub fn prompt_token(i: usize, vocab_size: usize) -> TokenId {
     let most = vocab_size.clamp(2, 1000);
@@ -98,12 +109,32 @@ pub fn longest(workload: &Workload) -> usize {
     decoding.chain(workload.prompts.iter().copied()).max().unwrap_or(1)
 }
 
-/// Measures `workload` once on `model`; times of the process itself are left to the caller. Lengths that the model was not made for are
-/// left out.
+impl Subject {
+    /// What was loaded and where it runs.
+    pub fn info(&self) -> &ModelInfo {
+        match self {
+            Self::Generator(model) => model.info(),
+            Self::Embedder(embedder) => embedder.info(),
+        }
+    }
+}
+
+/// Measures `workload` once on `subject`; times of the process itself are left to the caller, who is told when the first token or the
+/// first vector is there. Lengths that the model was not made for are left out.
 ///
 /// # Errors
 /// As the model's, and [`Error::Cancelled`](tandem_core::Error::Cancelled).
-pub fn measure(model: &dyn Model, workload: &Workload, cancel: &CancelToken, first_token: &mut dyn FnMut()) -> Result<Sample> {
+pub fn measure(subject: &Subject, workload: &Workload, cancel: &CancelToken, first: &mut dyn FnMut()) -> Result<Sample> {
+    match subject {
+        Subject::Generator(model) => generation(&**model, workload, cancel, first),
+        Subject::Embedder(embedder) => {
+            let nothing = EmbedWorkload::default();
+            embedding::measure(embedder, workload.embedding.as_ref().unwrap_or(&nothing), cancel, first)
+        }
+    }
+}
+
+fn generation(model: &dyn Model, workload: &Workload, cancel: &CancelToken, first_token: &mut dyn FnMut()) -> Result<Sample> {
     let most = model.info().max_context;
     let context_length = longest(workload).min(most);
     let mut session =
@@ -128,18 +159,7 @@ pub fn measure(model: &dyn Model, workload: &Workload, cancel: &CancelToken, fir
         let step_ms = decode(&mut *session, workload.n_generated)?;
         sample.decode.push(Decode { depth, n_tokens: step_ms.len(), ms: step_ms.iter().sum(), step_ms });
     }
-    drop(session);
-    if model.info().capabilities.has(Capability::HiddenStates) {
-        let n_tokens = ENCODE_TOKENS.min(most);
-        sample.encode =
-            workload.batches.iter().map(|&batch| encode(model, batch, &prompt_of(model, n_tokens))).collect::<Result<_>>()?;
-    }
     Ok(sample)
-}
-
-/// The prompt of `n` tokens.
-fn prompt_of(model: &dyn Model, n: usize) -> Vec<TokenId> {
-    (0..n).map(|i| prompt_token(i, model.info().vocab_size)).collect()
 }
 
 fn prefill(session: &mut dyn Session, prompt: &[TokenId]) -> Result<Prefill> {
@@ -162,16 +182,6 @@ fn decode(session: &mut dyn Session, n: usize) -> Result<Vec<f64>> {
         steps.push(milliseconds(started));
     }
     Ok(steps)
-}
-
-fn encode(model: &dyn Model, batch: usize, tokens: &[TokenId]) -> Result<Encode> {
-    let batch_of_tokens = TokenBatch::new(&vec![tokens; batch])?;
-    let never = CancelToken::new();
-    // Once to allocate.
-    model.encode(&batch_of_tokens, &never)?;
-    let started = Instant::now();
-    std::hint::black_box(model.encode(&batch_of_tokens, &never)?);
-    Ok(Encode { batch, n_tokens: batch * tokens.len(), ms: milliseconds(started) })
 }
 
 fn most_probable(logits: &[f32]) -> TokenId {

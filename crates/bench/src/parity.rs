@@ -6,6 +6,8 @@
 //! 4. `logits`: of the same tokens, position by position.
 //! 5. `generation`: greedy and with a seed, up to where the texts part.
 //!
+//! Embedding models have `vectors` in the place of the last two: cosines, and the nearest texts.
+//!
 //! It works on `&dyn Model` and knows no engine. What was measured before an error or a cancel is kept.
 
 mod bisect;
@@ -19,6 +21,7 @@ mod row;
 mod show;
 mod text;
 mod thresholds;
+mod vectors;
 mod weights;
 
 use std::sync::Arc;
@@ -40,6 +43,7 @@ pub use self::row::{Label, Parted, Taken};
 pub use self::show::{Line, Tone, lines};
 pub use self::text::{TextDifference, TextMeasures};
 pub use self::thresholds::{Gate, Metric, Outcome, PairRule, Thresholds};
+pub use self::vectors::{EmbedderSide, VectorMeasures};
 pub use self::weights::{HashedFile, Relation, WeightDifference, WeightMeasures};
 
 use self::generation::Plan;
@@ -65,6 +69,8 @@ pub struct Side<'m> {
     pub numerics: Numerics,
     /// Its weights are random, as the checkpoint or the caller declares: some limits are others then.
     pub is_random: bool,
+    /// The model as one that makes vectors of texts, where it is compared as that.
+    pub embedder: Option<EmbedderSide<'m>>,
     /// Loads the same model with another number of threads.
     pub other_threads: Option<&'m dyn Fn() -> Result<Arc<dyn Model>>>,
 }
@@ -146,6 +152,17 @@ impl<'m> Parity<'m> {
             }
             None => report.problems.push(self.no_rule(candidate)),
         }
+        match vectors::embedders(&self.reference, candidate) {
+            Ok(None) => {}
+            Ok(Some(sides)) => {
+                self.compare_vectors(candidate, sides, rule.as_ref(), &mut report, listen);
+                return report;
+            }
+            Err(error) => {
+                report.problems.push(Problem::of_stage("vectors", &error));
+                return report;
+            }
+        }
         listen("texts");
         let most_tokens = self.most_tokens(candidate);
         let sides = (&self.reference, candidate);
@@ -167,13 +184,61 @@ impl<'m> Parity<'m> {
                 self.options.is_whole_corpus(),
             );
         }
-        report.judge(self.options.n_generated > 0, self.reference.model.info().dtype == info.dtype);
+        if self.options.n_generated == 0 {
+            report.generation.verdict = StageVerdict::Absent;
+        }
+        report.judge(self.reference.model.info().dtype == info.dtype);
         // What it cannot look into does not change what was measured.
         if self.options.bisect {
             listen("bisecting");
             self.bisect(candidate, &prompts, &mut report);
         }
         report
+    }
+
+    /// Compares two embedding models.
+    fn compare_vectors(
+        &mut self,
+        candidate: &Side<'_>,
+        [ours, theirs]: [EmbedderSide<'_>; 2],
+        rule: Option<&PairRule>,
+        report: &mut PairReport,
+        listen: &mut dyn FnMut(&str),
+    ) {
+        let cancel = self.options.cancel.clone();
+        report.embeds();
+        listen("texts");
+        let sides = (ours.embedder, theirs.embedder);
+        let (text, texts) = vectors::texts(&self.options.corpus, sides, &mut report.problems);
+        report.text = StageReport::of(text.differences.is_empty(), text);
+        listen("weights");
+        match weights::compare(&self.reference, candidate, &cancel) {
+            Ok(weights) => report.weights = StageReport::of(weights.relation != Relation::Different, weights),
+            Err(error) => report.problems.push(Problem::of_stage("weights", &error)),
+        }
+        listen("self-consistency");
+        if self.reference_consistency.is_none() {
+            match vectors::consistency(ours, &texts, &cancel) {
+                Ok(measures) => self.reference_consistency = Some(measures),
+                Err(error) => report.problems.push(Problem::of_stage("consistency of the reference", &error)),
+            }
+        }
+        report.reference_consistency.clone_from(&self.reference_consistency);
+        match vectors::consistency(theirs, &texts, &cancel) {
+            Ok(measures) => report.consistency = StageReport::of(measures.noise.is_finite(), measures),
+            Err(error) => report.problems.push(Problem::of_stage("consistency", &error)),
+        }
+        listen("vectors");
+        match vectors::compare(sides, &texts, &cancel) {
+            Ok(measures) => report.vectors = StageReport::of(true, measures),
+            Err(error) => report.problems.push(Problem::of_stage("vectors", &error)),
+        }
+        if let Some(rule) = rule {
+            let (vectors, consistency) = (report.vectors.measured.as_ref(), report.consistency.measured.as_ref());
+            let is_whole = self.options.is_whole_corpus();
+            report.gates = self.options.thresholds.vector_gates(rule, candidate, vectors, consistency, is_whole);
+        }
+        report.judge(self.reference.model.info().dtype == candidate.model.info().dtype);
     }
 
     /// Looks for the stage at fault on the prompt that shows the largest difference.

@@ -2,9 +2,11 @@
 
 mod genai;
 mod llama_bench;
+mod python;
 
 pub use self::genai::Genai;
 pub use self::llama_bench::LlamaBench;
+pub use self::python::{PythonPeer, PythonWorker};
 
 use tandem_core::Error;
 

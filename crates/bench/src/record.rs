@@ -9,6 +9,7 @@ use tandem_core::backend::{Capability, DType, ModelInfo};
 use tandem_core::{Error, Result};
 
 pub use self::metric::{Metric, Unit};
+use crate::closeness::Closeness;
 use crate::loss::Loss;
 use crate::machine::Machine;
 use crate::measure::{Sample, Workload};
@@ -98,7 +99,10 @@ pub struct BenchEntry {
     pub loaded: Option<Loaded>,
     /// How far it is from f32.
     pub loss: Option<Loss>,
-    /// Why there is no loss.
+    /// How close its vectors are to those of f32, for an embedding model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closeness: Option<Closeness>,
+    /// Why neither is known.
     pub no_loss: Option<String>,
     /// Every sample.
     pub samples: Vec<Sample>,
@@ -127,7 +131,7 @@ pub struct Loaded {
     pub kv_bytes_per_token: Option<u64>,
     /// The most tokens that it takes.
     pub max_context: Option<usize>,
-    /// `encode` works.
+    /// It gives hidden states, which vectors are made of.
     pub has_hidden_states: bool,
     /// Files that its weights came from.
     pub weight_files: Vec<String>,
@@ -143,13 +147,13 @@ pub enum StepReads {
 }
 
 impl Loaded {
-    /// From what a model says of itself.
-    pub fn new(info: &ModelInfo, reads: StepReads) -> Self {
+    /// From what a model says of itself; `reads` is absent for one that generates nothing.
+    pub fn new(info: &ModelInfo, reads: Option<StepReads>) -> Self {
         let model_bytes = info.weight_files.iter().map(|file| file.bytes).sum();
-        let step_bytes = match reads {
+        let step_bytes = reads.map(|reads| match reads {
             StepReads::Weights(n) => n as f64 * bytes_per_weight(info.memory_dtype),
             StepReads::Share(share) => model_bytes as f64 * share,
-        };
+        });
         Self {
             engine: info.backend.to_string(),
             engine_version: info.engine_version.clone(),
@@ -157,8 +161,8 @@ impl Loaded {
             dtype: info.dtype.to_string(),
             threads: info.threads,
             model_bytes,
-            step_bytes: Some(step_bytes as u64),
-            kv_bytes_per_token: Some(info.kv_bytes_per_token as u64),
+            step_bytes: step_bytes.map(|bytes| bytes as u64),
+            kv_bytes_per_token: reads.map(|_| info.kv_bytes_per_token as u64),
             max_context: Some(info.max_context),
             has_hidden_states: info.capabilities.has(Capability::HiddenStates),
             weight_files: info.weight_files.iter().filter_map(|file| Some(file.path.as_ref()?.display().to_string())).collect(),

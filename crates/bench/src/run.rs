@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use tandem_core::{CancelToken, DType, Error, Logits, Result, TokenId};
+use tandem_core::{CancelToken, DType, Error, Result};
 use tempfile::TempDir;
 
-use crate::loss::{loss, read_logits};
 use crate::measure::{Sample, Workload};
+use crate::probe::{Probe, Rows};
 use crate::record::{BenchEntry, Loaded, Record};
 use crate::work::{Answer, EngineChoice, Request, Task, ask};
 
@@ -25,11 +25,11 @@ pub trait Runner {
         false
     }
 
-    /// Makes ready what the rounds need; logits of `tokens` go to a file at `logits`, or there is a reason why not.
+    /// Makes ready what the rounds need; what it answers to `probe` goes to a file at `answer`, or there is a reason why not.
     ///
     /// # Errors
     /// When it cannot be measured.
-    fn prepare(&mut self, tokens: &[TokenId], logits: &Path, cancel: &CancelToken) -> Result<(Loaded, Option<String>)>;
+    fn prepare(&mut self, probe: &Probe, answer: &Path, cancel: &CancelToken) -> Result<(Loaded, Option<String>)>;
 
     /// Measures one round.
     ///
@@ -61,14 +61,14 @@ pub enum Step<'s> {
     RoundDone(usize),
 }
 
-/// What is measured, and the text that losses are measured on.
+/// What is measured, and what losses are measured on.
 pub struct Lineup {
     /// In the order of their turns.
     pub runners: Vec<Box<dyn Runner>>,
     /// The reference of losses when no other runner is f32; it is prepared and has no turns.
     pub reference: Option<Box<dyn Runner>>,
-    /// The text of the losses.
-    pub tokens: Vec<TokenId>,
+    /// What all of them answer.
+    pub probe: Probe,
 }
 
 /// Runs the rounds of `record.workload`, with every sample put into `record`; `tell` sees it after each step.
@@ -110,13 +110,13 @@ fn prepare(
 ) -> Result<()> {
     let dir = TempDir::new().map_err(|error| Error::bad_file("the directory for temporary files", "cannot be used", error))?;
     let n = lineup.runners.len();
-    let first = lineup.runners.iter().position(|runner| runner.is_reference());
     let mut order: Vec<usize> = (0..n).collect();
-    order.sort_by_key(|&i| (Some(i) != first, i));
-    let mut reference = match (&first, &mut lineup.reference) {
-        (None, Some(outside)) => {
+    order.sort_by_key(|&i| (!lineup.runners[i].is_reference(), i));
+    let has_own = lineup.runners.iter().any(|runner| runner.is_reference());
+    let mut reference = match &mut lineup.reference {
+        Some(outside) if !has_own => {
             tell(record, Step::Preparing(&outside.name()));
-            outside_reference(&mut **outside, &lineup.tokens, &dir, cancel)?
+            outside_reference(&mut **outside, &lineup.probe, &dir, cancel)?
         }
         _ => None,
     };
@@ -124,21 +124,21 @@ fn prepare(
         let runner = &mut lineup.runners[i];
         let name = runner.name();
         tell(record, Step::Preparing(&name));
-        let path = dir.path().join(format!("{i}.logits"));
-        match runner.prepare(&lineup.tokens, &path, cancel) {
-            Ok((loaded, no_logits)) => {
-                let n_rows = lineup.tokens.len().min(loaded.max_context.unwrap_or(usize::MAX));
-                record.entries[i].loaded = Some(loaded);
-                let values = match no_logits {
+        let path = dir.path().join(format!("{i}.answer"));
+        match runner.prepare(&lineup.probe, &path, cancel) {
+            Ok((loaded, no_answer)) => {
+                let answer = match no_answer {
                     Some(reason) => Err(reason),
-                    None => read_logits(&path, n_rows).map_err(|error| error.to_string()),
+                    None => lineup.probe.read(&path, loaded.max_context).map_err(|error| error.to_string()),
                 };
+                record.entries[i].loaded = Some(loaded);
                 // A file of logits is large, and is not needed twice.
                 let _ = std::fs::remove_file(&path);
-                if Some(i) == first {
-                    reference = values.clone().ok().map(|values| (name.clone(), values));
+                // One of them may not be part of this build.
+                if reference.is_none() && runner.is_reference() {
+                    reference = answer.clone().ok().map(|answer| (name.clone(), answer));
                 }
-                judge(&mut record.entries[i], values, reference.as_ref(), &lineup.tokens);
+                lineup.probe.judge(&mut record.entries[i], answer, reference.as_ref());
             }
             Err(error) => give_up(record, i, error, tell)?,
         }
@@ -146,41 +146,18 @@ fn prepare(
     Ok(())
 }
 
-/// The logits of a reference that has no turns; none when it cannot be loaded, since a model may have no f32.
+/// The answer of a reference that has no turns; none when it cannot be loaded, since a model may have no f32.
 fn outside_reference(
     runner: &mut dyn Runner,
-    tokens: &[TokenId],
+    probe: &Probe,
     dir: &TempDir,
     cancel: &CancelToken,
-) -> Result<Option<(String, Logits)>> {
-    let path = dir.path().join("reference.logits");
-    match runner.prepare(tokens, &path, cancel) {
-        Ok((loaded, None)) => {
-            let n_rows = tokens.len().min(loaded.max_context.unwrap_or(usize::MAX));
-            Ok(read_logits(&path, n_rows).ok().map(|logits| (runner.name(), logits)))
-        }
+) -> Result<Option<(String, Rows)>> {
+    let path = dir.path().join("reference.answer");
+    match runner.prepare(probe, &path, cancel) {
+        Ok((loaded, None)) => Ok(probe.read(&path, loaded.max_context).ok().map(|answer| (runner.name(), answer))),
         Err(Error::Cancelled) => Err(Error::Cancelled),
         _ => Ok(None),
-    }
-}
-
-/// Records the loss of an entry, or why it is not known.
-fn judge(entry: &mut BenchEntry, logits: Result<Logits, String>, reference: Option<&(String, Logits)>, tokens: &[TokenId]) {
-    let judged = match (logits, reference) {
-        (Err(reason), _) => Err(reason),
-        (_, None) => Err("there is no f32 of this model to compare with".into()),
-        (Ok(values), Some((name, of_reference))) => {
-            let n = values.n_rows().min(tokens.len());
-            loss(&values, of_reference, name, &tokens[..n]).map_err(|error| error.to_string())
-        }
-    };
-    match judged {
-        // JSON has no word for it, and neither has a reader.
-        Ok(loss) if !loss.mean_kl.is_finite() || !loss.perplexity.is_finite() => {
-            entry.no_loss = Some("it is undefined: some logits are not finite".into());
-        }
-        Ok(loss) => entry.loss = Some(loss),
-        Err(reason) => entry.no_loss = Some(reason),
     }
 }
 
@@ -253,11 +230,11 @@ impl Runner for TandemRunner {
         self.engine.load.dtype == Some(DType::F32) && !self.engine.is_transformers
     }
 
-    fn prepare(&mut self, tokens: &[TokenId], logits: &Path, cancel: &CancelToken) -> Result<(Loaded, Option<String>)> {
-        match self.ask(Task::Prepare { tokens: tokens.to_vec(), logits: logits.into() }, cancel)? {
-            Answer::Prepared { loaded, no_logits } => {
+    fn prepare(&mut self, probe: &Probe, answer: &Path, cancel: &CancelToken) -> Result<(Loaded, Option<String>)> {
+        match self.ask(Task::Prepare { probe: probe.clone(), answer: answer.into() }, cancel)? {
+            Answer::Prepared { loaded, no_answer } => {
                 self.weight_files = loaded.weight_files.iter().map(PathBuf::from).collect();
-                Ok((loaded, no_logits))
+                Ok((loaded, no_answer))
             }
             _ => Err(self.wrong_answer()),
         }

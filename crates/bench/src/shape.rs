@@ -2,6 +2,8 @@
 //!
 //! Speed does not depend on what the weights say; what such a model generates is noise, and its losses are not a real model's.
 
+mod embedder;
+mod vocabulary;
 mod weights;
 
 use std::path::{Path, PathBuf};
@@ -10,6 +12,7 @@ use serde_json::{Value, json};
 use tandem_core::config::{ExpectedWeight, ModelConfig};
 use tandem_core::{CancelToken, Error, Result};
 
+use self::embedder::Embedder;
 use self::weights::write;
 use crate::record::write_whole;
 
@@ -25,6 +28,8 @@ pub struct Shape {
     /// Its name, such as `qwen2.5-0.5b`.
     pub name: &'static str,
     config: Value,
+    /// What makes vectors of its hidden states, for a model that embeds.
+    embedder: Option<Embedder>,
 }
 
 /// What making one is going to take.
@@ -44,6 +49,10 @@ pub struct ShapePlan {
 
 /// Every shape: `config.json` of the models as published.
 pub fn shapes() -> Vec<Shape> {
+    [generators(), embedder::shapes()].concat()
+}
+
+fn generators() -> Vec<Shape> {
     let qwen = |model_type: &str, architecture: &str| {
         json!({"architectures": [architecture], "model_type": model_type, "bos_token_id": 151_643, "eos_token_id": 151_645,
             "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1_000_000.0, "tie_word_embeddings": true, "torch_dtype": "bfloat16",
@@ -66,29 +75,19 @@ pub fn shapes() -> Vec<Shape> {
             "num_key_value_heads": kv_heads})
     };
     let context = |n: u32| json!({"max_position_embeddings": n});
+    let shape = |name: &'static str, config: Value| Shape { name, config, embedder: None };
+    let smollm = json!({"vocab_size": 49152, "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 8192,
+        "rope_theta": 100_000.0});
+    let llama_1b = json!({"vocab_size": 128_256, "bos_token_id": 128_000, "eos_token_id": 128_009, "head_dim": 64,
+        "max_position_embeddings": 131_072, "rope_theta": 500_000.0, "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0, "original_max_position_embeddings": 8192, "rope_type": "llama3"}});
     vec![
-        Shape {
-            name: "smollm2-135m",
-            config: llama(with(
-                size(576, 1536, 30, 9, 3),
-                &json!({"vocab_size": 49152, "bos_token_id": 1,
-            "eos_token_id": 2, "max_position_embeddings": 8192, "rope_theta": 100_000.0}),
-            )),
-        },
-        Shape { name: "qwen2.5-0.5b", config: with(with(qwen2(), &size(896, 4864, 24, 14, 2)), &context(32768)) },
-        Shape { name: "qwen3-0.6b", config: with(qwen3(), &size(1024, 3072, 28, 16, 8)) },
-        Shape {
-            name: "llama3.2-1b",
-            config: llama(with(
-                size(2048, 8192, 16, 32, 8),
-                &json!({"vocab_size": 128_256,
-            "bos_token_id": 128_000, "eos_token_id": 128_009, "head_dim": 64, "max_position_embeddings": 131_072,
-            "rope_theta": 500_000.0, "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
-            "original_max_position_embeddings": 8192, "rope_type": "llama3"}}),
-            )),
-        },
-        Shape { name: "qwen2.5-1.5b", config: with(with(qwen2(), &size(1536, 8960, 28, 12, 2)), &context(32768)) },
-        Shape { name: "qwen3-1.7b", config: with(qwen3(), &size(2048, 6144, 28, 16, 8)) },
+        shape("smollm2-135m", llama(with(size(576, 1536, 30, 9, 3), &smollm))),
+        shape("qwen2.5-0.5b", with(with(qwen2(), &size(896, 4864, 24, 14, 2)), &context(32768))),
+        shape("qwen3-0.6b", with(qwen3(), &size(1024, 3072, 28, 16, 8))),
+        shape("llama3.2-1b", llama(with(size(2048, 8192, 16, 32, 8), &llama_1b))),
+        shape("qwen2.5-1.5b", with(with(qwen2(), &size(1536, 8960, 28, 12, 2)), &context(32768))),
+        shape("qwen3-1.7b", with(qwen3(), &size(2048, 6144, 28, 16, 8))),
     ]
 }
 
@@ -102,7 +101,10 @@ pub fn plan_shape(name: &str, cache: &Path) -> Result<ShapePlan> {
     let shape = known.into_iter().find(|shape| shape.name == name);
     let shape = shape.ok_or_else(|| Error::invalid_option("shape", name, format!("is none of {names}")))?;
     let config = ModelConfig::from_json("config.json", shape.config.to_string().as_bytes())?;
-    let tensors: Vec<_> = config.expected_weights().collect();
+    let tensors: Vec<_> = match config.encoder {
+        Some(_) => embedder::expected_weights(&config),
+        None => config.expected_weights().collect(),
+    };
     let directory = cache.join("shapes").join(format!("{name}-v{VERSION}"));
     Ok(ShapePlan {
         bytes: tensors.iter().map(weights::bytes).sum(),
@@ -147,6 +149,9 @@ impl ShapePlan {
         std::fs::create_dir_all(parent).map_err(failed)?;
         let staging = tempfile::Builder::new().prefix(".making-").tempdir_in(parent).map_err(failed)?;
         write(&self.tensors, &staging.path().join("model.safetensors"), progress, cancel)?;
+        for (place, content) in self.shape.embedder.iter().flat_map(|embedder| embedder.files(&self.shape.config)) {
+            write_whole(&staging.path().join(place), format!("{content:#}\n").as_bytes())?;
+        }
         let config = with(self.shape.config.clone(), &json!({MARK: true}));
         write_whole(&staging.path().join("config.json"), format!("{config:#}\n").as_bytes())?;
         // Half a directory from before the configuration came last is in the way of the rename.
@@ -177,6 +182,10 @@ mod tests {
             ("llama3.2-1b", 1235),
             ("qwen2.5-1.5b", 1543),
             ("qwen3-1.7b", 1720),
+            // Without the pooler of BERT's checkpoints, which nothing of sentence-transformers uses.
+            ("all-minilm-l6-v2", 22),
+            ("bge-base-en-v1.5", 108),
+            ("qwen3-embedding-0.6b", 595),
         ];
         assert_eq!(shapes().len(), published.len());
         published.into_iter().for_each(|(name, n)| assert_eq!(millions(name), n, "{name}"));

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tandem_core::bandwidth::{MORE_THAN_CACHES, read_bandwidth};
-use tandem_core::{BackendKind, CancelToken, Error, LoadOptions, Model, Result, TokenId};
+use tandem_core::{BackendKind, CancelToken, Error, LoadOptions, Result};
 
-use crate::loss;
 use crate::machine::Activity;
-use crate::measure::{Sample, Workload, measure};
+use crate::measure::{Sample, Subject, Workload, measure};
 use crate::memory::peak_rss_bytes;
+use crate::probe::Probe;
 use crate::process;
 use crate::record::{Loaded, StepReads};
 
@@ -43,6 +43,8 @@ impl Request {
 pub struct EngineChoice {
     /// candle-transformers in the place of a backend.
     pub is_transformers: bool,
+    /// To make vectors of texts, and not to generate.
+    pub is_embedder: bool,
     /// The backend; `None` is the program's default.
     pub backend: Option<BackendKind>,
     /// The same as for any load.
@@ -52,12 +54,12 @@ pub struct EngineChoice {
 /// The work of one process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Task {
-    /// Load, so that whatever must be made of the checkpoint is made, and write the logits of `tokens`.
+    /// Load, so that whatever must be made of the checkpoint is made, and answer `probe`.
     Prepare {
-        /// The text.
-        tokens: Vec<TokenId>,
-        /// Where to.
-        logits: PathBuf,
+        /// What is asked.
+        probe: Probe,
+        /// The file that the answer is written to.
+        answer: PathBuf,
     },
     /// Measure one round.
     Round {
@@ -77,8 +79,8 @@ pub enum Answer {
     Prepared {
         /// What was loaded.
         loaded: Loaded,
-        /// Why there are no logits.
-        no_logits: Option<String>,
+        /// Why there is no answer.
+        no_answer: Option<String>,
     },
     /// Of [`Task::Round`].
     Measured(Sample),
@@ -95,34 +97,35 @@ pub enum Answer {
 ///
 /// # Errors
 /// As `load`, and as [`measure`].
-pub fn work(request: &Request, load: &mut dyn FnMut() -> Result<(std::sync::Arc<dyn Model>, StepReads)>) -> Result<Answer> {
+pub fn work(request: &Request, load: &mut dyn FnMut() -> Result<(Subject, Option<StepReads>)>) -> Result<Answer> {
     match &request.task {
-        Task::Prepare { tokens, logits } => {
-            let (model, reads) = load()?;
-            let loaded = Loaded::new(model.info(), reads);
-            let most = tokens.len().min(model.info().max_context);
-            let written = loss::logits(&*model, &tokens[..most]).and_then(|values| loss::write_logits(&values, logits));
-            Ok(Answer::Prepared { loaded, no_logits: written.err().map(|error| error.to_string()) })
+        Task::Prepare { probe, answer } => {
+            let (subject, reads) = load()?;
+            let loaded = Loaded::new(subject.info(), reads);
+            let no_answer = probe.answer(&subject, answer).err().map(|error| error.to_string());
+            Ok(Answer::Prepared { loaded, no_answer })
         }
         Task::Round { workload, round, cold } => {
             let before = Duration::from_micros(now_us().saturating_sub(request.asked_us));
             let is_cold = !cold.is_empty() && cold.iter().all(|path| put_out_of_cache(path));
             let activity = Activity::now();
             let begun = Instant::now();
-            let (model, _) = load()?;
+            let (subject, _) = load()?;
             let load_ms = begun.elapsed().as_secs_f64() * 1e3;
-            let mut first_token_ms = None;
+            let mut first_ms = None;
             // The start of the process counts; what only a bench does before the load does not.
-            let mut first_token = || first_token_ms = Some((begun.elapsed() + before).as_secs_f64() * 1e3);
-            let mut sample = measure(&*model, workload, &CancelToken::new(), &mut first_token)?;
-            let threads = model.info().threads;
-            drop(model);
+            let mut first = || first_ms = Some((begun.elapsed() + before).as_secs_f64() * 1e3);
+            let mut sample = measure(&subject, workload, &CancelToken::new(), &mut first)?;
+            let threads = subject.info().threads;
+            let is_embedder = matches!(subject, Subject::Embedder(_));
+            drop(subject);
             let (conditions, peak_rss_bytes) = (activity.until_now(), peak_rss_bytes());
             sample = Sample {
                 round: *round,
                 load_ms: Some(load_ms),
                 is_cold,
-                start_to_first_token_ms: first_token_ms,
+                start_to_first_token_ms: first_ms.filter(|_| !is_embedder),
+                start_to_first_vector_ms: first_ms.filter(|_| is_embedder),
                 peak_rss_bytes,
                 conditions,
                 ..sample

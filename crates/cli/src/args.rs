@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-pub(crate) use self::bench::{BenchArgs, EntryOptions, Peer, ReportOptions};
+pub(crate) use self::bench::{BenchArgs, BenchTask, EntryOptions, Peer, PeerOptions, ReportOptions, WorkOptions};
 pub(crate) use self::embed::{EmbedArgs, EmbeddingOptions, Precision, VectorFormat};
 pub(crate) use self::engine::{ComputeArgs, DTypeArg, DeviceChoice, EngineOptions, WeightsArgs};
 pub(crate) use self::generation::GenerationOptions;

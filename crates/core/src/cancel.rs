@@ -46,7 +46,10 @@ impl CancelToken {
 
     /// Calls `listener` at each [`cancel`](Self::cancel), for as long as the caller keeps it alive.
     pub fn listen(&self, listener: &Arc<dyn Fn() + Send + Sync>) {
-        self.shared.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(listener));
+        let mut listeners = self.shared.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        // A token may see any number of them.
+        listeners.retain(|listener| listener.strong_count() > 0);
+        listeners.push(Arc::downgrade(listener));
     }
 }
 

@@ -167,7 +167,7 @@ pub use backends::export;
 pub use chat::{Chat, Reply};
 pub use embedder::{EmbeddingModel, load_embedder};
 pub use model::{TextModel, load};
-pub use opened::OpenedModel;
+pub use opened::{OpenedModel, Work};
 pub use reference::ModelRef;
 pub use reranker::{RerankerModel, load_reranker};
 pub use resolver::{Admission, Resolved, Resolver, find};

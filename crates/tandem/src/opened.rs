@@ -1,10 +1,13 @@
 //! A model whose headers were read: what it is and what it takes is known, and no weight was read.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
-use tandem_core::{DType, OpenedModel as Opened, Result};
+use tandem_core::rerank::RerankConfig;
+use tandem_core::{DType, Model, OpenedModel as Opened, Result};
 
 use crate::plan::{DTypeChoice, Planner};
 use crate::settings::Settings;
@@ -32,6 +35,38 @@ pub struct OpenedModel {
     pub(crate) settings: Settings,
 }
 
+/// What a model is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// It generates text.
+    Text,
+    /// It makes vectors of texts.
+    Embedding,
+    /// It scores pairs of texts.
+    Reranking,
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Text => "text",
+            Self::Embedding => "embedding",
+            Self::Reranking => "reranking",
+        })
+    }
+}
+
+impl Work {
+    /// By what `files` say beside the model's own `config`.
+    pub fn of(files: &ModelFiles, config: &ModelConfig) -> Self {
+        let class = config.raw().get("architectures").and_then(|classes| classes.get(0)).and_then(|class| class.as_str());
+        if class.is_some_and(|class| class.ends_with("ForSequenceClassification")) || RerankConfig::is_language_model(files) {
+            return Self::Reranking;
+        }
+        if config.is_causal && files.beside("modules.json").is_none() { Self::Text } else { Self::Embedding }
+    }
+}
+
 impl OpenedModel {
     /// Opens the model of `files`.
     ///
@@ -48,6 +83,21 @@ impl OpenedModel {
             footprint: opened.footprint()?,
         };
         Ok(Self { files, opened, open_time: started.elapsed(), settings: settings.clone(), planner, dtype_choice: None })
+    }
+
+    /// What it is for, by its files.
+    pub fn work(&self) -> Work {
+        Work::of(&self.files, self.config())
+    }
+
+    /// Loads its weights alone, for work on tokens; and how long that took.
+    ///
+    /// # Errors
+    /// As [`load`](crate::load).
+    pub fn load_model(self) -> Result<(Arc<dyn Model>, Duration)> {
+        let started = Instant::now();
+        let model = self.opened.load()?;
+        Ok((model, self.open_time + started.elapsed()))
     }
 
     /// Its files.

@@ -19,8 +19,12 @@ const INNER: Count = Saturating(4);
 pub(crate) fn footprint(shape: &ModelShape, dtype: DType, threads: usize, workload: &Workload) -> Footprint {
     let four = Saturating(4);
     let projections = match dtype {
-        // A scale and a correction for each block of 32.
-        DType::Int8 => shape.projections() + shape.projections() / four,
+        // A scale and a correction for each block of 32; queries, keys and values in 16 bits.
+        DType::Int8 => {
+            let queries = Saturating(3) * shape.n_layers * shape.hidden_size * shape.hidden_size;
+            let rounded = shape.projections() - queries.min(shape.projections());
+            Saturating(2) * queries + rounded + rounded / four
+        }
         dtype => weight_bytes(dtype, shape.projections()),
     };
     // As published, in 16 bits too, unless it is quantised; positions and types are widened.

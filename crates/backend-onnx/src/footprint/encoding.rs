@@ -6,7 +6,7 @@ use tandem_core::DType;
 use tandem_core::footprint::{Count, Decoding, Footprint, ModelShape, Part, Workload, weight_bytes};
 
 use super::{ENGINE, GraphFootprint, HUNDRED, efficiency, is_float, packed};
-use crate::encoder::TOKENS_OF_RUN;
+use crate::encoder::{TOKENS_OF_PART, TOKENS_OF_RUN};
 use crate::source::BUILT_IN_MEMORY;
 
 /// The scores of two tokens that are there at once, in hundredths: as the product gives them, with what is added to them, and as shares.
@@ -20,11 +20,21 @@ const RESIDUALS: Count = Saturating(2);
 const INNER: Count = Saturating(2);
 const GATED_INNER: Count = Saturating(6);
 
-/// What an encoder of `shape` with `graph` takes for texts of as many tokens as `workload` says.
-pub(crate) fn encoder_footprint(shape: &ModelShape, graph: &GraphFootprint, dtype: DType, workload: &Workload) -> Footprint {
-    let n_tokens = Saturating(workload.n_tokens as u64);
-    let of_run = n_tokens.max(Saturating(TOKENS_OF_RUN as u64));
+/// What an encoder of `shape` with `graph` takes for texts of as many tokens as `workload` says; `in_parts` when long ones are run in parts.
+pub(crate) fn encoder_footprint(
+    shape: &ModelShape,
+    graph: &GraphFootprint,
+    dtype: DType,
+    in_parts: bool,
+    workload: &Workload,
+) -> Footprint {
+    let n_tokens = Saturating(workload.n_tokens.max(1) as u64);
+    let n_texts = (Saturating(TOKENS_OF_RUN as u64) / n_tokens).max(Saturating(1));
+    let of_text = if in_parts { n_tokens.min(Saturating(TOKENS_OF_PART as u64)) } else { n_tokens };
+    let of_run = n_texts * of_text;
     let float = Saturating(4);
+    // The keys and values before a part, and with it.
+    let kv = if in_parts { Saturating(2) * shape.kv_bytes(n_texts * n_tokens, graph.kv_value) } else { Saturating(0) };
     Footprint {
         kept: vec![
             Part::own("weights, packed for products", packed(graph, dtype)),
@@ -37,6 +47,7 @@ pub(crate) fn encoder_footprint(shape: &ModelShape, graph: &GraphFootprint, dtyp
         running: vec![
             Part::own("activations", float * of_run * between(shape)),
             Part::own("scores of attention", float * shape.n_heads * of_run * n_tokens * SCORES / HUNDRED),
+            Part::own("keys and values", kv),
         ],
         // A text of one token reads all weights once; more tokens share that.
         decoding: Decoding { bytes_per_token: (graph.float_products + graph.block_products).0, efficiency: efficiency(dtype) },

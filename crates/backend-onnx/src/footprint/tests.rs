@@ -1,7 +1,12 @@
 //! Footprints near what runs took.
 
+use std::num::Saturating;
+
 use tandem_core::DType;
-use tandem_core::conformance::{MeasuredPeak, check_footprints};
+use tandem_core::conformance::{MeasuredPeak, check_footprints, published_shape};
+use tandem_core::footprint::{ModelShape, Part, Workload};
+
+use super::{GraphFootprint, encoder_footprint};
 
 const MEASURED: [MeasuredPeak; 18] = [
     ("demo", DType::F32, 499, 512, 63),
@@ -27,4 +32,68 @@ const MEASURED: [MeasuredPeak; 18] = [
 #[test]
 fn footprints_are_within_a_tenth_of_measured_peaks() {
     check_footprints(&crate::OnnxBackend::new(None), &MEASURED);
+}
+
+/// Peaks of random weights in the shapes of all-MiniLM-L6-v2, MPNet (2 layers), ModernBERT (4) and EmbeddingGemma (6), of which the last three
+/// have a vocabulary of 3,000; runs of 2,048 tokens in texts of so many.
+#[test]
+fn encoder_footprints_are_within_a_fifth_of_measured_peaks() {
+    let minilm = ModelShape {
+        vocab_size: Saturating(30_522),
+        hidden_size: Saturating(384),
+        intermediate_size: Saturating(1536),
+        n_mlp_matrices: Saturating(2),
+        n_layers: Saturating(6),
+        n_heads: Saturating(12),
+        n_kv_heads: Saturating(12),
+        head_dim: Saturating(32),
+        tied: true,
+        max_context: Saturating(512),
+        stored_bytes: Saturating(90_000_000),
+        tokenizer_bytes: Saturating(0),
+    };
+    let mpnet = ModelShape {
+        vocab_size: Saturating(3000),
+        hidden_size: Saturating(768),
+        intermediate_size: Saturating(3072),
+        n_layers: Saturating(2),
+        head_dim: Saturating(64),
+        ..minilm
+    };
+    let modernbert =
+        ModelShape { intermediate_size: Saturating(1152), n_mlp_matrices: Saturating(3), n_layers: Saturating(4), ..mpnet };
+    let gemma = ModelShape {
+        n_layers: Saturating(6),
+        n_heads: Saturating(3),
+        n_kv_heads: Saturating(1),
+        head_dim: Saturating(256),
+        ..modernbert
+    };
+    for (shape, dtype, n_tokens, measured) in [
+        (minilm, DType::F32, 512, 246),
+        (minilm, DType::Int8, 512, 203),
+        (mpnet, DType::F32, 512, 281),
+        (modernbert, DType::F32, 512, 324),
+        (gemma, DType::F32, 2048, 381),
+    ] {
+        let graph = GraphFootprint::of_encoder(&shape, dtype);
+        let workload = Workload { n_tokens, context_length: n_tokens };
+        let footprint = encoder_footprint(&shape, &graph, dtype, false, &workload);
+        // Rows of the table of words that no text has are not in memory.
+        let is_table = |part: &&Part| part.is_file;
+        let planned = footprint.sum() - footprint.parts().filter(is_table).map(|part| part.bytes).sum::<u64>() / 2;
+        let ratio = planned as f64 / f64::from(measured) / 1e6;
+        assert!((0.8..1.2).contains(&ratio), "{n_tokens} tokens at {dtype}: {planned}, and {measured} MB were measured");
+    }
+}
+
+#[test]
+fn long_texts_in_parts_take_memory_in_proportion() {
+    let shape = published_shape("qwen3-0.6b");
+    let graph = GraphFootprint::of_encoder(&shape, DType::F32);
+    let of = |n_tokens, in_parts| {
+        encoder_footprint(&shape, &graph, DType::F32, in_parts, &Workload { n_tokens, context_length: n_tokens }).sum()
+    };
+    let grows = |in_parts| (of(16_384, in_parts) - of(8192, in_parts)) / (of(8192, in_parts) - of(4096, in_parts));
+    assert_eq!((grows(true), grows(false)), (2, 3));
 }

@@ -126,7 +126,7 @@ impl LogitsPort {
 }
 
 /// The output that continues the cache input `past`.
-fn present_name<'o>(past: &str, outputs: &'o [Outlet]) -> Option<&'o str> {
+pub(super) fn present_name<'o>(past: &str, outputs: &'o [Outlet]) -> Option<&'o str> {
     let suffix = past.strip_prefix("past_key_values").or_else(|| past.strip_prefix("past"))?;
     let candidates = [format!("present{suffix}"), format!("present_key_values{suffix}")];
     outputs.iter().map(Outlet::name).find(|name| candidates.iter().any(|candidate| candidate == name))

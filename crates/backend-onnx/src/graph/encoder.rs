@@ -10,6 +10,7 @@ use ort::value::{Outlet, TensorElementType};
 use tandem_core::config::ModelConfig;
 use tandem_core::{Error, Result};
 
+use super::decoder::present_name;
 use super::{CachePort, Port, name_for_engine, names, tensor_type};
 
 /// What hidden states are called, `[batch, tokens, hidden_size]`: by optimum, by optimum for sentence-transformers, by Tandem's builder of
@@ -40,6 +41,8 @@ pub(crate) struct EncoderGraph {
     pub(crate) input_names: Vec<CString>,
     /// The name of the one output that runs request.
     pub(crate) output_names: Vec<CString>,
+    /// The names of the KV cache after a run, one for each of `caches`, where hidden states depend on tokens before them alone.
+    pub(crate) present_names: Option<Vec<CString>>,
 }
 
 /// What a graph gives.
@@ -133,10 +136,15 @@ impl EncoderGraph {
             }
             caches.push(CachePort::read(file, index, 0, input, config)?);
         }
+        let presents: Option<Vec<&str>> =
+            caches.iter().map(|cache| present_name(inputs[cache.input].name(), session.outputs())).collect();
+        let in_parts = config.is_causal && !caches.is_empty() && matches!(encoding, Encoding::HiddenStates(_));
+        let presents = presents.filter(|_| in_parts);
+        let present_names = presents.map(|names| names.iter().map(|name| name_for_engine(file, name)).collect()).transpose()?;
         let input_names = inputs.iter().map(|input| name_for_engine(file, input.name())).collect::<Result<_>>()?;
         let output_names = vec![name_for_engine(file, &encoding.port().name)?];
         let file = file.to_owned();
-        Ok(Self { file, ids, mask, token_types, positions, caches, encoding, input_names, output_names })
+        Ok(Self { file, ids, mask, token_types, positions, caches, encoding, input_names, output_names, present_names })
     }
 }
 

@@ -1,18 +1,21 @@
 //! What encoding models are refused for, and graphs that give a row for each sequence.
 
 use std::fs;
+use std::num::NonZero;
 use std::path::Path;
 
+use safetensors::Dtype;
 use serde_json::Value;
 use tandem_backend_onnx::{OnnxBackend, library};
 use tandem_core::backend::{Capability, Purpose, TokenBatch};
 use tandem_core::conformance::{describe, with_fixture};
 use tandem_core::embedding::EmbedOptions;
 use tandem_core::files::ModelFiles;
-use tandem_core::{Backend, CancelToken, DType, Error, LoadOptions, Model, OnnxOptions};
+use tandem_core::{Backend, CancelToken, DType, Error, LoadOptions, LogitsRequest, Model, OnnxOptions, SessionOptions};
 use tempfile::TempDir;
 
 use crate::embedders::{check_vector, embedder, floats};
+use crate::export::checkpoints::{Checkpoint, Weight};
 use crate::tiny_graph::{self, TinyGraph};
 
 fn golden(name: &str) -> std::path::PathBuf {
@@ -112,7 +115,7 @@ fn decoders_do_not_generate_when_they_are_loaded_to_encode() {
             let info = model.info();
             assert_eq!(info.capabilities.iter().collect::<Vec<_>>(), [Capability::HiddenStates], "{name}");
             assert_eq!((info.kv_bytes_per_token, info.n_token_types), (0, 0), "{name}");
-            assert!(matches!(model.new_session(&tandem_core::SessionOptions::default()), Err(Error::Unsupported { .. })));
+            assert!(matches!(model.new_session(&SessionOptions::default()), Err(Error::Unsupported { .. })));
         }
         // A graph that was asked for is not replaced.
         let graph = golden("qwen2-tied").join("onnx/optimum_f32/model.onnx");
@@ -126,6 +129,105 @@ fn decoders_do_not_generate_when_they_are_loaded_to_encode() {
     });
 }
 
+/// What a long text gets in parts is what the model that generates computes from it: its hidden states times the head are the logits.
+#[test]
+fn long_texts_are_run_in_parts() {
+    with_library(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = dir.path();
+        let mut checkpoint = Checkpoint::of_golden("qwen2-tied");
+        checkpoint.config["max_position_embeddings"] = 1024.into();
+        checkpoint.write(directory);
+        let tokens: Vec<u32> = (0..700).map(|i| (i * 37 + i / 9) % 300).collect();
+        let encoder = load(directory, &LoadOptions::new().with_purpose(Purpose::Encode)).unwrap();
+        let states = encode(&*encoder, &[&tokens[..3], &tokens, &tokens[..3]]).unwrap();
+        let width = encoder.info().hidden_size;
+        let weights = checkpoint.weights["model.embed_tokens.weight"].floats();
+        let generator = load(directory, &LoadOptions::new()).unwrap();
+        for n in [511, 512, 513, 700] {
+            let mut session = generator.new_session(&SessionOptions::default()).unwrap();
+            let logits = session.append(&tokens[..n], LogitsRequest::Last(1)).unwrap();
+            let state = &states[(3 + n - 1) * width..(3 + n) * width];
+            let product = |row: &[f32]| row.iter().zip(state).map(|(a, b)| a * b).sum::<f32>();
+            let expected: Vec<f32> = weights.chunks_exact(width).map(product).collect();
+            check_vector(logits.last().unwrap(), &expected, &format!("after {n} tokens"));
+        }
+        let alone = encode(&*encoder, &[&tokens]).unwrap();
+        assert!(states[3 * width..703 * width] == alone);
+    });
+}
+
+/// At the sizes of real models the engine's kernels choose among more ways than at those of goldens.
+#[test]
+fn hidden_states_of_a_wide_model_do_not_depend_on_the_batch() {
+    with_library(|| {
+        let dir = tempfile::tempdir().unwrap();
+        write_wide_bert(dir.path());
+        for threads in [1, 2, 5] {
+            let options = LoadOptions::new().with_threads(NonZero::new(threads));
+            let model = load(dir.path(), &options).unwrap();
+            for (length, n_texts) in [(1, 9), (2, 3), (3, 17), (16, 5), (17, 33), (31, 4), (64, 32), (129, 7), (200, 2)] {
+                let text = |seed: u32| (0..length).map(|i| (seed * 31 + i * i + i) % 50).collect::<Vec<u32>>();
+                let mut texts: Vec<Vec<u32>> = (0..n_texts).map(text).collect();
+                // Of another length, which has to stay out of the run.
+                texts.insert(1, vec![7; 5]);
+                let batch: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+                let together = encode(&*model, &batch).unwrap();
+                let mut start = 0;
+                for text in batch {
+                    let alone = encode(&*model, &[text]).unwrap();
+                    assert!(together[start..start + alone.len()] == alone, "{n_texts} of {length} on {threads} threads");
+                    start += alone.len();
+                }
+            }
+        }
+    });
+}
+
+/// A layer of all-MiniLM-L6-v2, with random weights.
+fn write_wide_bert(directory: &Path) {
+    let mut seed = 1_u32;
+    let mut weight = |shape: &[usize]| {
+        let next = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 8) as f32 / 8_388_608.0 - 1.0
+        };
+        let bytes = std::iter::repeat_with(next).take(shape.iter().product()).flat_map(|value| (value * 0.1).to_le_bytes());
+        Weight { dtype: Dtype::F32, shape: shape.to_vec(), bytes: bytes.collect() }
+    };
+    let mut checkpoint = Checkpoint::of_golden("embedders/bert-cls");
+    checkpoint.weights.clear();
+    for (field, value) in [
+        ("hidden_size", 384),
+        ("intermediate_size", 1536),
+        ("num_attention_heads", 12),
+        ("num_hidden_layers", 1),
+        ("vocab_size", 50),
+        ("max_position_embeddings", 256),
+    ] {
+        checkpoint.config[field] = value.into();
+    }
+    let linear = [
+        ("attention.self.query", [384, 384]),
+        ("attention.self.key", [384, 384]),
+        ("attention.self.value", [384, 384]),
+        ("attention.output.dense", [384, 384]),
+        ("intermediate.dense", [1536, 384]),
+        ("output.dense", [384, 1536]),
+    ];
+    let norms = ["embeddings.LayerNorm", "encoder.layer.0.attention.output.LayerNorm", "encoder.layer.0.output.LayerNorm"];
+    let tables = [("word_embeddings", 50), ("position_embeddings", 256), ("token_type_embeddings", 2)];
+    let mut all = Vec::new();
+    all.extend(tables.map(|(name, rows)| (format!("embeddings.{name}.weight"), vec![rows, 384])));
+    all.extend(norms.iter().flat_map(|name| ["weight", "bias"].map(|kind| (format!("{name}.{kind}"), vec![384]))));
+    for (name, shape) in linear {
+        all.push((format!("encoder.layer.0.{name}.weight"), shape.to_vec()));
+        all.push((format!("encoder.layer.0.{name}.bias"), vec![shape[0]]));
+    }
+    checkpoint.weights.extend(all.into_iter().map(|(name, shape)| (name, weight(&shape))));
+    checkpoint.write(directory);
+}
+
 #[test]
 fn encoders_are_not_built_in_four_bits() {
     with_library(|| {
@@ -133,6 +235,9 @@ fn encoders_are_not_built_in_four_bits() {
         let error = refused(&golden("embedders/bert-cls"), &int4);
         assert!(error.contains("dtype `int4` of the encoder `model`") && error.contains("int8"), "{error}");
         assert!(load(&golden("embedders/qwen2-bidirectional"), &int4).is_ok(), "a decoder bears them");
+        let dtypes = |name: &str| OnnxBackend::new(None).dtypes(&ModelFiles::discover(&golden(name), "model").unwrap());
+        assert_eq!(dtypes("embedders/bert-cls"), [DType::F32, DType::Int8]);
+        assert_eq!(dtypes("embedders/qwen2"), [DType::F32, DType::Int8, DType::Int4]);
         let error = refused(&golden("embedders/gemma3"), &LoadOptions::new().with_dtype(DType::F16));
         assert!(error.contains("exceed what 16 bits hold"), "{error}");
     });

@@ -51,6 +51,12 @@ pub enum Way {
     Rewound,
     /// With another number of threads.
     OtherThreads,
+    /// Each text alone, and not all of them at once.
+    Alone,
+    /// Texts in the opposite order.
+    Reversed,
+    /// By a model that was loaded anew.
+    Anew,
 }
 
 /// Measures how far `side` is from itself.
@@ -70,22 +76,34 @@ pub(super) fn measure(side: &Side<'_>, prompts: &[Prompt], cancel: &CancelToken)
             _ => None,
         };
         let model = other.as_deref().unwrap_or(side.model);
-        let mut measured = WayMeasures { way, max_abs: 0.0, relative_l2: 0.0 };
+        let mut measured = WayMeasures::new(way);
         for tokens in &tried {
             if cancel.is_cancelled() {
                 return Err(Error::Cancelled);
             }
             measured.add(&whole(side.model, tokens, cancel)?, &computed(model, way, tokens, cancel)?);
         }
-        measures.noise = measures.noise.max(measured.max_abs);
-        measures.relative_l2 = measures.relative_l2.max(measured.relative_l2);
-        measures.ways.push(measured);
+        measures.add(measured);
     }
     Ok(measures)
 }
 
+impl ConsistencyMeasures {
+    /// Adds a way.
+    pub(super) fn add(&mut self, measured: WayMeasures) {
+        self.noise = self.noise.max(measured.max_abs);
+        self.relative_l2 = self.relative_l2.max(measured.relative_l2);
+        self.ways.push(measured);
+    }
+}
+
 impl WayMeasures {
-    fn add(&mut self, expected: &Logits, computed: &Logits) {
+    /// Nothing was measured yet.
+    pub(super) fn new(way: Way) -> Self {
+        Self { way, max_abs: 0.0, relative_l2: 0.0 }
+    }
+
+    pub(super) fn add(&mut self, expected: &Logits, computed: &Logits) {
         let (mut square, mut total) = (0.0, 0.0);
         let mut is_finite = true;
         // Where one of them has the last row only, that is compared.
@@ -115,7 +133,8 @@ fn wanted(model: &dyn Model) -> LogitsRequest {
 
 fn computed(model: &dyn Model, way: Way, tokens: &[TokenId], cancel: &CancelToken) -> Result<Logits> {
     let chunk = match way {
-        Way::Again | Way::OtherThreads => return whole(model, tokens, cancel),
+        // The last three are ways of embedding.
+        Way::Again | Way::OtherThreads | Way::Alone | Way::Reversed | Way::Anew => return whole(model, tokens, cancel),
         Way::Rewound => return rewound(model, tokens, cancel),
         Way::Stepwise => 1,
         Way::Chunked => CHUNK,

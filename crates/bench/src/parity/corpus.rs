@@ -16,6 +16,9 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 /// Tokens of a prompt that is made of tokens.
 const PATTERN_TOKENS: usize = 96;
 
+/// How often a text that is repeated stands in one that is embedded.
+const UNITS: usize = 12;
+
 /// Prompts to compare on.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -106,6 +109,20 @@ impl Corpus {
     pub fn embedded() -> Self {
         let corpus: Self = toml::from_str(EMBEDDED).expect("the embedded corpus is well formed: a test reads it");
         Self { name: "embedded".into(), may_be_cut: true, ..corpus }
+    }
+
+    /// What an embedding model may be given, by name: texts as they are, the messages of a conversation, and a text that is repeated, a
+    /// few times over.
+    pub fn texts(&self) -> Vec<(&str, String)> {
+        let text = |prompt: &CorpusPrompt| match &prompt.content {
+            Content::Text(text) => Some(text.clone()),
+            Content::Messages(messages) => {
+                Some(messages.iter().map(|message| message.content.as_str()).collect::<Vec<_>>().join("\n"))
+            }
+            Content::Unit(unit) => Some((0..UNITS).map(|n| unit.replace("{n}", &n.to_string())).collect()),
+            Content::Tokens(_) => None,
+        };
+        self.prompts.iter().filter_map(|prompt| Some((prompt.name.as_str(), text(prompt)?))).collect()
     }
 
     /// Reads prompts from `path`: each line is one, as a text; in a file that ends in `.jsonl` as an object with `text` or `messages`, and
@@ -221,6 +238,8 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), corpus.prompts.len(), "names tell prompts apart");
+        let texts = corpus.texts();
+        assert!(texts.len() >= 30 && texts.iter().all(|(_, text)| !text.contains("{n}")), "{}", texts.len());
     }
 
     #[test]

@@ -45,6 +45,9 @@ fn lead(report: &ParityReport) -> Vec<Block> {
 
 /// One row for each candidate.
 fn summary(report: &ParityReport) -> Table {
+    if report.pairs.iter().any(|pair| pair.vectors.verdict != StageVerdict::Absent) {
+        return summary_of_vectors(report);
+    }
     let columns = ["candidate", "verdict", "top-1 agreement", "mean KL, nats", "max |d|", "perplexity", "greedy texts"];
     let mut table = Table::new("Candidates against the reference", &columns).of_cards();
     for pair in &report.pairs {
@@ -62,6 +65,28 @@ fn summary(report: &ParityReport) -> Table {
             of_logits(&|logits| figure(logits.max_abs)),
             of_logits(&|logits| format!("{:+.3}%", logits.perplexity_change * 100.0)),
             Cell::text(texts.unwrap_or_else(|| "–".into())),
+        ]);
+    }
+    table
+}
+
+/// One row for each candidate that makes vectors.
+fn summary_of_vectors(report: &ParityReport) -> Table {
+    let columns = ["candidate", "verdict", "mean cosine", "minimum cosine", "max |d|", "nearest texts kept", "against itself"];
+    let mut table = Table::new("Candidates against the reference", &columns).of_cards();
+    for pair in &report.pairs {
+        let of = |value: &dyn Fn(&super::VectorMeasures) -> String| {
+            Cell::figure(pair.vectors.measured.as_ref().map_or_else(|| "–".into(), value))
+        };
+        let own = pair.consistency.measured.as_ref().map_or_else(|| "–".into(), |measures| figure(measures.noise));
+        table.rows.push(vec![
+            Cell::text(format!("`{}`", pair.candidate.name)),
+            Cell::text(show::word(pair.verdict)).with(tone(pair.verdict)),
+            of(&|vectors| format!("{:.7}", vectors.cosine_mean)),
+            of(&|vectors| format!("{:.7}", vectors.cosine_min)),
+            of(&|vectors| figure(vectors.max_abs)),
+            of(&|vectors| format!("{:.2}%", vectors.nearest * 100.0)),
+            Cell::figure(own),
         ]);
     }
     table
@@ -303,6 +328,6 @@ fn stage_tone(verdict: StageVerdict) -> Tone {
     match verdict {
         StageVerdict::Pass => Tone::Good,
         StageVerdict::Fail => Tone::Bad,
-        StageVerdict::Incomplete => Tone::Warning,
+        StageVerdict::Incomplete | StageVerdict::Absent => Tone::Warning,
     }
 }

@@ -11,6 +11,7 @@ use super::generation::GenerationMeasures;
 use super::logits::LogitsMeasures;
 use super::text::TextMeasures;
 use super::thresholds::{Gate, Metric, Outcome};
+use super::vectors::VectorMeasures;
 use super::weights::WeightMeasures;
 
 /// The form of the report.
@@ -83,6 +84,8 @@ pub struct PairReport {
     pub logits: StageReport<LogitsMeasures>,
     /// Generated texts.
     pub generation: StageReport<GenerationMeasures>,
+    /// Vectors of the same texts.
+    pub vectors: StageReport<VectorMeasures>,
     /// Every limit and what was measured.
     pub gates: Vec<Gate>,
     /// Where the sides part, when it was asked for.
@@ -123,6 +126,8 @@ pub enum StageVerdict {
     /// Not everything could be measured; what was is within its limits.
     #[default]
     Incomplete,
+    /// It is not part of this comparison.
+    Absent,
 }
 
 /// What a candidate is to its reference, from the best to the worst.
@@ -207,6 +212,7 @@ impl PairReport {
             consistency: StageReport::default(),
             logits: StageReport::default(),
             generation: StageReport::default(),
+            vectors: StageReport::absent(),
             gates: Vec::new(),
             bisect: None,
             problems: Vec::new(),
@@ -214,18 +220,26 @@ impl PairReport {
         }
     }
 
+    /// It is of embedding models: vectors stand in the place of logits and texts.
+    pub(super) fn embeds(&mut self) {
+        (self.logits, self.generation) = (StageReport::absent(), StageReport::absent());
+        self.vectors = StageReport::default();
+    }
+
     /// Gives every stage the verdict of its gates, and the pair that of its stages. `has_same_dtype` when its weights are of the
     /// reference's dtype.
-    pub(super) fn judge(&mut self, generates: bool, has_same_dtype: bool) {
+    pub(super) fn judge(&mut self, has_same_dtype: bool) {
         for gate in self.gates.iter().filter(|gate| gate.outcome.fails()) {
             match gate.metric {
                 Metric::GreedyReal | Metric::SampledReal => self.generation.verdict = StageVerdict::Fail,
                 Metric::SelfMaxAbs | Metric::SelfRelativeL2 => self.consistency.verdict = StageVerdict::Fail,
+                _ if self.logits.verdict == StageVerdict::Absent => self.vectors.verdict = StageVerdict::Fail,
                 _ => self.logits.verdict = StageVerdict::Fail,
             }
         }
-        let generation = if generates { self.generation.verdict } else { StageVerdict::Pass };
-        let stages = [self.text.verdict, self.weights.verdict, self.consistency.verdict, self.logits.verdict, generation];
+        let of_model = [self.text.verdict, self.weights.verdict, self.consistency.verdict];
+        let of_output = [self.logits.verdict, self.generation.verdict, self.vectors.verdict];
+        let stages = [of_model, of_output].concat();
         self.verdict = if stages.contains(&StageVerdict::Fail) {
             Verdict::Different
         } else if stages.contains(&StageVerdict::Incomplete) || !self.problems.is_empty() {
@@ -243,6 +257,10 @@ impl PairReport {
 impl<M> StageReport<M> {
     pub(super) fn of(passes: bool, measured: M) -> Self {
         Self { verdict: if passes { StageVerdict::Pass } else { StageVerdict::Fail }, measured: Some(measured) }
+    }
+
+    pub(super) fn absent() -> Self {
+        Self { verdict: StageVerdict::Absent, measured: None }
     }
 }
 

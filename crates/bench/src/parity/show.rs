@@ -5,7 +5,7 @@ use super::logits::Divergence;
 use super::report::{PairReport, ParityReport, Problem, StageReport, StageVerdict, Verdict};
 use super::thresholds::{Gate, Metric, Outcome};
 use super::weights::Relation;
-use super::{ConsistencyMeasures, GenerationMeasures, LogitsMeasures, TextMeasures, WeightMeasures};
+use super::{ConsistencyMeasures, GenerationMeasures, LogitsMeasures, TextMeasures, VectorMeasures, WeightMeasures};
 
 /// Divergences and differences that are shown; a report in JSON has more.
 const N_SHOWN: usize = 5;
@@ -99,15 +99,18 @@ fn show_pair(pair: &PairReport, out: &mut Vec<Line>) {
     pair.problems.iter().for_each(|problem| show_problem(problem, out));
 }
 
-/// Every stage with its verdict and what was found.
-pub(super) fn stages(pair: &PairReport) -> [(&'static str, StageVerdict, String); 5] {
-    [
+/// Every stage that is part of the comparison, with its verdict and what was found.
+pub(super) fn stages(pair: &PairReport) -> Vec<(&'static str, StageVerdict, String)> {
+    let mut stages = vec![
         stage("text", &pair.text, text),
         stage("weights", &pair.weights, weights),
         stage("consistency", &pair.consistency, consistency),
         stage("logits", &pair.logits, logits),
         stage("generation", &pair.generation, generation),
-    ]
+        stage("vectors", &pair.vectors, vectors),
+    ];
+    stages.retain(|(_, verdict, _)| *verdict != StageVerdict::Absent);
+    stages
 }
 
 fn stage<M>(name: &'static str, stage: &StageReport<M>, describe: impl Fn(&M) -> String) -> (&'static str, StageVerdict, String) {
@@ -165,6 +168,20 @@ fn generation(measures: &GenerationMeasures) -> String {
         )
     };
     format!("{}; {}", runs("greedy", &measures.greedy), runs("sampled", &measures.sampled))
+}
+
+fn vectors(measures: &VectorMeasures) -> String {
+    format!(
+        "{} texts, {} dimensions; cosine {:.7} on average, {:.7} at least (`{}`), max |d| {}, {:.2}% of the {} nearest texts kept",
+        measures.n_texts,
+        measures.dimensions,
+        measures.cosine_mean,
+        measures.cosine_min,
+        measures.cosine_min_at,
+        figure(measures.max_abs),
+        measures.nearest * 100.0,
+        measures.n_nearest
+    )
 }
 
 fn show_gate(gate: &Gate) -> Line {
@@ -269,6 +286,15 @@ fn show_problem(problem: &Problem, out: &mut Vec<Line>) {
 /// The verdict, and what the candidate costs where it is not the same.
 fn headline(pair: &PairReport) -> String {
     let said = word(pair.verdict);
+    if let (Some(vectors), Verdict::Close | Verdict::KnownDifferent | Verdict::Different) = (&pair.vectors.measured, pair.verdict)
+    {
+        return format!(
+            "{said}: cosine {:.6} on average, {:.6} at least, {:.1}% of the nearest texts kept",
+            vectors.cosine_mean,
+            vectors.cosine_min,
+            vectors.nearest * 100.0
+        );
+    }
     match (&pair.logits.measured, pair.verdict) {
         (Some(logits), Verdict::Close | Verdict::KnownDifferent | Verdict::Different) => format!(
             "{said}: {:.1}% of tokens change, KL {} nats, perplexity {:+.2}%",
@@ -297,6 +323,7 @@ pub(super) fn stage_word(verdict: StageVerdict) -> &'static str {
         StageVerdict::Pass => "pass",
         StageVerdict::Fail => "FAIL",
         StageVerdict::Incomplete => "incomplete",
+        StageVerdict::Absent => "absent",
     }
 }
 
@@ -304,7 +331,7 @@ fn tone(verdict: StageVerdict) -> Tone {
     match verdict {
         StageVerdict::Pass => Tone::Good,
         StageVerdict::Fail => Tone::Bad,
-        StageVerdict::Incomplete => Tone::Aside,
+        StageVerdict::Incomplete | StageVerdict::Absent => Tone::Aside,
     }
 }
 
@@ -315,6 +342,8 @@ pub(super) fn metric_name(metric: Metric) -> &'static str {
         Metric::MaxAbs => "max |d|",
         Metric::RelativeL2 => "relative L2",
         Metric::Cosine => "minimum cosine",
+        Metric::CosineMean => "mean cosine",
+        Metric::Nearest => "nearest texts kept",
         Metric::KlMean => "mean KL",
         Metric::KlP99 => "KL p99",
         Metric::KlBackwardMean => "mean KL backward",
@@ -332,8 +361,8 @@ pub(super) fn metric_name(metric: Metric) -> &'static str {
 pub(super) fn figure_of(metric: Metric, value: f64) -> String {
     match metric {
         Metric::NotFinite => format!("{value}"),
-        Metric::Cosine => format!("{value:.7}"),
-        Metric::Top1 | Metric::Top1WithTies | Metric::Top5 | Metric::GreedyReal | Metric::SampledReal => {
+        Metric::Cosine | Metric::CosineMean => format!("{value:.7}"),
+        Metric::Nearest | Metric::Top1 | Metric::Top1WithTies | Metric::Top5 | Metric::GreedyReal | Metric::SampledReal => {
             format!("{:.2}%", value * 100.0)
         }
         _ => figure(value),

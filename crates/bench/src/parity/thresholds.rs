@@ -12,6 +12,7 @@ use super::Side;
 use super::consistency::ConsistencyMeasures;
 use super::generation::GenerationMeasures;
 use super::logits::LogitsMeasures;
+use super::vectors::VectorMeasures;
 
 /// The rules that are part of this crate.
 const EMBEDDED: &str = include_str!("thresholds.toml");
@@ -26,6 +27,9 @@ pub struct Thresholds {
     version: u32,
     #[serde(rename = "pair", default)]
     pairs: Vec<PairRule>,
+    /// Of embedding models.
+    #[serde(default)]
+    vectors: Vec<PairRule>,
     #[serde(default)]
     self_consistency: Vec<SelfConsistencyRule>,
     #[serde(default)]
@@ -45,7 +49,8 @@ pub struct PairRule {
     most_hidden_size: Option<usize>,
     /// For models whose weights are declared random, or for all others; for both where it is absent.
     random: Option<bool>,
-    /// Beyond this lead in nats no tie is near.
+    /// Beyond this lead in nats no tie is near; vectors have no ties.
+    #[serde(default)]
     pub tie: f64,
     /// Why these limits.
     pub reason: String,
@@ -91,8 +96,12 @@ pub enum Metric {
     MaxAbs,
     /// All differences over all logits, as Euclidean norms.
     RelativeL2,
-    /// The minimum cosine of two rows.
+    /// The minimum cosine of two rows, or of two vectors.
     Cosine,
+    /// The mean cosine of two vectors.
+    CosineMean,
+    /// The share of the texts nearest to each that stay among them.
+    Nearest,
     /// The mean KL divergence of the candidate from the reference, in nats.
     KlMean,
     /// The 99th percentile of the KL divergence.
@@ -172,19 +181,10 @@ impl Thresholds {
         Ok(rules)
     }
 
-    /// The rule for a pair, if there is one.
+    /// The rule for a pair, if there is one: of embedding models where the candidate is one.
     pub(super) fn rule(&self, reference: &ModelInfo, side: &Side<'_>) -> Option<&PairRule> {
-        self.rule_of(reference.dtype, side.model.info(), side.numerics, side.is_random)
-    }
-
-    fn rule_of(&self, reference: DType, candidate: &ModelInfo, numerics: Numerics, is_random: bool) -> Option<&PairRule> {
-        self.pairs.iter().find(|rule| {
-            (rule.reference, rule.candidate) == (reference, candidate.dtype)
-                && rule.backend.is_none_or(|backend| backend == candidate.backend)
-                && rule.numerics.is_none_or(|of_rule| of_rule == numerics)
-                && rule.most_hidden_size.is_none_or(|most| candidate.hidden_size <= most)
-                && rule.random.is_none_or(|random| random == is_random)
-        })
+        let rules = if side.embedder.is_some() { &self.vectors } else { &self.pairs };
+        rule_of(rules, reference.dtype, side.model.info(), side.numerics, side.is_random)
     }
 
     /// What a candidate may differ by from itself.
@@ -218,6 +218,31 @@ impl Thresholds {
         values.chain(own.into_iter().flatten()).map(gate).collect()
     }
 
+    /// Holds what was measured of the vectors of `side` against its limits.
+    pub(super) fn vector_gates(
+        &self,
+        rule: &PairRule,
+        side: &Side<'_>,
+        vectors: Option<&VectorMeasures>,
+        consistency: Option<&ConsistencyMeasures>,
+        is_whole_corpus: bool,
+    ) -> Vec<Gate> {
+        let gate = |(&metric, &limit): (&Metric, &f64)| {
+            let value = match metric {
+                Metric::Cosine => vectors?.cosine_min,
+                Metric::CosineMean => vectors?.cosine_mean,
+                Metric::Nearest => vectors?.nearest,
+                Metric::MaxAbs => vectors?.max_abs,
+                Metric::SelfMaxAbs => consistency?.noise,
+                Metric::SelfRelativeL2 => consistency?.relative_l2,
+                _ => return None,
+            };
+            let known = self.known(side.model.info(), side.numerics, metric);
+            Some(gate(metric, value, limit, known, is_whole_corpus))
+        };
+        rule.limits.iter().filter_map(gate).collect()
+    }
+
     fn known(&self, info: &ModelInfo, numerics: Numerics, metric: Metric) -> Option<&KnownDifference> {
         let model = info.name.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or_default();
         self.known.iter().find(|known| {
@@ -233,7 +258,7 @@ impl Thresholds {
 impl Metric {
     /// Whether more is better.
     pub fn is_at_least(self) -> bool {
-        matches!(self, Self::Cosine | Self::Top1 | Self::Top1WithTies | Self::Top5)
+        matches!(self, Self::Cosine | Self::CosineMean | Self::Nearest | Self::Top1 | Self::Top1WithTies | Self::Top5)
     }
 
     /// NaN meets no limit.
@@ -247,6 +272,23 @@ impl Outcome {
     pub fn fails(self) -> bool {
         matches!(self, Self::NotMet | Self::NoLonger)
     }
+}
+
+/// The first of `rules` that fits.
+fn rule_of<'r>(
+    rules: &'r [PairRule],
+    reference: DType,
+    candidate: &ModelInfo,
+    numerics: Numerics,
+    is_random: bool,
+) -> Option<&'r PairRule> {
+    rules.iter().find(|rule| {
+        (rule.reference, rule.candidate) == (reference, candidate.dtype)
+            && rule.backend.is_none_or(|backend| backend == candidate.backend)
+            && rule.numerics.is_none_or(|of_rule| of_rule == numerics)
+            && rule.most_hidden_size.is_none_or(|most| candidate.hidden_size <= most)
+            && rule.random.is_none_or(|random| random == is_random)
+    })
 }
 
 fn gate(metric: Metric, value: f64, limit: f64, known: Option<&KnownDifference>, is_whole_corpus: bool) -> Gate {
@@ -282,6 +324,7 @@ fn measured(metric: Metric, logits: Option<&LogitsMeasures>, generation: Option<
         Metric::Top5 => logits.top5,
         Metric::PerplexityChange => logits.perplexity_change.abs(),
         Metric::GreedyReal | Metric::SampledReal | Metric::SelfMaxAbs | Metric::SelfRelativeL2 => return None,
+        Metric::CosineMean | Metric::Nearest => return None,
     })
 }
 
@@ -306,11 +349,27 @@ mod tests {
         }
     }
 
+    #[test]
+    fn vectors_of_the_same_dtype_are_held_to_rounding_and_those_of_int8_to_less() {
+        let rules = Thresholds::embedded();
+        let limits = |dtype| {
+            let mut info = ModelInfo::new("model", BackendKind::Candle, "0");
+            (info.dtype, info.hidden_size) = (dtype, 384);
+            rule_of(&rules.vectors, DType::F32, &info, Numerics::Fast, false).unwrap().limits.clone()
+        };
+        assert_eq!(limits(DType::F32)[&Metric::Cosine], 0.999_999);
+        let int8 = limits(DType::Int8);
+        assert_eq!((int8[&Metric::Cosine], int8[&Metric::CosineMean]), (0.998, 0.9995));
+        for &dtype in <DType as tandem_core::named::Named>::ALL {
+            assert!(limits(dtype).contains_key(&Metric::SelfRelativeL2), "{dtype}");
+        }
+    }
+
     /// The rule for `dtype` against f32 on a model of this width.
     fn rule(dtype: DType, numerics: Numerics, hidden_size: usize, is_random: bool) -> PairRule {
         let mut info = ModelInfo::new("model", BackendKind::Candle, "0");
         (info.dtype, info.hidden_size) = (dtype, hidden_size);
-        Thresholds::embedded().rule_of(DType::F32, &info, numerics, is_random).unwrap().clone()
+        rule_of(&Thresholds::embedded().pairs, DType::F32, &info, numerics, is_random).unwrap().clone()
     }
 
     #[test]

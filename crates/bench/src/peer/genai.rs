@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::Deserialize;
-use tandem_core::{CancelToken, Result, TokenId};
+use tandem_core::{CancelToken, Result};
 
 use super::refused;
 use crate::machine::Activity;
 use crate::measure::{Decode, Prefill, Sample, Workload, prompt_token};
+use crate::probe::Probe;
 use crate::process;
 use crate::record::Loaded;
 use crate::run::Runner;
@@ -68,7 +69,7 @@ impl Runner for Genai {
         format!("genai {}, {} threads", self.dtype, self.threads)
     }
 
-    fn prepare(&mut self, _tokens: &[TokenId], _logits: &Path, cancel: &CancelToken) -> Result<(Loaded, Option<String>)> {
+    fn prepare(&mut self, _probe: &Probe, _answer: &Path, cancel: &CancelToken) -> Result<(Loaded, Option<String>)> {
         if !self.directory.join("genai_config.json").is_file() {
             let reason = format!("`{}` has no `genai_config.json`", self.directory.display());
             return Err(refused(
@@ -77,7 +78,7 @@ impl Runner for Genai {
                 Some("name a directory written by onnxruntime-genai's builder or by an export"),
             ));
         }
-        let nothing = Workload { prompts: vec![1], depths: vec![], n_generated: 0, batches: vec![], rounds: 1 };
+        let nothing = Workload { prompts: vec![1], depths: vec![], n_generated: 0, rounds: 1, embedding: None };
         let (answer, _) = self.ask(&nothing, cancel)?;
         let files = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
         let weights: Vec<_> = files.filter(|file| file.file_name().to_string_lossy().contains(".onnx")).collect();
@@ -120,7 +121,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let directory = dir.path().to_path_buf();
         let mut peer = Genai { python: "./none".into(), directory, dtype: "int4".into(), threads: 1, step_share: 1.0 };
-        let error = peer.prepare(&[], Path::new("x"), &CancelToken::new()).unwrap_err();
+        let error = peer.prepare(&Probe::Logits(Vec::new()), Path::new("x"), &CancelToken::new()).unwrap_err();
         assert!(error.to_string().contains("genai_config.json"), "{error}");
     }
 

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde::Deserialize;
-use tandem_core::{CancelToken, Result, TokenId};
+use tandem_core::{CancelToken, Result};
 
 use super::refused;
 use crate::machine::Activity;
 use crate::measure::{Decode, Prefill, Sample, Workload};
+use crate::probe::Probe;
 use crate::process;
 use crate::record::Loaded;
 use crate::run::Runner;
@@ -61,7 +62,7 @@ impl Runner for LlamaBench {
         format!("llama.cpp {}, {} threads", self.file_name(), self.threads)
     }
 
-    fn prepare(&mut self, _tokens: &[TokenId], _logits: &Path, cancel: &CancelToken) -> Result<(Loaded, Option<String>)> {
+    fn prepare(&mut self, _probe: &Probe, _answer: &Path, cancel: &CancelToken) -> Result<(Loaded, Option<String>)> {
         if !self.gguf.is_file() {
             let hint = Some("name a GGUF file of the model");
             return Err(refused("llama-bench", format!("there is no file `{}`", self.gguf.display()), hint));
@@ -145,7 +146,7 @@ mod tests {
     #[test]
     fn llama_bench_names_a_missing_model() {
         let mut peer = LlamaBench { program: "./none".into(), gguf: "./no-such.gguf".into(), threads: 1 };
-        let error = peer.prepare(&[], Path::new("x"), &CancelToken::new()).unwrap_err();
+        let error = peer.prepare(&Probe::Logits(Vec::new()), Path::new("x"), &CancelToken::new()).unwrap_err();
         assert!(error.to_string().contains("no-such.gguf"), "{error}");
     }
 }

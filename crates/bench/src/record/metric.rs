@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{BenchEntry, Record};
-use crate::measure::Sample;
+use crate::measure::{EmbedWorkload, Sample, TextBatch};
 use crate::statistics::{Comparison, compare_apart, compare_in_turns, quantile};
 
 /// One figure.
@@ -15,14 +15,24 @@ pub enum Metric {
     FirstToken(usize),
     /// Tokens per second after this many tokens.
     Decode(usize),
-    /// Tokens per second of this many sequences at once.
-    Encode(usize),
+    /// Tokens per second of these texts at once.
+    EmbedTokens(TextBatch),
+    /// Texts per second of these texts at once.
+    EmbedTexts(TextBatch),
+    /// Half of all queries took no longer.
+    QueryP50,
+    /// 99 of 100 queries took no longer.
+    QueryP99,
+    /// Queries per second, one after the other.
+    Queries,
     /// To load, files in the system's cache.
     LoadWarm,
     /// To load, files on the disk.
     LoadCold,
     /// From the start of the process to the first token, files in the system's cache.
     StartToFirstToken,
+    /// From the start of the process to the first vector, files in the system's cache.
+    StartToFirstVector,
     /// The most memory.
     PeakMemory,
 }
@@ -32,18 +42,29 @@ pub enum Metric {
 pub enum Unit {
     /// More is better.
     TokensPerSecond,
+    /// More is better.
+    TextsPerSecond,
     /// Less is better.
     Milliseconds,
     /// Less is better.
     Bytes,
 }
 
+impl Unit {
+    /// Whether more is better.
+    pub fn is_speed(self) -> bool {
+        matches!(self, Self::TokensPerSecond | Self::TextsPerSecond)
+    }
+}
+
 impl Metric {
     /// In what it is measured.
     pub fn unit(self) -> Unit {
         match self {
-            Self::Prefill(_) | Self::Decode(_) | Self::Encode(_) => Unit::TokensPerSecond,
+            Self::Prefill(_) | Self::Decode(_) | Self::EmbedTokens(_) => Unit::TokensPerSecond,
+            Self::EmbedTexts(_) | Self::Queries => Unit::TextsPerSecond,
             Self::FirstToken(_) | Self::LoadWarm | Self::LoadCold | Self::StartToFirstToken => Unit::Milliseconds,
+            Self::QueryP50 | Self::QueryP99 | Self::StartToFirstVector => Unit::Milliseconds,
             Self::PeakMemory => Unit::Bytes,
         }
     }
@@ -51,6 +72,8 @@ impl Metric {
     /// Its value in one round.
     fn of(self, sample: &Sample) -> Option<f64> {
         let speed = |n: usize, ms: f64| (n > 0 && ms > 0.0).then(|| n as f64 / ms * 1e3);
+        let embedded = |batch: TextBatch| sample.embedded.iter().find(|embedded| embedded.batch == batch);
+        let query = |share: f64| (!sample.query_ms.is_empty()).then(|| quantile(&sample.query_ms, share));
         match self {
             Self::Prefill(n) => {
                 sample.prefill.iter().find(|prefill| prefill.n_tokens == n).and_then(|prefill| speed(n, prefill.ms))
@@ -59,12 +82,15 @@ impl Metric {
             Self::Decode(depth) => {
                 sample.decode.iter().find(|decode| decode.depth == depth).and_then(|decode| speed(decode.n_tokens, decode.ms))
             }
-            Self::Encode(batch) => {
-                sample.encode.iter().find(|encode| encode.batch == batch).and_then(|encode| speed(encode.n_tokens, encode.ms))
-            }
+            Self::EmbedTokens(batch) => embedded(batch).and_then(|found| speed(found.n_tokens, found.ms)),
+            Self::EmbedTexts(batch) => embedded(batch).and_then(|found| speed(found.batch.n_texts, found.ms)),
+            Self::QueryP50 => query(0.5),
+            Self::QueryP99 => query(0.99),
+            Self::Queries => speed(sample.query_ms.len(), sample.query_ms.iter().sum()),
             Self::LoadWarm => sample.load_ms.filter(|_| !sample.is_cold),
             Self::LoadCold => sample.load_ms.filter(|_| sample.is_cold),
             Self::StartToFirstToken => sample.start_to_first_token_ms.filter(|_| !sample.is_cold),
+            Self::StartToFirstVector => sample.start_to_first_vector_ms.filter(|_| !sample.is_cold),
             Self::PeakMemory => sample.peak_rss_bytes.map(|bytes| bytes as f64),
         }
     }
@@ -76,10 +102,15 @@ impl fmt::Display for Metric {
             Self::Prefill(n) => write!(f, "prefill of {n}"),
             Self::FirstToken(n) => write!(f, "first token of {n}"),
             Self::Decode(depth) => write!(f, "decode at depth {depth}"),
-            Self::Encode(batch) => write!(f, "encode, batch of {batch}"),
+            Self::EmbedTokens(batch) => write!(f, "tokens/s of {batch}"),
+            Self::EmbedTexts(batch) => write!(f, "texts/s of {batch}"),
+            Self::QueryP50 => f.write_str("query, p50"),
+            Self::QueryP99 => f.write_str("query, p99"),
+            Self::Queries => f.write_str("queries"),
             Self::LoadWarm => f.write_str("load, warm"),
             Self::LoadCold => f.write_str("load, cold"),
             Self::StartToFirstToken => f.write_str("start to first token"),
+            Self::StartToFirstVector => f.write_str("start to first vector"),
             Self::PeakMemory => f.write_str("peak memory"),
         }
     }
@@ -145,8 +176,11 @@ impl Record {
         let prompts = workload.prompts.iter().copied();
         let all = prompts.clone().map(Metric::Prefill).chain(prompts.map(Metric::FirstToken));
         let all = all.chain(workload.depths.iter().copied().map(Metric::Decode));
-        let all = all.chain(workload.batches.iter().copied().map(Metric::Encode));
-        let all = all.chain([Metric::LoadWarm, Metric::LoadCold, Metric::StartToFirstToken, Metric::PeakMemory]);
+        let batches = workload.embedding.as_ref().map(EmbedWorkload::all).unwrap_or_default();
+        let all = all.chain(batches.into_iter().flat_map(|batch| [Metric::EmbedTokens(batch), Metric::EmbedTexts(batch)]));
+        let all = all.chain([Metric::QueryP50, Metric::QueryP99, Metric::Queries]);
+        let all = all.chain([Metric::LoadWarm, Metric::LoadCold, Metric::StartToFirstToken, Metric::StartToFirstVector]);
+        let all = all.chain([Metric::PeakMemory]);
         all.filter(|&metric| self.entries.iter().any(|entry| !entry.values(metric).is_empty())).collect()
     }
 }

@@ -3,7 +3,7 @@
 use tandem_core::{Error, Result};
 
 use super::noise::disturbed;
-use crate::record::{BenchEntry, Metric, Record, Unit};
+use crate::record::{BenchEntry, Metric, Record};
 use crate::statistics::{Comparison, LEAST_GAP, LEAST_ROUNDS, Verdict};
 
 /// The loss that fails the gate: this share more time, or memory, than before. 10% more time for a token is 9.1% fewer tokens per second.
@@ -23,14 +23,14 @@ pub struct Change {
 impl Change {
     /// It has become worse, beyond chance.
     pub fn is_worse(&self) -> bool {
-        let worse = if self.metric.unit() == Unit::TokensPerSecond { Verdict::Lower } else { Verdict::Higher };
+        let worse = if self.metric.unit().is_speed() { Verdict::Lower } else { Verdict::Higher };
         self.compared.verdict == worse
     }
 
     /// It has become worse beyond chance, and by [`GATE_LOSS`] within what a median may be off by from one run to the next.
     pub fn fails_gate(&self) -> bool {
         let ratio = self.compared.ratio.median;
-        let cost = if self.metric.unit() == Unit::TokensPerSecond { 1.0 / ratio } else { ratio };
+        let cost = if self.metric.unit().is_speed() { 1.0 / ratio } else { ratio };
         self.is_worse() && cost - 1.0 >= GATE_LOSS - LEAST_GAP
     }
 }
@@ -82,10 +82,11 @@ pub fn unjudged(record: &Record, baseline: &Record) -> Vec<String> {
     figures(record).filter_map(reason).collect()
 }
 
-/// Every figure that was measured, except a cold load: there is one of it.
+/// Every figure that was measured, except a cold load, of which there is one, and texts per second, which say the same as tokens.
 fn figures(record: &Record) -> impl Iterator<Item = (&BenchEntry, Metric)> {
     let metrics = record.metrics();
-    let has = |entry: &BenchEntry, metric| metric != Metric::LoadCold && !entry.values(metric).is_empty();
+    let is_told = |metric| !matches!(metric, Metric::LoadCold | Metric::EmbedTexts(_));
+    let has = move |entry: &BenchEntry, metric| is_told(metric) && !entry.values(metric).is_empty();
     record.measured().flat_map(move |entry| {
         let metrics = metrics.clone().into_iter().filter(move |&metric| has(entry, metric));
         metrics.map(move |metric| (entry, metric))

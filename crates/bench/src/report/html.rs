@@ -1,10 +1,11 @@
 //! The report as a page: the answer first, then the charts that show it, then everything that was measured.
 
 mod charts;
+mod embedding;
 mod evidence;
 mod figures;
 
-use self::charts::{decode_charts, prefill_charts};
+use self::charts::{decode_charts, embedding_charts, prefill_charts};
 use self::evidence::{builds, changes_table, method, rounds};
 use self::figures::{differences, latencies, loads_and_memory, losses_table};
 use super::advice::{Advice, advise, usual};
@@ -18,14 +19,23 @@ use crate::statistics::{Interval, LEAST_ROUNDS, interval, median};
 /// The page of `record`, with what changed since a baseline where there is one.
 pub fn page(record: &Record, changes: &[Change]) -> Page {
     let advice = advise(record);
-    let mut sections = vec![
-        Section::new("Decoding speed", decode_charts(record)),
-        Section::new("Prefill speed", prefill_charts(record)),
-        Section::new("Comparison", differences(record, &advice)),
-        Section::new("Loss against f32", losses_table(record, &advice)),
-        Section::new("Latency of each token", latencies(record)),
-        Section::new("Start and memory", loads_and_memory(record)),
-    ];
+    let mut sections = match &record.workload.embedding {
+        Some(workload) => vec![
+            Section::new("Embedding speed", embedding_charts(record, advice.metric)),
+            Section::new("Comparison", differences(record, &advice)),
+            Section::new("Closeness to f32", embedding::closeness_table(record)),
+            Section::new("Queries, start and memory", embedding::queries_and_memory(record)),
+            Section::new("Every batch", embedding::batches(record, workload)),
+        ],
+        None => vec![
+            Section::new("Decoding speed", decode_charts(record)),
+            Section::new("Prefill speed", prefill_charts(record)),
+            Section::new("Comparison", differences(record, &advice)),
+            Section::new("Loss against f32", losses_table(record, &advice)),
+            Section::new("Latency of each token", latencies(record)),
+            Section::new("Start and memory", loads_and_memory(record)),
+        ],
+    };
     if !changes.is_empty() {
         sections.insert(0, Section::new("Against the baseline", changes_table(changes)));
     }
@@ -78,8 +88,16 @@ fn answer(record: &Record, advice: &Advice<'_>) -> String {
     let metric = advice.metric;
     let speed = |entry: &BenchEntry| median(&entry.values(metric));
     let with = decoded(metric, &first.entry.values(metric));
-    let mut text = format!("{machine}, use `{}`. It decodes {with}.", used(first.entry));
+    let does = if record.workload.embedding.is_some() { "embeds" } else { "decodes" };
+    let mut text = format!("{machine}, use `{}`. It {does} {with}.", used(first.entry));
     match (&first.entry.loss, advice.exact) {
+        (None, exact) if first.entry.closeness.is_some() => {
+            if let Some(exact) = exact.filter(|exact| exact.name != first.entry.name) {
+                let times = speed(first.entry) / speed(exact);
+                text += &format!(" That is {times:.1} times the speed of the fastest lossless choice (`{}`).", used(exact));
+            }
+            text += &format!(" Its vectors: {}.", words::lost(first.entry));
+        }
         (_, Some(exact)) if exact.name == first.entry.name => text += " It is lossless.",
         (Some(loss), Some(exact)) => {
             let times = speed(first.entry) / speed(exact);
@@ -102,16 +120,22 @@ fn answer(record: &Record, advice: &Advice<'_>) -> String {
 fn decoded(metric: Metric, values: &[f64]) -> String {
     let Interval { median, low, high } = interval(values);
     let ends = if values.len() > 1 { format!(" ({} to {})", words::digits(low), words::digits(high)) } else { String::new() };
-    let depth = if let Metric::Decode(depth @ 1..) = metric { format!(" after {depth} tokens") } else { String::new() };
+    let depth = match metric {
+        Metric::Decode(depth @ 1..) => format!(" after {depth} tokens"),
+        Metric::EmbedTokens(batch) => format!(" of {batch}"),
+        _ => String::new(),
+    };
     format!("{} tokens/s{ends}{depth}", words::digits(median))
 }
 
 /// One row for each wish.
 fn choices(record: &Record, advice: &Advice<'_>) -> Table {
-    let prompt = usual(&record.workload.prompts);
-    let first = format!("first token of {prompt}");
-    let decode = advice.metric.to_string();
-    let columns = ["goal", "use", &decode, "loss", &first, "peak memory"];
+    let latency = match record.workload.embedding {
+        Some(_) => Metric::QueryP50,
+        None => Metric::FirstToken(usual(&record.workload.prompts)),
+    };
+    let (speed, first) = (advice.metric.to_string(), latency.to_string());
+    let columns = ["goal", "use", &speed, "loss", &first, "peak memory"];
     let mut table = Table::new("What to use here", &columns).of_cards();
     for choice in &advice.choices {
         let figure = |metric: Metric| {
@@ -119,6 +143,7 @@ fn choices(record: &Record, advice: &Advice<'_>) -> Table {
             Cell::figure(if values.is_empty() { "–".into() } else { words::value(metric, median(&values)) })
         };
         let lost = match &choice.entry.loss {
+            None if choice.entry.closeness.is_some() => words::lost(choice.entry),
             Some(_) if advice.exact.is_some_and(|exact| exact.name == choice.entry.name) => "none".into(),
             Some(loss) => words::loss(loss),
             None => "unknown".into(),
@@ -128,7 +153,7 @@ fn choices(record: &Record, advice: &Advice<'_>) -> Table {
             Cell::text(format!("`{}`", used(choice.entry))),
             figure(advice.metric),
             Cell::text(lost),
-            figure(Metric::FirstToken(prompt)),
+            figure(latency),
             figure(Metric::PeakMemory),
         ]);
     }
@@ -148,7 +173,8 @@ fn peers_remark(record: &Record, advice: &Advice<'_>) -> Option<String> {
     let peer = peers.max_by(|a, b| speed(a).total_cmp(&speed(b)))?;
     let compared = peer.against(first, advice.metric)?;
     let said = words::comparison(advice.metric, &compared);
-    Some(format!("Of the peers, {} decodes fastest: {said}, against `{}`.", peer.name, used(first)))
+    let does = if record.workload.embedding.is_some() { "embeds" } else { "decodes" };
+    Some(format!("Of the peers, {} {does} fastest: {said}, against `{}`.", peer.name, used(first)))
 }
 
 /// That the number of threads was not varied, when so.

@@ -1,7 +1,7 @@
 //! Whether a run can be trusted, and if not, why not.
 
 use super::words::percent;
-use crate::measure::Workload;
+use crate::measure::{EmbedWorkload, Workload};
 use crate::record::{BenchEntry, Metric, Record};
 use crate::statistics::spread;
 
@@ -69,10 +69,12 @@ fn lasting(record: &Record, least: f64) -> Vec<String> {
     causes
 }
 
-/// The largest spread of an entry's speeds, of all prompts and depths.
+/// The largest spread of an entry's speeds, of all prompts, depths and batches.
 fn worst_spread(record: &Record, entry: &BenchEntry) -> f64 {
-    let Workload { prompts, depths, .. } = &record.workload;
+    let Workload { prompts, depths, embedding, .. } = &record.workload;
     let metrics = prompts.iter().map(|&n| Metric::Prefill(n)).chain(depths.iter().map(|&depth| Metric::Decode(depth)));
+    let batches = embedding.as_ref().map(EmbedWorkload::all).unwrap_or_default();
+    let metrics = metrics.chain(batches.into_iter().map(Metric::EmbedTokens));
     let spreads = metrics.map(|metric| spread(&entry.values(metric)));
     spreads.filter(|spread| spread.is_finite()).fold(0.0, f64::max)
 }

@@ -1,5 +1,7 @@
 //! The report on a terminal.
 
+mod embedding;
+
 use super::advice::{Advice, advise, usual};
 use super::changes::Change;
 use super::noise::noise;
@@ -10,11 +12,18 @@ use crate::statistics::{Verdict, median};
 /// Lines for a terminal: a table, what to use, and whether it can be trusted.
 pub fn text(record: &Record, changes: &[Change]) -> Vec<String> {
     let mut lines = vec![heading(record), String::new()];
-    lines.extend(table(record));
+    match &record.workload.embedding {
+        Some(workload) => lines.extend(embedding::tables(record, workload)),
+        None => lines.extend(table(record)),
+    }
     let failed = record.entries.iter().filter_map(|entry| Some(format!("{}: {}", entry.name, entry.failure.as_ref()?)));
     lines.extend(failed);
     lines.push(String::new());
-    lines.extend(advice(&advise(record)));
+    let advised = advise(record);
+    lines.extend(advice(&advised));
+    if record.workload.embedding.is_some() {
+        lines.extend(embedding::ratios(record, &advised));
+    }
     if !changes.is_empty() {
         lines.extend(["".into(), "against the baseline:".into()]);
         let told = changes.iter().filter(|change| !matches!(change.compared.verdict, Verdict::Same | Verdict::TooFew));
@@ -49,7 +58,6 @@ fn table(record: &Record) -> Vec<String> {
         (format!("decode at {depth}"), Metric::Decode(depth)),
     ]
     .into_iter()
-    .chain(record.workload.batches.iter().map(|&batch| (format!("encode x{batch}"), Metric::Encode(batch))))
     .chain([("memory".to_owned(), Metric::PeakMemory)])
     .collect();
     let mut rows = vec![std::iter::once(String::new()).chain(metrics.iter().map(|(name, _)| name.clone())).collect::<Vec<_>>()];
@@ -95,7 +103,7 @@ fn advice(advice: &Advice<'_>) -> Vec<String> {
         .iter()
         .map(|choice| {
             let speed = words::with_interval(advice.metric, &choice.entry.values(advice.metric)).unwrap_or_default();
-            format!("{}: {}, {speed}; {}", choice.wish, used(choice.entry), lost(choice.entry))
+            format!("{}: {}, {speed}; {}", choice.wish, used(choice.entry), words::lost(choice.entry))
         })
         .collect();
     if advice.is_random {
@@ -106,11 +114,4 @@ fn advice(advice: &Advice<'_>) -> Vec<String> {
 
 fn used(entry: &BenchEntry) -> &str {
     if entry.options.is_empty() { &entry.name } else { &entry.options }
-}
-
-fn lost(entry: &BenchEntry) -> String {
-    entry
-        .loss
-        .as_ref()
-        .map_or_else(|| format!("loss unknown: {}", entry.no_loss.as_deref().unwrap_or("it was not measured")), words::loss)
 }

@@ -1,13 +1,14 @@
 //! Figures as people read them.
 
+use crate::closeness::Closeness;
 use crate::loss::Loss;
-use crate::record::{Metric, Unit};
+use crate::record::{BenchEntry, Metric, Unit};
 use crate::statistics::{Comparison, Interval, Verdict, interval};
 
 /// A value of `metric` with its unit: `71.2/s`, `14.3 ms`, `1.9 GB`.
 pub(super) fn value(metric: Metric, value: f64) -> String {
     match metric.unit() {
-        Unit::TokensPerSecond => format!("{}/s", digits(value)),
+        Unit::TokensPerSecond | Unit::TextsPerSecond => format!("{}/s", digits(value)),
         Unit::Milliseconds => milliseconds(value),
         Unit::Bytes => bytes(value as u64),
     }
@@ -17,7 +18,7 @@ pub(super) fn value(metric: Metric, value: f64) -> String {
 pub(super) fn with_interval(metric: Metric, values: &[f64]) -> Option<String> {
     let Interval { median, low, high } = (!values.is_empty()).then(|| interval(values))?;
     let ends = match metric.unit() {
-        Unit::TokensPerSecond => format!("{} to {}", digits(low), digits(high)),
+        unit if unit.is_speed() => format!("{} to {}", digits(low), digits(high)),
         _ => format!("{} to {}", value(metric, low), value(metric, high)),
     };
     Some(if values.len() > 1 { format!("{} ({ends})", value(metric, median)) } else { value(metric, median) })
@@ -57,7 +58,7 @@ pub(super) fn percent(share: f64) -> String {
 pub(super) fn comparison(metric: Metric, compared: &Comparison) -> String {
     let Interval { median, low, high } = compared.ratio;
     let times = format!("x{median:.2} ({low:.2} to {high:.2})");
-    let is_more_better = metric.unit() == Unit::TokensPerSecond;
+    let is_more_better = metric.unit().is_speed();
     match (compared.verdict, is_more_better, metric.unit()) {
         (Verdict::TooFew, ..) => format!("{times}, too few rounds"),
         (Verdict::Same, ..) => format!("{times}, no difference"),
@@ -83,6 +84,26 @@ pub(super) fn loss(loss: &Loss) -> String {
     )
 }
 
+/// What vectors that close to those of f32 have lost.
+pub(super) fn closeness(found: &Closeness) -> String {
+    format!("cosine to f32 {} on average, {} at least", cosine(found.cosine_mean), cosine(found.cosine_min))
+}
+
+/// A cosine: six digits, of which the last are what distinguishes one close to 1 from another.
+pub(super) fn cosine(value: f64) -> String {
+    // Rounding up would call equal what is not.
+    format!("{:.6}", (value * 1e6).floor() / 1e6)
+}
+
+/// What an entry has lost, or why that is not known.
+pub(super) fn lost(entry: &BenchEntry) -> String {
+    match (&entry.loss, &entry.closeness) {
+        (Some(found), _) => loss(found),
+        (None, Some(found)) => closeness(found),
+        (None, None) => format!("loss unknown: {}", entry.no_loss.as_deref().unwrap_or("it was not measured")),
+    }
+}
+
 /// A divergence; what is below a hundred-millionth is rounding.
 pub(super) fn nats(kl: f64) -> String {
     match kl {
@@ -104,6 +125,11 @@ mod tests {
         assert_eq!([900, 1_500, 2_500_000, 1_984_519_680].map(bytes), ["900 bytes", "1.50 kB", "2.50 MB", "1.98 GB"]);
         assert_eq!([0.912, 0.9987, 1.0, 0.004].map(percent), ["91%", "99.9%", "100%", "0.4%"]);
         assert_eq!([0.0, 4e-10, 0.000_12, 0.0312].map(nats), ["0", "0", "1.2e-4", "0.031"]);
+    }
+
+    #[test]
+    fn cosines_are_never_rounded_up() {
+        assert_eq!([1.0, 0.999_999_6, 0.998_123_49].map(cosine), ["1.000000", "0.999999", "0.998123"]);
     }
 
     #[test]

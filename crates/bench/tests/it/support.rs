@@ -66,6 +66,7 @@ impl Loaded {
             numerics: self.numerics,
             // The goldens' weights are random, the demo's are trained.
             is_random: self.files.name != "demo",
+            embedder: None,
             other_threads: None,
         }
     }

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tandem::named::ParseNameError;
 use tandem::{BackendKind, DType, Numerics};
 
@@ -13,6 +13,9 @@ use super::onnx::LibraryArg;
 use super::{DeviceChoice, OutputArgs, examples};
 
 /// Benchmark a model on this machine: speed, memory and loss of accuracy for each backend and dtype.
+///
+/// Of a model that generates text, prompts and decoding are measured; of an embedding model, queries, batches of texts of equal length, and
+/// texts of mixed length.
 ///
 /// Each combination of backend, dtype and number of threads is an entry. Entries take turns, and each round runs in a separate process,
 /// so that disturbances affect all of them alike. An entry is called faster only when the 95% interval shows it and the difference is at
@@ -54,7 +57,7 @@ pub(crate) struct EntryOptions {
     /// Where to run: `cpu`, `cuda`, `cuda:N`, `coreml`, or `auto` for the best that can be used [default: cpu]
     #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Option<DeviceChoice>,
-    /// Dtypes of the weights [default: f32, int8 and int4 of a checkpoint, a graph's own otherwise; none beside `--graph`]
+    /// Dtypes of the weights [default: f32, int8 and, to generate, int4 of a checkpoint, a graph's own otherwise; none beside `--graph`]
     #[arg(long = "dtype", value_name = "DTYPE", value_delimiter = ',', value_parser = one_of::<DType>())]
     pub(crate) dtypes: Vec<DType>,
     /// Numbers of threads [default: the number of available processors]
@@ -80,18 +83,30 @@ pub(crate) struct EntryOptions {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Workload")]
 pub(crate) struct WorkOptions {
-    /// Prompt lengths in tokens
-    #[arg(long = "prompt", value_name = "N", value_delimiter = ',', default_value = "32,128,512")]
-    pub(crate) prompts: Vec<usize>,
-    /// Number of tokens to decode at each depth
-    #[arg(long = "generate", value_name = "N", default_value = "64")]
-    pub(crate) n_generated: NonZeroUsize,
-    /// Numbers of tokens in the context before decoding
-    #[arg(long = "depth", value_name = "N", value_delimiter = ',', default_value = "0,512")]
-    pub(crate) depths: Vec<usize>,
-    /// Batch sizes for encoding sequences of 128 tokens, on models with hidden states
+    /// Whether to generate text or to embed [default: what the model was made for]
+    #[arg(long, value_name = "TASK", value_enum)]
+    pub(crate) task: Option<BenchTask>,
+    /// Generating: prompt lengths in tokens [default: 32,128,512]
+    #[arg(long = "prompt", value_name = "N", value_delimiter = ',')]
+    pub(crate) prompts: Option<Vec<usize>>,
+    /// Generating: number of tokens to decode at each depth [default: 64]
+    #[arg(long = "generate", value_name = "N")]
+    pub(crate) n_generated: Option<NonZeroUsize>,
+    /// Generating: numbers of tokens in the context before decoding [default: 0,512]
+    #[arg(long = "depth", value_name = "N", value_delimiter = ',')]
+    pub(crate) depths: Option<Vec<usize>>,
+    /// Embedding: lengths of texts of equal length in tokens [default: 16,32,128,256]
+    #[arg(long = "length", value_name = "N", value_delimiter = ',')]
+    pub(crate) lengths: Option<Vec<usize>>,
+    /// Embedding: numbers of texts of equal length at once [default: 1,8,32]
     #[arg(long = "batch", value_name = "N", value_delimiter = ',')]
-    pub(crate) batches: Vec<NonZeroUsize>,
+    pub(crate) batches: Option<Vec<usize>>,
+    /// Embedding: number of texts of mixed length at once, about 70 tokens on average; 0 for none [default: 128]
+    #[arg(long = "mixed", value_name = "N")]
+    pub(crate) n_mixed: Option<usize>,
+    /// Embedding: number of queries of 16 tokens, one after the other, for up to 4 seconds [default: 200]
+    #[arg(long = "queries", value_name = "N")]
+    pub(crate) n_queries: Option<usize>,
     /// Number of rounds; with fewer than 6, no difference can be told from chance
     #[arg(long, value_name = "N", default_value = "7")]
     pub(crate) rounds: NonZeroUsize,
@@ -101,9 +116,16 @@ pub(crate) struct WorkOptions {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Peers")]
 pub(crate) struct PeerOptions {
-    /// Also measure another program: `llama-bench=PROGRAM`, `genai=PYTHON` (an interpreter with onnxruntime-genai), or `candle-transformers`
+    /// Also measure another program: `llama-bench=PROGRAM`, `genai=PYTHON` (an interpreter with onnxruntime-genai), `candle-transformers`, or,
+    /// for embedding, `python=WORKER` (`training/embeddings/peers.py`)
     #[arg(long = "peer", value_name = "PEER")]
     pub(crate) peers: Vec<Peer>,
+    /// Engines of `python=WORKER`, separated by commas [default: those whose packages are installed]
+    #[arg(long = "peer-kind", value_name = "KIND", value_delimiter = ',')]
+    pub(crate) kinds: Vec<String>,
+    /// Interpreter for `python=WORKER`
+    #[arg(long, value_name = "PYTHON", default_value = "python3")]
+    pub(crate) python: PathBuf,
     /// GGUF file for llama-bench (repeatable)
     #[arg(long = "gguf", value_name = "FILE")]
     pub(crate) ggufs: Vec<PathBuf>,
@@ -136,6 +158,15 @@ pub(crate) struct ReportOptions {
     pub(crate) builds: Option<PathBuf>,
 }
 
+/// What a model is measured at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BenchTask {
+    /// It generates text.
+    Generate,
+    /// It makes vectors of texts.
+    Embed,
+}
+
 /// A program with a backend.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
@@ -152,6 +183,20 @@ pub(crate) enum Peer {
     Genai(PathBuf),
     /// candle's models, in this program.
     CandleTransformers,
+    /// A program of Python that embeds with other engines.
+    Python(PathBuf),
+}
+
+impl Peer {
+    /// What it is asked for by.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::LlamaBench(_) => "llama-bench",
+            Self::Genai(_) => "genai",
+            Self::CandleTransformers => "candle-transformers",
+            Self::Python(_) => "python",
+        }
+    }
 }
 
 impl FromStr for Program {
@@ -170,8 +215,11 @@ impl FromStr for Peer {
         match text.split_once('=') {
             Some(("llama-bench", path)) if !path.is_empty() => Ok(Self::LlamaBench(path.into())),
             Some(("genai", path)) if !path.is_empty() => Ok(Self::Genai(path.into())),
+            Some(("python", path)) if !path.is_empty() => Ok(Self::Python(path.into())),
             None if text == "candle-transformers" => Ok(Self::CandleTransformers),
-            _ => Err(format!("`{text}` is not one of `llama-bench=PROGRAM`, `genai=PYTHON`, `candle-transformers`")),
+            _ => Err(format!(
+                "`{text}` is not one of `llama-bench=PROGRAM`, `genai=PYTHON`, `candle-transformers`, `python=WORKER`"
+            )),
         }
     }
 }
@@ -185,7 +233,8 @@ mod tests {
         assert_eq!("llama-bench=./x".parse(), Ok(Peer::LlamaBench("./x".into())));
         assert_eq!("genai=python3".parse(), Ok(Peer::Genai("python3".into())));
         assert_eq!("candle-transformers".parse(), Ok(Peer::CandleTransformers));
-        for wrong in ["llama-bench", "genai=", "ollama=x", "candle-transformers=x"] {
+        assert_eq!("python=peers.py".parse(), Ok(Peer::Python("peers.py".into())));
+        for wrong in ["llama-bench", "genai=", "python=", "ollama=x", "candle-transformers=x"] {
             assert!(wrong.parse::<Peer>().unwrap_err().contains(wrong), "{wrong}");
         }
     }

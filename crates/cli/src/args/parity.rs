@@ -18,6 +18,9 @@ use super::{ModelArg, OutputArgs, examples};
 /// machine), the logits of the same tokens, and generated texts up to where they diverge. Limits depend on the two dtypes. A position
 /// where the sides choose different tokens is a near tie, or it is a real difference and is shown.
 ///
+/// Of an embedding model, the vectors of the same texts are compared instead: their cosines, the ten nearest texts of each, and each side with
+/// itself (a text alone and in a batch, in another order, after another load).
+///
 /// The verdict is `same` (equal within rounding), `close` (another dtype, within its limits, with what it costs), or `different`.
 ///
 /// A side is `BACKEND[:DTYPE][@DEVICE][=PATH]`, such as `onnx:int4`, `candle:f32@cpu`, or `onnx=./model/onnx/model_q4.onnx` for a graph or a
@@ -39,22 +42,22 @@ pub(crate) struct ParityArgs {
     /// File of limits to use instead of the built-in ones
     #[arg(long, value_name = "FILE")]
     pub(crate) thresholds: Option<PathBuf>,
-    /// Maximum number of tokens of a built-in prompt; longer ones are truncated
+    /// Generating: maximum number of tokens of a built-in prompt; longer ones are truncated
     #[arg(long, value_name = "N", default_value = "1024")]
     pub(crate) prompt_tokens: NonZeroUsize,
-    /// Number of tokens to generate from a prompt; 0 generates nothing
+    /// Generating: number of tokens to generate from a prompt; 0 generates nothing
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub(crate) generate: usize,
-    /// Number of prompts to generate from
+    /// Generating: number of prompts to generate from
     #[arg(long, value_name = "N", default_value_t = 12)]
     pub(crate) texts: usize,
-    /// Random seed of sampled texts
+    /// Generating: random seed of sampled texts
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
     /// Judge by the limits for random weights, where the checkpoint does not declare them
     #[arg(long)]
     pub(crate) random_weights: bool,
-    /// Find the first stage of the first layer that computes a different result from the same inputs
+    /// Generating: find the first stage of the first layer that computes a different result from the same inputs
     #[arg(long)]
     pub(crate) bisect: bool,
     #[command(flatten)]

@@ -3,6 +3,7 @@
 mod facts;
 mod lineup;
 mod worker;
+mod workload;
 
 use std::iter::successors;
 use std::path::PathBuf;

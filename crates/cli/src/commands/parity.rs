@@ -5,9 +5,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
-use tandem::{CancelToken, Error, Model, OpenedModel, Resolved, Resolver, Settings, TextModel};
+use tandem::embedding::Embedder;
+use tandem::{CancelToken, EmbeddingModel, Error, Model, ModelFiles, OpenedModel, Resolved, Resolver, Settings, TextModel};
 use tandem_bench::parity::{
-    Corpus, PairReport, Parity, ParityOptions, ParityReport, Problem, Side, Thresholds, Tone, Verdict, lines, page,
+    Corpus, EmbedderSide, PairReport, Parity, ParityOptions, ParityReport, Problem, Side, Thresholds, Tone, Verdict, lines, page,
 };
 use tandem_bench::record::write_whole;
 use tandem_bench::shape::is_random;
@@ -15,10 +16,10 @@ use tandem_bench::shape::is_random;
 use crate::args::{ComputeArgs, DTypeArg, DeviceChoice, EngineOptions, OnnxArgs, ParityArgs, SideChoice, WeightsArgs};
 use crate::config::Config;
 use crate::engine;
-use crate::failure::{FAILED, GATE_NOT_MET};
+use crate::failure::{FAILED, GATE_NOT_MET, Usage};
 use crate::interrupt::Interrupts;
 use crate::output::{BAD, BOLD, DIM, GOOD, Output};
-use crate::resolve::{resolve, resolve_checkpoint};
+use crate::resolve::{is_embedder, resolve, resolve_checkpoint};
 
 pub(crate) fn parity(args: ParityArgs, output: &Output) -> Result<ExitCode> {
     let options = options(&args)?;
@@ -30,8 +31,8 @@ pub(crate) fn parity(args: ParityArgs, output: &Output) -> Result<ExitCode> {
     interrupts.arm();
     let corpus = options.corpus.name.clone();
     let reference = run.load(&args.reference)?;
-    let load_again = || reference.load_with_other_threads();
-    let side = reference.side(&load_again);
+    let (load_model, load_embedder) = (|| reference.load_with_other_threads(), |threads| reference.load_embedder(threads));
+    let side = reference.side(&Again { model: &load_model, embedder: &load_embedder });
     let mut report = ParityReport::new(model.model.to_string(), corpus, &side);
     let mut parity = Parity::new(side, options)?;
     for choice in &args.candidates {
@@ -61,8 +62,9 @@ impl Run<'_> {
     fn compare(&self, choice: &SideChoice, parity: &mut Parity<'_>) -> Result<PairReport> {
         let candidate = self.load(choice)?;
         let progress = self.output.progress(format!("comparing {}", choice.text));
-        let load_again = || candidate.load_with_other_threads();
-        Ok(parity.compare(&candidate.side(&load_again), &mut |step| progress.say(format!("{}: {step}", choice.text))))
+        let (load_model, load_embedder) = (|| candidate.load_with_other_threads(), |threads| candidate.load_embedder(threads));
+        let side = candidate.side(&Again { model: &load_model, embedder: &load_embedder });
+        Ok(parity.compare(&side, &mut |step| progress.say(format!("{}: {step}", choice.text))))
     }
 
     fn load(&self, choice: &SideChoice) -> Result<Loaded> {
@@ -86,9 +88,20 @@ impl Run<'_> {
         }
         let other = choice.path.as_deref().map(|path| resolve(self.resolver, path, &settings, self.output)).transpose()?;
         let files = self.resolver.find(other.as_ref().unwrap_or(self.model), &settings)?;
+        let embeds = is_embedder(&files, &files.model_config()?);
+        if embeds {
+            settings = settings.for_embeddings();
+            if args.bisect {
+                let message = "option `--bisect` looks for the stage at fault between tokens and logits, and this model embeds";
+                return Err(Usage::new(message, "leave it out: the report has the text with the least cosine").into());
+            }
+        }
         let opened = OpenedModel::open(files, &settings)?;
         let is_random = args.random_weights || is_random(opened.config());
-        let model = opened.load()?;
+        let model = match embeds {
+            true => LoadedModel::Embedding(opened.load_embedder(None)?),
+            false => LoadedModel::Text(Box::new(opened.load()?)),
+        };
         Ok(Loaded { name: choice.text.clone(), model, settings, is_random })
     }
 }
@@ -118,31 +131,76 @@ fn options(args: &ParityArgs) -> Result<ParityOptions> {
 /// A side with all that belongs to it.
 struct Loaded {
     name: String,
-    model: TextModel,
+    model: LoadedModel,
     settings: Settings,
     is_random: bool,
 }
 
+/// What a side is compared as.
+enum LoadedModel {
+    Text(Box<TextModel>),
+    Embedding(EmbeddingModel),
+}
+
+/// What loads a side once more.
+struct Again<'l> {
+    model: &'l dyn Fn() -> tandem::Result<Arc<dyn Model>>,
+    embedder: &'l dyn Fn(NonZeroUsize) -> tandem::Result<Embedder>,
+}
+
 impl Loaded {
-    fn side<'l>(&'l self, load_again: &'l dyn Fn() -> tandem::Result<Arc<dyn Model>>) -> Side<'l> {
-        Side {
-            name: self.name.clone(),
-            model: &**self.model.model(),
-            files: self.model.files(),
-            tokenizer: self.model.tokenizer(),
-            template: self.model.template(),
-            end_tokens: self.model.end_tokens(),
-            numerics: self.settings.load.numerics,
-            is_random: self.is_random,
-            other_threads: Some(load_again),
+    fn side<'l>(&'l self, again: &Again<'l>) -> Side<'l> {
+        let (name, numerics, is_random) = (self.name.clone(), self.settings.load.numerics, self.is_random);
+        match &self.model {
+            LoadedModel::Text(model) => Side {
+                name,
+                model: &**model.model(),
+                files: model.files(),
+                tokenizer: model.tokenizer(),
+                template: model.template(),
+                end_tokens: model.end_tokens(),
+                numerics,
+                is_random,
+                embedder: None,
+                other_threads: Some(again.model),
+            },
+            LoadedModel::Embedding(model) => Side {
+                name,
+                model: &**model.embedder().model(),
+                files: model.files(),
+                tokenizer: model.embedder().tokenizer(),
+                template: None,
+                end_tokens: &[],
+                numerics,
+                is_random,
+                embedder: Some(EmbedderSide { embedder: model.embedder(), load: Some(again.embedder) }),
+                other_threads: None,
+            },
+        }
+    }
+
+    fn files(&self) -> &ModelFiles {
+        match &self.model {
+            LoadedModel::Text(model) => model.files(),
+            LoadedModel::Embedding(model) => model.files(),
         }
     }
 
     /// One thread where there are several, two where there is one.
     fn load_with_other_threads(&self) -> tandem::Result<Arc<dyn Model>> {
-        let mut options = self.settings.load.clone();
-        options.threads = NonZeroUsize::new(if self.model.info().threads == 1 { 2 } else { 1 });
-        tandem::backends::backend(self.settings.backend, options.onnx.library.clone())?.load(self.model.files(), &options)
+        let threads = match &self.model {
+            LoadedModel::Text(model) => model.info().threads,
+            LoadedModel::Embedding(model) => model.info().threads,
+        };
+        let options = self.settings.load.clone().with_threads(NonZeroUsize::new(if threads == 1 { 2 } else { 1 }));
+        tandem::backends::backend(self.settings.backend, options.onnx.library.clone())?.load(self.files(), &options)
+    }
+
+    /// The same embedding model anew.
+    fn load_embedder(&self, threads: NonZeroUsize) -> tandem::Result<Embedder> {
+        let load = self.settings.load.clone().with_threads(Some(threads));
+        let settings = Settings { load, ..self.settings.clone() };
+        Ok(OpenedModel::open(self.files().clone(), &settings)?.load_embedder(None)?.embedder().clone())
     }
 }
 

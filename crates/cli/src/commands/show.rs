@@ -6,14 +6,17 @@ mod memory_plan;
 mod text;
 
 use crate::words::clause;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use serde::Serialize;
 use tandem::backends::WeightType;
+use tandem::embedding::{EmbeddingConfig, Similarity};
 use tandem::files::GenerationConfig;
 use tandem::numerics::NumericsCost;
-use tandem::{ModelFiles, ModelInfo, ModelRef, OpenedModel, Resolver, TextModel, TokenId};
+use tandem::{ModelFiles, ModelInfo, ModelRef, OpenedModel, Resolver, TokenId, Work};
 
 use self::files::{FileRow, GraphRow, SkippedRow};
 use self::memory_plan::{MemoryReport, planned_tokens};
@@ -35,6 +38,10 @@ struct ModelReport {
     skipped: Vec<SkippedRow>,
     /// Null on a device with memory of its own.
     memory: Option<MemoryReport>,
+    /// What it is for: text, embedding, reranking.
+    work: String,
+    /// Null for a model that makes no vectors.
+    embedding: Option<EmbeddingRow>,
     /// Null with `--no-load`.
     loaded: Option<Loaded>,
 }
@@ -56,6 +63,20 @@ struct Published {
     chat_template: bool,
     end_tokens: Vec<TokenId>,
     licence: Option<String>,
+}
+
+/// How vectors are made.
+#[derive(Serialize)]
+struct EmbeddingRow {
+    pooling: String,
+    normalized: bool,
+    dimensions: usize,
+    max_tokens: usize,
+    similarity: Similarity,
+    /// By name.
+    prompts: BTreeMap<String, String>,
+    /// What follows a rule and not the model's files.
+    remarks: Vec<String>,
 }
 
 /// How it runs.
@@ -122,6 +143,12 @@ pub(crate) fn show(args: ShowArgs, output: &Output) -> Result<ExitCode> {
     }
     let settings = settings(&engine, output)?;
     let files = find(&resolver, &resolved, &settings, output)?;
+    let work = files.model_config().map_or(Work::Text, |config| Work::of(&files, &config));
+    let settings = match work {
+        Work::Text => settings,
+        Work::Embedding => settings.for_embeddings(),
+        Work::Reranking => settings.for_reranking(&files)?,
+    };
     let opened = resolver.open(files.clone(), &settings);
     let mut report = ModelReport {
         published: published(&files, opened.as_ref().ok())?,
@@ -130,22 +157,14 @@ pub(crate) fn show(args: ShowArgs, output: &Output) -> Result<ExitCode> {
         skipped: files::skipped(&files),
         memory: opened.as_ref().ok().and_then(|opened| memory_report(&resolver, opened)),
         model: reference,
+        work: work.to_string(),
+        embedding: embedding(work, &files),
         loaded: None,
     };
     if !args.no_load {
         let opened = opened?;
         admit(&opened, &resolver, 1, output)?;
-        let progress = output.progress(format!("loading {}", report.model));
-        let settings = opened.settings().clone();
-        let model = opened.load();
-        let cost = model.as_ref().ok().map(|model| {
-            progress.say("measuring what fast numerics cost");
-            tandem::numerics::numerics_cost(model, &settings)
-        });
-        drop(progress);
-        let model = model?;
-        report.published.end_tokens = model.end_tokens().to_vec();
-        report.loaded = Some(loaded(&model, cost.transpose()?.flatten()));
+        report.loaded = Some(load(&mut report, opened, work, output)?);
     }
     if output.is_json() {
         output.document(&report)?;
@@ -153,6 +172,21 @@ pub(crate) fn show(args: ShowArgs, output: &Output) -> Result<ExitCode> {
         text::show(&report, output)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Loads the model; one that generates text is asked for its end tokens and for what fast numerics cost.
+fn load(report: &mut ModelReport, opened: OpenedModel, work: Work, output: &Output) -> tandem::Result<Loaded> {
+    let progress = output.progress(format!("loading {}", report.model));
+    if work != Work::Text {
+        let (model, time) = opened.load_model()?;
+        return Ok(loaded(model.info(), time, None));
+    }
+    let settings = opened.settings().clone();
+    let model = opened.load()?;
+    progress.say("measuring what fast numerics cost");
+    let cost = tandem::numerics::numerics_cost(&model, &settings)?;
+    report.published.end_tokens = model.end_tokens().to_vec();
+    Ok(loaded(model.info(), model.load_time(), cost))
 }
 
 /// What a long conversation with the model takes; nothing where that cannot be planned.
@@ -187,8 +221,22 @@ fn published(files: &ModelFiles, opened: Option<&OpenedModel>) -> tandem::Result
     })
 }
 
-fn loaded(model: &TextModel, cost: Option<NumericsCost>) -> Loaded {
-    let info = model.info();
+/// What makes its vectors, for an embedding model whose files say it.
+fn embedding(work: Work, files: &ModelFiles) -> Option<EmbeddingRow> {
+    let model = files.model_config().ok().filter(|_| work == Work::Embedding)?;
+    let config = EmbeddingConfig::read(files, &model, None).ok()?;
+    Some(EmbeddingRow {
+        pooling: config.pooling.name(),
+        normalized: config.is_normalized(),
+        dimensions: config.dimensions.unwrap_or_else(|| config.width(model.hidden_size)),
+        max_tokens: config.max_tokens,
+        similarity: config.similarity,
+        prompts: config.prompts.by_name.clone(),
+        remarks: config.remarks,
+    })
+}
+
+fn loaded(info: &ModelInfo, load_time: Duration, cost: Option<NumericsCost>) -> Loaded {
     Loaded {
         backend: info.backend.to_string(),
         engine_version: info.engine_version.clone(),
@@ -197,7 +245,7 @@ fn loaded(model: &TextModel, cost: Option<NumericsCost>) -> Loaded {
         memory_dtype: info.memory_dtype.to_string(),
         weight_types: weight_types(info),
         threads: info.threads,
-        load_ms: u64::try_from(model.load_time().as_millis()).unwrap_or(u64::MAX),
+        load_ms: u64::try_from(load_time.as_millis()).unwrap_or(u64::MAX),
         kv_bytes_per_token: info.kv_bytes_per_token,
         fast_numerics: cost.map(|cost| FastNumerics { mean_kl: cost.mean_kl, n_positions: cost.n_positions }),
         capabilities: info.capabilities.iter().map(|capability| capability.to_string()).collect(),

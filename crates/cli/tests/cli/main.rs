@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod bench;
+mod bench_embed;
 mod chat;
 mod config;
 mod doctor;

@@ -114,6 +114,11 @@ impl Embedder {
         &self.model
     }
 
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        self.tokens.tokenizer()
+    }
+
     /// The width of its vectors under `options`.
     ///
     /// # Errors

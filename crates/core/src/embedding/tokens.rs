@@ -67,6 +67,10 @@ impl TextTokens {
         Ok(Self { tokenizer, max_tokens: config.max_tokens, lower_case: config.lower_case, appended })
     }
 
+    pub(super) fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
     /// The tokens of `prompt` and `text`, cut to what the model takes.
     ///
     /// # Errors

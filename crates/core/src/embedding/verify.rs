@@ -253,9 +253,10 @@ impl Verifier<'_> {
         }
         let mut seen = vec![self.expected.prompt.clone()];
         prompts.retain(|prompt| {
-            let is_new = !seen.contains(prompt) && !(prompt.trim().is_empty() && !prompt.is_empty());
+            // Nobody puts blanks alone before a text.
+            let is_known = seen.contains(prompt) || (prompt.trim().is_empty() && !prompt.is_empty());
             seen.push(prompt.clone());
-            is_new
+            !is_known
         });
         prompts
     }

@@ -82,6 +82,11 @@ impl RerankConfig {
         Ok(Self { activation, max_tokens, answers, has_pair_template, remarks })
     }
 
+    /// Whether `files` are of a language model that scores pairs by its answers. Files that are damaged say nothing.
+    pub fn is_language_model(files: &ModelFiles) -> bool {
+        matches!(answers(files), Ok(Some(_)))
+    }
+
     /// What its model is to be loaded for.
     pub fn purpose(&self) -> Purpose {
         if self.answers.is_some() { Purpose::Generate } else { Purpose::Encode }

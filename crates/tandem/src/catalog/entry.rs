@@ -5,6 +5,7 @@ use std::fmt;
 use std::num::Saturating;
 
 use serde::{Deserialize, Serialize};
+use tandem_core::config::Architecture;
 use tandem_core::footprint::ModelShape;
 use tandem_core::{BackendKind, DType, Error, Result};
 
@@ -68,6 +69,8 @@ pub enum Kind {
     Code,
     /// Embeddings of texts.
     Embedding,
+    /// Scores of pairs of texts.
+    Reranking,
 }
 
 /// The most that a number of an entry may be: sums of products of them stay far from overflow.
@@ -94,7 +97,7 @@ impl CatalogEntry {
             vocab_size: Saturating(self.vocabulary as u64),
             hidden_size: Saturating(self.hidden_size as u64),
             intermediate_size: Saturating(self.intermediate_size as u64),
-            n_mlp_matrices: Saturating(3),
+            n_mlp_matrices: Saturating(if self.has_gate() { 3 } else { 2 }),
             n_layers: Saturating(self.layers as u64),
             n_heads: Saturating(self.heads as u64),
             n_kv_heads: Saturating(self.kv_heads as u64),
@@ -104,6 +107,12 @@ impl CatalogEntry {
             stored_bytes: Saturating(self.parameters) * Saturating(2),
             tokenizer_bytes: ModelShape::usual_tokenizer_bytes(Saturating(self.vocabulary as u64)),
         }
+    }
+
+    /// Whether its feed-forward block has a gate, as those of all decoders have.
+    fn has_gate(&self) -> bool {
+        let encoder = Architecture::ENCODERS.into_iter().find(|known| known.model_type() == self.architecture);
+        encoder.is_none_or(|encoder| encoder == Architecture::ModernBert)
     }
 
     /// Whether anyone may download it and use it for anything: what `auto` chooses among.
@@ -146,6 +155,7 @@ impl fmt::Display for Kind {
             Self::Text => "text",
             Self::Code => "code",
             Self::Embedding => "embedding",
+            Self::Reranking => "reranking",
         })
     }
 }

@@ -4,19 +4,27 @@ use tandem_core::BackendKind;
 
 use super::*;
 
-/// Weights of a decoder of this form, by the layers of transformers' `modeling_{qwen2,qwen3,llama}.py` and `modeling_bert.py`.
+/// Weights of a model of this form, by the layers of transformers' `modeling_{qwen2,qwen3,llama,gemma3,bert,xlm_roberta,modernbert}.py`.
 fn parameters(entry: &CatalogEntry) -> u64 {
     let (hidden, inner, layers) = (entry.hidden_size, entry.intermediate_size, entry.layers);
     let (queries, keys) = (entry.heads * entry.head_dim, entry.kv_heads * entry.head_dim);
     let embedding = entry.vocabulary * hidden;
-    if entry.architecture == "bert" {
+    if entry.architecture == "modernbert" {
+        return (embedding + hidden + layers * (4 * hidden * hidden + 3 * hidden * inner + 2 * hidden)) as u64;
+    }
+    if entry.architecture == "bert" || entry.architecture == "xlm-roberta" {
         let layer = 4 * (hidden * hidden + hidden) + 2 * hidden * inner + inner + hidden + 4 * hidden;
-        let pooler = hidden * hidden + hidden;
-        return (embedding + entry.context * hidden + 4 * hidden + layers * layer + pooler) as u64;
+        // Two types and no rows before the first position, or one type and two.
+        let tables = (entry.context + if entry.architecture == "bert" { 2 } else { 3 }) * hidden;
+        // Of a reranker's head, the same matrix has another name.
+        let head = if entry.kind == Kind::Reranking { hidden + 1 } else { 0 };
+        return (embedding + tables + 2 * hidden + layers * layer + hidden * hidden + hidden + head) as u64;
     }
     let bias = if entry.architecture == "qwen2" { queries + 2 * keys } else { 0 };
-    let qk_norms = if entry.architecture == "qwen3" { 2 * entry.head_dim } else { 0 };
-    let layer = hidden * (queries + 2 * keys) + queries * hidden + 3 * hidden * inner + 2 * hidden + bias + qk_norms;
+    let is_gemma = entry.architecture == "gemma3_text";
+    let qk_norms = if entry.architecture == "qwen3" || is_gemma { 2 * entry.head_dim } else { 0 };
+    let norms = if is_gemma { 4 * hidden } else { 2 * hidden };
+    let layer = hidden * (queries + 2 * keys) + queries * hidden + 3 * hidden * inner + norms + bias + qk_norms;
     let heads = if entry.tied_head { 1 } else { 2 };
     (heads * embedding + layers * layer + hidden) as u64
 }
@@ -31,7 +39,7 @@ fn the_list_is_whole() {
         assert_eq!(entry.heads % entry.kv_heads, 0, "{}", entry.name);
         assert_eq!(catalog.entries().iter().filter(|other| other.name == entry.name).count(), 1, "{}", entry.name);
     }
-    for family in ["qwen2.5", "qwen2.5-coder", "qwen3", "llama3.2", "qwen3-embedding", "all-minilm"] {
+    for family in ["qwen2.5", "qwen2.5-coder", "qwen3", "llama3.2", "qwen3-embedding", "all-minilm", "bge", "bge-reranker"] {
         assert!(catalog.find(family).is_some(), "{family}");
     }
 }

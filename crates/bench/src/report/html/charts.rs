@@ -2,22 +2,45 @@
 
 use super::super::advice::usual;
 use super::super::words;
+use crate::measure::TextBatch;
 use crate::page::{Bar, BarChart, BarGroup, Block, LineChart, Point, Scale, Series};
 use crate::record::{BenchEntry, Metric, Record};
 use crate::statistics::{Interval, interval, median};
 
 /// Decoding: bars at the usual depth, and lines over depths where there are several.
 pub(super) fn decode_charts(record: &Record) -> Vec<Block> {
-    charts(record, &record.workload.depths, Metric::Decode, ("Decoding", "context, tokens"))
+    let depths = &record.workload.depths;
+    if depths.is_empty() {
+        return Vec::new();
+    }
+    charts(record, Metric::Decode(usual(depths)), depths, &Metric::Decode, ("Decoding", "context, tokens"))
 }
 
 /// Prefill: bars of the usual length, and lines over lengths.
 pub(super) fn prefill_charts(record: &Record) -> Vec<Block> {
-    charts(record, &record.workload.prompts, Metric::Prefill, ("Prefill", "prompt, tokens"))
+    let prompts = &record.workload.prompts;
+    if prompts.is_empty() {
+        return Vec::new();
+    }
+    charts(record, Metric::Prefill(usual(prompts)), prompts, &Metric::Prefill, ("Prefill", "prompt, tokens"))
 }
 
-fn charts(record: &Record, values: &[usize], metric: fn(usize) -> Metric, (title, axis): (&str, &str)) -> Vec<Block> {
-    let usual = metric(usual(values));
+/// Embedding: bars of `deciding`, and lines over the lengths of texts in the largest batch.
+pub(super) fn embedding_charts(record: &Record, deciding: Metric) -> Vec<Block> {
+    let Some(workload) = &record.workload.embedding else { return Vec::new() };
+    let n_texts = workload.batches.iter().copied().max().unwrap_or(1);
+    let of_length = move |length| Metric::EmbedTokens(TextBatch { n_texts, length: Some(length) });
+    let title = format!("{n_texts} texts at once");
+    charts(record, deciding, &workload.lengths, &of_length, (&title, "length, tokens"))
+}
+
+fn charts(
+    record: &Record,
+    usual: Metric,
+    values: &[usize],
+    metric: &dyn Fn(usize) -> Metric,
+    (title, axis): (&str, &str),
+) -> Vec<Block> {
     let mut of_usual = bars(record, usual);
     if of_usual.groups.iter().all(|group| group.bars.is_empty()) {
         return Vec::new();
@@ -57,7 +80,7 @@ fn bars(record: &Record, metric: Metric) -> BarChart {
     BarChart { title: String::new(), description, unit: "tokens/s".into(), groups: vec![BarGroup { name: String::new(), bars }] }
 }
 
-fn lines(record: &Record, values: &[usize], metric: fn(usize) -> Metric, (title, axis): (&str, &str)) -> LineChart {
+fn lines(record: &Record, values: &[usize], metric: &dyn Fn(usize) -> Metric, (title, axis): (&str, &str)) -> LineChart {
     let series: Vec<Series> =
         record.measured().map(|entry| line(entry, values, metric)).filter(|series| !series.points.is_empty()).collect();
     let ends: Vec<String> = series
@@ -84,7 +107,7 @@ fn lines(record: &Record, values: &[usize], metric: fn(usize) -> Metric, (title,
     }
 }
 
-fn line(entry: &BenchEntry, values: &[usize], metric: fn(usize) -> Metric) -> Series {
+fn line(entry: &BenchEntry, values: &[usize], metric: &dyn Fn(usize) -> Metric) -> Series {
     let mut sorted = values.to_vec();
     sorted.sort_unstable();
     let point = |value: usize| {

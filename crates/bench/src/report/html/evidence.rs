@@ -4,9 +4,14 @@ use super::super::advice::Advice;
 use super::super::changes::Change;
 use super::super::words;
 use super::figures::name;
+use crate::measure::{EmbedWorkload, Workload};
 use crate::page::{Block, Cell, Table, Tone};
 use crate::record::Record;
 use crate::statistics::Verdict;
+
+/// How figures come from rounds.
+const STATISTICS: &str = "The first round loaded from the disk, the others from the system's cache. Figures are medians over rounds; \
+    intervals are the wider of the bootstrap's (4000 draws) and the exact one of order statistics, at 95%.";
 
 /// Every figure against the baseline; those without a difference on demand only.
 pub(super) fn changes_table(changes: &[Change]) -> Vec<Block> {
@@ -82,17 +87,10 @@ pub(super) fn rounds(record: &Record, advice: &Advice<'_>) -> Vec<Block> {
 /// Machine, versions, files, and the way of measuring.
 pub(super) fn method(record: &Record) -> Vec<Block> {
     let workload = &record.workload;
-    let list = |values: &[usize]| values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let text = format!(
-        "{} rounds; in each, every entry had one turn in a process of its own: load, a short warm-up, prompts of {} tokens, and {} \
-         tokens decoded after {} tokens. All entries were given the same token ids; llama-bench draws its own. The first round loaded \
-         from the disk, the others from the system's cache. Figures are medians over rounds; intervals are the wider of the bootstrap's \
-         (4000 draws) and the exact one of order statistics, at 95%.",
-        workload.rounds,
-        list(&workload.prompts),
-        workload.n_generated,
-        list(&workload.depths)
-    );
+    let text = match &workload.embedding {
+        Some(embedding) => embedding_method(workload, embedding),
+        None => generation_method(workload),
+    };
     let mut blocks = vec![Block::text(text), Block::Table(machine(record)), Block::Table(engines(record))];
     let mut files = Table::new("Files", &["file", "size", "SHA-256"]);
     files.rows = record
@@ -108,6 +106,36 @@ pub(super) fn method(record: &Record) -> Vec<Block> {
         blocks.push(Block::Table(files));
     }
     blocks
+}
+
+fn generation_method(workload: &Workload) -> String {
+    format!(
+        "{} rounds; in each, every entry had one turn in a process of its own: load, a short warm-up, prompts of {} tokens, and {} \
+         tokens decoded after {} tokens. All entries were given the same token ids; llama-bench draws its own. {STATISTICS}",
+        workload.rounds,
+        list(&workload.prompts),
+        workload.n_generated,
+        list(&workload.depths)
+    )
+}
+
+fn embedding_method(workload: &Workload, embedding: &EmbedWorkload) -> String {
+    format!(
+        "{} rounds; in each, every entry had one turn in a process of its own: load, a short warm-up, {} queries of {} tokens one after the \
+         other, batches of {} texts of {} tokens each, and {} texts of mixed length, of at most {} tokens. All entries were given the same \
+         token ids; padding is not counted. Vectors were pooled as the model's files say. {STATISTICS}",
+        workload.rounds,
+        embedding.n_queries,
+        embedding.query_tokens,
+        list(&embedding.batches),
+        list(&embedding.lengths),
+        embedding.n_mixed,
+        embedding.most_mixed
+    )
+}
+
+fn list(values: &[usize]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn machine(record: &Record) -> Table {

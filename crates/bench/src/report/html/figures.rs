@@ -3,20 +3,24 @@
 use super::super::advice::{Advice, usual};
 use super::super::words;
 use crate::page::{Block, Cell, Table, Tone};
-use crate::record::{BenchEntry, Metric, Record, Unit};
+use crate::record::{BenchEntry, Metric, Record};
 use crate::statistics::{Verdict, median};
 
 /// Everybody against the one to use, round by round.
 pub(super) fn differences(record: &Record, advice: &Advice<'_>) -> Vec<Block> {
     let Some(first) = advice.choices.first() else { return Vec::new() };
-    let metrics = [advice.metric, Metric::Prefill(usual(&record.workload.prompts)), Metric::PeakMemory];
+    let second = match record.workload.embedding {
+        Some(_) => Metric::QueryP50,
+        None => Metric::Prefill(usual(&record.workload.prompts)),
+    };
+    let metrics = [advice.metric, second, Metric::PeakMemory];
     let columns: Vec<String> = std::iter::once("against it".to_owned()).chain(metrics.iter().map(ToString::to_string)).collect();
     let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
     let mut table = Table::new(format!("Against {}", first.entry.name), &columns);
     for entry in record.measured().filter(|entry| entry.name != first.entry.name) {
         let cells = metrics.iter().map(|&metric| match entry.against(first.entry, metric) {
             Some(compared) => {
-                let is_better = (metric.unit() == Unit::TokensPerSecond) == (compared.verdict == Verdict::Higher);
+                let is_better = metric.unit().is_speed() == (compared.verdict == Verdict::Higher);
                 let tone = match compared.verdict {
                     Verdict::Same | Verdict::TooFew => Tone::Plain,
                     _ if is_better => Tone::Good,
@@ -126,28 +130,11 @@ pub(super) fn loads_and_memory(record: &Record) -> Vec<Block> {
     if bandwidth > 0.0 {
         blocks.insert(1, Block::text(text));
     }
-    if !record.workload.batches.is_empty() {
-        blocks.extend(encoded(record));
-    }
     blocks
 }
 
-/// Speeds of batches.
-fn encoded(record: &Record) -> Option<Block> {
-    let columns: Vec<String> = std::iter::once("entry".to_owned())
-        .chain(record.workload.batches.iter().map(|batch| format!("batch of {batch}")))
-        .collect();
-    let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
-    let mut table = Table::new("Encoding sequences of 128 tokens, tokens/s", &columns);
-    for entry in record.measured().filter(|entry| entry.samples.iter().any(|sample| !sample.encode.is_empty())) {
-        let cells = record.workload.batches.iter().map(|&batch| figure(entry, Metric::Encode(batch)));
-        table.rows.push(std::iter::once(Cell::text(name(entry))).chain(cells).collect());
-    }
-    (!table.rows.is_empty()).then_some(Block::Table(table))
-}
-
 /// The median with its unit.
-fn figure(entry: &BenchEntry, metric: Metric) -> Cell {
+pub(super) fn figure(entry: &BenchEntry, metric: Metric) -> Cell {
     let values = entry.values(metric);
     Cell::figure(if values.is_empty() { "–".into() } else { words::value(metric, median(&values)) })
 }

@@ -6,34 +6,39 @@ use tandem::files::ModelFile;
 use tandem::{CancelToken, Error, ModelConfig, ModelFiles, SpecialTokens, TokenId, Tokenizer};
 use tandem_bench::loss::{MOST_TOKENS, TEXT};
 use tandem_bench::machine::Machine;
-use tandem_bench::measure::{Workload, longest, prompt_token};
+use tandem_bench::measure::{Workload, text};
+use tandem_bench::parity::Corpus;
+use tandem_bench::probe::Probe;
 use tandem_bench::record::{Build, FileRecord, ModelRecord, Record, SCHEMA};
 use tandem_bench::report::{Change, advise, noise};
 use tandem_bench::shape::is_random;
 use tandem_bench::statistics::interval;
 
-use super::distinct;
+use super::workload;
 use crate::args::{BenchArgs, Peer};
-use crate::failure::Usage;
 use crate::output::Progress;
 
 /// The largest published tokenizers have some 30 MB.
 const MOST_TOKENIZER_BYTES: u64 = 64 << 20;
 
+/// Texts of a checkpoint without a tokenizer.
+const N_DRAWN: usize = 24;
+
 /// What is known of a model and of what is to be done with it.
 pub(super) struct Facts {
     pub(super) config: ModelConfig,
     pub(super) workload: Workload,
-    /// The text that losses are measured on.
-    pub(super) tokens: Vec<TokenId>,
+    /// What losses are measured on.
+    pub(super) probe: Probe,
     pub(super) hashed: Vec<FileRecord>,
 }
 
 impl Facts {
     pub(super) fn read(files: &ModelFiles, args: &BenchArgs, cancel: &CancelToken, progress: &Progress) -> Result<Self> {
         let config = files.model_config()?;
-        let workload = workload(args, &config)?;
-        let tokens = tokens(files, &config)?;
+        let task = workload::task(args.work.task, files, &config);
+        let workload = workload::workload(task, &args.work, files, &config)?;
+        let probe = probe(&workload, files, &config)?;
         let of_peers = args.peers.ggufs.iter().map(|path| ModelFile::Path(path.clone()));
         // A graph is hashed where it is all there is; one that is made of the weights follows from them.
         let graphs = files.graphs.iter().filter(|_| files.weights.is_empty()).map(|graph| graph.file.clone());
@@ -41,18 +46,14 @@ impl Facts {
         let is_llama = args.peers.peers.iter().any(|peer| matches!(peer, Peer::LlamaBench(_)));
         let all: Vec<ModelFile> = all.chain(of_peers.filter(|_| is_llama)).collect();
         let hashed = all.iter().filter_map(|file| hash(file, cancel, progress).transpose()).collect::<Result<_>>()?;
-        Ok(Self { config, workload, tokens, hashed })
+        Ok(Self { config, workload, probe, hashed })
     }
 
     /// What was asked for and is more than the model holds.
     pub(super) fn left_out(&self, args: &BenchArgs) -> Option<String> {
-        let beyond = |asked: &[usize], taken: &[usize], what: &str| -> Vec<String> {
-            asked.iter().filter(|n| !taken.contains(n)).map(|n| format!("{what} {n}")).collect()
-        };
-        let prompts = beyond(&args.work.prompts, &self.workload.prompts, "a prompt of");
-        let depths = beyond(&args.work.depths, &self.workload.depths, "decoding at depth");
-        let all = [prompts, depths].concat();
-        (!all.is_empty()).then(|| format!("left out: {}; the model holds {} tokens", all.join(", "), self.config.max_context))
+        let all = workload::left_out(&args.work, &self.workload);
+        let most = self.workload.embedding.as_ref().map_or(self.config.max_context, |embedding| embedding.most_mixed);
+        (!all.is_empty()).then(|| format!("left out: {}; the model holds {most} tokens", all.join(", ")))
     }
 
     /// An empty record.
@@ -125,40 +126,39 @@ pub(super) fn document(record: &Record, changes: &[Change]) -> Value {
     document
 }
 
-/// What `args` ask for, without what the model is too short for; that nothing is left is wrong usage.
-fn workload(args: &BenchArgs, config: &ModelConfig) -> Result<Workload> {
-    let work = &args.work;
-    let most = config.max_context;
-    let n_generated = usize::from(work.n_generated);
-    let mut workload = Workload {
-        prompts: distinct("prompt", &work.prompts, 1)?,
-        depths: distinct("depth", &work.depths, 0)?,
-        n_generated,
-        batches: distinct("batch", &work.batches.iter().copied().map(usize::from).collect::<Vec<_>>(), 1)?,
-        rounds: work.rounds.into(),
-    };
-    workload.prompts.retain(|&n| n <= most);
-    workload.depths.retain(|&depth| depth.max(1) + n_generated <= most);
-    if workload.prompts.is_empty() || workload.depths.is_empty() {
-        let message = format!(
-            "the model holds {most} tokens, and no prompt and depth that was asked for fits with {n_generated} generated"
-        );
-        return Err(Usage::new(message, "give smaller numbers to `--prompt`, `--depth` and `--generate`").into());
-    }
-    debug_assert!(longest(&workload) <= most);
-    Ok(workload)
+/// What every entry is asked before the rounds.
+fn probe(workload: &Workload, files: &ModelFiles, config: &ModelConfig) -> Result<Probe> {
+    Ok(match &workload.embedding {
+        Some(embedding) => Probe::Vectors(texts(files, config, embedding.most_mixed)?),
+        None => Probe::Logits(tokens(files, config)?),
+    })
 }
 
 /// The text in the model's own tokens; a checkpoint without a tokenizer gets tokens that mean nothing.
 fn tokens(files: &ModelFiles, config: &ModelConfig) -> Result<Vec<TokenId>> {
     let n = MOST_TOKENS.min(config.max_context);
-    let Some(file) = &files.tokenizer else {
-        return Ok((0..n).map(|i| prompt_token(i, config.vocab_size)).collect());
-    };
-    let tokenizer = Tokenizer::from_json(&file.read(MOST_TOKENIZER_BYTES)?, &file.name())?;
+    let Some(tokenizer) = tokenizer(files)? else { return Ok(text(0, n, config.vocab_size)) };
     let mut tokens = tokenizer.encode(TEXT, SpecialTokens::AsText)?;
     tokens.truncate(n);
     Ok(tokens)
+}
+
+/// The texts of the parity corpus, with the tokens that the tokenizer puts around a text, of at most `most` tokens each.
+fn texts(files: &ModelFiles, config: &ModelConfig, most: usize) -> Result<Vec<Vec<TokenId>>> {
+    let Some(tokenizer) = tokenizer(files)? else {
+        return Ok((0..N_DRAWN).map(|number| text(number, most.min(16 + 8 * number), config.vocab_size)).collect());
+    };
+    let mut texts = Vec::new();
+    for (_, text) in Corpus::embedded().texts() {
+        let ids = tokenizer.encode_within(&text, most)?.0;
+        texts.extend((!ids.is_empty()).then_some(ids));
+    }
+    Ok(texts)
+}
+
+fn tokenizer(files: &ModelFiles) -> Result<Option<Tokenizer>> {
+    let Some(file) = &files.tokenizer else { return Ok(None) };
+    Ok(Some(Tokenizer::from_json(&file.read(MOST_TOKENIZER_BYTES)?, &file.name())?))
 }
 
 /// A file with its hash; `None` for one that is not there, which whatever needs it reports.

@@ -1,17 +1,18 @@
 //! What is measured: every backend with every dtype, number of threads and numerics that is named, and the peers.
 
+mod peers;
+
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use tandem::{BackendKind, DType, ExportOptions, LoadOptions, ModelFiles, Numerics, OnnxOptions};
-use tandem_bench::peer::{Genai, LlamaBench};
+use tandem::{BackendKind, DType, LoadOptions, ModelFiles, Numerics, OnnxOptions};
 use tandem_bench::run::{Lineup, Runner, TandemRunner};
 use tandem_bench::work::EngineChoice;
 
 use super::facts::Facts;
-use super::worker::{is_checkpoint, share_read};
-use crate::args::{BenchArgs, DeviceChoice, EntryOptions, Peer};
+use super::worker::is_checkpoint;
+use crate::args::{BenchArgs, DeviceChoice, EntryOptions};
 use crate::failure::Usage;
 
 /// Every runner that `args` name, and one of f32 to measure losses against.
@@ -21,7 +22,8 @@ pub(super) fn lineup(args: &BenchArgs, reference: &str, files: &ModelFiles, fact
         [] => tandem::backends::compiled(),
         named => named.to_vec(),
     };
-    let weights = weights(options, &backends, files)?;
+    let is_embedder = facts.workload.embedding.is_some();
+    let weights = weights(options, &backends, files, is_embedder)?;
     let threads: Vec<usize> = match options.threads.as_slice() {
         [] => vec![std::thread::available_parallelism().map_or(1, usize::from)],
         named => named.iter().copied().map(usize::from).collect(),
@@ -33,19 +35,19 @@ pub(super) fn lineup(args: &BenchArgs, reference: &str, files: &ModelFiles, fact
                 for numerics in numerics(options, weights) {
                     for spin in spins(options, backend) {
                         let variant = Variant { backend, weights, threads, numerics, spin };
-                        runners.push(Box::new(tandem_runner(reference, options, variant)?));
+                        runners.push(Box::new(tandem_runner(reference, options, variant, is_embedder)?));
                     }
                 }
             }
         }
         for peer in &args.peers.peers {
-            runners.extend(self::peer(peer, args, reference, files, facts, threads)?);
+            runners.extend(peers::runners(peer, args, reference, files, facts, threads)?);
         }
     }
-    let f32_of = |backend: BackendKind| tandem_runner(reference, options, Variant::f32(backend, threads[0]));
+    let f32_of = |backend: BackendKind| tandem_runner(reference, options, Variant::f32(backend, threads[0]), is_embedder);
     let outside = backends.first().filter(|_| is_checkpoint(files)).map(|&backend| f32_of(backend)).transpose()?;
     let reference = outside.map(|runner| Box::new(runner) as Box<dyn Runner>);
-    Ok(Lineup { runners, reference, tokens: facts.tokens.clone() })
+    Ok(Lineup { runners, reference, probe: facts.probe.clone() })
 }
 
 /// One set of options of Tandem.
@@ -80,13 +82,15 @@ impl Weights {
     }
 }
 
-/// Every dtype and every graph that is named, or all dtypes of a checkpoint; a GGUF file is quantised already.
-fn weights(options: &EntryOptions, backends: &[BackendKind], files: &ModelFiles) -> Result<Vec<Weights>> {
+/// Every dtype and every graph that is named, or all dtypes of a checkpoint; a GGUF file is quantised already. Vectors of 4-bit weights are
+/// too far off to be of use, so that they are measured only where they are asked for.
+fn weights(options: &EntryOptions, backends: &[BackendKind], files: &ModelFiles, is_embedder: bool) -> Result<Vec<Weights>> {
     if !options.graphs.is_empty() && !backends.contains(&BackendKind::Onnx) {
         return Err(Usage::new("`--graph` is of ONNX Runtime", "add `onnx` to `--backend`, or leave out `--graph`").into());
     }
     let dtypes: Vec<Option<DType>> = match options.dtypes.as_slice() {
         [] if !options.graphs.is_empty() => Vec::new(),
+        [] if is_checkpoint(files) && is_embedder => [DType::F32, DType::Int8].map(Some).to_vec(),
         [] if is_checkpoint(files) && files.gguf().is_none() => [DType::F32, DType::Int8, DType::Int4].map(Some).to_vec(),
         [] => vec![None],
         named => named.iter().copied().map(Some).collect(),
@@ -112,7 +116,7 @@ fn spins(options: &EntryOptions, backend: BackendKind) -> Vec<bool> {
     }
 }
 
-fn tandem_runner(reference: &str, options: &EntryOptions, variant: Variant<'_>) -> Result<TandemRunner> {
+fn tandem_runner(reference: &str, options: &EntryOptions, variant: Variant<'_>, is_embedder: bool) -> Result<TandemRunner> {
     let Variant { backend, weights, threads, numerics, spin } = variant;
     let program = options.programs.iter().find(|program| program.backend == backend).map(|program| program.path.clone());
     let program = program.map_or_else(|| std::env::current_exe().context("where this program lies"), Ok)?;
@@ -149,7 +153,7 @@ fn tandem_runner(reference: &str, options: &EntryOptions, variant: Variant<'_>) 
         .with_threads(NonZeroUsize::new(threads))
         .with_huge_pages(true)
         .with_onnx(onnx);
-    let engine = EngineChoice { is_transformers: false, backend: Some(backend), load };
+    let engine = EngineChoice { is_transformers: false, is_embedder, backend: Some(backend), load };
     Ok(TandemRunner {
         name: format!("{name}, {threads}{spinning} thread{plural}"),
         options: format!("{shown} --threads {threads}{flag}"),
@@ -158,56 +162,4 @@ fn tandem_runner(reference: &str, options: &EntryOptions, variant: Variant<'_>) 
         engine,
         weight_files: Vec::new(),
     })
-}
-
-/// The runners of one peer: llama-bench has one for each file.
-fn peer(
-    peer: &Peer,
-    args: &BenchArgs,
-    reference: &str,
-    files: &ModelFiles,
-    facts: &Facts,
-    threads: usize,
-) -> Result<Vec<Box<dyn Runner>>> {
-    let boxed = |runner: LlamaBench| Box::new(runner) as Box<dyn Runner>;
-    match peer {
-        Peer::LlamaBench(program) => {
-            let given = &args.peers.ggufs;
-            let own =
-                Path::new(reference).extension().is_some_and(|extension| extension == "gguf").then(|| PathBuf::from(reference));
-            if given.is_empty() && own.is_none() {
-                let hint =
-                    "give the same model as GGUF with `--gguf FILE`; for shapes, `training/shapes/gguf_files.py` makes some";
-                return Err(Usage::new("the peer `llama-bench` needs a model of its own form", hint).into());
-            }
-            let ggufs = given.iter().cloned().chain(own);
-            Ok(ggufs.map(|gguf| boxed(LlamaBench { program: program.clone(), gguf, threads })).collect())
-        }
-        Peer::Genai(python) => {
-            let directory = args.peers.genai_model.clone().map_or_else(|| genai_export(files, facts), Ok)?;
-            let dtype = args.peers.genai_model.as_ref().map_or_else(|| "int4".into(), |path| name_of(path));
-            Ok(vec![Box::new(Genai { python: python.clone(), directory, dtype, threads, step_share: share_read(&facts.config) })])
-        }
-        Peer::CandleTransformers => {
-            let mut runner = tandem_runner(reference, &args.entries, Variant::f32(BackendKind::Candle, threads))?;
-            runner.name = runner.name.replacen("candle", "candle-transformers", 1);
-            runner.options = String::new();
-            runner.engine.is_transformers = true;
-            Ok(vec![Box::new(runner)])
-        }
-    }
-}
-
-/// The checkpoint as an int4 graph with a `genai_config.json`, made once for each content of its weights.
-fn genai_export(files: &ModelFiles, facts: &Facts) -> Result<PathBuf> {
-    let key: String = facts.hashed.iter().map(|file| &file.sha256[..8]).collect::<Vec<_>>().join("-");
-    let directory = super::cache_dir()?.join("bench").join(format!("genai-int4-{}-{key}", env!("CARGO_PKG_VERSION")));
-    if !directory.join("genai_config.json").is_file() {
-        tandem::export(files, &ExportOptions::new(&directory, DType::Int4))?;
-    }
-    Ok(directory)
-}
-
-fn name_of(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }

@@ -2,13 +2,14 @@
 
 use std::io::{Read, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use tandem::{Model, ModelConfig, ModelFiles};
+use tandem::{ModelConfig, ModelFiles, OpenedModel, Settings};
+use tandem_bench::measure::Subject;
 use tandem_bench::record::StepReads;
 use tandem_bench::work::{Answer, EngineChoice, Request, work as work_on};
 
+use super::workload;
 use crate::failure::{FAILED, Failure};
 
 /// Reads the request and writes the answer, a failure too.
@@ -26,19 +27,25 @@ pub(super) fn work() -> Result<ExitCode> {
     Ok(if matches!(answer, Answer::Failed { .. }) { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
 }
 
-/// The model, and what a step reads of its weights.
-fn load(reference: &str, choice: &EngineChoice) -> tandem::Result<(Arc<dyn Model>, StepReads)> {
+/// The model, and what a step reads of its weights where it generates.
+fn load(reference: &str, choice: &EngineChoice) -> tandem::Result<(Subject, Option<StepReads>)> {
     let files = tandem::find(reference)?;
     let config = files.model_config()?;
+    if choice.is_embedder {
+        let settings = Settings { backend: choice.backend, load: choice.load.clone(), ..Settings::default() };
+        let pooling = workload::pooling(&files, &config);
+        let model = OpenedModel::open(files, &settings.for_embeddings())?.load_embedder(pooling)?;
+        return Ok((Subject::Embedder(Box::new(model.embedder().clone())), None));
+    }
     let reads = match &choice.load.onnx.graph {
         Some(_) => StepReads::Share(share_read(&config)),
         None => StepReads::Weights(weights_read(&config)),
     };
     if choice.is_transformers {
-        return Ok((tandem::backends::peer(&files, &choice.load)?, reads));
+        return Ok((Subject::Generator(tandem::backends::peer(&files, &choice.load)?), Some(reads)));
     }
     let backend = tandem::backends::backend(choice.backend, choice.load.onnx.library.clone())?;
-    Ok((backend.load(&files, &choice.load)?, reads))
+    Ok((Subject::Generator(backend.load(&files, &choice.load)?), Some(reads)))
 }
 
 /// All weights but those of an embedding that is not the head as well: of it, a step reads one row.

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Loaded, ModelReport};
+use super::{EmbeddingRow, Loaded, ModelReport, Published};
 use crate::figures::{bytes, many};
 use crate::output::{BOLD, DIM, Output, WIDTH, wrap};
 
@@ -34,9 +34,11 @@ pub(super) fn show(report: &ModelReport, output: &Output) -> Result<()> {
     )?;
     row(output, "vocabulary", &format!("{} tokens", published.vocab_size))?;
     row(output, "context", &format!("{} tokens", published.max_context))?;
-    row(output, "chat template", if published.chat_template { "yes" } else { "none: use `--raw`" })?;
-    let ends: Vec<String> = published.end_tokens.iter().map(ToString::to_string).collect();
-    row(output, "end tokens", if ends.is_empty() { "none".into() } else { ends.join(", ") }.as_str())?;
+    match &report.embedding {
+        Some(embedding) => embedding_rows(embedding, output)?,
+        None if report.work == "text" => text_rows(published, output)?,
+        None => row(output, "work", &report.work)?,
+    }
     row(output, "licence", published.licence.as_deref().unwrap_or("its files name none"))?;
 
     files(report, output)?;
@@ -45,6 +47,23 @@ pub(super) fn show(report: &ModelReport, output: &Output) -> Result<()> {
         Some(loaded) => running(loaded, output),
         None => Ok(()),
     }
+}
+
+fn text_rows(published: &Published, output: &Output) -> Result<()> {
+    row(output, "chat template", if published.chat_template { "yes" } else { "none: use `--raw`" })?;
+    let ends: Vec<String> = published.end_tokens.iter().map(ToString::to_string).collect();
+    row(output, "end tokens", if ends.is_empty() { "none".into() } else { ends.join(", ") }.as_str())
+}
+
+fn embedding_rows(embedding: &EmbeddingRow, output: &Output) -> Result<()> {
+    let EmbeddingRow { pooling, normalized, dimensions, max_tokens, similarity, prompts, remarks } = embedding;
+    let length = if *normalized { "of length 1" } else { "of any length" };
+    row(output, "vectors", &format!("{dimensions} dimensions, {length}, pooling `{pooling}`, similarity `{similarity}`"))?;
+    row(output, "longest text", &format!("{max_tokens} tokens"))?;
+    for (name, prompt) in prompts.iter().filter(|(_, prompt)| !prompt.is_empty()) {
+        row(output, "prompt", &format!("{name}: {prompt:?}"))?;
+    }
+    remarks.iter().try_for_each(|remark| row(output, "remark", remark))
 }
 
 fn files(report: &ModelReport, output: &Output) -> Result<()> {
