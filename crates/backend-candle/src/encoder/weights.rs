@@ -1,6 +1,7 @@
 //! Reads the weights of an encoder from its checkpoint, and packs them.
 
 use tandem_core::DType;
+use tandem_core::backend::Numerics;
 use tandem_core::config::{EncoderConfig, EncoderLayerNames, EncoderNames, ModelConfig, RopeConfig, RopeScaling};
 use tandem_core::{Error, Remedy, Result};
 
@@ -63,8 +64,12 @@ struct Reader<'c> {
 
 /// In what queries, keys and values are computed in an encoder of `dtype`: softmax magnifies their errors. Of the loss of all-MiniLM-L6-v2 in
 /// int8 two thirds came from them (mean cosine with f32 over 300 sentences 0.99963, and 0.99984 with them in bf16).
-pub(crate) fn query_dtype(dtype: DType) -> DType {
-    if dtype == DType::Int8 { DType::Bf16 } else { dtype }
+fn query_dtype(dtype: DType, numerics: Numerics) -> DType {
+    match (dtype, numerics) {
+        (DType::Int8, Numerics::Fast) => DType::Bf16,
+        (DType::Int8, Numerics::Exact) => DType::F32,
+        _ => dtype,
+    }
 }
 
 impl Reader<'_> {
@@ -102,7 +107,7 @@ impl Reader<'_> {
         let qkv: Vec<(&str, usize)> = names.qkv.iter().map(|name| (name.as_str(), 3 * hidden / names.qkv.len())).collect();
         let up = if self.encoder.is_gated { 2 * inner } else { inner };
         Ok(Layer {
-            qkv: self.linear(&qkv, hidden, self.config.qkv_bias, query_dtype(self.dtype))?,
+            qkv: self.linear(&qkv, hidden, self.config.qkv_bias, query_dtype(self.dtype, self.source.numerics))?,
             attention_out: self.linear(
                 &[(&names.attention_out, hidden)],
                 hidden,
