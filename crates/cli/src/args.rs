@@ -41,7 +41,7 @@ pub(crate) enum Command {
     Embed(EmbedArgs),
     Rerank(RerankArgs),
     Score(ScoreArgs),
-    Bench(BenchArgs),
+    Bench(Box<BenchArgs>),
     Show(ShowArgs),
     Export(ExportArgs),
     Parity(ParityArgs),

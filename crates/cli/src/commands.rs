@@ -30,7 +30,7 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<ExitCode> {
         Command::Chat(args) => chat::chat(args, output),
         Command::Embed(args) => embed::embed(args, output),
         Command::Rerank(args) => rerank::rerank(args, output),
-        Command::Bench(args) => bench::bench(args, output),
+        Command::Bench(args) => bench::bench(*args, output),
         Command::Score(args) => score::score(args, output),
         Command::Show(args) => show::show(args, output),
         Command::Export(args) => export::export(args, output),
