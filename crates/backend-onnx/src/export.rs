@@ -17,12 +17,12 @@ use std::path::Path;
 use tandem_core::files::{ModelFile, ModelFiles};
 use tandem_core::{CancelToken, Error, ExportOptions, Exported, Progress, ProgressEvent, Result, disk};
 
-pub(crate) use self::graph_plan::{GraphPlan, RunBy, refuse_unsupported_architecture};
+pub(crate) use self::graph_plan::{GraphPlan, RunBy, encodes, graph_format, refuse_unsupported_architecture};
 use self::staging::Staging;
 
 /// The exporter's version: the release of Tandem, and a number that grows when the same release builds a different graph than before.
 /// The cache does not find graphs of other versions.
-pub const EXPORTER_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-6");
+pub const EXPORTER_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-7");
 
 /// What to do about a disk that is too small.
 pub(crate) const NO_SPACE: &str = "make room, choose a directory on another disk, or a smaller dtype such as int4";

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use tandem_core::backend::{LoadOptions, Numerics, Purpose, WeightFile};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
-use tandem_core::{DType, Device, Error, GraphFormat, GraphOutputs, Result};
+use tandem_core::{DType, Device, Error, Result};
 use tandem_onnx_graph::{Activations, DataType, Dim, Edit, Graph, LogitsControl, Node};
 
 use crate::error::bad_graph;
-use crate::export::{GraphPlan, RunBy, refuse_unsupported_architecture};
+use crate::export::{GraphPlan, RunBy, encodes, graph_format, refuse_unsupported_architecture};
 use crate::graph_cache::{CachedGraph, cached_graph};
 use crate::value_names::can_probe;
 
@@ -183,17 +183,6 @@ impl Source {
             cached: None,
         })
     }
-}
-
-/// Whether the graph of a model of `config` that is built for `purpose` encodes, and does not generate.
-fn encodes(config: &ModelConfig, purpose: Purpose) -> bool {
-    !config.is_causal || purpose == Purpose::Encode
-}
-
-/// The graph that is built of a model of `config` with weights of `dtype` for `purpose`.
-pub(crate) fn graph_format(config: &ModelConfig, dtype: DType, purpose: Purpose) -> GraphFormat {
-    let outputs = if encodes(config, purpose) { GraphOutputs::HiddenStates } else { GraphOutputs::Logits };
-    GraphFormat { outputs, ..GraphFormat::of(dtype) }
 }
 
 /// Whether a graph of `dtype` can be built from the weights. For a model with graphs, one is built only if a dtype was requested.

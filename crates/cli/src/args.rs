@@ -45,7 +45,7 @@ pub(crate) enum Command {
     Fingerprint(FingerprintArgs),
     VerifyIndex(VerifyIndexArgs),
     Score(ScoreArgs),
-    Bench(BenchArgs),
+    Bench(Box<BenchArgs>),
     Show(ShowArgs),
     Export(ExportArgs),
     Parity(ParityArgs),

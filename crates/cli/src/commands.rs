@@ -34,7 +34,7 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<ExitCode> {
         Command::Rerank(args) => rerank::rerank(args, output),
         Command::Fingerprint(args) => fingerprint::fingerprint(args, output),
         Command::VerifyIndex(args) => verify_index::verify_index(args, output),
-        Command::Bench(args) => bench::bench(args, output),
+        Command::Bench(args) => bench::bench(*args, output),
         Command::Score(args) => score::score(args, output),
         Command::Show(args) => show::show(args, output),
         Command::Export(args) => export::export(args, output),

@@ -7,6 +7,7 @@ mod specs;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
+use tandem_core::backend::Purpose;
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::{Architecture, ModelConfig};
 use tandem_core::files::ModelFiles;
@@ -43,6 +44,17 @@ pub(crate) enum RunBy {
     Tandem,
     /// Any program.
     Anyone,
+}
+
+/// Whether the graph of a model of `config` that is built for `purpose` encodes, and does not generate.
+pub(crate) fn encodes(config: &ModelConfig, purpose: Purpose) -> bool {
+    !config.is_causal || purpose == Purpose::Encode
+}
+
+/// The graph that is built of a model of `config` with weights of `dtype` for `purpose`.
+pub(crate) fn graph_format(config: &ModelConfig, dtype: DType, purpose: Purpose) -> GraphFormat {
+    let outputs = if encodes(config, purpose) { GraphOutputs::HiddenStates } else { GraphOutputs::Logits };
+    GraphFormat { outputs, ..GraphFormat::of(dtype) }
 }
 
 impl GraphPlan {

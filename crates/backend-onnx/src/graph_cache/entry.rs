@@ -13,8 +13,7 @@ use super::hashes::Hashes;
 use super::lock::{exclusive, share};
 use super::{directory, evict_lru, limit, manifest, unusable};
 use crate::export::staging::Staging;
-use crate::export::{EXPORTER_VERSION, GraphPlan, NO_SPACE, RunBy, provenance, refuse_without_weights};
-use crate::source::graph_format;
+use crate::export::{EXPORTER_VERSION, GraphPlan, NO_SPACE, RunBy, graph_format, provenance, refuse_without_weights};
 
 /// A graph in the cache, which is not removed while this value lives.
 #[derive(Debug)]

@@ -96,6 +96,7 @@ Examples:
   tandem bench ./my-model --dtype f32,int8,int4 --threads 1,2 --html report.html
   tandem bench --shape qwen2.5-0.5b --dtype int4 --output before.json
   tandem bench --shape qwen2.5-0.5b --dtype int4 --baseline before.json --gate
+  tandem bench ./all-MiniLM-L6-v2 --backend onnx,candle --dtype f32,int8 --length 16,128 --batch 1,32
   tandem bench ./my-model --peer llama-bench=./llama-bench --gguf my-model.Q4_0.gguf";
 
 pub(super) const SHOW: &str = "\
@@ -172,6 +173,7 @@ Examples:
   tandem parity demo --reference candle:f32 --candidate onnx:f32
   tandem parity ./my-model --candidate onnx:int8 --candidate onnx:int4 --json > parity.json
   tandem parity ./my-model --reference onnx:f32 --candidate onnx=./my-model/onnx/model_q4.onnx
+  tandem parity ./all-MiniLM-L6-v2 --candidate onnx:f32 --candidate candle:int8
   tandem parity ./my-model --candidate onnx:int4@cuda --corpus prompts.txt --bisect
 
 Exit codes:

@@ -99,7 +99,7 @@ impl Run<'_> {
         let opened = OpenedModel::open(files, &settings)?;
         let is_random = args.random_weights || is_random(opened.config());
         let model = match embeds {
-            true => LoadedModel::Embedding(opened.load_embedder(None)?),
+            true => LoadedModel::Embedding(Box::new(opened.load_embedder(None)?)),
             false => LoadedModel::Text(Box::new(opened.load()?)),
         };
         Ok(Loaded { name: choice.text.clone(), model, settings, is_random })
@@ -139,7 +139,7 @@ struct Loaded {
 /// What a side is compared as.
 enum LoadedModel {
     Text(Box<TextModel>),
-    Embedding(EmbeddingModel),
+    Embedding(Box<EmbeddingModel>),
 }
 
 /// What loads a side once more.
