@@ -123,12 +123,12 @@ impl OpenedModel for OnnxOpened {
         let (dtype, stored) = (self.dtype(), stored_bytes(&self.files)?);
         let shape = ModelShape::of(&self.files, &self.config, stored)?;
         let encodes = self.source.encodes(&self.config, self.options.purpose);
+        let attention = Attention::of(&self.config, matches!(self.source, OpenedSource::Export));
         let graph = match &self.source {
             OpenedSource::Graph(opened) => GraphFootprint::of_graph(&opened.graph),
-            OpenedSource::Export if encodes => GraphFootprint::of_encoder(&shape, dtype),
+            OpenedSource::Export if encodes => GraphFootprint::of_encoder(&shape, dtype, attention),
             OpenedSource::Export => GraphFootprint::of_checkpoint(&shape, dtype),
         };
-        let attention = Attention::of(&self.config, matches!(self.source, OpenedSource::Export));
         Ok(Arc::new(move |workload| match encodes {
             true => encoder_footprint(&shape, &graph, dtype, attention, workload),
             false => footprint(&shape, &graph, dtype, workload),

@@ -94,17 +94,20 @@ fn between(shape: &ModelShape) -> Count {
 
 impl GraphFootprint {
     /// The graph that is made of an encoder's checkpoint.
-    pub(crate) fn of_encoder(shape: &ModelShape, dtype: DType) -> Self {
+    pub(crate) fn of_encoder(shape: &ModelShape, dtype: DType, attention: Attention) -> Self {
         let (zero, float) = (Saturating(0), Saturating(4));
-        let products = weight_bytes(dtype, shape.projections());
+        // Queries, keys and values stay floats in 8 bits, but those of a causal decoder.
+        let qkv = shape.n_layers * shape.hidden_size * (shape.query_size() + Saturating(2) * shape.kv_size());
+        let floats = if dtype == DType::Int8 && attention != Attention::Parts { qkv } else { zero };
+        let products = weight_bytes(dtype, shape.projections() - floats);
         let others = if dtype == DType::F16 { Saturating(2) } else { float } * shape.embedding();
         let is_float = is_float(dtype);
         Self {
-            float_products: if is_float { products } else { zero },
+            float_products: if is_float { products } else { float * floats },
             block_products: if is_float { zero } else { products },
             others,
             shared: zero,
-            inline: if shape.stored_bytes.0 < BUILT_IN_MEMORY { products + others } else { zero },
+            inline: if shape.stored_bytes.0 < BUILT_IN_MEMORY { products + float * floats + others } else { zero },
             kv_value: float,
         }
     }

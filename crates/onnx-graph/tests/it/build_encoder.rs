@@ -170,7 +170,8 @@ fn operators_are_those_of_the_form() {
     assert!(!plain.contains_key("Where"), "nothing is masked");
     let gated = counts(&gemma(), WeightFormat::F32);
     assert_eq!((gated["RMSNormalization"], gated["com.microsoft.RotaryEmbedding"], gated["Where"]), (13, 4, 1));
-    assert_eq!(counts(&bert(), WeightFormat::Int8)["com.microsoft.MatMulNBits"], 8);
+    let int8 = counts(&bert(), WeightFormat::Int8);
+    assert_eq!((int8["com.microsoft.MatMulNBits"], int8["MatMul"]), (6, 2), "queries, keys and values stay floats");
     let bias = RelativeBias { weight: "bias.weight".into(), n_buckets: 32, max_distance: 128 };
     let (graph, ..) = built(&EncoderSpec { relative_bias: Some(bias), ..bert() }, &options(WeightFormat::F32));
     assert_eq!(graph.operator_counts()["Softmax"], 2);
