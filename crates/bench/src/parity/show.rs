@@ -141,6 +141,9 @@ fn weights(measures: &WeightMeasures) -> String {
 }
 
 fn consistency(measures: &ConsistencyMeasures) -> String {
+    if measures.noise == 0.0 {
+        return format!("{} ways, equal to the bit", measures.ways.len());
+    }
     let worst = measures.ways.iter().max_by(|left, right| left.max_abs.total_cmp(&right.max_abs));
     let worst = worst.map(|worst| format!(", {:?}", worst.way).to_lowercase()).unwrap_or_default();
     format!("{} ways, off by at most {}{worst}", measures.ways.len(), figure(measures.noise))

@@ -7,6 +7,7 @@
     reason = "a failed test is a panic, a skipped one says so"
 )]
 
+mod embedding;
 mod page;
 mod parity;
 mod recorded;

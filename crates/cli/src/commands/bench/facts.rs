@@ -21,6 +21,9 @@ use crate::output::Progress;
 /// The largest published tokenizers have some 30 MB.
 const MOST_TOKENIZER_BYTES: u64 = 64 << 20;
 
+/// The most tokens of a text whose vectors are compared: cosines of longer ones say the same, and every entry embeds them.
+const MOST_PROBED: usize = 128;
+
 /// Texts of a checkpoint without a tokenizer.
 const N_DRAWN: usize = 24;
 
@@ -129,7 +132,7 @@ pub(super) fn document(record: &Record, changes: &[Change]) -> Value {
 /// What every entry is asked before the rounds.
 fn probe(workload: &Workload, files: &ModelFiles, config: &ModelConfig) -> Result<Probe> {
     Ok(match &workload.embedding {
-        Some(embedding) => Probe::Vectors(texts(files, config, embedding.most_mixed)?),
+        Some(embedding) => Probe::Vectors(texts(files, config, embedding.most_mixed.min(MOST_PROBED))?),
         None => Probe::Logits(tokens(files, config)?),
     })
 }
