@@ -22,7 +22,10 @@ const MAX_LINE: u64 = 20 << 20;
 
 /// Which rows are taken: the longest texts, by which a cut is seen, and some at even distances.
 fn choose(lengths: &[usize], n: usize) -> Vec<usize> {
-    let n = n.clamp(1, lengths.len().max(1));
+    if n >= lengths.len() {
+        return (0..lengths.len()).collect();
+    }
+    let n = n.max(1);
     let mut by_length: Vec<usize> = (0..lengths.len()).collect();
     by_length.sort_by_key(|&i| (std::cmp::Reverse(lengths[i]), i));
     let mut chosen: Vec<usize> = by_length.into_iter().take(n.div_ceil(4)).collect();
@@ -231,5 +234,6 @@ mod tests {
         assert!(chosen.contains(&37) && chosen.contains(&0) && chosen.contains(&99) && chosen.is_sorted());
         assert_eq!(choose(&[3, 1], 32), [0, 1]);
         assert_eq!(choose(&[5], 1), [0]);
+        assert!(choose(&[], 3).is_empty());
     }
 }
