@@ -16,8 +16,18 @@ const NOT_RUN: [(&str, &str); 3] = [
     ("tandem bench ", "takes minutes; the tests of the program run its options"),
 ];
 
-/// What stands for a model of the reader's own, such as `./my-model`.
-const OWN_MODEL: &str = "goldens/qwen2-tied";
+/// What stands for a model of the reader's own, by the end of its name: `./my-model`, `./my-embedder`.
+const OWN_MODELS: [(&str, &str); 3] =
+    [("embedder", "goldens/embedders/bert-mean"), ("reranker", "goldens/embedders/cross-bert"), ("", "goldens/qwen2-tied")];
+
+/// Files of the reader's own.
+const OWN_FILES: [(&str, &str); 2] = [
+    ("lines.txt", "A fox eats mice.\nRain fell on the hill.\n"),
+    (
+        "documents.jsonl",
+        "{\"text\": \"A fox eats mice.\", \"body\": \"A fox eats mice.\"}\n{\"text\": \"Rain.\", \"body\": \"Rain fell.\"}\n",
+    ),
+];
 
 /// Runs every command with `tandem`, in a directory of its own; each must succeed.
 pub(crate) fn check(profile: Profile) -> Result<()> {
@@ -35,11 +45,11 @@ pub(crate) fn check(profile: Profile) -> Result<()> {
     if directory.exists() {
         fs::remove_dir_all(&directory).with_context(|| format!("`{}`", directory.display()))?;
     }
+    fs::create_dir_all(&directory)?;
+    OWN_FILES.iter().try_for_each(|(name, content)| fs::write(directory.join(name), content))?;
     for command in run {
         eprintln!("$ {command}");
-        let own = process::root().join(OWN_MODEL);
-        own_models(command).try_for_each(|name| process::copy_files(&own, &directory.join(name)))?;
-        fs::create_dir_all(&directory)?;
+        own_models(command).try_for_each(|name| copy_model(name, &directory.join(name)))?;
         let mut shell = Command::new("sh");
         shell
             .args(["-c", command])
@@ -60,6 +70,15 @@ pub(crate) fn check(profile: Profile) -> Result<()> {
         ensure!(!is_silent, "`{command}` of README.md printed nothing");
     }
     Ok(())
+}
+
+/// Copies what stands for the model called `name`.
+fn copy_model(name: &str, to: &Path) -> Result<()> {
+    let stands_for = OWN_MODELS.iter().find(|(end, _)| name.ends_with(end)).map_or("", |(_, golden)| golden);
+    let from = process::root().join(stands_for);
+    process::copy_files(&from, to)?;
+    let pooling = "1_Pooling";
+    if from.join(pooling).is_dir() { process::copy_files(&from.join(pooling), &to.join(pooling)) } else { Ok(()) }
 }
 
 /// The lines of shell examples that run `tandem`.

@@ -60,8 +60,7 @@ impl Backend for CandleBackend {
     }
 
     fn footprint(&self, shape: &ModelShape, dtype: DType, workload: &Workload) -> Footprint {
-        // Decoders have a gate. The sizes of an encoder with one do not tell it from them.
-        if shape.n_mlp_matrices.0 == 2 {
+        if !shape.generates {
             return encoders::footprint(shape, dtype, device::n_threads(None), workload);
         }
         footprint(shape, WeightBytes::of_checkpoint(shape, dtype), workload)

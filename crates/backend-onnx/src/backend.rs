@@ -79,6 +79,11 @@ impl Backend for OnnxBackend {
     }
 
     fn footprint(&self, shape: &ModelShape, dtype: DType, workload: &Workload) -> Footprint {
+        if !shape.generates {
+            let attention = Attention::Blocks;
+            let graph = GraphFootprint::of_encoder(shape, dtype, attention);
+            return encoder_footprint(shape, &graph, dtype, attention, workload);
+        }
         footprint(shape, &GraphFootprint::of_checkpoint(shape, dtype), dtype, workload)
     }
 

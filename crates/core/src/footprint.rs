@@ -77,6 +77,8 @@ pub struct ModelShape {
     pub head_dim: Count,
     /// The head is the embedding.
     pub tied: bool,
+    /// It generates text; without that it has no KV cache and no head.
+    pub generates: bool,
     /// The most tokens that it was made for.
     pub max_context: Count,
     /// Bytes of the weights as they are stored.
@@ -165,6 +167,7 @@ impl ModelShape {
             n_kv_heads: count(config.n_kv_heads),
             head_dim: count(config.head_dim()),
             tied: config.tie_word_embeddings,
+            generates: config.is_causal,
             max_context: count(config.max_context),
             stored_bytes: Saturating(stored_bytes),
             tokenizer_bytes,

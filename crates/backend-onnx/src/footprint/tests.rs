@@ -48,6 +48,7 @@ fn encoder_footprints_are_within_a_fifth_of_measured_peaks() {
         n_kv_heads: Saturating(12),
         head_dim: Saturating(32),
         tied: true,
+        generates: false,
         max_context: Saturating(512),
         stored_bytes: Saturating(90_000_000),
         tokenizer_bytes: Saturating(0),

@@ -62,6 +62,7 @@ pub fn published_shape(name: &str) -> ModelShape {
         n_kv_heads: Saturating(8),
         head_dim: Saturating(128),
         tied: true,
+        generates: true,
         max_context: Saturating(40_960),
         stored_bytes: Saturating(2 * 596_049_920),
         tokenizer_bytes: Saturating(2_712_316),

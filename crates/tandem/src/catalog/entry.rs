@@ -103,16 +103,21 @@ impl CatalogEntry {
             n_kv_heads: Saturating(self.kv_heads as u64),
             head_dim: Saturating(self.head_dim as u64),
             tied: self.tied_head,
+            generates: self.encoder().is_none(),
             max_context: Saturating(self.context as u64),
             stored_bytes: Saturating(self.parameters) * Saturating(2),
             tokenizer_bytes: ModelShape::usual_tokenizer_bytes(Saturating(self.vocabulary as u64)),
         }
     }
 
+    /// Its architecture, for an encoder.
+    fn encoder(&self) -> Option<Architecture> {
+        Architecture::ENCODERS.into_iter().find(|known| known.model_type() == self.architecture)
+    }
+
     /// Whether its feed-forward block has a gate, as those of all decoders have.
     fn has_gate(&self) -> bool {
-        let encoder = Architecture::ENCODERS.into_iter().find(|known| known.model_type() == self.architecture);
-        encoder.is_none_or(|encoder| encoder == Architecture::ModernBert)
+        self.encoder().is_none_or(|encoder| encoder == Architecture::ModernBert)
     }
 
     /// Whether anyone may download it and use it for anything: what `auto` chooses among.

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use serde::Serialize;
-use tandem::catalog::CatalogEntry;
+use tandem::catalog::{CatalogEntry, Kind};
 use tandem::plan::{Candidate, Choice};
 use tandem::{Resolved, Resolver};
 
@@ -81,7 +81,9 @@ fn text(report: &CatalogReport, output: &Output) -> Result<()> {
     if entry.needs_token {
         row(output, "access", "accept the licence on the hub and set `HF_TOKEN`")?;
     }
-    row(output, "speed", &format!("an estimated {:.0} tokens/s when decoding", report.estimated_tokens_per_second))?;
+    if matches!(entry.kind, Kind::Text | Kind::Code) {
+        row(output, "speed", &format!("an estimated {:.0} tokens/s when decoding", report.estimated_tokens_per_second))?;
+    }
     report.memory.show(output)?;
     if !report.considered.is_empty() {
         heading(output, "considered")?;
