@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use self::config::ParsedConfig;
 pub use self::content::MAX_JSON_BYTES;
+pub(crate) use self::embedding::SETTINGS;
 pub use self::listing::Listing;
 pub use self::near::{did_you_mean, near_names};
 use crate::error::{Error, Result};

@@ -117,7 +117,7 @@ fn options_that_cannot_be_are_refused() {
     place.tandem(&["embed", "bert-mean", "a", "--format", "npy"]).fails(2, &["needs a file"]);
     place.tandem(&["embed", "model", "a"]).fails(1, &["`modules.json`", "generates text"]);
     place.tandem(&["run", "bert-mean", "a"]).fails(1, &["embeds texts", "tandem embed"]);
-    place.tandem(&["embed", "cross-bert", "a", "--pooling", "cls", "--json"]);
+    place.tandem(&["embed", "cross-bert", "a"]).fails(1, &["`BertForSequenceClassification`", "rerank with it"]);
     place.tandem(&["rerank", "bert-mean", "--query", "a", "b"]).fails(1, &["`BertModel`"]);
     let long = "river ".repeat(200);
     place.tandem(&["embed", "bert-mean", &long, "--truncate", "error"]).fails(1, &["the context is full"]);

@@ -8,7 +8,7 @@ use super::modules::Modules;
 use super::{Pool, Pooling, Prompts, Similarity, Step};
 use crate::config::{Fields, ModelConfig, parse_object};
 use crate::error::{Error, Result};
-use crate::files::{MAX_JSON_BYTES, ModelFiles};
+use crate::files::{MAX_JSON_BYTES, ModelFiles, SETTINGS};
 use crate::primitives::TokenId;
 
 /// What is done to make an embedding.
@@ -33,17 +33,6 @@ pub struct EmbeddingConfig {
     /// What was not in the files and follows a rule, one line each.
     pub remarks: Vec<String>,
 }
-
-/// The names of the file with the length, the first one since 2021.
-const SETTINGS: [&str; 7] = [
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
-];
 
 /// Lengths from here on stand for "none": transformers writes 1e30.
 const NO_LENGTH: f64 = 1e9;
@@ -127,6 +116,15 @@ impl EmbeddingConfig {
 /// The rule of sentence-transformers for a model of transformers alone is the mean. For a decoder it would take the last token since 5.4 and
 /// the mean before, and whether such a model was ever trained to embed nobody said: that is asked.
 fn unpublished_pooling(files: &ModelFiles, config: &ModelConfig, remarks: &mut Vec<String>) -> Result<Pooling> {
+    let classes = config.raw().get("architectures");
+    let class = classes.and_then(|classes| classes.get(0)).and_then(Value::as_str).unwrap_or_default();
+    if class.ends_with("ForSequenceClassification") {
+        return Err(Error::Unsupported {
+            what: format!("embedding with `{}`", files.name),
+            reason: format!("it is a `{class}`, whose head scores or labels texts, and was not trained to make vectors"),
+            hint: Some("rerank with it, or use an embedding model".into()),
+        });
+    }
     if config.is_causal {
         return Err(Error::Unsupported {
             what: format!("embedding with `{}`", files.name),
@@ -170,7 +168,7 @@ impl OwnSettings {
             None => Similarity::default(),
         };
         let dimensions = fields.integer("truncate_dim", 1..=1 << 20)?;
-        Ok(Self { prompts: Prompts { by_name, default_name, source: None }, similarity, dimensions })
+        Ok(Self { prompts: Prompts { by_name, default_name }, similarity, dimensions })
     }
 }
 

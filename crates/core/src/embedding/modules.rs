@@ -13,6 +13,9 @@ use crate::files::{MAX_JSON_BYTES, ModelFile, ModelFiles};
 /// The file's name.
 pub(super) const MODULES: &str = "modules.json";
 
+/// What to do about a file that is missing or damaged.
+const OBTAIN_AGAIN: &str = "obtain the model's directory again from where it was published, folders such as `1_Pooling` included";
+
 /// What the files say is done with hidden states.
 pub(super) struct Modules {
     /// The folder of the model itself, relative to the directory; empty for the directory.
@@ -77,7 +80,8 @@ impl Modules {
 }
 
 fn entries(file: &str, json: &[u8]) -> Result<Vec<Module>> {
-    let value: Value = serde_json::from_slice(json).map_err(|error| Error::bad_file(file, "is not valid JSON", error))?;
+    let value: Value = serde_json::from_slice(json)
+        .map_err(|error| Error::bad_file(file, "is not valid JSON", error).with_hint(OBTAIN_AGAIN))?;
     let list = value.as_array().ok_or_else(|| bad(file, "is not a list of modules"))?;
     let mut modules = Vec::with_capacity(list.len());
     for (i, value) in list.iter().enumerate() {
@@ -136,7 +140,8 @@ fn read_pooling(file: &ModelFile) -> Result<Pooling> {
 
 fn required(files: &ModelFiles, place: &str) -> Result<ModelFile> {
     let what_for = "the module that `modules.json` names";
-    files.beside(place).ok_or_else(|| Error::missing_file(files.directory().unwrap_or(Path::new("")).join(place), what_for))
+    let path = || files.directory().unwrap_or(Path::new("")).join(place);
+    files.beside(place).ok_or_else(|| Error::missing_file(path(), what_for).with_hint(OBTAIN_AGAIN))
 }
 
 fn unsupported(file: &str, kind: &str) -> Error {

@@ -23,8 +23,6 @@ pub struct Prompts {
     pub by_name: BTreeMap<String, String>,
     /// The name of the one that is used where none is asked for.
     pub default_name: Option<String>,
-    /// Where they come from, when that is not the model's own file.
-    pub source: Option<&'static str>,
 }
 
 /// Which prompt is put before texts.
@@ -99,7 +97,7 @@ impl Prompts {
         let last = name.trim_end_matches('/').rsplit(['/', '\\']).next()?.to_lowercase();
         let (_, prompts) = KNOWN.into_iter().find(|(names, _)| names.contains(&last.as_str()))?;
         let by_name = prompts.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
-        Some(Self { by_name, default_name: None, source: Some("the model's card") })
+        Some(Self { by_name, default_name: None })
     }
 
     /// The text that `prompt` stands for; none is the empty text.

@@ -10,9 +10,11 @@ use crate::error::Result;
 /// It names the folders of what follows the model, such as `1_Pooling` and `2_Dense`.
 const MODULES: &str = "modules.json";
 
-/// Beside it; the last ones are other names of one file.
-const BESIDE: [&str; 8] = [
-    "config_sentence_transformers.json",
+/// Beside it.
+const SENTENCE_TRANSFORMERS: &str = "config_sentence_transformers.json";
+
+/// The names of the file with the longest text, the first one since 2021.
+pub(crate) const SETTINGS: [&str; 7] = [
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
     "sentence_distilbert_config.json",
@@ -43,8 +45,12 @@ impl ModelFiles {
 
 /// Those of the files for which `has` is true; `read` reads one that names others. Whether that file is right says who reads it for use.
 pub(super) fn places(has: impl Fn(&str) -> bool, read: impl Fn(&str) -> Result<Vec<u8>>) -> Result<Vec<String>> {
-    let mut places: Vec<String> =
-        [MODULES].iter().chain(&BESIDE).filter(|name| has(name)).map(|name| (*name).to_owned()).collect();
+    let mut places: Vec<String> = [MODULES, SENTENCE_TRANSFORMERS]
+        .iter()
+        .chain(&SETTINGS)
+        .filter(|name| has(name))
+        .map(|name| (*name).to_owned())
+        .collect();
     if !has(MODULES) {
         return Ok(places);
     }
