@@ -8,8 +8,9 @@ use super::{EmbeddingOptions, EngineOptions, ModelArg, OutputArgs, examples};
 
 /// Describe the vectors that a model makes.
 ///
-/// Two indexes whose `id` is equal can be searched together, whatever engine and dtype computed them: it is a hash of the weights, of what the
-/// tokenizer does, and of pooling, prompt, normalisation, dimensions and length.
+/// Where the `id` is equal a text has the same vector, to within the rounding of engine and dtype: it is a hash of the weights, of what the
+/// tokenizer does, and of pooling, prompt, normalisation, dimensions and length. Queries and documents have different ones where their prompts
+/// differ.
 #[derive(Args, Debug)]
 #[command(after_help = examples::FINGERPRINT)]
 pub(crate) struct FingerprintArgs {

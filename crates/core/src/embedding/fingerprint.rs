@@ -1,4 +1,4 @@
-//! What makes a model's vectors what they are: two indexes with the same [`Space`] can be compared, whatever computed them.
+//! What makes a model's vectors what they are: a text has the same vector wherever the [`Space`] is the same, whatever computed it.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -14,13 +14,13 @@ const VERSION: &str = "tandem-embedding-1";
 /// A description of vectors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Fingerprint {
-    /// What has to be equal for two vectors to be comparable.
+    /// What has to be equal for a text to have the same vector.
     pub space: Space,
     /// What may differ, within rounding.
     pub arithmetic: Arithmetic,
 }
 
-/// What has to be equal for two vectors to be comparable.
+/// What has to be equal for a text to have the same vector.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Space {
     /// SHA-256 of the weights: of names, shapes and contents of a checkpoint's tensors, however they are divided into files; of the files
