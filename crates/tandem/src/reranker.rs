@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tandem_core::files::ModelFiles;
 use tandem_core::rerank::{DocumentScore, RerankConfig, RerankOptions, Reranker};
-use tandem_core::template::ChatTemplate;
+use tandem_core::template::{ChatTemplate, TemplateTokens};
 use tandem_core::tokenizer::Tokenizer;
 use tandem_core::{ModelInfo, Result};
 
@@ -80,8 +80,17 @@ impl Settings {
 impl Described {
     fn read(files: &ModelFiles) -> Result<Self> {
         let tokenizer = read_tokenizer(files)?;
-        let template = read_template(files, read_tokenizer_config(files)?.as_ref(), &tokenizer)?;
-        let config = RerankConfig::read(files, &files.model_config()?, template.as_ref().map(ChatTemplate::source))?;
+        let tokenizer_config = read_tokenizer_config(files)?;
+        let published = read_template(files, tokenizer_config.as_ref(), &tokenizer)?;
+        let source = published.as_ref().map(ChatTemplate::source);
+        let config = RerankConfig::read(files, &files.model_config()?, &tokenizer, source)?;
+        let template = match config.own_template() {
+            Some(source) => {
+                let tokens = TemplateTokens::new(tokenizer_config.as_ref(), &tokenizer);
+                Some(ChatTemplate::new(source, tokens, &files.name)?)
+            }
+            None => published,
+        };
         Ok(Self { config, tokenizer, template })
     }
 }

@@ -8,6 +8,7 @@ use crate::embedding::max_tokens;
 use crate::error::{Error, Result};
 use crate::files::{MAX_JSON_BYTES, ModelFile, ModelFiles};
 use crate::primitives::TokenId;
+use crate::tokenizer::Tokenizer;
 
 /// What becomes of a logit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,18 @@ pub(super) struct Answers {
     pub(super) no: TokenId,
 }
 
+/// The prompt of the cards of `Qwen/Qwen3-Reranker-*`, as a template with the roles that sentence-transformers has for a pair. Jinja drops
+/// one line break at the end.
+const QWEN3_RERANKER: &str = concat!(
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. ",
+    "Note that the answer can only be \"yes\" or \"no\".<|im_end|>\n<|im_start|>user\n",
+    "<Instruct>: {{ messages | selectattr('role', 'eq', 'system') | map(attribute='content') | first | ",
+    "default('Given a web search query, retrieve relevant passages that answer the query') }}\n",
+    "<Query>: {{ messages | selectattr('role', 'eq', 'query') | map(attribute='content') | first }}\n",
+    "<Document>: {{ messages | selectattr('role', 'eq', 'document') | map(attribute='content') | first }}<|im_end|>\n",
+    "<|im_start|>assistant\n<think>\n\n</think>\n\n\n",
+);
+
 /// How a reranker's scores are made.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RerankConfig {
@@ -34,8 +47,10 @@ pub struct RerankConfig {
     pub max_tokens: usize,
     /// For language models.
     pub(super) answers: Option<Answers>,
-    /// A pair goes through the chat template, which has roles for its two texts.
+    /// A pair goes through a chat template, which has roles for its two texts.
     pub(super) has_pair_template: bool,
+    /// That template, where it is not the one of the files.
+    own_template: Option<&'static str>,
     /// What was not in the files and follows a rule, one line each.
     pub remarks: Vec<String>,
 }
@@ -59,16 +74,24 @@ impl ScoreActivation {
 }
 
 impl RerankConfig {
-    /// Reads what `files` say, beside the model's own `config`; `template` is the source of the chat template.
+    /// Reads what `files` say, beside the model's own `config`; `template` is the source of their chat template.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a model that scores no pairs; [`Error::BadFile`] and [`Error::BadField`] for damaged files.
-    pub fn read(files: &ModelFiles, config: &ModelConfig, template: Option<&str>) -> Result<Self> {
-        let answers = answers(files)?;
+    pub fn read(files: &ModelFiles, config: &ModelConfig, tokenizer: &Tokenizer, template: Option<&str>) -> Result<Self> {
+        let mut remarks = Vec::new();
+        let has_roles = template.is_some_and(|source| ["query", "document"].iter().all(|role| names_role(source, role)));
+        let own_template = (!has_roles && is_qwen3_reranker(files)).then_some(QWEN3_RERANKER);
+        if own_template.is_some() {
+            remarks.push("the prompt is that of the model's card, since its files have none for a query and a document".into());
+        }
+        let answers = match answers(files)? {
+            None if is_qwen3_reranker(files) && class(config).ends_with("ForCausalLM") => Some(card_answers(tokenizer)?),
+            found => found,
+        };
         if answers.is_none() {
             check_is_classifier(files, config)?;
         }
-        let mut remarks = Vec::new();
         let activation = match activation(files, config)? {
             Some(activation) => activation,
             None => {
@@ -77,20 +100,44 @@ impl RerankConfig {
                 ScoreActivation::Sigmoid
             }
         };
-        let has_pair_template = template.is_some_and(|source| ["query", "document"].iter().all(|role| names_role(source, role)));
+        let has_pair_template = has_roles || own_template.is_some();
         let max_tokens = max_tokens(files, "")?.map_or(config.max_context, |length| length.min(config.max_context));
-        Ok(Self { activation, max_tokens, answers, has_pair_template, remarks })
+        Ok(Self { activation, max_tokens, answers, has_pair_template, own_template, remarks })
+    }
+
+    /// The source of the template that pairs go through, where it is not the one of the files.
+    pub fn own_template(&self) -> Option<&'static str> {
+        self.own_template
     }
 
     /// Whether `files` are of a language model that scores pairs by its answers. Files that are damaged say nothing.
     pub fn is_language_model(files: &ModelFiles) -> bool {
-        matches!(answers(files), Ok(Some(_)))
+        is_qwen3_reranker(files) || matches!(answers(files), Ok(Some(_)))
     }
 
     /// What its model is to be loaded for.
     pub fn purpose(&self) -> Purpose {
         if self.answers.is_some() { Purpose::Generate } else { Purpose::Encode }
     }
+}
+
+/// The models of this name were published before there were files for what their card says.
+fn is_qwen3_reranker(files: &ModelFiles) -> bool {
+    let name = files.name.trim_end_matches('/').rsplit(['/', '\\']).next().unwrap_or_default();
+    name.to_lowercase().starts_with("qwen3-reranker")
+}
+
+fn card_answers(tokenizer: &Tokenizer) -> Result<Answers> {
+    let id = |token: &str| {
+        let missing =
+            || Error::bad_field(tokenizer.file(), "model.vocab", format!("has no token `{token}`, by which the model answers"));
+        tokenizer.id(token).ok_or_else(missing)
+    };
+    Ok(Answers { yes: id("yes")?, no: id("no")? })
+}
+
+fn class(config: &ModelConfig) -> &str {
+    config.raw().get("architectures").and_then(|classes| classes.get(0)).and_then(Value::as_str).unwrap_or_default()
 }
 
 fn names_role(template: &str, role: &str) -> bool {
@@ -126,8 +173,7 @@ fn answers(files: &ModelFiles) -> Result<Option<Answers>> {
 
 /// A cross-encoder has one label, and a class of transformers that has a head.
 fn check_is_classifier(files: &ModelFiles, config: &ModelConfig) -> Result<()> {
-    let raw = config.raw();
-    let class = raw.get("architectures").and_then(|classes| classes.get(0)).and_then(Value::as_str).unwrap_or_default();
+    let (raw, class) = (config.raw(), class(config));
     if !class.is_empty() && !class.ends_with("ForSequenceClassification") {
         return Err(Error::Unsupported {
             what: format!("reranking with `{}`", files.name),

@@ -69,6 +69,38 @@ fn rerankers_score_as_sentence_transformers_does() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// As published, without files for what the card says: the same weights and tokenizer as the golden, under the model's name. The prompt is
+/// written out here.
+#[test]
+fn qwen3_rerankers_have_the_prompt_of_their_card() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (golden("embedders/cross-qwen3"), dir.path().join("Qwen3-Reranker-0.1B"));
+    fs::create_dir(&to).unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        fs::copy(from.join(file), to.join(file)).unwrap();
+    }
+    let prompt = |query: &str, document: &str| {
+        format!(
+            "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. Note that \
+             the answer can only be \"yes\" or \"no\".<|im_end|>\n<|im_start|>user\n<Instruct>: Given a web search query, retrieve relevant \
+             passages that answer the query\n<Query>: {query}\n<Document>: {document}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+        )
+    };
+    for settings in engines() {
+        let reference = ModelRef::Local(to.clone());
+        let model = resolver().load_reranker(&reference, &settings).unwrap();
+        assert!(model.config().remarks.iter().any(|remark| remark.contains("card")), "{:?}", model.config().remarks);
+        let generator = resolver().load(&reference, &settings).unwrap();
+        let score = model.scores("a b", &["c d"], &RerankOptions::new()).unwrap()[0];
+        let tokens = generator.tokenizer().encode(&prompt("a b", "c d"), tandem::SpecialTokens::Parse).unwrap();
+        assert_eq!(score.n_tokens, tokens.len());
+        let mut session = generator.model().new_session(&tandem::SessionOptions::new()).unwrap();
+        let logits = session.append(&tokens, tandem_core::backend::LogitsRequest::Last(1)).unwrap();
+        let of = |token: &str| logits.values()[generator.tokenizer().id(token).unwrap() as usize];
+        assert!((score.logit - (of("yes") - of("no"))).abs() < 1e-4, "{score:?}");
+    }
+}
+
 #[test]
 fn the_best_document_comes_first() {
     for settings in engines() {
