@@ -1,17 +1,50 @@
 //! Low-rank adapters (LoRA) as backends take them: factors, read and checked once, whatever file they came from.
 //!
-//! A module's weight `W [outputs, inputs]` becomes `W + scale * B A`, with `A [rank, inputs]` and `B [outputs, rank]`: Hu et al., "LoRA:
-//! Low-Rank Adaptation of Large Language Models", 2021, equation 3.
+//! A module's weight `W [outputs, inputs]` becomes `W' = W + scale * B A`, with `A [rank, inputs]` and `B [outputs, rank]`: Hu et al.,
+//! "LoRA: Low-Rank Adaptation of Large Language Models", 2021, equation 3. With a magnitude for each output, each row of that `W'` is
+//! scaled to that length: Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", 2024, equation 5.
+//!
+//! [`AdapterSum`] is what backends work with: several adapters become one update for each module.
+
+mod sum;
 
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
-/// The factors of one adapter.
+pub use self::sum::{AdapterSum, BaseRows, ModuleUpdate, canonical_module};
+
+/// One adapter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adapter {
     name: String,
     factors: Vec<LowRankFactors>,
+    replaced: Vec<ReplacedTensor>,
+    origin: AdapterOrigin,
+}
+
+/// Where an adapter came from.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct AdapterOrigin {
+    /// The format of its files, such as `peft`; `None` for one made in memory.
+    pub format: Option<&'static str>,
+    /// The model that it was trained on, as its files name it.
+    pub base_model: Option<String>,
+    /// The SHA-256 of its weights' file, in hexadecimal.
+    pub sha256: Option<String>,
+}
+
+/// A tensor of the base that an adapter brings whole: a bias, a norm, an embedding. It can be merged into a checkpoint, and not be added
+/// while running.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplacedTensor {
+    /// Its name in the checkpoint: `model.norm.weight`.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Its values, row-major.
+    pub values: Vec<f32>,
 }
 
 /// An adapter, and how much of it is applied.
@@ -36,6 +69,8 @@ pub struct LowRankFactors {
     pub rank: usize,
     /// What the product is multiplied by: `alpha / rank`, or `alpha / sqrt(rank)` with rank stabilisation.
     pub scale: f32,
+    /// The length of each row of the adapted weight, `[outputs]`: DoRA's.
+    pub magnitude: Option<Vec<f32>>,
 }
 
 impl Adapter {
@@ -52,7 +87,7 @@ impl Adapter {
             return bad(pair[0], "the adapter has factors for it twice".into());
         }
         for factor in &factors {
-            let LowRankFactors { module, a, b, rank, scale } = factor;
+            let LowRankFactors { module, a, b, rank, scale, magnitude } = factor;
             for (which, values) in [("A", a), ("B", b)] {
                 if *rank == 0 || values.is_empty() || !values.len().is_multiple_of(*rank) {
                     return bad(
@@ -61,11 +96,42 @@ impl Adapter {
                     );
                 }
             }
-            if !scale.is_finite() || a.iter().chain(b).any(|value| !value.is_finite()) {
+            let magnitudes = magnitude.as_deref().unwrap_or_default();
+            if magnitude.is_some() && magnitudes.len() != factor.outputs() {
+                let problem = format!("has {} magnitudes for {} outputs", magnitudes.len(), factor.outputs());
+                return bad(module, problem);
+            }
+            if !scale.is_finite() || a.iter().chain(b).chain(magnitudes).any(|value| !value.is_finite()) {
                 return bad(module, "a factor or its scale is not finite".into());
             }
         }
-        Ok(Self { name, factors })
+        Ok(Self { name, factors, replaced: Vec::new(), origin: AdapterOrigin::default() })
+    }
+
+    /// The same with tensors that it brings whole.
+    ///
+    /// # Errors
+    /// [`Error::BadField`] for a tensor that is named twice, has another number of values than its shape, or values that are not finite.
+    pub fn with_replaced(self, replaced: Vec<ReplacedTensor>) -> Result<Self> {
+        for (i, tensor) in replaced.iter().enumerate() {
+            let bad = |problem: &str| Err(Error::bad_field(&self.name, &tensor.name, problem));
+            if replaced[..i].iter().any(|other| other.name == tensor.name) {
+                return bad("the adapter has it twice");
+            }
+            let n = tensor.shape.iter().try_fold(1_usize, |n, &size| n.checked_mul(size));
+            if n != Some(tensor.values.len()) {
+                return bad("has another number of values than its shape");
+            }
+            if tensor.values.iter().any(|value| !value.is_finite()) {
+                return bad("a value is not finite");
+            }
+        }
+        Ok(Self { replaced, ..self })
+    }
+
+    /// The same with what is known of where it came from.
+    pub fn with_origin(self, origin: AdapterOrigin) -> Self {
+        Self { origin, ..self }
     }
 
     /// Its name in messages.
@@ -76,6 +142,29 @@ impl Adapter {
     /// The factors, one entry a module.
     pub fn factors(&self) -> &[LowRankFactors] {
         &self.factors
+    }
+
+    /// The tensors that it brings whole.
+    pub fn replaced(&self) -> &[ReplacedTensor] {
+        &self.replaced
+    }
+
+    /// Where it came from.
+    pub fn origin(&self) -> &AdapterOrigin {
+        &self.origin
+    }
+
+    /// The memory of its factors, in bytes.
+    pub fn bytes(&self) -> usize {
+        let values = |factor: &LowRankFactors| factor.a.len() + factor.b.len() + factor.magnitude.as_ref().map_or(0, Vec::len);
+        size_of::<f32>() * self.factors.iter().map(values).sum::<usize>()
+    }
+}
+
+impl ScaledAdapter {
+    /// `adapter` as it was trained.
+    pub fn new(adapter: Arc<Adapter>) -> Self {
+        Self { adapter, scale: 1.0 }
     }
 }
 
@@ -96,7 +185,14 @@ mod tests {
     use super::*;
 
     fn factors(module: &str, rank: usize) -> LowRankFactors {
-        LowRankFactors { module: module.into(), a: vec![1.0; 2 * rank], b: vec![1.0; 3 * rank], rank, scale: 2.0 }
+        LowRankFactors {
+            module: module.into(),
+            a: vec![1.0; 2 * rank],
+            b: vec![1.0; 3 * rank],
+            rank,
+            scale: 2.0,
+            magnitude: None,
+        }
     }
 
     #[test]
@@ -116,6 +212,8 @@ mod tests {
         check(vec![LowRankFactors { b: vec![0.0; 7], ..factors("q", 4) }], "factor B has 7 values");
         check(vec![LowRankFactors { a: Vec::new(), ..factors("q", 4) }], "factor A has 0 values");
         check(vec![LowRankFactors { scale: f32::NAN, ..factors("q", 4) }], "not finite");
+        check(vec![LowRankFactors { magnitude: Some(vec![1.0; 2]), ..factors("q", 4) }], "2 magnitudes for 3 outputs");
+        check(vec![LowRankFactors { magnitude: Some(vec![f32::NAN; 3]), ..factors("q", 4) }], "not finite");
         check(vec![LowRankFactors { a: vec![f32::INFINITY; 4], ..factors("q", 4) }], "not finite");
     }
 }

@@ -142,6 +142,7 @@ pub fn zero_adapter_is_the_identity(fixture: &Fixture) {
             b: vec![b; config.n_heads * config.head_dim()],
             rank: 1,
             scale: 1.0,
+            magnitude: None,
         };
         ScaledAdapter { adapter: Arc::new(Adapter::new("mine", vec![factors]).unwrap()), scale }
     };
