@@ -26,6 +26,7 @@ mod footprint;
 mod gguf;
 mod kernel;
 mod linear;
+mod low_rank;
 #[doc(hidden)]
 pub mod measured;
 mod model;

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use crate::float::Float;
 use crate::kernel::{Isa, Lanes, PACKED_INPUTS, PackedTile, TILE};
+use crate::low_rank::{Low, Update};
 use crate::quantize::{BLOCK, Blocks};
 use crate::quantized_activations::QuantizedActivations;
 
@@ -44,12 +45,20 @@ impl Weights<'_> {
     }
 }
 
-/// `out = x Wᵀ` for `x` of `[n, columns]` and weights of `[rows, columns]`, on all threads: `out` is `[n, rows]`. `packed` is scratch
-/// memory as long as `x`.
-pub(crate) fn product(isa: Isa, weights: Weights<'_>, x: &[f32], columns: usize, packed: &mut [f32], out: &mut [f32]) {
+/// `out = x Wᵀ` for `x` of `[n, columns]` and weights of `[rows, columns]`, on all threads, with the `update` of adapters: `out` is
+/// `[n, rows]`. `packed` is scratch memory as long as `x`.
+pub(crate) fn product(
+    isa: Isa,
+    (weights, columns): (Weights<'_>, usize),
+    x: &[f32],
+    update: Option<&Update>,
+    packed: &mut [f32],
+    out: &mut [f32],
+) {
     let n = x.len() / columns;
     pack(isa, x, columns, packed);
-    let task = Task { isa, weights, columns, inner: columns, along: Along::Rows, packed, n };
+    let low = update.map(|update| update.low(x, isa.tile_inputs()));
+    let task = Task { isa, weights, columns, inner: columns, along: Along::Rows, packed, n, low: low.as_ref() };
     in_tasks(n, out, |first, out| task.run(first, out));
 }
 
@@ -65,12 +74,18 @@ pub(crate) fn transposed_product(
 ) {
     let n = x.len() / rows;
     pack(isa, x, rows, packed);
-    let task = Task { isa, weights, columns, inner: rows, along: Along::Columns, packed, n };
+    let task = Task { isa, weights, columns, inner: rows, along: Along::Columns, packed, n, low: None };
     in_tasks(n, out, |first, out| task.run(first, out));
 }
 
-/// As [`product`], with quantised activations.
-pub(crate) fn integer_product(isa: Isa, weights: Blocks<'_>, inputs: &QuantizedActivations, out: &mut [f32]) {
+/// As [`product`], with quantised activations; `low` is in groups of [`PACKED_INPUTS`].
+pub(crate) fn integer_product(
+    isa: Isa,
+    weights: Blocks<'_>,
+    inputs: &QuantizedActivations,
+    low: Option<&Low<'_>>,
+    out: &mut [f32],
+) {
     let per_row = inputs.per_row;
     let groups = inputs.groups(weights.bits.offset(), PACKED_INPUTS);
     in_tasks(inputs.codes.len() / per_row, out, |first, out| {
@@ -79,9 +94,13 @@ pub(crate) fn integer_product(isa: Isa, weights: Blocks<'_>, inputs: &QuantizedA
         for start in (0..rows).step_by(TILE) {
             let own = start..rows.min(start + TILE);
             isa.pack(weights.rows(first + own.start..first + own.end, per_row * BLOCK), per_row, &mut packed);
-            for (inputs, out) in groups.iter().zip(out.chunks_mut(PACKED_INPUTS)) {
+            let update = low.map(|low| low.tile(first + own.start));
+            for (group, (inputs, out)) in groups.iter().zip(out.chunks_mut(PACKED_INPUTS)).enumerate() {
                 let mut products = [[0.0; TILE]; PACKED_INPUTS];
                 isa.packed_products(&packed, inputs, Lanes::All, &mut products[..inputs.n]);
+                if let Some(update) = &update {
+                    update.apply(group, products[..inputs.n].as_flattened_mut());
+                }
                 for (out, products) in out.iter_mut().zip(&products) {
                     out[own.clone()].copy_from_slice(&products[..own.len()]);
                 }
@@ -126,6 +145,8 @@ struct Task<'t> {
     packed: &'t [f32],
     /// Rows of inputs.
     n: usize,
+    /// Those of the update, in groups as `packed`.
+    low: Option<&'t Low<'t>>,
 }
 
 /// What of the weights a tile has side by side, one for each output.
@@ -157,7 +178,10 @@ impl Task<'_> {
                 }
             }
         }
-        for (tile, sums) in sums.chunks_exact(self.n * TILE).enumerate() {
+        for (tile, sums) in sums.chunks_exact_mut(self.n * TILE).enumerate() {
+            if let Some(update) = self.low.map(|low| low.tile(first + tile * TILE)) {
+                sums.chunks_mut(together * TILE).enumerate().for_each(|(group, sums)| update.apply(group, sums));
+            }
             for (out, sums) in out.iter_mut().zip(sums.chunks_exact(TILE)) {
                 let out = &mut out[tile * TILE..];
                 let n_rows = out.len().min(TILE);
@@ -226,7 +250,7 @@ mod tests {
     fn check(isa: Isa, weights: Weights<'_>, floats: &[f32], (n, rows, columns): (usize, usize, usize)) {
         let x: Vec<f32> = (0..n * columns).map(|i| ((i * i) as f32 * 0.23).sin()).collect();
         let mut out = vec![f32::NAN; n * rows];
-        product(isa, weights, &x, columns, &mut vec![0.0; x.len()], &mut out);
+        product(isa, (weights, columns), &x, None, &mut vec![0.0; x.len()], &mut out);
         for (i, out) in out.iter().enumerate() {
             let pairs = x[i / rows * columns..][..columns].iter().zip(&floats[i % rows * columns..][..columns]);
             let expected: f64 = pairs.map(|(x, weight)| f64::from(*x) * f64::from(*weight)).sum();
@@ -251,7 +275,7 @@ mod tests {
         let codes = quantized.codes.iter().zip(&quantized.scales);
         let back: Vec<f32> = codes.flat_map(|(codes, scale)| codes.map(|code| f32::from(code) * scale)).collect();
         let mut out = vec![f32::NAN; n * rows];
-        integer_product(isa, weights, &quantized, &mut out);
+        integer_product(isa, weights, &quantized, None, &mut out);
         for (i, out) in out.iter().enumerate() {
             let pairs = back[i / rows * columns..][..columns].iter().zip(&floats[i % rows * columns..][..columns]);
             let expected: f64 = pairs.map(|(x, weight)| f64::from(*x) * f64::from(*weight)).sum();

@@ -59,7 +59,7 @@ pub(super) struct TrainableDecoder {
     layers: Vec<TrainableLayer>,
     norm: Norm,
     head: FrozenHead,
-    rotary: Rotary,
+    rotary: Arc<Rotary>,
     scoring: Scoring,
     heads: Heads,
     device: Device,
@@ -97,7 +97,7 @@ impl TrainableDecoder {
     /// As [`new`](Self::new), with our kernels or with candle's operations.
     pub(super) fn with_own_kernels(decoder: Decoder, device: &Device, own: bool) -> Result<Self> {
         let eps = decoder.rms_norm_eps;
-        let norm = |weight: Vec<f32>| Norm::new(weight, eps, device, own);
+        let norm = |weight: Arc<[f32]>| Norm::new(weight, eps, device, own);
         let layer = |layer: Layer| -> Result<TrainableLayer> {
             let linear = |linear| FrozenLinear::new(linear, device, own);
             Ok(TrainableLayer {
@@ -116,17 +116,13 @@ impl TrainableDecoder {
         };
         let layers = decoder.layers.into_iter().map(layer).collect::<Result<_>>()?;
         let (embedding, head) = match own {
-            true => {
-                let embedding = Arc::new(decoder.embedding);
-                let head = decoder.head.map_or_else(|| Arc::clone(&embedding), Arc::new);
-                (Embedding::Own(embedding), FrozenHead::Own(head))
-            }
+            true => (Embedding::Own(decoder.embedding), FrozenHead::Own(decoder.head)),
             false => {
-                let on_device = |matrix: Matrix| matrix.into_tensor()?.to_dtype(DType::F32)?.to_device(device);
-                let embedding = on_device(decoder.embedding)?;
-                let head = match decoder.head {
-                    Some(head) => on_device(head)?,
-                    None => embedding.clone(),
+                let on_device = |matrix: &Matrix| matrix.to_tensor()?.to_dtype(DType::F32)?.to_device(device);
+                let embedding = on_device(&decoder.embedding)?;
+                let head = match Arc::ptr_eq(&decoder.head.weights, &decoder.embedding) {
+                    true => embedding.clone(),
+                    false => on_device(&decoder.head.weights)?,
                 };
                 (Embedding::Tensor(embedding), FrozenHead::Tensor(head))
             }

@@ -24,8 +24,7 @@ fn model(name: &str, own: bool) -> Trainable {
     let threads = device::threads(std::num::NonZero::new(2)).unwrap();
     let checkpoint = Checkpoint::open(&files).unwrap();
     let arena = Arena::default();
-    let source =
-        CheckpointSource { checkpoint: &checkpoint, file: name, bits: None, numerics: Numerics::Exact, arena: &arena };
+    let source = CheckpointSource { checkpoint: &checkpoint, file: name, bits: None, numerics: Numerics::Exact, arena: &arena };
     let decoder = threads.install(|| weights::decoder(&source, &config)).unwrap();
     let decoder = TrainableDecoder::with_own_kernels(decoder, &Device::Cpu, own).unwrap();
     Trainable { decoder, modules: modules(&config), threads, device: Device::Cpu }
@@ -93,7 +92,8 @@ fn gradients_are_the_slopes_of_the_loss() {
     let loss = model.add_gradients(&factors, &texts, &CancelToken::new(), &mut gradients).unwrap();
     assert!((model.loss(&factors, &texts, &CancelToken::new()).unwrap() - loss).abs() < 1e-4);
     // Along the gradient itself the slope is the square of its length.
-    let squares: f64 = gradients.iter().flat_map(|gradient| gradient.a.iter().chain(&gradient.b)).map(|g| f64::from(*g).powi(2)).sum();
+    let squares: f64 =
+        gradients.iter().flat_map(|gradient| gradient.a.iter().chain(&gradient.b)).map(|g| f64::from(*g).powi(2)).sum();
     let step = 0.05 / squares.sqrt();
     let moved = |sign: f64| {
         let mut factors = factors.clone();

@@ -1,6 +1,6 @@
 //! What transformers computed, as recorded by `training/goldens`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -9,6 +9,8 @@ use crate::backend::TokenId;
 
 /// The record of one checkpoint, as it applies to one export of it.
 pub struct Golden {
+    /// Where it lies, with the checkpoint.
+    pub directory: PathBuf,
     /// How far logits may be, relative to the largest.
     pub tolerance: f32,
     /// How far they may be when activations are rounded to 8 bits where the graph leaves it open.
@@ -56,11 +58,27 @@ impl Golden {
         let export = if export == Self::MADE && exports[Self::MADE].is_null() { &exports["genai_f32"] } else { &exports[export] };
         let prompts = record["prompts"].as_array().unwrap();
         Self {
+            directory: directory.into(),
             tolerance: export["tolerance"].as_f64().unwrap() as f32,
             tolerance_with_int8_activations: export["tolerance_accuracy_level_4"].as_f64().map(|value| value as f32),
             greedy_equal: export["greedy_equal"].as_bool().unwrap(),
             prompts: prompts.iter().enumerate().map(|(i, prompt)| GoldenPrompt::read(prompt, i, &tensors)).collect(),
         }
+    }
+}
+
+impl Golden {
+    /// The directories of the adapters that PEFT made for the checkpoint: `adapters/` beside it has those of all.
+    pub(super) fn adapters(&self) -> Vec<PathBuf> {
+        let (Some(all), Some(base)) = (self.directory.parent(), self.directory.file_name()) else { return Vec::new() };
+        let mut directories: Vec<PathBuf> =
+            std::fs::read_dir(all.join("adapters")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        directories.retain(|directory| {
+            let record: Value = serde_json::from_slice(&std::fs::read(directory.join("golden.json")).unwrap()).unwrap();
+            record["base"].as_str().is_some_and(|name| base == name)
+        });
+        directories.sort();
+        directories
     }
 }
 

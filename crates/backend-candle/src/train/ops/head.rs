@@ -1,6 +1,6 @@
 //! The head and the cross entropy in one: logits of all targets at once would be the largest tensor of the pass.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use candle_nn::ops::log_softmax;
@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use tandem_core::divergence::LogSoftmax;
 
 use super::{apply, result, values};
-use crate::linear::{Kernels, Matrix};
+use crate::linear::{Kernels, Linear};
 use crate::values::tensor;
 
 /// Targets whose logits are there at a time.
@@ -16,7 +16,7 @@ const TOGETHER: usize = 64;
 
 /// The head, `[vocab_size, hidden_size]`.
 pub(in crate::train) enum FrozenHead {
-    Own(Arc<Matrix>),
+    Own(Linear),
     Tensor(Tensor),
 }
 
@@ -24,10 +24,9 @@ impl FrozenHead {
     /// The sum of the negative log-probabilities of `targets`, by `states`, `[targets, hidden_size]`, after the last norm.
     pub(in crate::train) fn loss(&self, states: &Tensor, targets: Vec<u32>) -> Result<Tensor> {
         match self {
-            Self::Own(head) => apply(
-                states,
-                Loss { head: Arc::clone(head), targets, wants_gradient: states.track_op(), gradient: Mutex::default() },
-            ),
+            Self::Own(head) => {
+                apply(states, Loss { head: head.clone(), targets, wants_gradient: states.track_op(), gradient: Mutex::default() })
+            }
             Self::Tensor(head) => {
                 let n = targets.len();
                 let targets = Tensor::from_vec(targets, (n, 1), states.device())?;
@@ -38,7 +37,7 @@ impl FrozenHead {
 }
 
 struct Loss {
-    head: Arc<Matrix>,
+    head: Linear,
     targets: Vec<u32>,
     wants_gradient: bool,
     /// By the states, which is cheapest to compute where the logits are.
@@ -52,11 +51,11 @@ impl CustomOp1 for Loss {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let states = values(storage, layout)?;
-        let (width, vocab_size) = (self.head.columns, self.head.rows);
+        let (width, vocab_size) = (self.head.weights.columns, self.head.weights.rows);
         let mut gradient = Vec::new();
         let mut loss = 0.0;
         for (states, targets) in states.chunks(TOGETHER * width).zip(self.targets.chunks(TOGETHER)) {
-            let mut logits = self.head.product_of(states, None, Kernels::Fastest)?;
+            let mut logits = self.head.product_of(states, Kernels::Fastest)?;
             let losses: Vec<f64> = logits
                 .par_chunks_mut(vocab_size)
                 .zip(targets)
@@ -72,7 +71,7 @@ impl CustomOp1 for Loss {
                 .collect();
             loss += losses.iter().sum::<f64>();
             if self.wants_gradient {
-                gradient.extend(self.head.transposed_product(&logits)?);
+                gradient.extend(self.head.weights.transposed_product(&logits)?);
             }
         }
         *self.gradient.lock().unwrap_or_else(PoisonError::into_inner) = gradient;

@@ -18,9 +18,9 @@ pub(in crate::train) enum Norm {
 }
 
 impl Norm {
-    pub(in crate::train) fn new(weight: Vec<f32>, eps: f32, device: &Device, own: bool) -> Result<Self> {
+    pub(in crate::train) fn new(weight: Arc<[f32]>, eps: f32, device: &Device, own: bool) -> Result<Self> {
         Ok(match own {
-            true => Self::Own { weight: weight.into(), eps },
+            true => Self::Own { weight, eps },
             false => Self::Tensor { weight: Tensor::from_slice(&weight, weight.len(), device)?, eps },
         })
     }
