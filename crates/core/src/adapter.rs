@@ -179,6 +179,13 @@ impl Adapter {
     }
 }
 
+impl AdapterOrigin {
+    /// Of an adapter that was trained on `base_model` just now.
+    pub fn trained_on(base_model: impl Into<String>) -> Self {
+        Self { base_model: Some(base_model.into()), ..Self::default() }
+    }
+}
+
 impl ScaledAdapter {
     /// `adapter` as it was trained.
     pub fn new(adapter: Arc<Adapter>) -> Self {

@@ -16,7 +16,7 @@ use crate::sampler::uniform;
 use self::adam::Adam;
 pub use self::options::{ALL_LINEAR, TrainOptions};
 use self::order::Order;
-pub use self::text::{Conversation, Encoder, TrainingText, read_conversations};
+pub use self::text::{Conversation, Encoder, TrainingText, hash_of, read_conversations};
 
 /// A model with weights that stay as they are, whose loss can be differentiated by the factors beside them.
 pub trait TrainableModel: Send {
@@ -86,6 +86,7 @@ pub struct Training<'m> {
     factors: Vec<LowRankFactors>,
     adam: Adam,
     step: usize,
+    first_loss: Option<f64>,
 }
 
 impl<'m> Training<'m> {
@@ -116,12 +117,27 @@ impl<'m> Training<'m> {
             })
             .collect();
         let adam = Adam::new(&factors);
-        Ok(Self { model, options, factors, adam, step: 0 })
+        Ok(Self { model, options, factors, adam, step: 0, first_loss: None })
     }
 
     /// Updates so far.
     pub fn step(&self) -> usize {
         self.step
+    }
+
+    /// Values that are trained.
+    pub fn n_parameters(&self) -> usize {
+        self.factors.iter().map(|factor| factor.a.len() + factor.b.len()).sum()
+    }
+
+    /// The loss of what is held out before the first update, in nats, once it was [noted](Self::note_first_loss).
+    pub fn first_loss(&self) -> Option<f64> {
+        self.first_loss
+    }
+
+    /// Keeps the loss before the first update with the run.
+    pub fn note_first_loss(&mut self, loss: f64) {
+        self.first_loss = Some(loss);
     }
 
     /// Whether all updates were made.

@@ -17,6 +17,7 @@ use crate::files::FileBytes;
 const STEP: &str = "step";
 const OPTIONS: &str = "options";
 const DATA: &str = "data";
+const FIRST_LOSS: &str = "first_loss";
 
 /// The groups of tensors, in the order of [`groups`].
 const GROUPS: [&str; 3] = ["factors", "first_moments", "second_moments"];
@@ -29,7 +30,8 @@ impl<'m> Training<'m> {
     pub fn save(&self, path: &Path, data: &str) -> Result<()> {
         let options = serde_json::to_string(&self.options).expect("options are plain data");
         let metadata = [(STEP, self.step.to_string()), (OPTIONS, options), (DATA, data.to_owned())];
-        let metadata: HashMap<String, String> = metadata.map(|(key, value)| (key.to_owned(), value)).into();
+        let mut metadata: HashMap<String, String> = metadata.map(|(key, value)| (key.to_owned(), value)).into();
+        metadata.extend(self.first_loss.map(|loss| (FIRST_LOSS.to_owned(), loss.to_string())));
         let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
         for (group, values) in GROUPS.iter().zip(self.groups()) {
             for (factor, (a, b)) in self.factors.iter().zip(values) {
@@ -74,6 +76,7 @@ impl<'m> Training<'m> {
         let step = entry(STEP)?.parse().map_err(|_| Error::bad_field(&*file, STEP, "is not a number"))?;
         let mut training = Self::new(model, options)?;
         training.step = step;
+        training.first_loss = metadata.get(FIRST_LOSS).and_then(|loss| loss.parse().ok());
         let read = |group: &str, factor: &LowRankFactors, part: &str, shape: [usize; 2]| -> Result<Vec<f32>> {
             let name = format!("{group}.{}.{part}", factor.module);
             let tensor = tensors.tensor(&name).map_err(|_| Error::bad_field(&*file, &*name, "is missing"))?;

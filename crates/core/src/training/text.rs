@@ -3,6 +3,7 @@
 use std::io::{BufRead, Read};
 
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::primitives::TokenId;
@@ -93,6 +94,17 @@ pub fn read_conversations(mut reader: impl BufRead, file: &str) -> Result<Vec<Co
         true => Err(Error::BadFile { file: file.to_owned(), problem: "has no conversations".into(), hint: None, source: None }),
         false => Ok(conversations),
     }
+}
+
+/// The SHA-256 of `texts`, in hexadecimal: a run goes on with the same ones.
+pub fn hash_of(texts: &[TrainingText]) -> String {
+    let mut hash = Sha256::new();
+    for text in texts {
+        hash.update((text.ids.len() as u64).to_le_bytes());
+        text.ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
+        text.is_target.iter().for_each(|is| hash.update([u8::from(*is)]));
+    }
+    format!("{:x}", hash.finalize())
 }
 
 const ASSISTANT: &str = "assistant";
