@@ -4,16 +4,33 @@
 //! "LoRA: Low-Rank Adaptation of Large Language Models", 2021, equation 3. With a magnitude for each output, each row of that `W'` is
 //! scaled to that length: Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", 2024, equation 5.
 //!
-//! [`AdapterSum`] is what backends work with: several adapters become one update for each module.
+//! [`AdapterSum`] is what backends work with: several adapters become one update for each module. [`AdapterFiles`] reads one from its
+//! files, [`write_peft`], [`write_mlx`] and [`write_onnx_adapter`] write it, and [`write_merged`] makes a checkpoint of it.
 
+mod files;
+mod found;
+mod gguf;
+mod merge;
+mod mlx;
+mod onnx;
+mod peft;
+mod read;
 mod sum;
+mod write;
 
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
+pub use self::files::{AdapterFiles, AdapterFormat};
+pub use self::merge::{MergeOptions, Merged, write_merged};
+pub use self::mlx::write_mlx;
+pub use self::onnx::write_onnx_adapter;
+pub use self::peft::write_peft;
 pub use self::sum::{AdapterSum, BaseRows, ModuleUpdate, canonical_module};
 
 /// One adapter.
@@ -124,9 +141,10 @@ impl Adapter {
     /// # Errors
     /// [`Error::BadField`] for a tensor that is named twice, has another number of values than its shape, or values that are not finite.
     pub fn with_replaced(self, replaced: Vec<ReplacedTensor>) -> Result<Self> {
-        for (i, tensor) in replaced.iter().enumerate() {
+        let mut names = HashSet::new();
+        for tensor in &replaced {
             let bad = |problem: &str| Err(Error::bad_field(&self.name, &tensor.name, problem));
-            if replaced[..i].iter().any(|other| other.name == tensor.name) {
+            if !names.insert(&tensor.name) {
                 return bad("the adapter has it twice");
             }
             let n = tensor.shape.iter().try_fold(1_usize, |n, &size| n.checked_mul(size));
@@ -189,6 +207,39 @@ impl LowRankFactors {
     pub fn outputs(&self) -> usize {
         self.b.len() / self.rank
     }
+}
+
+/// Whether the modules of `adapter` have magnitudes, for a `form` in which all have them or none.
+fn has_magnitudes(adapter: &Adapter, form: &str) -> Result<bool> {
+    let n = adapter.factors.iter().filter(|factors| factors.magnitude.is_some()).count();
+    match n {
+        0 => Ok(false),
+        n if n == adapter.factors.len() => Ok(true),
+        n => Err(Error::Unsupported {
+            what: format!("the adapter `{}` in the form of {form}", adapter.name),
+            reason: format!("{n} of its {} modules have magnitudes (DoRA), and there all have them or none", adapter.factors.len()),
+            hint: Some("merge it into a checkpoint".into()),
+        }),
+    }
+}
+
+/// For a `form` that has no place for whole tensors.
+fn refuse_replaced(adapter: &Adapter, form: &str) -> Result<()> {
+    let Some(replaced) = adapter.replaced.first() else { return Ok(()) };
+    Err(Error::Unsupported {
+        what: format!("the adapter `{}` in the form of {form}", adapter.name),
+        reason: format!("it replaces whole tensors of its base, such as `{}`", replaced.name),
+        hint: Some("merge it into a checkpoint, or write it in the form of PEFT".into()),
+    })
+}
+
+/// The value that comes most often, the first of several.
+fn most_frequent<T: Copy + Eq + Hash>(values: impl Iterator<Item = T>) -> Option<T> {
+    let mut counts: HashMap<T, (usize, usize)> = HashMap::new();
+    for (i, value) in values.enumerate() {
+        counts.entry(value).or_insert((0, usize::MAX - i)).0 += 1;
+    }
+    counts.into_iter().max_by_key(|(_, count)| *count).map(|(value, _)| value)
 }
 
 #[cfg(test)]

@@ -30,6 +30,27 @@ pub struct StoredTensor<'c> {
     pub bytes: &'c [u8],
 }
 
+/// A tensor of any type, as it is stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RawTensor<'c> {
+    pub(crate) name: &'c str,
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: &'c [usize],
+    pub(crate) bytes: &'c [u8],
+}
+
+impl StoredTensor<'_> {
+    /// Its values.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let halves = || self.bytes.as_chunks().0.iter().map(|bytes| u16::from_le_bytes(*bytes));
+        match self.dtype {
+            DType::F16 => halves().map(|bits| half::f16::from_bits(bits).to_f32()).collect(),
+            DType::Bf16 => halves().map(|bits| half::bf16::from_bits(bits).to_f32()).collect(),
+            _ => self.bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Shard {
     name: String,
@@ -122,6 +143,21 @@ impl Checkpoint {
     /// The file that the weight called `name` is in.
     pub fn file_of(&self, name: &str) -> Option<&str> {
         self.tensors.get(name).map(|entry| self.shards[entry.shard].name.as_str())
+    }
+
+    /// The names of the files, and the tensors of each in the order in which they lie there.
+    pub(crate) fn shards(&self) -> impl Iterator<Item = (&str, Vec<RawTensor<'_>>)> {
+        self.shards.iter().enumerate().map(|(number, shard)| {
+            let mut entries: Vec<_> = self.tensors.iter().filter(|(_, entry)| entry.shard == number).collect();
+            entries.sort_by_key(|(name, entry)| (entry.range.start, *name));
+            let raw = entries.into_iter().map(|(name, entry)| RawTensor {
+                name,
+                dtype: entry.dtype,
+                shape: &entry.shape,
+                bytes: &shard.content[entry.range.clone()],
+            });
+            (shard.name.as_str(), raw.collect())
+        })
     }
 
     /// Gives back the memory in which weights were read, which keep their value and are read again when touched. Who goes through

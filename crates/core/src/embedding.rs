@@ -17,7 +17,6 @@ mod verify;
 
 pub use self::config::EmbeddingConfig;
 pub(crate) use self::config::max_tokens;
-pub(crate) use self::dense::floats;
 pub use self::dense::{Dense, DenseActivation};
 pub use self::embedder::{EmbedOptions, Embedder, Embeddings};
 pub use self::fingerprint::{Arithmetic, Fingerprint, PROBES, Space};

@@ -4,6 +4,7 @@
 //! anything is taken from it: a file that lies about its counts, lengths, types, shapes or offsets is an error that names the file and
 //! the key or tensor. Memory grows with what the file really holds, never with what it says it holds.
 
+mod adapter;
 mod chat;
 mod config;
 mod header;
@@ -66,7 +67,7 @@ impl Gguf {
     /// [`Error::BadFile`] for what is not a GGUF file or ends too early, [`Error::BadField`] with the key or tensor that cannot be, and
     /// [`Error::Unsupported`] for a version, byte order or part of a file that is not read.
     pub fn parse(content: FileBytes, file: &str) -> Result<Self> {
-        let header = Header::read(&content, file)?;
+        let header = Header::read(&content, file, "model")?;
         Ok(Self { file: file.into(), content, header })
     }
 

@@ -58,6 +58,13 @@ pub enum ProgressEvent<'a> {
         /// Bytes of all of them.
         total: u64,
     },
+    /// Adapters are merged into a checkpoint.
+    Merging {
+        /// Bytes of its weights that are written.
+        done: u64,
+        /// Bytes of all of them.
+        total: u64,
+    },
 }
 
 impl Progress {
@@ -82,7 +89,8 @@ impl ProgressEvent<'_> {
             Self::Hashing { done, total, .. }
             | Self::Downloading { done, total, .. }
             | Self::DownloadingElsewhere { done, total, .. }
-            | Self::Exporting { done, total, .. } => Some((done.min(total), total)),
+            | Self::Exporting { done, total, .. }
+            | Self::Merging { done, total } => Some((done.min(total), total)),
         }
     }
 }
@@ -101,6 +109,7 @@ impl fmt::Display for ProgressEvent<'_> {
             Self::Downloading { file, .. } => write!(f, "downloading {file}")?,
             Self::DownloadingElsewhere { file, .. } => write!(f, "another process downloads {file}")?,
             Self::Exporting { dtype, .. } => write!(f, "exporting to {dtype}")?,
+            Self::Merging { .. } => f.write_str("merging")?,
         }
         match self.bytes() {
             Some((done, total)) => write!(f, ": {}%", u128::from(done) * 100 / u128::from(total.max(1))),

@@ -47,8 +47,7 @@ impl<'a> AdapterSum<'a> {
     /// # Errors
     /// [`Error::Unsupported`] for an adapter that replaces tensors of the base.
     pub fn new(adapters: &'a [ScaledAdapter]) -> Result<Self> {
-        let mut modules: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for ScaledAdapter { adapter, scale } in adapters {
+        for ScaledAdapter { adapter, .. } in adapters {
             if let Some(replaced) = adapter.replaced().first() {
                 return Err(Error::Unsupported {
                     what: format!("the adapter `{}` while running", adapter.name()),
@@ -56,6 +55,14 @@ impl<'a> AdapterSum<'a> {
                     hint: Some("merge it: `tandem adapter convert --to merged` writes a checkpoint".into()),
                 });
             }
+        }
+        Ok(Self::of_factors(adapters))
+    }
+
+    /// The sum of the factors of `adapters`, whatever else they bring.
+    pub(super) fn of_factors(adapters: &'a [ScaledAdapter]) -> Self {
+        let mut modules: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for ScaledAdapter { adapter, scale } in adapters {
             for factors in adapter.factors() {
                 let changes =
                     factors.magnitude.is_some() || (factors.scale != 0.0 && factors.b.iter().any(|value| *value != 0.0));
@@ -65,7 +72,12 @@ impl<'a> AdapterSum<'a> {
                 }
             }
         }
-        Ok(Self { modules })
+        Self { modules }
+    }
+
+    /// Whether something is left to be taken for `module`.
+    pub(super) fn changes(&self, module: &str) -> bool {
+        self.modules.get(canonical_module(module)).is_some_and(|parts| !parts.is_empty())
     }
 
     /// Whether nothing is left to be taken.

@@ -1,10 +1,9 @@
 //! Linear layers that follow pooling.
 
-use crate::checkpoint::{Checkpoint, StoredTensor};
+use crate::checkpoint::Checkpoint;
 use crate::config::Fields;
 use crate::error::{Error, Result};
 use crate::files::ModelFile;
-use crate::primitives::DType;
 
 /// A linear layer with an activation: `activation(W x + b)`, plus `R x` (or `x` where the widths are equal) where it has a residual.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,7 +104,7 @@ impl Dense {
                 let problem = format!("the weight is {:?}, but the layer's `config.json` makes it {shape:?}", stored.shape);
                 return Err(Error::bad_field(&name, tensor, problem));
             }
-            Ok(floats(&stored))
+            Ok(stored.to_f32())
         };
         let has_residual = fields.boolean("use_residual")?.unwrap_or(false);
         Ok(Self {
@@ -156,15 +155,5 @@ fn missing_weights(config: &str, has_pickle: bool) -> Error {
         problem: "there is no such file, and the dense layer's weights would be in it".into(),
         hint: Some(hint.into()),
         source: None,
-    }
-}
-
-/// The values of a weight.
-pub(crate) fn floats(stored: &StoredTensor<'_>) -> Vec<f32> {
-    let halves = || stored.bytes.as_chunks().0.iter().map(|bytes| u16::from_le_bytes(*bytes));
-    match stored.dtype {
-        DType::F16 => halves().map(|bits| half::f16::from_bits(bits).to_f32()).collect(),
-        DType::Bf16 => halves().map(|bits| half::bf16::from_bits(bits).to_f32()).collect(),
-        _ => stored.bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
     }
 }

@@ -36,8 +36,8 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// Reads and checks the header of the whole file `bytes`.
-    pub(super) fn read(bytes: &[u8], file: &str) -> Result<Self> {
+    /// Reads and checks the header of the whole file `bytes`, which is to be of the type `kind`: `model` or `adapter`.
+    pub(super) fn read(bytes: &[u8], file: &str, kind: &str) -> Result<Self> {
         let mut reader = Reader::new(bytes, file);
         check_magic(&mut reader)?;
         let n_tensors = count(&mut reader, "tensor_count")?;
@@ -52,7 +52,7 @@ impl Header {
             }
             metadata.insert(key, value);
         }
-        refuse_what_is_no_model(&metadata, bytes, file)?;
+        refuse_other_kinds(&metadata, bytes, file, kind)?;
         let alignment = alignment(&metadata, file)?;
         within(&reader, "tensor_count", n_tensors, MIN_TENSOR_BYTES)?;
         let mut tensors = HashMap::new();
@@ -145,8 +145,8 @@ fn alignment(metadata: &HashMap<String, Value>, file: &str) -> Result<u64> {
     }
 }
 
-/// Adapters, projectors of images, and parts of a file in several.
-fn refuse_what_is_no_model(metadata: &HashMap<String, Value>, bytes: &[u8], file: &str) -> Result<()> {
+/// Parts of a file in several, projectors of images, and adapters where a model is expected, or the other way around.
+fn refuse_other_kinds(metadata: &HashMap<String, Value>, bytes: &[u8], file: &str, expected: &str) -> Result<()> {
     let unsupported =
         |what: String, reason: &str, hint: &str| Error::Unsupported { what, reason: reason.into(), hint: Some(hint.into()) };
     if let Some(Value::Unsigned(n)) = metadata.get("split.count")
@@ -158,15 +158,17 @@ fn refuse_what_is_no_model(metadata: &HashMap<String, Value>, bytes: &[u8], file
             "merge them with llama.cpp: `llama-gguf-split --merge FIRST MERGED`",
         ));
     }
-    if let Some(Value::String(range)) = metadata.get("general.type") {
-        let kind = &bytes[range.clone()];
-        if kind != b"model" {
-            return Err(unsupported(
-                format!("the GGUF file `{file}` of type `{}`", shown(kind)),
-                "only whole models are read",
-                "give the file of the model itself",
-            ));
-        }
+    let kind = match metadata.get("general.type") {
+        Some(Value::String(range)) => &bytes[range.clone()],
+        _ => b"model",
+    };
+    if kind == expected.as_bytes() {
+        return Ok(());
     }
-    Ok(())
+    let (reason, hint) = match (expected, kind) {
+        ("model", b"adapter") => ("only whole models are read", "give the file of the model itself, and this one as its adapter"),
+        ("model", _) => ("only whole models are read", "give the file of the model itself"),
+        _ => ("an adapter is expected, of the type `adapter`", "llama.cpp's `convert_lora_to_gguf.py` writes one"),
+    };
+    Err(unsupported(format!("the GGUF file `{file}` of type `{}`", shown(kind)), reason, hint))
 }

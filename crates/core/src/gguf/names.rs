@@ -46,6 +46,17 @@ impl Gguf {
         Some(format!("blk.{layer}.{name}.{kind}"))
     }
 
+    /// What a checkpoint calls the weight that a GGUF calls `name`: [`name_of`](Self::name_of) turned around.
+    pub fn published_name(name: &str) -> Option<String> {
+        if let Some((published, _)) = WHOLE.iter().find(|(_, known)| *known == name) {
+            return Some((*published).into());
+        }
+        let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+        let (part, kind) = rest.rsplit_once('.')?;
+        let (published, _) = PARTS.iter().find(|(_, known)| *known == part)?;
+        Some(format!("model.layers.{layer}.{published}.{kind}"))
+    }
+
     /// Whether rows of the query and key projections are in the order of llama.cpp's own rotation, which turns neighbours, where
     /// published weights have the two halves of a head one after the other. So the converter writes them for `llama`:
     /// `LlamaModel.permute` of its `conversion/llama.py`.
@@ -82,11 +93,15 @@ mod tests {
 
     #[test]
     fn names_of_weights() {
-        let check = |published: &str, expected: Option<&str>| assert_eq!(Gguf::name_of(published).as_deref(), expected);
+        let check = |published: &str, expected: Option<&str>| {
+            assert_eq!(Gguf::name_of(published).as_deref(), expected);
+            assert_eq!(expected.and_then(Gguf::published_name).as_deref(), expected.map(|_| published));
+        };
         check("model.embed_tokens.weight", Some("token_embd.weight"));
         check("lm_head.weight", Some("output.weight"));
         check("model.layers.0.self_attn.q_proj.bias", Some("blk.0.attn_q.bias"));
         check("model.layers.27.post_attention_layernorm.weight", Some("blk.27.ffn_norm.weight"));
+        assert_eq!(Gguf::published_name("blk.0.attn_qkv.weight"), None);
         check("model.layers.3.mlp.experts.weight", None);
         check("visual.patch_embed.weight", None);
     }

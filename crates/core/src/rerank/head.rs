@@ -5,7 +5,7 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{Activation, Architecture, ModelConfig};
-use crate::embedding::{Dense, DenseActivation, Pool, Pooling, floats};
+use crate::embedding::{Dense, DenseActivation, Pool, Pooling};
 use crate::error::{Error, Result};
 use crate::files::ModelFiles;
 
@@ -134,7 +134,7 @@ impl HeadReader<'_> {
     fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let stored = self.checkpoint.tensor(name)?;
         if stored.shape == shape {
-            return Ok(floats(&stored));
+            return Ok(stored.to_f32());
         }
         let problem = format!("the weight is {:?}, and the head of a reranker makes it {shape:?}", stored.shape);
         Err(Error::bad_field(self.file, name, problem))
