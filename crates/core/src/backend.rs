@@ -25,7 +25,7 @@ mod probe;
 
 pub use capabilities::{Capabilities, Capability};
 pub use checked::checked;
-pub use data::{HiddenStates, ModelInfo, Placement, PooledOutput, PooledRows, TokenBatch, WeightType};
+pub use data::{AppliedAdapter, HiddenStates, ModelInfo, Placement, PooledOutput, PooledRows, TokenBatch, WeightType};
 pub use kv::{KvShape, KvState};
 pub use logits::{Logits, LogitsRequest};
 pub use options::{ComputeUnits, CoreMlFormat, CoreMlOptions, DeviceReport, LoadOptions, OnnxOptions, SessionOptions};
@@ -174,10 +174,12 @@ pub trait Model: Send + Sync {
         Err(self.info().without(Capability::PooledOutput))
     }
 
-    /// The same weights with the sum of `adapters` applied. `self` is unchanged and stays usable.
+    /// The loaded weights with the sum of `adapters` applied, in the place of those that `self` has: [`ModelInfo::adapters`] names them.
+    /// `self` is unchanged and stays usable; the weights are shared. A backend is asked for this only where no adapter is applied yet.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] unless [`Capability::Adapters`]; [`Error::BadField`] for factors whose shapes differ from the weight's.
+    /// [`Error::Unsupported`] unless [`Capability::Adapters`], and for an adapter that replaces tensors; [`Error::BadField`] for a module that
+    /// the model lacks and for factors whose shapes differ from the weight's; [`Error::InvalidOption`] for a scale that is not finite.
     fn with_adapters(&self, _adapters: &[ScaledAdapter]) -> Result<Arc<dyn Model>> {
         Err(self.info().without(Capability::Adapters))
     }

@@ -10,7 +10,9 @@
 //! where it does not they check that the ability is refused.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a case fails by panicking: this module is the body of tests")]
 
+mod adapters;
 mod cases;
+mod cases_of_adapters;
 mod cases_of_batch;
 mod cases_of_golden;
 mod cases_of_load;
@@ -21,6 +23,7 @@ mod golden;
 mod hollow;
 
 pub use cases::*;
+pub use cases_of_adapters::*;
 pub use cases_of_batch::*;
 pub use cases_of_golden::*;
 pub use cases_of_load::*;
@@ -119,6 +122,13 @@ macro_rules! conformance {
             fork_equals_fresh,
             imported_keys_and_values_equal_computed_ones,
             zero_adapter_is_the_identity,
+            adapters_add_up,
+            switching_adapters_restores_the_base,
+            adapted_prefill_equals_stepwise,
+            adapted_sessions_run_beside_those_of_the_base,
+            applied_adapter_equals_the_merged_one,
+            adapters_that_do_not_fit_are_errors,
+            adapted_hidden_states_equal_those_of_each_alone,
             cancelled_encode_is_an_error,
             token_types_are_those_of_the_model,
             pooled_rows_equal_those_of_each_alone,

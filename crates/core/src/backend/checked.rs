@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{
-    Append, Capability, HiddenStates, KvState, LoadOptions, Logits, LogitsRequest, Model, ModelInfo, PooledRows, Probe,
-    ProbePoint, Prober, Session, SessionOptions, TokenBatch,
+    Append, AppliedAdapter, Capability, HiddenStates, KvState, LoadOptions, Logits, LogitsRequest, Model, ModelInfo, PooledRows,
+    Probe, ProbePoint, Prober, Session, SessionOptions, TokenBatch,
 };
 use crate::adapter::ScaledAdapter;
 use crate::cancel::CancelToken;
@@ -16,11 +16,19 @@ use crate::remedy::Remedy;
 
 /// `inner` behind the checks, for a model that did not come from [`Backend::load`](super::Backend::load).
 pub fn checked(inner: Arc<dyn Model>) -> Arc<dyn Model> {
-    Arc::new(CheckedModel { inner })
+    Arc::new(CheckedModel { inner, adapted: None })
 }
 
 struct CheckedModel {
     inner: Arc<dyn Model>,
+    adapted: Option<Adapted>,
+}
+
+/// What is known of a model with adapters.
+struct Adapted {
+    /// The model without.
+    base: Arc<dyn Model>,
+    info: ModelInfo,
 }
 
 struct CheckedSession {
@@ -36,7 +44,7 @@ impl CheckedModel {
 
 impl Model for CheckedModel {
     fn info(&self) -> &ModelInfo {
-        self.inner.info()
+        self.adapted.as_ref().map_or_else(|| self.inner.info(), |adapted| &adapted.info)
     }
 
     fn new_session(&self, options: &SessionOptions) -> Result<Box<dyn Session>> {
@@ -95,7 +103,14 @@ impl Model for CheckedModel {
         if let Some(bad) = adapters.iter().find(|adapter| !adapter.scale.is_finite()) {
             return Err(Error::invalid_option("adapter scale", bad.scale, "is not finite"));
         }
-        Ok(checked(self.inner.with_adapters(adapters)?))
+        let base = self.adapted.as_ref().map_or(&self.inner, |adapted| &adapted.base);
+        if adapters.is_empty() {
+            return Ok(checked(Arc::clone(base)));
+        }
+        let inner = base.with_adapters(adapters)?;
+        let mut info = inner.info().clone();
+        info.adapters = adapters.iter().map(AppliedAdapter::of).collect();
+        Ok(Arc::new(CheckedModel { inner, adapted: Some(Adapted { base: Arc::clone(base), info }) }))
     }
 
     fn prober(&self) -> Option<&dyn Prober> {

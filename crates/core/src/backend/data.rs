@@ -1,6 +1,7 @@
 //! The values that cross the contract.
 
 use super::{BackendKind, Capabilities, Capability, DType, Device, TokenId, WeightFile};
+use crate::adapter::ScaledAdapter;
 use crate::error::{Error, Result};
 
 /// Several sequences without padding: `ids` is their concatenation, `lengths` says where each ends.
@@ -106,6 +107,25 @@ pub struct WeightType {
     pub n_tensors: usize,
 }
 
+/// An adapter that is applied to a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AppliedAdapter {
+    /// Its name.
+    pub name: String,
+    /// How much of it is applied; 1 is what it was trained for.
+    pub scale: f32,
+    /// The SHA-256 of its weights' file, in hexadecimal; `None` for one made in memory.
+    pub sha256: Option<String>,
+}
+
+impl AppliedAdapter {
+    /// What is known of `adapter`.
+    pub fn of(adapter: &ScaledAdapter) -> Self {
+        let ScaledAdapter { adapter, scale } = adapter;
+        Self { name: adapter.name().into(), scale: *scale, sha256: adapter.origin().sha256.clone() }
+    }
+}
+
 /// A loaded model, as resolved.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -147,6 +167,8 @@ pub struct ModelInfo {
     pub weight_types: Vec<WeightType>,
     /// Where the weights came from.
     pub weight_files: Vec<WeightFile>,
+    /// The adapters that are applied. The layer around every model fills it; a backend leaves it empty.
+    pub adapters: Vec<AppliedAdapter>,
     /// Which provider runs what; empty where an engine does not split a model.
     pub placement: Vec<Placement>,
     /// The share of its nodes, 0 to 1, that run on the device.
@@ -177,6 +199,7 @@ impl ModelInfo {
             pooled_output: None,
             weight_types: Vec::new(),
             weight_files: Vec::new(),
+            adapters: Vec::new(),
             placement: Vec::new(),
             device_share: 1.0,
             left_to_processor: Vec::new(),

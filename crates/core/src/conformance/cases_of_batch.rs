@@ -1,10 +1,7 @@
-//! What several sessions do together: batches, forks, keys and values that move from one to another, adapters.
-
-use std::sync::Arc;
+//! What several sessions do together: batches, forks, keys and values that move from one to another.
 
 use super::Fixture;
 use super::cases::{assert_close, last, session, tokens};
-use crate::adapter::{Adapter, LowRankFactors, ScaledAdapter};
 use crate::backend::{Append, Capability, Logits, LogitsRequest, SessionOptions, TokenBatch, TokenId};
 use crate::cancel::CancelToken;
 use crate::error::Error;
@@ -127,34 +124,6 @@ pub fn imported_keys_and_values_equal_computed_ones(fixture: &Fixture) {
     (state.first_position, state.data) = (0, Vec::new());
     assert!(matches!(session(&*model).import_kv(&state), Err(Error::InvalidOption { .. })), "values are missing");
     assert!(matches!(original.export_kv(3..10), Err(Error::InvalidOption { .. })), "positions that are not held");
-}
-
-/// No adapter, and one of zeros, are the model itself, to the bit.
-pub fn zero_adapter_is_the_identity(fixture: &Fixture) {
-    let Some(model) = fixture.load_with(&[Capability::Generation, Capability::Adapters]) else { return };
-    let prompt = tokens(&*model, 8);
-    // The query projection of the first layer; `b` is what it adds.
-    let config = fixture.files.model_config().unwrap();
-    let adapter = |b: f32, scale| {
-        let factors = LowRankFactors {
-            module: "model.layers.0.self_attn.q_proj".into(),
-            a: vec![1.0; config.hidden_size],
-            b: vec![b; config.n_heads * config.head_dim()],
-            rank: 1,
-            scale: 1.0,
-            magnitude: None,
-        };
-        ScaledAdapter { adapter: Arc::new(Adapter::new("mine", vec![factors]).unwrap()), scale }
-    };
-    let logits = |adapters: &[ScaledAdapter]| last(&mut *session(&*model.with_adapters(adapters).unwrap()), &prompt);
-    let plain = last(&mut *session(&*model), &prompt);
-    for adapters in [vec![], vec![adapter(0.0, 1.0)], vec![adapter(1.0, 0.0)]] {
-        assert_eq!(logits(&adapters), plain);
-    }
-    assert_ne!(logits(&[adapter(1.0, 1.0)]), plain);
-    assert_eq!(last(&mut *session(&*model), &prompt), plain, "the model itself is unchanged");
-    let endless = adapter(1.0, f32::NAN);
-    assert!(matches!(model.with_adapters(&[endless]), Err(Error::InvalidOption { .. })));
 }
 
 /// A cancelled encoding says so.

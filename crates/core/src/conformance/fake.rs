@@ -4,14 +4,14 @@ use std::num::Saturating;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::adapter::ScaledAdapter;
+use crate::adapter::{AdapterSum, ScaledAdapter};
 use crate::backend::{
     Backend, BackendKind, Capabilities, Capability, DType, Device, DeviceReport, HiddenStates, KvShape, KvState, LoadOptions,
     Logits, LogitsRequest, Model, ModelInfo, OpenedModel, PooledOutput, PooledRows, Probe, ProbePoint, Prober, Session,
     SessionOptions, Stage, TokenBatch, TokenId,
 };
 use crate::cancel::CancelToken;
-use crate::config::ModelConfig;
+use crate::config::{ExpectedWeight, ModelConfig, WeightRole};
 use crate::error::{Error, Result};
 use crate::files::{Listing, ModelFiles};
 use crate::footprint::{Decoding, EstimateFootprint, Footprint, ModelShape, Part, Workload, weight_bytes};
@@ -46,6 +46,8 @@ struct FakeModel {
     shows_stages: bool,
     /// What every sequence begins with: 0, and another number with adapters that change something.
     seed: u64,
+    /// The modules that adapters can change, with their outputs and inputs.
+    modules: Arc<[(String, [usize; 2])]>,
 }
 
 struct FakeSession {
@@ -143,7 +145,10 @@ impl OpenedModel for FakeOpened {
         }
         let pools = info.capabilities.has(Capability::PooledOutput);
         info.pooled_output = pools.then(|| PooledOutput { name: "states".into(), width: POOLED_WIDTH });
-        Ok(Arc::new(FakeModel { info, shows_stages: backend.shows_stages, seed: 0 }))
+        let module =
+            |weight: ExpectedWeight| Some((weight.name.strip_suffix(".weight")?.to_owned(), weight.shape.try_into().ok()?));
+        let modules = config.expected_weights().filter_map(module).collect();
+        Ok(Arc::new(FakeModel { info, shows_stages: backend.shows_stages, seed: 0, modules }))
     }
 }
 
@@ -168,16 +173,22 @@ impl Model for FakeModel {
     }
 
     fn with_adapters(&self, adapters: &[ScaledAdapter]) -> Result<Arc<dyn Model>> {
-        let mut adapted = self.clone();
-        for ScaledAdapter { adapter, scale } in adapters {
-            for factors in adapter.factors() {
-                // Addition does not depend on the order, and zeros change nothing.
-                let sum = |values: &[f32]| values.iter().map(|&value| f64::from(value)).sum::<f64>();
-                let product = f64::from(*scale * factors.scale) * sum(&factors.a) * sum(&factors.b);
-                adapted.seed = adapted.seed.wrapping_add(if product == 0.0 { 0 } else { mix(product.to_bits()) });
+        let mut sum = AdapterSum::new(adapters)?;
+        let mut seed = self.seed;
+        for (module, shape) in &*self.modules {
+            // Its weights are ones.
+            let ones = vec![1.0; shape[1]];
+            let rows = &mut |each: &mut dyn FnMut(&[f32])| {
+                (0..shape[0]).for_each(|_| each(&ones));
+                Ok(())
+            };
+            if let Some(update) = sum.take(module, *shape, rows)? {
+                let values = update.a.iter().chain(&update.b).chain(update.gain.iter().flatten());
+                seed = values.fold(seed, |seed, value| mix(seed ^ u64::from(value.to_bits())));
             }
         }
-        Ok(Arc::new(adapted))
+        sum.finish()?;
+        Ok(Arc::new(Self { seed, ..self.clone() }))
     }
 
     fn prober(&self) -> Option<&dyn Prober> {

@@ -1,6 +1,6 @@
 //! What transformers computed, as recorded by `training/goldens`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -9,6 +9,8 @@ use crate::backend::TokenId;
 
 /// The record of one checkpoint, as it applies to one export of it.
 pub struct Golden {
+    /// Where it lies, with the checkpoint.
+    pub directory: PathBuf,
     /// How far logits may be, relative to the largest.
     pub tolerance: f32,
     /// How far they may be when activations are rounded to 8 bits where the graph leaves it open.
@@ -56,6 +58,7 @@ impl Golden {
         let export = if export == Self::MADE && exports[Self::MADE].is_null() { &exports["genai_f32"] } else { &exports[export] };
         let prompts = record["prompts"].as_array().unwrap();
         Self {
+            directory: directory.into(),
             tolerance: export["tolerance"].as_f64().unwrap() as f32,
             tolerance_with_int8_activations: export["tolerance_accuracy_level_4"].as_f64().map(|value| value as f32),
             greedy_equal: export["greedy_equal"].as_bool().unwrap(),
