@@ -56,6 +56,21 @@ Examples:
 
 A line that ends in `\\` goes on in the next one, and lines between two lines of `\"\"\"` are one message.";
 
+pub(super) const ADAPTER: &str = "\
+Examples:
+  tandem adapter train demo --data chats.jsonl -o ./my-adapter
+  tandem run demo 'Tell me about your day.' --adapter ./my-adapter
+  tandem adapter show ./my-adapter
+  tandem adapter verify ./my-adapter --base ./my-model
+  tandem adapter convert ./my-adapter --to mlx -o ./my-adapter-mlx
+  tandem adapter convert ./my-adapter --to merged --base ./my-model -o ./my-adapted-model";
+
+pub(super) const TRAIN: &str = "\
+Examples:
+  tandem adapter train demo --data chats.jsonl -o ./my-adapter
+  tandem adapter train ./my-model --data chats.jsonl --rank 16 --targets q_proj,v_proj --steps 500 -o ./my-adapter
+  tandem adapter train ./my-model --data chats.jsonl -o ./my-adapter --resume";
+
 pub(super) const SCORE: &str = "\
 Examples:
   tandem score demo 'Once upon a time there was a fox.'
