@@ -217,7 +217,10 @@ fn has_magnitudes(adapter: &Adapter, form: &str) -> Result<bool> {
         n if n == adapter.factors.len() => Ok(true),
         n => Err(Error::Unsupported {
             what: format!("the adapter `{}` in the form of {form}", adapter.name),
-            reason: format!("{n} of its {} modules have magnitudes (DoRA), and there all have them or none", adapter.factors.len()),
+            reason: format!(
+                "{n} of its {} modules have magnitudes (DoRA), and there all have them or none",
+                adapter.factors.len()
+            ),
             hint: Some("merge it into a checkpoint".into()),
         }),
     }

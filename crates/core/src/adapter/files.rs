@@ -214,7 +214,8 @@ mod tests {
         for name in [CONFIG, MLX_WEIGHTS, "0000100_adapters.safetensors", "b.onnx_adapter", "notes.txt", PICKLE] {
             fs::write(place(name), "").unwrap();
         }
-        let found = |path: &Path| AdapterFiles::discover(path, "mine").map(|files| (files.format, files.weights.file_name().to_owned()));
+        let found =
+            |path: &Path| AdapterFiles::discover(path, "mine").map(|files| (files.format, files.weights.file_name().to_owned()));
         assert_eq!(found(directory.path()).unwrap(), (AdapterFormat::Mlx, MLX_WEIGHTS.into()));
         let numbered = "0000100_adapters.safetensors";
         assert_eq!(found(&place(numbered)).unwrap(), (AdapterFormat::Mlx, numbered.into()));

@@ -125,7 +125,8 @@ impl<'f> Found<'f> {
             };
             let rank = a.rows;
             if rank != b.columns {
-                let sizes = format!("A is {rank} x {} (rank x inputs) and B {} x {} (outputs x rank)", a.columns, b.rows, b.columns);
+                let sizes =
+                    format!("A is {rank} x {} (rank x inputs) and B {} x {} (outputs x rank)", a.columns, b.rows, b.columns);
                 return Err(bad(format!("the factors do not have one rank: {sizes}")));
             }
             if rank > MAX_RANK {

@@ -39,7 +39,8 @@ pub(super) fn read(content: FileBytes, file: &str, base: Option<&ModelConfig>) -
         };
         let published = factor.and_then(|(weight, role)| Some((Gguf::published_name(weight)?, role)));
         let module = published.as_ref().and_then(|(weight, role)| Some((weight.strip_suffix(".weight")?, *role)));
-        let Some((module, role)) = module.filter(|(module, _)| !module.ends_with("norm") && !module.ends_with("embed_tokens")) else {
+        let Some((module, role)) = module.filter(|(module, _)| !module.ends_with("norm") && !module.ends_with("embed_tokens"))
+        else {
             found.add_unknown(name);
             continue;
         };

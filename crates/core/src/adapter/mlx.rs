@@ -30,7 +30,8 @@ pub(super) fn read(weights: &Checkpoint, file: &str, json: &[u8], config_file: &
     names.sort_unstable();
     let mut found = Found::new(file);
     for name in names {
-        let factor = |role| -> Result<(Role, Matrix)> { Ok((role, Matrix::read(file, name, &weights.tensor(name)?)?.transposed())) };
+        let factor =
+            |role| -> Result<(Role, Matrix)> { Ok((role, Matrix::read(file, name, &weights.tensor(name)?)?.transposed())) };
         let (module, last) = name.rsplit_once('.').unwrap_or(("", name));
         if module.ends_with("embed_tokens") {
             found.add_unknown(name);
@@ -108,11 +109,18 @@ impl MlxConfig {
             ));
         }
         let Some(keys) = &self.keys else { return Ok(()) };
-        let within = super::canonical_module(module).split_once('.').and_then(|(_, rest)| rest.split_once('.')).map(|(_, rest)| rest);
+        let within =
+            super::canonical_module(module).split_once('.').and_then(|(_, rest)| rest.split_once('.')).map(|(_, rest)| rest);
         if keys.iter().any(|key| Some(key.as_str()) == within || key == module) {
             return Ok(());
         }
-        Err(Error::bad_field(file, module, format!("has factors, and `lora_parameters.keys` of `{}` leaves this module out", self.file))
-            .with_hint("mlx-lm would ignore the factors: settings and weights are of two adapters, or the setting is to be corrected"))
+        Err(Error::bad_field(
+            file,
+            module,
+            format!("has factors, and `lora_parameters.keys` of `{}` leaves this module out", self.file),
+        )
+        .with_hint(
+            "mlx-lm would ignore the factors: settings and weights are of two adapters, or the setting is to be corrected",
+        ))
     }
 }

@@ -60,7 +60,9 @@ fn matrix(parameter: &Parameter<'_>, file: &str) -> Result<Matrix> {
         FLOAT => (DType::F32, 4),
         FLOAT16 => (DType::F16, 2),
         BFLOAT16 => (DType::Bf16, 2),
-        other => return Err(bad(format!("is of ONNX's type {other}; FLOAT (1), FLOAT16 (10) or BFLOAT16 (16) is what it can be"))),
+        other => {
+            return Err(bad(format!("is of ONNX's type {other}; FLOAT (1), FLOAT16 (10) or BFLOAT16 (16) is what it can be")));
+        }
     };
     let shape = dims.iter().map(|size| usize::try_from(*size).ok()).collect::<Option<Vec<usize>>>();
     let shape = shape.ok_or_else(|| bad(format!("is of shape {dims:?}")))?;
@@ -123,7 +125,8 @@ mod tests {
             scale: 1.0,
             magnitude: None,
         };
-        let all = unpacked(vec![packed("layers.0.self_attn.qkv_proj", 8), packed("layers.0.mlp.gate_up_proj", 6)], &base, "file").unwrap();
+        let all = unpacked(vec![packed("layers.0.self_attn.qkv_proj", 8), packed("layers.0.mlp.gate_up_proj", 6)], &base, "file")
+            .unwrap();
         let found: Vec<(&str, &[f32])> = all.iter().map(|factors| (factors.module.as_str(), &factors.b[..])).collect();
         let expected: [(&str, &[f32]); 5] = [
             ("layers.0.self_attn.q_proj", &[0.0, 1.0, 2.0, 3.0]),

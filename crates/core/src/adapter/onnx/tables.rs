@@ -200,7 +200,8 @@ mod tests {
     fn what_is_written_is_read_and_lies_at_multiples_of_eight() {
         let bytes: Vec<u8> = (0..24).collect();
         let parameter = |name, bytes| Parameter { name, dims: vec![3, 2], data_type: FLOAT, bytes };
-        let written = Parameters::to_bytes(&[parameter("a", &bytes), parameter("b.c", &bytes[..6]), parameter("d", &bytes[..12])]);
+        let written =
+            Parameters::to_bytes(&[parameter("a", &bytes), parameter("b.c", &bytes[..6]), parameter("d", &bytes[..12])]);
         let read = Parameters::parse(&written, "file").unwrap();
         let found: Vec<(&str, &[i64], i32, &[u8])> = read.iter().map(|p| (p.name, &p.dims[..], p.data_type, p.bytes)).collect();
         let dims = &[3, 2][..];

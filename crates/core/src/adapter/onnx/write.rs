@@ -32,7 +32,8 @@ pub fn write_onnx_adapter(adapter: &Adapter, target: &Path, dtype: DType) -> Res
         DType::F16 => (FLOAT16, 2),
         other => return Err(refuse(format!("f32 and f16 are written, not {other}"))),
     };
-    let n_bytes: usize = adapter.bytes() / 4 * width + adapter.factors().iter().map(|factors| 2 * factors.module.len() + 256).sum::<usize>();
+    let n_bytes: usize =
+        adapter.bytes() / 4 * width + adapter.factors().iter().map(|factors| 2 * factors.module.len() + 256).sum::<usize>();
     if n_bytes > MAX_BYTES {
         return Err(refuse(format!("it would take {n_bytes} bytes, and a file can have {MAX_BYTES}")));
     }
@@ -42,7 +43,9 @@ pub fn write_onnx_adapter(adapter: &Adapter, target: &Path, dtype: DType) -> Res
         let scaled: Vec<f32> = factors.b.iter().map(|value| (f64::from(*value) * f64::from(factors.scale)) as f32).collect();
         for (which, rows, columns, values) in [("A", rank, inputs, &factors.a), ("B", outputs, rank, &scaled)] {
             let bytes = bytes(&transposed(values, rows, columns), dtype);
-            let bytes = bytes.ok_or_else(|| Error::bad_field(adapter.name(), &factors.module, format!("a value is beyond the range of {dtype}")))?;
+            let bytes = bytes.ok_or_else(|| {
+                Error::bad_field(adapter.name(), &factors.module, format!("a value is beyond the range of {dtype}"))
+            })?;
             stored.push((format!("{}.lora_{which}.weight", factors.module), vec![columns as i64, rows as i64], bytes));
         }
     }
@@ -54,7 +57,10 @@ pub fn write_onnx_adapter(adapter: &Adapter, target: &Path, dtype: DType) -> Res
 /// The values as they are stored; `None` where one is beyond the dtype's range.
 fn bytes(values: &[f32], dtype: DType) -> Option<Vec<u8>> {
     if dtype == DType::F32 {
-        return values.iter().all(|value| value.is_finite()).then(|| values.iter().flat_map(|value| value.to_le_bytes()).collect());
+        return values
+            .iter()
+            .all(|value| value.is_finite())
+            .then(|| values.iter().flat_map(|value| value.to_le_bytes()).collect());
     }
     let halves: Vec<half::f16> = values.iter().map(|value| half::f16::from_f32(*value)).collect();
     halves.iter().all(|value| value.is_finite()).then(|| halves.iter().flat_map(|value| value.to_le_bytes()).collect())

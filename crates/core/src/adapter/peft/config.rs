@@ -111,21 +111,32 @@ impl PeftConfig {
         let mut out = Vec::new();
         if let Some(excluded) = &self.excluded {
             let chosen = excluded.choose(modules, &self.file, "exclude_modules")?;
-            out.extend(modules.iter().zip(chosen).filter(|(_, is_chosen)| *is_chosen).map(|(module, _)| (*module, "exclude_modules")));
+            out.extend(
+                modules.iter().zip(chosen).filter(|(_, is_chosen)| *is_chosen).map(|(module, _)| (*module, "exclude_modules")),
+            );
         }
         if let Some(targets) = &self.targets {
             let chosen = targets.choose(modules, &self.file, "target_modules")?;
-            out.extend(modules.iter().zip(chosen).filter(|(_, is_chosen)| !is_chosen).map(|(module, _)| (*module, "target_modules")));
+            out.extend(
+                modules.iter().zip(chosen).filter(|(_, is_chosen)| !is_chosen).map(|(module, _)| (*module, "target_modules")),
+            );
             if let (Selection::Names(_), Some(layers)) = (targets, &self.layers) {
                 let numbers = patterns::layers(&self.layers_pattern, modules, &self.file)?;
                 let is_out = |number: Option<usize>| number.is_none_or(|number| !layers.contains(&number));
-                out.extend(modules.iter().zip(numbers).filter(|(_, number)| is_out(*number)).map(|(module, _)| (*module, "layers_to_transform")));
+                out.extend(
+                    modules
+                        .iter()
+                        .zip(numbers)
+                        .filter(|(_, number)| is_out(*number))
+                        .map(|(module, _)| (*module, "layers_to_transform")),
+                );
             }
         }
         let Some((module, setting)) = out.into_iter().min() else { return Ok(()) };
         let problem = format!("has factors, and `{setting}` of `{}` leaves this module out", self.file);
-        Err(Error::bad_field(file, module, problem)
-            .with_hint("PEFT would ignore the factors: settings and weights are of two adapters, or the setting is to be corrected"))
+        Err(Error::bad_field(file, module, problem).with_hint(
+            "PEFT would ignore the factors: settings and weights are of two adapters, or the setting is to be corrected",
+        ))
     }
 }
 
@@ -162,7 +173,8 @@ fn refuse_other_forms(root: &Fields<'_>) -> Result<()> {
         None | Some(Value::Bool(_)) => Ok(()),
         Some(Value::String(init)) if INIT_BESIDE_BASE.contains(&init.as_str()) => Ok(()),
         Some(other) => {
-            let reason = format!("factors that began as {other} took a part of the base's weight with them, and need a base without it");
+            let reason =
+                format!("factors that began as {other} took a part of the base's weight with them, and need a base without it");
             Err(not_read(root.file(), "init_lora_weights", &reason)
                 .with_hint("save the adapter with `path_initial_model_for_weight_conversion` of PEFT, which makes it one for the base as published"))
         }
@@ -187,7 +199,9 @@ fn selection(root: &Fields<'_>, key: &str) -> Result<Option<Selection>> {
         None => None,
         Some(Value::String(name)) if name == "all-linear" && key == "target_modules" => Some(Selection::AllLinear),
         Some(Value::String(expression)) => Some(Selection::Expression(expression.clone())),
-        Some(_) => Some(texts(root, key)?).filter(|names| !names.is_empty()).map(|names| Selection::Names(names.into_iter().collect())),
+        Some(_) => {
+            Some(texts(root, key)?).filter(|names| !names.is_empty()).map(|names| Selection::Names(names.into_iter().collect()))
+        }
     })
 }
 
@@ -230,7 +244,9 @@ mod tests {
 
     #[test]
     fn first_pattern_in_the_order_of_the_file_counts() {
-        let config = parse(r#", "rank_pattern": {"layers.1.self_attn.q_proj": 2, "q_proj": 3, "p_proj": 9}, "alpha_pattern": {"^model.*_proj": 1.5}"#);
+        let config = parse(
+            r#", "rank_pattern": {"layers.1.self_attn.q_proj": 2, "q_proj": 3, "p_proj": 9}, "alpha_pattern": {"^model.*_proj": 1.5}"#,
+        );
         let (ranks, alphas) = config.unwrap().of_modules(&[Q0, Q1, UP]).unwrap();
         assert_eq!((ranks, alphas), (vec![3, 2, 4], vec![1.5; 3]));
     }

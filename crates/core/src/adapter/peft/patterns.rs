@@ -96,14 +96,22 @@ fn compile(text: &str, whole: impl Fn(&str) -> String, file: &str, field: &str) 
         return Err(Error::bad_field(file, field, format!("has an expression of {} bytes, more than {MAX_LENGTH}", text.len())));
     }
     let compiled = |text: &str| {
-        RegexBuilder::new(text).backtrack_limit(MAX_STEPS).delegate_size_limit(MAX_COMPILED).delegate_dfa_size_limit(MAX_COMPILED).build()
+        RegexBuilder::new(text)
+            .backtrack_limit(MAX_STEPS)
+            .delegate_size_limit(MAX_COMPILED)
+            .delegate_dfa_size_limit(MAX_COMPILED)
+            .build()
     };
     // By itself first: an expression with a parenthesis too many is not to close the one around it.
     match compiled(text).and_then(|_| compiled(&whole(text))) {
         Ok(expression) => Ok(expression),
         Err(error) => {
             let shown: String = text.chars().take(60).collect();
-            Err(Error::bad_field(file, field, format!("has `{shown}`, which is not a regular expression that can be read: {error}")))
+            Err(Error::bad_field(
+                file,
+                field,
+                format!("has `{shown}`, which is not a regular expression that can be read: {error}"),
+            ))
         }
     }
 }
