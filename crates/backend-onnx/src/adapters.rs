@@ -101,8 +101,9 @@ impl Constants {
 }
 
 /// Whether the inputs of `port` are among those that the load added.
-fn is_added(port: &AdapterPort, added: &[AdapterInputs]) -> bool {
-    added.iter().any(|inputs| inputs.product == port.product && inputs.has_gain == port.gain.is_some())
+pub(crate) fn is_added(port: &AdapterPort, added: &[AdapterInputs]) -> bool {
+    let is_named = |product: &str| port.names[0].to_bytes() == format!("{product}.lora_A.weight").as_bytes();
+    added.iter().any(|inputs| inputs.product == port.product && is_named(&inputs.product))
 }
 
 impl Factors {

@@ -8,7 +8,6 @@ use tandem_core::backend::{Capabilities, Capability, LoadOptions, PooledOutput};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{Listing, ModelFiles};
 use tandem_core::footprint::{EstimateFootprint, Footprint, ModelShape, Workload};
-use tandem_core::huge_pages::MappingSnapshot;
 use tandem_core::{Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, OpenedModel, Remedy, Result};
 
 use crate::device::{provider_name, reports};
@@ -22,7 +21,7 @@ use crate::model::OnnxModel;
 use crate::origin::Origin;
 use crate::run::Names;
 use crate::source::{GraphSource, OpenedSource, Source, can_be_made, needed_inputs, stored_bytes};
-use crate::{engine, library, placement};
+use crate::{library, placement};
 
 /// ONNX Runtime.
 #[derive(Clone, Debug, Default)]
@@ -152,18 +151,15 @@ impl OpenedModel for OnnxOpened {
             source.add_adapter_inputs(&needed)?;
         }
         drop(opened);
-        let before = (options.huge_pages && options.device == Device::Cpu).then(MappingSnapshot::now);
         let library = options.onnx.library.clone().or(library);
-        let session = engine::commit(library.as_deref(), &options, &source)?;
-        if let Some(before) = before {
-            before.collapse();
-        }
-        let info = describe(&files, &options, &config, &source, &session)?;
-        Ok(match LoadedGraph::read(&session, &source.name, &config, options.purpose)? {
+        let origin = Origin { files, options, config, library };
+        let session = origin.commit(&source)?;
+        let Origin { files, options, config, .. } = &origin;
+        let info = describe(files, options, config, &source, &session)?;
+        Ok(match LoadedGraph::read(&session, &source.name, config, options.purpose)? {
             LoadedGraph::Decoder(graph) => {
                 let info = describe_decoder(info, &graph, &source);
-                let origin = Arc::new(Origin { files, options, config, library });
-                Arc::new(OnnxModel::new(Loaded::new(origin, source, session, graph, info))?)
+                Arc::new(OnnxModel::new(Loaded::new(Arc::new(origin), source, session, graph, info))?)
             }
             LoadedGraph::Encoder(graph) => Arc::new(OnnxEncoder {
                 session,
@@ -171,7 +167,7 @@ impl OpenedModel for OnnxOpened {
                 output_names: Names::new(graph.output_names.clone()),
                 parts_names: graph.present_names.as_ref().map(|names| Names::new([&graph.output_names[..], names].concat())),
                 first_position: config.encoder.as_ref().and_then(|encoder| encoder.first_position).unwrap_or(0),
-                info: describe_encoder(info, &graph, &config),
+                info: describe_encoder(info, &graph, config),
                 graph,
                 one_run_at_a_time: (options.device != Device::Cpu).then(|| Mutex::new(())),
                 _cached: source.cached,

@@ -34,7 +34,7 @@ pub(crate) const NO_SPACE: &str = "make room, choose a directory on another disk
 ///
 /// # Errors
 /// [`Error::BadFile`] and [`Error::BadField`] name the file and field of a checkpoint that is damaged or inconsistent, an existing
-/// directory, and a disk without enough space, before anything is written. [`Error::Unsupported`] for a model without weights, or a
+/// directory, a disk without enough space, and an adapter that does not fit, before anything is written. [`Error::Unsupported`] for a model without weights, or a
 /// dtype that cannot be exported. [`Error::Cancelled`] after `options.cancel` was set.
 pub fn export(files: &ModelFiles, options: &ExportOptions) -> Result<Exported> {
     export_where(files, options, &disk::free)
@@ -46,7 +46,7 @@ fn export_where(files: &ModelFiles, options: &ExportOptions, available: &dyn Fn(
     files.refuse_gguf()?;
     let config = files.model_config()?;
     refuse_unsupported_architecture(&config, &files.name)?;
-    let plan = GraphPlan::open(files, &config, options.format, RunBy::Anyone)?;
+    let plan = GraphPlan::open(files, &config, options.format, RunBy::Anyone)?.with_adapters(options.adapters.clone());
     let genai_config = genai::config(files, &config, options.format.outputs, plan.cached_head_dim())?;
     staging::check_target(&options.directory, options.replace)?;
     let companions = companions(files)?;
@@ -56,7 +56,8 @@ fn export_where(files: &ModelFiles, options: &ExportOptions, available: &dyn Fn(
     let hashes = hash_all(files, options)?;
     let staging = Staging::new(&options.directory)?;
     let directory = staging.directory();
-    plan.write(&directory, provenance::metadata(files, &hashes), &options.progress, &options.cancel)?;
+    let metadata = [provenance::metadata(files, &hashes), provenance::adapters(&options.adapters)].concat();
+    plan.write(&directory, metadata, &options.progress, &options.cancel)?;
     for (place, file) in companions {
         copy(&file, &directory.join(place))?;
     }

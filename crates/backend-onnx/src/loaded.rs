@@ -8,7 +8,7 @@ use tandem_core::adapter::AdaptedModule;
 use tandem_core::{Device, ModelInfo, Result};
 use tandem_onnx_graph::AdapterInputs;
 
-use crate::adapters::Constants;
+use crate::adapters::{Constants, is_added};
 use crate::error::Doing;
 use crate::graph::{AdapterPort, DecoderGraph};
 use crate::graph_cache::CachedGraph;
@@ -67,7 +67,9 @@ impl Loaded {
 
     /// Whether adapters may be given to `port`.
     pub(crate) fn is_usable(&self, port: &AdapterPort) -> bool {
-        self.own.contains(&port.product) || self.added.iter().any(|inputs| inputs.product == port.product)
+        // A product that was given inputs did not have those that are needed.
+        let was_given = self.added.iter().any(|inputs| inputs.product == port.product);
+        if was_given { is_added(port, &self.added) } else { self.own.contains(&port.product) }
     }
 
     /// Whether adapters of `modules` can be given.

@@ -8,7 +8,6 @@ use tandem_core::{Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 use tandem_onnx_graph::AdapterInputs;
 
 use crate::adapters::Constants;
-use crate::engine;
 use crate::graph::DecoderGraph;
 use crate::loaded::Loaded;
 use crate::probe::Probed;
@@ -61,7 +60,7 @@ impl Base {
             return Ok(Arc::clone(latest));
         }
         let source = origin.source(&added)?;
-        let session = engine::commit(origin.library.as_deref(), &origin.options, &source)?;
+        let session = origin.commit(&source)?;
         let graph = DecoderGraph::read(&session, &source.name, &origin.config)?;
         let loaded = Arc::new(Loaded::new(Arc::clone(origin), source, session, graph, self.loaded.info.clone()));
         Ok(Arc::clone(adaptable.insert(loaded)))

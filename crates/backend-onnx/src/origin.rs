@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
-use tandem_core::Result;
+use ort::session::Session;
 use tandem_core::backend::LoadOptions;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
+use tandem_core::huge_pages::MappingSnapshot;
+use tandem_core::{Device, Result};
 use tandem_onnx_graph::AdapterInputs;
 
+use crate::engine;
 use crate::source::Source;
 
 /// Files, options and configuration of a load.
@@ -28,5 +31,15 @@ impl Origin {
         let mut source = Source::choose(&self.files, &self.config, &self.options)?;
         source.add_adapter_inputs(adapted)?;
         Ok(source)
+    }
+
+    /// Has the engine load `source`.
+    pub(crate) fn commit(&self, source: &Source) -> Result<Session> {
+        let before = (self.options.huge_pages && self.options.device == Device::Cpu).then(MappingSnapshot::now);
+        let session = engine::commit(self.library.as_deref(), &self.options, source)?;
+        if let Some(before) = before {
+            before.collapse();
+        }
+        Ok(session)
     }
 }

@@ -16,7 +16,6 @@ use tandem_onnx_graph::{AdapterInputs, DataType};
 
 use crate::adapters::Constants;
 use crate::cache::empty_past;
-use crate::engine;
 use crate::error::{Doing, bad_graph};
 use crate::graph::{DecoderGraph, tensor_type};
 use crate::origin::Origin;
@@ -56,7 +55,7 @@ impl Probed {
             }
             Ok(())
         })?;
-        let session = engine::commit(origin.library.as_deref(), &origin.options, &source)?;
+        let session = origin.commit(&source)?;
         let graph = DecoderGraph::read(&session, &source.name, config)?;
         Ok(Self { session, graph, values })
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use crate::adapter::ScaledAdapter;
 use crate::cancel::CancelToken;
 use crate::named::named;
 use crate::primitives::DType;
@@ -15,6 +16,8 @@ pub struct ExportOptions {
     pub directory: PathBuf,
     /// The format of the graph in it.
     pub format: GraphFormat,
+    /// Adapters whose sum is merged into the weights, so that the graph costs nothing more.
+    pub adapters: Vec<ScaledAdapter>,
     /// Put it in the place of an earlier export.
     pub replace: bool,
     /// Who is told how far it is.
@@ -95,6 +98,7 @@ impl ExportOptions {
         Self {
             directory: directory.into(),
             format: GraphFormat::of(dtype),
+            adapters: Vec::new(),
             replace: false,
             progress: Progress::default(),
             cancel: CancelToken::new(),

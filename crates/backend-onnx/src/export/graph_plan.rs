@@ -7,6 +7,7 @@ mod specs;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
+use tandem_core::adapter::{Merged, ScaledAdapter};
 use tandem_core::backend::Purpose;
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::{Architecture, ModelConfig};
@@ -22,6 +23,8 @@ use crate::error::bad_graph;
 /// A graph that can be built: the weights are there, with the shapes that the configuration says.
 pub(crate) struct GraphPlan {
     checkpoint: Checkpoint,
+    /// What is merged into its weights.
+    adapters: Vec<ScaledAdapter>,
     spec: PlannedSpec,
     options: BuildOptions,
     dtype: DType,
@@ -90,7 +93,12 @@ impl GraphPlan {
             }
             PlannedSpec::Encoder(spec) => encoder_inventory::check(spec, &options, &checkpoint, &config_file)?,
         };
-        Ok(Self { checkpoint, spec, options, dtype: format.dtype, stored_bytes, n_bytes })
+        Ok(Self { checkpoint, adapters: Vec::new(), spec, options, dtype: format.dtype, stored_bytes, n_bytes })
+    }
+
+    /// The same with adapters merged into the weights, in f32, before they are quantised.
+    pub(crate) fn with_adapters(self, adapters: Vec<ScaledAdapter>) -> Self {
+        Self { adapters, ..self }
     }
 
     /// Width of a head in the KV cache.
@@ -108,13 +116,15 @@ impl GraphPlan {
 
     /// Builds the graph in memory, weights included, for a small model.
     pub(crate) fn build(&self) -> Result<Vec<u8>> {
-        build_inline(&self.spec, &self.options, &mut |name| weight(&self.checkpoint, name)).map_err(Self::failed)
+        let merged = self.merged()?;
+        build_inline(&self.spec, &self.options, &mut |name| self.weight(&merged, name)).map_err(Self::failed)
     }
 
     /// Creates `directory`, writes the graph into it and returns its path. Memory holds a few of the largest weights.
     ///
     /// # Errors
-    /// [`Error::Cancelled`], or [`Error::BadFile`] when it cannot be written; `directory` does not exist then.
+    /// [`Error::Cancelled`], or [`Error::BadFile`] when it cannot be written; `directory` does not exist then. [`Error::BadField`] for
+    /// adapters that do not fit.
     pub(crate) fn write(
         &self,
         directory: &Path,
@@ -122,6 +132,7 @@ impl GraphPlan {
         progress: &Progress,
         cancel: &CancelToken,
     ) -> Result<PathBuf> {
+        let merged = self.merged()?;
         let mut meter = Meter::new(progress, self.dtype, self.stored_bytes);
         let mut source = |name: &str| {
             if cancel.is_cancelled() {
@@ -129,7 +140,7 @@ impl GraphPlan {
             }
             // The weights read so far have been written.
             self.checkpoint.release();
-            let weight = weight(&self.checkpoint, name)?;
+            let weight = self.weight(&merged, name)?;
             meter.begin(name, weight.bytes.len() as u64);
             Ok(weight)
         };
@@ -137,6 +148,22 @@ impl GraphPlan {
         let graph = export(&self.spec, &options, &mut source, directory, &|| cancel.is_cancelled()).map_err(Self::failed)?;
         meter.begin("", 0);
         Ok(graph)
+    }
+
+    /// The checkpoint with its adapters.
+    fn merged(&self) -> Result<Merged<'_>> {
+        Merged::new(&self.checkpoint, &self.adapters)
+    }
+
+    /// The weight `name`, as the graph builder takes it.
+    fn weight<'c>(&'c self, merged: &Merged<'_>, name: &str) -> std::result::Result<Weight<'c>, SourceError> {
+        let stored = self.checkpoint.tensor(name)?;
+        let shape = stored.shape.to_vec();
+        if merged.changes(name) {
+            let bytes = merged.tensor(name)?.iter().flat_map(|value| value.to_le_bytes()).collect();
+            return Ok(Weight { kind: WeightType::F32, shape, bytes: Cow::Owned(bytes) });
+        }
+        Ok(Weight { kind: weight_type(stored.dtype), shape, bytes: Cow::Borrowed(stored.bytes) })
     }
 
     /// The builder's error as the one that users see: the checkpoint's own for a weight that could not be read.
@@ -231,12 +258,6 @@ impl<'p> Meter<'p> {
         self.current = (name.into(), n_bytes);
         self.progress.tell(&ProgressEvent::Exporting { dtype: self.dtype, done: self.done.min(self.total), total: self.total });
     }
-}
-
-/// The weight `name`, as the graph builder takes it.
-fn weight<'c>(checkpoint: &'c Checkpoint, name: &str) -> std::result::Result<Weight<'c>, SourceError> {
-    let stored = checkpoint.tensor(name)?;
-    Ok(Weight { kind: weight_type(stored.dtype), shape: stored.shape.to_vec(), bytes: Cow::Borrowed(stored.bytes) })
 }
 
 /// The type of a stored weight.

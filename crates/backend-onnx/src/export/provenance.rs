@@ -2,6 +2,7 @@
 
 use std::path::{Component, Path};
 
+use tandem_core::adapter::ScaledAdapter;
 use tandem_core::files::{ModelFile, ModelFiles};
 
 use super::EXPORTER_VERSION;
@@ -21,6 +22,15 @@ pub(crate) fn metadata(files: &ModelFiles, hashes: &[String]) -> Vec<(String, St
     let hashed = sources(files).zip(hashes).map(|(file, hash)| (format!("sha256.{}", file.file_name()), hash.clone()));
     all.extend(hashed);
     all.into_iter().map(|(name, value)| (format!("tandem.{name}"), value)).collect()
+}
+
+/// Names and values for the adapters that are merged into the weights, in order.
+pub(crate) fn adapters(adapters: &[ScaledAdapter]) -> Vec<(String, String)> {
+    let value = |ScaledAdapter { adapter, scale }: &ScaledAdapter| {
+        let hash = adapter.origin().sha256.as_ref().map(|hash| format!(" sha256 {hash}")).unwrap_or_default();
+        format!("{} scale {scale}{hash}", adapter.name())
+    };
+    adapters.iter().enumerate().map(|(index, adapter)| (format!("tandem.adapter.{index}"), value(adapter))).collect()
 }
 
 /// The checkpoint's name and revision: `owner/name` and the commit in a hub cache, elsewhere the directory's name.

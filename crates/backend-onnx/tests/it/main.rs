@@ -7,6 +7,7 @@
     reason = "a failed test is a panic, a skipped one says so"
 )]
 
+mod adapters;
 mod cancel;
 mod conformance;
 mod directories;

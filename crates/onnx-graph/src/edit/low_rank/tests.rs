@@ -93,3 +93,59 @@ fn mismatched_updates_are_refused() {
     edit.add_low_rank(&[o_proj]).unwrap();
     assert!(edit.add_low_rank(&[]).unwrap_err().to_string().ends_with("have been added already"));
 }
+
+#[test]
+fn adapter_inputs_have_defaults_that_change_nothing() {
+    let graph = graph();
+    let mut edit = graph.edit();
+    let inputs = |product: &str, has_gain| AdapterInputs { product: product.into(), has_gain };
+    let requested = [inputs("layers.7.self_attn.qkv_proj", false), inputs("layers.7.mlp.up_proj", true)];
+    edit.add_adapter_inputs(&requested).unwrap();
+    let graph = Graph::parse(edit.to_bytes().unwrap(), "adaptable.onnx").unwrap();
+    let defaults: Vec<_> = graph.overridable_initializers().map(|tensor| (tensor.name.as_str(), tensor.dims.clone())).collect();
+    let expected = [
+        ("layers.7.self_attn.qkv_proj.lora_A.weight", vec![3, 0]),
+        ("layers.7.self_attn.qkv_proj.lora_B.weight", vec![0, 16]),
+        ("layers.7.mlp.up_proj.lora_A.weight", vec![3, 0]),
+        ("layers.7.mlp.up_proj.lora_B.weight", vec![0, 5]),
+        ("layers.7.mlp.up_proj.lora_gain", vec![5]),
+    ];
+    assert_eq!(defaults, expected);
+    assert_eq!(floats(&graph, "layers.7.mlp.up_proj.lora_gain").1, [1.0; 5]);
+    let mut edit = graph.edit();
+    let again = edit.add_adapter_inputs(&[inputs("layers.7.mlp.up_proj", false)]).unwrap_err().to_string();
+    assert!(again.contains("has inputs for its adapter already"), "{again}");
+    let missing = graph.edit().add_adapter_inputs(&[inputs("layers.8.mlp.up_proj", false)]).unwrap_err();
+    assert_eq!(missing.field(), Some("layers.8.mlp.up_proj"));
+}
+
+#[test]
+fn gains_do_not_scale_a_bias_within_the_product() {
+    let nodes = [Node { name: "/model/layers.0/mlp/up_proj/Gemm".into(), ..node("Gemm", &["x", "w", "bias"], &["y"]) }];
+    let graph = graph_of(&nodes, &float_constants(&[("w", &[3, 5]), ("bias", &[5])]));
+    let mut edit = graph.edit();
+    edit.add_adapter_inputs(&[AdapterInputs { product: "layers.0.mlp.up_proj".into(), has_gain: true }]).unwrap();
+    let graph = Graph::parse(edit.to_bytes().unwrap(), "adaptable.onnx").unwrap();
+    assert_eq!(graph.nodes()[0].inputs, ["x", "w", ""]);
+    let added: Vec<_> = graph.nodes()[3..].iter().map(|node| (node.op_type.as_str(), node.inputs[1].as_str())).collect();
+    let expected = [("Mul", "layers.0.mlp.up_proj.lora_gain"), ("Add", "low_rank/y/update"), ("Add", "bias")];
+    assert_eq!(added, expected);
+    assert_eq!(graph.nodes().last().unwrap().outputs, ["y"]);
+}
+
+#[test]
+fn head_is_updated_at_the_kept_positions() {
+    let nodes = [node("MatMul", &["hidden", "w"], &["logits"])];
+    let mut fields = float_constants(&[("w", &[3, 5])]);
+    let dims = ["batch", "tokens", "vocabulary"].map(|name| Dim::Symbolic(name.into())).to_vec();
+    let logits = ValueInfo { name: "logits".into(), data_type: Some(DataType::FLOAT), dims: Some(dims) };
+    crate::wire::put_bytes(&mut fields, graph::OUTPUT, encode::value_info(&logits));
+    let graph = graph_of(&nodes, &fields);
+    let mut edit = graph.edit();
+    edit.control_logits("logits").unwrap();
+    edit.add_low_rank(&[update("lm_head", &[1.0; 3], &[1.0; 5])]).unwrap();
+    let graph = Graph::parse(edit.to_bytes().unwrap(), "adapted.onnx").unwrap();
+    let small = graph.main().producer("low_rank/logits/small").unwrap();
+    assert_eq!(small.inputs[0], "num_logits_to_keep/hidden");
+    assert_eq!(graph.nodes().last().unwrap().outputs, ["logits"]);
+}
