@@ -123,8 +123,8 @@ impl Reranker {
     /// The scores of `documents` for `query`, in the order of the documents. Each gets what it would get alone.
     ///
     /// # Errors
-    /// [`Error::ContextFull`] when a pair does not fit and its query may not be cut; [`Error::BadEmbedding`] for a score that is not finite;
-    /// as [`Model::encode`] and [`Session::append`](crate::Session::append).
+    /// [`Error::LongText`] when the query leaves no token for a document and may not be cut; [`Error::BadText`] names a document whose pair
+    /// cannot be used, and has an [`Error::BadEmbedding`] for a score that is not finite; as [`Model::encode`] and [`Session::append`](crate::Session::append).
     pub fn rerank(&self, query: &str, documents: &[impl AsRef<str>], options: &RerankOptions) -> Result<Vec<DocumentScore>> {
         let documents: Vec<&str> = documents.iter().map(AsRef::as_ref).collect();
         let (pairs, logits) = match &*self.form {
@@ -140,7 +140,7 @@ impl Reranker {
             }
         };
         if let Some(index) = logits.iter().position(|logit| !logit.is_finite()) {
-            return Err(Error::BadEmbedding { index, dimension: 0, value: logits[index] });
+            return Err(Error::BadEmbedding { dimension: 0, value: logits[index] }.of_text(index));
         }
         let scored = |(index, (pair, logit)): (usize, (TokenizedPair, f32))| DocumentScore {
             index,

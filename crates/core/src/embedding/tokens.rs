@@ -74,7 +74,7 @@ impl TextTokens {
     /// The tokens of `prompt` and `text`, cut to what the model takes.
     ///
     /// # Errors
-    /// [`Error::ContextFull`] for a text that is too long, where that is asked for; [`Error::EmptyPrompt`] for one without any token.
+    /// [`Error::LongText`] for a text that is too long, where that is asked for; [`Error::EmptyText`] for one without any token.
     pub(super) fn of(&self, prompt: &str, text: &str, truncate: Truncate) -> Result<TokenizedText> {
         let cased = |text: &str| if self.lower_case { text.to_lowercase() } else { text.to_owned() };
         let (prompt, text) = (cased(prompt), cased(text));
@@ -82,7 +82,8 @@ impl TextTokens {
         let max = self.max_tokens - usize::from(self.appended.is_some());
         let (mut ids, mut n_cut) = self.tokenizer.encode_within(&format!("{prompt}{text}"), max)?;
         if n_cut > 0 && truncate == Truncate::Error {
-            return Err(Error::ContextFull { held: 0, asked: ids.len() + n_cut, max: self.max_tokens });
+            let n_tokens = ids.len() + n_cut + usize::from(self.appended.is_some());
+            return Err(Error::LongText { what: "text", n_tokens, max: self.max_tokens });
         }
         if n_cut > 0 && truncate == Truncate::Start {
             // Those of the prompt stay. Parts of a text may have other tokens than the whole: then a few more are cut at the end.
@@ -94,7 +95,7 @@ impl TextTokens {
         }
         ids.extend(self.appended);
         if ids.is_empty() {
-            return Err(Error::EmptyPrompt);
+            return Err(Error::EmptyText);
         }
         Ok(TokenizedText { ids, n_prompt, n_cut })
     }
