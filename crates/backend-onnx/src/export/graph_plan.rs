@@ -11,7 +11,9 @@ use tandem_core::backend::Purpose;
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::{Architecture, ModelConfig};
 use tandem_core::files::ModelFiles;
-use tandem_core::{BackendKind, CancelToken, DType, Error, GraphFormat, GraphOutputs, Progress, ProgressEvent, Remedies, Remedy, Result};
+use tandem_core::{
+    BackendKind, CancelToken, DType, Error, GraphFormat, GraphOutputs, Progress, ProgressEvent, Remedies, Remedy, Result,
+};
 use tandem_onnx_graph::{
     Blocks, BuildOptions, DecoderSpec, EncoderSpec, Outputs, SourceError, Spec, Weight, WeightFormat, WeightType, build_inline,
     export,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Place, engine, place_with_engine};
+use crate::support::{Place, engine, has_onnx, place_with_engine};
 
 /// A golden embedding model as `name` in the place.
 fn embedder(place: &Place, name: &str) {
@@ -24,7 +24,7 @@ fn embedder(place: &Place, name: &str) {
     }
 }
 
-fn place() -> Option<Place> {
+pub(crate) fn place() -> Option<Place> {
     let place = place_with_engine()?;
     embedder(&place, "bert-mean");
     embedder(&place, "xlm-roberta");
@@ -32,11 +32,11 @@ fn place() -> Option<Place> {
     Some(place)
 }
 
-fn lines(n: usize) -> String {
+pub(crate) fn lines(n: usize) -> String {
     (0..n).map(|i| format!("the river number {i} runs to the sea{}\n", " and on".repeat(i % 7))).collect()
 }
 
-fn floats(value: &Value) -> Vec<f64> {
+pub(crate) fn floats(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect()
 }
 
@@ -119,8 +119,13 @@ fn options_that_cannot_be_are_refused() {
     place.tandem(&["run", "bert-mean", "a"]).fails(1, &["embeds texts", "tandem embed"]);
     place.tandem(&["embed", "cross-bert", "a"]).fails(1, &["`BertForSequenceClassification`", "rerank with it"]);
     place.tandem(&["rerank", "bert-mean", "--query", "a", "b"]).fails(1, &["`BertModel`"]);
+    if has_onnx() {
+        let bf16 = place.tandem(&["embed", "bert-mean", "a", "--backend", "onnx", "--dtype", "bf16"]);
+        bf16.fails(1, &["dtype `bf16`", "hint: use `--backend candle`", "`--dtype f32`, `f16` or `int8`"]);
+        assert!(!bf16.stderr.contains("int4"), "{}", bf16.stderr);
+    }
     let long = "river ".repeat(200);
-    place.tandem(&["embed", "bert-mean", &long, "--truncate", "error"]).fails(1, &["the context is full"]);
+    place.tandem(&["embed", "bert-mean", &long, "--truncate", "error"]).fails(1, &["text 1", "has 202 tokens, and 64 fit"]);
     let outcome = place.tandem(&["embed", "bert-mean", "short", &long]);
     assert!(outcome.stderr.contains("1 of 2 texts were longer than 64 tokens and were cut: 2"), "{}", outcome.stderr);
 }

@@ -160,11 +160,7 @@ impl Embedder {
     }
 
     /// What `work` makes of each of `texts`, on as many threads as the model has.
-    pub(super) fn of_each<T: Send>(
-        &self,
-        texts: &[impl AsRef<str>],
-        work: impl Fn(&str) -> Result<T> + Sync,
-    ) -> Result<Vec<T>> {
+    pub(super) fn of_each<T: Send>(&self, texts: &[impl AsRef<str>], work: impl Fn(&str) -> Result<T> + Sync) -> Result<Vec<T>> {
         let texts: Vec<(usize, &str)> = texts.iter().map(AsRef::as_ref).enumerate().collect();
         let share = texts.len().div_ceil(self.info().threads.max(1)).max(MIN_SHARE);
         let of_some = |texts: &[(usize, &str)]| {

@@ -42,6 +42,11 @@ impl PairTokens {
         Ok(Self { tokenizer, template, max_tokens })
     }
 
+    /// Whether a template puts both texts, and an instruction, into one.
+    pub(super) fn has_template(&self) -> bool {
+        self.template.is_some()
+    }
+
     pub(super) fn tokenize(&self, query: &str, documents: &[&str], options: &RerankOptions) -> Result<Vec<TokenizedPair>> {
         of_each(documents, |document| match &self.template {
             Some(template) => template.of(&self.tokenizer, query, document, options),
