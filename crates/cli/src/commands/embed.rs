@@ -5,6 +5,7 @@ mod file;
 pub(super) mod input;
 mod lines;
 mod parquet;
+mod row_file;
 mod rows;
 mod window;
 
@@ -17,8 +18,9 @@ use serde_json::{Value, json};
 use tandem::embedding::{Chunking, EmbedOptions, Similarity};
 use tandem::{CancelToken, EmbeddingModel};
 
-use self::file::{Layout, VectorFile};
+use self::file::VectorFile;
 use self::input::Texts;
+use self::row_file::Layout;
 use self::rows::{Part, Row};
 use self::window::Windows;
 use crate::args::{EmbedArgs, Precision, VectorFormat};

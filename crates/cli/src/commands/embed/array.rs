@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::file::{Layout, RowFile, beside, name_whole, open_partial};
+use super::row_file::{Layout, RowFile, beside, name_whole, open_partial};
 use super::rows::{Part, Row};
 
 /// Bytes before the rows of a `.npy` file: enough for a header of any number of rows, and a multiple of 64 as NumPy has it.

@@ -11,33 +11,9 @@ use tandem::Error;
 use super::array::ArrayFile;
 use super::lines::LineFile;
 use super::parquet;
+use super::row_file::{Layout, RowFile, beside};
 use super::rows::Row;
-use crate::args::{Precision, VectorFormat};
-
-/// What is written, and how.
-#[derive(Clone, Copy)]
-pub(super) struct Layout {
-    pub(super) format: VectorFormat,
-    pub(super) precision: Precision,
-    pub(super) dimensions: usize,
-    pub(super) has_text: bool,
-    pub(super) has_chunks: bool,
-}
-
-/// Rows in a file of some format.
-pub(super) trait RowFile {
-    /// Rows that the next run finds when this one ends after [`flush`](Self::flush).
-    fn n_rows(&self) -> usize;
-
-    /// Appends a row.
-    fn write(&mut self, row: &Row<'_>) -> io::Result<()>;
-
-    /// Hands what was written to the system.
-    fn flush(&mut self) -> io::Result<()>;
-
-    /// Gives the whole file its name.
-    fn finish(self: Box<Self>) -> io::Result<()>;
-}
+use crate::args::VectorFormat;
 
 /// A file of vectors that grows.
 pub(super) struct VectorFile {
@@ -110,25 +86,6 @@ fn cannot(partial: &Path) -> String {
     format!("`{}` cannot be written", partial.display())
 }
 
-/// The file that has the rows of `path` until they are whole, with `path`'s own rows where it was whole already; a new one unless the
-/// work `goes_on`.
-pub(super) fn open_partial(path: &Path, goes_on: bool) -> io::Result<fs::File> {
-    let partial = beside(path, "partial");
-    if !goes_on {
-        return fs::File::create(partial);
-    }
-    if !partial.exists() {
-        fs::rename(path, &partial)?;
-    }
-    fs::File::options().read(true).write(true).open(partial)
-}
-
-/// Gives the rows of `path` their name.
-pub(super) fn name_whole(path: &Path, file: &fs::File) -> io::Result<()> {
-    file.sync_all()?;
-    fs::rename(beside(path, "partial"), path)
-}
-
 /// What was made before has to have been made in the same way.
 fn check_fingerprint(file: &Path, expected: &Value) -> Result<()> {
     let name = file.display().to_string();
@@ -157,14 +114,6 @@ fn differences(place: &str, found: &Value, expected: &Value) -> Vec<String> {
     }
 }
 
-/// The path with `.extension` behind its name.
-pub(super) fn beside(path: &Path, extension: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(extension);
-    name.into()
-}
-
 fn bad(path: &Path, problem: &str, hint: &str) -> Error {
     Error::BadFile { file: path.display().to_string(), problem: problem.into(), hint: Some(hint.into()), source: None }
 }
@@ -175,6 +124,7 @@ mod tests {
 
     use super::super::rows::Part;
     use super::*;
+    use crate::args::Precision;
 
     fn layout(format: VectorFormat) -> Layout {
         Layout { format, precision: Precision::F32, dimensions: 3, has_text: true, has_chunks: true }

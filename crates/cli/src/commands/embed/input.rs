@@ -14,7 +14,7 @@ use super::parquet::ParquetTexts;
 use crate::failure::Usage;
 
 /// The most bytes of a line: a text that long has millions of tokens, and no model takes them.
-pub(super) const MAX_LINE: u64 = 16 << 20;
+const MAX_LINE: u64 = 16 << 20;
 
 /// What standard input is called in messages.
 const STANDARD_INPUT: &str = "standard input";
@@ -102,7 +102,7 @@ impl Texts {
         let shown: Rc<str> = name.as_str().into();
         let source = match extension.as_str() {
             "csv" | "tsv" => Source::Table(Table::open(buffered(opened), name, field, extension == "tsv")?),
-            "parquet" => Source::Parquet(ParquetTexts::open(opened, name, field)?),
+            "parquet" => Source::Parquet(ParquetTexts::open(opened, name, field, MAX_LINE)?),
             "jsonl" | "ndjson" => Source::Lines(Lines::new(buffered(opened), name, Form::JsonLines, field)),
             _ => Source::Lines(Lines::new(buffered(opened), name, Form::Lines, field)),
         };

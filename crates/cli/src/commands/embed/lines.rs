@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::file::{Layout, RowFile, name_whole, open_partial};
+use super::row_file::{Layout, RowFile, name_whole, open_partial};
 use super::rows::Row;
 
 pub(super) struct LineFile {

@@ -8,7 +8,7 @@ use anyhow::Result;
 use tandem::Error;
 use tandem::remedy::Remedy;
 
-use crate::commands::embed::file::{Layout, RowFile};
+use crate::commands::embed::row_file::{Layout, RowFile};
 
 /// There are none.
 pub(in crate::commands::embed) enum ParquetTexts {}
@@ -28,7 +28,7 @@ pub(in crate::commands::embed) fn open_output(_: &Path, _: Layout, _: bool) -> i
 }
 
 impl ParquetTexts {
-    pub(in crate::commands::embed) fn open(_: File, _: String, _: &str) -> Result<Self> {
+    pub(in crate::commands::embed) fn open(_: File, _: String, _: &str, _: u64) -> Result<Self> {
         check_feature()?;
         Err(io::Error::from(io::ErrorKind::Unsupported).into())
     }

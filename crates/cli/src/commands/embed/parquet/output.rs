@@ -20,7 +20,7 @@ use parquet::schema::types::TypePtr;
 
 use super::schema::{properties, schema};
 use crate::args::Precision;
-use crate::commands::embed::file::{Layout, RowFile, beside};
+use crate::commands::embed::row_file::{Layout, RowFile, beside};
 use crate::commands::embed::rows::{Part, Row, bits, scaled};
 
 /// Rows of a group.

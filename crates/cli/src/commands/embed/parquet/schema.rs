@@ -7,7 +7,7 @@ use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::{ColumnPath, TypePtr};
 
 use crate::args::Precision;
-use crate::commands::embed::file::Layout;
+use crate::commands::embed::row_file::Layout;
 
 /// The columns in their order: those of `jsonl`, an embedding as a list.
 pub(super) fn schema(layout: &Layout) -> Result<TypePtr> {

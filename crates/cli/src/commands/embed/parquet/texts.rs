@@ -11,10 +11,12 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use tandem::Error;
 
-use crate::commands::embed::input::MAX_LINE;
-
 /// Rows that are read together.
 const TOGETHER: usize = 256;
+
+/// What the column of a group may expand to, and how many times its size it may expand to beyond that: pages are decompressed whole.
+const MAX_EXPANDED: i64 = 1 << 30;
+const MAX_EXPANSION: i64 = 100;
 
 /// The texts of a column, in the order of the rows.
 pub(in crate::commands::embed) struct ParquetTexts {
@@ -22,6 +24,8 @@ pub(in crate::commands::embed) struct ParquetTexts {
     name: String,
     field: String,
     column: usize,
+    /// The most bytes of a text.
+    max_bytes: u64,
     /// The level that a value has, where there is one.
     max_level: i16,
     /// The group that is read, and the rows of it that are not read yet.
@@ -40,11 +44,11 @@ pub(in crate::commands::embed) fn check_feature() -> Result<()> {
 }
 
 impl ParquetTexts {
-    /// The texts of the column `field`, dotted where it is within another.
+    /// The texts of the column `field`, dotted where it is within another, of at most `max_bytes` each.
     ///
     /// # Errors
     /// When the file cannot be read, or has no such column of texts.
-    pub(in crate::commands::embed) fn open(file: File, name: String, field: &str) -> Result<Self> {
+    pub(in crate::commands::embed) fn open(file: File, name: String, field: &str, max_bytes: u64) -> Result<Self> {
         let reader = SerializedFileReader::new(file)
             .map_err(|error| Error::bad_file(&name, "is not a Parquet file, or is damaged", error))?;
         let (metadata, schema) = (reader.metadata().file_metadata(), reader.metadata().file_metadata().schema_descr());
@@ -63,7 +67,7 @@ impl ParquetTexts {
         }
         let n_rows = u64::try_from(metadata.num_rows()).unwrap_or_default();
         let (group, read, max_level) = (None, VecDeque::new(), described.max_def_level());
-        Ok(Self { reader, name, field: field.into(), column, max_level, group, next_group: 0, read, row: 0, n_rows })
+        Ok(Self { reader, name, field: field.into(), column, max_bytes, max_level, group, next_group: 0, read, row: 0, n_rows })
     }
 
     pub(in crate::commands::embed) fn next(&mut self) -> Result<Option<String>> {
@@ -76,8 +80,8 @@ impl ParquetTexts {
         self.row += 1;
         let bad = |problem: String| wrong(&format!("{}:{}", self.name, self.row), problem, None);
         let Some(value) = value else { return Err(bad(format!("column `{}` has no value", self.field)).into()) };
-        if value.len() as u64 > MAX_LINE {
-            return Err(bad(format!("the text is longer than the {MAX_LINE} bytes that it may have")).into());
+        if value.len() as u64 > self.max_bytes {
+            return Err(bad(format!("the text is longer than the {} bytes that it may have", self.max_bytes)).into());
         }
         match String::from_utf8(value.data().to_vec()) {
             Ok(text) => Ok(Some(text)),
@@ -130,6 +134,11 @@ impl ParquetTexts {
         let group = self.reader.get_row_group(self.next_group)?;
         self.next_group += 1;
         let n_rows = usize::try_from(group.metadata().num_rows()).unwrap_or_default();
+        let column = group.metadata().column(self.column);
+        let (stored, size) = (column.compressed_size().max(1), column.uncompressed_size());
+        if size > MAX_EXPANDED && size / stored > MAX_EXPANSION {
+            return Err(ParquetError::General(format!("{stored} bytes are said to expand to {size}")));
+        }
         match group.get_column_reader(self.column)? {
             ColumnReader::ByteArrayColumnReader(reader) if n_rows > 0 => self.group = Some((reader, n_rows)),
             _ => {}
