@@ -217,21 +217,21 @@ fn what_a_reranker_cuts_is_counted_and_asked_for() {
     let Some(place) = place() else { return };
     let (short, long) = ("Where does the river run to?", "The river runs to the sea. ".repeat(30));
     let rerank = |query: &str, more: &[&str]| {
-        place.tandem(&[&["rerank", "cross-bert", "--query", query, "The dog sleeps.", &long, "--json"], more].concat())
+        place.tandem(&[&["rerank", "cross-bert", "--query", query, "The dog sleeps.", &long], more].concat())
     };
     for truncate in ["longest", "document"] {
-        let outcome = rerank(short, &["--truncate-pair", truncate]);
+        let outcome = rerank(short, &["--truncate-pair", truncate, "--json"]);
         let report = outcome.json();
         assert_eq!((&report["n_truncated"], &report["n_documents"]), (&1.into(), &2.into()), "{report}");
         let cut: Vec<&Value> = report["results"].as_array().unwrap().iter().filter(|row| row["truncated"] == true).collect();
         assert!(cut.len() == 1 && cut[0]["index"] == 1 && cut[0]["n_tokens"] == report["max_tokens"], "{report}");
         assert!(outcome.stderr.contains("1 of 2 pairs were longer than"), "{}", outcome.stderr);
     }
-    assert_eq!(rerank(&long, &[]).json()["n_truncated"], 2, "the longer of the two is cut");
+    assert_eq!(rerank(&long, &["--json"]).json()["n_truncated"], 2, "the longer of the two is cut");
     rerank(&long, &["--truncate-pair", "document"]).fails(1, &["text 1 cannot be used", "the query has", "tokens, and"]);
     rerank(short, &["--truncate-pair", "middle"]).fails(2, &["middle"]);
     rerank(short, &["--instruction", "Find rivers."]).fails(2, &["option `instruction`", "is not read by `cross-bert`"]);
-    assert_eq!(rerank(short, &["--top", "1"]).json()["results"].as_array().unwrap().len(), 1);
+    assert_eq!(rerank(short, &["--top", "1", "--json"]).json()["results"].as_array().unwrap().len(), 1);
 }
 
 #[test]

@@ -65,7 +65,7 @@ enum Source {
     Given(std::vec::IntoIter<String>),
     Lines(Lines),
     Table(Table),
-    Parquet(ParquetTexts),
+    Parquet(Box<ParquetTexts>),
 }
 
 struct Lines {
@@ -102,7 +102,7 @@ impl Texts {
         let shown: Rc<str> = name.as_str().into();
         let source = match extension.as_str() {
             "csv" | "tsv" => Source::Table(Table::open(buffered(opened), name, field, extension == "tsv")?),
-            "parquet" => Source::Parquet(ParquetTexts::open(opened, name, field, MAX_LINE)?),
+            "parquet" => Source::Parquet(Box::new(ParquetTexts::open(opened, name, field, MAX_LINE)?)),
             "jsonl" | "ndjson" => Source::Lines(Lines::new(buffered(opened), name, Form::JsonLines, field)),
             _ => Source::Lines(Lines::new(buffered(opened), name, Form::Lines, field)),
         };

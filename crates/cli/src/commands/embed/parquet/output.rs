@@ -124,7 +124,6 @@ impl ParquetFile {
         let mut columns = writer.next_row_group()?;
         group.write(&self.layout, &mut columns)?;
         columns.close()?;
-        writer.finish()?;
         let bytes = writer.into_inner()?;
         let mut framed = (bytes.len() as u64).to_le_bytes().to_vec();
         framed.extend(bytes);
@@ -164,7 +163,6 @@ impl RowFile for ParquetFile {
         while n_rows < self.n_rows {
             n_rows += append(&mut writer, &next_group(&mut self.groups)?.0)?;
         }
-        writer.finish()?;
         writer.into_inner()?.sync_all()?;
         fs::rename(&whole, &self.path)?;
         fs::remove_file(&self.partial)
