@@ -100,7 +100,11 @@ fn what_is_wrong_with_an_input_is_said_with_its_place() {
     fails("none.csv", b"a,b\n1,2\n", &["no column `text`", "`a`, `b`"]);
     fails("ragged.csv", b"text,b\n1,2\n3\n", &["ragged.csv:3"]);
     fails("long.txt", &vec![b'x'; (16 << 20) + 2], &["long.txt:1", "longer than"]);
-    fails("rows.parquet", b"PAR1", &["Parquet"]);
+    let parquet = if cfg!(feature = "parquet") { "is not a Parquet file" } else { "hint: build with `--features parquet`" };
+    fails("rows.parquet", b"PAR1", &[parquet]);
+    if cfg!(not(feature = "parquet")) {
+        place.tandem(&["embed", "bert-mean", "a", "-o", "out.parquet"]).fails(1, &["Parquet", parquet]);
+    }
     place.tandem(&["embed", "bert-mean", "--input", "absent.txt"]).fails(1, &["absent.txt", "cannot be opened"]);
     // Nothing is an input without texts.
     place.write("empty.txt", "");

@@ -182,22 +182,23 @@ fn a_run_that_was_killed_goes_on_to_the_same_bytes() {
         command
     };
     assert!(run("whole.parquet", &[]).status().unwrap().success());
-    let (mut kills, mut gone_on) = (0, 0);
-    for after in (0..).map(|i| std::time::Duration::from_millis(200 + 190 * i)).take(9) {
-        let before = std::fs::metadata(place.path("out.parquet.partial")).map_or(0, |file| file.len());
-        gone_on += usize::from(before > 16);
+    // Killed behind each of the first groups, and soon after.
+    let written = || std::fs::metadata(place.path("out.parquet.partial")).map_or(0, |file| file.len());
+    for after in [0, 40] {
+        let before = written().max(16);
         let mut child = run("out.parquet", &["--resume"]).spawn().unwrap();
-        std::thread::sleep(after);
-        if child.try_wait().unwrap().is_some() {
-            break;
+        while written() <= before && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(2));
         }
+        std::thread::sleep(std::time::Duration::from_millis(after));
+        assert!(child.try_wait().unwrap().is_none(), "it was done too soon");
         child.kill().unwrap();
         child.wait().unwrap();
-        kills += 1;
+        assert!(written() > before && !place.path("out.parquet").exists());
     }
-    assert!(kills > 0 && gone_on > 0 && run("out.parquet", &["--resume"]).status().unwrap().success());
+    assert!(run("out.parquet", &["--resume"]).status().unwrap().success());
     let read = |name: &str| std::fs::read(place.path(name)).unwrap();
-    assert!(read("out.parquet") == read("whole.parquet"), "{kills} kills");
+    assert!(read("out.parquet") == read("whole.parquet"));
     // A whole file stays as it is, and grows with its input.
     assert!(run("out.parquet", &["--resume"]).status().unwrap().success());
     assert!(read("out.parquet") == read("whole.parquet"));
@@ -208,8 +209,10 @@ fn a_run_that_was_killed_goes_on_to_the_same_bytes() {
     assert_eq!((rows.len(), rows[n_rows].0, rows[n_rows].1.as_deref()), (n_rows + 1, 14_000, Some("one more")));
     // What replaces a file is not a continuation of it.
     let mut child = run("out.parquet", &["--force"]).spawn().unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(1500));
-    let _ = child.kill();
+    while written() <= 16 {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    child.kill().unwrap();
     child.wait().unwrap();
     assert!(run("out.parquet", &["--resume"]).status().unwrap().success());
     assert_eq!(column(&place, "out.parquet").len(), n_rows + 1);

@@ -102,7 +102,7 @@ impl ParquetTexts {
     /// Reads some rows; `false` at the end.
     fn read_more(&mut self) -> Result<bool> {
         let next = self.row + 1;
-        let bad = |name: &str, error| Error::bad_file(name, format!("is damaged: row {next} cannot be read"), error);
+        let bad = |name: &str, error| Error::bad_file(name, format!("its row {next} cannot be read"), error);
         let Some((reader, left)) = &mut self.group else {
             return self.open_group().map_err(|error| bad(&self.name, error).into());
         };
