@@ -83,7 +83,8 @@ Examples:
   tandem embed Qwen/Qwen3-Embedding-0.6B --role query 'What do foxes eat?' --json
   tandem embed ./my-model --input documents.jsonl --field body -o documents.npy
   tandem embed ./my-model --role document --dtype int8 -o lines.jsonl < lines.txt
-  tandem embed ./my-model --input documents.csv --field text -o vectors.jsonl --resume";
+  tandem embed ./my-model --input documents.csv --field text -o vectors.jsonl --resume
+  tandem embed ./my-model --input books.jsonl --chunk 256:32 -o chunks.jsonl";
 
 pub(super) const RERANK: &str = "\
 Examples:
