@@ -17,6 +17,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use tandem::adapters::AdapterRef;
 
 pub(crate) use self::adapter::{
     AdapterArgs, AdapterCommand, AdapterConvertArgs, AdapterForm, AdapterListArgs, AdapterShowArgs, AdapterVerifyArgs, TrainArgs,
@@ -162,6 +163,9 @@ pub(crate) struct ExportArgs {
     pub(crate) model: ModelArg,
     #[command(flatten)]
     pub(crate) format: GraphFormatArgs,
+    /// Merge a low-rank adapter into the weights (repeatable: their sum): a directory, a file, or `owner/name` on the hub
+    #[arg(long, value_name = "ADAPTER[=SCALE]")]
+    pub(crate) adapter: Vec<AdapterRef>,
     /// Directory to create [default: the model's name and the dtype, in the working directory]
     #[arg(short = 'o', long = "output", value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,

@@ -42,13 +42,13 @@ pub(crate) struct AdapterRow {
 }
 
 impl AdapterRow {
-    /// Those of a loaded model.
-    pub(crate) fn all(info: &ModelInfo) -> Vec<Self> {
+    /// Each of them.
+    pub(crate) fn all(adapters: &[AppliedAdapter]) -> Vec<Self> {
         let row = |adapter: &AppliedAdapter| {
             let AppliedAdapter { name, scale, sha256, base_model } = adapter.clone();
             Self { name, scale, sha256, base_model }
         };
-        info.adapters.iter().map(row).collect()
+        adapters.iter().map(row).collect()
     }
 }
 
@@ -190,7 +190,7 @@ fn remark_on_load(resolved: &Resolved, info: &ModelInfo, time: Duration, output:
         info.threads,
         time.as_millis()
     ));
-    remark_on_adapters(info, output);
+    remark_on_adapters(&info.adapters, &info.name, output);
     remark_on_placement(info, output);
 }
 
@@ -208,12 +208,12 @@ pub(crate) fn find_adapters(resolver: &Resolver, settings: Settings, output: &Ou
 }
 
 /// Says which adapters are applied, and warns of one that was trained on another model.
-pub(crate) fn remark_on_adapters(info: &ModelInfo, output: &Output) {
-    for adapter in &info.adapters {
+pub(crate) fn remark_on_adapters(adapters: &[AppliedAdapter], model: &str, output: &Output) {
+    for adapter in adapters {
         let hash = adapter.sha256.as_deref().map_or(String::new(), |hash| format!(", SHA-256 {}…", &hash[..12.min(hash.len())]));
         output.detail(&format!("adapter `{}`, scale {}{hash}", adapter.name, adapter.scale));
-        if let Some(base) = other_base(adapter, &info.name) {
-            let (name, model) = (&adapter.name, &info.name);
+        if let Some(base) = other_base(adapter, model) {
+            let name = &adapter.name;
             output.note(&format!("warning: adapter `{name}` was trained on `{base}`, and this is `{model}`"));
         }
     }

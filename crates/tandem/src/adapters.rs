@@ -145,8 +145,11 @@ impl Resolver {
     }
 }
 
-/// Reads the adapters of `settings` for the model of `files`.
-pub(crate) fn read_all(files: &ModelFiles, settings: &Settings) -> Result<Vec<ScaledAdapter>> {
+/// Reads the adapters of `settings`, which are on this machine, for the model of `files`.
+///
+/// # Errors
+/// As [`AdapterRef::read`].
+pub fn read_all(files: &ModelFiles, settings: &Settings) -> Result<Vec<ScaledAdapter>> {
     if settings.adapters.is_empty() {
         return Ok(Vec::new());
     }

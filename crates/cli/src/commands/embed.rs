@@ -25,7 +25,7 @@ use self::rows::{Part, Row};
 use self::window::Windows;
 use crate::args::{EmbedArgs, Precision, VectorFormat};
 use crate::config::Config;
-use crate::engine::load_embedder;
+use crate::engine::{AdapterRow, load_embedder};
 use crate::failure::Usage;
 use crate::figures::{counted, per_second};
 use crate::interrupt::Interrupts;
@@ -45,6 +45,8 @@ struct EmbedReport<'r> {
     engine_version: &'r str,
     device: String,
     dtype: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    adapters: Vec<AdapterRow>,
     pooling: String,
     normalized: bool,
     prompt: &'r str,
@@ -338,6 +340,7 @@ fn report(
         engine_version: &info.engine_version,
         device: info.device.to_string(),
         dtype: info.dtype.to_string(),
+        adapters: AdapterRow::all(&info.adapters),
         pooling: config.pooling.name(),
         normalized: config.makes_unit_vectors(options, info.hidden_size),
         prompt: config.prompts.text(&options.prompt)?,

@@ -11,7 +11,7 @@ use tandem::{CancelToken, RerankerModel};
 use super::embed::input::{Place, Texts, placed};
 use crate::args::RerankArgs;
 use crate::config::Config;
-use crate::engine::load_reranker;
+use crate::engine::{AdapterRow, load_reranker};
 use crate::figures::{counted, per_second};
 use crate::interrupt::Interrupts;
 use crate::output::{BOLD, DIM, Output};
@@ -27,6 +27,8 @@ struct RerankReport<'r> {
     engine_version: &'r str,
     device: String,
     dtype: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    adapters: Vec<AdapterRow>,
     activation: &'static str,
     max_tokens: usize,
     /// What follows a rule and not the model's files.
@@ -136,6 +138,7 @@ fn report(
         engine_version: &info.engine_version,
         device: info.device.to_string(),
         dtype: info.dtype.to_string(),
+        adapters: AdapterRow::all(&info.adapters),
         activation: config.activation.name(),
         max_tokens: config.max_tokens,
         remarks: &config.remarks,

@@ -84,7 +84,7 @@ pub(crate) fn run(args: RunArgs, output: &Output) -> Result<ExitCode> {
             engine_version: &info.engine_version,
             device: info.device.to_string(),
             dtype: info.dtype.to_string(),
-            adapters: AdapterRow::all(info),
+            adapters: AdapterRow::all(&info.adapters),
             dtype_choice: loaded.dtype_report(),
             seed,
             prompt_tokens: &prompt_tokens,

@@ -76,7 +76,7 @@ pub(crate) fn score(args: ScoreArgs, output: &Output) -> Result<ExitCode> {
             engine_version: &info.engine_version,
             device: info.device.to_string(),
             dtype: info.dtype.to_string(),
-            adapters: AdapterRow::all(info),
+            adapters: AdapterRow::all(&info.adapters),
             n_tokens: tokens.len(),
             perplexity,
             tokens: scores.into_iter().zip(texts).map(|(score, text)| row(score, text)).collect(),

@@ -183,12 +183,12 @@ fn load(report: &mut ModelReport, opened: OpenedModel, work: Work, output: &Outp
     let progress = output.progress(format!("loading {}", report.model));
     if work != Work::Text {
         let (model, time) = opened.load_model()?;
-        remark_on_adapters(model.info(), output);
+        remark_on_adapters(&model.info().adapters, &model.info().name, output);
         return Ok(loaded(model.info(), time, None));
     }
     let settings = opened.settings().clone();
     let model = opened.load()?;
-    remark_on_adapters(model.info(), output);
+    remark_on_adapters(&model.info().adapters, &model.info().name, output);
     progress.say("measuring what fast numerics cost");
     let cost = tandem::numerics::numerics_cost(&model, &settings)?;
     report.published.end_tokens = model.end_tokens().to_vec();
@@ -251,7 +251,7 @@ fn loaded(info: &ModelInfo, load_time: Duration, cost: Option<NumericsCost>) -> 
         memory_dtype: info.memory_dtype.to_string(),
         weight_types: weight_types(info),
         threads: info.threads,
-        adapters: AdapterRow::all(info),
+        adapters: AdapterRow::all(&info.adapters),
         load_ms: u64::try_from(load_time.as_millis()).unwrap_or(u64::MAX),
         kv_bytes_per_token: info.kv_bytes_per_token,
         fast_numerics: cost.map(|cost| FastNumerics { mean_kl: cost.mean_kl, n_positions: cost.n_positions }),

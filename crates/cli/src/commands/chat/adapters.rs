@@ -55,7 +55,7 @@ impl Talk<'_> {
     pub(super) fn use_adapter(&mut self, name: &str) -> Result<()> {
         let model = self.adapters.model(name, self.output)?;
         self.chat.set_model(&model)?;
-        remark_on_adapters(model.info(), self.output);
+        remark_on_adapters(&model.info().adapters, &model.info().name, self.output);
         name.clone_into(&mut self.adapters.current);
         self.output.note(&match name {
             OFF => "the model answers without adapters".to_owned(),
