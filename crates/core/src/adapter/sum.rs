@@ -52,7 +52,7 @@ impl<'a> AdapterSum<'a> {
                 return Err(Error::Unsupported {
                     what: format!("the adapter `{}` while running", adapter.name()),
                     reason: format!("it replaces whole tensors of its base, such as `{}`", replaced.name),
-                    hint: Some("merge it: `tandem adapter convert --to merged` writes a checkpoint".into()),
+                    hint: Some("merge it into a checkpoint, and load that".into()),
                 });
             }
         }
