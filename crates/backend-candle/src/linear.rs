@@ -21,7 +21,7 @@ use crate::error::Doing;
 use crate::float::Float;
 use crate::kernel::{Isa, MAX_ROWS, PACKED_INPUTS, TILE};
 use crate::low_rank::{Shared, Update};
-use crate::product::{Weights, integer_product, product};
+use crate::product::{Weights, integer_product, product, transposed_product};
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::quantized_activations::QuantizedActivations;
 use crate::values::{Values, tensor, zeros};
@@ -91,6 +91,11 @@ impl Linear {
         let narrow = matches!(weights.stored, Stored::Blocks { .. });
         self.update = (!updates.is_empty()).then(|| Arc::new(Update::new(updates, [rows, columns], narrow)));
         Ok(())
+    }
+
+    /// As [`forward`](Self::forward), of whole rows `x`.
+    pub(crate) fn product_of(&self, x: &[f32], kernels: Kernels) -> Result<Vec<f32>> {
+        self.weights.product_of(x, self.terms(), kernels)
     }
 
     fn terms(&self) -> Terms<'_> {
@@ -204,8 +209,8 @@ fn scratch_slice(values: &mut Vec<f32>, n: usize) -> &mut [f32] {
 /// A weight matrix, `[rows, columns]`, with one row for each output.
 pub(crate) struct Matrix {
     stored: Stored,
-    rows: usize,
-    columns: usize,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
     isa: Isa,
     /// Whether products with quantised weights may quantise their inputs.
     numerics: Numerics,
@@ -342,9 +347,14 @@ impl Matrix {
         if columns != self.columns {
             candle_core::bail!("{columns} inputs do not match rows of {} weights", self.columns);
         }
-        let mut out = zeros(n * self.rows);
-        self.write_product(&Values::of(x)?, terms, kernels, &mut Vec::new(), &mut out)?;
-        tensor(out, (n, self.rows))
+        tensor(self.product_of(&Values::of(x)?, terms, kernels)?, (n, self.rows))
+    }
+
+    /// As [`product`](Self::product), of whole rows `x`.
+    fn product_of(&self, x: &[f32], terms: Terms<'_>, kernels: Kernels) -> Result<Vec<f32>> {
+        let mut out = zeros(x.len() / self.columns * self.rows);
+        self.write_product(x, terms, kernels, &mut Vec::new(), &mut out)?;
+        Ok(out)
     }
 
     /// As [`product`](Self::product), of whole rows `x` into `out`; `packed` is scratch memory that grows if necessary.
@@ -395,6 +405,20 @@ impl Matrix {
             }
         }
         Ok(())
+    }
+
+    /// `x W` of whole rows `x`, `[n, rows]`: `[n, columns]`. The inputs stay floats.
+    ///
+    /// # Errors
+    /// For weights with offsets.
+    pub(crate) fn transposed_product(&self, x: &[f32]) -> Result<Vec<f32>> {
+        if self.offsets.is_some() {
+            candle_core::bail!("weights with offsets are not multiplied from the left");
+        }
+        let mut out = zeros(x.len() / self.rows * self.columns);
+        let mut packed = zeros(x.len());
+        transposed_product(self.isa, self.stored.weights(), x, [self.rows, self.columns], &mut packed, &mut out);
+        Ok(out)
     }
 
     /// As [`write_product`](Self::write_product), with quantised activations; `few` is up to how many rows count as few.

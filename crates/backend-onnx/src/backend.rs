@@ -19,9 +19,9 @@ use crate::footprint::{Attention, GraphFootprint, encoder_footprint, footprint};
 use crate::graph::{DecoderGraph, EncoderGraph, Encoding, LoadedGraph};
 use crate::loaded::Loaded;
 use crate::model::OnnxModel;
-use crate::probe::Origin;
+use crate::origin::Origin;
 use crate::run::Names;
-use crate::source::{GraphSource, OpenedSource, Source, can_be_made, stored_bytes};
+use crate::source::{GraphSource, OpenedSource, Source, can_be_made, needed_inputs, stored_bytes};
 use crate::{engine, library, placement};
 
 /// ONNX Runtime.
@@ -145,8 +145,13 @@ impl OpenedModel for OnnxOpened {
     }
 
     fn load_unchecked(self: Box<Self>) -> Result<Arc<dyn Model>> {
-        let Self { library, files, options, config, source } = *self;
-        let source = source.source(&files, &config, &options)?;
+        let Self { library, files, options, config, source: opened } = *self;
+        let mut source = opened.source(&files, &config, &options)?;
+        if !options.onnx.adapted_modules.is_empty() && !opened.encodes(&config, options.purpose) {
+            let needed = needed_inputs(&source.graph()?.0, &options.onnx.adapted_modules);
+            source.add_adapter_inputs(&needed)?;
+        }
+        drop(opened);
         let before = (options.huge_pages && options.device == Device::Cpu).then(MappingSnapshot::now);
         let library = options.onnx.library.clone().or(library);
         let session = engine::commit(library.as_deref(), &options, &source)?;
@@ -154,24 +159,12 @@ impl OpenedModel for OnnxOpened {
             before.collapse();
         }
         let info = describe(&files, &options, &config, &source, &session)?;
-        let one_run_at_a_time = (options.device != Device::Cpu).then(|| Mutex::new(()));
         Ok(match LoadedGraph::read(&session, &source.name, &config, options.purpose)? {
-            LoadedGraph::Decoder(graph) => Arc::new(OnnxModel {
-                loaded: Arc::new(Loaded {
-                    session,
-                    input_names: Names::new(graph.input_names.clone()),
-                    output_names: Names::new(graph.output_names.clone()),
-                    info: describe_decoder(info, &graph, source.in_place),
-                    graph,
-                    in_place: source.in_place,
-                    one_run_at_a_time,
-                    can_probe: source.can_probe && options.device == Device::Cpu,
-                    _cached: source.cached,
-                    origin: Origin { files, options },
-                    probed: Mutex::new(None),
-                    library,
-                }),
-            }),
+            LoadedGraph::Decoder(graph) => {
+                let info = describe_decoder(info, &graph, &source);
+                let origin = Arc::new(Origin { files, options, config, library });
+                Arc::new(OnnxModel::new(Loaded::new(origin, source, session, graph, info))?)
+            }
             LoadedGraph::Encoder(graph) => Arc::new(OnnxEncoder {
                 session,
                 input_names: Names::new(graph.input_names.clone()),
@@ -180,7 +173,7 @@ impl OpenedModel for OnnxOpened {
                 first_position: config.encoder.as_ref().and_then(|encoder| encoder.first_position).unwrap_or(0),
                 info: describe_encoder(info, &graph, &config),
                 graph,
-                one_run_at_a_time,
+                one_run_at_a_time: (options.device != Device::Cpu).then(|| Mutex::new(())),
                 _cached: source.cached,
             }),
         })
@@ -213,14 +206,15 @@ fn describe(
     Ok(info)
 }
 
-fn describe_decoder(mut info: ModelInfo, graph: &DecoderGraph, in_place: bool) -> ModelInfo {
+fn describe_decoder(mut info: ModelInfo, graph: &DecoderGraph, source: &Source) -> ModelInfo {
     let cache_on_host = !matches!(info.device, Device::Cuda(_));
     info.n_layers = graph.caches.len() / 2;
     info.vocab_size = graph.logits.vocab_size;
     info.kv_bytes_per_token = graph.kv_bytes_per_token();
     info.capabilities = Capabilities::of(&[Capability::Generation])
         .with_if(graph.has_all_logits(), Capability::AllLogits)
-        .with_if(in_place || cache_on_host, Capability::Rewind);
+        .with_if(source.in_place || cache_on_host, Capability::Rewind)
+        .with_if(source.can_adapt && info.device == Device::Cpu, Capability::Adapters);
     info
 }
 

@@ -1,5 +1,6 @@
 //! What the inputs and outputs of a graph are for, read from the graph's own declaration.
 
+mod adapter;
 mod decoder;
 mod encoder;
 
@@ -11,6 +12,7 @@ use tandem_core::backend::Purpose;
 use tandem_core::config::ModelConfig;
 use tandem_core::{Error, Result};
 
+pub(crate) use self::adapter::AdapterPort;
 pub(crate) use self::decoder::DecoderGraph;
 pub(crate) use self::encoder::{EncoderGraph, Encoding};
 use crate::error::Doing;

@@ -8,11 +8,13 @@
 //! - `graph` reads from the graph's own declaration what each input and output is for; nothing is assumed.
 //! - `encoder` runs one that encodes, `session` and `cache` one that generates: graphs with `GroupQueryAttention` append to one buffer in place, the others carry their
 //!   presents over without a copy. `run` is the one call of the engine.
+//! - `adapters` makes the factors of adapters inputs of a graph, which gets such inputs by an edit where it has none.
 //! - `probe` shows values between the nodes, found by `value_names`.
 //!
 //! What comes before that: [`library`] finds ONNX Runtime and creates the environment of the process, [`setup`] obtains it,
 //! [`device_check`] tries it; [`export`] builds graphs from checkpoints, and [`graph_cache`] keeps them for the next load.
 
+mod adapters;
 mod backend;
 mod cache;
 mod device;
@@ -27,6 +29,7 @@ pub mod graph_cache;
 pub mod library;
 mod loaded;
 mod model;
+mod origin;
 mod placement;
 mod probe;
 mod run;

@@ -1,23 +1,26 @@
 //! What the sessions of a model share: the engine's session and what is known of its graph.
 
-use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::Session;
+use tandem_core::adapter::AdaptedModule;
 use tandem_core::{Device, ModelInfo, Result};
+use tandem_onnx_graph::AdapterInputs;
 
+use crate::adapters::Constants;
 use crate::error::Doing;
-use crate::graph::DecoderGraph;
+use crate::graph::{AdapterPort, DecoderGraph};
 use crate::graph_cache::CachedGraph;
-use crate::probe::{Origin, Probed};
+use crate::origin::Origin;
+use crate::probe::Probed;
 use crate::run::Names;
+use crate::source::Source;
 
 /// A graph that the engine has loaded.
 pub(crate) struct Loaded {
     pub(crate) session: Session,
     pub(crate) graph: DecoderGraph,
-    pub(crate) input_names: Names,
     pub(crate) output_names: Names,
     /// The engine appends to one buffer for each cache.
     pub(crate) in_place: bool,
@@ -29,14 +32,54 @@ pub(crate) struct Loaded {
     /// Held during a run where the provider does not promise that several may run at once.
     pub(crate) one_run_at_a_time: Option<Mutex<()>>,
     /// What it was loaded from.
-    pub(crate) origin: Origin,
+    pub(crate) origin: Arc<Origin>,
+    /// The inputs for adapters that the load added.
+    pub(crate) added: Vec<AdapterInputs>,
+    /// The products whose inputs for adapters the graph had.
+    own: Vec<String>,
     /// The same graph with inner values as outputs, once they have been requested.
     pub(crate) probed: Mutex<Option<Probed>>,
-    /// ONNX Runtime's library, where one was named.
-    pub(crate) library: Option<PathBuf>,
 }
 
 impl Loaded {
+    /// The graph of `source` in `session`, whose declaration is `graph`.
+    pub(crate) fn new(origin: Arc<Origin>, source: Source, session: Session, graph: DecoderGraph, info: ModelInfo) -> Self {
+        Self {
+            session,
+            output_names: Names::new(graph.output_names.clone()),
+            graph,
+            in_place: source.in_place,
+            info,
+            can_probe: source.can_probe && origin.options.device == Device::Cpu,
+            _cached: source.cached,
+            one_run_at_a_time: (origin.options.device != Device::Cpu).then(|| Mutex::new(())),
+            origin,
+            added: source.added,
+            own: source.own,
+            probed: Mutex::new(None),
+        }
+    }
+
+    /// What runs pass without an adapter.
+    pub(crate) fn plain(&self) -> Result<Constants> {
+        Constants::plain(&self.graph, &self.added)
+    }
+
+    /// Whether adapters may be given to `port`.
+    pub(crate) fn is_usable(&self, port: &AdapterPort) -> bool {
+        self.own.contains(&port.product) || self.added.iter().any(|inputs| inputs.product == port.product)
+    }
+
+    /// Whether adapters of `modules` can be given.
+    pub(crate) fn takes(&self, modules: &[AdaptedModule]) -> bool {
+        modules.iter().all(|module| {
+            let mut ports = self.graph.adapters.iter().filter(|port| self.is_usable(port));
+            ports.any(|port| {
+                port.modules.iter().any(|(name, _)| *name == module.module) && (!module.has_magnitude || port.gain.is_some())
+            })
+        })
+    }
+
     /// Whether the host can read and write the KV cache.
     pub(crate) fn cache_on_host(&self) -> bool {
         !matches!(self.info.device, Device::Cuda(_))

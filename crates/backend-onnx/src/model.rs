@@ -1,17 +1,83 @@
-//! A loaded graph.
+//! A loaded graph, and the same with adapters.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use tandem_core::adapter::{AdaptedModule, AdapterSum, ScaledAdapter};
 use tandem_core::backend::{Probe, ProbePoint, Prober};
 use tandem_core::{Model, ModelInfo, Result, Session, SessionOptions, TokenId};
+use tandem_onnx_graph::AdapterInputs;
 
+use crate::adapters::Constants;
+use crate::engine;
+use crate::graph::DecoderGraph;
 use crate::loaded::Loaded;
 use crate::probe::Probed;
 use crate::session::OnnxSession;
+use crate::source::needed_inputs;
 
 /// A model on ONNX Runtime.
 pub(crate) struct OnnxModel {
-    pub(crate) loaded: Arc<Loaded>,
+    base: Arc<Base>,
+    /// The graph that it runs.
+    loaded: Arc<Loaded>,
+    /// What its runs pass besides tokens and cache: the factors of its adapters.
+    constants: Arc<Constants>,
+}
+
+/// What a model shares with those that adapters make of it.
+struct Base {
+    loaded: Arc<Loaded>,
+    constants: Arc<Constants>,
+    /// The graph with inputs for adapters that it did not have when it was loaded, once one was requested.
+    adaptable: Mutex<Option<Arc<Loaded>>>,
+}
+
+impl OnnxModel {
+    /// The model of a graph.
+    pub(crate) fn new(loaded: Loaded) -> Result<Self> {
+        let (constants, loaded) = (Arc::new(loaded.plain()?), Arc::new(loaded));
+        let base = Base { loaded: Arc::clone(&loaded), constants: Arc::clone(&constants), adaptable: Mutex::new(None) };
+        Ok(Self { base: Arc::new(base), loaded, constants })
+    }
+}
+
+impl Base {
+    /// The graph with inputs for adapters of `modules`, and of those that were requested before: the one that is loaded, or it is loaded once
+    /// more.
+    fn adaptable(&self, modules: &[AdaptedModule]) -> Result<Arc<Loaded>> {
+        if self.loaded.takes(modules) {
+            return Ok(Arc::clone(&self.loaded));
+        }
+        let mut adaptable = self.adaptable.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = adaptable.as_ref().unwrap_or(&self.loaded);
+        if latest.takes(modules) {
+            return Ok(Arc::clone(latest));
+        }
+        let origin = &latest.origin;
+        let needed = needed_inputs(&origin.source(&[])?.graph()?.0, modules);
+        let added = union(&latest.added, needed);
+        if added == latest.added {
+            // Of the modules that it does not take the graph has no products, which the factors will tell.
+            return Ok(Arc::clone(latest));
+        }
+        let source = origin.source(&added)?;
+        let session = engine::commit(origin.library.as_deref(), &origin.options, &source)?;
+        let graph = DecoderGraph::read(&session, &source.name, &origin.config)?;
+        let loaded = Arc::new(Loaded::new(Arc::clone(origin), source, session, graph, self.loaded.info.clone()));
+        Ok(Arc::clone(adaptable.insert(loaded)))
+    }
+}
+
+/// The inputs of both, each product once.
+fn union(known: &[AdapterInputs], more: Vec<AdapterInputs>) -> Vec<AdapterInputs> {
+    let mut all = known.to_vec();
+    for inputs in more {
+        match all.iter_mut().find(|known| known.product == inputs.product) {
+            Some(known) => known.has_gain |= inputs.has_gain,
+            None => all.push(inputs),
+        }
+    }
+    all
 }
 
 impl Model for OnnxModel {
@@ -20,7 +86,20 @@ impl Model for OnnxModel {
     }
 
     fn new_session(&self, options: &SessionOptions) -> Result<Box<dyn Session>> {
-        Ok(Box::new(OnnxSession::new(Arc::clone(&self.loaded), options)?))
+        Ok(Box::new(OnnxSession::new(Arc::clone(&self.loaded), Arc::clone(&self.constants), options)?))
+    }
+
+    fn with_adapters(&self, adapters: &[ScaledAdapter]) -> Result<Arc<dyn Model>> {
+        let base = Arc::clone(&self.base);
+        let sum = AdapterSum::new(adapters)?;
+        if sum.is_empty() {
+            let (loaded, constants) = (Arc::clone(&base.loaded), Arc::clone(&base.constants));
+            return Ok(Arc::new(Self { base, loaded, constants }));
+        }
+        let loaded = base.adaptable(&sum.modules())?;
+        let usable = |port: &_| loaded.is_usable(port);
+        let constants = Arc::new(Constants::adapted(&loaded.graph, &loaded.added, &usable, sum, &loaded.origin)?);
+        Ok(Arc::new(Self { base, loaded, constants }))
     }
 
     fn prober(&self) -> Option<&dyn Prober> {
@@ -33,8 +112,8 @@ impl Prober for OnnxModel {
         let mut probed = self.loaded.probed.lock().unwrap_or_else(PoisonError::into_inner);
         let probed = match &mut *probed {
             Some(probed) => probed,
-            none => none.insert(Probed::load(self.loaded.library.as_deref(), &self.loaded.origin)?),
+            none => none.insert(Probed::load(&self.loaded.origin, &self.loaded.added)?),
         };
-        probed.probe(tokens, points)
+        probed.probe(tokens, points, &self.constants)
     }
 }

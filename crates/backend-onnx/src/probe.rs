@@ -4,37 +4,29 @@
 //! rotated queries are not shown; rotated keys are read from the cache.
 
 use std::ffi::CString;
-use std::path::Path;
 use std::ptr;
 
 use half::f16;
 use ort::AsPointer;
 use ort::session::{RunOptions, Session};
 use ort::value::{DynValue, TensorElementType};
-use tandem_core::backend::{LoadOptions, Probe, ProbePoint};
-use tandem_core::files::ModelFiles;
+use tandem_core::backend::{Probe, ProbePoint};
 use tandem_core::{Error, Result, TokenId};
-use tandem_onnx_graph::{DataType, Graph};
+use tandem_onnx_graph::{AdapterInputs, DataType};
 
+use crate::adapters::Constants;
 use crate::cache::empty_past;
 use crate::engine;
 use crate::error::{Doing, bad_graph};
 use crate::graph::{DecoderGraph, tensor_type};
+use crate::origin::Origin;
 use crate::run::{Names, RawValue, run, take};
-use crate::source::{GraphLocation, Source};
 use crate::value_names::{Layout, known_values};
-
-/// What a graph was loaded from, so that it can be loaded again.
-pub(crate) struct Origin {
-    pub(crate) files: ModelFiles,
-    pub(crate) options: LoadOptions,
-}
 
 /// A graph whose inner values are outputs.
 pub(crate) struct Probed {
     session: Session,
     graph: DecoderGraph,
-    input_names: Names,
     values: Vec<Value>,
 }
 
@@ -45,48 +37,37 @@ struct Value {
 }
 
 impl Probed {
-    /// Loads the graph of `origin` again, with the library at `library` or the one that is found.
+    /// Loads the graph of `origin` again, with inputs for adapters of the `adapted` products.
     ///
     /// # Errors
     /// As loading it the first time.
-    pub(crate) fn load(library: Option<&Path>, origin: &Origin) -> Result<Self> {
-        let config = origin.files.model_config()?;
-        let mut source = Source::choose(&origin.files, &config, &origin.options)?;
-        let (graph, directory) = match &source.location {
-            GraphLocation::File(path) => (Graph::open(path).map_err(bad_graph)?, path.parent()),
-            GraphLocation::Memory { bytes, .. } => (Graph::parse(bytes.to_vec(), &source.name).map_err(bad_graph)?, None),
-        };
-        let mut edit = graph.edit();
-        // Graphs with 4-bit weights have activations of 16 or 32 bits: activations have the type of the cache.
-        let mut pasts = graph.inputs().filter(|input| input.name.starts_with("past"));
-        let float = pasts.find_map(|past| past.data_type).unwrap_or(DataType::FLOAT);
-        let mut values = Vec::new();
-        for (name, layout) in known_values(&graph, &config) {
-            edit.add_output(&name, float).map_err(bad_graph)?;
-            let name = CString::new(name).map_err(|error| Error::bad_file(&source.name, "a name contains a zero byte", error))?;
-            values.push(Value { name, layout });
-        }
-        let relocated = directory.filter(|_| !graph.external_files().is_empty()).map(|directory| edit.relocate(directory));
-        let relocated = relocated.transpose().map_err(bad_graph)?;
-        let bytes = edit.to_bytes().map_err(bad_graph)?;
-        let weights = match &source.location {
-            GraphLocation::Memory { weights, .. } => weights.clone(),
-            GraphLocation::File(_) => relocated,
-        };
-        drop(edit);
-        source.location = GraphLocation::Memory { bytes: bytes.into(), weights };
-        let session = engine::commit(library, &origin.options, &source)?;
-        let graph = DecoderGraph::read(&session, &source.name, &config)?;
-        Ok(Self { session, input_names: Names::new(graph.input_names.clone()), graph, values })
+    pub(crate) fn load(origin: &Origin, adapted: &[AdapterInputs]) -> Result<Self> {
+        let config = &origin.config;
+        let mut source = origin.source(adapted)?;
+        let (mut values, name) = (Vec::new(), source.name.clone());
+        source.edit(|graph, edit| {
+            // Graphs with 4-bit weights have activations of 16 or 32 bits: activations have the type of the cache.
+            let mut pasts = graph.inputs().filter(|input| input.name.starts_with("past"));
+            let float = pasts.find_map(|past| past.data_type).unwrap_or(DataType::FLOAT);
+            for (value, layout) in known_values(graph, config) {
+                edit.add_output(&value, float).map_err(bad_graph)?;
+                let name = CString::new(value).map_err(|error| Error::bad_file(&name, "a name contains a zero byte", error))?;
+                values.push(Value { name, layout });
+            }
+            Ok(())
+        })?;
+        let session = engine::commit(origin.library.as_deref(), &origin.options, &source)?;
+        let graph = DecoderGraph::read(&session, &source.name, config)?;
+        Ok(Self { session, graph, values })
     }
 
-    /// What one run over `tokens` computes at `points`, in the order of computation.
-    pub(crate) fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
+    /// What one run over `tokens` computes at `points`, in the order of computation; `constants` are those of the model.
+    pub(crate) fn probe(&self, tokens: &[TokenId], points: &[ProbePoint], constants: &Constants) -> Result<Vec<Probe>> {
         let requested: Vec<&Value> = self.values.iter().filter(|value| value.layout.shows(points)).collect();
         if requested.is_empty() {
             return Ok(Vec::new());
         }
-        let returned = self.run(tokens, &requested)?;
+        let returned = self.run(tokens, &requested, constants)?;
         let mut probes = Vec::new();
         for (value, returned) in requested.iter().zip(&returned) {
             let name = value.name.to_string_lossy();
@@ -101,7 +82,7 @@ impl Probed {
         Ok(probes)
     }
 
-    fn run(&self, tokens: &[TokenId], requested: &[&Value]) -> Result<Vec<DynValue>> {
+    fn run(&self, tokens: &[TokenId], requested: &[&Value], constants: &Constants) -> Result<Vec<DynValue>> {
         let (graph, n) = (&self.graph, tokens.len());
         let mut inputs: Vec<RawValue> = vec![ptr::null_mut(); graph.input_names.len()];
         let mut owned = Vec::new();
@@ -122,13 +103,14 @@ impl Probed {
         for port in &graph.caches {
             give(port.input, empty_past(port, 1)?);
         }
+        inputs.extend(constants.values.iter().map(|value| value.ptr().cast_mut()));
         let output_names = Names::new(requested.iter().map(|value| value.name.clone()).collect());
         let mut outputs: Vec<RawValue> = vec![ptr::null_mut(); requested.len()];
         let options = RunOptions::new().doing("to prepare a run")?;
-        // SAFETY: `owned` keeps the inputs alive until the run is over, every output is null, and the CPU provider allows concurrent
+        // SAFETY: `owned` and `constants` keep the inputs alive until the run is over, every output is null, and the CPU provider allows concurrent
         // runs.
         #[expect(unsafe_code, reason = "`run` is the one way in which this crate runs a graph")]
-        unsafe { run(&self.session, &options, (&self.input_names, &inputs), (&output_names, &mut outputs)) }
+        unsafe { run(&self.session, &options, (&constants.names, &inputs), (&output_names, &mut outputs)) }
             .doing("to run the graph")?;
         drop(owned);
         Ok(outputs.iter_mut().filter_map(|output| take(&self.session, output)).collect())

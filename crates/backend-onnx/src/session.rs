@@ -10,6 +10,7 @@ use ort::session::{NoSelectedOutputs, RunOptions};
 use ort::value::{DynTensor, DynValue};
 use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, SessionOptions, TokenId};
 
+use crate::adapters::Constants;
 use crate::cache::KvCache;
 use crate::error::Doing;
 use crate::graph::check_shape;
@@ -22,6 +23,7 @@ const LOGITS: usize = 0;
 /// A sequence on ONNX Runtime.
 pub(crate) struct OnnxSession {
     model: Arc<Loaded>,
+    constants: Arc<Constants>,
     cache: KvCache,
     n_tokens: usize,
     context_length: usize,
@@ -34,7 +36,7 @@ pub(crate) struct OnnxSession {
 }
 
 impl OnnxSession {
-    pub(crate) fn new(model: Arc<Loaded>, options: &SessionOptions) -> Result<Self> {
+    pub(crate) fn new(model: Arc<Loaded>, constants: Arc<Constants>, options: &SessionOptions) -> Result<Self> {
         let context_length = options.context_length.unwrap_or(model.info.max_context);
         let cache = if model.in_place {
             KvCache::in_place(&model.graph.caches, model.cache_allocator()?, context_length, model.cache_on_host())?
@@ -56,6 +58,7 @@ impl OnnxSession {
         options.cancel.listen(&terminate);
         Ok(Self {
             model,
+            constants,
             cache,
             n_tokens: 0,
             context_length,
@@ -99,17 +102,19 @@ impl OnnxSession {
             }
         }
         self.cache.bind(&mut inputs, &mut outputs);
+        inputs.extend(self.constants.values.iter().map(|value| value.ptr().cast_mut()));
         if n_rows == 1 {
             outputs[LOGITS] = self.row.ptr_mut();
         }
 
         self.start()?;
         let alone = model.one_run_at_a_time.as_ref().map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
-        // SAFETY: the values are owned by this session or by this call, `&mut self` keeps others from running with them, and `alone`
-        // is held where a provider does not allow runs at the same time.
+        // SAFETY: the values are owned by this session or by this call, `&mut self` keeps others from running with them (the constants, which
+        // sessions share, are only read), and `alone` is held where a provider does not allow runs at the same time.
         #[expect(unsafe_code, reason = "one value as past and as present")]
-        let ran =
-            unsafe { run(&model.session, &self.run_options, (&model.input_names, &inputs), (&model.output_names, &mut outputs)) };
+        let ran = unsafe {
+            run(&model.session, &self.run_options, (&self.constants.names, &inputs), (&model.output_names, &mut outputs))
+        };
         drop(alone);
         if ran.is_err() && self.cancel.is_cancelled() {
             return Err(Error::Cancelled);

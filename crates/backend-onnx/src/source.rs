@@ -1,6 +1,8 @@
 //! Chooses the graph that the engine loads: a graph file, read and checked before the engine sees it and edited where that makes it faster,
 //! or one that is built from the checkpoint.
 
+mod adapted;
+
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
@@ -8,8 +10,10 @@ use tandem_core::backend::{LoadOptions, Numerics, Purpose, WeightFile};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
 use tandem_core::{DType, Device, Error, Result};
-use tandem_onnx_graph::{Activations, DataType, Dim, Edit, Graph, LogitsControl, Node};
+use tandem_onnx_graph::{Activations, AdapterInputs, DataType, Dim, Edit, Graph, LogitsControl, Node};
 
+pub(crate) use self::adapted::needed_inputs;
+use self::adapted::{has_modules, own_inputs};
 use crate::error::bad_graph;
 use crate::export::{GraphPlan, RunBy, encodes, graph_format, refuse_unsupported_architecture};
 use crate::graph_cache::{CachedGraph, cached_graph};
@@ -34,6 +38,12 @@ pub(crate) struct Source {
     pub(crate) in_place: bool,
     /// Its inner values have known names.
     pub(crate) can_probe: bool,
+    /// Its products are those of modules, which adapters change.
+    pub(crate) can_adapt: bool,
+    /// The products that have inputs for adapters already.
+    pub(crate) own: Vec<String>,
+    /// The inputs for adapters that were added.
+    pub(crate) added: Vec<AdapterInputs>,
     /// The files of the graph and its weights.
     pub(crate) weight_files: Vec<WeightFile>,
     /// Keeps a graph from the cache from being removed.
@@ -143,6 +153,41 @@ impl Source {
         OpenedSource::open(files, options)?.source(files, config, options)
     }
 
+    /// The graph as the engine gets it, and the directory of its external weights.
+    pub(crate) fn graph(&self) -> Result<(Graph, Option<PathBuf>)> {
+        match &self.location {
+            GraphLocation::File(path) => Ok((Graph::open(path).map_err(bad_graph)?, path.parent().map(Path::to_owned))),
+            GraphLocation::Memory { bytes, weights } => {
+                Ok((Graph::parse(bytes.clone(), &self.name).map_err(bad_graph)?, weights.clone()))
+            }
+        }
+    }
+
+    /// Edits the graph once more.
+    pub(crate) fn edit(&mut self, change: impl FnOnce(&Graph, &mut Edit<'_>) -> Result<()>) -> Result<()> {
+        let (graph, directory) = self.graph()?;
+        let mut edit = graph.edit();
+        change(&graph, &mut edit)?;
+        let weights = match &self.location {
+            GraphLocation::Memory { .. } => directory,
+            GraphLocation::File(_) => {
+                let directory = directory.filter(|_| !graph.external_files().is_empty());
+                directory.map(|directory| edit.relocate(&directory)).transpose().map_err(bad_graph)?
+            }
+        };
+        self.location = GraphLocation::Memory { bytes: Cow::Owned(edit.to_bytes().map_err(bad_graph)?), weights };
+        Ok(())
+    }
+
+    /// Gives products inputs for adapters.
+    pub(crate) fn add_adapter_inputs(&mut self, added: &[AdapterInputs]) -> Result<()> {
+        if !added.is_empty() {
+            self.edit(|_, edit| edit.add_adapter_inputs(added).map_err(bad_graph))?;
+            self.added = added.to_vec();
+        }
+        Ok(())
+    }
+
     /// The graph that was opened, with the edits that `options` request.
     fn of_graph(opened: &OpenedGraph, options: &LoadOptions) -> Result<Self> {
         let OpenedGraph { file, graph, dtype } = opened;
@@ -153,6 +198,9 @@ impl Source {
             dtype: *dtype,
             in_place: appends_in_place(graph),
             can_probe: can_probe(graph),
+            can_adapt: has_modules(graph),
+            own: own_inputs(graph),
+            added: Vec::new(),
             weight_files: weight_files(file, graph, directory)?,
             cached: None,
         })
@@ -179,6 +227,9 @@ impl Source {
             dtype,
             in_place: appends_in_place(&graph),
             can_probe: can_probe(&graph),
+            can_adapt: has_modules(&graph),
+            own: own_inputs(&graph),
+            added: Vec::new(),
             weight_files: files.weights.iter().map(ModelFile::weight_file).collect::<Result<_>>()?,
             cached: None,
         })

@@ -22,6 +22,8 @@ use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 
 pub use self::files::{AdapterFiles, AdapterFormat};
@@ -88,6 +90,15 @@ pub struct LowRankFactors {
     pub scale: f32,
     /// The length of each row of the adapted weight, `[outputs]`: DoRA's.
     pub magnitude: Option<Vec<f32>>,
+}
+
+/// A module that adapters change: what an engine must know before it sees their factors.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdaptedModule {
+    /// The module, in the form of [`canonical_module`].
+    pub module: String,
+    /// The rows of its weight are scaled too (DoRA).
+    pub has_magnitude: bool,
 }
 
 impl Adapter {
@@ -176,6 +187,13 @@ impl Adapter {
     pub fn bytes(&self) -> usize {
         let values = |factor: &LowRankFactors| factor.a.len() + factor.b.len() + factor.magnitude.as_ref().map_or(0, Vec::len);
         size_of::<f32>() * self.factors.iter().map(values).sum::<usize>()
+    }
+}
+
+impl AdapterOrigin {
+    /// Of an adapter that was trained on `base_model` just now.
+    pub fn trained_on(base_model: impl Into<String>) -> Self {
+        Self { base_model: Some(base_model.into()), ..Self::default() }
     }
 }
 

@@ -5,6 +5,7 @@ mod head;
 mod logits;
 mod low_rank;
 mod patches;
+mod product;
 mod prune_positions;
 mod shapes;
 
@@ -13,9 +14,10 @@ use std::path::{Path, PathBuf};
 
 use self::logits::KEEP;
 pub use self::logits::LogitsControl;
-pub use self::low_rank::LowRank;
 use self::low_rank::Update;
+pub use self::low_rank::{AdapterInputs, LowRank};
 use self::patches::Patches;
+pub use self::product::{Product, module_name};
 use self::prune_positions::PrunePlan;
 use crate::check::resolve;
 use crate::encode;

@@ -215,7 +215,7 @@ fn check_size(file: &str, n_bytes: u64) -> Result<()> {
 }
 
 #[expect(unsafe_code, reason = "the operating system cannot guarantee that a mapped file does not change; `open` requires it")]
-fn map(file: &File) -> std::io::Result<Mmap> {
+pub(crate) fn map(file: &File) -> std::io::Result<Mmap> {
     // SAFETY: the mapping is read-only, and `Graph::open` requires that the file does not change while the graph is in use.
     unsafe { Mmap::map(file) }
 }

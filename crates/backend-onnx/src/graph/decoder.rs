@@ -11,6 +11,7 @@ use ort::value::{Outlet, TensorElementType};
 use tandem_core::config::ModelConfig;
 use tandem_core::{Error, Result};
 
+use super::adapter::{AdapterPort, is_factor};
 use super::{CachePort, Port, name_for_engine, names, tensor_type};
 use crate::error::not_a_decoder;
 
@@ -34,7 +35,9 @@ pub(crate) struct DecoderGraph {
     pub(crate) caches: Vec<CachePort>,
     /// Scores, `[batch, tokens or kept, vocab_size]`.
     pub(crate) logits: LogitsPort,
-    /// Names of all inputs, in the order in which runs pass them.
+    /// Inputs for adapters, which are not among `input_names`.
+    pub(crate) adapters: Vec<AdapterPort>,
+    /// Names of the other inputs, in the order in which runs pass them.
     pub(crate) input_names: Vec<CString>,
     /// Names of the outputs that runs request: logits first, then each cache.
     pub(crate) output_names: Vec<CString>,
@@ -54,13 +57,13 @@ impl DecoderGraph {
     ///
     /// Sizes that the graph leaves open, of the logits and of the heads, are those of `config`.
     pub(crate) fn read(session: &Session, file: &str, config: &ModelConfig) -> Result<Self> {
-        let inputs = session.inputs();
+        let inputs: Vec<&Outlet> = session.inputs().iter().filter(|input| !is_factor(input.name())).collect();
         let outputs = session.outputs();
         let find = |name: &str| inputs.iter().position(|input| input.name() == name);
-        let port = |name: &str| find(name).map(|index| Port::read(file, index, &inputs[index])).transpose();
+        let port = |name: &str| find(name).map(|index| Port::read(file, index, inputs[index])).transpose();
 
         let ids = port("input_ids")?
-            .ok_or_else(|| not_a_decoder(file, format!("it has no input `input_ids`, only {}", names(inputs))))?;
+            .ok_or_else(|| not_a_decoder(file, format!("it has no input `input_ids`, only {}", names(session.inputs()))))?;
         let mask = port("attention_mask")?;
         let positions = port("position_ids")?;
         // Graphs built by Tandem have a default for it, which other programs leave as it is.
@@ -84,12 +87,13 @@ impl DecoderGraph {
             output_names.push(name_for_engine(file, present)?);
         }
         if caches.is_empty() {
-            return Err(not_a_decoder(file, format!("it has no KV cache among its inputs {}", names(inputs))));
+            return Err(not_a_decoder(file, format!("it has no KV cache among its inputs {}", names(session.inputs()))));
         }
-        let named = inputs.iter().map(Outlet::name).chain(optional.iter().map(|value| value.name()));
+        let named = inputs.iter().map(|input| input.name()).chain(optional.iter().map(|value| value.name()));
         let input_names = named.map(|name| name_for_engine(file, name)).collect::<Result<_>>()?;
+        let adapters = AdapterPort::read_all(session, file, config)?;
         let file = file.to_owned();
-        Ok(Self { file, ids, mask, positions, logits_to_keep, caches, logits, input_names, output_names })
+        Ok(Self { file, ids, mask, positions, logits_to_keep, caches, logits, adapters, input_names, output_names })
     }
 
     /// Bytes of KV cache for one token.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{LowRankFactors, ScaledAdapter};
+use super::{AdaptedModule, LowRankFactors, ScaledAdapter};
 use crate::error::{Error, Result};
 
 /// Reads the base weights of a module in f32, for adapters that need them: calls the function it is given with each row, `[inputs]`, from
@@ -100,6 +100,13 @@ impl<'a> AdapterSum<'a> {
     /// Whether nothing is left to be taken.
     pub fn is_empty(&self) -> bool {
         self.modules.values().all(Vec::is_empty)
+    }
+
+    /// The modules that change, in alphabetical order.
+    pub fn modules(&self) -> Vec<AdaptedModule> {
+        let changed = self.modules.iter().filter(|(_, parts)| !parts.is_empty());
+        let has_magnitude = |parts: &[Part<'_>]| parts.iter().any(|part| part.factors.magnitude.is_some());
+        changed.map(|(module, parts)| AdaptedModule { module: (*module).into(), has_magnitude: has_magnitude(parts) }).collect()
     }
 
     /// Takes what is added to `module`, whose weight is `[outputs, inputs]`; `None` where that is nothing.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::adapter::AdaptedModule;
 use crate::cancel::CancelToken;
 use crate::error::Error;
 use crate::named::named;
@@ -117,6 +118,9 @@ pub struct OnnxOptions {
     pub spin: bool,
     /// Settings of CoreML, used with [`Device::CoreMl`].
     pub coreml: CoreMlOptions,
+    /// Modules that adapters will change, as [`AdapterSum::modules`](crate::adapter::AdapterSum::modules) lists them: the graph gets inputs for
+    /// them as it is loaded. Without it that takes a second load of the graph at the first adapter, and its weights are in memory twice.
+    pub adapted_modules: Vec<AdaptedModule>,
 }
 
 setters!(OnnxOptions {
@@ -125,6 +129,7 @@ setters!(OnnxOptions {
     with_require_device: require_device: Option<f64>,
     with_spin: spin: bool,
     with_coreml: coreml: CoreMlOptions,
+    with_adapted_modules: adapted_modules: Vec<AdaptedModule>,
 });
 
 /// How to load a model.

@@ -16,6 +16,7 @@ use crate::graph::{Graph, Node};
 
 /// The operators that compute only kept positions, and where the others are dropped.
 pub(super) struct PrunePlan<'g> {
+    head: &'g Node,
     /// Values that are computed for the kept positions only.
     pub(super) values: HashSet<&'g str>,
     slices: BTreeMap<&'g str, SlicePoint<'g>>,
@@ -44,7 +45,7 @@ impl<'g> PrunePlan<'g> {
         let nodes = graph.nodes();
         let shapes = Shapes::read(graph);
         let consumers = Consumers::find(graph, outputs);
-        let mut plan = Self { values: HashSet::new(), slices: BTreeMap::new() };
+        let mut plan = Self { head, values: HashSet::new(), slices: BTreeMap::new() };
         plan.slice(&head.inputs[0], head);
         let mut members = HashSet::new();
         members.extend(nodes.iter().position(|node| node.range == head.range));
@@ -62,6 +63,11 @@ impl<'g> PrunePlan<'g> {
             }
         }
         plan
+    }
+
+    /// Whether `node` computes `value` for the kept positions only.
+    pub(super) fn sees_kept(&self, value: &str, node: &Node) -> bool {
+        self.values.contains(value) || node.range == self.head.range
     }
 
     /// The name of the kept positions of `value` for operators at `before` and after it.
