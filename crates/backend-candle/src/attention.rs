@@ -68,25 +68,26 @@ pub(crate) fn attention(
         candle_core::bail!("{} positions of a cache of {capacity}", mask.n_past + n);
     }
     let (queries, keys, values) = (Values::of(queries)?, Values::of(keys)?, Values::of(values)?);
-    let shared = AttentionInputs {
-        queries: &queries,
-        keys: &keys,
-        values: &values,
-        n_heads,
-        group: n_heads / kv_heads,
-        n,
-        capacity,
-        head_dim,
-        mask,
-        scoring,
-    };
+    let out = attention_values([&queries, &keys, &values], [n_heads, kv_heads, n, head_dim], mask, scoring);
+    tensor(out, (n, n_heads * head_dim))
+}
+
+/// As [`attention`], of the values of queries, keys and values.
+pub(crate) fn attention_values(
+    [queries, keys, values]: [&[f32]; 3],
+    [n_heads, kv_heads, n, head_dim]: [usize; 4],
+    mask: AttentionMask,
+    scoring: Scoring,
+) -> Vec<f32> {
+    let (group, capacity) = (n_heads / kv_heads, keys.len() / (kv_heads * head_dim));
+    let shared = AttentionInputs { queries, keys, values, n_heads, group, n, capacity, head_dim, mask, scoring };
     let mut out = zeros(n * n_heads * head_dim);
     if n <= MAX_ROWS {
         shared.decode(&mut out)
     } else {
         shared.prefill(&mut out)
     }
-    tensor(out, (n, n_heads * head_dim))
+    out
 }
 
 /// One row of queries of some heads that share keys, and some of the positions that it attends to.

@@ -40,10 +40,15 @@ impl CandleBackend {
     }
 }
 
-const CAPABILITIES: Capabilities =
-    Capabilities::of(&[Capability::Generation, Capability::AllLogits, Capability::Rewind, Capability::HiddenStates]);
+const CAPABILITIES: Capabilities = Capabilities::of(&[
+    Capability::Generation,
+    Capability::AllLogits,
+    Capability::Rewind,
+    Capability::HiddenStates,
+    Capability::Adapters,
+]);
 
-/// Of encoders, and of decoders that see both ways or have no head.
+/// Of encoders, and of decoders that see both ways or have no head, which take adapters.
 const ENCODES: Capabilities = Capabilities::of(&[Capability::HiddenStates]);
 
 impl Backend for CandleBackend {
@@ -152,7 +157,7 @@ impl OpenedModel for CandleOpened {
         if let StoredWeights::Checkpoint(checkpoint) = &stored
             && !weights::generates(&config, |name| checkpoint.contains(name))
         {
-            info.capabilities = ENCODES;
+            info.capabilities = ENCODES.with_if(config.encoder.is_none(), Capability::Adapters);
             info.kv_bytes_per_token = 0;
         }
         if let (Some(_), StoredWeights::Checkpoint(checkpoint)) = (&config.encoder, &stored) {

@@ -4,8 +4,11 @@
 //! else only for the tokens whose logits were requested.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
+use rayon::prelude::*;
+use tandem_core::adapter::AdapterSum;
 use tandem_core::backend::Stage;
 use tandem_core::{CancelToken, TokenId};
 
@@ -38,6 +41,12 @@ pub(crate) trait Decode: Send + Sync {
 
     /// The logits of `states`, `[n, hidden_size]`, before the last norm: `[n, vocab_size]`, f32 on the processor.
     fn logits(&self, states: &Tensor) -> Result<Tensor>;
+
+    /// The same with `adapters` applied, all of whose modules it takes that it has.
+    ///
+    /// # Errors
+    /// Those of [`AdapterSum::take_parts`].
+    fn adapted(&self, adapters: &mut AdapterSum<'_>) -> tandem_core::Result<Box<dyn Decode>>;
 
     /// The decoder whose activations can be probed, if this one is.
     fn probed(&self) -> Option<&Decoder> {
@@ -77,49 +86,57 @@ pub(crate) enum Activation {
     GateUp,
 }
 
-/// A decoder with its weights. Immutable but for the rotary tables, which grow.
+/// A decoder with its weights. Immutable but for the rotary tables, which grow. Copies share all of it.
+#[derive(Clone)]
 pub(crate) struct Decoder {
     /// `[vocab_size, hidden_size]`
-    pub(crate) embedding: Matrix,
+    pub(crate) embedding: Arc<Matrix>,
     /// Multiplies the embeddings of tokens: Gemma's `√hidden_size`.
     pub(crate) embedding_scale: Option<f32>,
     pub(crate) layers: Vec<Layer>,
     /// The norm after the last layer: `[hidden_size]`.
-    pub(crate) norm: Vec<f32>,
-    /// `[vocab_size, hidden_size]`; `None` where it is the embedding.
-    pub(crate) head: Option<Matrix>,
+    pub(crate) norm: Arc<[f32]>,
+    /// `[vocab_size, hidden_size]`; its weights may be the embedding.
+    pub(crate) head: Linear,
     /// Gemma 2's limit of logits: `cap * tanh(logit / cap)`.
     pub(crate) logits_softcap: Option<f32>,
     pub(crate) rms_norm_eps: f32,
-    pub(crate) rotary: Rotary,
+    pub(crate) rotary: Arc<Rotary>,
     /// That of layers with a window, if it differs: Gemma 3's.
-    pub(crate) window_rotary: Option<Rotary>,
+    pub(crate) window_rotary: Option<Arc<Rotary>>,
     pub(crate) scoring: Scoring,
     pub(crate) activation: GateActivation,
     pub(crate) heads: Heads,
-    pub(crate) scratch: ScratchPool,
+    pub(crate) scratch: Arc<ScratchPool>,
 }
 
 /// One layer.
+#[derive(Clone)]
 pub(crate) struct Layer {
     /// `[hidden_size]`
-    pub(crate) attention_norm: Vec<f32>,
+    pub(crate) attention_norm: Arc<[f32]>,
     /// Query, key and value in one: `[(heads + 2 * kv_heads) * head_dim, hidden_size]`.
     pub(crate) qkv: Linear,
     /// Norms of queries and of keys before the rotary embedding, `[head_dim]` each: Qwen3's.
-    pub(crate) qk_norms: Option<(Vec<f32>, Vec<f32>)>,
+    pub(crate) qk_norms: Option<(Arc<[f32]>, Arc<[f32]>)>,
     pub(crate) attention_out: Linear,
     /// The norm of the output of attention, `[hidden_size]`: Gemma's.
-    pub(crate) post_attention_norm: Option<Vec<f32>>,
+    pub(crate) post_attention_norm: Option<Arc<[f32]>>,
     /// `[hidden_size]`
-    pub(crate) mlp_norm: Vec<f32>,
+    pub(crate) mlp_norm: Arc<[f32]>,
     /// Gate and up in one: `[2 * intermediate_size, hidden_size]`.
     pub(crate) gate_up: Linear,
     pub(crate) down: Linear,
     /// The norm of the output of the feed-forward block, `[hidden_size]`: Gemma's.
-    pub(crate) post_mlp_norm: Option<Vec<f32>>,
+    pub(crate) post_mlp_norm: Option<Arc<[f32]>>,
     /// The sliding window: how many tokens a query attends to, itself included; `None` for all.
     pub(crate) window: Option<usize>,
+}
+
+impl Layer {
+    fn linears(&mut self) -> [&mut Linear; 4] {
+        [&mut self.qkv, &mut self.attention_out, &mut self.gate_up, &mut self.down]
+    }
 }
 
 /// Consecutive tokens of one sequence among the rows of a pass.
@@ -214,11 +231,20 @@ impl Decode for Decoder {
     }
 
     fn logits(&self, states: &Tensor) -> Result<Tensor> {
-        let logits = self.head.as_ref().unwrap_or(&self.embedding).product(&self.normed(states)?, None, Kernels::Fastest)?;
+        let logits = self.head.forward(&self.normed(states)?, Kernels::Fastest)?;
         match self.logits_softcap {
             Some(cap) => softcapped(&logits, cap),
             None => Ok(logits),
         }
+    }
+
+    fn adapted(&self, adapters: &mut AdapterSum<'_>) -> tandem_core::Result<Box<dyn Decode>> {
+        let mut adapted = self.clone();
+        let linears = adapted.layers.iter_mut().flat_map(Layer::linears).chain([&mut adapted.head]);
+        let linears: Vec<&mut Linear> = linears.collect();
+        let parts = linears.iter().map(|linear| linear.take_parts(adapters)).collect::<tandem_core::Result<Vec<_>>>()?;
+        linears.into_par_iter().zip(&parts).try_for_each(|(linear, parts)| linear.adapt(parts))?;
+        Ok(Box::new(adapted))
     }
 
     fn probed(&self) -> Option<&Decoder> {

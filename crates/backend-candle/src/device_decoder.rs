@@ -4,19 +4,26 @@
 //! exist on the processor, where the conformance suite and the goldens test this decoder. They were run on an H100 by hand
 //! (`TANDEM_TEST_DEVICE`).
 
+mod update;
+
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::ops::{rms_norm, softmax_last_dim};
 use candle_nn::rotary_emb::rope;
+use tandem_core::adapter::AdapterSum;
 use tandem_core::{CancelToken, TokenId};
 
+use self::update::DeviceUpdate;
 use crate::attention::{AttentionMask, Scoring};
 use crate::cache::KvLayout;
 use crate::decoder::{Decode, Decoder, ForwardHooks, Layer, QkvHeads, Span, last_queries, select_outputs};
 use crate::elementwise::GateActivation;
-use crate::linear::{Linear, Matrix};
+use crate::linear::{Linear, Matrix, Modules};
 use crate::rotary::{Heads, Rotary};
 
-/// A decoder with its weights on `device`, in `dtype`.
+/// A decoder with its weights on `device`, in `dtype`. Copies share them.
+#[derive(Clone)]
 pub(crate) struct DeviceDecoder {
     /// `[vocab_size, hidden_size]`
     embedding: Tensor,
@@ -24,12 +31,11 @@ pub(crate) struct DeviceDecoder {
     layers: Vec<DeviceLayer>,
     /// `[hidden_size]`
     norm: Tensor,
-    /// `[hidden_size, vocab_size]`
-    head: Tensor,
+    head: Projection,
     logits_softcap: Option<f32>,
     eps: f32,
-    rotary: Rotary,
-    window_rotary: Option<Rotary>,
+    rotary: Arc<Rotary>,
+    window_rotary: Option<Arc<Rotary>>,
     scoring: Scoring,
     activation: GateActivation,
     heads: Heads,
@@ -38,6 +44,7 @@ pub(crate) struct DeviceDecoder {
 }
 
 /// One layer; see [`Layer`].
+#[derive(Clone)]
 struct DeviceLayer {
     attention_norm: Tensor,
     qkv: Projection,
@@ -52,11 +59,15 @@ struct DeviceLayer {
 }
 
 /// `x W + b`
+#[derive(Clone)]
 struct Projection {
     /// `[inputs, outputs]`
     weights: Tensor,
     /// `[outputs]`
     bias: Option<Tensor>,
+    modules: Modules,
+    /// That of the adapters.
+    update: Option<Arc<DeviceUpdate>>,
 }
 
 /// The dtype and device of the weights.
@@ -70,17 +81,17 @@ impl DeviceDecoder {
     pub(crate) fn new(decoder: Decoder, dtype: DType, device: &Device) -> Result<Self> {
         let target = Target { dtype, device };
         let layers = decoder.layers.into_iter().map(|layer| target.layer(layer)).collect::<Result<_>>()?;
-        let embedding = target.matrix(decoder.embedding)?;
-        let head = match decoder.head {
-            Some(head) => target.matrix(head)?,
-            None => embedding.clone(),
+        let embedding = target.matrix(&decoder.embedding)?;
+        let head = match Arc::ptr_eq(&decoder.head.weights, &decoder.embedding) {
+            true => embedding.clone(),
+            false => target.matrix(&decoder.head.weights)?,
         };
         Ok(Self {
-            head: head.t()?,
+            head: Projection { weights: head.t()?, bias: None, modules: decoder.head.modules, update: None },
             embedding,
             embedding_scale: decoder.embedding_scale,
             layers,
-            norm: target.vector(decoder.norm)?,
+            norm: target.vector(&decoder.norm)?,
             logits_softcap: decoder.logits_softcap,
             eps: decoder.rms_norm_eps,
             rotary: decoder.rotary,
@@ -190,7 +201,7 @@ impl Decode for DeviceDecoder {
         cancel: &CancelToken,
         hooks: &mut dyn ForwardHooks,
     ) -> Result<Option<Tensor>> {
-        let rotations = |rotary| spans.iter().map(|span| self.rotation(rotary, span)).collect::<Result<Vec<_>>>();
+        let rotations = |rotary: &Arc<Rotary>| spans.iter().map(|span| self.rotation(rotary, span)).collect::<Result<Vec<_>>>();
         let all_rotations = rotations(&self.rotary)?;
         let window_rotations = self.window_rotary.as_ref().map(rotations).transpose()?;
         let mut x = self.embedding.index_select(&Tensor::new(tokens, &self.device)?, 0)?;
@@ -239,8 +250,19 @@ impl Decode for DeviceDecoder {
     }
 
     fn logits(&self, states: &Tensor) -> Result<Tensor> {
-        let logits = self.on_processor(&rms_norm(&states.contiguous()?, &self.norm, self.eps)?.matmul(&self.head)?)?;
-        softcapped(logits, self.logits_softcap)
+        let logits = self.head.forward(&rms_norm(&states.contiguous()?, &self.norm, self.eps)?)?;
+        softcapped(self.on_processor(&logits)?, self.logits_softcap)
+    }
+
+    fn adapted(&self, adapters: &mut AdapterSum<'_>) -> tandem_core::Result<Box<dyn Decode>> {
+        let mut adapted = self.clone();
+        for layer in &mut adapted.layers {
+            for projection in [&mut layer.qkv, &mut layer.attention_out, &mut layer.gate_up, &mut layer.down] {
+                projection.adapt(adapters)?;
+            }
+        }
+        adapted.head.adapt(adapters)?;
+        Ok(Box::new(adapted))
     }
 }
 
@@ -271,7 +293,10 @@ fn softcapped(x: Tensor, cap: Option<f32>) -> Result<Tensor> {
 
 impl Projection {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let product = x.matmul(&self.weights)?;
+        let mut product = x.matmul(&self.weights)?;
+        if let Some(update) = &self.update {
+            product = update.apply(x, &product)?;
+        }
         match &self.bias {
             Some(bias) => product.broadcast_add(bias),
             None => Ok(product),
@@ -282,34 +307,33 @@ impl Projection {
 impl Target<'_> {
     fn layer(&self, layer: Layer) -> Result<DeviceLayer> {
         Ok(DeviceLayer {
-            attention_norm: self.vector(layer.attention_norm)?,
+            attention_norm: self.vector(&layer.attention_norm)?,
             qkv: self.projection(layer.qkv)?,
             qk_norms: match layer.qk_norms {
-                Some((queries, keys)) => Some((self.vector(queries)?, self.vector(keys)?)),
+                Some((queries, keys)) => Some((self.vector(&queries)?, self.vector(&keys)?)),
                 None => None,
             },
             attention_out: self.projection(layer.attention_out)?,
-            post_attention_norm: layer.post_attention_norm.map(|norm| self.vector(norm)).transpose()?,
-            mlp_norm: self.vector(layer.mlp_norm)?,
+            post_attention_norm: layer.post_attention_norm.map(|norm| self.vector(&norm)).transpose()?,
+            mlp_norm: self.vector(&layer.mlp_norm)?,
             gate_up: self.projection(layer.gate_up)?,
             down: self.projection(layer.down)?,
-            post_mlp_norm: layer.post_mlp_norm.map(|norm| self.vector(norm)).transpose()?,
+            post_mlp_norm: layer.post_mlp_norm.map(|norm| self.vector(&norm)).transpose()?,
             window: layer.window,
         })
     }
 
     fn projection(&self, linear: Linear) -> Result<Projection> {
-        let bias = linear.bias.map(|bias| self.vector(bias)).transpose()?;
-        Ok(Projection { weights: self.matrix(linear.weights)?.t()?, bias })
+        let bias = linear.bias.as_ref().map(|bias| self.vector(bias)).transpose()?;
+        Ok(Projection { weights: self.matrix(&linear.weights)?.t()?, bias, modules: linear.modules, update: None })
     }
 
-    fn matrix(&self, matrix: Matrix) -> Result<Tensor> {
-        self.tensor(matrix.into_tensor()?)
+    fn matrix(&self, matrix: &Matrix) -> Result<Tensor> {
+        self.tensor(matrix.to_tensor()?)
     }
 
-    fn vector(&self, values: Vec<f32>) -> Result<Tensor> {
-        let n = values.len();
-        self.tensor(Tensor::from_vec(values, n, &Device::Cpu)?)
+    fn vector(&self, values: &[f32]) -> Result<Tensor> {
+        self.tensor(Tensor::from_slice(values, values.len(), &Device::Cpu)?)
     }
 
     /// Converts before the transfer, which halves what goes over the bus.

@@ -146,6 +146,21 @@ vectorized! {
 }
 
 vectorized! {
+    /// The gradients of `silu(gate) * up` by the row `gate_up`, `[2 * width]`, from those of its result, `[width]`: with `s` the sigmoid of
+    /// the gate, `up s (1 + gate (1 - s))` and `gate s`.
+    pub(crate) fn silu_gradients(gate_up: &[f32], gradient: &[f32], out: &mut [f32]) {
+        let (gate, up) = gate_up.split_at(gradient.len());
+        let (of_gate, of_up) = out.split_at_mut(gradient.len());
+        let outs = of_gate.iter_mut().zip(of_up);
+        for (((of_gate, of_up), g), (gate, up)) in outs.zip(gradient).zip(gate.iter().zip(up)) {
+            let sigmoid = 1.0 / (1.0 + exp(-gate));
+            *of_gate = g * up * sigmoid * (1.0 + gate * (1.0 - sigmoid));
+            *of_up = g * gate * sigmoid;
+        }
+    }
+}
+
+vectorized! {
     /// `gelu(gate) * up`, where `gelu(x)` is approximately `x / (1 + exp(-2 √(2/π) (x + 0.044715 x³)))`. Hendrycks and Gimpel,
     /// <https://arxiv.org/abs/1606.08415>.
     fn gelu_product(gate: &[f32], up: &[f32], out: &mut [f32]) {

@@ -9,6 +9,7 @@
 //! - `session` and `cache` hold the KV cache of a sequence, `model` what sessions share, and `probe` records activations.
 //! - `footprint` states how much memory a model takes.
 //! - `device_decoder` is the decoder in candle's own operations, for CUDA.
+//! - `train` computes gradients of low-rank factors.
 //! - `transformers` runs models of candle-transformers, for benchmarks.
 
 mod attention;
@@ -25,6 +26,7 @@ mod footprint;
 mod gguf;
 mod kernel;
 mod linear;
+mod low_rank;
 #[doc(hidden)]
 pub mod measured;
 mod model;
@@ -34,9 +36,11 @@ mod quantize;
 mod quantized_activations;
 mod rotary;
 mod session;
+mod train;
 mod transformers;
 mod values;
 mod weights;
 
 pub use backend::CandleBackend;
+pub use train::trainable;
 pub use transformers::load_transformers;

@@ -4,21 +4,24 @@
 //! With fast numerics, products with quantised weights quantise the inputs first where the instruction set makes that faster.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Result, Tensor};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use tandem_core::DType;
+use tandem_core::adapter::{AdapterSum, ModuleParts, ModuleUpdate};
 use tandem_core::arena::{Arena, Slab};
 use tandem_core::backend::{Numerics, Stage};
 
 use crate::decoder::Activation;
 use crate::elementwise::{self, GateActivation};
+use crate::error::Doing;
 use crate::float::Float;
-use crate::kernel::{Isa, MAX_ROWS};
-use crate::product::{Weights, integer_product, product};
+use crate::kernel::{Isa, MAX_ROWS, PACKED_INPUTS, TILE};
+use crate::low_rank::{Shared, Update};
+use crate::product::{Weights, integer_product, product, transposed_product};
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::quantized_activations::QuantizedActivations;
 use crate::values::{Values, tensor, zeros};
@@ -41,19 +44,109 @@ pub(crate) enum Kernels {
     ByShape,
 }
 
-/// A projection: `x Wᵀ + b`.
+/// A projection: `x Wᵀ + b`. Copies share their weights.
+#[derive(Clone)]
 pub(crate) struct Linear {
     /// `[outputs, inputs]`
-    pub(crate) weights: Matrix,
+    pub(crate) weights: Arc<Matrix>,
     /// `[outputs]`
-    pub(crate) bias: Option<Vec<f32>>,
+    pub(crate) bias: Option<Arc<[f32]>>,
+    pub(crate) modules: Modules,
+    /// That of the adapters.
+    update: Option<Arc<Update>>,
 }
 
+/// The names of modules as adapters give them, and which outputs each has. Those that are packed in one matrix are there by themselves and
+/// as one, as checkpoints of other families have them.
+pub(crate) type Modules = Arc<[(String, Range<usize>)]>;
+
 impl Linear {
+    /// Without adapters.
+    pub(crate) fn new(weights: Arc<Matrix>, bias: Option<Arc<[f32]>>, modules: Modules) -> Self {
+        Self { weights, bias, modules, update: None }
+    }
+
     /// Applies it to `x`, `[rows, inputs]`: `[rows, outputs]`.
     pub(crate) fn forward(&self, x: &Tensor, kernels: Kernels) -> Result<Tensor> {
-        self.weights.product(x, self.bias.as_deref(), kernels)
+        self.weights.product(x, self.terms(), kernels)
     }
+
+    /// Takes what `adapters` have for its modules.
+    ///
+    /// # Errors
+    /// Those of [`AdapterSum::take_parts`].
+    pub(crate) fn take_parts<'a>(&self, adapters: &mut AdapterSum<'a>) -> tandem_core::Result<Vec<PartsAt<'a>>> {
+        take_parts(adapters, &self.modules, self.weights.columns)
+    }
+
+    /// Applies `parts`.
+    ///
+    /// # Errors
+    /// When the weights cannot be read.
+    pub(crate) fn adapt(&mut self, parts: &[PartsAt<'_>]) -> tandem_core::Result<()> {
+        let Matrix { rows, columns, .. } = *self.weights;
+        let weights = &self.weights;
+        let mut read = |range: Range<usize>, each: &mut dyn FnMut(&[f32])| Ok(weights.each_row(range, each).doing(READING)?);
+        let updates = updates(parts, &mut read)?;
+        let narrow = matches!(weights.stored, Stored::Blocks { .. });
+        self.update = (!updates.is_empty()).then(|| Arc::new(Update::new(updates, [rows, columns], narrow)));
+        Ok(())
+    }
+
+    /// As [`forward`](Self::forward), of whole rows `x`.
+    pub(crate) fn product_of(&self, x: &[f32], kernels: Kernels) -> Result<Vec<f32>> {
+        self.weights.product_of(x, self.terms(), kernels)
+    }
+
+    fn terms(&self) -> Terms<'_> {
+        Terms { bias: self.bias.as_deref(), update: self.update.as_deref() }
+    }
+}
+
+const READING: &str = "to read the weights that an adapter changes";
+
+/// Calls the function that it is given with some rows of a weight.
+pub(crate) type ReadRows<'r> = dyn FnMut(Range<usize>, &mut dyn FnMut(&[f32])) -> tandem_core::Result<()> + 'r;
+
+/// What adapters have for some rows of a matrix.
+pub(crate) type PartsAt<'a> = (Range<usize>, ModuleParts<'a>);
+
+/// What `adapters` have for `modules` of one matrix, whose rows are `columns` long.
+///
+/// # Errors
+/// Those of [`AdapterSum::take_parts`].
+pub(crate) fn take_parts<'a>(
+    adapters: &mut AdapterSum<'a>,
+    modules: &[(String, Range<usize>)],
+    columns: usize,
+) -> tandem_core::Result<Vec<PartsAt<'a>>> {
+    let mut all = Vec::new();
+    for (name, rows) in modules {
+        let parts = adapters.take_parts(name, [rows.len(), columns])?;
+        all.extend(parts.map(|parts| (rows.clone(), parts)));
+    }
+    Ok(all)
+}
+
+/// The updates of `parts` of a matrix, which `read` reads.
+///
+/// # Errors
+/// Those of `read`.
+pub(crate) fn updates(parts: &[PartsAt<'_>], read: &mut ReadRows<'_>) -> tandem_core::Result<Vec<(Range<usize>, ModuleUpdate)>> {
+    let mut updates = Vec::with_capacity(parts.len());
+    for (rows, parts) in parts {
+        updates.push((rows.clone(), parts.update(&mut |each| read(rows.clone(), each))?));
+    }
+    Ok(updates)
+}
+
+/// What is added to a product.
+#[derive(Clone, Copy, Default)]
+struct Terms<'t> {
+    /// `[outputs]`
+    bias: Option<&'t [f32]>,
+    /// Before the bias.
+    update: Option<&'t Update>,
 }
 
 /// Scratch buffers between the two products of an MLP, reused by successive forward passes, since the system has to allocate and clear
@@ -93,13 +186,13 @@ impl ScratchPool {
         // Concurrent sessions take one each.
         let mut own = pool().pop().unwrap_or_default();
         let both = scratch_slice(&mut own.gate_up, 2 * n * width);
-        gate_up.weights.write_product(&Values::of(x)?, gate_up.bias.as_deref(), kernels, &mut own.packed, both)?;
+        gate_up.weights.write_product(&Values::of(x)?, gate_up.terms(), kernels, &mut own.packed, both)?;
         observe(Activation::GateUp, both, 2 * width)?;
         let gated = scratch_slice(&mut own.gated, n * width);
         elementwise::gated(activation, both, width, gated);
         observe(Activation::Stage(Stage::Activation), gated, width)?;
         let mut out = zeros(n * down.weights.rows);
-        down.weights.write_product(gated, down.bias.as_deref(), kernels, &mut own.packed, &mut out)?;
+        down.weights.write_product(gated, down.terms(), kernels, &mut own.packed, &mut out)?;
         pool().push(own);
         tensor(out, (n, down.weights.rows))
     }
@@ -116,8 +209,8 @@ fn scratch_slice(values: &mut Vec<f32>, n: usize) -> &mut [f32] {
 /// A weight matrix, `[rows, columns]`, with one row for each output.
 pub(crate) struct Matrix {
     stored: Stored,
-    rows: usize,
-    columns: usize,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
     isa: Isa,
     /// Whether products with quantised weights may quantise their inputs.
     numerics: Numerics,
@@ -207,12 +300,12 @@ impl Matrix {
     ///
     /// # Errors
     /// When they are quantised.
-    pub(crate) fn into_tensor(self) -> Result<Tensor> {
+    pub(crate) fn to_tensor(&self) -> Result<Tensor> {
         let shape = (self.rows, self.columns);
-        match self.stored {
-            Stored::F32(values) => Tensor::from_slice(&values, shape, &Device::Cpu),
-            Stored::F16(values) => Tensor::from_slice(&values, shape, &Device::Cpu),
-            Stored::Bf16(values) => Tensor::from_slice(&values, shape, &Device::Cpu),
+        match &self.stored {
+            Stored::F32(values) => Tensor::from_slice(values, shape, &Device::Cpu),
+            Stored::F16(values) => Tensor::from_slice(values, shape, &Device::Cpu),
+            Stored::Bf16(values) => Tensor::from_slice(values, shape, &Device::Cpu),
             Stored::Blocks { .. } => candle_core::bail!("quantised weights cannot be moved from the processor"),
         }
     }
@@ -238,22 +331,37 @@ impl Matrix {
         tensor(out, (ids.len(), self.columns))
     }
 
-    /// `x Wᵀ + bias` of `x`, `[n, columns]`: `[n, rows]`.
-    pub(crate) fn product(&self, x: &Tensor, bias: Option<&[f32]>, kernels: Kernels) -> Result<Tensor> {
+    /// Calls `each` with the rows `rows`, one after the other.
+    fn each_row(&self, rows: Range<usize>, each: &mut dyn FnMut(&[f32])) -> Result<()> {
+        const TOGETHER: usize = 64;
+        let ids: Vec<u32> = (rows.start as u32..rows.end as u32).collect();
+        for ids in ids.chunks(TOGETHER) {
+            Values::of(&self.select(ids)?)?.chunks_exact(self.columns).for_each(&mut *each);
+        }
+        Ok(())
+    }
+
+    /// `x Wᵀ` of `x`, `[n, columns]`, and what is added to it: `[n, rows]`.
+    fn product(&self, x: &Tensor, terms: Terms<'_>, kernels: Kernels) -> Result<Tensor> {
         let (n, columns) = x.dims2()?;
         if columns != self.columns {
             candle_core::bail!("{columns} inputs do not match rows of {} weights", self.columns);
         }
-        let mut out = zeros(n * self.rows);
-        self.write_product(&Values::of(x)?, bias, kernels, &mut Vec::new(), &mut out)?;
-        tensor(out, (n, self.rows))
+        tensor(self.product_of(&Values::of(x)?, terms, kernels)?, (n, self.rows))
+    }
+
+    /// As [`product`](Self::product), of whole rows `x`.
+    fn product_of(&self, x: &[f32], terms: Terms<'_>, kernels: Kernels) -> Result<Vec<f32>> {
+        let mut out = zeros(x.len() / self.columns * self.rows);
+        self.write_product(x, terms, kernels, &mut Vec::new(), &mut out)?;
+        Ok(out)
     }
 
     /// As [`product`](Self::product), of whole rows `x` into `out`; `packed` is scratch memory that grows if necessary.
     fn write_product(
         &self,
         x: &[f32],
-        bias: Option<&[f32]>,
+        Terms { bias, update }: Terms<'_>,
         kernels: Kernels,
         packed: &mut Vec<f32>,
         out: &mut [f32],
@@ -262,11 +370,11 @@ impl Matrix {
         let (few_rows, few_quantized) = if kernels == Kernels::Fastest { (FEW_ROWS, MAX_ROWS) } else { (0, 0) };
         match self.stored.weights() {
             Weights::Blocks(blocks) if self.numerics == Numerics::Fast && self.isa.quantizes_activations() => {
-                self.write_integer_product(blocks, x, few_quantized, out);
+                self.write_integer_product(blocks, x, update, few_quantized, out);
             }
             weights if n <= few_rows => {
                 for (x, out) in x.chunks(MAX_ROWS * columns).zip(out.chunks_mut(MAX_ROWS * self.rows)) {
-                    self.product_of_few(weights, x.len() / columns, out, |rows, out| {
+                    self.product_of_few(weights, x, update, out, |rows, out| {
                         let own = rows.start * columns..rows.end * columns;
                         match weights {
                             Weights::F32(values) => self.isa.products(&values[own], x, columns, out),
@@ -277,12 +385,19 @@ impl Matrix {
                     });
                 }
             }
-            weights => product(self.isa, weights, x, columns, scratch_slice(packed, x.len()), out),
+            weights => product(self.isa, (weights, columns), x, update, scratch_slice(packed, x.len()), out),
         }
         if let Some(offsets) = &self.offsets {
             let sums = x.as_chunks::<BLOCK>().0.iter().map(|block| block.iter().sum()).collect();
-            let products = offsets.product(&tensor(sums, (n, columns / BLOCK))?, None, kernels)?;
-            out.iter_mut().zip(&*Values::of(&products)?).for_each(|(out, product)| *out += product);
+            let products = offsets.product(&tensor(sums, (n, columns / BLOCK))?, Terms::default(), kernels)?;
+            for (out, products) in out.chunks_exact_mut(self.rows).zip(Values::of(&products)?.chunks_exact(self.rows)) {
+                match update.and_then(Update::gain) {
+                    None => out.iter_mut().zip(products).for_each(|(out, product)| *out += product),
+                    Some(gain) => {
+                        out.iter_mut().zip(products).zip(gain).for_each(|((out, product), gain)| *out += gain * product);
+                    }
+                }
+            }
         }
         if let Some(bias) = bias {
             for row in out.chunks_exact_mut(self.rows) {
@@ -292,32 +407,59 @@ impl Matrix {
         Ok(())
     }
 
+    /// `x W` of whole rows `x`, `[n, rows]`: `[n, columns]`. The inputs stay floats.
+    ///
+    /// # Errors
+    /// For weights with offsets.
+    pub(crate) fn transposed_product(&self, x: &[f32]) -> Result<Vec<f32>> {
+        if self.offsets.is_some() {
+            candle_core::bail!("weights with offsets are not multiplied from the left");
+        }
+        let mut out = zeros(x.len() / self.rows * self.columns);
+        let mut packed = zeros(x.len());
+        transposed_product(self.isa, self.stored.weights(), x, [self.rows, self.columns], &mut packed, &mut out);
+        Ok(out)
+    }
+
     /// As [`write_product`](Self::write_product), with quantised activations; `few` is up to how many rows count as few.
-    fn write_integer_product(&self, weights: Blocks<'_>, x: &[f32], few: usize, out: &mut [f32]) {
+    fn write_integer_product(&self, weights: Blocks<'_>, x: &[f32], update: Option<&Update>, few: usize, out: &mut [f32]) {
         let inputs = QuantizedActivations::new(x, self.columns);
         let n = x.len() / self.columns;
         if n > few {
-            return integer_product(self.isa, weights, &inputs, out);
+            let low = update.map(|update| update.low(x, PACKED_INPUTS));
+            return integer_product(self.isa, weights, &inputs, low.as_ref(), out);
         }
         let inputs = inputs.pairs(weights.bits.offset());
-        self.product_of_few(Weights::Blocks(weights), n, out, |rows, out| {
+        self.product_of_few(Weights::Blocks(weights), x, update, out, |rows, out| {
             self.isa.integer_products(weights.rows(rows, self.columns), &inputs, self.columns, out);
         });
     }
 
-    /// The product of up to [`MAX_ROWS`] inputs, `n` of them: each task calls `products` for some rows of weights, `[rows, n]`.
+    /// The product of up to [`MAX_ROWS`] rows `x`, `n` of them: each task calls `products` for some rows of weights, `[rows, n]`.
     fn product_of_few(
         &self,
         weights: Weights<'_>,
-        n: usize,
+        x: &[f32],
+        update: Option<&Update>,
         out: &mut [f32],
         products: impl Fn(Range<usize>, &mut [f32]) + Sync,
     ) {
+        let n = x.len() / self.columns;
+        let low = update.map(|update| Shared::new(update, x));
         let tasks = (4 * rayon::current_num_threads()).max(weights.bytes() / TASK_BYTES);
         let share = self.rows.div_ceil(tasks).next_multiple_of(4).max(MIN_TASK_WEIGHTS.div_ceil(self.columns));
+        // Tasks have whole tiles of the update.
+        let share = if low.is_some() { (share / TILE).max(1) * TILE } else { share };
         let by_weight = |out: &mut [f32]| {
             out.par_chunks_mut(share * n).with_max_len(1).enumerate().for_each(|(i, out)| {
-                products(i * share..i * share + out.len() / n, out);
+                let rows = i * share..i * share + out.len() / n;
+                if let Some(low) = &low {
+                    low.compute();
+                }
+                products(rows.clone(), out);
+                if let Some(low) = &low {
+                    low.apply(&rows, out);
+                }
             });
         };
         if n == 1 {

@@ -51,22 +51,29 @@ impl Instructions {
 
     /// As [`block_product`](Self::block_product), with quantised activations.
     pub fn integer_product(self, weights: &Quantized, inputs: &[f32], columns: usize, out: &mut [f32]) {
-        product::integer_product(self.0, weights.blocks(), &QuantizedActivations::new(inputs, columns), out);
+        product::integer_product(self.0, weights.blocks(), &QuantizedActivations::new(inputs, columns), None, out);
     }
 
     /// `weights`, `[rows, columns]`, times many `inputs`, `[n, columns]`, on the threads of the current pool: `[n, rows]`.
     pub fn product(self, weights: &[f32], inputs: &[f32], columns: usize, out: &mut [f32]) {
-        product::product(self.0, product::Weights::F32(weights), inputs, columns, &mut zeros(inputs.len()), out);
+        product::product(self.0, (product::Weights::F32(weights), columns), inputs, None, &mut zeros(inputs.len()), out);
     }
 
     /// As [`product`](Self::product), of bf16 weights.
     pub fn bf16_product(self, weights: &[bf16], inputs: &[f32], columns: usize, out: &mut [f32]) {
-        product::product(self.0, product::Weights::Bf16(weights), inputs, columns, &mut zeros(inputs.len()), out);
+        product::product(self.0, (product::Weights::Bf16(weights), columns), inputs, None, &mut zeros(inputs.len()), out);
     }
 
     /// As [`product`](Self::product), of quantised weights.
     pub fn block_product(self, weights: &Quantized, inputs: &[f32], columns: usize, out: &mut [f32]) {
-        product::product(self.0, product::Weights::Blocks(weights.blocks()), inputs, columns, &mut zeros(inputs.len()), out);
+        product::product(
+            self.0,
+            (product::Weights::Blocks(weights.blocks()), columns),
+            inputs,
+            None,
+            &mut zeros(inputs.len()),
+            out,
+        );
     }
 }
 

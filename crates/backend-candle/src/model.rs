@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use rayon::ThreadPool;
+use tandem_core::adapter::{AdapterSum, ScaledAdapter};
 use tandem_core::backend::{Capability, HiddenStates, Probe, ProbePoint, Prober, TokenBatch};
 use tandem_core::{CancelToken, Error, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
@@ -107,6 +108,15 @@ impl Model for CandleModel {
             if together.is_empty() { Ok(()) } else { self.loaded.encode(&together, cancel, &mut values) }
         })?;
         Ok(HiddenStates { values, hidden_size: info.hidden_size, lengths: batch.lengths().to_vec() })
+    }
+
+    fn with_adapters(&self, adapters: &[ScaledAdapter]) -> Result<Arc<dyn Model>> {
+        let mut sum = AdapterSum::new(adapters)?;
+        let Loaded { decoder, threads, info, is_causal } = &*self.loaded;
+        let decoder = threads.install(|| decoder.adapted(&mut sum))?;
+        sum.finish()?;
+        let loaded = Loaded { decoder, threads: Arc::clone(threads), info: info.clone(), is_causal: *is_causal };
+        Ok(Arc::new(Self { loaded: Arc::new(loaded) }))
     }
 
     fn prober(&self) -> Option<&dyn Prober> {

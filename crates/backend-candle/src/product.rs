@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use crate::float::Float;
 use crate::kernel::{Isa, Lanes, PACKED_INPUTS, PackedTile, TILE};
+use crate::low_rank::{Low, Update};
 use crate::quantize::{BLOCK, Blocks};
 use crate::quantized_activations::QuantizedActivations;
 
@@ -44,17 +45,47 @@ impl Weights<'_> {
     }
 }
 
-/// `out = x Wᵀ` for `x` of `[n, columns]` and weights of `[rows, columns]`, on all threads: `out` is `[n, rows]`. `packed` is scratch
-/// memory as long as `x`.
-pub(crate) fn product(isa: Isa, weights: Weights<'_>, x: &[f32], columns: usize, packed: &mut [f32], out: &mut [f32]) {
+/// `out = x Wᵀ` for `x` of `[n, columns]` and weights of `[rows, columns]`, on all threads, with the `update` of adapters: `out` is
+/// `[n, rows]`. `packed` is scratch memory as long as `x`.
+pub(crate) fn product(
+    isa: Isa,
+    (weights, columns): (Weights<'_>, usize),
+    x: &[f32],
+    update: Option<&Update>,
+    packed: &mut [f32],
+    out: &mut [f32],
+) {
     let n = x.len() / columns;
     pack(isa, x, columns, packed);
-    let task = Task { isa, weights, columns, packed, n };
+    let low = update.map(|update| update.low(x, isa.tile_inputs()));
+    let task = Task { isa, weights, columns, inner: columns, along: Along::Rows, packed, n, low: low.as_ref() };
     in_tasks(n, out, |first, out| task.run(first, out));
 }
 
-/// As [`product`], with quantised activations.
-pub(crate) fn integer_product(isa: Isa, weights: Blocks<'_>, inputs: &QuantizedActivations, out: &mut [f32]) {
+/// `out = x W` for `x` of `[n, rows]` and weights of `[rows, columns]`, as [`product`]: `out` is `[n, columns]`. Columns of quantised weights
+/// are whole tiles.
+pub(crate) fn transposed_product(
+    isa: Isa,
+    weights: Weights<'_>,
+    x: &[f32],
+    [rows, columns]: [usize; 2],
+    packed: &mut [f32],
+    out: &mut [f32],
+) {
+    let n = x.len() / rows;
+    pack(isa, x, rows, packed);
+    let task = Task { isa, weights, columns, inner: rows, along: Along::Columns, packed, n, low: None };
+    in_tasks(n, out, |first, out| task.run(first, out));
+}
+
+/// As [`product`], with quantised activations; `low` is in groups of [`PACKED_INPUTS`].
+pub(crate) fn integer_product(
+    isa: Isa,
+    weights: Blocks<'_>,
+    inputs: &QuantizedActivations,
+    low: Option<&Low<'_>>,
+    out: &mut [f32],
+) {
     let per_row = inputs.per_row;
     let groups = inputs.groups(weights.bits.offset(), PACKED_INPUTS);
     in_tasks(inputs.codes.len() / per_row, out, |first, out| {
@@ -63,9 +94,13 @@ pub(crate) fn integer_product(isa: Isa, weights: Blocks<'_>, inputs: &QuantizedA
         for start in (0..rows).step_by(TILE) {
             let own = start..rows.min(start + TILE);
             isa.pack(weights.rows(first + own.start..first + own.end, per_row * BLOCK), per_row, &mut packed);
-            for (inputs, out) in groups.iter().zip(out.chunks_mut(PACKED_INPUTS)) {
+            let update = low.map(|low| low.tile(first + own.start));
+            for (group, (inputs, out)) in groups.iter().zip(out.chunks_mut(PACKED_INPUTS)).enumerate() {
                 let mut products = [[0.0; TILE]; PACKED_INPUTS];
                 isa.packed_products(&packed, inputs, Lanes::All, &mut products[..inputs.n]);
+                if let Some(update) = &update {
+                    update.apply(group, products[..inputs.n].as_flattened_mut());
+                }
                 for (out, products) in out.iter_mut().zip(&products) {
                     out[own.clone()].copy_from_slice(&products[..own.len()]);
                 }
@@ -102,32 +137,51 @@ pub(crate) fn pack(isa: Isa, x: &[f32], columns: usize, packed: &mut [f32]) {
 struct Task<'t> {
     isa: Isa,
     weights: Weights<'t>,
+    /// Of the weights.
     columns: usize,
+    /// Width of the inputs.
+    inner: usize,
+    along: Along,
     packed: &'t [f32],
     /// Rows of inputs.
     n: usize,
+    /// Those of the update, in groups as `packed`.
+    low: Option<&'t Low<'t>>,
+}
+
+/// What of the weights a tile has side by side, one for each output.
+#[derive(Clone, Copy)]
+enum Along {
+    Rows,
+    Columns,
 }
 
 impl Task<'_> {
-    /// Writes the products with the rows of weights from `first` on; `out` has a slice for each input.
+    /// Writes the products with the rows (or columns) of weights from `first` on; `out` has a slice for each input.
     fn run(&self, first: usize, out: &mut [&mut [f32]]) {
         let rows = out[0].len();
         let together = self.isa.tile_inputs();
         let mut sums = vec![0.0; self.n * rows.next_multiple_of(TILE)];
         let (mut transposed, mut floats) = (vec![0.0; SLICE * TILE], vec![0.0; SLICE * TILE]);
-        for start in (0..self.columns).step_by(SLICE) {
-            let slice = start..self.columns.min(start + SLICE);
+        for start in (0..self.inner).step_by(SLICE) {
+            let slice = start..self.inner.min(start + SLICE);
             let transposed = &mut transposed[..slice.len() * TILE];
             for (tile, sums) in sums.chunks_exact_mut(self.n * TILE).enumerate() {
                 let n_rows = TILE.min(rows - tile * TILE);
-                self.transpose(first + tile * TILE, n_rows, slice.clone(), &mut floats, transposed);
-                for (inputs, sums) in self.packed.chunks(together * self.columns).zip(sums.chunks_mut(together * TILE)) {
+                match self.along {
+                    Along::Rows => self.transpose(first + tile * TILE, n_rows, slice.clone(), &mut floats, transposed),
+                    Along::Columns => self.widen(first + tile * TILE, n_rows, slice.clone(), transposed),
+                }
+                for (inputs, sums) in self.packed.chunks(together * self.inner).zip(sums.chunks_mut(together * TILE)) {
                     let n = sums.len() / TILE;
                     self.isa.tile(transposed, &inputs[slice.start * n..slice.end * n], sums);
                 }
             }
         }
-        for (tile, sums) in sums.chunks_exact(self.n * TILE).enumerate() {
+        for (tile, sums) in sums.chunks_exact_mut(self.n * TILE).enumerate() {
+            if let Some(update) = self.low.map(|low| low.tile(first + tile * TILE)) {
+                sums.chunks_mut(together * TILE).enumerate().for_each(|(group, sums)| update.apply(group, sums));
+            }
             for (out, sums) in out.iter_mut().zip(sums.chunks_exact(TILE)) {
                 let out = &mut out[tile * TILE..];
                 let n_rows = out.len().min(TILE);
@@ -162,6 +216,23 @@ impl Task<'_> {
             }
         }
     }
+
+    /// Copies `n` columns from `first` on of the rows `slice` into a tile, `[rows, TILE]`.
+    fn widen(&self, first: usize, n: usize, slice: Range<usize>, tile: &mut [f32]) {
+        let columns = self.columns;
+        for (row, out) in slice.zip(tile.as_chunks_mut::<TILE>().0) {
+            let own = row * columns + first..row * columns + first + n;
+            match self.weights {
+                Weights::F32(values) => out[..n].copy_from_slice(&values[own]),
+                Weights::F16(values) => f16::widen(&values[own], &mut out[..n]),
+                Weights::Bf16(values) => bf16::widen(&values[own], &mut out[..n]),
+                Weights::Blocks(blocks) => {
+                    let (start, end) = (own.start / BLOCK, own.end / BLOCK);
+                    blocks.rows(start..end, BLOCK).dequantize(&mut out[..n]);
+                }
+            }
+        }
+    }
 }
 
 /// Widens the columns `slice` of the first rows of `values` into `floats`.
@@ -179,11 +250,22 @@ mod tests {
     fn check(isa: Isa, weights: Weights<'_>, floats: &[f32], (n, rows, columns): (usize, usize, usize)) {
         let x: Vec<f32> = (0..n * columns).map(|i| ((i * i) as f32 * 0.23).sin()).collect();
         let mut out = vec![f32::NAN; n * rows];
-        product(isa, weights, &x, columns, &mut vec![0.0; x.len()], &mut out);
+        product(isa, (weights, columns), &x, None, &mut vec![0.0; x.len()], &mut out);
         for (i, out) in out.iter().enumerate() {
             let pairs = x[i / rows * columns..][..columns].iter().zip(&floats[i % rows * columns..][..columns]);
             let expected: f64 = pairs.map(|(x, weight)| f64::from(*x) * f64::from(*weight)).sum();
             assert!((f64::from(*out) - expected).abs() <= 1e-4, "{isa:?} {n} x {rows} x {columns}: {out} {expected}");
+        }
+    }
+
+    fn check_transposed(isa: Isa, weights: Weights<'_>, floats: &[f32], (n, rows, columns): (usize, usize, usize)) {
+        let x: Vec<f32> = (0..n * rows).map(|i| ((i * i) as f32 * 0.23).sin()).collect();
+        let mut out = vec![f32::NAN; n * columns];
+        transposed_product(isa, weights, &x, [rows, columns], &mut vec![0.0; x.len()], &mut out);
+        for (i, out) in out.iter().enumerate() {
+            let pairs = x[i / columns * rows..][..rows].iter().zip(floats[i % columns..].iter().step_by(columns));
+            let expected: f64 = pairs.map(|(x, weight)| f64::from(*x) * f64::from(*weight)).sum();
+            assert!((f64::from(*out) - expected).abs() <= 1e-3, "{isa:?} {n} x {rows} x {columns}: {out} {expected}");
         }
     }
 
@@ -193,7 +275,7 @@ mod tests {
         let codes = quantized.codes.iter().zip(&quantized.scales);
         let back: Vec<f32> = codes.flat_map(|(codes, scale)| codes.map(|code| f32::from(code) * scale)).collect();
         let mut out = vec![f32::NAN; n * rows];
-        integer_product(isa, weights, &quantized, &mut out);
+        integer_product(isa, weights, &quantized, None, &mut out);
         for (i, out) in out.iter().enumerate() {
             let pairs = back[i / rows * columns..][..columns].iter().zip(&floats[i % rows * columns..][..columns]);
             let expected: f64 = pairs.map(|(x, weight)| f64::from(*x) * f64::from(*weight)).sum();
@@ -208,12 +290,15 @@ mod tests {
             let weights: Vec<f32> = (0..rows * columns).map(|i| ((i * 7 + 3) as f32 * 0.61).sin()).collect();
             for isa in Isa::all() {
                 check(isa, Weights::F32(&weights), &weights, shape);
+                check_transposed(isa, Weights::F32(&weights), &weights, shape);
                 let narrow: Vec<f16> = weights.iter().map(|weight| f16::from_f32(*weight)).collect();
                 let wide: Vec<f32> = narrow.iter().map(|weight| weight.to_f32()).collect();
                 check(isa, Weights::F16(&narrow), &wide, shape);
+                check_transposed(isa, Weights::F16(&narrow), &wide, shape);
                 let narrow: Vec<bf16> = weights.iter().map(|weight| bf16::from_f32(*weight)).collect();
                 let wide: Vec<f32> = narrow.iter().map(|weight| weight.to_f32()).collect();
                 check(isa, Weights::Bf16(&narrow), &wide, shape);
+                check_transposed(isa, Weights::Bf16(&narrow), &wide, shape);
                 for bits in [Bits::Eight, Bits::Four].into_iter().filter(|_| columns.is_multiple_of(BLOCK)) {
                     let blocks = rows * columns / BLOCK;
                     let (mut codes, mut scales) = (vec![0; blocks * bits.block_bytes()], vec![0.0; blocks]);
@@ -222,6 +307,7 @@ mod tests {
                     let mut floats = vec![0.0; weights.len()];
                     blocks.dequantize(&mut floats);
                     check(isa, Weights::Blocks(blocks), &floats, shape);
+                    check_transposed(isa, Weights::Blocks(blocks), &floats, shape);
                     check_integer(isa, blocks, &floats, shape);
                 }
             }

@@ -26,6 +26,7 @@ pub(crate) struct Table {
 }
 
 /// The heads in the output of the fused projection.
+#[derive(Clone, Copy)]
 pub(crate) struct Heads {
     /// Query heads.
     pub(crate) queries: usize,

@@ -3,6 +3,8 @@
 //! Projections that take the same input become one matrix. Weights are read a piece of the file at a time, and the pages of a piece are
 //! released at once, so that loading takes little more memory than its result.
 
+use std::sync::Arc;
+
 use half::f16;
 use rayon::prelude::*;
 use tandem_core::arena::Arena;
@@ -14,7 +16,7 @@ use tandem_core::{DType, Error, Remedy, Result};
 use crate::attention::Scoring;
 use crate::decoder::{Decoder, Layer};
 use crate::elementwise::GateActivation;
-use crate::linear::{Linear, Matrix, ScratchPool, Stored};
+use crate::linear::{Linear, Matrix, Modules, Stored};
 use crate::quantize::{BLOCK, Bits};
 use crate::rotary::{Heads, Rotary};
 
@@ -56,28 +58,34 @@ pub(crate) fn decoder(source: &dyn WeightSource, config: &ModelConfig) -> Result
     for i in 0..config.n_layers {
         layers.push(reader.layer(&format!("{prefix}layers.{i}"), config.layer_windows[i])?);
     }
+    let embedding = Arc::new(source.matrix(&[(format!("{prefix}embed_tokens.weight"), vocab)], hidden)?);
     let (gemma, head_dim) = (config.gemma.as_ref(), config.head_dim());
+    let has_head = generates(config, |name| source.contains(name));
+    let head_modules: Modules = if has_head { [("lm_head".into(), 0..vocab)].into() } else { [].into() };
+    let head = |weights| Linear::new(weights, None, head_modules);
     let window_rope = |theta| RopeConfig { theta, scaling: RopeScaling::Default };
     Ok(Decoder {
-        embedding: source.matrix(&[(format!("{prefix}embed_tokens.weight"), vocab)], hidden)?,
         embedding_scale: gemma.map(|_| (hidden as f32).sqrt()),
         layers,
         norm: reader.norm(&format!("{prefix}norm"), hidden)?,
         head: match has_own_head(source, config) {
-            true => Some(source.matrix(&[(HEAD.into(), vocab)], hidden)?),
-            false => None,
+            true => head(Arc::new(source.matrix(&[(HEAD.into(), vocab)], hidden)?)),
+            false => head(Arc::clone(&embedding)),
         },
+        embedding,
         logits_softcap: gemma.and_then(|gemma| gemma.logits_softcap).map(|cap| cap as f32),
         rms_norm_eps: config.norm_eps as f32,
-        rotary: Rotary::new(&config.rope, head_dim),
-        window_rotary: gemma.and_then(|gemma| gemma.window_rope_theta).map(|theta| Rotary::new(&window_rope(theta), head_dim)),
+        rotary: Arc::new(Rotary::new(&config.rope, head_dim)),
+        window_rotary: gemma
+            .and_then(|gemma| gemma.window_rope_theta)
+            .map(|theta| Arc::new(Rotary::new(&window_rope(theta), head_dim))),
         scoring: Scoring {
             scale: (1.0 / gemma.map_or(head_dim as f64, |gemma| gemma.query_scale).sqrt()) as f32,
             softcap: gemma.and_then(|gemma| gemma.attention_softcap).map(|cap| cap as f32),
         },
         activation: if gemma.is_some() { GateActivation::GeluTanh } else { GateActivation::Silu },
         heads: Heads { queries: config.n_heads, keys: config.n_kv_heads, head_dim },
-        scratch: ScratchPool::default(),
+        scratch: Arc::default(),
     })
 }
 
@@ -109,14 +117,15 @@ impl DecoderReader<'_> {
         let (queries, keys) = (config.n_heads * config.head_dim(), config.n_kv_heads * config.head_dim());
         let part = |block: &str, projection: &str, rows: usize| (format!("{name}.{block}.{projection}_proj"), rows);
         let attention = |projection: &str, rows: usize| part("self_attn", projection, rows);
-        // Phi-3's are published as one.
-        let (qkv, gate_up) = match config.architecture {
-            Architecture::Phi3 => (vec![attention("qkv", queries + 2 * keys)], vec![part("mlp", "gate_up", 2 * inner)]),
-            _ => (
-                vec![attention("q", queries), attention("k", keys), attention("v", keys)],
-                vec![part("mlp", "gate", inner), part("mlp", "up", inner)],
-            ),
+        let qkv = Parts {
+            separate: vec![attention("q", queries), attention("k", keys), attention("v", keys)],
+            packed: Some(attention("qkv", queries + 2 * keys)),
         };
+        let gate_up = Parts {
+            separate: vec![part("mlp", "gate", inner), part("mlp", "up", inner)],
+            packed: Some(part("mlp", "gate_up", 2 * inner)),
+        };
+        let alone = |part: (String, usize)| Parts { separate: vec![part], packed: None };
         // Gemma has norms on both sides of a block, and `post_attention_layernorm` is one of the four.
         let norm = |norm: &str| self.norm(&format!("{name}.{norm}_layernorm"), hidden);
         let (post_attention_norm, mlp_norm, post_mlp_norm) = match &config.gemma {
@@ -133,33 +142,57 @@ impl DecoderReader<'_> {
                 )),
                 false => None,
             },
-            attention_out: self.linear(&[attention("o", hidden)], queries, config.attention_output_bias)?,
+            attention_out: self.linear(&alone(attention("o", hidden)), queries, config.attention_output_bias)?,
             post_attention_norm,
             mlp_norm,
             gate_up: self.linear(&gate_up, hidden, config.mlp_bias)?,
-            down: self.linear(&[part("mlp", "down", hidden)], inner, config.mlp_bias)?,
+            down: self.linear(&alone(part("mlp", "down", hidden)), inner, config.mlp_bias)?,
             post_mlp_norm,
             window,
         })
     }
 
-    /// Projections of the same input, `(name, outputs)` each, as one.
-    fn linear(&self, parts: &[(String, usize)], inputs: usize, biased: bool) -> Result<Linear> {
-        let named = |what: &str| parts.iter().map(|(name, rows)| (format!("{name}.{what}"), *rows)).collect::<Vec<_>>();
+    /// Projections of the same input as one.
+    fn linear(&self, parts: &Parts, inputs: usize, biased: bool) -> Result<Linear> {
+        // Phi-3's are published as one.
+        let published = match &parts.packed {
+            Some(packed) if self.config.architecture == Architecture::Phi3 => std::slice::from_ref(packed),
+            _ => &parts.separate,
+        };
+        let named = |what: &str| published.iter().map(|(name, rows)| (format!("{name}.{what}"), *rows)).collect::<Vec<_>>();
         let bias = match biased {
-            true => Some(self.source.vector(&named("bias"))?),
+            true => Some(self.source.vector(&named("bias"))?.into()),
             false => None,
         };
-        Ok(Linear { weights: self.source.matrix(&named("weight"), inputs)?, bias })
+        Ok(Linear::new(Arc::new(self.source.matrix(&named("weight"), inputs)?), bias, parts.modules()))
     }
 
     /// The weight of the norm `name`, `[n]`. Gemma's are published less one.
-    fn norm(&self, name: &str, n: usize) -> Result<Vec<f32>> {
+    fn norm(&self, name: &str, n: usize) -> Result<Arc<[f32]>> {
         let mut weight = self.source.vector(&[(format!("{name}.weight"), n)])?;
         if self.config.gemma.is_some() {
             weight.iter_mut().for_each(|weight| *weight += 1.0);
         }
-        Ok(weight)
+        Ok(weight.into())
+    }
+}
+
+/// Projections of the same input, `(name, outputs)` each.
+struct Parts {
+    separate: Vec<(String, usize)>,
+    /// All of them under one name, which some families have.
+    packed: Option<(String, usize)>,
+}
+
+impl Parts {
+    /// Both kinds of names with their outputs.
+    fn modules(&self) -> Modules {
+        let mut first = 0;
+        let separate = self.separate.iter().map(|(name, n)| {
+            first += n;
+            (name.clone(), first - n..first)
+        });
+        separate.chain(self.packed.as_ref().map(|(name, n)| (name.clone(), 0..*n))).collect()
     }
 }
 

@@ -31,7 +31,7 @@ pub use self::merge::{MergeOptions, Merged, write_merged};
 pub use self::mlx::write_mlx;
 pub use self::onnx::write_onnx_adapter;
 pub use self::peft::write_peft;
-pub use self::sum::{AdapterSum, BaseRows, ModuleUpdate, canonical_module};
+pub use self::sum::{AdapterSum, BaseRows, ModuleParts, ModuleUpdate, canonical_module};
 
 /// One adapter.
 #[derive(Clone, Debug, PartialEq)]
@@ -187,6 +187,13 @@ impl Adapter {
     pub fn bytes(&self) -> usize {
         let values = |factor: &LowRankFactors| factor.a.len() + factor.b.len() + factor.magnitude.as_ref().map_or(0, Vec::len);
         size_of::<f32>() * self.factors.iter().map(values).sum::<usize>()
+    }
+}
+
+impl AdapterOrigin {
+    /// Of an adapter that was trained on `base_model` just now.
+    pub fn trained_on(base_model: impl Into<String>) -> Self {
+        Self { base_model: Some(base_model.into()), ..Self::default() }
     }
 }
 

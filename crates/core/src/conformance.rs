@@ -134,6 +134,7 @@ macro_rules! conformance {
             pooled_rows_equal_those_of_each_alone,
             logits_match_golden,
             greedy_tokens_match_golden,
+            adapters_match_golden,
         );
     };
     (@cases $module:ident, $fixture:expr, $($case:ident),+ $(,)?) => {

@@ -185,6 +185,15 @@ pub enum Error {
         value: f32,
     },
 
+    /// A training run that left the numbers.
+    #[error("the {what} of update {step} is not finite")]
+    BadTraining {
+        /// The update, counted from 1.
+        step: usize,
+        /// What of it.
+        what: &'static str,
+    },
+
     /// A chat template that is wrong or refuses the messages.
     #[error("chat template of `{file}`: {problem}")]
     Template {
@@ -246,6 +255,7 @@ impl Error {
                 ]
                 .into(),
             ),
+            Self::BadTraining { .. } => Some("lower the learning rate, or look for damaged weights or texts".into()),
             Self::InvalidToken { .. } => Some("the tokenizer and the model do not belong together".into()),
             Self::Engine { .. } | Self::Cancelled => None,
         }

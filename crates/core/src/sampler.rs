@@ -11,6 +11,7 @@ mod random;
 mod scores;
 mod weights;
 
+pub(crate) use self::random::uniform;
 pub use options::SamplingOptions;
 
 use self::candidates::{Candidates, Filters};
@@ -99,7 +100,7 @@ impl Sampler {
         let id = match self.inverse_temperature {
             None => scores.argmax(),
             Some(inverse_temperature) => {
-                let uniform = random::uniform(self.options.seed, n);
+                let uniform = uniform(self.options.seed, n);
                 self.candidates.draw(&Weights { scores, inverse_temperature }, &self.filters, uniform)
             }
         };

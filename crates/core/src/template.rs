@@ -147,6 +147,11 @@ impl ChatTemplate {
         config.chat_template().map(|source| Self::new(source, tokens, &config.file)).transpose()
     }
 
+    /// Where it stands.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
     /// Its source, as it is compiled.
     pub fn source(&self) -> &str {
         &self.source

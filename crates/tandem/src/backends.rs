@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tandem_core::files::ModelFiles;
+use tandem_core::training::TrainableModel;
 use tandem_core::{Backend, BackendKind, DType, Device, Error, ExportOptions, LoadOptions, Model, Remedy, Result};
 use tandem_hub::FileSelector;
 
@@ -98,6 +99,20 @@ pub fn file_selector(kind: BackendKind, dtype: Option<DType>) -> FileSelector {
 pub fn peer(files: &ModelFiles, options: &LoadOptions) -> Result<Arc<dyn Model>> {
     #[cfg(feature = "candle")]
     return tandem_backend_candle::load_transformers(files, options);
+    #[cfg(not(feature = "candle"))]
+    {
+        let _ = (files, options);
+        Err(not_compiled(BackendKind::Candle))
+    }
+}
+
+/// The model of `files` to train adapters beside, on candle.
+///
+/// # Errors
+/// [`Error::BackendNotCompiled`] in a build without candle, [`Error::Unsupported`] for what cannot be trained.
+pub fn trainable(files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn TrainableModel>> {
+    #[cfg(feature = "candle")]
+    return tandem_backend_candle::trainable(files, options);
     #[cfg(not(feature = "candle"))]
     {
         let _ = (files, options);

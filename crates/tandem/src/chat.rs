@@ -8,8 +8,9 @@ use tandem_core::{CancelToken, Result, SessionOptions, TokenId};
 use crate::model::TextModel;
 
 /// A conversation with a model.
-pub struct Chat<'m> {
-    model: &'m TextModel,
+pub struct Chat {
+    model: TextModel,
+    session: SessionOptions,
     sequence: Sequence,
     messages: Vec<ChatMessage>,
     /// How answers are generated.
@@ -30,18 +31,39 @@ impl TextModel {
     ///
     /// # Errors
     /// As [`new_sequence`](Self::new_sequence).
-    pub fn chat(&self) -> Result<Chat<'_>> {
+    pub fn chat(&self) -> Result<Chat> {
         Chat::with_session(self, &SessionOptions::default())
     }
 }
 
-impl<'m> Chat<'m> {
+impl Chat {
     /// A conversation whose context and cancellation are given.
     ///
     /// # Errors
     /// As [`TextModel::new_sequence`].
-    pub fn with_session(model: &'m TextModel, options: &SessionOptions) -> Result<Self> {
-        Ok(Self { model, sequence: model.new_sequence(options)?, messages: Vec::new(), options: model.default_options() })
+    pub fn with_session(model: &TextModel, options: &SessionOptions) -> Result<Self> {
+        Ok(Self {
+            model: model.clone(),
+            session: options.clone(),
+            sequence: model.new_sequence(options)?,
+            messages: Vec::new(),
+            options: model.default_options(),
+        })
+    }
+
+    /// The model that answers.
+    pub fn model(&self) -> &TextModel {
+        &self.model
+    }
+
+    /// Has `model` answer from here on, such as the same with another adapter: it reads the conversation so far before its next answer.
+    ///
+    /// # Errors
+    /// As [`TextModel::new_sequence`]; the conversation stays with its model then.
+    pub fn set_model(&mut self, model: &TextModel) -> Result<()> {
+        self.sequence = model.new_sequence(&self.session)?;
+        self.model = model.clone();
+        Ok(())
     }
 
     /// The messages so far.

@@ -10,6 +10,7 @@ use tandem_core::files::ModelFiles;
 use tandem_core::{ModelInfo, Result};
 
 use crate::model::read_tokenizer;
+use crate::model::adapted;
 use crate::opened::OpenedModel;
 use crate::plan::Planner;
 use crate::reference::ModelRef;
@@ -76,13 +77,13 @@ impl OpenedModel {
     /// # Errors
     /// As [`load_embedder`](crate::load_embedder).
     pub fn load_embedder(self, pooling: Option<Pooling>) -> Result<EmbeddingModel> {
-        let Self { files, opened, open_time, planner, .. } = self;
+        let Self { files, opened, open_time, planner, adapters, .. } = self;
         let (started, config) = (Instant::now(), opened.config().clone());
         // What the files say is small, and refuses many a model before its weights are read.
         let embedding = EmbeddingConfig::read(&files, &config, pooling)?;
         let (tokenizer, model) = std::thread::scope(|scope| {
             let tokenizer = scope.spawn(|| read_tokenizer(&files));
-            let model = opened.load();
+            let model = opened.load().and_then(|model| adapted(model, &adapters));
             (tokenizer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), model)
         });
         let tokenizer = tokenizer?;

@@ -101,6 +101,23 @@
 //! # }
 //! ```
 //!
+//! # Adapt
+//!
+//! A low-rank adapter (LoRA) of PEFT, mlx-lm, ONNX Runtime or llama.cpp is applied as it is, to any base on any engine, and switched while
+//! the model stays loaded ([`adapters`]).
+//!
+//! ```no_run
+//! use tandem::Settings;
+//! use tandem::adapters::AdapterRef;
+//!
+//! # fn main() -> tandem::Result<()> {
+//! let settings = Settings { adapters: vec![AdapterRef::new("./pirate", 1.0)], ..Settings::default() };
+//! let pirate = tandem::load("./qwen3-0.6b", &settings)?;
+//! let plain = pirate.with_adapters(&[])?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Export
 //!
 //! [`export`](export()) makes a directory with an ONNX graph of a checkpoint, which [`load`] and onnxruntime-genai take as it is.
@@ -148,6 +165,7 @@
 //! assert!(error.hint().is_some_and(|hint| hint.to_string().contains("qwen2.5:0.5b")));
 //! ```
 
+pub mod adapters;
 pub mod backends;
 pub mod catalog;
 mod chat;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tandem_core::adapter::ScaledAdapter;
 use tandem_core::config::{GenerationConfig, ModelConfig};
 use tandem_core::files::{MAX_JSON_BYTES, ModelFile, ModelFiles};
 use tandem_core::generate::{GenerateOptions, Generation};
@@ -22,11 +23,12 @@ use crate::settings::Settings;
 /// The largest published tokenizers have some 30 MB.
 const MAX_TOKENIZER_BYTES: u64 = 64 << 20;
 
-/// A loaded model that speaks text.
+/// A loaded model that speaks text. Copies share it.
+#[derive(Clone)]
 pub struct TextModel {
     model: Arc<dyn Model>,
     files: ModelFiles,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     template: Option<ChatTemplate>,
     generation_config: GenerationConfig,
     end_tokens: Vec<TokenId>,
@@ -65,6 +67,7 @@ impl Resolver {
     /// # Errors
     /// As [`resolve`](Self::resolve), [`find`](Self::find), [`open`](Self::open), [`admit`](Self::admit) and [`OpenedModel::load`].
     pub fn load(&self, reference: &ModelRef, settings: &Settings) -> Result<TextModel> {
+        let settings = &self.find_adapters(settings)?;
         let files = self.find(&self.resolve(reference, settings)?, settings)?;
         let opened = self.open(files, settings)?;
         let admission = self.admit(&opened, settings.planned_tokens())?;
@@ -78,7 +81,7 @@ impl OpenedModel {
     /// # Errors
     /// As [`load`].
     pub fn load(self) -> Result<TextModel> {
-        let Self { files, opened, open_time, planner, dtype_choice, .. } = self;
+        let Self { files, opened, open_time, planner, dtype_choice, adapters, .. } = self;
         let (started, config) = (Instant::now(), opened.config().clone());
         if !config.is_causal {
             return Err(Error::Unsupported {
@@ -90,7 +93,7 @@ impl OpenedModel {
         // A published tokenizer takes half as long as a small model's weights: they are read side by side.
         let (text, model) = std::thread::scope(|scope| {
             let text = scope.spawn(|| Text::read(&files, &config));
-            let model = opened.load();
+            let model = opened.load().and_then(|model| adapted(model, &adapters));
             (text.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), model)
         });
         let Text { tokenizer, template, generation_config, end_tokens } = text?;
@@ -100,7 +103,7 @@ impl OpenedModel {
             files,
             planner,
             dtype_choice,
-            tokenizer,
+            tokenizer: Arc::new(tokenizer),
             template,
             generation_config,
             end_tokens,
@@ -127,6 +130,15 @@ impl TextModel {
     /// The model beneath, for work on tokens.
     pub fn model(&self) -> &Arc<dyn Model> {
         &self.model
+    }
+
+    /// The same model with the sum of `adapters` in the place of those that it has; with none it is the model as published. Weights are
+    /// shared, and `self` stays as it is.
+    ///
+    /// # Errors
+    /// As [`Model::with_adapters`].
+    pub fn with_adapters(&self, adapters: &[ScaledAdapter]) -> Result<Self> {
+        Ok(Self { model: self.model.with_adapters(adapters)?, ..self.clone() })
     }
 
     /// The files it was loaded from.
@@ -234,16 +246,21 @@ impl TextModel {
     }
 }
 
+/// `model` with `adapters`, if there are any.
+pub(crate) fn adapted(model: Arc<dyn Model>, adapters: &[ScaledAdapter]) -> Result<Arc<dyn Model>> {
+    if adapters.is_empty() { Ok(model) } else { model.with_adapters(adapters) }
+}
+
 /// What a model has beside its weights.
-struct Text {
-    tokenizer: Tokenizer,
-    template: Option<ChatTemplate>,
+pub(crate) struct Text {
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) template: Option<ChatTemplate>,
     generation_config: GenerationConfig,
-    end_tokens: Vec<TokenId>,
+    pub(crate) end_tokens: Vec<TokenId>,
 }
 
 impl Text {
-    fn read(files: &ModelFiles, config: &ModelConfig) -> Result<Self> {
+    pub(crate) fn read(files: &ModelFiles, config: &ModelConfig) -> Result<Self> {
         let tokenizer = read_tokenizer(files)?;
         tokenizer.check_vocabulary(config.vocab_size, &files.config.name())?;
         let tokenizer_config = read_tokenizer_config(files)?;

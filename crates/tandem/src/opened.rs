@@ -4,11 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tandem_core::adapter::{AdapterSum, ScaledAdapter};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
 use tandem_core::rerank::RerankConfig;
 use tandem_core::{DType, Model, OpenedModel as Opened, Result};
 
+use crate::adapters;
+use crate::model::adapted;
 use crate::plan::{DTypeChoice, Planner};
 use crate::settings::Settings;
 
@@ -33,6 +36,7 @@ pub struct OpenedModel {
     pub(crate) planner: Planner,
     pub(crate) dtype_choice: Option<DTypeChoice>,
     pub(crate) settings: Settings,
+    pub(crate) adapters: Vec<ScaledAdapter>,
 }
 
 /// What a model is for.
@@ -74,7 +78,12 @@ impl OpenedModel {
     /// As [`load`](crate::load), for files whose headers cannot be read.
     pub fn open(files: ModelFiles, settings: &Settings) -> Result<Self> {
         let started = Instant::now();
-        let opened = settings.open_backend()?.open(&files, &settings.load)?;
+        let adapters = adapters::read_all(&files, settings)?;
+        let mut load = settings.load.clone();
+        if !adapters.is_empty() {
+            load.onnx.adapted_modules = AdapterSum::new(&adapters)?.modules();
+        }
+        let opened = settings.open_backend()?.open(&files, &load)?;
         let max_context = opened.config().max_context;
         let planner = Planner {
             engine: settings.engine(opened.dtype()),
@@ -82,7 +91,8 @@ impl OpenedModel {
             context_length: settings.context_length.map_or(max_context, |length| length.min(max_context)),
             footprint: opened.footprint()?,
         };
-        Ok(Self { files, opened, open_time: started.elapsed(), settings: settings.clone(), planner, dtype_choice: None })
+        let open_time = started.elapsed();
+        Ok(Self { files, opened, open_time, settings: settings.clone(), planner, dtype_choice: None, adapters })
     }
 
     /// What it is for, by its files.
@@ -96,7 +106,7 @@ impl OpenedModel {
     /// As [`load`](crate::load).
     pub fn load_model(self) -> Result<(Arc<dyn Model>, Duration)> {
         let started = Instant::now();
-        let model = self.opened.load()?;
+        let model = adapted(self.opened.load()?, &self.adapters)?;
         Ok((model, self.open_time + started.elapsed()))
     }
 
@@ -118,6 +128,11 @@ impl OpenedModel {
     /// The dtypes that it was chosen from, where [`Resolver::open`](crate::Resolver::open) had a choice.
     pub fn dtype_choice(&self) -> Option<&DTypeChoice> {
         self.dtype_choice.as_ref()
+    }
+
+    /// The adapters that it is loaded with.
+    pub fn adapters(&self) -> &[ScaledAdapter] {
+        &self.adapters
     }
 
     /// What it was opened with.

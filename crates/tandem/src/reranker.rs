@@ -9,6 +9,7 @@ use tandem_core::tokenizer::Tokenizer;
 use tandem_core::{ModelInfo, Result};
 
 use crate::model::{read_template, read_tokenizer, read_tokenizer_config};
+use crate::model::adapted;
 use crate::opened::OpenedModel;
 use crate::reference::ModelRef;
 use crate::resolver::Resolver;
@@ -101,12 +102,12 @@ impl OpenedModel {
     /// # Errors
     /// As [`load_reranker`].
     pub fn load_reranker(self) -> Result<RerankerModel> {
-        let Self { files, opened, open_time, .. } = self;
+        let Self { files, opened, open_time, adapters, .. } = self;
         let started = Instant::now();
         // What the files say is small, and refuses many a model before its weights are read.
         let Described { config, tokenizer, template } = Described::read(&files)?;
         tokenizer.check_vocabulary(opened.config().vocab_size, &files.config.name())?;
-        let reranker = Reranker::new(opened.load()?, tokenizer, template, &files, config)?;
+        let reranker = Reranker::new(adapted(opened.load()?, &adapters)?, tokenizer, template, &files, config)?;
         Ok(RerankerModel { reranker, files, load_time: open_time + started.elapsed() })
     }
 }

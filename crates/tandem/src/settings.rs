@@ -4,6 +4,7 @@ use std::num::NonZero;
 
 use tandem_core::{Backend, BackendKind, DType, Device, LoadOptions, Result};
 
+use crate::adapters::AdapterRef;
 use crate::backends::{backend, default_backend};
 use crate::plan::{Engine, PLANNED_CONTEXT};
 
@@ -26,6 +27,8 @@ pub struct Settings {
     pub as_published: bool,
     /// The most tokens that a session is to hold, which memory is planned for; `None` plans for a long conversation.
     pub context_length: Option<usize>,
+    /// Adapters that are applied, whose sum it is.
+    pub adapters: Vec<AdapterRef>,
     /// Loads a model even when it does not fit the memory.
     pub no_memory_check: bool,
 }

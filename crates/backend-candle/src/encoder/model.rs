@@ -1,5 +1,6 @@
 //! A loaded encoder, and how batches are divided among threads.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::ThreadPool;
@@ -11,7 +12,7 @@ use super::{Buffers, Encoder, Texts};
 use crate::error::Doing;
 
 /// Tokens that are computed together at the most, but for a text that is longer: what lies between layers stays in the second cache.
-pub(crate) const MOST_TOKENS: usize = 128;
+pub(crate) const MOST_TOKENS: usize = 192;
 
 /// And at the least, where there are so many: fewer would read the weights too often.
 const LEAST_TOKENS: usize = 32;
@@ -21,8 +22,8 @@ pub(crate) struct EncoderModel {
     pub(crate) encoder: Encoder,
     pub(crate) threads: Arc<ThreadPool>,
     pub(crate) info: ModelInfo,
-    /// Memory of passes; those that run at the same time have one each.
-    buffers: Mutex<Vec<Buffers>>,
+    /// Memory of passes, and of the rows that they give; those that run at the same time have one each.
+    buffers: Mutex<Vec<(Buffers, Vec<f32>)>>,
 }
 
 impl EncoderModel {
@@ -30,11 +31,19 @@ impl EncoderModel {
         Self { encoder, threads, info, buffers: Mutex::default() }
     }
 
-    fn forward(&self, texts: &Texts<'_>, cancel: &CancelToken, out: &mut [f32]) -> Result<()> {
+    /// Writes the states of the tokens of `texts` to `places`, one for each text: `[tokens, hidden_size]`.
+    fn forward(&self, texts: &Texts<'_>, cancel: &CancelToken, places: Vec<&mut [f32]>) -> Result<()> {
         let pool = || self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut buffers = pool().pop().unwrap_or_default();
-        let done = self.encoder.forward(texts, cancel, &mut buffers, out).doing("to encode");
-        pool().push(buffers);
+        let (mut buffers, mut rows) = pool().pop().unwrap_or_default();
+        rows.resize(texts.ids.len() * self.info.hidden_size, 0.0);
+        let done = self.encoder.forward(texts, cancel, &mut buffers, &mut rows).doing("to encode");
+        let mut rest = rows.as_slice();
+        for place in places {
+            let (own, others) = rest.split_at(place.len());
+            place.copy_from_slice(own);
+            rest = others;
+        }
+        pool().push((buffers, rows));
         done?.ok_or(Error::Cancelled)
     }
 }
@@ -52,37 +61,60 @@ impl Model for EncoderModel {
     fn encode(&self, batch: &TokenBatch, cancel: &CancelToken) -> Result<HiddenStates> {
         let (width, lengths) = (self.info.hidden_size, batch.lengths());
         let mut values = vec![0.0; batch.ids().len() * width];
-        let mut tasks = Vec::new();
-        let (mut ids, mut types, mut rest) = (batch.ids(), batch.types(), values.as_mut_slice());
-        for lengths in divided(lengths, self.threads.current_num_threads()) {
-            let n: usize = lengths.iter().sum();
-            let (own_ids, own);
-            (own_ids, ids) = ids.split_at(n);
-            (own, rest) = rest.split_at_mut(n * width);
-            let own_types = types.map(|types| &types[..n]);
-            types = types.map(|types| &types[n..]);
-            tasks.push((Texts { ids: own_ids, types: own_types, lengths }, own));
+        let mut rest = values.as_mut_slice();
+        let mut places: Vec<Option<&mut [f32]>> = Vec::with_capacity(lengths.len());
+        for n in lengths {
+            let (own, others) = rest.split_at_mut(n * width);
+            places.push(Some(own));
+            rest = others;
         }
-        self.threads
-            .install(|| tasks.into_par_iter().with_max_len(1).try_for_each(|(texts, out)| self.forward(&texts, cancel, out)))?;
+        let starts: Vec<usize> = lengths.iter().scan(0, |end, n| Some(std::mem::replace(end, *end + n))).collect();
+        let tasks: Vec<_> = divided(lengths, self.threads.current_num_threads())
+            .into_iter()
+            .map(|part| {
+                let places: Vec<_> = part.iter().map(|&i| places[i].take().expect("a text is in one part")).collect();
+                (part, places)
+            })
+            .collect();
+        let of = |values: &[u32], part: &[usize]| -> Vec<u32> {
+            part.iter().flat_map(|&i| &values[starts[i]..starts[i] + lengths[i]]).copied().collect()
+        };
+        self.threads.install(|| {
+            tasks.into_par_iter().with_max_len(1).try_for_each(|(part, places)| {
+                let (ids, types) = (of(batch.ids(), &part), batch.types().map(|types| of(types, &part)));
+                let lengths: Vec<usize> = part.iter().map(|&i| lengths[i]).collect();
+                self.forward(&Texts { ids: &ids, types: types.as_deref(), lengths: &lengths }, cancel, places)
+            })
+        })?;
         Ok(HiddenStates { values, hidden_size: width, lengths: lengths.to_vec() })
     }
 }
 
-/// Divides texts of `lengths` into those that are computed together.
-fn divided(lengths: &[usize], n_threads: usize) -> Vec<&[usize]> {
+/// Divides texts of `lengths` into those that are computed together, so that few lanes stay empty: each text, the longest first, goes
+/// where the least room is left (best fit decreasing).
+fn divided(lengths: &[usize], n_threads: usize) -> Vec<Vec<usize>> {
     let all: usize = lengths.iter().sum();
     let most = all.div_ceil(n_threads).clamp(LEAST_TOKENS, MOST_TOKENS);
-    let mut parts = Vec::new();
-    let (mut start, mut n) = (0, 0);
-    for (i, length) in lengths.iter().enumerate() {
-        if n > 0 && n + length > most {
-            parts.push(&lengths[start..i]);
-            (start, n) = (i, 0);
-        }
-        n += length;
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&i| std::cmp::Reverse(lengths[i]));
+    let mut parts: Vec<Vec<usize>> = Vec::new();
+    // The room that is left in parts, and which part it is.
+    let mut rooms: BTreeSet<(usize, usize)> = BTreeSet::new();
+    for i in order {
+        let n = lengths[i];
+        let (room, part) = match rooms.range((n, 0)..).next().copied() {
+            Some(found) => {
+                rooms.remove(&found);
+                found
+            }
+            None => {
+                parts.push(Vec::new());
+                (most.max(n), parts.len() - 1)
+            }
+        };
+        parts[part].push(i);
+        rooms.insert((room - n, part));
     }
-    parts.push(&lengths[start..]);
     parts
 }
 
@@ -91,12 +123,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_divided_in_order_into_parts_of_some_tokens() {
-        let check = |lengths: &[usize], n_threads, expected: &[&[usize]]| assert_eq!(divided(lengths, n_threads), expected);
+    fn texts_share_a_pass_where_the_least_room_is_left() {
+        let check = |lengths: &[usize], n_threads, expected: &[&[usize]]| {
+            let parts = divided(lengths, n_threads);
+            let totals: Vec<Vec<usize>> = parts.iter().map(|part| part.iter().map(|&i| lengths[i]).collect()).collect();
+            assert_eq!(totals, expected);
+            let mut all = parts.concat();
+            all.sort_unstable();
+            assert!(all.into_iter().eq(0..lengths.len()), "each text once");
+        };
         check(&[16], 2, &[&[16]]);
-        check(&[600, 1, 2], 2, &[&[600], &[1, 2]]);
+        check(&[600, 1, 2], 2, &[&[600], &[2, 1]]);
         check(&[32; 8], 2, &[&[32; 4], &[32; 4]]);
         check(&[32; 2], 8, &[&[32], &[32]]);
         check(&[10; 3], 8, &[&[10; 3]]);
+        check(&[20, 100, 28, 90, 30], 2, &[&[100, 30], &[90, 28], &[20]]);
     }
 }

@@ -1,4 +1,5 @@
-//! llama.cpp, through its own `llama-bench`: prefill of each prompt, and decoding at each depth.
+//! llama.cpp, through its own `llama-bench`: prefill of each prompt, and decoding at each depth; of an embedding model the forward passes
+//! of its texts, one after the other, since `llama-bench` runs one sequence at a time.
 //!
 //! The form of its output: `tools/llama-bench/README.md` of llama.cpp. It draws its tokens at random and samples nothing; speed depends on
 //! neither.
@@ -11,7 +12,7 @@ use tandem_core::{CancelToken, Result};
 
 use super::refused;
 use crate::machine::Activity;
-use crate::measure::{Decode, Prefill, Sample, Workload};
+use crate::measure::{Decode, EmbedWorkload, Embedded, Prefill, Sample, Workload, rules};
 use crate::probe::Probe;
 use crate::process;
 use crate::record::Loaded;
@@ -44,12 +45,37 @@ impl LlamaBench {
     /// Runs one kind of test once; every test warms up by itself.
     fn tests(&self, arguments: &[String], cancel: &CancelToken) -> Result<(Vec<Test>, Option<u64>)> {
         let mut command = Command::new(&self.program);
-        command.arg("-m").arg(&self.gguf).args(["-o", "json", "-r", "1", "-t", &self.threads.to_string()]).args(arguments);
+        command.arg("-m").arg(&self.gguf).args(["-o", "json", "-t", &self.threads.to_string()]).args(arguments);
         let finished = process::run(command, "peer `llama-bench`", "", cancel)?;
         if !finished.status.success() {
             return Err(refused("llama-bench", format!("it ended with {}: {}", finished.status, finished.last_words()), None));
         }
         Ok((parse(&finished.stdout)?, finished.peak_rss_bytes))
+    }
+
+    /// Measures the texts of `workload` on a model that embeds.
+    fn embed(&self, workload: &EmbedWorkload, sample: &mut Sample, cancel: &CancelToken) -> Result<()> {
+        let mut passes = |lengths: &[usize], repeats: usize| -> Result<Vec<f64>> {
+            let lengths = lengths.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            let repeats = repeats.to_string();
+            let arguments = ["-embd", "1", "-n", "0", "-p", &lengths, "-r", &repeats].map(str::to_owned);
+            let (tests, peak) = self.tests(&arguments, cancel)?;
+            sample.peak_rss_bytes = sample.peak_rss_bytes.max(peak);
+            Ok(tests.iter().flat_map(|test| &test.samples_ns).map(|&nanoseconds| nanoseconds as f64 / 1e6).collect())
+        };
+        if workload.n_queries > 0 {
+            let repeats = workload.n_queries.min(rules::LEAST_QUERIES);
+            sample.query_ms = passes(&[workload.query_tokens.max(1)], repeats)?;
+        }
+        for batch in workload.all() {
+            let lengths = workload.lengths_of(batch);
+            let times = match batch.length {
+                Some(length) => passes(&[length], batch.n_texts)?,
+                None => passes(&lengths, 1)?,
+            };
+            sample.embedded.push(Embedded { batch, n_tokens: lengths.iter().sum(), ms: times.iter().sum() });
+        }
+        Ok(())
     }
 
     fn file_name(&self) -> String {
@@ -67,7 +93,7 @@ impl Runner for LlamaBench {
             let hint = Some("name a GGUF file of the model");
             return Err(refused("llama-bench", format!("there is no file `{}`", self.gguf.display()), hint));
         }
-        let (tests, _) = self.tests(&["-p", "1", "-n", "0"].map(str::to_owned), cancel)?;
+        let (tests, _) = self.tests(&["-p", "1", "-n", "0", "-r", "1"].map(str::to_owned), cancel)?;
         let test = tests.first().ok_or_else(|| refused("llama-bench", "it printed no results", None))?;
         let loaded = Loaded {
             engine: "llama.cpp".into(),
@@ -87,8 +113,12 @@ impl Runner for LlamaBench {
         let activity = Activity::now();
         let list = |values: &[usize]| values.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let mut sample = Sample { round, ..Sample::default() };
+        if let Some(embedding) = &workload.embedding {
+            self.embed(embedding, &mut sample, cancel)?;
+        }
         let mut add = |arguments: [String; 6]| -> Result<()> {
-            let (tests, peak) = self.tests(&arguments, cancel)?;
+            let once = ["-r", "1"].map(str::to_owned);
+            let (tests, peak) = self.tests(&[&arguments[..], &once].concat(), cancel)?;
             tests.iter().for_each(|test| test.add_to(&mut sample));
             sample.peak_rss_bytes = sample.peak_rss_bytes.max(peak);
             Ok(())

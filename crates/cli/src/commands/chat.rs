@@ -72,7 +72,7 @@ pub(crate) fn chat(args: ChatArgs, output: &Output) -> Result<ExitCode> {
 /// A conversation and what it needs.
 struct Talk<'t> {
     model: &'t TextModel,
-    chat: Chat<'t>,
+    chat: Chat,
     generation: GenerationOptions,
     interrupts: Interrupts,
     is_terminal: bool,

@@ -1,7 +1,7 @@
 //! The values that cross the contract.
 
 use super::{BackendKind, Capabilities, Capability, DType, Device, TokenId, WeightFile};
-use crate::adapter::ScaledAdapter;
+use crate::adapter::{AdapterOrigin, ScaledAdapter};
 use crate::error::{Error, Result};
 
 /// Several sequences without padding: `ids` is their concatenation, `lengths` says where each ends.
@@ -108,7 +108,7 @@ pub struct WeightType {
 }
 
 /// An adapter that is applied to a model.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct AppliedAdapter {
     /// Its name.
     pub name: String,
@@ -116,13 +116,16 @@ pub struct AppliedAdapter {
     pub scale: f32,
     /// The SHA-256 of its weights' file, in hexadecimal; `None` for one made in memory.
     pub sha256: Option<String>,
+    /// The model that it was trained on, as its files name it.
+    pub base_model: Option<String>,
 }
 
 impl AppliedAdapter {
     /// What is known of `adapter`.
     pub fn of(adapter: &ScaledAdapter) -> Self {
         let ScaledAdapter { adapter, scale } = adapter;
-        Self { name: adapter.name().into(), scale: *scale, sha256: adapter.origin().sha256.clone() }
+        let AdapterOrigin { sha256, base_model, .. } = adapter.origin().clone();
+        Self { name: adapter.name().into(), scale: *scale, sha256, base_model }
     }
 }
 

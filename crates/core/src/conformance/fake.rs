@@ -145,9 +145,12 @@ impl OpenedModel for FakeOpened {
         }
         let pools = info.capabilities.has(Capability::PooledOutput);
         info.pooled_output = pools.then(|| PooledOutput { name: "states".into(), width: POOLED_WIDTH });
-        let module =
-            |weight: ExpectedWeight| Some((weight.name.strip_suffix(".weight")?.to_owned(), weight.shape.try_into().ok()?));
-        let modules = config.expected_weights().filter_map(module).collect();
+        let is_adapted = |weight: &ExpectedWeight| matches!(weight.role, WeightRole::Projection | WeightRole::Head);
+        let module = |weight: ExpectedWeight| {
+            let name = weight.name.strip_suffix(".weight")?.to_owned();
+            Some((name, weight.shape.try_into().ok()?))
+        };
+        let modules = config.expected_weights().filter(is_adapted).filter_map(module).collect();
         Ok(Arc::new(FakeModel { info, shows_stages: backend.shows_stages, seed: 0, modules }))
     }
 }

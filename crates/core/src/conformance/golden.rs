@@ -67,6 +67,21 @@ impl Golden {
     }
 }
 
+impl Golden {
+    /// The directories of the adapters that PEFT made for the checkpoint: `adapters/` beside it has those of all.
+    pub(super) fn adapters(&self) -> Vec<PathBuf> {
+        let (Some(all), Some(base)) = (self.directory.parent(), self.directory.file_name()) else { return Vec::new() };
+        let mut directories: Vec<PathBuf> =
+            std::fs::read_dir(all.join("adapters")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        directories.retain(|directory| {
+            let record: Value = serde_json::from_slice(&std::fs::read(directory.join("golden.json")).unwrap()).unwrap();
+            record["base"].as_str().is_some_and(|name| base == name)
+        });
+        directories.sort();
+        directories
+    }
+}
+
 impl GoldenPrompt {
     fn read(prompt: &Value, index: usize, tensors: &SafeTensors<'_>) -> Self {
         let ids = |field: &str| -> Vec<TokenId> { serde_json::from_value(prompt[field].clone()).unwrap() };

@@ -12,7 +12,7 @@ const ROUNDS: usize = 10;
 ///
 /// The seed is the key and `n` the low half of the counter, low word first; the draw is the upper 53 bits of the
 /// first two words, of which the second is the high one.
-pub(super) fn uniform(seed: u64, n: u64) -> f64 {
+pub(crate) fn uniform(seed: u64, n: u64) -> f64 {
     let words = philox([n as u32, (n >> 32) as u32, 0, 0], [seed as u32, (seed >> 32) as u32]);
     let bits = (u64::from(words[1]) << 32) | u64::from(words[0]);
     (bits >> 11) as f64 * (1.0 / (1_u64 << 53) as f64)

@@ -7,6 +7,7 @@
     reason = "a failed test is a panic, and says what it was at"
 )]
 
+mod adapters;
 mod config_goldens;
 mod config_parse;
 mod config_rope;

@@ -9,7 +9,7 @@ fn demo(each: impl Fn(&TextModel)) {
 }
 
 /// The answer to `text`, of 12 tokens at most, and how many tokens of the prompt were computed for it.
-fn answer(chat: &mut Chat<'_>, text: &str) -> (String, usize, usize) {
+fn answer(chat: &mut Chat, text: &str) -> (String, usize, usize) {
     chat.options.max_new_tokens = Some(12);
     let mut reply = chat.say(text).unwrap();
     let mut said = String::new();

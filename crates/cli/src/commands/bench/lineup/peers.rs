@@ -25,7 +25,8 @@ pub(super) fn runners(
 ) -> Result<Vec<Box<dyn Runner>>> {
     let boxed = |runner: LlamaBench| Box::new(runner) as Box<dyn Runner>;
     let is_embedder = facts.workload.embedding.is_some();
-    if is_embedder != matches!(peer, Peer::Python(_)) {
+    let does_both = matches!(peer, Peer::LlamaBench(_));
+    if !does_both && is_embedder != matches!(peer, Peer::Python(_)) {
         let (does, task) = if is_embedder { ("embedding", "generate") } else { ("generating text", "embed") };
         let message = format!("peer `{}` does other work: the model is measured at {does}", peer.kind());
         return Err(Usage::new(message, format!("leave it out, or add `--task {task}`")).into());

@@ -1,0 +1,134 @@
+//! The update against its definition in double precision, on every instruction set.
+
+use super::*;
+
+/// Outputs and inputs of a matrix, whose modules do not end at tiles.
+const ROWS: usize = 150;
+const COLUMNS: usize = 300;
+
+fn numbers(n: usize, seed: usize) -> Vec<f32> {
+    (0..n).map(|i| (((i * i + 7 * i + seed * 131) % 997) as f32 * 0.71).sin()).collect()
+}
+
+fn module(rows: Range<usize>, rank: usize, has_gain: bool) -> (Range<usize>, ModuleUpdate) {
+    let n = rows.len();
+    let gain = has_gain.then(|| numbers(n, rank + 2).iter().map(|value| 1.0 + 0.1 * value).collect());
+    (rows, ModuleUpdate { rank, a: numbers(rank * COLUMNS, rank), b: numbers(n * rank, rank + 1), gain })
+}
+
+/// Three modules of which the second has two updates, one of them together with the first, and the rest has none.
+fn updates() -> Vec<(Range<usize>, ModuleUpdate)> {
+    vec![module(0..70, 16, false), module(70..90, 3, true), module(0..90, 35, true), module(121..140, 1, false)]
+}
+
+/// `gain ∘ product + B (A x)` in double precision, for `x` and products of any number of rows.
+fn expected(updates: &[(Range<usize>, ModuleUpdate)], x: &[f32], products: &[f32]) -> Vec<f64> {
+    let of = |row: usize, x: &[f32], product: f32| {
+        let own = || updates.iter().filter(|(rows, _)| rows.contains(&row));
+        let gain = own().filter_map(|(rows, update)| Some(f64::from(update.gain.as_ref()?[row - rows.start]) - 1.0));
+        let low = own().map(|(rows, update)| {
+            let b = &update.b[(row - rows.start) * update.rank..][..update.rank];
+            let a = update.a.chunks(COLUMNS);
+            a.zip(b).map(|(a, b)| f64::from(*b) * dot(a, x)).sum::<f64>()
+        });
+        (1.0 + gain.sum::<f64>()) * f64::from(product) + low.sum::<f64>()
+    };
+    let rows = x.chunks(COLUMNS).zip(products.chunks(ROWS));
+    rows.flat_map(|(x, products)| products.iter().enumerate().map(move |(row, product)| of(row, x, *product))).collect()
+}
+
+fn dot(left: &[f32], right: &[f32]) -> f64 {
+    left.iter().zip(right).map(|(left, right)| f64::from(*left) * f64::from(*right)).sum()
+}
+
+fn on(isa: Isa, narrow: bool) -> Update {
+    Update { isa, ..Update::new(updates(), [ROWS, COLUMNS], narrow) }
+}
+
+#[track_caller]
+fn close(computed: &[f32], expected: &[f64], narrow: bool, what: &str) {
+    let scale = expected.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
+    let allowed = if narrow { 1e-3 } else { 1e-6 };
+    for (computed, expected) in computed.iter().zip(expected) {
+        assert!((f64::from(*computed) - expected).abs() <= allowed * scale, "{what}: {computed} {expected} of {scale}");
+    }
+}
+
+#[test]
+fn few_rows_match_f64() {
+    for isa in Isa::all() {
+        for narrow in [false, true] {
+            let update = on(isa, narrow);
+            for n in [1, 2, 5, 8] {
+                let (x, products) = (numbers(n * COLUMNS, n), numbers(n * ROWS, n + 9));
+                let shared = Shared::new(&update, &x);
+                // Tasks of 64 rows, of which the second begins alone.
+                shared.compute();
+                let mut out = vec![0.0; n * ROWS];
+                for (i, out) in out.chunks_mut(64 * n).enumerate() {
+                    let rows = i * 64..i * 64 + out.len() / n;
+                    for (row, out) in rows.clone().zip(out.chunks_mut(n)) {
+                        out.iter_mut().enumerate().for_each(|(i, out)| *out = products[i * ROWS + row]);
+                    }
+                    shared.apply(&rows, out);
+                }
+                let by_input: Vec<f32> =
+                    (0..n).flat_map(|i| out.iter().skip(i).step_by(n).copied().collect::<Vec<_>>()).collect();
+                close(&by_input, &expected(&updates(), &x, &products), narrow, &format!("{isa:?}, {n} rows, narrow: {narrow}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn tiles_match_f64_and_do_not_depend_on_the_other_rows() {
+    for isa in Isa::all() {
+        for narrow in [false, true] {
+            let update = on(isa, narrow);
+            let size = isa.tile_inputs();
+            let apply = |x: &[f32], products: &[f32]| {
+                let n = x.len() / COLUMNS;
+                let low = update.low(x, size);
+                let mut out = vec![0.0; n * ROWS];
+                for first in (0..ROWS).step_by(TILE) {
+                    let (tile, lanes) = (low.tile(first), TILE.min(ROWS - first));
+                    for group in 0..n.div_ceil(size) {
+                        let own = group * size..n.min((group + 1) * size);
+                        let mut sums = vec![0.0; own.len() * TILE];
+                        for (i, sums) in own.clone().zip(sums.chunks_mut(TILE)) {
+                            sums[..lanes].copy_from_slice(&products[i * ROWS + first..][..lanes]);
+                        }
+                        tile.apply(group, &mut sums);
+                        for (i, sums) in own.zip(sums.chunks(TILE)) {
+                            out[i * ROWS + first..][..lanes].copy_from_slice(&sums[..lanes]);
+                        }
+                    }
+                }
+                out
+            };
+            let n = 75;
+            let (x, products) = (numbers(n * COLUMNS, 3), numbers(n * ROWS, 4));
+            let together = apply(&x, &products);
+            close(&together, &expected(&updates(), &x, &products), narrow, &format!("{isa:?}, narrow: {narrow}"));
+            for n in [1, 2, 31, 33] {
+                assert_eq!(apply(&x[..n * COLUMNS], &products[..n * ROWS]), together[..n * ROWS], "{isa:?}, {n} rows");
+            }
+        }
+    }
+}
+
+#[test]
+fn narrow_factors_keep_small_values() {
+    // Below what f16 represents, as factors are after few steps of training.
+    let mut update = module(0..ROWS, 4, false).1;
+    update.b.iter_mut().for_each(|value| *value *= 1e-9);
+    update.a.iter_mut().for_each(|value| *value *= 1e3);
+    let updates = vec![(0..ROWS, update)];
+    let (x, products) = (numbers(COLUMNS, 1), vec![0.0; ROWS]);
+    let narrow = Update::new(updates.clone(), [ROWS, COLUMNS], true);
+    let mut out = products.clone();
+    let shared = Shared::new(&narrow, &x);
+    shared.compute();
+    out.chunks_mut(TILE).enumerate().for_each(|(i, out)| shared.apply(&(i * TILE..i * TILE + out.len()), out));
+    close(&out, &expected(&updates, &x, &products), true, "small factors");
+}
