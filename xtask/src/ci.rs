@@ -36,8 +36,8 @@ const STEPS: [Step; 19] = [
     },
     // What `check-cuda` does for candle needs nvcc; these bindings need nothing, since the library is loaded at run time.
     Step {
-        name: "clippy with both engines, CUDA and CoreML",
-        run: || clippy(&[&PROGRAM[..], &["--features", "onnx,candle,cuda,coreml"]].concat()),
+        name: "clippy with both engines, CUDA, CoreML and Parquet",
+        run: || clippy(&[&PROGRAM[..], &["--features", "onnx,candle,cuda,coreml,parquet"]].concat()),
     },
     Step { name: "fuzz targets", run: fuzz_targets },
     Step { name: "documents", run: documents },

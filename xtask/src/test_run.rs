@@ -20,7 +20,7 @@ const MAY_BE_SKIPPED: [(&str, &str); 6] = [
 const WITHOUT_ONNX: (&str, &str) = ("this build has no backend `onnx`", "it is tested in the build with both");
 
 /// The build that has everything: another choice of packages has other features of their dependencies, which are then built again.
-pub(crate) const BUILD: [&str; 3] = ["--workspace", "--features", "tandem/candle,tandem-cli/candle"];
+pub(crate) const BUILD: [&str; 3] = ["--workspace", "--features", "tandem/candle,tandem-cli/candle,tandem-cli/parquet"];
 
 /// Builds the tests, sets up with the `tandem` that cargo builds for the program's own tests, and runs them with both engines.
 pub(crate) fn run() -> Result<()> {

@@ -49,6 +49,9 @@ pub struct EngineChoice {
     pub backend: Option<BackendKind>,
     /// The same as for any load.
     pub load: LoadOptions,
+    /// References of adapters that are applied, as the program reads them.
+    #[serde(default)]
+    pub adapters: Vec<String>,
 }
 
 /// The work of one process.

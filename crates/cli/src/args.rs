@@ -1,5 +1,6 @@
 //! The command line as clap reads it: types and help, no behaviour.
 
+mod adapter;
 mod bench;
 mod embed;
 mod engine;
@@ -16,7 +17,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use tandem::adapters::AdapterRef;
 
+pub(crate) use self::adapter::{
+    AdapterArgs, AdapterCommand, AdapterConvertArgs, AdapterForm, AdapterListArgs, AdapterShowArgs, AdapterVerifyArgs, TrainArgs,
+    TrainMethod,
+};
 pub(crate) use self::bench::{BenchArgs, BenchTask, EntryOptions, Peer, PeerOptions, ReportOptions, WorkOptions};
 pub(crate) use self::embed::{EmbedArgs, EmbeddingOptions, Precision, VectorFormat};
 pub(crate) use self::engine::{ComputeArgs, DTypeArg, DeviceChoice, EngineOptions, WeightsArgs};
@@ -48,6 +54,7 @@ pub(crate) enum Command {
     Bench(Box<BenchArgs>),
     Show(ShowArgs),
     Export(ExportArgs),
+    Adapter(AdapterArgs),
     Parity(ParityArgs),
     Pull(PullArgs),
     List(ListArgs),
@@ -156,6 +163,9 @@ pub(crate) struct ExportArgs {
     pub(crate) model: ModelArg,
     #[command(flatten)]
     pub(crate) format: GraphFormatArgs,
+    /// Merge a low-rank adapter into the weights (repeatable: their sum): a directory, a file, or `owner/name` on the hub
+    #[arg(long, value_name = "ADAPTER[=SCALE]")]
+    pub(crate) adapter: Vec<AdapterRef>,
     /// Directory to create [default: the model's name and the dtype, in the working directory]
     #[arg(short = 'o', long = "output", value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,
@@ -268,6 +278,13 @@ impl Command {
             Self::Bench(args) => args.output,
             Self::Show(args) => args.output,
             Self::Export(args) => args.output,
+            Self::Adapter(args) => match &args.command {
+                AdapterCommand::List(args) => args.output,
+                AdapterCommand::Show(args) => args.output,
+                AdapterCommand::Verify(args) => args.output,
+                AdapterCommand::Convert(args) => args.output,
+                AdapterCommand::Train(args) => args.output,
+            },
             Self::Parity(args) => args.output,
             Self::Pull(args) => args.output,
             Self::List(args) => args.output,

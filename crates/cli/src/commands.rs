@@ -1,5 +1,6 @@
 //! One module for each command.
 
+mod adapter;
 mod bench;
 mod chat;
 mod completions;
@@ -37,6 +38,7 @@ pub(crate) fn run(command: Command, output: &Output) -> Result<ExitCode> {
         Command::Bench(args) => bench::bench(*args, output),
         Command::Score(args) => score::score(args, output),
         Command::Show(args) => show::show(args, output),
+        Command::Adapter(args) => adapter::adapter(args, output),
         Command::Export(args) => export::export(args, output),
         Command::Parity(args) => parity::parity(args, output),
         Command::Pull(args) => pull::pull(args, output),

@@ -159,6 +159,7 @@ mod tests {
             context = 1000
             memory = "16GiB"
             no_memory_check = true
+            adapter = ["./style=0.5"]
             require_device = 0.9
             ort_library = "lib/libonnxruntime.so"
             coreml_units = "cpu-and-gpu"

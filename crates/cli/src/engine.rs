@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use tandem::adapters::{AppliedAdapter, other_base};
 use tandem::catalog::{Catalog, CatalogEntry};
 use tandem::embedding::Pooling;
 use tandem::{
@@ -16,6 +17,7 @@ use tandem::{
 use tandem_bench::peak_rss_bytes;
 
 use crate::args::{DeviceChoice, EngineOptions};
+use crate::download::with_progress;
 use crate::figures::bytes;
 use crate::interrupt::Interrupts;
 use crate::output::Output;
@@ -24,10 +26,30 @@ use crate::resolve::{find, reference_settings, resolve, resolver};
 /// A loaded model, and what tells how much memory it took.
 pub(crate) struct Loaded {
     pub(crate) model: TextModel,
-    resolver: Resolver,
+    pub(crate) resolver: Resolver,
     entry: Option<CatalogEntry>,
     /// Memory went into making a graph as well.
     has_exported: Arc<AtomicBool>,
+}
+
+/// An adapter that was applied, for `--json`.
+#[derive(Serialize)]
+pub(crate) struct AdapterRow {
+    pub(crate) name: String,
+    pub(crate) scale: f32,
+    pub(crate) sha256: Option<String>,
+    pub(crate) base_model: Option<String>,
+}
+
+impl AdapterRow {
+    /// Each of them.
+    pub(crate) fn all(adapters: &[AppliedAdapter]) -> Vec<Self> {
+        let row = |adapter: &AppliedAdapter| {
+            let AppliedAdapter { name, scale, sha256, base_model } = adapter.clone();
+            Self { name, scale, sha256, base_model }
+        };
+        adapters.iter().map(row).collect()
+    }
 }
 
 /// The dtype that was chosen, for `--json`.
@@ -131,6 +153,7 @@ fn load_with<M>(
     load: impl FnOnce(OpenedModel) -> tandem::Result<M>,
 ) -> Result<M> {
     let files = find(resolver, resolved, &settings, output)?;
+    settings = find_adapters(resolver, settings, output)?;
     let progress = output.progress(format!("loading {}", resolved.model));
     let interrupts = Interrupts::install(settings.load.cancel.clone()).context("Ctrl-C cannot be listened to")?;
     settings.load.progress = tandem::Progress::new({
@@ -167,7 +190,33 @@ fn remark_on_load(resolved: &Resolved, info: &ModelInfo, time: Duration, output:
         info.threads,
         time.as_millis()
     ));
+    remark_on_adapters(&info.adapters, &info.name, output);
     remark_on_placement(info, output);
+}
+
+/// `settings` with their adapters on this machine; one of the hub is downloaded if need be.
+pub(crate) fn find_adapters(resolver: &Resolver, settings: Settings, output: &Output) -> Result<Settings> {
+    if settings.adapters.is_empty() {
+        return Ok(settings);
+    }
+    with_progress("adapters", output, |progress, cancel| {
+        let mut asked = settings.clone();
+        (asked.load.progress, asked.load.cancel) = (progress, cancel);
+        let adapters = resolver.find_adapters(&asked)?.adapters;
+        Ok(Settings { adapters, ..settings })
+    })
+}
+
+/// Says which adapters are applied, and warns of one that was trained on another model.
+pub(crate) fn remark_on_adapters(adapters: &[AppliedAdapter], model: &str, output: &Output) {
+    for adapter in adapters {
+        let hash = adapter.sha256.as_deref().map_or(String::new(), |hash| format!(", SHA-256 {}…", &hash[..12.min(hash.len())]));
+        output.detail(&format!("adapter `{}`, scale {}{hash}", adapter.name, adapter.scale));
+        if let Some(base) = other_base(adapter, model) {
+            let name = &adapter.name;
+            output.note(&format!("warning: adapter `{name}` was trained on `{base}`, and this is `{model}`"));
+        }
+    }
 }
 
 /// Warns of products and attention that the engine left to the processor: ONNX Runtime's `GroupQueryAttention` runs on CUDA in 16-bit
@@ -231,7 +280,8 @@ pub(crate) fn settings(options: &EngineOptions, output: &Output) -> Result<Setti
         .with_numerics(options.compute.numerics.unwrap_or_default())
         .with_huge_pages(true)
         .with_onnx(options.onnx.options());
-    Ok(Settings { load, no_memory_check: options.no_memory_check == Some(true), ..settings })
+    let adapters = options.adapter.clone();
+    Ok(Settings { load, adapters, no_memory_check: options.no_memory_check == Some(true), ..settings })
 }
 
 /// How to open a session under `options`.

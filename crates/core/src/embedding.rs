@@ -4,6 +4,7 @@
 //! `sentence_transformer/modules/` of 6.1; `models/` of 5.1). Nothing of it is guessed: what is missing takes the rule that
 //! sentence-transformers has for it, and [`EmbeddingConfig::remarks`] says so.
 
+mod chunks;
 mod config;
 mod dense;
 mod embedder;
@@ -15,6 +16,7 @@ mod tokens;
 mod vectors;
 mod verify;
 
+pub use self::chunks::{Chunk, ChunkEmbeddings, Chunking};
 pub use self::config::EmbeddingConfig;
 pub(crate) use self::config::max_tokens;
 pub use self::dense::{Dense, DenseActivation};

@@ -150,6 +150,30 @@ pub enum Error {
     #[error("the prompt has no tokens")]
     EmptyPrompt,
 
+    /// A text of no tokens, neither its own nor those of a prompt or a template.
+    #[error("the text has no tokens")]
+    EmptyText,
+
+    /// A text of more tokens than the model takes, where it is not to be cut.
+    #[error("the {what} has {n_tokens} tokens, and {max} fit")]
+    LongText {
+        /// What it is: a text, or the query of a pair.
+        what: &'static str,
+        /// Its tokens, those that the tokenizer adds included.
+        n_tokens: usize,
+        /// What fits.
+        max: usize,
+    },
+
+    /// One of the texts that were given together cannot be used; its source says why.
+    #[error("text {} cannot be used", .index + 1)]
+    BadText {
+        /// The text, counted from 0.
+        index: usize,
+        /// What is wrong with it.
+        source: Box<Self>,
+    },
+
     /// An option whose value cannot be.
     #[error("option `{option}`: `{value}` {problem}")]
     InvalidOption {
@@ -175,10 +199,8 @@ pub enum Error {
     },
 
     /// An embedding that is not finite; a vector like that is near to nothing.
-    #[error("the embedding of text {index} has {value} in dimension {dimension}")]
+    #[error("the embedding has {value} in dimension {dimension}")]
     BadEmbedding {
-        /// The text, counted from 0.
-        index: usize,
         /// The first dimension at fault.
         dimension: usize,
         /// NaN or an infinity.
@@ -248,6 +270,9 @@ impl Error {
             | Self::Template { hint, .. } => hint.clone(),
             Self::ContextFull { .. } => Some("shorten the prompt, or start a new session".into()),
             Self::EmptyPrompt => Some("give a prompt of at least one character".into()),
+            Self::EmptyText => Some("leave it out".into()),
+            Self::LongText { .. } => Some("shorten it, or let it be cut".into()),
+            Self::BadText { source, .. } => source.hint(),
             Self::BadLogits { .. } | Self::BadEmbedding { .. } => Some(
                 [
                     Remedy::UseDType(vec![DType::F32]),
@@ -299,6 +324,14 @@ impl Error {
     /// An [`Engine`](Self::Engine) failure while `doing` something, such as `to run the graph`.
     pub fn engine(backend: BackendKind, doing: &str, source: impl Into<Source>) -> Self {
         Self::Engine { backend, doing: doing.into(), source: source.into() }
+    }
+
+    /// The same, of the text numbered `index` of those that were given together. What is not about one of them stays as it is.
+    pub(crate) fn of_text(self, index: usize) -> Self {
+        match self {
+            Self::Cancelled | Self::BadText { .. } => self,
+            error => Self::BadText { index, source: Box::new(error) },
+        }
     }
 
     /// An [`Unsupported`](Self::Unsupported) for an optional ability that a session does not have.

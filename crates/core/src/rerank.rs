@@ -77,6 +77,15 @@ enum Form {
     Prompted(PromptedPairs),
 }
 
+impl Form {
+    fn reads_instructions(&self) -> bool {
+        match self {
+            Self::Pairs(tokens, _) => tokens.has_template(),
+            Self::Prompted(_) => true,
+        }
+    }
+}
+
 impl Reranker {
     /// Of a loaded `model` of `files`, which `config` is of; `template` is the files' chat template.
     ///
@@ -123,10 +132,14 @@ impl Reranker {
     /// The scores of `documents` for `query`, in the order of the documents. Each gets what it would get alone.
     ///
     /// # Errors
-    /// [`Error::ContextFull`] when a pair does not fit and its query may not be cut; [`Error::BadEmbedding`] for a score that is not finite;
-    /// as [`Model::encode`] and [`Session::append`](crate::Session::append).
+    /// [`Error::InvalidOption`] for an instruction to a model that reads none; [`Error::LongText`] when the query leaves no token for a document and may not be cut; [`Error::BadText`] names a document whose pair
+    /// cannot be used, and has an [`Error::BadEmbedding`] for a score that is not finite; as [`Model::encode`] and [`Session::append`](crate::Session::append).
     pub fn rerank(&self, query: &str, documents: &[impl AsRef<str>], options: &RerankOptions) -> Result<Vec<DocumentScore>> {
         let documents: Vec<&str> = documents.iter().map(AsRef::as_ref).collect();
+        if let Some(instruction) = options.instruction.as_ref().filter(|_| !self.form.reads_instructions()) {
+            let problem = format!("is not read by `{}`, which takes a query and a document alone", self.info().name);
+            return Err(Error::invalid_option("instruction", instruction, problem));
+        }
         let (pairs, logits) = match &*self.form {
             Form::Prompted(prompted) => {
                 let pairs = prompted.tokenize(query, &documents, options)?;
@@ -140,7 +153,7 @@ impl Reranker {
             }
         };
         if let Some(index) = logits.iter().position(|logit| !logit.is_finite()) {
-            return Err(Error::BadEmbedding { index, dimension: 0, value: logits[index] });
+            return Err(Error::BadEmbedding { dimension: 0, value: logits[index] }.of_text(index));
         }
         let scored = |(index, (pair, logit)): (usize, (TokenizedPair, f32))| DocumentScore {
             index,

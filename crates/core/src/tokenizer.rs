@@ -161,10 +161,19 @@ impl Tokenizer {
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn last_tokens<'t>(&self, text: &'t str, n: usize) -> Result<&'t str> {
-        let encoding = self.shared.inner.encode(text, false).map_err(|e| self.failed("cannot encode the text", e))?;
-        let first = encoding.len().saturating_sub(n);
-        let start = encoding.get_offsets().get(first).map_or(text.len(), |(start, _)| *start);
+        let offsets = self.offsets(text)?;
+        let start = offsets.get(offsets.len().saturating_sub(n)).map_or(text.len(), |(start, _)| *start);
         Ok(text.get(start..).unwrap_or(text))
+    }
+
+    /// The bytes of `text` that each of its tokens stands for, without those of the template. What the tokenizer leaves out is between them;
+    /// tokens of one character may all have the whole of it.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn offsets(&self, text: &str) -> Result<Vec<(usize, usize)>> {
+        let encoding = self.shared.inner.encode(text, false).map_err(|e| self.failed("cannot encode the text", e))?;
+        Ok(encoding.get_offsets().to_vec())
     }
 
     /// How many tokens the file's post-processor adds to a text.

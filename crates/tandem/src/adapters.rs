@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use tandem_core::adapter::Merged;
+use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
 use tandem_core::{Error, Result};
@@ -79,15 +81,15 @@ impl AdapterRef {
         AdapterFiles::discover(path, &self.reference)
     }
 
-    /// Reads it for the model of `base`.
+    /// Reads it for the model of `base`, which files of ONNX Runtime and of llama.cpp may need.
     ///
     /// # Errors
     /// As [`files`](Self::files) and [`AdapterFiles::read`].
-    pub fn read(&self, base: &ModelConfig) -> Result<ScaledAdapter> {
+    pub fn read(&self, base: Option<&ModelConfig>) -> Result<ScaledAdapter> {
         if !self.scale.is_finite() {
             return Err(Error::invalid_option("adapter scale", self.scale, "is not finite"));
         }
-        Ok(ScaledAdapter { adapter: Arc::new(self.files()?.read(Some(base))?), scale: self.scale })
+        Ok(ScaledAdapter { adapter: Arc::new(self.files()?.read(base)?), scale: self.scale })
     }
 }
 
@@ -101,7 +103,11 @@ impl FromStr for AdapterRef {
         match text.rsplit_once('=') {
             Some((reference, scale)) if !Path::new(text).exists() => match scale.parse::<f32>() {
                 Ok(scale) if scale.is_finite() && !reference.is_empty() => Ok(Self::new(reference, scale)),
-                _ => Err(Error::invalid_option("adapter", text, format!("`{scale}` after `=` is not a scale: a number such as 0.5"))),
+                _ => Err(Error::invalid_option(
+                    "adapter",
+                    text,
+                    format!("`{scale}` after `=` is not a scale: a number such as 0.5"),
+                )),
             },
             _ => Ok(Self::new(text, 1.0)),
         }
@@ -139,13 +145,24 @@ impl Resolver {
     }
 }
 
-/// Reads the adapters of `settings` for the model of `files`.
-pub(crate) fn read_all(files: &ModelFiles, settings: &Settings) -> Result<Vec<ScaledAdapter>> {
+/// Reads the adapters of `settings`, which are on this machine, for the model of `files`.
+///
+/// # Errors
+/// As [`AdapterRef::read`].
+pub fn read_all(files: &ModelFiles, settings: &Settings) -> Result<Vec<ScaledAdapter>> {
     if settings.adapters.is_empty() {
         return Ok(Vec::new());
     }
     let config = files.model_config()?;
-    settings.adapters.iter().map(|adapter| adapter.read(&config)).collect()
+    settings.adapters.iter().map(|adapter| adapter.read(Some(&config))).collect()
+}
+
+/// Checks that `adapters` fit the checkpoint of `files`: every module is there and has its shape.
+///
+/// # Errors
+/// [`Error::BadField`] with the module and the sizes.
+pub fn check(files: &ModelFiles, adapters: &[ScaledAdapter]) -> Result<()> {
+    Merged::new(&Checkpoint::open(files)?, adapters).map(drop)
 }
 
 /// The name of another model than `model` that `adapter` says it was trained on: it may not do here what it was trained to do.
@@ -189,7 +206,7 @@ impl AdapterSet {
     /// As [`AdapterRef::read`] and [`TextModel::with_adapters`]; the set is unchanged then.
     pub fn add(&mut self, name: &str, adapters: &[AdapterRef]) -> Result<()> {
         let config = self.base.files().model_config()?;
-        let adapters = adapters.iter().map(|adapter| adapter.read(&config)).collect::<Result<Vec<_>>>()?;
+        let adapters = adapters.iter().map(|adapter| adapter.read(Some(&config))).collect::<Result<Vec<_>>>()?;
         self.adapted.insert(name.to_owned(), self.base.with_adapters(&adapters)?);
         Ok(())
     }

@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use tandem_core::backend::Purpose;
 use tandem_core::embedding::{
-    EmbedOptions, Embedder, EmbeddingConfig, Embeddings, Fingerprint, Pooling, Prompt, Role, Similarity,
+    ChunkEmbeddings, Chunking, EmbedOptions, Embedder, EmbeddingConfig, Embeddings, Fingerprint, Pooling, Prompt, Role,
+    Similarity,
 };
 use tandem_core::files::ModelFiles;
 use tandem_core::{ModelInfo, Result};
 
-use crate::model::read_tokenizer;
 use crate::model::adapted;
+use crate::model::read_tokenizer;
 use crate::opened::OpenedModel;
 use crate::plan::Planner;
 use crate::reference::ModelRef;
@@ -143,6 +144,29 @@ impl EmbeddingModel {
     /// As [`Embedder::embed`].
     pub fn embed(&self, texts: &[impl AsRef<str>], options: &EmbedOptions) -> Result<Embeddings> {
         self.embedder.embed(texts, options)
+    }
+
+    /// The vectors of `texts` in chunks that overlap, for texts that are longer than the model takes or than suits a search.
+    ///
+    /// ```no_run
+    /// use tandem::Settings;
+    /// use tandem::embedding::{Chunking, EmbedOptions};
+    ///
+    /// # fn main() -> tandem::Result<()> {
+    /// let model = tandem::load_embedder("sentence-transformers/all-MiniLM-L6-v2", &Settings::default())?;
+    /// let documents = [std::fs::read_to_string("README.md").unwrap_or_default()];
+    /// let embedded = model.embed_chunks(&documents, Chunking::new(200, 20)?, &EmbedOptions::new())?;
+    /// for (chunk, vector) in embedded.chunks.iter().zip(embedded.embeddings.vectors()) {
+    ///     println!("{} {:?} {:.3}", chunk.text, &documents[chunk.text][chunk.range.clone()], vector[0]);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Embedder::embed_chunks`].
+    pub fn embed_chunks(&self, texts: &[impl AsRef<str>], chunking: Chunking, options: &EmbedOptions) -> Result<ChunkEmbeddings> {
+        self.embedder.embed_chunks(texts, chunking, options)
     }
 
     /// The vector of a text that is looked for, behind the prompt for queries that the model may have.

@@ -211,9 +211,9 @@ pub use tandem_hub as hub;
 /// How embeddings are made: pooling, prompts, options, similarity.
 pub mod embedding {
     pub use tandem_core::embedding::{
-        Arithmetic, Dense, DenseActivation, Difference, EmbedOptions, Embedder, EmbeddingConfig, Embeddings, Fingerprint,
-        IndexRow, Normalize, PROBES, Pool, Pooling, Prompt, Prompts, Role, Similarity, Space, Step, TokenizedText, Truncate,
-        Verdict, Verification, normalize, verify,
+        Arithmetic, Chunk, ChunkEmbeddings, Chunking, Dense, DenseActivation, Difference, EmbedOptions, Embedder,
+        EmbeddingConfig, Embeddings, Fingerprint, IndexRow, Normalize, PROBES, Pool, Pooling, Prompt, Prompts, Role, Similarity,
+        Space, Step, TokenizedText, Truncate, Verdict, Verification, normalize, verify,
     };
 }
 

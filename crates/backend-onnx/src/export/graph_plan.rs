@@ -12,7 +12,9 @@ use tandem_core::backend::Purpose;
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::{Architecture, ModelConfig};
 use tandem_core::files::ModelFiles;
-use tandem_core::{BackendKind, CancelToken, DType, Error, GraphFormat, GraphOutputs, Progress, ProgressEvent, Remedy, Result};
+use tandem_core::{
+    BackendKind, CancelToken, DType, Error, GraphFormat, GraphOutputs, Progress, ProgressEvent, Remedies, Remedy, Result,
+};
 use tandem_onnx_graph::{
     Blocks, BuildOptions, DecoderSpec, EncoderSpec, Outputs, SourceError, Spec, Weight, WeightFormat, WeightType, build_inline,
     export,
@@ -69,7 +71,7 @@ impl GraphPlan {
     pub(crate) fn open(files: &ModelFiles, config: &ModelConfig, format: GraphFormat, run_by: RunBy) -> Result<Self> {
         refuse_unsupported_architecture(config, &files.name)?;
         refuse_unsupported_format(config, format, &files.name)?;
-        let options = build_options(format, &files.name)?;
+        let options = build_options(config, format, &files.name)?;
         if let Some(method) = config.quantization_method() {
             return Err(Error::Unsupported {
                 what: format!("the checkpoint `{}`, whose weights are quantised by `{method}`,", files.name),
@@ -270,32 +272,46 @@ fn weight_type(dtype: DType) -> WeightType {
 }
 
 /// The format as the graph builder describes it.
-fn build_options(format: GraphFormat, model: &str) -> Result<BuildOptions> {
+fn build_options(config: &ModelConfig, format: GraphFormat, model: &str) -> Result<BuildOptions> {
+    let weights = |dtype| weight_format(dtype).ok_or_else(|| unknown_format(dtype, config, model));
     Ok(BuildOptions {
         outputs: match format.outputs {
             GraphOutputs::Logits => Outputs::Logits,
             GraphOutputs::HiddenStates => Outputs::HiddenStates,
             GraphOutputs::Both => Outputs::LogitsAndHiddenStates,
         },
-        weights: weight_format(format.dtype, model)?,
-        head: weight_format(format.head_dtype, model)?,
+        weights: weights(format.dtype)?,
+        head: weights(format.head_dtype)?,
         blocks: Blocks { size: format.block_size, symmetric: !format.zero_points },
         adapter_inputs: format.adapter_inputs,
         metadata: Vec::new(),
     })
 }
 
-/// How weights of `dtype` are stored in a graph.
-fn weight_format(dtype: DType, model: &str) -> Result<WeightFormat> {
+/// How weights of `dtype` are stored in a graph; `None` where they are not.
+fn weight_format(dtype: DType) -> Option<WeightFormat> {
     match dtype {
-        DType::F32 => Ok(WeightFormat::F32),
-        DType::F16 => Ok(WeightFormat::F16),
-        DType::Int8 => Ok(WeightFormat::Int8),
-        DType::Int4 => Ok(WeightFormat::Int4),
-        other => Err(Error::Unsupported {
-            what: format!("dtype `{other}`"),
-            reason: format!("graphs of `{model}` are not built in it, because ONNX Runtime has few operators for it"),
-            hint: Some(Remedy::UseDType(vec![DType::F32, DType::F16, DType::Int8, DType::Int4]).into()),
-        }),
+        DType::F32 => Some(WeightFormat::F32),
+        DType::F16 => Some(WeightFormat::F16),
+        DType::Int8 => Some(WeightFormat::Int8),
+        DType::Int4 => Some(WeightFormat::Int4),
+        _ => None,
+    }
+}
+
+/// The error for a `dtype` that no graph of the model of `config` is built in. What helps with an encoder is not what helps with a decoder:
+/// candle runs encoders in bf16, and 4 bits are too few for them.
+fn unknown_format(dtype: DType, config: &ModelConfig, model: &str) -> Error {
+    let hint: Remedies = match (&config.encoder, dtype) {
+        (Some(_), DType::Bf16) => {
+            [Remedy::UseBackend(BackendKind::Candle), Remedy::UseDType(vec![DType::F32, DType::F16, DType::Int8])].into()
+        }
+        (Some(_), _) => Remedy::UseDType(vec![DType::F32, DType::F16, DType::Int8]).into(),
+        (None, _) => Remedy::UseDType(vec![DType::F32, DType::F16, DType::Int8, DType::Int4]).into(),
+    };
+    Error::Unsupported {
+        what: format!("dtype `{dtype}`"),
+        reason: format!("graphs of `{model}` are not built in it, because ONNX Runtime has few operators for it"),
+        hint: Some(hint),
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+use tandem::adapters::AdapterRef;
 use tandem::named::ParseNameError;
 use tandem::{BackendKind, DType, Numerics};
 
@@ -72,6 +73,9 @@ pub(crate) struct EntryOptions {
     /// Also measure these graphs of the model, separated by commas
     #[arg(long = "graph", value_name = "FILE", value_delimiter = ',')]
     pub(crate) graphs: Vec<PathBuf>,
+    /// Generating: also measure each entry with this low-rank adapter, a directory or a file, `=SCALE` of it (repeatable: their sum)
+    #[arg(long, value_name = "ADAPTER[=SCALE]")]
+    pub(crate) adapter: Vec<AdapterRef>,
     #[command(flatten)]
     pub(crate) library: LibraryArg,
     /// Program to use for a backend instead of this one

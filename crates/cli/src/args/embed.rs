@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use tandem::embedding::{EmbedOptions, Normalize, Pool, Pooling, Prompt, Role, Similarity, Truncate};
+use tandem::embedding::{Chunking, EmbedOptions, Normalize, Pool, Pooling, Prompt, Role, Similarity, Truncate};
 
 use super::engine::one_of;
 use super::{EngineOptions, ModelArg, OutputArgs, examples};
@@ -15,6 +15,10 @@ use super::{EngineOptions, ModelArg, OutputArgs, examples};
 ///
 /// Texts are arguments, lines of standard input, or records of a file, and vectors come in their order. Memory does not grow with the
 /// input. Ctrl-C keeps what is done: `--resume` goes on.
+///
+/// With `--chunk`, a row is a part of a text: `index` is the text, `chunk` which part of it, `start` and `end` its characters in the text,
+/// all counted from 0. Beside an array they are in `FILE.chunks.npy`, a row for each vector. Tokens of a prompt and of the tokenizer come
+/// on top of those of a chunk, within what the model takes.
 #[derive(Args, Debug)]
 #[command(after_help = examples::EMBED)]
 pub(crate) struct EmbedArgs {
@@ -26,6 +30,9 @@ pub(crate) struct EmbedArgs {
     pub(crate) input: InputArgs,
     #[command(flatten)]
     pub(crate) embedding: EmbeddingOptions,
+    /// Divide texts into chunks of at most this many tokens, each beginning with so many of the one before; every chunk has a vector
+    #[arg(long, value_name = "TOKENS:OVERLAP", help_heading = "Embedding")]
+    pub(crate) chunk: Option<Chunking>,
     #[command(flatten)]
     pub(crate) vectors: VectorArgs,
     #[command(flatten)]
@@ -37,7 +44,7 @@ pub(crate) struct EmbedArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Input")]
 pub(crate) struct InputArgs {
-    /// Read texts from this file: `.jsonl` and `.csv` by their field, any other a text for each line
+    /// Read texts from this file: `.jsonl`, `.csv` and `.parquet` by their field, any other a text for each line
     #[arg(long, value_name = "FILE", conflicts_with = "texts")]
     pub(crate) input: Option<PathBuf>,
     /// The field, or the column, that has the text
@@ -75,7 +82,7 @@ pub(crate) struct EmbeddingOptions {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Vectors")]
 pub(crate) struct VectorArgs {
-    /// Write vectors to this file, in the format of its name: `.jsonl` or `.npy`
+    /// Write vectors to this file, in the format of its name: `.jsonl`, `.npy` or `.parquet`
     #[arg(short = 'o', long = "output", value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
     /// Format of the vectors [default: that of the file's name; `table` on a terminal, else `jsonl`]
@@ -84,7 +91,7 @@ pub(crate) struct VectorArgs {
     /// Type of the values: `f32`, `f16`, `int8` (each vector scaled to 127) or `binary` (a bit for each value above 0)
     #[arg(long, value_enum, value_name = "TYPE", default_value_t)]
     pub(crate) precision: Precision,
-    /// Leave the text out of `jsonl`
+    /// Leave the text out of `jsonl` and `parquet`
     #[arg(long)]
     pub(crate) no_text: bool,
     /// Embed texts that occur more than once only once
@@ -118,6 +125,8 @@ pub(crate) enum VectorFormat {
     Jsonl,
     /// NumPy's array format.
     Npy,
+    /// Columns, in a build with the feature `parquet`.
+    Parquet,
 }
 
 /// What values are written as.

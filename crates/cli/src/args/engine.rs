@@ -6,7 +6,9 @@ use std::str::FromStr;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use tandem::adapters::AdapterRef;
 use tandem::machine::Size;
 use tandem::named::{Named, ParseNameError};
 use tandem::{BackendKind, DType, Device, LoadOptions, Numerics, Settings};
@@ -36,6 +38,11 @@ pub(crate) struct EngineOptions {
     /// Context length: maximum number of tokens of prompt and answer [default: the model's]
     #[arg(long, value_name = "N")]
     pub(crate) context: Option<NonZeroUsize>,
+    /// Apply a low-rank adapter (LoRA): a directory, a file, or `owner/name[@revision]` on the hub, with `=SCALE` behind it for a part of
+    /// it (repeatable: their sum)
+    #[arg(long, value_name = "ADAPTER[=SCALE]")]
+    #[serde(deserialize_with = "adapters_from_texts")]
+    pub(crate) adapter: Vec<AdapterRef>,
     /// Plan for a machine with this much memory, such as `16GiB`
     #[arg(long, value_name = "SIZE")]
     #[serde(deserialize_with = "from_text")]
@@ -94,8 +101,23 @@ pub(crate) enum DeviceChoice {
 impl EngineOptions {
     /// What `self` gives, and `other` where it gives nothing.
     pub(crate) fn or(self, other: Self) -> Self {
-        merge!(self, other; weights, device, compute, context, memory, no_memory_check, onnx)
+        Self {
+            weights: self.weights.or(other.weights),
+            device: self.device.or(other.device),
+            compute: self.compute.or(other.compute),
+            context: self.context.or(other.context),
+            adapter: if self.adapter.is_empty() { other.adapter } else { self.adapter },
+            memory: self.memory.or(other.memory),
+            no_memory_check: self.no_memory_check.or(other.no_memory_check),
+            onnx: self.onnx.or(other.onnx),
+        }
     }
+}
+
+/// `["./one", "./two=0.5"]`
+fn adapters_from_texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<AdapterRef>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
 }
 
 impl WeightsArgs {

@@ -56,6 +56,21 @@ Examples:
 
 A line that ends in `\\` goes on in the next one, and lines between two lines of `\"\"\"` are one message.";
 
+pub(super) const ADAPTER: &str = "\
+Examples:
+  tandem adapter train demo --data chats.jsonl -o ./my-adapter
+  tandem run demo 'Tell me about your day.' --adapter ./my-adapter
+  tandem adapter show ./my-adapter
+  tandem adapter verify ./my-adapter --base ./my-model
+  tandem adapter convert ./my-adapter --to mlx -o ./my-adapter-mlx
+  tandem adapter convert ./my-adapter --to merged --base ./my-model -o ./my-adapted-model";
+
+pub(super) const TRAIN: &str = "\
+Examples:
+  tandem adapter train demo --data chats.jsonl -o ./my-adapter
+  tandem adapter train ./my-model --data chats.jsonl --rank 16 --targets q_proj,v_proj --steps 500 -o ./my-adapter
+  tandem adapter train ./my-model --data chats.jsonl -o ./my-adapter --resume";
+
 pub(super) const SCORE: &str = "\
 Examples:
   tandem score demo 'Once upon a time there was a fox.'
@@ -68,7 +83,8 @@ Examples:
   tandem embed Qwen/Qwen3-Embedding-0.6B --role query 'What do foxes eat?' --json
   tandem embed ./my-model --input documents.jsonl --field body -o documents.npy
   tandem embed ./my-model --role document --dtype int8 -o lines.jsonl < lines.txt
-  tandem embed ./my-model --input documents.csv --field text -o vectors.jsonl --resume";
+  tandem embed ./my-model --input documents.csv --field text -o vectors.jsonl --resume
+  tandem embed ./my-model --input books.jsonl --chunk 256:32 -o chunks.jsonl";
 
 pub(super) const RERANK: &str = "\
 Examples:

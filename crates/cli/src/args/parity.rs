@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
+use tandem::adapters::AdapterRef;
 use tandem::named::ParseNameError;
 use tandem::{BackendKind, DType, Device};
 
@@ -60,6 +61,9 @@ pub(crate) struct ParityArgs {
     /// Generating: find the first stage of the first layer that computes a different result from the same inputs
     #[arg(long)]
     pub(crate) bisect: bool,
+    /// Apply a low-rank adapter to every side (repeatable): a directory, a file, or `owner/name` on the hub, with `=SCALE` for a part of it
+    #[arg(long, value_name = "ADAPTER[=SCALE]")]
+    pub(crate) adapter: Vec<AdapterRef>,
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
     #[command(flatten)]

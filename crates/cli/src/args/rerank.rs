@@ -22,7 +22,7 @@ pub(crate) struct RerankArgs {
     /// The query
     #[arg(short = 'Q', long, value_name = "TEXT")]
     pub(crate) query: String,
-    /// Read documents from this file: `.jsonl` and `.csv` by their field, any other a document for each line
+    /// Read documents from this file: `.jsonl`, `.csv` and `.parquet` by their field, any other a document for each line
     #[arg(long, value_name = "FILE", conflicts_with = "documents")]
     pub(crate) input: Option<PathBuf>,
     /// The field, or the column, that has the text

@@ -1,5 +1,6 @@
 //! `tandem chat`: a conversation at the terminal, or one message a line from standard input.
 
+mod adapters;
 mod answer;
 mod command;
 mod input;
@@ -11,6 +12,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use tandem::{Chat, ChatMessage, TextModel};
 
+use self::adapters::Adapters;
 use self::answer::Turn;
 use self::command::{Entry, HELP};
 use self::input::Input;
@@ -46,6 +48,7 @@ pub(crate) fn chat(args: ChatArgs, output: &Output) -> Result<ExitCode> {
     let mut input = Input::open(output, !args.no_history)?;
     let mut talk = Talk {
         chat: Chat::with_session(model, &session)?,
+        adapters: Adapters::new(&loaded, &engine)?,
         model,
         generation: GenerationOptions { system: None, ..generation.clone() },
         interrupts,
@@ -73,6 +76,7 @@ pub(crate) fn chat(args: ChatArgs, output: &Output) -> Result<ExitCode> {
 struct Talk<'t> {
     model: &'t TextModel,
     chat: Chat,
+    adapters: Adapters<'t>,
     generation: GenerationOptions,
     interrupts: Interrupts,
     is_terminal: bool,
@@ -111,6 +115,8 @@ impl Talk<'_> {
                 self.last = None;
                 self.output.note("the conversation begins anew");
             }
+            Entry::ListAdapters => self.list_adapters()?,
+            Entry::Adapter { name } => self.use_adapter(name)?,
             Entry::Save { file, replace } => self.save(&file, replace)?,
             Entry::Load { file } => self.load(&file)?,
             Entry::Set { name, value } => self.set(name, value)?,

@@ -1,7 +1,11 @@
 //! `tandem embed`: vectors of texts.
 
+mod array;
 mod file;
 pub(super) mod input;
+mod lines;
+mod parquet;
+mod row_file;
 mod rows;
 mod window;
 
@@ -11,16 +15,17 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::{Value, json};
-use tandem::embedding::{EmbedOptions, Similarity};
+use tandem::embedding::{Chunking, EmbedOptions, Similarity};
 use tandem::{CancelToken, EmbeddingModel};
 
-use self::file::{Layout, VectorFile};
+use self::file::VectorFile;
 use self::input::Texts;
-use self::rows::Row;
+use self::row_file::Layout;
+use self::rows::{Part, Row};
 use self::window::Windows;
 use crate::args::{EmbedArgs, Precision, VectorFormat};
 use crate::config::Config;
-use crate::engine::load_embedder;
+use crate::engine::{AdapterRow, load_embedder};
 use crate::failure::Usage;
 use crate::figures::{counted, per_second};
 use crate::interrupt::Interrupts;
@@ -40,6 +45,8 @@ struct EmbedReport<'r> {
     engine_version: &'r str,
     device: String,
     dtype: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    adapters: Vec<AdapterRow>,
     pooling: String,
     normalized: bool,
     prompt: &'r str,
@@ -48,6 +55,9 @@ struct EmbedReport<'r> {
     /// What follows a rule and not the model's files.
     remarks: &'r [String],
     n_texts: usize,
+    /// Where texts were divided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n_chunks: Option<usize>,
     n_truncated: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<String>,
@@ -66,9 +76,20 @@ struct SimilarityReport {
 /// What is kept of every text, when it is asked for in one document.
 #[derive(Default, Serialize)]
 struct Collected {
+    /// Where each stands, when texts were divided.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    chunks: Vec<ChunkReport>,
     n_tokens: Vec<usize>,
     truncated: Vec<bool>,
     embeddings: Vec<Vec<f32>>,
+}
+
+#[derive(Serialize)]
+struct ChunkReport {
+    /// The text.
+    index: usize,
+    #[serde(flatten)]
+    part: Part,
 }
 
 /// Where vectors go.
@@ -83,16 +104,23 @@ enum Sink {
 #[derive(Default)]
 struct Counts {
     n_texts: usize,
+    /// Texts, or chunks of them.
+    n_rows: usize,
     n_tokens: usize,
-    /// Numbers of texts that were cut, the first few.
+    /// Numbers of rows that were cut, the first few.
     cut: Vec<usize>,
     n_cut: usize,
+    /// What an earlier run did.
+    n_texts_before: usize,
 }
 
 pub(crate) fn embed(args: EmbedArgs, output: &Output) -> Result<ExitCode> {
     let config = Config::load()?;
     let engine = args.engine.clone().or(config.engine);
     let format = format(&args, output)?;
+    if format == VectorFormat::Parquet {
+        parquet::check_feature()?;
+    }
     let texts = Texts::open(args.texts.clone(), args.input.input.as_deref(), &args.input.field)?;
     let model = load_embedder(&args.model.reference, &config.catalog, &engine, args.embedding.pooling(), output)?;
     for remark in &model.config().remarks {
@@ -101,12 +129,17 @@ pub(crate) fn embed(args: EmbedArgs, output: &Output) -> Result<ExitCode> {
     let cancel = CancelToken::new();
     let options = args.embedding.options().with_cancel(cancel.clone());
     let dimensions = model.embedder().dimensions(&options)?;
+    if let Some(chunking) = args.chunk {
+        // Chunks that cannot be are an error before there is a file.
+        model.embedder().chunks(&[""; 0], chunking, &options)?;
+    }
     remark_on_length(&model, &options, dimensions, output);
     let mut sink = sink(&args, format, &model, &options, dimensions, output)?;
     let interrupts = Interrupts::install(cancel).context("Ctrl-C cannot be listened to")?;
     interrupts.arm();
     let started = Instant::now();
-    let done = run(texts, &model, &options, args.vectors.dedupe, &mut sink, output);
+    let windows = Windows::new(texts, &model, &options, args.chunk, args.vectors.dedupe);
+    let done = run(windows, args.chunk.is_some(), &mut sink, output);
     interrupts.disarm();
     let counts = match done {
         Ok(counts) => counts,
@@ -115,29 +148,24 @@ pub(crate) fn embed(args: EmbedArgs, output: &Output) -> Result<ExitCode> {
     let time = started.elapsed();
     finish(sink, &args, &model, &options, &counts, output)?;
     remark_on_cuts(&counts, model.config().max_tokens, output);
+    let n_texts = counts.n_texts - counts.n_texts_before;
+    let chunks = args.chunk.map_or_else(String::new, |_| format!(" · {} chunks", counts.n_rows));
     let speed = counted(counts.n_tokens, "token", per_second(counts.n_tokens, time));
-    output.note(&format!("{} · {}", counted(counts.n_texts, "text", per_second(counts.n_texts, time)), speed));
+    output.note(&format!("{}{chunks} · {speed}", counted(n_texts, "text", per_second(n_texts, time))));
     Ok(ExitCode::SUCCESS)
 }
 
 /// Embeds everything, a window of texts at a time.
-fn run(
-    texts: Texts,
-    model: &EmbeddingModel,
-    options: &EmbedOptions,
-    dedupe: bool,
-    sink: &mut Sink,
-    output: &Output,
-) -> Result<Counts> {
-    let mut counts = Counts::default();
+fn run(mut windows: Windows<'_>, has_chunks: bool, sink: &mut Sink, output: &Output) -> Result<Counts> {
     let progress = output.progress("embedding");
     let started = Instant::now();
-    let mut windows = Windows::new(texts, dedupe);
-    windows.skip(sink.n_rows())?;
-    counts.n_texts = sink.n_rows();
-    while let Some(window) = windows.next(model, options)? {
-        for row in window.rows(counts.n_texts) {
+    let n_texts_before = windows.skip(sink.n_rows())?;
+    let mut counts = Counts { n_texts: n_texts_before, n_texts_before, n_rows: sink.n_rows(), ..Counts::default() };
+    while let Some(window) = windows.next()? {
+        for row in window.rows() {
             sink.write(&row, output)?;
+            counts.n_texts = row.index + 1;
+            counts.n_rows += 1;
             counts.n_tokens += row.n_tokens;
             if row.n_cut > 0 {
                 counts.n_cut += 1;
@@ -147,9 +175,9 @@ fn run(
             }
         }
         sink.flush(output)?;
-        counts.n_texts += window.len();
         let left = windows.time_left(started).map_or_else(String::new, |left| format!(", about {} s left", left.as_secs()));
-        progress.say(format!("embedding: {} texts, {} tokens{left}", counts.n_texts, counts.n_tokens));
+        let chunks = if has_chunks { format!(", {} chunks", counts.n_rows) } else { String::new() };
+        progress.say(format!("embedding: {} texts{chunks}, {} tokens{left}", counts.n_texts, counts.n_tokens));
     }
     Ok(counts)
 }
@@ -161,8 +189,9 @@ fn format(args: &EmbedArgs, output: &Output) -> Result<VectorFormat> {
         (Some(format), _) => format,
         (None, Some("npy")) => VectorFormat::Npy,
         (None, Some("jsonl" | "ndjson")) => VectorFormat::Jsonl,
+        (None, Some("parquet")) => VectorFormat::Parquet,
         (None, Some(other)) => {
-            let hint = "name a file that ends in `.jsonl` or `.npy`, or give `--format`";
+            let hint = "name a file that ends in `.jsonl`, `.npy` or `.parquet`, or give `--format`";
             return Err(Usage::new(format!("`.{other}` is not the name of a format"), hint).into());
         }
         (None, None) if output.stdout_is_terminal() => VectorFormat::Table,
@@ -172,8 +201,11 @@ fn format(args: &EmbedArgs, output: &Output) -> Result<VectorFormat> {
         (VectorFormat::Npy, None) => {
             Err(Usage::new("an array of NumPy's needs a file", "name one with `--output FILE.npy`").into())
         }
+        (VectorFormat::Parquet, None) => {
+            Err(Usage::new("a Parquet file needs a name", "give one with `--output FILE.parquet`").into())
+        }
         (VectorFormat::Table, Some(_)) => {
-            Err(Usage::new("a table is not written to a file", "use the formats `jsonl` or `npy`").into())
+            Err(Usage::new("a table is not written to a file", "use the formats `jsonl`, `npy` or `parquet`").into())
         }
         _ => Ok(format),
     }
@@ -188,9 +220,10 @@ fn sink(
     output: &Output,
 ) -> Result<Sink> {
     let vectors = &args.vectors;
-    let layout = Layout { format, precision: vectors.precision, dimensions, has_text: !vectors.no_text };
+    let has_chunks = args.chunk.is_some();
+    let layout = Layout { format, precision: vectors.precision, dimensions, has_text: !vectors.no_text, has_chunks };
     if let Some(path) = &vectors.file {
-        let fingerprint = fingerprint(model, options, &layout)?;
+        let fingerprint = fingerprint(model, options, &layout, args.chunk)?;
         return Ok(Sink::File(VectorFile::open(path, layout, &fingerprint, vectors.resume, vectors.force)?));
     }
     if output.is_json() && vectors.precision != Precision::F32 {
@@ -204,20 +237,23 @@ fn sink(
 }
 
 /// What makes the vectors what they are.
-fn fingerprint(model: &EmbeddingModel, options: &EmbedOptions, layout: &Layout) -> Result<Value> {
+fn fingerprint(model: &EmbeddingModel, options: &EmbedOptions, layout: &Layout, chunking: Option<Chunking>) -> Result<Value> {
     let fingerprint = model.fingerprint(options)?;
-    let rows = json!({
+    let mut rows = json!({
         "format": format!("{:?}", layout.format).to_lowercase(),
         "precision": format!("{:?}", layout.precision).to_lowercase(),
         "text": layout.has_text,
     });
+    if let Some(chunking) = chunking {
+        rows["chunk"] = chunking.to_string().into();
+    }
     Ok(json!({ "id": fingerprint.id(), "space": fingerprint.space, "arithmetic": fingerprint.arithmetic, "rows": rows }))
 }
 
 impl Sink {
     /// Rows that an earlier run wrote.
     fn n_rows(&self) -> usize {
-        if let Self::File(file) = self { file.n_rows } else { 0 }
+        if let Self::File(file) = self { file.n_rows() } else { 0 }
     }
 
     fn write(&mut self, row: &Row<'_>, output: &Output) -> Result<()> {
@@ -230,6 +266,7 @@ impl Sink {
             Self::Table => output.line(&table_row(row, output)),
             Self::Collect(texts, collected) => {
                 texts.extend(row.text.map(str::to_owned));
+                collected.chunks.extend(row.part.map(|part| ChunkReport { index: row.index, part }));
                 collected.n_tokens.push(row.n_tokens);
                 collected.truncated.push(row.n_cut > 0);
                 collected.embeddings.push(row.vector.to_vec());
@@ -256,7 +293,8 @@ fn table_row(row: &Row<'_>, output: &Output) -> String {
     let values: Vec<String> = row.vector.iter().take(4).map(|value| format!("{value:>8.4}")).collect();
     let text: String = row.text.unwrap_or_default().chars().take(50).collect();
     let cut = if row.n_cut > 0 { " (cut)" } else { "" };
-    let line = format!("{:>5}  {:>4} tokens{cut}  [{} …]", row.index + 1, row.n_tokens, values.join(" "));
+    let chunk = row.part.map_or_else(String::new, |part| format!(".{:<3}", part.chunk + 1));
+    let line = format!("{:>5}{chunk}  {:>4} tokens{cut}  [{} …]", row.index + 1, row.n_tokens, values.join(" "));
     format!("{line}  {}", output.paint(DIM, &format!("{text:?}")))
 }
 
@@ -302,6 +340,7 @@ fn report(
         engine_version: &info.engine_version,
         device: info.device.to_string(),
         dtype: info.dtype.to_string(),
+        adapters: AdapterRow::all(&info.adapters),
         pooling: config.pooling.name(),
         normalized: config.makes_unit_vectors(options, info.hidden_size),
         prompt: config.prompts.text(&options.prompt)?,
@@ -309,6 +348,7 @@ fn report(
         max_tokens: config.max_tokens,
         remarks: &config.remarks,
         n_texts: counts.n_texts,
+        n_chunks: args.chunk.map(|_| counts.n_rows),
         n_truncated: counts.n_cut,
         file: args.vectors.file.as_ref().map(|file| file.display().to_string()),
         similarity,
@@ -366,8 +406,8 @@ fn stopped(sink: Sink, error: anyhow::Error, output: &Output) -> anyhow::Error {
     if let Sink::File(mut file) = sink {
         match file.flush() {
             Ok(()) => output.note(&format!(
-                "{} texts are in `{}`: the same command with `--resume` goes on",
-                file.n_rows,
+                "{} rows are in `{}`: the same command with `--resume` goes on",
+                file.n_rows(),
                 file.partial().display()
             )),
             Err(other) => output.note(&other.to_string()),

@@ -6,10 +6,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use tandem::adapters::AppliedAdapter;
 use tandem::hub::FileSelector;
-use tandem::{DType, ExportOptions};
+use tandem::{DType, ExportOptions, Settings};
 
 use crate::args::ExportArgs;
+use crate::engine::{AdapterRow, find_adapters, remark_on_adapters};
 use crate::figures;
 use crate::interrupt::Interrupts;
 use crate::output::Output;
@@ -28,6 +30,7 @@ struct ExportReport {
     zero_points: bool,
     outputs: String,
     adapter_inputs: bool,
+    adapters: Vec<AdapterRow>,
     /// All files together.
     bytes: u64,
     files: Vec<FileRow>,
@@ -44,10 +47,14 @@ struct FileRow {
 pub(crate) fn export(args: ExportArgs, output: &Output) -> Result<ExitCode> {
     let (resolver, resolved) = resolve_checkpoint(&args.model.reference, output)?;
     let files = find_with(FileSelector::checkpoint(), &resolver, &resolved, output)?;
+    let settings = find_adapters(&resolver, Settings { adapters: args.adapter, ..Settings::default() }, output)?;
+    let adapters = tandem::adapters::read_all(&files, &settings)?;
+    let applied: Vec<AppliedAdapter> = adapters.iter().map(AppliedAdapter::of).collect();
+    remark_on_adapters(&applied, &files.name, output);
     let reference = &files.name;
     let directory = args.directory.unwrap_or_else(|| default_directory(reference, args.format.dtype));
     let format = args.format.format();
-    let mut options = ExportOptions { format, replace: args.force, ..ExportOptions::new(directory, format.dtype) };
+    let mut options = ExportOptions { format, adapters, replace: args.force, ..ExportOptions::new(directory, format.dtype) };
     let interrupts = Interrupts::install(options.cancel.clone()).context("Ctrl-C cannot be listened to")?;
     let started = Instant::now();
     let progress = output.progress(format!("exporting {reference}"));
@@ -72,6 +79,7 @@ pub(crate) fn export(args: ExportArgs, output: &Output) -> Result<ExitCode> {
             zero_points: format.zero_points,
             outputs: format.outputs.to_string(),
             adapter_inputs: format.adapter_inputs,
+            adapters: AdapterRow::all(&applied),
             bytes,
             files: exported.files.into_iter().map(|(name, bytes)| FileRow { name, bytes }).collect(),
             export_ms: time.as_millis() as u64,

@@ -76,6 +76,7 @@ impl Run<'_> {
             },
             device: choice.device.map(DeviceChoice::Exactly),
             compute: ComputeArgs { threads: args.compute.threads.or(self.configured.compute.threads), ..args.compute },
+            adapter: args.adapter.clone(),
             onnx: OnnxArgs { library: args.library.clone().or(self.configured.onnx.library.clone()), ..OnnxArgs::default() },
             ..EngineOptions::default()
         };
@@ -96,6 +97,7 @@ impl Run<'_> {
                 return Err(Usage::new(message, "leave it out: the report has the text with the least cosine").into());
             }
         }
+        settings = engine::find_adapters(self.resolver, settings, self.output)?;
         let opened = OpenedModel::open(files, &settings)?;
         let is_random = args.random_weights || is_random(opened.config());
         let model = match embeds {
@@ -192,8 +194,9 @@ impl Loaded {
             LoadedModel::Text(model) => model.info().threads,
             LoadedModel::Embedding(model) => model.info().threads,
         };
-        let options = self.settings.load.clone().with_threads(NonZeroUsize::new(if threads == 1 { 2 } else { 1 }));
-        tandem::backends::backend(self.settings.backend, options.onnx.library.clone())?.load(self.files(), &options)
+        let load = self.settings.load.clone().with_threads(NonZeroUsize::new(if threads == 1 { 2 } else { 1 }));
+        let settings = Settings { load, ..self.settings.clone() };
+        Ok(OpenedModel::open(self.files().clone(), &settings)?.load_model()?.0)
     }
 
     /// The same embedding model anew.

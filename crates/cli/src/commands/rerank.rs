@@ -8,10 +8,10 @@ use serde::Serialize;
 use tandem::rerank::{DocumentScore, RerankOptions};
 use tandem::{CancelToken, RerankerModel};
 
-use super::embed::input::Texts;
+use super::embed::input::{Place, Texts, placed};
 use crate::args::RerankArgs;
 use crate::config::Config;
-use crate::engine::load_reranker;
+use crate::engine::{AdapterRow, load_reranker};
 use crate::figures::{counted, per_second};
 use crate::interrupt::Interrupts;
 use crate::output::{BOLD, DIM, Output};
@@ -27,6 +27,8 @@ struct RerankReport<'r> {
     engine_version: &'r str,
     device: String,
     dtype: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    adapters: Vec<AdapterRow>,
     activation: &'static str,
     max_tokens: usize,
     /// What follows a rule and not the model's files.
@@ -52,8 +54,7 @@ struct Row<'r> {
 pub(crate) fn rerank(args: RerankArgs, output: &Output) -> Result<ExitCode> {
     let config = Config::load()?;
     let engine = args.engine.clone().or(config.engine);
-    let texts = Texts::open(args.documents.clone(), args.input.as_deref(), &args.field)?;
-    let documents: Vec<String> = texts.collect::<Result<_>>()?;
+    let (documents, places) = documents(Texts::open(args.documents.clone(), args.input.as_deref(), &args.field)?)?;
     let model = load_reranker(&args.model.reference, &config.catalog, &engine, output)?;
     for remark in &model.config().remarks {
         output.note(remark);
@@ -66,7 +67,7 @@ pub(crate) fn rerank(args: RerankArgs, output: &Output) -> Result<ExitCode> {
     let interrupts = Interrupts::install(cancel).context("Ctrl-C cannot be listened to")?;
     interrupts.arm();
     let started = Instant::now();
-    let scores = scores(&model, &args.query, &documents, &options, output)?;
+    let scores = scores(&model, &args.query, (&documents, &places), &options, output)?;
     let (time, n_tokens) = (started.elapsed(), scores.iter().map(|score| score.n_tokens).sum::<usize>());
     let n_truncated = scores.iter().filter(|score| score.n_cut > 0).count();
     let mut best = scores;
@@ -86,10 +87,20 @@ pub(crate) fn rerank(args: RerankArgs, output: &Output) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The documents, and where each stands.
+fn documents(mut texts: Texts) -> Result<(Vec<String>, Vec<Place>)> {
+    let (mut documents, mut places) = (Vec::new(), Vec::new());
+    while let Some(document) = texts.next() {
+        documents.push(document?);
+        places.push(texts.place(places.len()));
+    }
+    Ok((documents, places))
+}
+
 fn scores(
     model: &RerankerModel,
     query: &str,
-    documents: &[String],
+    (documents, places): (&[String], &[Place]),
     options: &RerankOptions,
     output: &Output,
 ) -> Result<Vec<DocumentScore>> {
@@ -97,7 +108,7 @@ fn scores(
     let mut scores = Vec::with_capacity(documents.len());
     for together in documents.chunks(TOGETHER) {
         let first = scores.len();
-        let some = model.scores(query, together, options)?;
+        let some = model.scores(query, together, options).map_err(|error| placed(error, |i| places[first + i].to_string()))?;
         scores.extend(some.into_iter().map(|score| DocumentScore { index: first + score.index, ..score }));
         progress.say(format!("reranking: {} of {} documents", scores.len(), documents.len()));
     }
@@ -127,6 +138,7 @@ fn report(
         engine_version: &info.engine_version,
         device: info.device.to_string(),
         dtype: info.dtype.to_string(),
+        adapters: AdapterRow::all(&info.adapters),
         activation: config.activation.name(),
         max_tokens: config.max_tokens,
         remarks: &config.remarks,

@@ -8,7 +8,7 @@ use tandem::{ChatMessage, Event, FinishReason, Generation, TextModel, Timings, T
 
 use crate::args::{GenerationOptions, RunArgs};
 use crate::config::Config;
-use crate::engine::{DTypeReport, load, session_options};
+use crate::engine::{AdapterRow, DTypeReport, load, session_options};
 use crate::failure::{FAILED, Usage};
 use crate::figures::{self, TimingsReport};
 use crate::generation::reported_seed;
@@ -25,6 +25,7 @@ struct RunReport<'r> {
     engine_version: &'r str,
     device: String,
     dtype: String,
+    adapters: Vec<AdapterRow>,
     /// Null when there was nothing to choose.
     dtype_choice: Option<DTypeReport>,
     /// Null when the run was greedy: chance played no part.
@@ -83,6 +84,7 @@ pub(crate) fn run(args: RunArgs, output: &Output) -> Result<ExitCode> {
             engine_version: &info.engine_version,
             device: info.device.to_string(),
             dtype: info.dtype.to_string(),
+            adapters: AdapterRow::all(&info.adapters),
             dtype_choice: loaded.dtype_report(),
             seed,
             prompt_tokens: &prompt_tokens,

@@ -8,7 +8,7 @@ use tandem::{TextModel, TokenId, TokenScore};
 
 use crate::args::{EngineOptions, ScoreArgs};
 use crate::config::Config;
-use crate::engine::{load, session_options};
+use crate::engine::{AdapterRow, load, session_options};
 use crate::interrupt::Interrupts;
 use crate::output::{BOLD, DIM, Output};
 use crate::prompt;
@@ -21,6 +21,7 @@ struct ScoreReport<'r> {
     engine_version: &'r str,
     device: String,
     dtype: String,
+    adapters: Vec<AdapterRow>,
     n_tokens: usize,
     /// The exponential of the mean negative log-probability; null when no token has one.
     perplexity: Option<f64>,
@@ -75,6 +76,7 @@ pub(crate) fn score(args: ScoreArgs, output: &Output) -> Result<ExitCode> {
             engine_version: &info.engine_version,
             device: info.device.to_string(),
             dtype: info.dtype.to_string(),
+            adapters: AdapterRow::all(&info.adapters),
             n_tokens: tokens.len(),
             perplexity,
             tokens: scores.into_iter().zip(texts).map(|(score, text)| row(score, text)).collect(),

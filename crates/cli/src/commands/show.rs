@@ -5,6 +5,8 @@ mod files;
 mod memory_plan;
 mod text;
 
+pub(crate) use self::text::row;
+
 use crate::words::clause;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -22,7 +24,7 @@ use self::files::{FileRow, GraphRow, SkippedRow};
 use self::memory_plan::{MemoryReport, planned_tokens};
 use crate::args::ShowArgs;
 use crate::config::Config;
-use crate::engine::{admit, settings};
+use crate::engine::{AdapterRow, admit, find_adapters, remark_on_adapters, settings};
 use crate::output::Output;
 use crate::resolve::{find, reference_settings, resolver};
 
@@ -91,6 +93,7 @@ struct Loaded {
     /// How weights were stored and what they run as; empty where `dtype` says it all.
     weight_types: Vec<WeightTypeRow>,
     threads: usize,
+    adapters: Vec<AdapterRow>,
     load_ms: u64,
     kv_bytes_per_token: usize,
     /// What fast numerics cost; null where they cost nothing: for weights that are not quantised, and with `--numerics exact`.
@@ -149,6 +152,7 @@ pub(crate) fn show(args: ShowArgs, output: &Output) -> Result<ExitCode> {
         Work::Embedding => settings.for_embeddings(),
         Work::Reranking => settings.for_reranking(&files)?,
     };
+    let settings = find_adapters(&resolver, settings, output)?;
     let opened = resolver.open(files.clone(), &settings);
     let mut report = ModelReport {
         published: published(&files, opened.as_ref().ok())?,
@@ -179,10 +183,12 @@ fn load(report: &mut ModelReport, opened: OpenedModel, work: Work, output: &Outp
     let progress = output.progress(format!("loading {}", report.model));
     if work != Work::Text {
         let (model, time) = opened.load_model()?;
+        remark_on_adapters(&model.info().adapters, &model.info().name, output);
         return Ok(loaded(model.info(), time, None));
     }
     let settings = opened.settings().clone();
     let model = opened.load()?;
+    remark_on_adapters(&model.info().adapters, &model.info().name, output);
     progress.say("measuring what fast numerics cost");
     let cost = tandem::numerics::numerics_cost(&model, &settings)?;
     report.published.end_tokens = model.end_tokens().to_vec();
@@ -245,6 +251,7 @@ fn loaded(info: &ModelInfo, load_time: Duration, cost: Option<NumericsCost>) -> 
         memory_dtype: info.memory_dtype.to_string(),
         weight_types: weight_types(info),
         threads: info.threads,
+        adapters: AdapterRow::all(&info.adapters),
         load_ms: u64::try_from(load_time.as_millis()).unwrap_or(u64::MAX),
         kv_bytes_per_token: info.kv_bytes_per_token,
         fast_numerics: cost.map(|cost| FastNumerics { mean_kl: cost.mean_kl, n_positions: cost.n_positions }),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Place, engine, place_with_engine};
+use crate::support::{Place, engine, has_onnx, place_with_engine};
 
 /// A golden embedding model as `name` in the place.
 fn embedder(place: &Place, name: &str) {
@@ -24,7 +24,7 @@ fn embedder(place: &Place, name: &str) {
     }
 }
 
-fn place() -> Option<Place> {
+pub(crate) fn place() -> Option<Place> {
     let place = place_with_engine()?;
     embedder(&place, "bert-mean");
     embedder(&place, "xlm-roberta");
@@ -32,11 +32,11 @@ fn place() -> Option<Place> {
     Some(place)
 }
 
-fn lines(n: usize) -> String {
+pub(crate) fn lines(n: usize) -> String {
     (0..n).map(|i| format!("the river number {i} runs to the sea{}\n", " and on".repeat(i % 7))).collect()
 }
 
-fn floats(value: &Value) -> Vec<f64> {
+pub(crate) fn floats(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect()
 }
 
@@ -100,7 +100,11 @@ fn what_is_wrong_with_an_input_is_said_with_its_place() {
     fails("none.csv", b"a,b\n1,2\n", &["no column `text`", "`a`, `b`"]);
     fails("ragged.csv", b"text,b\n1,2\n3\n", &["ragged.csv:3"]);
     fails("long.txt", &vec![b'x'; (16 << 20) + 2], &["long.txt:1", "longer than"]);
-    fails("rows.parquet", b"PAR1", &["Parquet"]);
+    let parquet = if cfg!(feature = "parquet") { "is not a Parquet file" } else { "hint: build with `--features parquet`" };
+    fails("rows.parquet", b"PAR1", &[parquet]);
+    if cfg!(not(feature = "parquet")) {
+        place.tandem(&["embed", "bert-mean", "a", "-o", "out.parquet"]).fails(1, &["Parquet", parquet]);
+    }
     place.tandem(&["embed", "bert-mean", "--input", "absent.txt"]).fails(1, &["absent.txt", "cannot be opened"]);
     // Nothing is an input without texts.
     place.write("empty.txt", "");
@@ -119,8 +123,13 @@ fn options_that_cannot_be_are_refused() {
     place.tandem(&["run", "bert-mean", "a"]).fails(1, &["embeds texts", "tandem embed"]);
     place.tandem(&["embed", "cross-bert", "a"]).fails(1, &["`BertForSequenceClassification`", "rerank with it"]);
     place.tandem(&["rerank", "bert-mean", "--query", "a", "b"]).fails(1, &["`BertModel`"]);
+    if has_onnx() {
+        let bf16 = place.tandem(&["embed", "bert-mean", "a", "--backend", "onnx", "--dtype", "bf16"]);
+        bf16.fails(1, &["dtype `bf16`", "hint: use `--backend candle`", "`--dtype f32`, `f16` or `int8`"]);
+        assert!(!bf16.stderr.contains("int4"), "{}", bf16.stderr);
+    }
     let long = "river ".repeat(200);
-    place.tandem(&["embed", "bert-mean", &long, "--truncate", "error"]).fails(1, &["the context is full"]);
+    place.tandem(&["embed", "bert-mean", &long, "--truncate", "error"]).fails(1, &["text 1", "has 202 tokens, and 64 fit"]);
     let outcome = place.tandem(&["embed", "bert-mean", "short", &long]);
     assert!(outcome.stderr.contains("1 of 2 texts were longer than 64 tokens and were cut: 2"), "{}", outcome.stderr);
 }
@@ -205,6 +214,28 @@ fn documents_are_ordered_by_their_scores() {
     assert_eq!(top["results"][0], report["results"][0]);
     let table = place.tandem(&[&query[..], &documents].concat());
     assert!(table.stdout.lines().nth(1).unwrap().contains("runs to the sea"), "{}", table.stdout);
+}
+
+#[test]
+fn what_a_reranker_cuts_is_counted_and_asked_for() {
+    let Some(place) = place() else { return };
+    let (short, long) = ("Where does the river run to?", "The river runs to the sea. ".repeat(30));
+    let rerank = |query: &str, more: &[&str]| {
+        place.tandem(&[&["rerank", "cross-bert", "--query", query, "The dog sleeps.", &long], more].concat())
+    };
+    for truncate in ["longest", "document"] {
+        let outcome = rerank(short, &["--truncate-pair", truncate, "--json"]);
+        let report = outcome.json();
+        assert_eq!((&report["n_truncated"], &report["n_documents"]), (&1.into(), &2.into()), "{report}");
+        let cut: Vec<&Value> = report["results"].as_array().unwrap().iter().filter(|row| row["truncated"] == true).collect();
+        assert!(cut.len() == 1 && cut[0]["index"] == 1 && cut[0]["n_tokens"] == report["max_tokens"], "{report}");
+        assert!(outcome.stderr.contains("1 of 2 pairs were longer than"), "{}", outcome.stderr);
+    }
+    assert_eq!(rerank(&long, &["--json"]).json()["n_truncated"], 2, "the longer of the two is cut");
+    rerank(&long, &["--truncate-pair", "document"]).fails(1, &["text 1 cannot be used", "the query has", "tokens, and"]);
+    rerank(short, &["--truncate-pair", "middle"]).fails(2, &["middle"]);
+    rerank(short, &["--instruction", "Find rivers."]).fails(2, &["option `instruction`", "is not read by `cross-bert`"]);
+    assert_eq!(rerank(short, &["--top", "1", "--json"]).json()["results"].as_array().unwrap().len(), 1);
 }
 
 #[test]

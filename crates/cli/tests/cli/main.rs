@@ -15,6 +15,9 @@ mod config;
 mod doctor;
 mod dtypes;
 mod embed;
+mod embed_chunks;
+#[cfg(feature = "parquet")]
+mod embed_parquet;
 mod export;
 mod gguf;
 mod help;

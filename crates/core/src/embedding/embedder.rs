@@ -138,7 +138,7 @@ impl Embedder {
     /// The tokens that the model sees of `text` under `options`.
     ///
     /// # Errors
-    /// [`Error::ContextFull`] for a text that is too long, where that is asked for; [`Error::EmptyPrompt`] for one without any token;
+    /// [`Error::LongText`] for a text that is too long, where that is asked for; [`Error::EmptyText`] for one without any token;
     /// [`Error::InvalidOption`] for a prompt that the model does not have.
     pub fn tokenize(&self, text: &str, options: &EmbedOptions) -> Result<TokenizedText> {
         self.tokens.of(self.config.prompts.text(&options.prompt)?, text, options.truncate)
@@ -147,21 +147,30 @@ impl Embedder {
     /// The vectors of `texts`. Each gets what it would get alone.
     ///
     /// # Errors
-    /// As [`tokenize`](Self::tokenize) and [`Model::encode`]; [`Error::BadEmbedding`] for a vector that is not finite.
+    /// [`Error::BadText`] names a text that cannot be used: as [`tokenize`](Self::tokenize), and [`Error::BadEmbedding`] for a vector that is
+    /// not finite. As [`Model::encode`].
     pub fn embed(&self, texts: &[impl AsRef<str>], options: &EmbedOptions) -> Result<Embeddings> {
         self.embed_tokens(&self.tokenize_all(texts, options)?, options)
     }
 
-    /// The tokens of `texts`, on as many threads as the model has.
+    /// The tokens of `texts`.
     fn tokenize_all(&self, texts: &[impl AsRef<str>], options: &EmbedOptions) -> Result<Vec<TokenizedText>> {
-        let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
+        let prompt = self.config.prompts.text(&options.prompt)?;
+        self.of_each(texts, |text| self.tokens.of(prompt, text, options.truncate))
+    }
+
+    /// What `work` makes of each of `texts`, on as many threads as the model has.
+    pub(super) fn of_each<T: Send>(&self, texts: &[impl AsRef<str>], work: impl Fn(&str) -> Result<T> + Sync) -> Result<Vec<T>> {
+        let texts: Vec<(usize, &str)> = texts.iter().map(AsRef::as_ref).enumerate().collect();
         let share = texts.len().div_ceil(self.info().threads.max(1)).max(MIN_SHARE);
-        let work = |texts: &[&str]| texts.iter().map(|text| self.tokenize(text, options)).collect::<Result<Vec<_>>>();
+        let of_some = |texts: &[(usize, &str)]| {
+            texts.iter().map(|&(index, text)| work(text).map_err(|error| error.of_text(index))).collect::<Result<Vec<_>>>()
+        };
         if texts.len() <= share {
-            return work(&texts);
+            return of_some(&texts);
         }
         let parts = std::thread::scope(|scope| {
-            let threads: Vec<_> = texts.chunks(share).map(|texts| scope.spawn(move || work(texts))).collect();
+            let threads: Vec<_> = texts.chunks(share).map(|texts| scope.spawn(|| of_some(texts))).collect();
             let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             };
@@ -212,7 +221,7 @@ impl Embedder {
             rows = rest;
             let vector = self.vector(own, width, texts[index].n_prompt, options, dimensions);
             if let Some(dimension) = vector.iter().position(|value| !value.is_finite()) {
-                return Err(Error::BadEmbedding { index, dimension, value: vector[dimension] });
+                return Err(Error::BadEmbedding { dimension, value: vector[dimension] }.of_text(index));
             }
             values[index * dimensions..(index + 1) * dimensions].copy_from_slice(&vector);
         }

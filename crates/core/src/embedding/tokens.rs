@@ -5,7 +5,7 @@ use super::Pool;
 use crate::error::{Error, Result};
 use crate::named::named;
 use crate::primitives::TokenId;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{SpecialTokens, Tokenizer};
 
 /// What is done with a text that has more tokens than the model takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -30,6 +30,15 @@ pub struct TokenizedText {
     pub n_prompt: usize,
     /// How many of the text were cut.
     pub n_cut: usize,
+}
+
+/// A place between two tokens of a text.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cut {
+    /// Tokens before it.
+    pub(super) n_tokens: usize,
+    /// Where it is.
+    pub(super) byte: usize,
 }
 
 /// Makes tokens of texts as a model was trained on them.
@@ -74,15 +83,15 @@ impl TextTokens {
     /// The tokens of `prompt` and `text`, cut to what the model takes.
     ///
     /// # Errors
-    /// [`Error::ContextFull`] for a text that is too long, where that is asked for; [`Error::EmptyPrompt`] for one without any token.
+    /// [`Error::LongText`] for a text that is too long, where that is asked for; [`Error::EmptyText`] for one without any token.
     pub(super) fn of(&self, prompt: &str, text: &str, truncate: Truncate) -> Result<TokenizedText> {
-        let cased = |text: &str| if self.lower_case { text.to_lowercase() } else { text.to_owned() };
-        let (prompt, text) = (cased(prompt), cased(text));
+        let (prompt, text) = (self.cased(prompt), self.cased(text));
         let n_prompt = if prompt.is_empty() { 0 } else { self.n_prompt(&prompt)? };
         let max = self.max_tokens - usize::from(self.appended.is_some());
         let (mut ids, mut n_cut) = self.tokenizer.encode_within(&format!("{prompt}{text}"), max)?;
         if n_cut > 0 && truncate == Truncate::Error {
-            return Err(Error::ContextFull { held: 0, asked: ids.len() + n_cut, max: self.max_tokens });
+            let n_tokens = ids.len() + n_cut + usize::from(self.appended.is_some());
+            return Err(Error::LongText { what: "text", n_tokens, max: self.max_tokens });
         }
         if n_cut > 0 && truncate == Truncate::Start {
             // Those of the prompt stay. Parts of a text may have other tokens than the whole: then a few more are cut at the end.
@@ -94,9 +103,59 @@ impl TextTokens {
         }
         ids.extend(self.appended);
         if ids.is_empty() {
-            return Err(Error::EmptyPrompt);
+            return Err(Error::EmptyText);
         }
         Ok(TokenizedText { ids, n_prompt, n_cut })
+    }
+
+    /// How many tokens of a text fit behind `prompt`.
+    pub(super) fn room(&self, prompt: &str) -> Result<usize> {
+        let around = match prompt.is_empty() {
+            true => self.tokenizer.n_added(),
+            false => self.tokenizer.encode_with_template(&self.cased(prompt))?.len(),
+        };
+        Ok(self.max_tokens.saturating_sub(around + usize::from(self.appended.is_some())))
+    }
+
+    /// By how many tokens `text` is longer than `most`, or with `prompt` than the model takes, whichever is more.
+    pub(super) fn excess(&self, prompt: &str, text: &str, most: usize) -> Result<usize> {
+        let own = self.tokenizer.encode(&self.cased(text), SpecialTokens::Parse)?.len().saturating_sub(most);
+        if prompt.is_empty() {
+            return Ok(own);
+        }
+        let max = self.max_tokens - usize::from(self.appended.is_some());
+        let (_, n_cut) = self.tokenizer.encode_within(&self.cased(&format!("{prompt}{text}")), max)?;
+        Ok(own.max(n_cut))
+    }
+
+    /// Where `text` can be cut: at its start, behind tokens that share no character with the next one, and at its end.
+    pub(super) fn cuts(&self, text: &str) -> Result<Vec<Cut>> {
+        let offsets = match self.lower_case {
+            false => self.tokenizer.offsets(text)?,
+            true => {
+                let original = original_offsets(text);
+                let offsets = self.tokenizer.offsets(&text.to_lowercase())?;
+                offsets.into_iter().map(|(start, end)| (original(start), original(end))).collect()
+            }
+        };
+        let mut cuts = vec![Cut { n_tokens: 0, byte: 0 }];
+        let mut end = 0;
+        for (i, pair) in offsets.windows(2).enumerate() {
+            end = pair[0].1.max(end);
+            let is_between = end > cuts[cuts.len() - 1].byte && end <= pair[1].0;
+            if is_between && end < text.len() && text.is_char_boundary(end) {
+                cuts.push(Cut { n_tokens: i + 1, byte: end });
+            }
+        }
+        if !text.is_empty() {
+            cuts.push(Cut { n_tokens: offsets.len(), byte: text.len() });
+        }
+        Ok(cuts)
+    }
+
+    /// As the model reads it.
+    fn cased(&self, text: &str) -> String {
+        if self.lower_case { text.to_lowercase() } else { text.to_owned() }
     }
 
     /// The tokens of a prompt and a text under other rules than the model's.
@@ -119,5 +178,23 @@ impl TextTokens {
         let ids = self.tokenizer.encode_with_template(prompt)?;
         let ends = ids.last().is_some_and(|&last| self.tokenizer.is_special(last));
         Ok(ids.len() - usize::from(ends))
+    }
+}
+
+/// Offsets in `text` for offsets in `text` turned to lower case, where a character may have more or fewer bytes.
+fn original_offsets(text: &str) -> impl Fn(usize) -> usize {
+    let mut lowered = 0;
+    let starts: Vec<(usize, usize)> = text
+        .char_indices()
+        .map(|(start, character)| {
+            let at = lowered;
+            lowered += character.to_lowercase().map(char::len_utf8).sum::<usize>();
+            (at, start)
+        })
+        .collect();
+    let end = text.len();
+    move |offset| match starts.partition_point(|&(at, _)| at < offset) {
+        place if place < starts.len() => starts[place].1,
+        _ => end,
     }
 }

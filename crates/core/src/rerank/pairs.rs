@@ -42,14 +42,16 @@ impl PairTokens {
         Ok(Self { tokenizer, template, max_tokens })
     }
 
+    /// Whether a template puts both texts, and an instruction, into one.
+    pub(super) fn has_template(&self) -> bool {
+        self.template.is_some()
+    }
+
     pub(super) fn tokenize(&self, query: &str, documents: &[&str], options: &RerankOptions) -> Result<Vec<TokenizedPair>> {
-        documents
-            .iter()
-            .map(|document| match &self.template {
-                Some(template) => template.of(&self.tokenizer, query, document, options),
-                None => self.of(query, document, options.truncate),
-            })
-            .collect()
+        of_each(documents, |document| match &self.template {
+            Some(template) => template.of(&self.tokenizer, query, document, options),
+            None => self.of(query, document, options.truncate),
+        })
     }
 
     fn of(&self, query: &str, document: &str, truncate: TruncatePair) -> Result<TokenizedPair> {
@@ -57,8 +59,12 @@ impl PairTokens {
             TruncatePair::Longest => Cut::Longest,
             TruncatePair::Document => Cut::Second,
         };
-        let (ids, types, n_cut) = self.tokenizer.encode_pair_within(query, document, self.max_tokens, cut)?;
-        if ids.is_empty() { Err(Error::EmptyPrompt) } else { Ok(TokenizedPair { ids, types, n_cut }) }
+        let encoded = self.tokenizer.encode_pair_within(query, document, self.max_tokens, cut);
+        let (ids, types, n_cut) = encoded.map_err(|error| match error {
+            Error::ContextFull { asked, max, .. } => long_query(asked, max),
+            other => other,
+        })?;
+        if ids.is_empty() { Err(Error::EmptyText) } else { Ok(TokenizedPair { ids, types, n_cut }) }
     }
 }
 
@@ -94,8 +100,8 @@ impl TemplateTokens {
         Ok(tokens)
     }
 
-    /// The tokens of a pair. Its end is what is cut, whatever `options` say, as sentence-transformers does; the document is the last of the
-    /// two.
+    /// The tokens of a pair. Its end is what is cut, as sentence-transformers does; the document is the last of the two. Where only the
+    /// document may be cut, a query that leaves no token for it is an error.
     pub(super) fn of(
         &self,
         tokenizer: &Tokenizer,
@@ -103,16 +109,33 @@ impl TemplateTokens {
         document: &str,
         options: &RerankOptions,
     ) -> Result<TokenizedPair> {
-        let instruction = options.instruction.as_ref().map(ChatMessage::system);
-        let pair = [ChatMessage::new("query", query), ChatMessage::new("document", document)];
-        let messages: Vec<ChatMessage> = instruction.into_iter().chain(pair).collect();
-        let render = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
-        let mut ids = self.template.render(&messages, &render)?.encode(tokenizer)?;
+        let encode = |document: &str| {
+            let instruction = options.instruction.as_ref().map(ChatMessage::system);
+            let pair = [ChatMessage::new("query", query), ChatMessage::new("document", document)];
+            let messages: Vec<ChatMessage> = instruction.into_iter().chain(pair).collect();
+            let render = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+            self.template.render(&messages, &render)?.encode(tokenizer)
+        };
+        let mut ids = encode(document)?;
         let n_cut = ids.len().saturating_sub(self.max_tokens);
         if n_cut > 0 {
+            let n_without = if options.truncate == TruncatePair::Document { encode("")?.len() } else { 0 };
+            if n_without >= self.max_tokens {
+                return Err(long_query(n_without + 1, self.max_tokens));
+            }
             ids.truncate(self.max_tokens - self.end.len());
             ids.extend(&self.end);
         }
         Ok(TokenizedPair { types: vec![0; ids.len()], ids, n_cut })
     }
+}
+
+/// What `work` makes of each document.
+pub(super) fn of_each(documents: &[&str], work: impl Fn(&str) -> Result<TokenizedPair>) -> Result<Vec<TokenizedPair>> {
+    documents.iter().enumerate().map(|(index, document)| work(document).map_err(|error| error.of_text(index))).collect()
+}
+
+/// The query has `n_tokens`, those around it and one of a document included.
+fn long_query(n_tokens: usize, max: usize) -> Error {
+    Error::LongText { what: "query", n_tokens, max }
 }

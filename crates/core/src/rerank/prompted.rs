@@ -2,7 +2,7 @@
 
 use super::RerankOptions;
 use super::config::Answers;
-use super::pairs::{TemplateTokens, TokenizedPair};
+use super::pairs::{TemplateTokens, TokenizedPair, of_each};
 use crate::backend::{Capability, LogitsRequest, Model, SessionOptions};
 use crate::error::{Error, Result};
 use crate::primitives::TokenId;
@@ -22,7 +22,7 @@ impl PromptedPairs {
     }
 
     pub(super) fn tokenize(&self, query: &str, documents: &[&str], options: &RerankOptions) -> Result<Vec<TokenizedPair>> {
-        documents.iter().map(|document| self.tokens.of(&self.tokenizer, query, document, options)).collect()
+        of_each(documents, |document| self.tokens.of(&self.tokenizer, query, document, options))
     }
 
     /// What all pairs begin with, the instruction and the query, is computed once.

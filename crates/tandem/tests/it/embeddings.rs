@@ -164,7 +164,8 @@ fn the_start_of_a_long_text_can_be_cut() {
         assert_eq!(cut.ids[..whole.ids.len() - 1], whole.ids[..whole.ids.len() - 1], "the prompt stays");
         assert!(cut.ids.ends_with(&short.ids[1..]), "the end of the text stays");
         let refused = model.embed(&[&text], &options.with_truncate(Truncate::Error));
-        assert!(matches!(refused, Err(Error::ContextFull { .. })));
+        let Err(Error::BadText { index: 0, source }) = refused else { panic!("{refused:?}") };
+        assert!(matches!(*source, Error::LongText { what: "text", .. }), "{source}");
     }
 }
 
@@ -260,7 +261,8 @@ fn weights_that_are_not_numbers_are_found() {
         let (_dir, path) = changed("bert-mean", "model.safetensors", bytes);
         let model = resolver().load_embedder(&ModelRef::Local(path), &settings);
         let error = model.and_then(|model| model.embed(&["a"], &EmbedOptions::new()));
-        assert!(matches!(error, Err(Error::BadEmbedding { index: 0, dimension: 0, .. })), "{error:?}");
+        let Err(Error::BadText { index: 0, source }) = error else { panic!("{error:?}") };
+        assert!(matches!(*source, Error::BadEmbedding { dimension: 0, .. }), "{source}");
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod admission;
 mod chat;
+mod chunks;
 mod dtypes;
 mod embeddings;
 mod errors;

@@ -34,8 +34,10 @@ pub(super) fn lineup(args: &BenchArgs, reference: &str, files: &ModelFiles, fact
             for weights in weights.iter().filter(|weights| weights.suit(backend)) {
                 for numerics in numerics(options, weights) {
                     for spin in spins(options, backend) {
-                        let variant = Variant { backend, weights, threads, numerics, spin };
-                        runners.push(Box::new(tandem_runner(reference, options, variant, is_embedder)?));
+                        for adapted in if options.adapter.is_empty() { &[false][..] } else { &[false, true] } {
+                            let variant = Variant { backend, weights, threads, numerics, spin, adapted: *adapted };
+                            runners.push(Box::new(tandem_runner(reference, options, variant, is_embedder)?));
+                        }
                     }
                 }
             }
@@ -57,11 +59,13 @@ struct Variant<'v> {
     threads: usize,
     numerics: Option<Numerics>,
     spin: bool,
+    /// With the adapters that are named.
+    adapted: bool,
 }
 
 impl Variant<'_> {
     fn f32(backend: BackendKind, threads: usize) -> Self {
-        Self { backend, weights: &F32, threads, numerics: None, spin: false }
+        Self { backend, weights: &F32, threads, numerics: None, spin: false, adapted: false }
     }
 }
 
@@ -117,7 +121,8 @@ fn spins(options: &EntryOptions, backend: BackendKind) -> Vec<bool> {
 }
 
 fn tandem_runner(reference: &str, options: &EntryOptions, variant: Variant<'_>, is_embedder: bool) -> Result<TandemRunner> {
-    let Variant { backend, weights, threads, numerics, spin } = variant;
+    let Variant { backend, weights, threads, numerics, spin, adapted } = variant;
+    let adapters: Vec<String> = options.adapter.iter().filter(|_| adapted).map(ToString::to_string).collect();
     let program = options.programs.iter().find(|program| program.backend == backend).map(|program| program.path.clone());
     let program = program.map_or_else(|| std::env::current_exe().context("where this program lies"), Ok)?;
     let device = match options.device {
@@ -143,6 +148,7 @@ fn tandem_runner(reference: &str, options: &EntryOptions, variant: Variant<'_>, 
     add("dtype", dtype.map(|dtype| dtype.to_string()));
     add("graph", graph.as_ref().map(|graph| graph.display().to_string()));
     add("numerics", numerics.map(|numerics| numerics.to_string()));
+    add("adapter", (!adapters.is_empty()).then(|| adapters.join(" --adapter ")));
     let (spinning, flag) = if spin { (" spinning", " --spin") } else { ("", "") };
     let plural = if threads == 1 { "" } else { "s" };
     let onnx = OnnxOptions::new().with_library(options.library.ort_library.clone()).with_graph(graph).with_spin(spin);
@@ -153,7 +159,7 @@ fn tandem_runner(reference: &str, options: &EntryOptions, variant: Variant<'_>, 
         .with_threads(NonZeroUsize::new(threads))
         .with_huge_pages(true)
         .with_onnx(onnx);
-    let engine = EngineChoice { is_transformers: false, is_embedder, backend: Some(backend), load };
+    let engine = EngineChoice { is_transformers: false, is_embedder, backend: Some(backend), load, adapters };
     Ok(TandemRunner {
         name: format!("{name}, {threads}{spinning} thread{plural}"),
         options: format!("{shown} --threads {threads}{flag}"),

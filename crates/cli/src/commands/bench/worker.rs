@@ -44,8 +44,9 @@ fn load(reference: &str, choice: &EngineChoice) -> tandem::Result<(Subject, Opti
     if choice.is_transformers {
         return Ok((Subject::Generator(tandem::backends::peer(&files, &choice.load)?), Some(reads)));
     }
-    let backend = tandem::backends::backend(choice.backend, choice.load.onnx.library.clone())?;
-    Ok((Subject::Generator(backend.load(&files, &choice.load)?), Some(reads)))
+    let adapters = choice.adapters.iter().map(|adapter| adapter.parse()).collect::<tandem::Result<_>>()?;
+    let settings = Settings { backend: choice.backend, load: choice.load.clone(), adapters, ..Settings::default() };
+    Ok((Subject::Generator(OpenedModel::open(files, &settings)?.load_model()?.0), Some(reads)))
 }
 
 /// All weights but those of an embedding that is not the head as well: of it, a step reads one row.

@@ -16,6 +16,9 @@ pub(super) const HELP: &str = "\
 /set NAME VALUE     change one, such as `/set temperature 0.7`; VALUE `default` is as the model's publisher has it
 /system             show what the model is told before the conversation
 /system TEXT        change it; `/system off` removes it
+/adapter            list the adapters that were used; `*` marks the one that is
+/adapter NAME       answer with this adapter from here on: a directory, a file, or a name of the hub, with `=SCALE` behind it for a part
+/adapter off        answer without
 /stats              tokens and speeds of the last answer, and how full the context is
 /quit               leave; so does Ctrl-D
 
@@ -24,7 +27,7 @@ A message that begins with `/` is written with two: `//`.
 Ctrl-C ends an answer; at the prompt it clears the line, and twice it leaves.
 ";
 
-const NAMES: [&str; 9] = ["help", "clear", "save", "save!", "load", "set", "system", "stats", "quit"];
+const NAMES: [&str; 10] = ["help", "adapter", "clear", "save", "save!", "load", "set", "system", "stats", "quit"];
 
 /// One entry.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub(super) enum Entry<'t> {
     Message(String),
     Help,
     Clear,
+    ListAdapters,
+    Adapter { name: &'t str },
     Save { file: PathBuf, replace: bool },
     Load { file: PathBuf },
     ListOptions,
@@ -58,6 +63,8 @@ impl<'t> Entry<'t> {
         Ok(match name {
             "help" | "?" => Self::Help,
             "clear" => Self::Clear,
+            "adapter" if rest.is_empty() => Self::ListAdapters,
+            "adapter" => Self::Adapter { name: rest },
             "save" | "save!" => Self::Save { file: file(name, rest)?, replace: name == "save!" },
             "load" => Self::Load { file: file(name, rest)? },
             "set" if rest.is_empty() => Self::ListOptions,
@@ -109,6 +116,8 @@ mod tests {
         check("/help", &Entry::Help);
         check("/save my talk.json", &Entry::Save { file: "my talk.json".into(), replace: false });
         check("/save! a", &Entry::Save { file: "a".into(), replace: true });
+        check("/adapter", &Entry::ListAdapters);
+        check("/adapter ./mine=0.5", &Entry::Adapter { name: "./mine=0.5" });
         check("/set", &Entry::ListOptions);
         check("/set stop  two words ", &Entry::Set { name: "stop", value: "two words" });
         check("/system\nbe brief\nbe kind", &Entry::System { text: Some("be brief\nbe kind") });

@@ -1,36 +1,24 @@
 //! The file that vectors are written to: under another name until it is whole, so that a run that was stopped goes on.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 use tandem::Error;
 
+use super::array::ArrayFile;
+use super::lines::LineFile;
+use super::parquet;
+use super::row_file::{Layout, RowFile, beside};
 use super::rows::Row;
-use crate::args::{Precision, VectorFormat};
-
-/// Bytes before the rows of a `.npy` file: enough for a header of any number of rows, and a multiple of 64 as NumPy has it.
-const HEADER: usize = 128;
-
-/// What is written, and how.
-pub(super) struct Layout {
-    pub(super) format: VectorFormat,
-    pub(super) precision: Precision,
-    pub(super) dimensions: usize,
-    pub(super) has_text: bool,
-}
+use crate::args::VectorFormat;
 
 /// A file of vectors that grows.
 pub(super) struct VectorFile {
-    path: PathBuf,
     partial: PathBuf,
-    file: BufWriter<File>,
-    layout: Layout,
-    row: Vec<u8>,
-    /// Rows that it has.
-    pub(super) n_rows: usize,
+    rows: Box<dyn RowFile>,
 }
 
 impl VectorFile {
@@ -51,125 +39,51 @@ impl VectorFile {
             let hint = "go on with `--resume`, replace it with `--force`, or name another file";
             return Err(bad(if path.exists() { path } else { &partial }, "exists already", hint).into());
         }
-        let written = |error| Error::bad_file(partial.display().to_string(), "cannot be written", error);
-        let mut file = Self {
-            path: path.into(),
-            partial: partial.clone(),
-            row: Vec::new(),
-            n_rows: 0,
-            file: if is_there && resume {
-                check_fingerprint(&printed, fingerprint)?;
-                if !partial.exists() {
-                    fs::rename(path, &partial).map_err(written)?;
-                }
-                BufWriter::new(OpenOptions::new().read(true).write(true).open(&partial).map_err(written)?)
-            } else {
-                BufWriter::new(File::create(&partial).map_err(written)?)
-            },
-            layout,
+        let goes_on = is_there && resume;
+        if goes_on {
+            check_fingerprint(&printed, fingerprint)?;
+        }
+        let rows: io::Result<Box<dyn RowFile>> = match layout.format {
+            VectorFormat::Npy => ArrayFile::open(path, layout, goes_on).map(|file| Box::new(file) as _),
+            VectorFormat::Parquet => parquet::open_output(path, layout, goes_on),
+            VectorFormat::Jsonl | VectorFormat::Table => LineFile::open(path, layout, goes_on).map(|file| Box::new(file) as _),
         };
-        if is_there && resume {
-            file.find_end().map_err(written)?;
-        } else {
+        let rows = rows.map_err(|error| Error::bad_file(partial.display().to_string(), "cannot be written", error))?;
+        if !goes_on {
             fs::write(&printed, format!("{fingerprint:#}\n"))
                 .map_err(|error| Error::bad_file(printed.display().to_string(), "cannot be written", error))?;
-            file.start().map_err(written)?;
         }
-        Ok(file)
+        Ok(Self { partial, rows })
+    }
+
+    /// Rows that an earlier run, and this one so far, have left for the next.
+    pub(super) fn n_rows(&self) -> usize {
+        self.rows.n_rows()
     }
 
     /// Appends a row.
     pub(super) fn write(&mut self, row: &Row<'_>) -> Result<()> {
-        self.row.clear();
-        match self.layout.format {
-            VectorFormat::Npy => self.layout.precision.write(row.vector, &mut self.row),
-            _ => {
-                let text = row.text.filter(|_| self.layout.has_text);
-                Row { text, ..*row }.write_json(self.layout.precision, &mut self.row)?;
-            }
-        }
-        self.n_rows += 1;
-        self.file.write_all(&self.row).with_context(|| self.cannot())
+        self.rows.write(row).with_context(|| cannot(&self.partial))
     }
 
     /// Hands what was written to the system.
     pub(super) fn flush(&mut self) -> Result<()> {
-        self.file.flush().with_context(|| self.cannot())
+        self.rows.flush().with_context(|| cannot(&self.partial))
     }
 
     /// Gives the whole file its name.
-    pub(super) fn finish(mut self) -> Result<()> {
-        let finish = |this: &mut Self| -> io::Result<()> {
-            if this.layout.format == VectorFormat::Npy {
-                let header = this.header();
-                this.file.seek(SeekFrom::Start(0))?;
-                this.file.write_all(&header)?;
-            }
-            this.file.flush()?;
-            this.file.get_ref().sync_all()?;
-            fs::rename(&this.partial, &this.path)
-        };
-        finish(&mut self).with_context(|| self.cannot())
+    pub(super) fn finish(self) -> Result<()> {
+        self.rows.finish().with_context(|| cannot(&self.partial))
     }
 
     /// Where what is done so far lies.
     pub(super) fn partial(&self) -> &Path {
         &self.partial
     }
+}
 
-    fn start(&mut self) -> io::Result<()> {
-        if self.layout.format == VectorFormat::Npy {
-            let header = self.header();
-            self.file.write_all(&header)?;
-        }
-        Ok(())
-    }
-
-    /// Counts the whole rows, and cuts off what follows them: a process that is killed leaves a part of one.
-    fn find_end(&mut self) -> io::Result<()> {
-        let file = self.file.get_mut();
-        let end = match self.layout.format {
-            VectorFormat::Npy => {
-                let row = self.layout.precision.row_bytes(self.layout.dimensions) as u64;
-                let rows = file.metadata()?.len().saturating_sub(HEADER as u64) / row.max(1);
-                self.n_rows = usize::try_from(rows).map_err(io::Error::other)?;
-                HEADER as u64 + rows * row
-            }
-            _ => {
-                let (mut reader, mut line, mut end) = (BufReader::new(&*file), Vec::new(), 0);
-                while reader.read_until(b'\n', &mut line)? > 0 && line.ends_with(b"\n") {
-                    end += line.len() as u64;
-                    self.n_rows += 1;
-                    line.clear();
-                }
-                end
-            }
-        };
-        file.set_len(end)?;
-        file.seek(SeekFrom::Start(end))?;
-        if self.layout.format == VectorFormat::Npy && self.n_rows == 0 {
-            self.file.seek(SeekFrom::Start(0))?;
-            self.start()?;
-        }
-        Ok(())
-    }
-
-    /// The first bytes of a `.npy` file, version 1.0 (`numpy/lib/format.py`), padded so that it has one size for any number of rows.
-    fn header(&self) -> Vec<u8> {
-        let Layout { precision, dimensions, .. } = self.layout;
-        let shape = format!("({}, {})", self.n_rows, precision.width(dimensions));
-        let described = format!("{{'descr': '{}', 'fortran_order': False, 'shape': {shape}, }}", precision.numpy());
-        let mut header = b"\x93NUMPY\x01\x00".to_vec();
-        header.extend(((HEADER - 10) as u16).to_le_bytes());
-        header.extend(described.bytes());
-        header.resize(HEADER - 1, b' ');
-        header.push(b'\n');
-        header
-    }
-
-    fn cannot(&self) -> String {
-        format!("`{}` cannot be written", self.partial.display())
-    }
+fn cannot(partial: &Path) -> String {
+    format!("`{}` cannot be written", partial.display())
 }
 
 /// What was made before has to have been made in the same way.
@@ -200,13 +114,6 @@ fn differences(place: &str, found: &Value, expected: &Value) -> Vec<String> {
     }
 }
 
-fn beside(path: &Path, extension: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(extension);
-    name.into()
-}
-
 fn bad(path: &Path, problem: &str, hint: &str) -> Error {
     Error::BadFile { file: path.display().to_string(), problem: problem.into(), hint: Some(hint.into()), source: None }
 }
@@ -215,15 +122,18 @@ fn bad(path: &Path, problem: &str, hint: &str) -> Error {
 mod tests {
     use serde_json::json;
 
+    use super::super::rows::Part;
     use super::*;
+    use crate::args::Precision;
 
     fn layout(format: VectorFormat) -> Layout {
-        Layout { format, precision: Precision::F32, dimensions: 3, has_text: true }
+        Layout { format, precision: Precision::F32, dimensions: 3, has_text: true, has_chunks: true }
     }
 
     fn write(file: &mut VectorFile, rows: std::ops::Range<usize>) {
         for index in rows {
-            file.write(&Row { index, text: Some("x"), n_tokens: 1, n_cut: 0, vector: &[index as f32, 0.5, 0.25] }).unwrap();
+            let part = Some(Part { chunk: 0, start: 0, end: 1 });
+            file.write(&Row { index, part, text: Some("x"), n_tokens: 1, n_cut: 0, vector: &[index as f32, 0.5, 0.25] }).unwrap();
         }
     }
 
@@ -236,14 +146,20 @@ mod tests {
             write(&mut file, 0..20);
             file.finish().unwrap();
             let expected = fs::read(&whole).unwrap();
+            // An array has its chunks beside it, and each of the two may be behind the other.
+            let chunks = fs::read(beside(&whole, "chunks.npy")).ok();
             for cut in (0..expected.len()).step_by(37) {
                 fs::write(beside(&path, "partial"), &expected[..cut]).unwrap();
                 fs::write(beside(&path, "fingerprint.json"), "{\"a\": 1}").unwrap();
+                if let Some(chunks) = &chunks {
+                    fs::write(beside(&path, "chunks.npy.partial"), &chunks[..cut * 7 % chunks.len()]).unwrap();
+                }
                 let mut file = VectorFile::open(&path, layout(format), &json!({"a": 1}), true, false).unwrap();
-                let done = file.n_rows;
+                let done = file.n_rows();
                 write(&mut file, done..20);
                 file.finish().unwrap();
                 assert_eq!(fs::read(&path).unwrap(), expected, "{format:?} cut at {cut}");
+                assert_eq!(fs::read(beside(&path, "chunks.npy")).ok(), chunks, "{format:?} cut at {cut}");
                 fs::remove_file(&path).unwrap();
             }
         }

@@ -1,17 +1,23 @@
 //! The texts of `tandem embed`: arguments, lines, or records of a file, one at a time.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::path::Path;
+use std::rc::Rc;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 use tandem::Error;
 
+use super::parquet::ParquetTexts;
 use crate::failure::Usage;
 
 /// The most bytes of a line: a text that long has millions of tokens, and no model takes them.
 const MAX_LINE: u64 = 16 << 20;
+
+/// What standard input is called in messages.
+const STANDARD_INPUT: &str = "standard input";
 
 /// How records are told apart.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,14 +31,41 @@ enum Form {
 /// Texts, in order.
 pub(in crate::commands) struct Texts {
     source: Source,
+    /// What they are read from; nothing where they are arguments.
+    name: Option<Rc<str>>,
     /// Bytes of the whole input, where they are known.
     pub(super) size: Option<u64>,
+}
+
+/// Where a text stands in the input.
+#[derive(Clone, Debug)]
+pub(in crate::commands) struct Place {
+    /// Counted from 0.
+    pub(in crate::commands) index: usize,
+    /// The file with the line or the row of a table; nothing for an argument.
+    line: Option<(Rc<str>, u64)>,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "text {}", self.index + 1)?;
+        self.line.as_ref().map_or(Ok(()), |(name, line)| write!(f, " (`{name}:{line}`)"))
+    }
+}
+
+/// The error about one of some texts, with the place in the input that `place` knows for its number among them.
+pub(in crate::commands) fn placed(error: Error, place: impl FnOnce(usize) -> String) -> anyhow::Error {
+    match error {
+        Error::BadText { index, source } => anyhow::Error::from(*source).context(format!("{} cannot be used", place(index))),
+        other => other.into(),
+    }
 }
 
 enum Source {
     Given(std::vec::IntoIter<String>),
     Lines(Lines),
     Table(Table),
+    Parquet(Box<ParquetTexts>),
 }
 
 struct Lines {
@@ -48,6 +81,8 @@ struct Table {
     reader: csv::Reader<Box<dyn Read>>,
     name: String,
     column: usize,
+    /// Where the record that was read last begins.
+    line: u64,
 }
 
 impl Texts {
@@ -57,21 +92,21 @@ impl Texts {
     /// [`Usage`] when there are none; when a file cannot be opened or has no such field.
     pub(in crate::commands) fn open(texts: Vec<String>, file: Option<&Path>, field: &str) -> Result<Self> {
         if !texts.is_empty() {
-            return Ok(Self { source: Source::Given(texts.into_iter()), size: None });
+            return Ok(Self { source: Source::Given(texts.into_iter()), name: None, size: None });
         }
         let Some(path) = file.filter(|path| *path != Path::new("-")) else { return Self::standard_input(field) };
         let name = path.display().to_string();
         let opened = File::open(path).map_err(|error| Error::bad_file(&name, "cannot be opened", error))?;
         let size = opened.metadata().ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_lowercase();
-        let reader = BufReader::with_capacity(1 << 16, opened);
+        let shown: Rc<str> = name.as_str().into();
         let source = match extension.as_str() {
-            "csv" | "tsv" => Source::Table(Table::open(Box::new(reader), name, field, extension == "tsv")?),
-            "parquet" => return Err(unread_format(&name)),
-            "jsonl" | "ndjson" => Source::Lines(Lines::new(Box::new(reader), name, Form::JsonLines, field)),
-            _ => Source::Lines(Lines::new(Box::new(reader), name, Form::Lines, field)),
+            "csv" | "tsv" => Source::Table(Table::open(buffered(opened), name, field, extension == "tsv")?),
+            "parquet" => Source::Parquet(Box::new(ParquetTexts::open(opened, name, field, MAX_LINE)?)),
+            "jsonl" | "ndjson" => Source::Lines(Lines::new(buffered(opened), name, Form::JsonLines, field)),
+            _ => Source::Lines(Lines::new(buffered(opened), name, Form::Lines, field)),
         };
-        Ok(Self { source, size })
+        Ok(Self { source, name: Some(shown), size })
     }
 
     fn standard_input(field: &str) -> Result<Self> {
@@ -80,7 +115,19 @@ impl Texts {
             return Err(Usage::new("there are no texts", hint).into());
         }
         let reader = Box::new(BufReader::with_capacity(1 << 16, io::stdin()));
-        Ok(Self { source: Source::Lines(Lines::new(reader, "standard input".into(), Form::Lines, field)), size: None })
+        let lines = Lines::new(reader, STANDARD_INPUT.into(), Form::Lines, field);
+        Ok(Self { source: Source::Lines(lines), name: Some(STANDARD_INPUT.into()), size: None })
+    }
+
+    /// The place of the text that was read last, which is the one numbered `index`.
+    pub(in crate::commands) fn place(&self, index: usize) -> Place {
+        let line = match &self.source {
+            Source::Given(_) => 0,
+            Source::Lines(lines) => lines.n_lines as u64,
+            Source::Table(table) => table.line,
+            Source::Parquet(texts) => texts.row(),
+        };
+        Place { index, line: self.name.clone().map(|name| (name, line)) }
     }
 
     /// Bytes of the input that were read.
@@ -89,6 +136,7 @@ impl Texts {
             Source::Given(_) => 0,
             Source::Lines(lines) => lines.n_bytes,
             Source::Table(table) => table.reader.position().byte(),
+            Source::Parquet(texts) => (self.size.unwrap_or_default() as f64 * texts.share()) as u64,
         }
     }
 }
@@ -101,6 +149,7 @@ impl Iterator for Texts {
             Source::Given(texts) => texts.next().map(Ok),
             Source::Lines(lines) => lines.next().transpose(),
             Source::Table(table) => table.next().transpose(),
+            Source::Parquet(texts) => texts.next().transpose(),
         }
     }
 }
@@ -179,13 +228,14 @@ impl Table {
             }
             .into());
         };
-        Ok(Self { reader, name, column })
+        Ok(Self { reader, name, column, line: 0 })
     }
 
     fn next(&mut self) -> Result<Option<String>> {
         let mut record = csv::StringRecord::new();
-        let line = self.reader.position().line();
-        let bad = |problem: String| Error::BadFile { file: format!("{}:{line}", self.name), problem, hint: None, source: None };
+        self.line = self.reader.position().line();
+        let place = format!("{}:{}", self.name, self.line);
+        let bad = |problem: String| Error::BadFile { file: place, problem, hint: None, source: None };
         match self.reader.read_record(&mut record) {
             Ok(false) => Ok(None),
             Ok(true) if record.as_slice().len() as u64 > MAX_LINE => {
@@ -197,12 +247,6 @@ impl Table {
     }
 }
 
-fn unread_format(name: &str) -> anyhow::Error {
-    Error::BadFile {
-        file: name.into(),
-        problem: "Parquet is not read".into(),
-        hint: Some("convert it to `.jsonl` or `.csv` first".into()),
-        source: None,
-    }
-    .into()
+fn buffered(file: File) -> Box<BufReader<File>> {
+    Box::new(BufReader::with_capacity(1 << 16, file))
 }

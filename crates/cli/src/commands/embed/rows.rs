@@ -7,18 +7,32 @@ use serde::Serialize;
 
 use crate::args::Precision;
 
-/// What is written of one text.
+/// What is written of one text, or of one chunk of it.
 pub(super) struct Row<'r> {
     pub(super) index: usize,
+    pub(super) part: Option<Part>,
     pub(super) text: Option<&'r str>,
     pub(super) n_tokens: usize,
     pub(super) n_cut: usize,
     pub(super) vector: &'r [f32],
 }
 
+/// Which chunk of its text it is.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Part {
+    /// Counted from 0 in each text.
+    pub(super) chunk: usize,
+    /// Its first character in the text, counted in code points as Python does.
+    pub(super) start: usize,
+    /// The first character behind it.
+    pub(super) end: usize,
+}
+
 #[derive(Serialize)]
 struct JsonRow<'r, V: Serialize> {
     index: usize,
+    #[serde(flatten)]
+    part: Option<Part>,
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<&'r str>,
     n_tokens: usize,
@@ -83,8 +97,8 @@ impl Row<'_> {
     }
 
     fn write_json_of(&self, embedding: impl Serialize, out: &mut Vec<u8>) -> serde_json::Result<()> {
-        let &Self { index, text, n_tokens, n_cut, .. } = self;
-        serde_json::to_writer(&mut *out, &JsonRow { index, text, n_tokens, truncated: n_cut > 0, embedding })?;
+        let &Self { index, part, text, n_tokens, n_cut, .. } = self;
+        serde_json::to_writer(&mut *out, &JsonRow { index, part, text, n_tokens, truncated: n_cut > 0, embedding })?;
         // Nothing fails to be added to a vector.
         let _ = out.write_all(b"\n");
         Ok(())
@@ -92,14 +106,14 @@ impl Row<'_> {
 }
 
 /// Scaled so that the largest is 127: the angle to other vectors stays, to within rounding.
-fn scaled(vector: &[f32]) -> Vec<i8> {
+pub(super) fn scaled(vector: &[f32]) -> Vec<i8> {
     let largest = vector.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
     let scale = if largest > 0.0 { 127.0 / largest } else { 0.0 };
     vector.iter().map(|value| (value * scale).round() as i8).collect()
 }
 
 /// A bit for each value, as `numpy.packbits(vector > 0)`.
-fn bits(vector: &[f32]) -> Vec<u8> {
+pub(super) fn bits(vector: &[f32]) -> Vec<u8> {
     vector
         .chunks(8)
         .map(|values| values.iter().enumerate().fold(0, |byte, (i, value)| byte | (u8::from(*value > 0.0) << (7 - i))))
@@ -126,12 +140,23 @@ mod tests {
 
     #[test]
     fn a_line_of_json_has_what_is_there() {
-        let line = |text, n_cut, precision| {
+        let line = |part, text, n_cut, precision| {
             let mut out = Vec::new();
-            Row { index: 3, text, n_tokens: 5, n_cut, vector: &VECTOR[..2] }.write_json(precision, &mut out).unwrap();
+            Row { index: 3, part, text, n_tokens: 5, n_cut, vector: &VECTOR[..2] }.write_json(precision, &mut out).unwrap();
             String::from_utf8(out).unwrap()
         };
-        assert_eq!(line(Some("a"), 0, Precision::F32), "{\"index\":3,\"text\":\"a\",\"n_tokens\":5,\"embedding\":[0.5,-0.25]}\n");
-        assert_eq!(line(None, 2, Precision::Int8), "{\"index\":3,\"n_tokens\":5,\"truncated\":true,\"embedding\":[127,-64]}\n");
+        assert_eq!(
+            line(None, Some("a"), 0, Precision::F32),
+            "{\"index\":3,\"text\":\"a\",\"n_tokens\":5,\"embedding\":[0.5,-0.25]}\n"
+        );
+        let part = Some(Part { chunk: 1, start: 4, end: 9 });
+        assert_eq!(
+            line(part, None, 0, Precision::Int8),
+            "{\"index\":3,\"chunk\":1,\"start\":4,\"end\":9,\"n_tokens\":5,\"embedding\":[127,-64]}\n"
+        );
+        assert_eq!(
+            line(None, None, 2, Precision::Int8),
+            "{\"index\":3,\"n_tokens\":5,\"truncated\":true,\"embedding\":[127,-64]}\n"
+        );
     }
 }

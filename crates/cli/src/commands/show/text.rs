@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::{EmbeddingRow, Loaded, ModelReport, Published};
+use crate::engine::AdapterRow;
 use crate::figures::{bytes, many};
 use crate::output::{BOLD, DIM, Output, WIDTH, wrap};
 
@@ -98,6 +99,10 @@ fn running(loaded: &Loaded, output: &Output) -> Result<()> {
         row(output, "weights", &format!("{} of {}, run as {}", kind.n_tensors, kind.stored, kind.runs_as))?;
     }
     row(output, "threads", &loaded.threads.to_string())?;
+    for AdapterRow { name, scale, sha256, .. } in &loaded.adapters {
+        let hash = sha256.as_deref().map_or(String::new(), |hash| format!(", SHA-256 {hash}"));
+        row(output, "adapter", &format!("{name}, scale {scale}{hash}"))?;
+    }
     row(output, "loaded in", &format!("{} ms", loaded.load_ms))?;
     row(output, "KV cache", &format!("{} for each token", bytes(loaded.kv_bytes_per_token as u64)))?;
     if let Some(cost) = &loaded.fast_numerics {
@@ -120,7 +125,7 @@ pub(super) fn heading(output: &Output, text: &str) -> Result<()> {
     output.line(&format!("\n{}", output.paint(BOLD, text)))
 }
 
-pub(super) fn row(output: &Output, name: &str, value: &str) -> Result<()> {
+pub(crate) fn row(output: &Output, name: &str, value: &str) -> Result<()> {
     for (i, line) in wrap(&output.for_stdout(value), WIDTH - INDENT).iter().enumerate() {
         output.line(&format!("  {:<14} {line}", if i == 0 { name } else { "" }))?;
     }

@@ -139,7 +139,9 @@ fn of_array(args: &VerifyIndexArgs) -> Result<(Vec<IndexRow>, usize)> {
     let lengths: Vec<usize> = texts()?.map(|text| text.map(|text| text.len())).collect::<Result<_>>()?;
     if lengths.len() != array.n_rows || array.n_rows == 0 {
         let problem = format!("has {} rows, and `{}` has {} texts", array.n_rows, input.display(), lengths.len());
-        return Err(bad(&args.index, problem).into());
+        return Err(bad(&args.index, problem)
+            .with_hint("an index of chunks is read from `.jsonl`, where each row has its text")
+            .into());
     }
     let chosen = choose(&lengths, args.rows);
     let mut rows = Vec::with_capacity(chosen.len());
