@@ -7,9 +7,9 @@ use std::path::Path;
 
 use half::{bf16, f16};
 
+use super::super::{children, message};
 use super::Product;
 use super::weight::Weight;
-use super::super::{children, message};
 use crate::check::resolve;
 use crate::error::{At, Error, Result};
 use crate::graph::{DataType, Graph, Tensor, TensorData, map};
