@@ -101,7 +101,11 @@ impl FromStr for AdapterRef {
         match text.rsplit_once('=') {
             Some((reference, scale)) if !Path::new(text).exists() => match scale.parse::<f32>() {
                 Ok(scale) if scale.is_finite() && !reference.is_empty() => Ok(Self::new(reference, scale)),
-                _ => Err(Error::invalid_option("adapter", text, format!("`{scale}` after `=` is not a scale: a number such as 0.5"))),
+                _ => Err(Error::invalid_option(
+                    "adapter",
+                    text,
+                    format!("`{scale}` after `=` is not a scale: a number such as 0.5"),
+                )),
             },
             _ => Ok(Self::new(text, 1.0)),
         }

@@ -74,7 +74,7 @@ pub fn switching_adapters_restores_the_base(fixture: &Fixture) {
     assert_eq!(outputs(&*without), plain);
     assert_eq!(outputs(&*model), plain);
     let applied = |model: &dyn Model| model.info().adapters.clone();
-    assert_eq!(applied(&*with_second), [AppliedAdapter { name: "adapter 2".into(), scale: 0.5, sha256: None }]);
+    assert_eq!(applied(&*with_second), [AppliedAdapter { name: "adapter 2".into(), scale: 0.5, sha256: None, base_model: None }]);
     assert_eq!((applied(&*model), applied(&*without)), (Vec::new(), Vec::new()));
     assert_eq!(model.info().capabilities, with_first.info().capabilities);
     drop((model, with_second, without));
