@@ -181,6 +181,6 @@ fn without_weights(module: &str, reason: String) -> Error {
     Error::Unsupported {
         what: format!("an adapter with magnitudes (DoRA) of `{module}` on this graph"),
         reason,
-        hint: Some("use the checkpoint, or merge the adapter: `tandem adapter convert --to merged`".into()),
+        hint: Some("use a graph that is built from the checkpoint, or merge the adapter into the checkpoint".into()),
     }
 }

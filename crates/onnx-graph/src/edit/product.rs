@@ -75,7 +75,7 @@ impl Product<'_> {
 }
 
 /// The module in the name of a module, a node or a value, from `layers.` on: of `/model/layers.0/attn/qkv_proj/MatMul_Q4` that is
-/// `layers.0.self_attn.qkv_proj`. Factors of an adapter within the graph (`lora_A`) are no modules.
+/// `layers.0.self_attn.qkv_proj`. Factors of an adapter within the graph (`lora_A`) do not count.
 pub(super) fn module(name: &str) -> Option<String> {
     let mut words = name.split(['/', '.']);
     words.find(|word| *word == "layers")?;
