@@ -10,8 +10,6 @@ use tandem_core::files::ModelFiles;
 use tandem_core::rerank::RerankConfig;
 use tandem_core::{DType, Model, OpenedModel as Opened, Result};
 
-use crate::adapters;
-use crate::model::adapted;
 use crate::plan::{DTypeChoice, Planner};
 use crate::settings::Settings;
 
@@ -78,7 +76,7 @@ impl OpenedModel {
     /// As [`load`](crate::load), for files whose headers cannot be read.
     pub fn open(files: ModelFiles, settings: &Settings) -> Result<Self> {
         let started = Instant::now();
-        let adapters = adapters::read_all(&files, settings)?;
+        let adapters = read_adapters(&files, settings)?;
         let mut load = settings.load.clone();
         if !adapters.is_empty() {
             load.onnx.adapted_modules = AdapterSum::new(&adapters)?.modules();
@@ -144,4 +142,21 @@ impl OpenedModel {
     pub fn planner(&self) -> &Planner {
         &self.planner
     }
+}
+
+/// Reads the adapters of `settings`, which are on this machine, for the model of `files`.
+///
+/// # Errors
+/// As [`AdapterRef::read`](crate::adapters::AdapterRef::read).
+pub fn read_adapters(files: &ModelFiles, settings: &Settings) -> Result<Vec<ScaledAdapter>> {
+    if settings.adapters.is_empty() {
+        return Ok(Vec::new());
+    }
+    let config = files.model_config()?;
+    settings.adapters.iter().map(|adapter| adapter.read(Some(&config))).collect()
+}
+
+/// `model` with `adapters`, if there are any.
+pub(crate) fn adapted(model: Arc<dyn Model>, adapters: &[ScaledAdapter]) -> Result<Arc<dyn Model>> {
+    if adapters.is_empty() { Ok(model) } else { model.with_adapters(adapters) }
 }

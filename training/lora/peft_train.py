@@ -1,6 +1,6 @@
 """Trains an adapter with Hugging Face's PEFT, by the rules of `tandem adapter train`: the same data, options, losses and schedule.
 
-usage: train_peft.py BASE --data chats.jsonl -o DIR [--rank 8] [--steps 200] [...]
+usage: peft.py BASE --data chats.jsonl -o DIR [--rank 8] [--steps 200] [...]
 
 BASE is a directory of a checkpoint with a chat template. A line of the data is `{"messages": [{"role": ..., "content": ...}, ...]}` or
 `{"prompt": ..., "completion": ...}`. What is learned are the answers of the assistant up to the token that ends them. Without `--held-out`,

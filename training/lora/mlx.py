@@ -3,7 +3,7 @@
 It was NOT run: it needs a Mac with Apple silicon and `pip install mlx-lm==0.32.2`. What it writes is what `tandem run BASE --adapter DIR`
 takes (`adapters.safetensors` beside `adapter_config.json`).
 
-usage: train_mlx.py BASE --data chats.jsonl -o DIR [--rank 8] [--steps 200] [...]
+usage: mlx.py BASE --data chats.jsonl -o DIR [--rank 8] [--steps 200] [...]
 
 mlx-lm wants `train.jsonl` and `valid.jsonl` in one directory, with `messages` in each line; it masks the question by itself
 (`--mask-prompt`). Its schedule has a warm-up and half a cosine as well. The last layers have factors: all of them here.
