@@ -12,8 +12,12 @@ The order of the texts and the first factors are drawn by torch, so the adapter 
 import argparse
 import json
 import math
+import sys
 import time
 from pathlib import Path
+
+# Python looks into this file's directory first, and would find it in the place of the package of its name.
+sys.path.pop(0)
 
 import torch
 from peft import LoraConfig, get_peft_model
