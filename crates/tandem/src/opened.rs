@@ -1,12 +1,14 @@
 //! A model whose headers were read: what it is and what it takes is known, and no weight was read.
 
 use std::fmt;
+use std::num::Saturating;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tandem_core::adapter::{AdapterSum, ScaledAdapter};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
+use tandem_core::footprint::{EstimateFootprint, Part};
 use tandem_core::rerank::RerankConfig;
 use tandem_core::{DType, Model, OpenedModel as Opened, Result};
 
@@ -87,7 +89,7 @@ impl OpenedModel {
             engine: settings.engine(opened.dtype()),
             device: settings.load.device,
             context_length: settings.context_length.map_or(max_context, |length| length.min(max_context)),
-            footprint: opened.footprint()?,
+            footprint: with_adapters(opened.footprint()?, &adapters),
         };
         let open_time = started.elapsed();
         Ok(Self { files, opened, open_time, settings: settings.clone(), planner, dtype_choice: None, adapters })
@@ -159,4 +161,18 @@ pub fn read_adapters(files: &ModelFiles, settings: &Settings) -> Result<Vec<Scal
 /// `model` with `adapters`, if there are any.
 pub(crate) fn adapted(model: Arc<dyn Model>, adapters: &[ScaledAdapter]) -> Result<Arc<dyn Model>> {
     if adapters.is_empty() { Ok(model) } else { model.with_adapters(adapters) }
+}
+
+/// What `footprint` says, and the factors of `adapters`.
+fn with_adapters(footprint: EstimateFootprint, adapters: &[ScaledAdapter]) -> EstimateFootprint {
+    if adapters.is_empty() {
+        return footprint;
+    }
+    let bytes: u64 = adapters.iter().map(|adapter| adapter.adapter.bytes() as u64).sum();
+    Arc::new(move |workload| {
+        let mut planned = footprint(workload);
+        // As they were read, and as the engine keeps them.
+        planned.kept.push(Part::own("adapters", Saturating(2 * bytes)));
+        planned
+    })
 }
