@@ -19,7 +19,7 @@ use crate::footprint::{Attention, GraphFootprint, encoder_footprint, footprint};
 use crate::graph::{DecoderGraph, EncoderGraph, Encoding, LoadedGraph};
 use crate::loaded::Loaded;
 use crate::model::OnnxModel;
-use crate::probe::Origin;
+use crate::probe::Probing;
 use crate::run::Names;
 use crate::source::{GraphSource, OpenedSource, Source, can_be_made, stored_bytes};
 use crate::{engine, library, placement};
@@ -155,7 +155,10 @@ impl OpenedModel for OnnxOpened {
         }
         let info = describe(&files, &options, &config, &source, &session)?;
         let one_run_at_a_time = (options.device != Device::Cpu).then(|| Mutex::new(()));
-        Ok(match LoadedGraph::read(&session, &source.name, &config, options.purpose)? {
+        let loaded = LoadedGraph::read(&session, &source.name, &config, options.purpose)?;
+        let can_probe = source.can_probe && options.device == Device::Cpu;
+        let probing = can_probe.then(|| Probing::new(files, options, library));
+        Ok(match loaded {
             LoadedGraph::Decoder(graph) => Arc::new(OnnxModel {
                 loaded: Arc::new(Loaded {
                     session,
@@ -165,11 +168,8 @@ impl OpenedModel for OnnxOpened {
                     graph,
                     in_place: source.in_place,
                     one_run_at_a_time,
-                    can_probe: source.can_probe && options.device == Device::Cpu,
                     _cached: source.cached,
-                    origin: Origin { files, options },
-                    probed: Mutex::new(None),
-                    library,
+                    probing,
                 }),
             }),
             LoadedGraph::Encoder(graph) => Arc::new(OnnxEncoder {
@@ -177,7 +177,7 @@ impl OpenedModel for OnnxOpened {
                 input_names: Names::new(graph.input_names.clone()),
                 output_names: Names::new(graph.output_names.clone()),
                 parts_names: graph.present_names.as_ref().map(|names| Names::new([&graph.output_names[..], names].concat())),
-                first_position: config.encoder.as_ref().and_then(|encoder| encoder.first_position).unwrap_or(0),
+                probing,
                 info: describe_encoder(info, &graph, &config),
                 graph,
                 one_run_at_a_time,

@@ -12,7 +12,7 @@ use half::f16;
 use ort::AsPointer;
 use ort::session::{NoSelectedOutputs, RunOptions, Session as EngineSession};
 use ort::value::DynValue;
-use tandem_core::backend::{HiddenStates, PooledRows, TokenBatch};
+use tandem_core::backend::{HiddenStates, PooledRows, Prober, TokenBatch};
 use tandem_core::{CancelToken, Capability, Error, Model, ModelInfo, Result, Session, SessionOptions};
 
 pub(crate) use self::groups::TOKENS_OF_RUN;
@@ -21,6 +21,7 @@ use crate::cache::empty_past;
 use crate::error::Doing;
 use crate::graph::{EncoderGraph, Encoding, check_shape};
 use crate::graph_cache::CachedGraph;
+use crate::probe::Probing;
 use crate::run::{Names, RawValue, run, take};
 
 /// Tokens of a part of a long sequence, where a graph can run parts: attention takes memory for each pair of tokens of a run and before it.
@@ -35,9 +36,9 @@ pub(crate) struct OnnxEncoder {
     /// The output, and the KV cache after it, of a graph that runs a sequence in parts: what it gives for a token depends on those before
     /// it only.
     pub(crate) parts_names: Option<Names>,
-    /// The position of the first token, where the graph is told positions.
-    pub(crate) first_position: usize,
     pub(crate) info: ModelInfo,
+    /// Shows its inner values, where they have known names.
+    pub(crate) probing: Option<Probing>,
     /// Keeps the graph in the cache for as long as the engine reads it.
     pub(crate) _cached: Option<CachedGraph>,
     /// Held during a run where the provider does not promise that several may run at once.
@@ -70,6 +71,10 @@ impl Model for OnnxEncoder {
         let mut values = vec![0.0; batch.lengths().len() * port.width];
         self.run_groups(batch, cancel, |row| row.index * port.width..(row.index + 1) * port.width, &mut values)?;
         Ok(PooledRows { values, width: port.width })
+    }
+
+    fn prober(&self) -> Option<&dyn Prober> {
+        self.probing.as_ref().map(|probing| probing as &dyn Prober)
     }
 }
 
@@ -185,7 +190,7 @@ impl OnnxEncoder {
             given.push((port.index, port.matrix(shape, types)?));
         }
         if let Some(port) = graph.positions {
-            let places = rows.iter().flat_map(|_| tokens.clone().map(|token| (self.first_position + token) as i64));
+            let places = rows.iter().flat_map(|_| tokens.clone().map(|token| (graph.first_position + token) as i64));
             given.push((port.index, port.matrix(shape, places)?));
         }
         Ok(given)

@@ -36,6 +36,22 @@ impl LoadedGraph {
             false => Err(encoder::not_an_encoder(file, session.outputs())),
         }
     }
+
+    /// Its name in messages.
+    pub(crate) fn file(&self) -> &str {
+        match self {
+            Self::Decoder(graph) => &graph.file,
+            Self::Encoder(graph) => &graph.file,
+        }
+    }
+
+    /// Names of all inputs, in the order in which runs pass them.
+    pub(crate) fn input_names(&self) -> &[CString] {
+        match self {
+            Self::Decoder(graph) => &graph.input_names,
+            Self::Encoder(graph) => &graph.input_names,
+        }
+    }
 }
 
 /// An input: its index in [`DecoderGraph::input_names`], and how a value for it is made.

@@ -1,6 +1,5 @@
 //! What the sessions of a model share: the engine's session and what is known of its graph.
 
-use std::path::PathBuf;
 use std::sync::Mutex;
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
@@ -10,7 +9,7 @@ use tandem_core::{Device, ModelInfo, Result};
 use crate::error::Doing;
 use crate::graph::DecoderGraph;
 use crate::graph_cache::CachedGraph;
-use crate::probe::{Origin, Probed};
+use crate::probe::Probing;
 use crate::run::Names;
 
 /// A graph that the engine has loaded.
@@ -22,18 +21,12 @@ pub(crate) struct Loaded {
     /// The engine appends to one buffer for each cache.
     pub(crate) in_place: bool,
     pub(crate) info: ModelInfo,
-    /// Its inner values can be made outputs.
-    pub(crate) can_probe: bool,
     /// Keeps the graph in the cache for as long as the engine reads it.
     pub(crate) _cached: Option<CachedGraph>,
     /// Held during a run where the provider does not promise that several may run at once.
     pub(crate) one_run_at_a_time: Option<Mutex<()>>,
-    /// What it was loaded from.
-    pub(crate) origin: Origin,
-    /// The same graph with inner values as outputs, once they have been requested.
-    pub(crate) probed: Mutex<Option<Probed>>,
-    /// ONNX Runtime's library, where one was named.
-    pub(crate) library: Option<PathBuf>,
+    /// Shows its inner values, where they have known names.
+    pub(crate) probing: Option<Probing>,
 }
 
 impl Loaded {

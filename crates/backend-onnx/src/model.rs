@@ -1,12 +1,11 @@
 //! A loaded graph.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
-use tandem_core::backend::{Probe, ProbePoint, Prober};
-use tandem_core::{Model, ModelInfo, Result, Session, SessionOptions, TokenId};
+use tandem_core::backend::Prober;
+use tandem_core::{Model, ModelInfo, Result, Session, SessionOptions};
 
 use crate::loaded::Loaded;
-use crate::probe::Probed;
 use crate::session::OnnxSession;
 
 /// A model on ONNX Runtime.
@@ -24,17 +23,6 @@ impl Model for OnnxModel {
     }
 
     fn prober(&self) -> Option<&dyn Prober> {
-        self.loaded.can_probe.then_some(self)
-    }
-}
-
-impl Prober for OnnxModel {
-    fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
-        let mut probed = self.loaded.probed.lock().unwrap_or_else(PoisonError::into_inner);
-        let probed = match &mut *probed {
-            Some(probed) => probed,
-            none => none.insert(Probed::load(self.loaded.library.as_deref(), &self.loaded.origin)?),
-        };
-        probed.probe(tokens, points)
+        self.loaded.probing.as_ref().map(|probing| probing as &dyn Prober)
     }
 }

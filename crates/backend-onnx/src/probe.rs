@@ -4,36 +4,40 @@
 //! rotated queries are not shown; rotated keys are read from the cache.
 
 use std::ffi::CString;
-use std::path::Path;
+use std::path::PathBuf;
 use std::ptr;
+use std::sync::{Mutex, PoisonError};
 
 use half::f16;
 use ort::AsPointer;
 use ort::session::{RunOptions, Session};
 use ort::value::{DynValue, TensorElementType};
-use tandem_core::backend::{LoadOptions, Probe, ProbePoint};
+use tandem_core::backend::{LoadOptions, Probe, ProbePoint, Prober};
 use tandem_core::files::ModelFiles;
-use tandem_core::{Error, Result, TokenId};
+use tandem_core::{DType, Error, Result, TokenId};
 use tandem_onnx_graph::{DataType, Graph};
 
 use crate::cache::empty_past;
 use crate::engine;
 use crate::error::{Doing, bad_graph};
-use crate::graph::{DecoderGraph, tensor_type};
+use crate::graph::{DecoderGraph, EncoderGraph, LoadedGraph, tensor_type};
 use crate::run::{Names, RawValue, run, take};
 use crate::source::{GraphLocation, Source};
 use crate::value_names::{Layout, known_values};
 
-/// What a graph was loaded from, so that it can be loaded again.
-pub(crate) struct Origin {
-    pub(crate) files: ModelFiles,
-    pub(crate) options: LoadOptions,
+/// What a graph was loaded from, and the same graph with inner values as outputs, once they have been requested.
+pub(crate) struct Probing {
+    files: ModelFiles,
+    options: LoadOptions,
+    /// ONNX Runtime's library, where one was named.
+    library: Option<PathBuf>,
+    probed: Mutex<Option<Probed>>,
 }
 
 /// A graph whose inner values are outputs.
-pub(crate) struct Probed {
+struct Probed {
     session: Session,
-    graph: DecoderGraph,
+    graph: LoadedGraph,
     input_names: Names,
     values: Vec<Value>,
 }
@@ -44,22 +48,23 @@ struct Value {
     layout: Layout,
 }
 
-impl Probed {
-    /// Loads the graph of `origin` again, with the library at `library` or the one that is found.
-    ///
-    /// # Errors
-    /// As loading it the first time.
-    pub(crate) fn load(library: Option<&Path>, origin: &Origin) -> Result<Self> {
-        let config = origin.files.model_config()?;
-        let mut source = Source::choose(&origin.files, &config, &origin.options)?;
+impl Probing {
+    pub(crate) fn new(files: ModelFiles, options: LoadOptions, library: Option<PathBuf>) -> Self {
+        Self { files, options, library, probed: Mutex::new(None) }
+    }
+
+    fn load(&self) -> Result<Probed> {
+        let config = self.files.model_config()?;
+        let mut source = Source::choose(&self.files, &config, &self.options)?;
         let (graph, directory) = match &source.location {
             GraphLocation::File(path) => (Graph::open(path).map_err(bad_graph)?, path.parent()),
             GraphLocation::Memory { bytes, .. } => (Graph::parse(bytes.to_vec(), &source.name).map_err(bad_graph)?, None),
         };
         let mut edit = graph.edit();
-        // Graphs with 4-bit weights have activations of 16 or 32 bits: activations have the type of the cache.
+        // Graphs with 4-bit weights have activations of 16 or 32 bits: activations have the type of the cache, where there is one.
         let mut pasts = graph.inputs().filter(|input| input.name.starts_with("past"));
-        let float = pasts.find_map(|past| past.data_type).unwrap_or(DataType::FLOAT);
+        let of_weights = if source.dtype == DType::F16 { DataType::FLOAT16 } else { DataType::FLOAT };
+        let float = pasts.find_map(|past| past.data_type).unwrap_or(of_weights);
         let mut values = Vec::new();
         for (name, layout) in known_values(&graph, &config) {
             edit.add_output(&name, float).map_err(bad_graph)?;
@@ -75,13 +80,28 @@ impl Probed {
         };
         drop(edit);
         source.location = GraphLocation::Memory { bytes: bytes.into(), weights };
-        let session = engine::commit(library, &origin.options, &source)?;
-        let graph = DecoderGraph::read(&session, &source.name, &config)?;
-        Ok(Self { session, input_names: Names::new(graph.input_names.clone()), graph, values })
+        let session = engine::commit(self.library.as_deref(), &self.options, &source)?;
+        let graph = LoadedGraph::read(&session, &source.name, &config, self.options.purpose)?;
+        let input_names = Names::new(graph.input_names().to_vec());
+        Ok(Probed { session, input_names, graph, values })
     }
+}
 
+impl Prober for Probing {
+    /// The first call loads the graph again.
+    fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
+        let mut probed = self.probed.lock().unwrap_or_else(PoisonError::into_inner);
+        let probed = match &mut *probed {
+            Some(probed) => probed,
+            none => none.insert(self.load()?),
+        };
+        probed.probe(tokens, points)
+    }
+}
+
+impl Probed {
     /// What one run over `tokens` computes at `points`, in the order of computation.
-    pub(crate) fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
+    fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
         let requested: Vec<&Value> = self.values.iter().filter(|value| value.layout.shows(points)).collect();
         if requested.is_empty() {
             return Ok(Vec::new());
@@ -90,10 +110,10 @@ impl Probed {
         let mut probes = Vec::new();
         for (value, returned) in requested.iter().zip(&returned) {
             let name = value.name.to_string_lossy();
-            let (_, shape) = tensor_type(&self.graph.file, &name, returned.dtype())?;
+            let (_, shape) = tensor_type(self.graph.file(), &name, returned.dtype())?;
             if !value.layout.fits(shape, tokens.len()) {
                 let problem = format!("a run over {} tokens returned the unexpected shape {shape:?}", tokens.len());
-                return Err(Error::bad_field(&self.graph.file, name, problem));
+                return Err(Error::bad_field(self.graph.file(), name, problem));
             }
             value.layout.read(tokens, shape, &floats(returned)?, &mut probes);
         }
@@ -102,24 +122,34 @@ impl Probed {
     }
 
     fn run(&self, tokens: &[TokenId], requested: &[&Value]) -> Result<Vec<DynValue>> {
-        let (graph, n) = (&self.graph, tokens.len());
-        let mut inputs: Vec<RawValue> = vec![ptr::null_mut(); graph.input_names.len()];
+        let n = tokens.len();
+        let mut inputs: Vec<RawValue> = vec![ptr::null_mut(); self.input_names.len()];
         let mut owned = Vec::new();
         let mut give = |index: usize, value: DynValue| {
             inputs[index] = value.ptr().cast_mut();
             owned.push(value);
         };
-        give(graph.ids.index, graph.ids.integers(n, tokens.iter().map(|&id| i64::from(id)))?);
-        if let Some(port) = graph.mask {
+        let (ids, mask, positions, first, caches) = match &self.graph {
+            LoadedGraph::Decoder(graph) => (graph.ids, graph.mask, graph.positions, 0, &graph.caches),
+            LoadedGraph::Encoder(graph) => (graph.ids, graph.mask, graph.positions, graph.first_position, &graph.caches),
+        };
+        give(ids.index, ids.integers(n, tokens.iter().map(|&id| i64::from(id)))?);
+        if let Some(port) = mask {
             give(port.index, port.integers(n, std::iter::repeat_n(1, n))?);
         }
-        if let Some(port) = graph.positions {
-            give(port.index, port.integers(n, 0..n as i64)?);
+        if let Some(port) = positions {
+            give(port.index, port.integers(n, (first..first + n).map(|position| position as i64))?);
         }
-        if let Some(port) = graph.logits_to_keep {
-            give(port.index, port.integers(1, std::iter::once(0))?);
+        match &self.graph {
+            LoadedGraph::Decoder(DecoderGraph { logits_to_keep: Some(port), .. }) => {
+                give(port.index, port.integers(1, std::iter::once(0))?);
+            }
+            LoadedGraph::Encoder(EncoderGraph { token_types: Some(port), .. }) => {
+                give(port.index, port.integers(n, std::iter::repeat_n(0, n))?);
+            }
+            _ => {}
         }
-        for port in &graph.caches {
+        for port in caches {
             give(port.input, empty_past(port, 1)?);
         }
         let output_names = Names::new(requested.iter().map(|value| value.name.clone()).collect());

@@ -33,6 +33,8 @@ pub(crate) struct EncoderGraph {
     pub(crate) token_types: Option<Port>,
     /// The position of each token, `[batch, tokens]`.
     pub(crate) positions: Option<Port>,
+    /// That of the first token.
+    pub(crate) first_position: usize,
     /// Keys and values of each layer, of which there are none before a text.
     pub(crate) caches: Vec<CachePort>,
     /// What it gives.
@@ -144,7 +146,20 @@ impl EncoderGraph {
         let input_names = inputs.iter().map(|input| name_for_engine(file, input.name())).collect::<Result<_>>()?;
         let output_names = vec![name_for_engine(file, &encoding.port().name)?];
         let file = file.to_owned();
-        Ok(Self { file, ids, mask, token_types, positions, caches, encoding, input_names, output_names, present_names })
+        let first_position = config.encoder.as_ref().and_then(|encoder| encoder.first_position).unwrap_or(0);
+        Ok(Self {
+            file,
+            ids,
+            mask,
+            token_types,
+            positions,
+            first_position,
+            caches,
+            encoding,
+            input_names,
+            output_names,
+            present_names,
+        })
     }
 }
 

@@ -16,7 +16,7 @@ use tandem_bench::shape::is_random;
 use crate::args::{ComputeArgs, DTypeArg, DeviceChoice, EngineOptions, OnnxArgs, ParityArgs, SideChoice, WeightsArgs};
 use crate::config::Config;
 use crate::engine;
-use crate::failure::{FAILED, GATE_NOT_MET, Usage};
+use crate::failure::{FAILED, GATE_NOT_MET};
 use crate::interrupt::Interrupts;
 use crate::output::{BAD, BOLD, DIM, GOOD, Output};
 use crate::resolve::{is_embedder, resolve, resolve_checkpoint};
@@ -91,10 +91,6 @@ impl Run<'_> {
         let embeds = is_embedder(&files, &files.model_config()?);
         if embeds {
             settings = settings.for_embeddings();
-            if args.bisect {
-                let message = "option `--bisect` looks for the stage at fault between tokens and logits, and this model embeds";
-                return Err(Usage::new(message, "leave it out: the report has the text with the least cosine").into());
-            }
         }
         let opened = OpenedModel::open(files, &settings)?;
         let is_random = args.random_weights || is_random(opened.config());
