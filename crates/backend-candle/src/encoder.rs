@@ -6,6 +6,7 @@
 
 mod attention;
 mod columns;
+mod device;
 mod model;
 mod packed;
 mod pairs;
@@ -21,6 +22,7 @@ use tandem_core::{CancelToken, TokenId};
 
 use self::attention::{Attention, Sequence};
 use self::columns::{Columns, LayerNorm};
+pub(crate) use self::device::{DeviceEncoder, DeviceEncoderModel};
 pub(crate) use self::model::{EncoderModel, MOST_TOKENS};
 use self::packed::{PackedInputs, PackedLinear, Then};
 use self::probe::Recording;

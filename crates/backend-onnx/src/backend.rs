@@ -12,11 +12,11 @@ use tandem_core::huge_pages::MappingSnapshot;
 use tandem_core::{Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, OpenedModel, Remedy, Result};
 
 use crate::device::{provider_name, reports};
-use crate::encoder::OnnxEncoder;
+use crate::encoder::{Buckets, OnnxEncoder};
 use crate::engine::n_threads;
 use crate::error::Doing;
 use crate::footprint::{Attention, GraphFootprint, encoder_footprint, footprint};
-use crate::graph::{DecoderGraph, EncoderGraph, Encoding, LoadedGraph};
+use crate::graph::{DecoderGraph, EncoderGraph, Encoding, LoadedGraph, pooled_output};
 use crate::loaded::Loaded;
 use crate::model::OnnxModel;
 use crate::probe::Probing;
@@ -124,6 +124,13 @@ impl OpenedModel for OnnxOpened {
         }
     }
 
+    fn pooled_output(&self) -> Option<PooledOutput> {
+        match &self.source {
+            OpenedSource::Graph(opened) => pooled_output(&opened.graph),
+            OpenedSource::Export => None,
+        }
+    }
+
     fn footprint(&self) -> Result<EstimateFootprint> {
         let (dtype, stored) = (self.dtype(), stored_bytes(&self.files)?);
         let shape = ModelShape::of(&self.files, &self.config, stored)?;
@@ -156,6 +163,10 @@ impl OpenedModel for OnnxOpened {
         let info = describe(&files, &options, &config, &source, &session)?;
         let one_run_at_a_time = (options.device != Device::Cpu).then(|| Mutex::new(()));
         let loaded = LoadedGraph::read(&session, &source.name, &config, options.purpose)?;
+        let buckets = match &loaded {
+            LoadedGraph::Encoder(graph) => Buckets::of(&options, graph, &config)?,
+            LoadedGraph::Decoder(_) => None,
+        };
         let can_probe = source.can_probe && options.device == Device::Cpu;
         let probing = can_probe.then(|| Probing::new(files, options, library));
         Ok(match loaded {
@@ -178,6 +189,7 @@ impl OpenedModel for OnnxOpened {
                 output_names: Names::new(graph.output_names.clone()),
                 parts_names: graph.present_names.as_ref().map(|names| Names::new([&graph.output_names[..], names].concat())),
                 probing,
+                buckets,
                 info: describe_encoder(info, &graph, &config),
                 graph,
                 one_run_at_a_time,

@@ -12,7 +12,7 @@ use tandem_core::config::ModelConfig;
 use tandem_core::{Error, Result};
 
 pub(crate) use self::decoder::DecoderGraph;
-pub(crate) use self::encoder::{EncoderGraph, Encoding};
+pub(crate) use self::encoder::{EncoderGraph, Encoding, pooled_output};
 use crate::error::Doing;
 
 /// A graph by what it computes.

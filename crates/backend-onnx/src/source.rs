@@ -170,7 +170,7 @@ impl Source {
             return Ok(Self { cached: Some(cached), ..Self::of_graph(&opened, options)? });
         }
         let format = graph_format(config, dtype, options.purpose);
-        let bytes = GraphPlan::open(files, config, format, RunBy::Tandem)?.build()?;
+        let bytes = GraphPlan::open(files, config, format, RunBy::of(options))?.build()?;
         let graph = Graph::parse(bytes, &files.name).map_err(bad_graph)?;
         Ok(Self {
             name: files.name.clone(),

@@ -8,6 +8,7 @@ mod config;
 mod dense;
 mod embedder;
 mod fingerprint;
+mod graph_pooling;
 mod modules;
 mod pooling;
 mod prompts;
@@ -15,8 +16,8 @@ mod tokens;
 mod vectors;
 mod verify;
 
-pub use self::config::EmbeddingConfig;
 pub(crate) use self::config::max_tokens;
+pub use self::config::{EmbeddingConfig, is_embedder};
 pub(crate) use self::dense::floats;
 pub use self::dense::{Dense, DenseActivation};
 pub use self::embedder::{EmbedOptions, Embedder, Embeddings};

@@ -195,7 +195,7 @@ pub mod embedding {
     pub use tandem_core::embedding::{
         Arithmetic, Dense, DenseActivation, Difference, EmbedOptions, Embedder, EmbeddingConfig, Embeddings, Fingerprint,
         IndexRow, Normalize, PROBES, Pool, Pooling, Prompt, Prompts, Role, Similarity, Space, Step, TokenizedText, Truncate,
-        Verdict, Verification, normalize, verify,
+        Verdict, Verification, is_embedder, normalize, verify,
     };
 }
 

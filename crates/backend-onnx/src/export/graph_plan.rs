@@ -7,7 +7,7 @@ mod specs;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use tandem_core::backend::Purpose;
+use tandem_core::backend::{LoadOptions, Purpose};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::{Architecture, ModelConfig};
 use tandem_core::files::ModelFiles;
@@ -44,6 +44,13 @@ pub(crate) enum RunBy {
     Tandem,
     /// Any program.
     Anyone,
+}
+
+impl RunBy {
+    /// Who runs the graph of a model that is loaded with `options`: where texts are padded, it must be one for any program.
+    pub(crate) fn of(options: &LoadOptions) -> Self {
+        if options.onnx.buckets_on(options.device).is_some() { Self::Anyone } else { Self::Tandem }
+    }
 }
 
 /// Whether the graph of a model of `config` that is built for `purpose` encodes, and does not generate.

@@ -7,8 +7,10 @@ use std::ffi::CString;
 
 use ort::session::Session;
 use ort::value::{Outlet, TensorElementType};
+use tandem_core::backend::PooledOutput;
 use tandem_core::config::ModelConfig;
 use tandem_core::{Error, Result};
+use tandem_onnx_graph::{Dim, Graph};
 
 use super::decoder::present_name;
 use super::{CachePort, Port, name_for_engine, names, tensor_type};
@@ -95,6 +97,21 @@ impl Encoding {
         match self {
             Self::HiddenStates(port) | Self::Pooled(port) => port,
         }
+    }
+}
+
+/// The row for each sequence that `graph` gives in the place of hidden states, as [`Encoding::find`] will read it, where it declares the
+/// width.
+pub(crate) fn pooled_output(graph: &Graph) -> Option<PooledOutput> {
+    let outputs = graph.outputs();
+    let named = |names: &[&str]| names.iter().find_map(|name| outputs.iter().find(|output| output.name == *name));
+    if named(&HIDDEN_STATES).is_some() {
+        return None;
+    }
+    let output = named(&POOLED)?;
+    match output.dims.as_deref()? {
+        [_, Dim::Fixed(width)] => Some(PooledOutput { name: output.name.clone(), width: usize::try_from(*width).ok()? }),
+        _ => None,
     }
 }
 

@@ -302,7 +302,7 @@ fn report(
         engine_version: &info.engine_version,
         device: info.device.to_string(),
         dtype: info.dtype.to_string(),
-        pooling: config.pooling.name(),
+        pooling: config.pooling_name(),
         normalized: config.makes_unit_vectors(options, info.hidden_size),
         prompt: config.prompts.text(&options.prompt)?,
         dimensions: model.embedder().dimensions(options)?,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
-use tandem::embedding::Embedder;
+use tandem::embedding::{Embedder, is_embedder};
 use tandem::{CancelToken, EmbeddingModel, Error, Model, ModelFiles, OpenedModel, Resolved, Resolver, Settings, TextModel};
 use tandem_bench::parity::{
     Corpus, EmbedderSide, PairReport, Parity, ParityOptions, ParityReport, Problem, Side, Thresholds, Tone, Verdict, lines, page,
@@ -19,7 +19,7 @@ use crate::engine;
 use crate::failure::{FAILED, GATE_NOT_MET};
 use crate::interrupt::Interrupts;
 use crate::output::{BAD, BOLD, DIM, GOOD, Output};
-use crate::resolve::{is_embedder, resolve, resolve_checkpoint};
+use crate::resolve::{resolve, resolve_checkpoint};
 
 pub(crate) fn parity(args: ParityArgs, output: &Output) -> Result<ExitCode> {
     let options = options(&args)?;
