@@ -126,7 +126,7 @@ impl OpenedModel for OnnxOpened {
 
     fn pooled_output(&self) -> Option<PooledOutput> {
         match &self.source {
-            OpenedSource::Graph(opened) => pooled_output(&opened.graph),
+            OpenedSource::Graph(opened) => pooled_output(&opened.graph, self.config.hidden_size),
             OpenedSource::Export => None,
         }
     }

@@ -17,10 +17,11 @@ pub(crate) struct Buckets {
 }
 
 impl Buckets {
-    /// Those that `options` request for `graph`; none where nobody asked and the graph could not tell padding from text.
+    /// Those that `options` request for `graph`; `None` where they were not asked for and the graph does not tell padding from
+    /// text.
     ///
     /// # Errors
-    /// [`Error::InvalidOption`] for lengths that are none, [`Error::Unsupported`] where padding would be seen.
+    /// [`Error::InvalidOption`] for a list without a length or with 0, [`Error::Unsupported`] where padding would be seen.
     pub(crate) fn of(options: &LoadOptions, graph: &EncoderGraph, config: &ModelConfig) -> Result<Option<Self>> {
         let Some(lengths) = options.onnx.buckets_on(options.device) else { return Ok(None) };
         if lengths.is_empty() || lengths.contains(&0) {

@@ -100,19 +100,21 @@ impl Encoding {
     }
 }
 
-/// The row for each sequence that `graph` gives in the place of hidden states, as [`Encoding::find`] will read it, where it declares the
-/// width.
-pub(crate) fn pooled_output(graph: &Graph) -> Option<PooledOutput> {
+/// The row for each sequence that `graph` gives in the place of hidden states, as [`Encoding::find`] will read it: of `width` where the graph
+/// leaves that to the engine.
+pub(crate) fn pooled_output(graph: &Graph, width: usize) -> Option<PooledOutput> {
     let outputs = graph.outputs();
     let named = |names: &[&str]| names.iter().find_map(|name| outputs.iter().find(|output| output.name == *name));
     if named(&HIDDEN_STATES).is_some() {
         return None;
     }
     let output = named(&POOLED)?;
-    match output.dims.as_deref()? {
-        [_, Dim::Fixed(width)] => Some(PooledOutput { name: output.name.clone(), width: usize::try_from(*width).ok()? }),
-        _ => None,
-    }
+    let width = match output.dims.as_deref()? {
+        [_, Dim::Fixed(width)] => usize::try_from(*width).ok()?,
+        [_, _] => width,
+        _ => return None,
+    };
+    Some(PooledOutput { name: output.name.clone(), width })
 }
 
 impl RowsPort {

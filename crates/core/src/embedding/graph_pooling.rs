@@ -65,7 +65,7 @@ impl EmbeddingConfig {
             _ => format!(", which is `{}` by the model's files", self.pooling.name()),
         };
         self.remarks.push(format!(
-            "the graph pools by itself (`{}`){pooling}: a norm within it is not undone by `--normalize no`",
+            "the graph pools by itself (`{}`){pooling}: a norm within it stays, whatever is asked of normalisation",
             output.name
         ));
         self.graph_output = Some(output.name.clone());
