@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
+use rayon::prelude::*;
 use tandem_core::adapter::AdapterSum;
 use tandem_core::backend::Stage;
 use tandem_core::{CancelToken, TokenId};
@@ -44,7 +45,7 @@ pub(crate) trait Decode: Send + Sync {
     /// The same with `adapters` applied, all of whose modules it takes that it has.
     ///
     /// # Errors
-    /// Those of [`AdapterSum::take`].
+    /// Those of [`AdapterSum::take_parts`].
     fn adapted(&self, adapters: &mut AdapterSum<'_>) -> tandem_core::Result<Box<dyn Decode>>;
 
     /// The decoder whose activations can be probed, if this one is.
@@ -130,6 +131,12 @@ pub(crate) struct Layer {
     pub(crate) post_mlp_norm: Option<Arc<[f32]>>,
     /// The sliding window: how many tokens a query attends to, itself included; `None` for all.
     pub(crate) window: Option<usize>,
+}
+
+impl Layer {
+    fn linears(&mut self) -> [&mut Linear; 4] {
+        [&mut self.qkv, &mut self.attention_out, &mut self.gate_up, &mut self.down]
+    }
 }
 
 /// Consecutive tokens of one sequence among the rows of a pass.
@@ -233,12 +240,10 @@ impl Decode for Decoder {
 
     fn adapted(&self, adapters: &mut AdapterSum<'_>) -> tandem_core::Result<Box<dyn Decode>> {
         let mut adapted = self.clone();
-        for layer in &mut adapted.layers {
-            for linear in [&mut layer.qkv, &mut layer.attention_out, &mut layer.gate_up, &mut layer.down] {
-                *linear = linear.adapted(adapters)?;
-            }
-        }
-        adapted.head = adapted.head.adapted(adapters)?;
+        let linears = adapted.layers.iter_mut().flat_map(Layer::linears).chain([&mut adapted.head]);
+        let linears: Vec<&mut Linear> = linears.collect();
+        let parts = linears.iter().map(|linear| linear.take_parts(adapters)).collect::<tandem_core::Result<Vec<_>>>()?;
+        linears.into_par_iter().zip(&parts).try_for_each(|(linear, parts)| linear.adapt(parts))?;
         Ok(Box::new(adapted))
     }
 

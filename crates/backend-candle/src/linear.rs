@@ -11,7 +11,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 use tandem_core::DType;
-use tandem_core::adapter::{AdapterSum, ModuleUpdate};
+use tandem_core::adapter::{AdapterSum, ModuleParts, ModuleUpdate};
 use tandem_core::arena::{Arena, Slab};
 use tandem_core::backend::{Numerics, Stage};
 
@@ -71,18 +71,26 @@ impl Linear {
         self.weights.product(x, self.terms(), kernels)
     }
 
-    /// The same with what `adapters` have for its modules.
+    /// Takes what `adapters` have for its modules.
     ///
     /// # Errors
-    /// Those of [`AdapterSum::take`].
-    pub(crate) fn adapted(&self, adapters: &mut AdapterSum<'_>) -> tandem_core::Result<Self> {
+    /// Those of [`AdapterSum::take_parts`].
+    pub(crate) fn take_parts<'a>(&self, adapters: &mut AdapterSum<'a>) -> tandem_core::Result<Vec<PartsAt<'a>>> {
+        take_parts(adapters, &self.modules, self.weights.columns)
+    }
+
+    /// Applies `parts`.
+    ///
+    /// # Errors
+    /// When the weights cannot be read.
+    pub(crate) fn adapt(&mut self, parts: &[PartsAt<'_>]) -> tandem_core::Result<()> {
         let Matrix { rows, columns, .. } = *self.weights;
-        let mut read =
-            |range: Range<usize>, each: &mut dyn FnMut(&[f32])| Ok(self.weights.each_row(range, each).doing(READING)?);
-        let updates = take_updates(adapters, &self.modules, columns, &mut read)?;
-        let narrow = matches!(self.weights.stored, Stored::Blocks { .. });
-        let update = (!updates.is_empty()).then(|| Arc::new(Update::new(updates, [rows, columns], narrow)));
-        Ok(Self { update, ..self.clone() })
+        let weights = &self.weights;
+        let mut read = |range: Range<usize>, each: &mut dyn FnMut(&[f32])| Ok(weights.each_row(range, each).doing(READING)?);
+        let updates = updates(parts, &mut read)?;
+        let narrow = matches!(weights.stored, Stored::Blocks { .. });
+        self.update = (!updates.is_empty()).then(|| Arc::new(Update::new(updates, [rows, columns], narrow)));
+        Ok(())
     }
 
     /// As [`forward`](Self::forward), of whole rows `x`.
@@ -100,20 +108,34 @@ const READING: &str = "to read the weights that an adapter changes";
 /// Calls the function that it is given with some rows of a weight.
 pub(crate) type ReadRows<'r> = dyn FnMut(Range<usize>, &mut dyn FnMut(&[f32])) -> tandem_core::Result<()> + 'r;
 
-/// What `adapters` have for `modules` of one matrix, whose rows are `columns` long, and at which rows. `read` reads the matrix.
+/// What adapters have for some rows of a matrix.
+pub(crate) type PartsAt<'a> = (Range<usize>, ModuleParts<'a>);
+
+/// What `adapters` have for `modules` of one matrix, whose rows are `columns` long.
 ///
 /// # Errors
-/// Those of [`AdapterSum::take`].
-pub(crate) fn take_updates(
-    adapters: &mut AdapterSum<'_>,
+/// Those of [`AdapterSum::take_parts`].
+pub(crate) fn take_parts<'a>(
+    adapters: &mut AdapterSum<'a>,
     modules: &[(String, Range<usize>)],
     columns: usize,
-    read: &mut ReadRows<'_>,
-) -> tandem_core::Result<Vec<(Range<usize>, ModuleUpdate)>> {
-    let mut updates = Vec::new();
+) -> tandem_core::Result<Vec<PartsAt<'a>>> {
+    let mut all = Vec::new();
     for (name, rows) in modules {
-        let update = adapters.take(name, [rows.len(), columns], &mut |each| read(rows.clone(), each))?;
-        updates.extend(update.map(|update| (rows.clone(), update)));
+        let parts = adapters.take_parts(name, [rows.len(), columns])?;
+        all.extend(parts.map(|parts| (rows.clone(), parts)));
+    }
+    Ok(all)
+}
+
+/// The updates of `parts` of a matrix, which `read` reads.
+///
+/// # Errors
+/// Those of `read`.
+pub(crate) fn updates(parts: &[PartsAt<'_>], read: &mut ReadRows<'_>) -> tandem_core::Result<Vec<(Range<usize>, ModuleUpdate)>> {
+    let mut updates = Vec::with_capacity(parts.len());
+    for (rows, parts) in parts {
+        updates.push((rows.clone(), parts.update(&mut |each| read(rows.clone(), each))?));
     }
     Ok(updates)
 }

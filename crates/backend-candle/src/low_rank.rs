@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use tandem_core::adapter::ModuleUpdate;
 
@@ -53,7 +54,12 @@ enum Factor {
 
 impl Factor {
     fn new(values: Vec<f32>, narrow: bool) -> Self {
-        if narrow { Self::F16(values.into_iter().map(f16::from_f32).collect()) } else { Self::F32(values) }
+        if !narrow {
+            return Self::F32(values);
+        }
+        let mut halves = vec![f16::ZERO; values.len()];
+        halves.convert_from_f32_slice(&values);
+        Self::F16(halves)
     }
 
     /// Writes `values` to `out`, which is as long.
@@ -68,6 +74,7 @@ impl Factor {
 impl Update {
     /// The update of a matrix of `rows` and `columns` by those of the modules at some of its rows; `narrow` keeps the factors in f16.
     pub(crate) fn new(updates: Vec<(Range<usize>, ModuleUpdate)>, [rows, columns]: [usize; 2], narrow: bool) -> Self {
+        let isa = Isa::current();
         let (mut a, mut scales, mut modules) = (Vec::new(), Vec::new(), Vec::new());
         let mut gain: Option<Vec<f32>> = None;
         let mut first_rank = 0;
@@ -80,7 +87,7 @@ impl Update {
                 let all = gain.get_or_insert_with(|| vec![1.0; rows]);
                 all[own.clone()].iter_mut().zip(gains).for_each(|(all, gain)| *all += gain - 1.0);
             }
-            let b = Factor::new(tiles(&update.b, update.rank, &own), narrow);
+            let b = Factor::new(tiles(isa, &update.b, update.rank, &own), narrow);
             modules.push(Module { rows: own, ranks: first_rank..first_rank + update.rank, b });
             first_rank += update.rank;
             if a.is_empty() {
@@ -89,7 +96,7 @@ impl Update {
                 a.extend_from_slice(&update.a);
             }
         }
-        Self { isa: Isa::current(), columns, a: Factor::new(a, narrow), scales, modules, gain }
+        Self { isa, columns, a: Factor::new(a, narrow), scales, modules, gain }
     }
 
     /// Multiplies what is added to the weights of each block, before [`Low::tile`] does so with the rest.
@@ -323,12 +330,20 @@ fn add_transposed(isa: Isa, b: &[f32], low: &[f32], n: usize, out: &mut [f32]) {
 }
 
 /// `b`, `[rows, rank]`, in the tiles of a matrix in which it has the rows `own`: `[tiles, rank, TILE]`.
-fn tiles(b: &[f32], rank: usize, own: &Range<usize>) -> Vec<f32> {
+fn tiles(isa: Isa, b: &[f32], rank: usize, own: &Range<usize>) -> Vec<f32> {
     let first = own.start / TILE;
     let mut tiles = vec![0.0; (own.end.div_ceil(TILE) - first) * rank * TILE];
-    for (row, values) in own.clone().zip(b.chunks_exact(rank)) {
-        let out = &mut tiles[(row / TILE - first) * rank * TILE + row % TILE..];
-        out.iter_mut().step_by(TILE).zip(values).for_each(|(out, value)| *out = *value);
+    for (tile, out) in tiles.chunks_exact_mut(rank * TILE).enumerate() {
+        let start = (first + tile) * TILE;
+        let rows = start.max(own.start)..own.end.min(start + TILE);
+        let values = &b[(rows.start - own.start) * rank..(rows.end - own.start) * rank];
+        if rows.start == start {
+            isa.transpose(values, rank, rank, out);
+            continue;
+        }
+        for (row, values) in rows.zip(values.chunks_exact(rank)) {
+            out[row - start..].iter_mut().step_by(TILE).zip(values).for_each(|(out, value)| *out = *value);
+        }
     }
     tiles
 }
@@ -336,17 +351,20 @@ fn tiles(b: &[f32], rank: usize, own: &Range<usize>) -> Vec<f32> {
 /// Scales each row of `A` and column of `B` by a power of two to a largest value of about 1, and returns what undoes it.
 fn normalize(update: &mut ModuleUpdate, columns: usize) -> Vec<f32> {
     let power = |largest: f32| if largest > 0.0 { largest.log2().ceil().clamp(-60.0, 60.0).exp2() } else { 1.0 };
-    let largest = |values: &mut dyn Iterator<Item = &f32>| values.fold(0.0_f32, |most, value| most.max(value.abs()));
-    let rank = update.rank;
-    let mut scales = Vec::with_capacity(rank);
-    for (r, a) in update.a.chunks_exact_mut(columns).enumerate() {
-        let of_a = power(largest(&mut a.iter()));
-        let of_b = power(largest(&mut update.b.iter().skip(r).step_by(rank)));
-        a.iter_mut().for_each(|value| *value /= of_a);
-        update.b.iter_mut().skip(r).step_by(rank).for_each(|value| *value /= of_b);
-        scales.push(of_a * of_b);
+    let mut of_b = vec![0.0_f32; update.rank];
+    for row in update.b.chunks_exact(update.rank) {
+        of_b.iter_mut().zip(row).for_each(|(most, value)| *most = most.max(value.abs()));
     }
-    scales
+    of_b.iter_mut().for_each(|largest| *largest = power(*largest));
+    for row in update.b.chunks_exact_mut(update.rank) {
+        row.iter_mut().zip(&of_b).for_each(|(value, power)| *value /= power);
+    }
+    let of_a = update.a.chunks_exact_mut(columns).map(|a| {
+        let power = power(a.iter().fold(0.0, |most, value| value.abs().max(most)));
+        a.iter_mut().for_each(|value| *value /= power);
+        power
+    });
+    of_a.zip(of_b).map(|(of_a, of_b)| of_a * of_b).collect()
 }
 
 #[cfg(test)]

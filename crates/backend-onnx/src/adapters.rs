@@ -10,7 +10,7 @@ use half::f16;
 use ort::value::{DynValue, Tensor, TensorElementType};
 use tandem_core::adapter::{AdapterSum, ModuleUpdate};
 use tandem_core::{Error, Result};
-use tandem_onnx_graph::{AdapterInputs, Graph, Product};
+use tandem_onnx_graph::{Graph, Product};
 
 use crate::error::{Doing, bad_graph};
 use crate::graph::{AdapterPort, DecoderGraph};
@@ -36,11 +36,10 @@ struct Factors {
 }
 
 impl Constants {
-    /// Those of `graph` without an adapter: what `added` products and required inputs need to change nothing. A product of rank 0 would
-    /// do, and takes longer than one of rank 1.
-    pub(crate) fn plain(graph: &DecoderGraph, added: &[AdapterInputs]) -> Result<Self> {
+    /// Those of `graph` without an adapter: inputs for adapters that have no default get factors that change nothing.
+    pub(crate) fn plain(graph: &DecoderGraph) -> Result<Self> {
         let mut constants = Self { names: Names::new(Vec::new()), values: Vec::new(), own: Vec::new() };
-        for port in graph.adapters.iter().filter(|port| port.is_required || is_added(port, added)) {
+        for port in graph.adapters.iter().filter(|port| port.is_required) {
             constants.push(&graph.file, port, Factors::zero(port))?;
         }
         Ok(constants.named(graph))
@@ -53,7 +52,6 @@ impl Constants {
     /// [`Error::Unsupported`] for magnitudes where the weight is not read.
     pub(crate) fn adapted(
         graph: &DecoderGraph,
-        added: &[AdapterInputs],
         usable: &dyn Fn(&AdapterPort) -> bool,
         mut sum: AdapterSum<'_>,
         origin: &Origin,
@@ -71,7 +69,7 @@ impl Constants {
             }
             if !updates.is_empty() {
                 constants.push(&graph.file, port, Factors::of(&graph.file, port, &updates)?)?;
-            } else if port.is_required || is_added(port, added) {
+            } else if port.is_required {
                 constants.push(&graph.file, port, Factors::zero(port))?;
             }
         }
@@ -98,12 +96,6 @@ impl Constants {
     fn named(self, graph: &DecoderGraph) -> Self {
         Self { names: Names::new([&graph.input_names[..], &self.own].concat()), ..self }
     }
-}
-
-/// Whether the inputs of `port` are among those that the load added.
-pub(crate) fn is_added(port: &AdapterPort, added: &[AdapterInputs]) -> bool {
-    let is_named = |product: &str| port.names[0].to_bytes() == format!("{product}.lora_A.weight").as_bytes();
-    added.iter().any(|inputs| inputs.product == port.product && is_named(&inputs.product))
 }
 
 impl Factors {

@@ -8,7 +8,7 @@ use tandem_core::adapter::AdaptedModule;
 use tandem_core::{Device, ModelInfo, Result};
 use tandem_onnx_graph::AdapterInputs;
 
-use crate::adapters::{Constants, is_added};
+use crate::adapters::Constants;
 use crate::error::Doing;
 use crate::graph::{AdapterPort, DecoderGraph};
 use crate::graph_cache::CachedGraph;
@@ -59,14 +59,16 @@ impl Loaded {
 
     /// What runs pass without an adapter.
     pub(crate) fn plain(&self) -> Result<Constants> {
-        Constants::plain(&self.graph, &self.added)
+        Constants::plain(&self.graph)
     }
 
     /// Whether adapters may be given to `port`.
     pub(crate) fn is_usable(&self, port: &AdapterPort) -> bool {
         // A product that was given inputs did not have those that are needed.
-        let was_given = self.added.iter().any(|inputs| inputs.product == port.product);
-        if was_given { is_added(port, &self.added) } else { self.own.contains(&port.product) }
+        match self.added.iter().any(|inputs| inputs.product == port.product) {
+            true => port.names[0].to_bytes() == format!("{}.lora_A.weight", port.product).as_bytes(),
+            false => self.own.contains(&port.product),
+        }
     }
 
     /// Whether adapters of `modules` can be given.

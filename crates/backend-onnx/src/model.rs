@@ -96,7 +96,7 @@ impl Model for OnnxModel {
         }
         let loaded = base.adaptable(&sum.modules())?;
         let usable = |port: &_| loaded.is_usable(port);
-        let constants = Arc::new(Constants::adapted(&loaded.graph, &loaded.added, &usable, sum, &loaded.origin)?);
+        let constants = Arc::new(Constants::adapted(&loaded.graph, &usable, sum, &loaded.origin)?);
         Ok(Arc::new(Self { base, loaded, constants }))
     }
 

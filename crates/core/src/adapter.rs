@@ -31,7 +31,7 @@ pub use self::merge::{MergeOptions, Merged, write_merged};
 pub use self::mlx::write_mlx;
 pub use self::onnx::write_onnx_adapter;
 pub use self::peft::write_peft;
-pub use self::sum::{AdapterSum, BaseRows, ModuleUpdate, canonical_module};
+pub use self::sum::{AdapterSum, BaseRows, ModuleParts, ModuleUpdate, canonical_module};
 
 /// One adapter.
 #[derive(Clone, Debug, PartialEq)]

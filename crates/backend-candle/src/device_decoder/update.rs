@@ -8,7 +8,7 @@ use tandem_core::adapter::{AdapterSum, ModuleUpdate};
 
 use super::Projection;
 use crate::error::Doing;
-use crate::linear::take_updates;
+use crate::linear::{take_parts, updates};
 
 /// `gain ∘ (x W) + (x A) B`.
 pub(super) struct DeviceUpdate {
@@ -59,12 +59,12 @@ impl Projection {
     /// Takes what `adapters` have for its modules.
     ///
     /// # Errors
-    /// Those of [`AdapterSum::take`].
+    /// Those of [`AdapterSum::take_parts`].
     pub(super) fn adapt(&mut self, adapters: &mut AdapterSum<'_>) -> tandem_core::Result<()> {
         const DOING: &str = "to apply an adapter";
         let (n_inputs, n_outputs) = self.weights.dims2().doing(DOING)?;
         let mut read = |rows: Range<usize>, each: &mut dyn FnMut(&[f32])| Ok(self.each_row(rows, each).doing(DOING)?);
-        let updates = take_updates(adapters, &self.modules, n_inputs, &mut read)?;
+        let updates = updates(&take_parts(adapters, &self.modules, n_inputs)?, &mut read)?;
         if !updates.is_empty() {
             let update = DeviceUpdate::new(&updates, [n_inputs, n_outputs], self.weights.device()).doing(DOING)?;
             self.update = Some(Arc::new(update));

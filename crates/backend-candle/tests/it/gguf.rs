@@ -1,6 +1,6 @@
 //! GGUF files: golden checkpoints in that format match the goldens, and every quantised type matches candle's own dequantisation.
 
-mod files;
+pub(crate) mod files;
 mod types;
 
 use candle_core::quantized::GgmlDType;

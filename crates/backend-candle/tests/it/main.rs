@@ -1,6 +1,7 @@
 //! Integration tests of the backend. `bad_input` is a program of its own, since it counts the allocations of its process.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
 
+mod adapters;
 mod cancel;
 mod conformance;
 mod embedders;

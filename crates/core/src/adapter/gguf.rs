@@ -48,7 +48,7 @@ pub(super) fn read(content: FileBytes, file: &str, base: Option<&ModelConfig>) -
             return Err(Error::Unsupported {
                 what: format!("the type {kind} of `{name}` in `{file}`"),
                 reason: "factors of F32, F16 or BF16 are read".into(),
-                hint: Some("convert the adapter again with `--outtype f32`".into()),
+                hint: Some("convert the adapter again, to f32".into()),
             });
         }
         let tensor = gguf.tensor(name)?;

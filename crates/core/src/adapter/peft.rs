@@ -48,6 +48,8 @@ pub(super) fn read(weights: &Checkpoint, file: &str, json: &[u8], config_file: &
                 found.add(module, role, name, Matrix::read(file, name, &weights.tensor(name)?)?)?;
             }
             Some(Name::Magnitude(module)) => found.add_magnitude(module, name, &weights.tensor(name)?)?,
+            // A copy of the base's own weight, which training leaves as it is; PEFT saves it where it has factors for a head.
+            Some(Name::OfBaseLayer(own)) if own.ends_with(".weight") => {}
             Some(Name::OfBaseLayer(own) | Name::Whole(own)) if config.brings_whole(&own) => {
                 let tensor = weights.tensor(name)?;
                 replaced.push(ReplacedTensor { name: own, shape: tensor.shape.into(), values: values(file, name, &tensor)? });

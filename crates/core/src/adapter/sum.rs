@@ -32,6 +32,23 @@ pub struct AdapterSum<'a> {
     modules: BTreeMap<&'a str, Vec<Part<'a>>>,
 }
 
+/// What several adapters have for one module.
+#[derive(Debug)]
+pub struct ModuleParts<'a> {
+    parts: Vec<Part<'a>>,
+    shape: [usize; 2],
+}
+
+impl ModuleParts<'_> {
+    /// Their update; `base` reads the module's weight, for magnitudes.
+    ///
+    /// # Errors
+    /// Those of `base`.
+    pub fn update(&self, base: &mut BaseRows<'_>) -> Result<ModuleUpdate> {
+        combined(&self.parts, self.shape, base)
+    }
+}
+
 /// One adapter's part of a module.
 #[derive(Clone, Copy, Debug)]
 struct Part<'a> {
@@ -52,7 +69,7 @@ impl<'a> AdapterSum<'a> {
                 return Err(Error::Unsupported {
                     what: format!("the adapter `{}` while running", adapter.name()),
                     reason: format!("it replaces whole tensors of its base, such as `{}`", replaced.name),
-                    hint: Some("merge it: `tandem adapter convert --to merged` writes a checkpoint".into()),
+                    hint: Some("merge it into a checkpoint, and load that".into()),
                 });
             }
         }
@@ -96,11 +113,20 @@ impl<'a> AdapterSum<'a> {
     ///
     /// # Errors
     /// [`Error::BadField`] for factors of another shape, with the module and the sizes; those of `base`.
-    pub fn take(&mut self, module: &str, [outputs, inputs]: [usize; 2], base: &mut BaseRows<'_>) -> Result<Option<ModuleUpdate>> {
+    pub fn take(&mut self, module: &str, shape: [usize; 2], base: &mut BaseRows<'_>) -> Result<Option<ModuleUpdate>> {
+        self.take_parts(module, shape)?.map(|parts| parts.update(base)).transpose()
+    }
+
+    /// As [`take`](Self::take), and the update is computed later, such as on several threads.
+    ///
+    /// # Errors
+    /// [`Error::BadField`] for factors of another shape, with the module and the sizes.
+    pub fn take_parts(&mut self, module: &str, shape: [usize; 2]) -> Result<Option<ModuleParts<'a>>> {
+        let [outputs, inputs] = shape;
         let parts = self.modules.remove(canonical_module(module)).unwrap_or_default();
         for part in &parts {
             let own = [part.factors.outputs(), part.factors.inputs()];
-            if own != [outputs, inputs] {
+            if own != shape {
                 let problem = format!(
                     "the adapter changes a weight of {} x {} (outputs x inputs), and this model's is {outputs} x {inputs}",
                     own[0], own[1]
@@ -108,7 +134,7 @@ impl<'a> AdapterSum<'a> {
                 return Err(Error::bad_field(part.adapter, part.factors.module.as_str(), problem));
             }
         }
-        if parts.is_empty() { Ok(None) } else { Ok(Some(combined(&parts, [outputs, inputs], base)?)) }
+        Ok(if parts.is_empty() { None } else { Some(ModuleParts { parts, shape }) })
     }
 
     /// Checks that every module was taken.

@@ -86,8 +86,9 @@ fn empty_edit_keeps_every_byte() {
 fn every_projection_accepts_a_low_rank_update() {
     for path in decoders() {
         let graph = Graph::open(&path).unwrap();
-        for projection in ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"] {
-            let module = format!("model.layers.1.{projection}");
+        let attention = ["q_proj", "k_proj", "v_proj", "o_proj"].map(|name| format!("model.layers.1.self_attn.{name}"));
+        let mlp = ["gate_proj", "up_proj", "down_proj"].map(|name| format!("model.layers.1.mlp.{name}"));
+        for module in attention.into_iter().chain(mlp).chain(["lm_head".into()]) {
             // The shape is not known here: the message of a wrong one tells that the product was found.
             let update = LowRank { module: &module, rank: 1, a: &[], b: &[], scale: 1.0 };
             let message = graph.edit().add_low_rank(&[update]).unwrap_err().to_string();
@@ -117,7 +118,7 @@ proptest! {
                 let mut edit = graph.edit();
                 edit.set_activations(Activations::Float);
                 let _ = edit.control_logits("logits");
-                let _ = edit.add_low_rank(&[LowRank { module: "layers.0.o_proj", rank: 1, a: &[1.0; 32], b: &[1.0; 32], scale: 1.0 }]);
+                let _ = edit.add_low_rank(&[LowRank { module: "layers.0.self_attn.o_proj", rank: 1, a: &[1.0; 32], b: &[1.0; 32], scale: 1.0 }]);
                 prop_assert!(Graph::parse(edit.to_bytes().unwrap(), "edited.onnx").is_ok());
             }
         }

@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn every_truncation_is_an_error() {
         let bytes = [0; 40];
-        let written = Parameters::to_bytes(&[Parameter { name: "a", dims: vec![10, 1], data_type: FLOAT, bytes: &bytes }]);
+        let written = Parameters::to_bytes(&[Parameter { name: "abc", dims: vec![10, 1], data_type: FLOAT, bytes: &bytes }]);
         for n in 0..written.len() {
             let result = Parameters::parse(&written[..n], "file");
             assert!(result.is_err_and(|error| error.to_string().contains("`file`")), "{n} of {}", written.len());

@@ -67,6 +67,8 @@ fn peft_tensors_that_do_not_make_an_adapter() {
     check(&[good[0], good[1], (&other_a, &[4, 8])], &["twice"]);
     check(&[good[0], good[1], (norm, &[8])], &[norm]);
     assert_eq!(peft(&[good[0], good[1], (norm, &[8])], &json!({ "modules_to_save": ["norm"] })).unwrap().replaced().len(), 1);
+    let copy = format!("{Q}.base_layer.weight");
+    assert!(peft(&[good[0], good[1], (&copy, &[6, 8])], &json!({})).unwrap().replaced().is_empty());
     let magnitude = format!("{Q}.lora_magnitude_vector");
     let dora = [good[0], good[1], (magnitude.as_str(), &[6_usize][..])];
     assert!(peft(&dora, &json!({ "use_dora": true })).is_ok());
@@ -175,9 +177,13 @@ fn every_truncation_and_flipped_byte_is_an_error_or_an_adapter() {
         let config = std::fs::read(path.with_file_name("adapter_config.json")).unwrap_or_default();
         let (files, base) = (files(format), golden.config());
         let read = |bytes: Vec<u8>| files.parse(bytes.into(), &config, Some(&base));
-        assert!(read(bytes.clone()).is_ok());
+        let whole = read(bytes.clone()).unwrap();
         for n in (0..bytes.len()).step_by(bytes.len() / 300).chain(bytes.len() - 8..bytes.len()) {
-            let error = read(bytes[..n].to_vec()).map(|_| ()).unwrap_err();
+            let error = match read(bytes[..n].to_vec()) {
+                // Formats with alignment may end in padding.
+                Ok(adapter) if bytes.len() - n < 32 && adapter.factors() == whole.factors() => continue,
+                result => result.map(|_| ()).unwrap_err(),
+            };
             assert!(error.to_string().contains("`weights`"), "{name} cut to {n}: {error}");
             assert!(matches!(error, Error::BadFile { .. } | Error::BadField { .. } | Error::Unsupported { .. }));
         }

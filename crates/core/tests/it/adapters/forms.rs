@@ -131,8 +131,8 @@ fn forms_without_a_place_for_a_part_refuse_it_and_write_nothing() {
     check(write_onnx_adapter(&dora, &target, DType::F32), "magnitudes (DoRA)");
     check(write_onnx_adapter(&saved, &target, DType::F32), "replaces whole tensors");
     check(write_onnx_adapter(&Golden::named("qwen3-layers").adapter(), &target, DType::Int8), "f32 and f16 are written");
-    let mixed: Vec<_> = dora.factors().iter().chain(saved.factors()).take(13).cloned().collect();
-    let mixed = Adapter::new("mixed", mixed).unwrap();
+    let other = LowRankFactors { module: "model.layers.0.mlp.gate_proj".into(), ..saved.factors()[0].clone() };
+    let mixed = Adapter::new("mixed", dora.factors().iter().cloned().chain([other]).collect()).unwrap();
     check(write_peft(&mixed, &target), "12 of its 13 modules");
     check(write_mlx(&mixed, &target, None), "12 of its 13 modules");
     let weight = ReplacedTensor { name: format!("{}.weight", saved.factors()[0].module), shape: vec![1], values: vec![1.0] };

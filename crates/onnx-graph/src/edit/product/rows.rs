@@ -7,11 +7,14 @@ use std::path::Path;
 
 use half::{bf16, f16};
 
+use super::super::{children, message};
 use super::Product;
 use super::weight::Weight;
 use crate::check::resolve;
 use crate::error::{At, Error, Result};
 use crate::graph::{DataType, Graph, Tensor, TensorData, map};
+use crate::schema::tensor;
+use crate::wire::{Fields, Payload, varint};
 
 /// Outputs that are read together where the weight is stored `[inputs, outputs]`: a cache line of floats.
 const TILE: usize = 16;
@@ -158,6 +161,32 @@ fn code(codes: &[u8], index: usize, bits: usize) -> f32 {
     }
 }
 
+/// The elements of a tensor in a typed list: floats in `float_data`, anything smaller in `int32_data`, a number for each.
+fn listed(graph: &Graph, tensor: &Tensor) -> Vec<u8> {
+    let width = tensor.data_type.bits().map_or(0, |bits| bits as usize / 8);
+    let mut out = Vec::new();
+    let mut integer = |value: u64| out.extend_from_slice(&value.to_le_bytes()[..width.min(8)]);
+    if tensor.data_type == DataType::FLOAT {
+        let floats = children(message(graph, &tensor.range), tensor::FLOAT_DATA);
+        return floats.flat_map(|packed| packed.bytes.to_vec()).collect();
+    }
+    let mut fields = Fields::new(message(graph, &tensor.range));
+    while let Ok(Some(field)) = fields.next() {
+        match field.payload {
+            Payload::Varint(value) if field.number == tensor::INT32_DATA => integer(value),
+            Payload::Bytes(packed) if field.number == tensor::INT32_DATA => {
+                let mut rest = packed.bytes;
+                while let Ok((value, length)) = varint(rest) {
+                    integer(value);
+                    rest = &rest[length..];
+                }
+            }
+            _ => {}
+        }
+    }
+    out
+}
+
 /// The elements of a tensor, which must have `n_bytes`.
 fn bytes<'g>(graph: &'g Graph, tensor: &Tensor, n_bytes: usize, directory: Option<&Path>) -> Result<Cow<'g, [u8]>> {
     let refuse = |problem: String| Err(Error::bad_field(graph.file(), &tensor.name, problem));
@@ -178,9 +207,8 @@ fn bytes<'g>(graph: &'g Graph, tensor: &Tensor, n_bytes: usize, directory: Optio
             let part = from.checked_add(n_bytes).and_then(|to| whole.get(from..to));
             Cow::Owned(part.unwrap_or_default().to_vec())
         }
-        (TensorData::External(_), None) | (TensorData::List { .. }, _) => {
-            return refuse("a weight is stored in a form that is not read".into());
-        }
+        (TensorData::External(_), None) => return refuse("a weight is in another file, and there is none".into()),
+        (TensorData::List { .. }, _) => Cow::Owned(listed(graph, tensor)),
     };
     match bytes.len() == n_bytes {
         true => Ok(bytes),

@@ -130,6 +130,27 @@ fn weights_are_read_row_by_row() {
 }
 
 #[test]
+fn weights_in_typed_lists_are_read() {
+    let list = |name: &str, data_type: DataType, field: u32, packed: Vec<u8>| {
+        let mut out = encode::tensor(name, data_type, &[2, 1], Data::Raw(&[]));
+        // `raw_data` comes last, with its length.
+        out.truncate(out.len() - 2);
+        put_bytes(&mut out, field, packed);
+        out
+    };
+    let half = |value: f32| half::f16::from_f32(value).to_bits();
+    let varints: Vec<u8> = [half(1.5), half(-2.0)]
+        .iter()
+        .flat_map(|bits| [(bits & 127) as u8 | 128, (bits >> 7 & 127) as u8 | 128, (bits >> 14) as u8])
+        .collect();
+    let constants = [list("floats", DataType::FLOAT, 4, bytes_of(&[1.5, -2.0])), list("halves", DataType::FLOAT16, 5, varints)];
+    let named = |name: &str, weight: &str| Node { name: format!("/layers.0/{name}"), ..node("MatMul", &["x", weight], &[name]) };
+    let graph = graph_of(&[named("o_proj", "floats"), named("up_proj", "halves")], &initializers(&constants));
+    assert_eq!(rows(&graph, "layers.0.o_proj"), [1.5, -2.0]);
+    assert_eq!(rows(&graph, "layers.0.up_proj"), [1.5, -2.0]);
+}
+
+#[test]
 fn weight_that_is_not_read_names_its_module() {
     let nodes = [
         node("DequantizeLinear", &["codes", "scale"], &["w"]),
