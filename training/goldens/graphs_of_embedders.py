@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 from safetensors.torch import load_file, save_file
 
@@ -26,6 +27,8 @@ GRAPHS = {
     "qwen3": ("text-generation-with-past", "transformers"),
     "cross-bert": ("text-classification", "transformers"),
 }
+# Of these a second graph, `pooled/model.onnx`, has `sentence_embedding` as its only output.
+POOLED = ["roberta"]
 TOLERANCE = 1e-5
 
 
@@ -39,7 +42,19 @@ def make(name, optimum_python):
         script = Path(__file__).with_name("export_embedders.py")
         subprocess.run([optimum_python, script, directory, task, library, output], check=True)
     print(f"{name}: {output.stat().st_size} bytes")
+    if name in POOLED:
+        write_pooled(output)
     check_graphs(ROOT / name, json.loads((ROOT / name / "expected.json").read_text(encoding="utf-8")))
+
+
+def write_pooled(path):
+    model = onnx.load(path)
+    outputs = [value for value in model.graph.output if value.name == "sentence_embedding"]
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    onnx.checker.check_model(model)
+    (path.parent / "pooled").mkdir(exist_ok=True)
+    onnx.save(model, path.parent / "pooled" / path.name)
 
 
 def write_causal(directory, spec):

@@ -23,7 +23,7 @@ struct Step {
 const PROGRAM: [&str; 4] = ["-p", "tandem", "-p", "tandem-cli"];
 
 /// Nothing is built in release.
-const STEPS: [Step; 19] = [
+const STEPS: [Step; 20] = [
     Step { name: "format", run: format },
     Step { name: "tidy", run: || cargo(&["test", "--quiet", "--package", "xtask"]) },
     Step { name: "dependencies", run: || tree::check().and_then(|()| modules::check()).map(|()| Outcome::Passed) },
@@ -48,6 +48,7 @@ const STEPS: [Step; 19] = [
     Step { name: "candle in AVX2", run: || candle_at("avx2") },
     Step { name: "candle in plain Rust", run: || candle_at("plain") },
     Step { name: "parity of the demo", run: || parity::check_demo().map(|()| Outcome::Passed) },
+    Step { name: "parity of the embedders", run: || parity::check_embedders().map(|()| Outcome::Passed) },
     Step { name: "memory plans of the demo", run: || plans::check(Profile::Dev, "demo").map(|()| Outcome::Passed) },
     Step { name: "demo", run: || demo::check(Profile::Dev).map(|()| Outcome::Passed) },
     Step { name: "commands of README.md", run: || readme::check(Profile::Dev).map(|()| Outcome::Passed) },

@@ -33,7 +33,7 @@ usage: cargo xtask TASK
   demo         set up, then let the embedded model tell a story
   test         set up, then run every test
   bench        benchmark both backends, with a report in target/bench; see --help
-  parity       compare both engines on the demo and the goldens, with reports in target/parity
+  parity       compare both engines on the demo and all goldens, with reports in target/parity
   plans        compare memory plans with measured peaks, on the demo or on the models that are named
   ci           run all checks, cheapest first: what a change must pass
   damage       run every command on damaged models, which must not crash, hang or exhaust memory; see --help

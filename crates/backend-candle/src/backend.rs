@@ -17,7 +17,7 @@ use tandem_core::{
 use crate::decoder::Decode;
 use crate::device;
 use crate::device_decoder::DeviceDecoder;
-use crate::encoder::{EncoderModel, encoder};
+use crate::encoder::{DeviceEncoder, DeviceEncoderModel, EncoderModel, encoder};
 use crate::error::Doing;
 use crate::footprint::{WeightBytes, encoders, footprint};
 use crate::gguf;
@@ -86,7 +86,7 @@ impl Backend for CandleBackend {
         let config = files.model_config()?;
         let device = device::open(options.device)?;
         let (mut dtype, bits) = match config.encoder {
-            Some(_) if files.gguf().is_none() => encoder_dtype(files, options)?,
+            Some(_) if files.gguf().is_none() && options.device == Device::Cpu => encoder_dtype(files, options)?,
             _ => dtype(options)?,
         };
         refuse_unreadable(files, &config, options)?;
@@ -163,6 +163,10 @@ impl OpenedModel for CandleOpened {
         if let (Some(_), StoredWeights::Checkpoint(checkpoint)) = (&config.encoder, &stored) {
             let arena = Arena::default();
             let reader = CheckpointSource { checkpoint, file: &files.name, bits, numerics: options.numerics, arena: &arena };
+            if !device.is_cpu() {
+                let encoder = DeviceEncoder::load(&reader, &config, candle_dtype(dtype), &device)?;
+                return Ok(Arc::new(DeviceEncoderModel { encoder, threads, info }));
+            }
             let encoder = threads.install(|| encoder(&reader, &config, dtype))?;
             info.memory_dtype = in_memory(dtype, &options);
             if let Some(before) = before {
@@ -277,15 +281,8 @@ fn in_memory(dtype: DType, options: &LoadOptions) -> DType {
     if options.numerics == Numerics::Exact && dtype == DType::Int8 { DType::F32 } else { dtype }
 }
 
-/// As [`dtype`], for encoders.
+/// As [`dtype`], for encoders on the processor.
 fn encoder_dtype(files: &ModelFiles, options: &LoadOptions) -> Result<(DType, Option<Bits>)> {
-    if options.device != Device::Cpu {
-        return Err(Error::Unsupported {
-            what: format!("the encoder `{}` on device `{}`", files.name, options.device),
-            reason: "candle runs encoders with kernels of the processor".into(),
-            hint: Some([Remedy::UseDevice(Device::Cpu), Remedy::UseBackend(BackendKind::Onnx)].into()),
-        });
-    }
     let (dtype, reason) = match options.dtype.unwrap_or(DType::F32) {
         dtype @ (DType::F32 | DType::Bf16) => return Ok((dtype, None)),
         DType::Int8 => return Ok((DType::Int8, Some(Bits::Eight))),

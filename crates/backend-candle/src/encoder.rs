@@ -6,21 +6,26 @@
 
 mod attention;
 mod columns;
+mod device;
 mod model;
 mod packed;
 mod pairs;
+mod probe;
 mod relative;
 mod weights;
 
 use candle_core::Result;
 use rayon::prelude::*;
+use tandem_core::backend::{ProbePoint, Stage};
 use tandem_core::config::Activation;
 use tandem_core::{CancelToken, TokenId};
 
 use self::attention::{Attention, Sequence};
 use self::columns::{Columns, LayerNorm};
+pub(crate) use self::device::{DeviceEncoder, DeviceEncoderModel};
 pub(crate) use self::model::{EncoderModel, MOST_TOKENS};
 use self::packed::{PackedInputs, PackedLinear, Then};
+use self::probe::Recording;
 use self::relative::RelativeBias;
 pub(crate) use self::weights::encoder;
 use crate::elementwise::product_of_halves;
@@ -95,6 +100,7 @@ pub(crate) struct Buffers {
     inner: Columns,
     gated: Columns,
     packed: PackedInputs,
+    recording: Recording,
 }
 
 /// The cosines and sines of a block of tokens: `[head_dim / 2, TILE]` each.
@@ -111,17 +117,21 @@ impl Encoder {
     ) -> Result<Option<()>> {
         let sequences = sequences(texts.lengths);
         self.embed(texts, &sequences, &mut buffers.states)?;
+        buffers.record(None, Stage::Embedding);
         let rotations = self.rotations(&sequences, texts.ids.len());
-        for layer in &self.layers {
+        for (index, layer) in self.layers.iter().enumerate() {
             if cancel.is_cancelled() {
                 return Ok(None);
             }
             let rotation = rotations.as_ref().map(|[all, window]| if layer.window.is_some() { window } else { all });
-            self.attention_block(layer, &sequences, rotation, buffers);
-            self.mlp_block(layer, buffers);
+            self.attention_block((index, layer), &sequences, rotation, buffers);
+            buffers.record(Some(index), Stage::AttentionResidual);
+            self.mlp_block((index, layer), buffers);
+            buffers.record(Some(index), Stage::MlpResidual);
         }
         if let Some(norm) = &self.final_norm {
             norm.apply(&mut buffers.states);
+            buffers.record(None, Stage::FinalNorm);
         }
         buffers.states.write_rows(self.isa, out);
         Ok(if cancel.is_cancelled() { None } else { Some(()) })
@@ -154,19 +164,29 @@ impl Encoder {
     }
 
     /// Adds the output of the attention block to the states.
-    fn attention_block(&self, layer: &Layer, sequences: &[Sequence], rotation: Option<&Rotation>, buffers: &mut Buffers) {
-        let Buffers { states, normed, qkv, context, packed, .. } = buffers;
+    fn attention_block(
+        &self,
+        (index, layer): (usize, &Layer),
+        sequences: &[Sequence],
+        rotation: Option<&Rotation>,
+        buffers: &mut Buffers,
+    ) {
+        let Buffers { states, normed, qkv, context, packed, recording, .. } = buffers;
+        let at = |stage| ProbePoint { layer: Some(index), stage };
         let n_tokens = states.n_tokens();
         qkv.reset(3 * self.hidden_size, n_tokens);
         match layer.attention_norm.as_ref().filter(|_| self.norm_first) {
             Some(norm) => {
                 norm.write(states, normed);
+                recording.add(at(Stage::AttentionNorm), normed);
                 layer.qkv.forward(normed, Then::Write, qkv, packed);
             }
             None => layer.qkv.forward(states, Then::Write, qkv, packed),
         }
+        recording.add_parts(&[at(Stage::Query), at(Stage::Key), at(Stage::Value)], qkv, self.hidden_size);
         if let Some(rotation) = rotation {
             self.rotate(qkv, rotation);
+            recording.add_parts(&[at(Stage::QueryRope), at(Stage::KeyRope)], qkv, self.hidden_size);
         }
         let attention = Attention {
             isa: self.isa,
@@ -178,6 +198,8 @@ impl Encoder {
         };
         context.reset(self.hidden_size, n_tokens);
         attention.run(qkv, sequences, context);
+        recording.add(at(Stage::AttentionContext), context);
+        recording.add_product(at(Stage::AttentionOutput), &layer.attention_out, context);
         layer.attention_out.forward(context, Then::Add, states, packed);
         if let Some(norm) = layer.attention_norm.as_ref().filter(|_| !self.norm_first) {
             norm.apply(states);
@@ -185,12 +207,14 @@ impl Encoder {
     }
 
     /// Adds the output of the feed-forward block to the states.
-    fn mlp_block(&self, layer: &Layer, buffers: &mut Buffers) {
-        let Buffers { states, normed, inner, gated, packed, .. } = buffers;
+    fn mlp_block(&self, (index, layer): (usize, &Layer), buffers: &mut Buffers) {
+        let Buffers { states, normed, inner, gated, packed, recording, .. } = buffers;
+        let at = |stage| ProbePoint { layer: Some(index), stage };
         let n_tokens = states.n_tokens();
         inner.reset(layer.up.outputs(), n_tokens);
         let input = if self.norm_first {
             layer.mlp_norm.write(states, normed);
+            recording.add(at(Stage::MlpNorm), normed);
             &*normed
         } else {
             &*states
@@ -198,13 +222,19 @@ impl Encoder {
         if self.is_gated {
             layer.up.forward(input, Then::Write, inner, packed);
             let width = layer.up.outputs() / 2;
+            recording.add_parts(&[at(Stage::Gate), at(Stage::Up)], inner, width);
             gated.reset(width, n_tokens);
             gated.blocks_mut().zip(inner.blocks().collect::<Vec<_>>()).for_each(|(out, both)| {
                 product_of_halves(self.activation, both, out);
             });
+            recording.add(at(Stage::Activation), gated);
+            recording.add_product(at(Stage::Down), &layer.down, gated);
             layer.down.forward(gated, Then::Add, states, packed);
         } else {
+            recording.add_product(at(Stage::Up), &layer.up, input);
             layer.up.forward(input, Then::Activate(self.activation), inner, packed);
+            recording.add(at(Stage::Activation), inner);
+            recording.add_product(at(Stage::Down), &layer.down, inner);
             layer.down.forward(inner, Then::Add, states, packed);
         }
         if !self.norm_first {
@@ -244,6 +274,13 @@ impl Encoder {
                 }
             }
         });
+    }
+}
+
+impl Buffers {
+    /// Records the states.
+    fn record(&mut self, layer: Option<usize>, stage: Stage) {
+        self.recording.add(ProbePoint { layer, stage }, &self.states);
     }
 }
 

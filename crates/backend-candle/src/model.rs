@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use rayon::ThreadPool;
 use tandem_core::adapter::{AdapterSum, ScaledAdapter};
-use tandem_core::backend::{Capability, HiddenStates, Probe, ProbePoint, Prober, TokenBatch};
+use tandem_core::backend::{Capability, HiddenStates, Probe, ProbePoint, Prober, Stage, TokenBatch};
 use tandem_core::{CancelToken, Error, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
 use crate::attention::AttentionMask;
@@ -120,15 +120,19 @@ impl Model for CandleModel {
     }
 
     fn prober(&self) -> Option<&dyn Prober> {
-        let generates = self.loaded.info.capabilities.has(Capability::Generation);
-        self.loaded.decoder.probed().filter(|_| generates).map(|_| self as &dyn Prober)
+        self.loaded.decoder.probed().map(|_| self as &dyn Prober)
     }
 }
 
 impl Prober for CandleModel {
     fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
-        let Loaded { decoder, threads, info, .. } = &*self.loaded;
+        let Loaded { decoder, threads, info, is_causal } = &*self.loaded;
         let decoder = decoder.probed().ok_or_else(|| info.unsupported("probing"))?;
-        Ok(threads.install(|| probe(decoder, tokens, points)).doing("to run the model")?)
+        // One that only encodes may have no head.
+        let points: Vec<ProbePoint> = match info.capabilities.has(Capability::Generation) {
+            true => points.to_vec(),
+            false => points.iter().copied().filter(|point| point.stage != Stage::Logits).collect(),
+        };
+        Ok(threads.install(|| probe(decoder, tokens, &points, *is_causal)).doing("to run the model")?)
     }
 }

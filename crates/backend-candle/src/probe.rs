@@ -10,8 +10,8 @@ use crate::elementwise::norm_in_place;
 use crate::values::Values;
 
 /// What one forward pass over `tokens` computes at `points`, in the order of computation.
-pub(crate) fn probe(decoder: &Decoder, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
-    let mut hooks = RecordingHooks { decoder, tokens, points, probes: Vec::new() };
+pub(crate) fn probe(decoder: &Decoder, tokens: &[TokenId], points: &[ProbePoint], is_causal: bool) -> Result<Vec<Probe>> {
+    let mut hooks = RecordingHooks { decoder, tokens, points, is_causal, probes: Vec::new() };
     let spans = [Span { rows: 0..tokens.len(), first_position: 0, n_outputs: tokens.len() }];
     if let Some(states) = decoder.forward(tokens, &spans, &CancelToken::new(), &mut hooks)? {
         hooks.record(ProbePoint { layer: None, stage: Stage::FinalNorm }, &decoder.normed(&states)?)?;
@@ -26,6 +26,8 @@ struct RecordingHooks<'p> {
     decoder: &'p Decoder,
     tokens: &'p [TokenId],
     points: &'p [ProbePoint],
+    /// Tokens see those before them only.
+    is_causal: bool,
     probes: Vec<Probe>,
 }
 
@@ -83,7 +85,7 @@ impl ForwardHooks for RecordingHooks<'_> {
                 self.record(at(stage), &value.transpose(0, 1)?.contiguous()?.flatten_from(1)?)?;
             }
         }
-        let mask = AttentionMask { n_past: 0, window: heads.window, ahead: None };
+        let mask = AttentionMask { n_past: 0, window: heads.window, ahead: (!self.is_causal).then_some(self.tokens.len()) };
         self.decoder.attention(&heads.queries, &heads.keys, &heads.values, mask)
     }
 

@@ -11,14 +11,15 @@ use tandem_core::footprint::{EstimateFootprint, Footprint, ModelShape, Workload}
 use tandem_core::{Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, OpenedModel, Remedy, Result};
 
 use crate::device::{provider_name, reports};
-use crate::encoder::OnnxEncoder;
+use crate::encoder::{Buckets, OnnxEncoder};
 use crate::engine::n_threads;
 use crate::error::Doing;
 use crate::footprint::{Attention, GraphFootprint, encoder_footprint, footprint};
-use crate::graph::{DecoderGraph, EncoderGraph, Encoding, LoadedGraph};
+use crate::graph::{DecoderGraph, EncoderGraph, Encoding, LoadedGraph, pooled_output};
 use crate::loaded::Loaded;
 use crate::model::OnnxModel;
 use crate::origin::Origin;
+use crate::probe::Probing;
 use crate::run::Names;
 use crate::source::{GraphSource, OpenedSource, Source, can_be_made, needed_inputs, stored_bytes};
 use crate::{library, placement};
@@ -123,6 +124,13 @@ impl OpenedModel for OnnxOpened {
         }
     }
 
+    fn pooled_output(&self) -> Option<PooledOutput> {
+        match &self.source {
+            OpenedSource::Graph(opened) => pooled_output(&opened.graph, self.config.hidden_size),
+            OpenedSource::Export => None,
+        }
+    }
+
     fn footprint(&self) -> Result<EstimateFootprint> {
         let (dtype, stored) = (self.dtype(), stored_bytes(&self.files)?);
         let shape = ModelShape::of(&self.files, &self.config, stored)?;
@@ -152,21 +160,22 @@ impl OpenedModel for OnnxOpened {
         }
         drop(opened);
         let library = options.onnx.library.clone().or(library);
-        let origin = Origin { files, options, config, library };
+        let origin = Arc::new(Origin { files, options, config, library });
         let session = origin.commit(&source)?;
-        let Origin { files, options, config, .. } = &origin;
+        let Origin { files, options, config, .. } = &*origin;
         let info = describe(files, options, config, &source, &session)?;
         Ok(match LoadedGraph::read(&session, &source.name, config, options.purpose)? {
             LoadedGraph::Decoder(graph) => {
                 let info = describe_decoder(info, &graph, &source);
-                Arc::new(OnnxModel::new(Loaded::new(Arc::new(origin), source, session, graph, info))?)
+                Arc::new(OnnxModel::new(Loaded::new(origin, source, session, graph, info))?)
             }
             LoadedGraph::Encoder(graph) => Arc::new(OnnxEncoder {
                 session,
                 input_names: Names::new(graph.input_names.clone()),
                 output_names: Names::new(graph.output_names.clone()),
                 parts_names: graph.present_names.as_ref().map(|names| Names::new([&graph.output_names[..], names].concat())),
-                first_position: config.encoder.as_ref().and_then(|encoder| encoder.first_position).unwrap_or(0),
+                probing: Probing::new(&origin, &source),
+                buckets: Buckets::of(options, &graph, config)?,
                 info: describe_encoder(info, &graph, config),
                 graph,
                 one_run_at_a_time: (options.device != Device::Cpu).then(|| Mutex::new(())),

@@ -2,6 +2,7 @@
 //!
 //! A run takes sequences of exactly one length, so that nothing is padded: a text gets what it gets alone.
 
+mod buckets;
 mod groups;
 
 use std::ops::Range;
@@ -12,15 +13,17 @@ use half::f16;
 use ort::AsPointer;
 use ort::session::{NoSelectedOutputs, RunOptions, Session as EngineSession};
 use ort::value::DynValue;
-use tandem_core::backend::{HiddenStates, PooledRows, TokenBatch};
-use tandem_core::{CancelToken, Capability, Error, Model, ModelInfo, Result, Session, SessionOptions};
+use tandem_core::backend::{HiddenStates, PooledRows, Probe, ProbePoint, Prober, TokenBatch};
+use tandem_core::{CancelToken, Capability, Error, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
+pub(crate) use self::buckets::Buckets;
 pub(crate) use self::groups::TOKENS_OF_RUN;
 use self::groups::{Row, groups};
 use crate::cache::empty_past;
 use crate::error::Doing;
 use crate::graph::{EncoderGraph, Encoding, check_shape};
 use crate::graph_cache::CachedGraph;
+use crate::probe::Probing;
 use crate::run::{Names, RawValue, run, take};
 
 /// Tokens of a part of a long sequence, where a graph can run parts: attention takes memory for each pair of tokens of a run and before it.
@@ -35,9 +38,11 @@ pub(crate) struct OnnxEncoder {
     /// The output, and the KV cache after it, of a graph that runs a sequence in parts: what it gives for a token depends on those before
     /// it only.
     pub(crate) parts_names: Option<Names>,
-    /// The position of the first token, where the graph is told positions.
-    pub(crate) first_position: usize,
+    /// The lengths to which texts are padded, where they are.
+    pub(crate) buckets: Option<Buckets>,
     pub(crate) info: ModelInfo,
+    /// Shows its inner values, where they have known names.
+    pub(crate) probing: Option<Probing>,
     /// Keeps the graph in the cache for as long as the engine reads it.
     pub(crate) _cached: Option<CachedGraph>,
     /// Held during a run where the provider does not promise that several may run at once.
@@ -71,6 +76,17 @@ impl Model for OnnxEncoder {
         self.run_groups(batch, cancel, |row| row.index * port.width..(row.index + 1) * port.width, &mut values)?;
         Ok(PooledRows { values, width: port.width })
     }
+
+    fn prober(&self) -> Option<&dyn Prober> {
+        self.probing.as_ref().map(|_| self as &dyn Prober)
+    }
+}
+
+impl Prober for OnnxEncoder {
+    fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
+        let Some(probing) = &self.probing else { return Ok(Vec::new()) };
+        probing.probe(tokens, points, (&self.input_names, &[]))
+    }
 }
 
 impl OnnxEncoder {
@@ -91,9 +107,14 @@ impl OnnxEncoder {
             })
         };
         cancel.listen(&terminate);
-        for group in groups(batch) {
+        let groups = match self.buckets {
+            // A shape is that of one text.
+            Some(_) => groups(batch).into_iter().flatten().map(|row| vec![row]).collect(),
+            None => groups(batch),
+        };
+        for group in groups {
             let n_tokens = group.first().map_or(0, |row| row.ids.len());
-            let part = if self.parts_names.is_some() { TOKENS_OF_PART } else { n_tokens.max(1) };
+            let part = if self.parts_names.is_some() && self.buckets.is_none() { TOKENS_OF_PART } else { n_tokens.max(1) };
             let mut pasts = self.empty_pasts(group.len())?;
             for start in (0..n_tokens).step_by(part) {
                 // Set before the engine could be told.
@@ -133,7 +154,8 @@ impl OnnxEncoder {
     ) -> Result<(DynValue, Vec<DynValue>)> {
         let graph = &self.graph;
         let n_rows = rows.len();
-        let given = self.integers(rows, tokens)?;
+        let n_padded = self.buckets.as_ref().map_or(tokens.len(), |buckets| buckets.length(tokens.len()));
+        let given = self.integers(rows, tokens, n_padded - tokens.len())?;
         let mut inputs: Vec<RawValue> = vec![ptr::null_mut(); graph.input_names.len()];
         for (index, value) in &given {
             inputs[*index] = value.ptr().cast_mut();
@@ -157,7 +179,7 @@ impl OnnxEncoder {
         });
         let output = taken.next().unwrap_or_else(|| Err(Error::bad_field(&*graph.file, &port.name, "was not requested")))?;
         let expected = match &graph.encoding {
-            Encoding::HiddenStates(_) => vec![n_rows, tokens.len(), port.width],
+            Encoding::HiddenStates(_) => vec![n_rows, n_padded, port.width],
             Encoding::Pooled(_) => vec![n_rows, port.width],
         };
         check_shape(&graph.file, &port.name, &output, &expected)?;
@@ -169,23 +191,26 @@ impl OnnxEncoder {
         Ok((output, presents))
     }
 
-    /// The inputs of integers for `tokens` of sequences of one length, each with its index.
-    fn integers(&self, rows: &[Row<'_>], tokens: &Range<usize>) -> Result<Vec<(usize, DynValue)>> {
+    /// The inputs of integers for `tokens` of sequences of one length and `n_padding` behind each, each with its index.
+    fn integers(&self, rows: &[Row<'_>], tokens: &Range<usize>, n_padding: usize) -> Result<Vec<(usize, DynValue)>> {
         let graph = &self.graph;
-        let shape = [rows.len(), tokens.len()];
-        let ids = rows.iter().flat_map(|row| &row.ids[tokens.clone()]).map(|&id| i64::from(id));
+        let shape = [rows.len(), tokens.len() + n_padding];
+        let padding = |value: i64| std::iter::repeat_n(value, n_padding);
+        let ids = rows.iter().flat_map(|row| row.ids[tokens.clone()].iter().map(|&id| i64::from(id)).chain(padding(0)));
         let mut given = vec![(graph.ids.index, graph.ids.matrix(shape, ids)?)];
         if let Some(port) = graph.mask {
-            let ones = std::iter::repeat_n(1, rows.len() * tokens.end);
-            given.push((port.index, port.matrix([rows.len(), tokens.end], ones)?));
+            let of_padding = self.buckets.as_ref().map_or(0, |buckets| buckets.mask_of_padding);
+            let mask = rows.iter().flat_map(|_| std::iter::repeat_n(1, tokens.end).chain(padding(of_padding)));
+            given.push((port.index, port.matrix([rows.len(), tokens.end + n_padding], mask)?));
         }
         if let Some(port) = graph.token_types {
             let of_token = |row: &Row<'_>, token: usize| row.types.map_or(0, |types| i64::from(types[token]));
-            let types = rows.iter().flat_map(|row| tokens.clone().map(move |token| of_token(row, token)));
+            let types = rows.iter().flat_map(|row| tokens.clone().map(move |token| of_token(row, token)).chain(padding(0)));
             given.push((port.index, port.matrix(shape, types)?));
         }
         if let Some(port) = graph.positions {
-            let places = rows.iter().flat_map(|_| tokens.clone().map(|token| (self.first_position + token) as i64));
+            let places = tokens.start..tokens.end + n_padding;
+            let places = rows.iter().flat_map(|_| places.clone().map(|token| (graph.first_position + token) as i64));
             given.push((port.index, port.matrix(shape, places)?));
         }
         Ok(given)

@@ -45,7 +45,7 @@ fn export_where(files: &ModelFiles, options: &ExportOptions, available: &dyn Fn(
     refuse_without_weights(files)?;
     files.refuse_gguf()?;
     let config = files.model_config()?;
-    refuse_unsupported_architecture(&config, &files.name)?;
+    refuse_unsupported_architecture(&config, options.format.outputs, &files.name)?;
     let plan = GraphPlan::open(files, &config, options.format, RunBy::Anyone)?.with_adapters(options.adapters.clone());
     let genai_config = genai::config(files, &config, options.format.outputs, plan.cached_head_dim())?;
     staging::check_target(&options.directory, options.replace)?;

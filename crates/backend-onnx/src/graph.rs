@@ -14,7 +14,7 @@ use tandem_core::{Error, Result};
 
 pub(crate) use self::adapter::AdapterPort;
 pub(crate) use self::decoder::DecoderGraph;
-pub(crate) use self::encoder::{EncoderGraph, Encoding};
+pub(crate) use self::encoder::{EncoderGraph, Encoding, pooled_output};
 use crate::error::Doing;
 
 /// A graph by what it computes.
@@ -36,6 +36,22 @@ impl LoadedGraph {
         match config.is_causal && purpose == Purpose::Generate {
             true => DecoderGraph::read(session, file, config).map(Self::Decoder),
             false => Err(encoder::not_an_encoder(file, session.outputs())),
+        }
+    }
+
+    /// Its name in messages.
+    pub(crate) fn file(&self) -> &str {
+        match self {
+            Self::Decoder(graph) => &graph.file,
+            Self::Encoder(graph) => &graph.file,
+        }
+    }
+
+    /// Names of all inputs, in the order in which runs pass them.
+    pub(crate) fn input_names(&self) -> &[CString] {
+        match self {
+            Self::Decoder(graph) => &graph.input_names,
+            Self::Encoder(graph) => &graph.input_names,
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::error::Doing;
 use crate::graph::{AdapterPort, DecoderGraph};
 use crate::graph_cache::CachedGraph;
 use crate::origin::Origin;
-use crate::probe::Probed;
+use crate::probe::Probing;
 use crate::run::Names;
 use crate::source::Source;
 
@@ -25,8 +25,6 @@ pub(crate) struct Loaded {
     /// The engine appends to one buffer for each cache.
     pub(crate) in_place: bool,
     pub(crate) info: ModelInfo,
-    /// Its inner values can be made outputs.
-    pub(crate) can_probe: bool,
     /// Keeps the graph in the cache for as long as the engine reads it.
     pub(crate) _cached: Option<CachedGraph>,
     /// Held during a run where the provider does not promise that several may run at once.
@@ -37,8 +35,8 @@ pub(crate) struct Loaded {
     pub(crate) added: Vec<AdapterInputs>,
     /// The products whose inputs for adapters the graph had.
     own: Vec<String>,
-    /// The same graph with inner values as outputs, once they have been requested.
-    pub(crate) probed: Mutex<Option<Probed>>,
+    /// Shows its inner values, where they have known names.
+    pub(crate) probing: Option<Probing>,
 }
 
 impl Loaded {
@@ -50,13 +48,12 @@ impl Loaded {
             graph,
             in_place: source.in_place,
             info,
-            can_probe: source.can_probe && origin.options.device == Device::Cpu,
+            probing: Probing::new(&origin, &source),
             _cached: source.cached,
             one_run_at_a_time: (origin.options.device != Device::Cpu).then(|| Mutex::new(())),
             origin,
             added: source.added,
             own: source.own,
-            probed: Mutex::new(None),
         }
     }
 

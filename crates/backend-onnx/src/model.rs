@@ -10,7 +10,6 @@ use tandem_onnx_graph::AdapterInputs;
 use crate::adapters::Constants;
 use crate::graph::DecoderGraph;
 use crate::loaded::Loaded;
-use crate::probe::Probed;
 use crate::session::OnnxSession;
 use crate::source::needed_inputs;
 
@@ -102,17 +101,13 @@ impl Model for OnnxModel {
     }
 
     fn prober(&self) -> Option<&dyn Prober> {
-        self.loaded.can_probe.then_some(self)
+        self.loaded.probing.as_ref().map(|_| self as &dyn Prober)
     }
 }
 
 impl Prober for OnnxModel {
     fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
-        let mut probed = self.loaded.probed.lock().unwrap_or_else(PoisonError::into_inner);
-        let probed = match &mut *probed {
-            Some(probed) => probed,
-            none => none.insert(Probed::load(&self.loaded.origin, &self.loaded.added)?),
-        };
-        probed.probe(tokens, points, &self.constants)
+        let Some(probing) = &self.loaded.probing else { return Ok(Vec::new()) };
+        probing.probe(tokens, points, (&self.constants.names, &self.constants.values))
     }
 }

@@ -5,27 +5,39 @@
 
 use std::ffi::CString;
 use std::ptr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use half::f16;
 use ort::AsPointer;
 use ort::session::{RunOptions, Session};
 use ort::value::{DynValue, TensorElementType};
 use tandem_core::backend::{Probe, ProbePoint};
-use tandem_core::{Error, Result, TokenId};
+use tandem_core::{DType, Device, Error, Result, TokenId};
 use tandem_onnx_graph::{AdapterInputs, DataType};
 
-use crate::adapters::Constants;
 use crate::cache::empty_past;
 use crate::error::{Doing, bad_graph};
-use crate::graph::{DecoderGraph, tensor_type};
+use crate::graph::{DecoderGraph, EncoderGraph, LoadedGraph, tensor_type};
 use crate::origin::Origin;
 use crate::run::{Names, RawValue, run, take};
+use crate::source::Source;
 use crate::value_names::{Layout, known_values};
 
+/// What shows the inner values of a graph: the graph with them as outputs, once they have been requested.
+pub(crate) struct Probing {
+    origin: Arc<Origin>,
+    /// The inputs for adapters that the load added.
+    added: Vec<AdapterInputs>,
+    probed: Mutex<Option<Probed>>,
+}
+
+/// Names of the inputs of a run, and the values of those behind the graph's own: the factors of adapters.
+type Given<'a> = (&'a Names, &'a [DynValue]);
+
 /// A graph whose inner values are outputs.
-pub(crate) struct Probed {
+struct Probed {
     session: Session,
-    graph: DecoderGraph,
+    graph: LoadedGraph,
     values: Vec<Value>,
 }
 
@@ -35,19 +47,39 @@ struct Value {
     layout: Layout,
 }
 
-impl Probed {
-    /// Loads the graph of `origin` again, with inputs for adapters of the `adapted` products.
+impl Probing {
+    /// That of the graph which was loaded from `source`, if its values have known names and are the processor's.
+    pub(crate) fn new(origin: &Arc<Origin>, source: &Source) -> Option<Self> {
+        let can_probe = source.can_probe && origin.options.device == Device::Cpu;
+        can_probe.then(|| Self { origin: Arc::clone(origin), added: source.added.clone(), probed: Mutex::new(None) })
+    }
+
+    /// What one run over `tokens` with the `given` inputs computes at `points`, in the order of computation. The first call loads the graph
+    /// again.
     ///
     /// # Errors
-    /// As loading it the first time.
-    pub(crate) fn load(origin: &Origin, adapted: &[AdapterInputs]) -> Result<Self> {
+    /// As loading it the first time; [`Error::BadField`] for a value of another shape than its name promises.
+    pub(crate) fn probe(&self, tokens: &[TokenId], points: &[ProbePoint], given: Given<'_>) -> Result<Vec<Probe>> {
+        let mut probed = self.probed.lock().unwrap_or_else(PoisonError::into_inner);
+        let probed = match &mut *probed {
+            Some(probed) => probed,
+            none => none.insert(Probed::load(&self.origin, &self.added)?),
+        };
+        probed.probe(tokens, points, given)
+    }
+}
+
+impl Probed {
+    /// Loads the graph of `origin` again, with inputs for adapters of the `added` products.
+    fn load(origin: &Origin, added: &[AdapterInputs]) -> Result<Self> {
         let config = &origin.config;
-        let mut source = origin.source(adapted)?;
+        let mut source = origin.source(added)?;
+        let of_weights = if source.dtype == DType::F16 { DataType::FLOAT16 } else { DataType::FLOAT };
         let (mut values, name) = (Vec::new(), source.name.clone());
         source.edit(|graph, edit| {
-            // Graphs with 4-bit weights have activations of 16 or 32 bits: activations have the type of the cache.
+            // Graphs with 4-bit weights have activations of 16 or 32 bits: activations have the type of the cache, where there is one.
             let mut pasts = graph.inputs().filter(|input| input.name.starts_with("past"));
-            let float = pasts.find_map(|past| past.data_type).unwrap_or(DataType::FLOAT);
+            let float = pasts.find_map(|past| past.data_type).unwrap_or(of_weights);
             for (value, layout) in known_values(graph, config) {
                 edit.add_output(&value, float).map_err(bad_graph)?;
                 let name = CString::new(value).map_err(|error| Error::bad_file(&name, "a name contains a zero byte", error))?;
@@ -56,24 +88,23 @@ impl Probed {
             Ok(())
         })?;
         let session = origin.commit(&source)?;
-        let graph = DecoderGraph::read(&session, &source.name, config)?;
+        let graph = LoadedGraph::read(&session, &source.name, config, origin.options.purpose)?;
         Ok(Self { session, graph, values })
     }
 
-    /// What one run over `tokens` computes at `points`, in the order of computation; `constants` are those of the model.
-    pub(crate) fn probe(&self, tokens: &[TokenId], points: &[ProbePoint], constants: &Constants) -> Result<Vec<Probe>> {
+    fn probe(&self, tokens: &[TokenId], points: &[ProbePoint], given: Given<'_>) -> Result<Vec<Probe>> {
         let requested: Vec<&Value> = self.values.iter().filter(|value| value.layout.shows(points)).collect();
         if requested.is_empty() {
             return Ok(Vec::new());
         }
-        let returned = self.run(tokens, &requested, constants)?;
+        let returned = self.run(tokens, &requested, given)?;
         let mut probes = Vec::new();
         for (value, returned) in requested.iter().zip(&returned) {
             let name = value.name.to_string_lossy();
-            let (_, shape) = tensor_type(&self.graph.file, &name, returned.dtype())?;
+            let (_, shape) = tensor_type(self.graph.file(), &name, returned.dtype())?;
             if !value.layout.fits(shape, tokens.len()) {
                 let problem = format!("a run over {} tokens returned the unexpected shape {shape:?}", tokens.len());
-                return Err(Error::bad_field(&self.graph.file, name, problem));
+                return Err(Error::bad_field(self.graph.file(), name, problem));
             }
             value.layout.read(tokens, shape, &floats(returned)?, &mut probes);
         }
@@ -81,36 +112,45 @@ impl Probed {
         Ok(probes)
     }
 
-    fn run(&self, tokens: &[TokenId], requested: &[&Value], constants: &Constants) -> Result<Vec<DynValue>> {
-        let (graph, n) = (&self.graph, tokens.len());
-        let mut inputs: Vec<RawValue> = vec![ptr::null_mut(); graph.input_names.len()];
+    fn run(&self, tokens: &[TokenId], requested: &[&Value], (names, constants): Given<'_>) -> Result<Vec<DynValue>> {
+        let n = tokens.len();
+        let mut inputs: Vec<RawValue> = vec![ptr::null_mut(); self.graph.input_names().len()];
         let mut owned = Vec::new();
         let mut give = |index: usize, value: DynValue| {
             inputs[index] = value.ptr().cast_mut();
             owned.push(value);
         };
-        give(graph.ids.index, graph.ids.integers(n, tokens.iter().map(|&id| i64::from(id)))?);
-        if let Some(port) = graph.mask {
+        let (ids, mask, positions, first, caches) = match &self.graph {
+            LoadedGraph::Decoder(graph) => (graph.ids, graph.mask, graph.positions, 0, &graph.caches),
+            LoadedGraph::Encoder(graph) => (graph.ids, graph.mask, graph.positions, graph.first_position, &graph.caches),
+        };
+        give(ids.index, ids.integers(n, tokens.iter().map(|&id| i64::from(id)))?);
+        if let Some(port) = mask {
             give(port.index, port.integers(n, std::iter::repeat_n(1, n))?);
         }
-        if let Some(port) = graph.positions {
-            give(port.index, port.integers(n, 0..n as i64)?);
+        if let Some(port) = positions {
+            give(port.index, port.integers(n, (first..first + n).map(|position| position as i64))?);
         }
-        if let Some(port) = graph.logits_to_keep {
-            give(port.index, port.integers(1, std::iter::once(0))?);
+        match &self.graph {
+            LoadedGraph::Decoder(DecoderGraph { logits_to_keep: Some(port), .. }) => {
+                give(port.index, port.integers(1, std::iter::once(0))?);
+            }
+            LoadedGraph::Encoder(EncoderGraph { token_types: Some(port), .. }) => {
+                give(port.index, port.integers(n, std::iter::repeat_n(0, n))?);
+            }
+            _ => {}
         }
-        for port in &graph.caches {
+        for port in caches {
             give(port.input, empty_past(port, 1)?);
         }
-        inputs.extend(constants.values.iter().map(|value| value.ptr().cast_mut()));
+        inputs.extend(constants.iter().map(|value| value.ptr().cast_mut()));
         let output_names = Names::new(requested.iter().map(|value| value.name.clone()).collect());
         let mut outputs: Vec<RawValue> = vec![ptr::null_mut(); requested.len()];
         let options = RunOptions::new().doing("to prepare a run")?;
         // SAFETY: `owned` and `constants` keep the inputs alive until the run is over, every output is null, and the CPU provider allows concurrent
         // runs.
         #[expect(unsafe_code, reason = "`run` is the one way in which this crate runs a graph")]
-        unsafe { run(&self.session, &options, (&constants.names, &inputs), (&output_names, &mut outputs)) }
-            .doing("to run the graph")?;
+        unsafe { run(&self.session, &options, (names, &inputs), (&output_names, &mut outputs)) }.doing("to run the graph")?;
         drop(owned);
         Ok(outputs.iter_mut().filter_map(|output| take(&self.session, output)).collect())
     }

@@ -209,16 +209,16 @@ impl Source {
     /// A graph of the checkpoint: in memory when that is small or part of the program, otherwise from the cache.
     fn export(files: &ModelFiles, config: &ModelConfig, options: &LoadOptions) -> Result<Self> {
         // Before all weights are hashed to find the graph in the cache.
-        refuse_unsupported_architecture(config, &files.name)?;
         let dtype = options.dtype.unwrap_or(DType::F32);
+        let format = graph_format(config, dtype, options.purpose);
+        refuse_unsupported_architecture(config, format.outputs, &files.name)?;
         if stored_bytes(files)? >= BUILT_IN_MEMORY && files.weights.iter().all(|file| file.path().is_some()) {
             let cached = cached_graph(files, dtype, options)?;
             let file = ModelFile::Path(cached.path().into());
             let opened = OpenedGraph::open(&GraphFile { file, dtype: Some(dtype) }, options.dtype)?;
             return Ok(Self { cached: Some(cached), ..Self::of_graph(&opened, options)? });
         }
-        let format = graph_format(config, dtype, options.purpose);
-        let bytes = GraphPlan::open(files, config, format, RunBy::Tandem)?.build()?;
+        let bytes = GraphPlan::open(files, config, format, RunBy::of(options))?.build()?;
         let graph = Graph::parse(bytes, &files.name).map_err(bad_graph)?;
         Ok(Self {
             name: files.name.clone(),

@@ -25,7 +25,7 @@ pub(crate) enum Layout {
 
 /// Whether the values of `graph` have known names: looks for the first norm, which graphs of every exporter have.
 pub(crate) fn can_probe(graph: &Graph) -> bool {
-    has(graph, "layers.0.attention_input") || FIRST_NORMS.iter().any(|name| has(graph, name))
+    has(graph, "layers.0.attention_input") || has(graph, OF_ENCODERS) || FIRST_NORMS.iter().any(|name| has(graph, name))
 }
 
 /// The first norm in graphs of genai's builder, and of optimum.
@@ -35,20 +35,36 @@ const FIRST_NORMS: [&str; 2] = ["/model/layers.0/input_layernorm/output_0", "/mo
 pub(crate) fn known_values(graph: &Graph, config: &ModelConfig) -> Vec<(String, Layout)> {
     let found = Known { graph, config };
     let mut values = found.first(&EMBEDDINGS.map(str::to_owned), outside(Stage::Embedding));
+    let is_encoder = has(graph, OF_ENCODERS);
     for layer in 0..config.n_layers {
         values.extend(found.attention(layer));
-        values.extend(found.mlp(layer));
+        values.extend(if is_encoder { found.encoder_mlp(layer) } else { found.mlp(layer) });
+    }
+    if is_encoder {
+        values.extend(found.first(&ENCODED.map(str::to_owned), outside(Stage::FinalNorm)));
+        return values;
     }
     let norm = format!("/model/layers.{}/final_norm_layernorm/output_0", config.n_layers);
     // In a graph of f16 the second name is the value before it is widened.
     let ours = ["hidden_states", "hidden_states.f16"].map(str::to_owned);
-    values.extend(found.first(&[&ours[..], &[norm, "/model/norm/Mul_1_output_0".into()]].concat(), outside(Stage::FinalNorm)));
+    let exported = [norm, "/model/norm/Mul_1_output_0".into(), "last_hidden_state".into()];
+    values.extend(found.first(&[&ours[..], &exported].concat(), outside(Stage::FinalNorm)));
     values.extend(found.first(&["logits".into()], outside(Stage::Logits)));
     values
 }
 
-const EMBEDDINGS: [&str; 4] = [
+/// A value that graphs of encoders have and those of decoders have not, of Tandem's own builder.
+const OF_ENCODERS: &str = "layers.0.activated";
+
+/// What encoders give, before it is widened where it was f16: normed last, or the result of the last layer.
+const ENCODED: [&str; 2] = ["last_hidden_state.f16", "last_hidden_state"];
+
+const EMBEDDINGS: [&str; 8] = [
     "embed",
+    "placed_words",
+    "typed_words",
+    "scaled_words",
+    "words",
     "/model/embed_tokens/Gather/output_0",
     "/model/embed_tokens/GatherBlockQuantized/output_0",
     "/model/embed_tokens/Gather_output_0",
@@ -65,6 +81,15 @@ impl Known<'_> {
     /// The first of `names` that exists. With a bias the product alone has a name too, so callers list the sum before it.
     fn first(&self, names: &[String], holds: Layout) -> Found {
         names.iter().find(|name| has(self.graph, name)).map(|name| (name.clone(), holds)).into_iter().collect()
+    }
+
+    /// Queries and keys of an encoder as they were rotated; those of decoders are rotated by the operator of attention.
+    fn rotated(&self, layer: usize) -> Found {
+        let of = |heads: &str, stage| {
+            let names = [format!("layers.{layer}.{heads}.normed.rotated"), format!("layers.{layer}.{heads}.rotated")];
+            self.first(&names, Layout::One(ProbePoint { layer: Some(layer), stage }))
+        };
+        [of("query", Stage::QueryRope), of("key", Stage::KeyRope)].concat()
     }
 
     fn attention(&self, layer: usize) -> Found {
@@ -91,6 +116,9 @@ impl Known<'_> {
         }
         found.extend(self.first(&with(ours("query.normed"), &normed("q_norm")), one(Stage::QueryNorm)));
         found.extend(self.first(&with(ours("key.normed"), &normed("k_norm")), one(Stage::KeyNorm)));
+        if has(self.graph, OF_ENCODERS) {
+            found.extend(self.rotated(layer));
+        }
         let cached = Layout::Cached { point: ProbePoint { layer: Some(layer), stage: Stage::KeyRope }, head_dim };
         found.extend(self.first(&[format!("present.{layer}.key")], cached));
         let projection = optimum("self_attn/o_proj/MatMul");
@@ -99,6 +127,24 @@ impl Known<'_> {
         let out = [vec![ours("attention")], projected("o_proj")].concat();
         found.extend(self.first(&out, one(Stage::AttentionOutput)));
         found
+    }
+
+    /// From the sum behind attention to the layer's result, in a graph of an encoder; a sum that is normed is its norm.
+    fn encoder_mlp(&self, layer: usize) -> Found {
+        let ours = |name: &str| format!("layers.{layer}.{name}");
+        let is_gated = has(self.graph, &ours("gate"));
+        let values = [
+            (vec!["attention_output", "attention_sum"], Stage::AttentionResidual),
+            (vec!["mlp_input"], Stage::MlpNorm),
+            (vec!["gate"], Stage::Gate),
+            (vec![if is_gated { "gated" } else { "up" }], Stage::Up),
+            (vec!["product", "activated"], Stage::Activation),
+            (vec!["down"], Stage::Down),
+            (vec!["mlp_output", "mlp_sum"], Stage::MlpResidual),
+        ];
+        let names = |names: Vec<&str>| names.into_iter().map(ours).collect::<Vec<_>>();
+        let of = |stage| Layout::One(ProbePoint { layer: Some(layer), stage });
+        values.into_iter().flat_map(|(those, stage)| self.first(&names(those), of(stage))).collect()
     }
 
     fn mlp(&self, layer: usize) -> Found {

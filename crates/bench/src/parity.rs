@@ -191,7 +191,10 @@ impl<'m> Parity<'m> {
         // What it cannot look into does not change what was measured.
         if self.options.bisect {
             listen("bisecting");
-            self.bisect(candidate, &prompts, &mut report);
+            let worst = report.logits.measured.as_ref().and_then(|logits| logits.max_abs_at.as_ref());
+            let worst = worst.map(|place| place.prompt.clone());
+            let prompts: Vec<_> = prompts.iter().map(|prompt| (prompt.name.as_str(), prompt.tokens.as_slice())).collect();
+            self.bisect(candidate, &prompts, worst.as_deref(), &mut report);
         }
         report
     }
@@ -239,14 +242,19 @@ impl<'m> Parity<'m> {
             report.gates = self.options.thresholds.vector_gates(rule, candidate, vectors, consistency, is_whole);
         }
         report.judge(self.reference.model.info().dtype == candidate.model.info().dtype);
+        if self.options.bisect {
+            listen("bisecting");
+            let worst = report.vectors.measured.as_ref().map(|vectors| vectors.cosine_min_at.clone());
+            let texts: Vec<_> = texts.iter().map(vectors::Text::named_tokens).filter(|(_, tokens)| !tokens.is_empty()).collect();
+            self.bisect(candidate, &texts, worst.as_deref(), report);
+        }
     }
 
     /// Looks for the stage at fault on the prompt that shows the largest difference.
-    fn bisect(&self, candidate: &Side<'_>, prompts: &[Prompt], report: &mut PairReport) {
-        let place = report.logits.measured.as_ref().and_then(|logits| logits.max_abs_at.as_ref());
-        let worst = place.and_then(|place| prompts.iter().find(|prompt| prompt.name == place.prompt));
-        let Some(prompt) = worst.or(prompts.first()) else { return };
-        match bisect::bisect((&self.reference, candidate), (&prompt.name, &prompt.tokens), &self.options.cancel) {
+    fn bisect(&self, candidate: &Side<'_>, prompts: &[(&str, &[TokenId])], worst: Option<&str>, report: &mut PairReport) {
+        let worst = worst.and_then(|worst| prompts.iter().find(|(name, _)| *name == worst));
+        let Some(&prompt) = worst.or(prompts.first()) else { return };
+        match bisect::bisect((&self.reference, candidate), prompt, &self.options.cancel) {
             Ok(found) => report.bisect = Some(found),
             Err(error) => report.problems.push(Problem::of_stage("bisect", &error)),
         }

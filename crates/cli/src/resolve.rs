@@ -4,7 +4,7 @@ use anyhow::Result;
 use tandem::catalog::Catalog;
 use tandem::hub::FileSelector;
 use tandem::machine::Memory;
-use tandem::{ModelConfig, ModelFiles, ModelRef, Resolved, Resolver, Settings};
+use tandem::{ModelFiles, ModelRef, Resolved, Resolver, Settings};
 
 use crate::args::EngineOptions;
 use crate::config::Config;
@@ -57,11 +57,6 @@ pub(crate) fn resolve_checkpoint(reference: &str, output: &Output) -> Result<(Re
     let settings = reference_settings(&engine);
     let resolved = resolve(&resolver, reference, &settings, output)?.into_checkpoint()?;
     Ok((resolver, resolved))
-}
-
-/// Whether the model of `files` was made to embed: an encoder was, and so was whatever has the files of sentence-transformers.
-pub(crate) fn is_embedder(files: &ModelFiles, config: &ModelConfig) -> bool {
-    !config.is_causal || files.beside("modules.json").is_some()
 }
 
 /// The files of a resolved model, for the backend and dtype of `settings`; one of the hub is downloaded if need be.

@@ -112,6 +112,11 @@ pub trait OpenedModel: Send {
     /// The dtype that its weights will have.
     fn dtype(&self) -> DType;
 
+    /// The vector of each sequence that it gives in the place of hidden states, as far as its headers say.
+    fn pooled_output(&self) -> Option<PooledOutput> {
+        None
+    }
+
     /// How much memory it takes.
     ///
     /// # Errors

@@ -116,6 +116,7 @@ macro_rules! conformance {
             the_same_tokens_give_the_same_bits,
             batch_equals_single,
             probes_end_in_the_logits,
+            probes_of_an_encoder_end_in_its_states,
             batched_appends_equal_single_appends,
             refused_append_leaves_the_batch,
             last_rows_equal_those_of_all,

@@ -9,6 +9,7 @@ mod config;
 mod dense;
 mod embedder;
 mod fingerprint;
+mod graph_pooling;
 mod modules;
 mod pooling;
 mod prompts;
@@ -17,8 +18,8 @@ mod vectors;
 mod verify;
 
 pub use self::chunks::{Chunk, ChunkEmbeddings, Chunking};
-pub use self::config::EmbeddingConfig;
 pub(crate) use self::config::max_tokens;
+pub use self::config::{EmbeddingConfig, is_embedder};
 pub use self::dense::{Dense, DenseActivation};
 pub use self::embedder::{EmbedOptions, Embedder, Embeddings};
 pub use self::fingerprint::{Arithmetic, Fingerprint, PROBES, Space};

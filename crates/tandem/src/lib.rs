@@ -213,7 +213,7 @@ pub mod embedding {
     pub use tandem_core::embedding::{
         Arithmetic, Chunk, ChunkEmbeddings, Chunking, Dense, DenseActivation, Difference, EmbedOptions, Embedder,
         EmbeddingConfig, Embeddings, Fingerprint, IndexRow, Normalize, PROBES, Pool, Pooling, Prompt, Prompts, Role, Similarity,
-        Space, Step, TokenizedText, Truncate, Verdict, Verification, normalize, verify,
+        Space, Step, TokenizedText, Truncate, Verdict, Verification, is_embedder, normalize, verify,
     };
 }
 

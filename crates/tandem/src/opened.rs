@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tandem_core::adapter::{AdapterSum, ScaledAdapter};
+use tandem_core::backend::PooledOutput;
 use tandem_core::config::ModelConfig;
+use tandem_core::embedding::is_embedder;
 use tandem_core::files::ModelFiles;
 use tandem_core::footprint::{EstimateFootprint, Part};
 use tandem_core::rerank::RerankConfig;
@@ -67,7 +69,7 @@ impl Work {
         if class.is_some_and(|class| class.ends_with("ForSequenceClassification")) || RerankConfig::is_language_model(files) {
             return Self::Reranking;
         }
-        if config.is_causal && files.beside("modules.json").is_none() { Self::Text } else { Self::Embedding }
+        if is_embedder(files, config) { Self::Embedding } else { Self::Text }
     }
 }
 
@@ -118,6 +120,11 @@ impl OpenedModel {
     /// Its configuration.
     pub fn config(&self) -> &ModelConfig {
         self.opened.config()
+    }
+
+    /// The vector of each text that it gives in the place of hidden states, as far as its headers say.
+    pub fn pooled_output(&self) -> Option<PooledOutput> {
+        self.opened.pooled_output()
     }
 
     /// The dtype that its weights will have.

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::ThreadPool;
 use rayon::prelude::*;
-use tandem_core::backend::{Capability, HiddenStates, TokenBatch};
-use tandem_core::{CancelToken, Error, Model, ModelInfo, Result, Session, SessionOptions};
+use tandem_core::backend::{Capability, HiddenStates, Probe, ProbePoint, Prober, TokenBatch};
+use tandem_core::{CancelToken, Error, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
 use super::{Buffers, Encoder, Texts};
 use crate::error::Doing;
@@ -87,6 +87,16 @@ impl Model for EncoderModel {
             })
         })?;
         Ok(HiddenStates { values, hidden_size: width, lengths: lengths.to_vec() })
+    }
+
+    fn prober(&self) -> Option<&dyn Prober> {
+        Some(self)
+    }
+}
+
+impl Prober for EncoderModel {
+    fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
+        Ok(self.threads.install(|| self.encoder.probe(tokens, points)).doing("to run the model")?)
     }
 }
 

@@ -19,47 +19,65 @@ use crate::weights::{CheckpointSource, WeightSource};
 /// [`Error::BadField`] names a weight that is missing or of another shape than the configuration says; [`Error::Unsupported`] for a dtype
 /// that its widths do not suit.
 pub(crate) fn encoder(source: &CheckpointSource<'_>, config: &ModelConfig, dtype: DType) -> Result<Encoder> {
-    let Some(encoder) = &config.encoder else {
-        return Err(Error::Unsupported { what: "a decoder".into(), reason: "it is not an encoder".into(), hint: None });
+    let reader = Reader::new(source, config)?;
+    check_widths(source, config, dtype)?;
+    let isa = Isa::current();
+    let linear =
+        |linear: RawLinear, dtype| PackedLinear::new(isa, &linear.weights, linear.inputs, linear.bias, (dtype, source.numerics));
+    let layer = |index| {
+        let raw = reader.layer(index)?;
+        Ok(Layer {
+            qkv: linear(raw.qkv, query_dtype(dtype, source.numerics)),
+            attention_out: linear(raw.attention_out, dtype),
+            attention_norm: raw.attention_norm,
+            up: linear(raw.up, dtype),
+            down: linear(raw.down, dtype),
+            mlp_norm: raw.mlp_norm,
+            window: raw.window,
+        })
     };
-    let names = config.encoder_names(|name| source.contains(name));
-    let reader = Reader { source, config, encoder, names: &names, dtype, isa: Isa::current() };
-    reader.check_widths()?;
-    let (hidden, heads) = (config.hidden_size, config.n_heads);
-    let relative = match (&names.relative_bias, encoder.relative_buckets) {
-        (Some(name), Some(n)) => {
-            let table = source.values(&[(format!("{name}.weight"), n)], &[heads])?;
-            Some(RelativeBias::new(&table, n, config.max_context))
-        }
-        _ => None,
-    };
-    let rope = |theta| Rotary::new(&RopeConfig { theta, scaling: RopeScaling::Default }, config.head_dim());
     Ok(Encoder {
-        isa: reader.isa,
+        isa,
         embedding: reader.embedding()?,
-        layers: (0..config.n_layers).map(|i| reader.layer(&names.layers[i], config.layer_windows[i])).collect::<Result<_>>()?,
-        final_norm: names.final_norm.as_ref().map(|name| reader.norm(name)).transpose()?,
-        activation: encoder.activation,
-        is_gated: encoder.is_gated,
-        norm_first: encoder.norm_first,
-        relative,
-        rotary: encoder.first_position.is_none().then(|| {
-            let all = config.rope.theta;
-            [rope(all), rope(encoder.window_rope_theta.unwrap_or(all))]
-        }),
-        n_heads: heads,
+        layers: (0..config.n_layers).map(layer).collect::<Result<_>>()?,
+        final_norm: reader.final_norm()?,
+        activation: reader.encoder.activation,
+        is_gated: reader.encoder.is_gated,
+        norm_first: reader.encoder.norm_first,
+        relative: reader.relative()?,
+        rotary: reader.rotary(),
+        n_heads: config.n_heads,
         head_dim: config.head_dim(),
-        hidden_size: hidden,
+        hidden_size: config.hidden_size,
     })
 }
 
-struct Reader<'c> {
+/// The weights of one layer as published, widened.
+pub(super) struct RawLayer {
+    pub(super) qkv: RawLinear,
+    pub(super) attention_out: RawLinear,
+    pub(super) attention_norm: Option<LayerNorm>,
+    pub(super) up: RawLinear,
+    pub(super) down: RawLinear,
+    pub(super) mlp_norm: LayerNorm,
+    pub(super) window: Option<usize>,
+}
+
+/// A linear layer as published.
+pub(super) struct RawLinear {
+    /// `[outputs, inputs]`
+    pub(super) weights: Vec<f32>,
+    pub(super) inputs: usize,
+    /// `[outputs]`
+    pub(super) bias: Option<Vec<f32>>,
+}
+
+/// Reads the weights that a configuration describes.
+pub(super) struct Reader<'c> {
     source: &'c CheckpointSource<'c>,
     config: &'c ModelConfig,
-    encoder: &'c EncoderConfig,
-    names: &'c EncoderNames,
-    dtype: DType,
-    isa: Isa,
+    pub(super) encoder: &'c EncoderConfig,
+    names: EncoderNames,
 }
 
 /// In what queries, keys and values are computed in an encoder of `dtype`: softmax magnifies their errors. Of the loss of all-MiniLM-L6-v2 in
@@ -72,21 +90,48 @@ fn query_dtype(dtype: DType, numerics: Numerics) -> DType {
     }
 }
 
-impl Reader<'_> {
-    /// Rows of weights are quantised in whole blocks.
-    fn check_widths(&self) -> Result<()> {
-        let widths = [self.config.hidden_size, self.config.intermediate_size];
-        match widths.into_iter().find(|width| self.dtype == DType::Int8 && !is_whole_blocks(*width)) {
-            Some(width) => Err(Error::Unsupported {
-                what: format!("dtype `{}` for `{}`", self.dtype, self.source.file),
-                reason: format!("its rows have {width} weights, which is not a multiple of 32"),
-                hint: Some(Remedy::UseDType(vec![DType::F32]).into()),
-            }),
-            None => Ok(()),
-        }
+/// Rows of weights are quantised in whole blocks.
+fn check_widths(source: &CheckpointSource<'_>, config: &ModelConfig, dtype: DType) -> Result<()> {
+    let widths = [config.hidden_size, config.intermediate_size];
+    match widths.into_iter().find(|width| dtype == DType::Int8 && !is_whole_blocks(*width)) {
+        Some(width) => Err(Error::Unsupported {
+            what: format!("dtype `{dtype}` for `{}`", source.file),
+            reason: format!("its rows have {width} weights, which is not a multiple of 32"),
+            hint: Some(Remedy::UseDType(vec![DType::F32]).into()),
+        }),
+        None => Ok(()),
+    }
+}
+
+impl<'c> Reader<'c> {
+    pub(super) fn new(source: &'c CheckpointSource<'c>, config: &'c ModelConfig) -> Result<Self> {
+        let Some(encoder) = &config.encoder else {
+            return Err(Error::Unsupported { what: "a decoder".into(), reason: "it is not an encoder".into(), hint: None });
+        };
+        let names = config.encoder_names(|name| source.contains(name));
+        Ok(Self { source, config, encoder, names })
     }
 
-    fn embedding(&self) -> Result<Embedding> {
+    pub(super) fn final_norm(&self) -> Result<Option<LayerNorm>> {
+        self.names.final_norm.as_ref().map(|name| self.norm(name)).transpose()
+    }
+
+    pub(super) fn relative(&self) -> Result<Option<RelativeBias>> {
+        let (Some(name), Some(n)) = (&self.names.relative_bias, self.encoder.relative_buckets) else { return Ok(None) };
+        let table = self.source.values(&[(format!("{name}.weight"), n)], &[self.config.n_heads])?;
+        Ok(Some(RelativeBias::new(&table, n, self.config.max_context)))
+    }
+
+    /// Rotary positions of layers that see all, and of those with a window.
+    pub(super) fn rotary(&self) -> Option<[Rotary; 2]> {
+        let rope = |theta| Rotary::new(&RopeConfig { theta, scaling: RopeScaling::Default }, self.config.head_dim());
+        self.encoder.first_position.is_none().then(|| {
+            let all = self.config.rope.theta;
+            [rope(all), rope(self.encoder.window_rope_theta.unwrap_or(all))]
+        })
+    }
+
+    pub(super) fn embedding(&self) -> Result<Embedding> {
         let hidden = self.config.hidden_size;
         let first_position = self.encoder.first_position.unwrap_or(0);
         let table = |name: &Option<String>, rows: usize| match name {
@@ -102,32 +147,27 @@ impl Reader<'_> {
         })
     }
 
-    fn layer(&self, names: &EncoderLayerNames, window: Option<usize>) -> Result<Layer> {
-        let (hidden, inner) = (self.config.hidden_size, self.config.intermediate_size);
+    pub(super) fn layer(&self, index: usize) -> Result<RawLayer> {
+        let (names, config): (&EncoderLayerNames, _) = (&self.names.layers[index], self.config);
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let qkv: Vec<(&str, usize)> = names.qkv.iter().map(|name| (name.as_str(), 3 * hidden / names.qkv.len())).collect();
         let up = if self.encoder.is_gated { 2 * inner } else { inner };
-        Ok(Layer {
-            qkv: self.linear(&qkv, hidden, self.config.qkv_bias, query_dtype(self.dtype, self.source.numerics))?,
-            attention_out: self.linear(
-                &[(&names.attention_out, hidden)],
-                hidden,
-                self.config.attention_output_bias,
-                self.dtype,
-            )?,
+        Ok(RawLayer {
+            qkv: self.linear(&qkv, hidden, config.qkv_bias)?,
+            attention_out: self.linear(&[(&names.attention_out, hidden)], hidden, config.attention_output_bias)?,
             attention_norm: names.attention_norm.as_ref().map(|name| self.norm(name)).transpose()?,
-            up: self.linear(&[(&names.up, up)], hidden, self.config.mlp_bias, self.dtype)?,
-            down: self.linear(&[(&names.down, hidden)], inner, self.config.mlp_bias, self.dtype)?,
+            up: self.linear(&[(&names.up, up)], hidden, config.mlp_bias)?,
+            down: self.linear(&[(&names.down, hidden)], inner, config.mlp_bias)?,
             mlp_norm: self.norm(&names.mlp_norm)?,
-            window,
+            window: config.layer_windows[index],
         })
     }
 
     /// Projections of the same input, `(name, outputs)` each, as one.
-    fn linear(&self, parts: &[(&str, usize)], inputs: usize, biased: bool, dtype: DType) -> Result<PackedLinear> {
+    fn linear(&self, parts: &[(&str, usize)], inputs: usize, biased: bool) -> Result<RawLinear> {
         let named = |what: &str| parts.iter().map(|(name, rows)| (format!("{name}.{what}"), *rows)).collect::<Vec<_>>();
         let bias = if biased { Some(self.source.vector(&named("bias"))?) } else { None };
-        let weights = self.source.values(&named("weight"), &[inputs])?;
-        Ok(PackedLinear::new(self.isa, &weights, inputs, bias, (dtype, self.source.numerics)))
+        Ok(RawLinear { weights: self.source.values(&named("weight"), &[inputs])?, inputs, bias })
     }
 
     fn norm(&self, name: &str) -> Result<LayerNorm> {

@@ -8,6 +8,7 @@ use tandem_backend_candle::CandleBackend;
 use tandem_core::backend::Numerics;
 use tandem_core::conformance;
 use tandem_core::conformance::{Fixture, Golden, describe, greedy_tokens_match_golden, logits_match_golden};
+use tandem_core::embedding::{EmbedOptions, Embedder, EmbeddingConfig, Similarity};
 use tandem_core::files::ModelFiles;
 use tandem_core::gguf::TensorType;
 use tandem_core::tokenizer::{SpecialTokens, Tokenizer};
@@ -41,6 +42,42 @@ fn float_types_match_goldens() {
             logits_match_golden(&fixture);
             greedy_tokens_match_golden(&fixture);
         }
+    }
+}
+
+/// An embedding model as llama.cpp writes it: `pooling_type` 3 is the last token.
+#[test]
+fn gguf_of_an_embedding_model_embeds_as_sentence_transformers() {
+    let embedder = |pooling: Option<u32>, kind, name: &str| {
+        let mut writer = golden_in("embedders/qwen3", kind);
+        pooling.into_iter().for_each(|pooling| writer.u32("qwen3.pooling_type", pooling));
+        let files = model_files(&writer, name);
+        let config = EmbeddingConfig::read(&files, &files.model_config()?, None)?;
+        let tokenizer = files.tokenizer.as_ref().unwrap().read(1 << 26)?;
+        let model = CandleBackend::new().load(&files, &LoadOptions::default())?;
+        Embedder::new(model, Tokenizer::from_json(&tokenizer, name)?, &files, config)
+    };
+    let expected = std::fs::read(golden("embedders/qwen3").join("expected.json")).unwrap();
+    let expected: serde_json::Value = serde_json::from_slice(&expected).unwrap();
+    let case = &expected["cases"][0];
+    let texts: Vec<String> = serde_json::from_value(case["texts"].clone()).unwrap();
+    let vectors: Vec<Vec<f32>> = serde_json::from_value(case["embeddings"].clone()).unwrap();
+    for (kind, least) in [(TensorType::F32, 0.999_999), (TensorType::Q8_0, 0.999)] {
+        let embedder = embedder(Some(3), kind, &format!("embedder-{kind}")).unwrap();
+        assert!(embedder.config().is_normalized() && embedder.config().pooling_name() == "lasttoken");
+        let embeddings = embedder.embed(&texts, &EmbedOptions::default()).unwrap();
+        for (i, (own, expected)) in embeddings.vectors().zip(&vectors).enumerate() {
+            let ids = embedder.tokenize(&texts[i], &EmbedOptions::default()).unwrap().ids;
+            assert_eq!(serde_json::json!(ids), case["token_ids"][i], "{:?}", texts[i]);
+            let cosine = Similarity::Cosine.of(own, expected);
+            assert!(cosine >= least, "{kind} {:?}: {cosine}", texts[i]);
+        }
+    }
+    for (pooling, part) in
+        [(None, "`qwen3.pooling_type`"), (Some(0), "generates text"), (Some(4), "reranker"), (Some(9), "known: 0 to 4")]
+    {
+        let error = embedder(pooling, TensorType::F32, "embedder-refused").unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
     }
 }
 

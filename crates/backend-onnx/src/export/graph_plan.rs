@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use tandem_core::adapter::{Merged, ScaledAdapter};
-use tandem_core::backend::Purpose;
+use tandem_core::backend::{LoadOptions, Purpose};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::{Architecture, ModelConfig};
 use tandem_core::files::ModelFiles;
@@ -51,6 +51,13 @@ pub(crate) enum RunBy {
     Anyone,
 }
 
+impl RunBy {
+    /// Who runs the graph of a model that is loaded with `options`: where texts are padded, it must be one for any program.
+    pub(crate) fn of(options: &LoadOptions) -> Self {
+        if options.onnx.buckets_on(options.device).is_some() { Self::Anyone } else { Self::Tandem }
+    }
+}
+
 /// Whether the graph of a model of `config` that is built for `purpose` encodes, and does not generate.
 pub(crate) fn encodes(config: &ModelConfig, purpose: Purpose) -> bool {
     !config.is_causal || purpose == Purpose::Encode
@@ -69,7 +76,7 @@ impl GraphPlan {
     /// [`Error::Unsupported`] for a dtype that cannot be built, or weights that are quantised already; [`Error::BadFile`] and
     /// [`Error::BadField`] when a file is damaged, or configuration and weights do not match.
     pub(crate) fn open(files: &ModelFiles, config: &ModelConfig, format: GraphFormat, run_by: RunBy) -> Result<Self> {
-        refuse_unsupported_architecture(config, &files.name)?;
+        refuse_unsupported_architecture(config, format.outputs, &files.name)?;
         refuse_unsupported_format(config, format, &files.name)?;
         let options = build_options(config, format, &files.name)?;
         if let Some(method) = config.quantization_method() {
@@ -84,8 +91,8 @@ impl GraphPlan {
         let (name, config_file) = (&files.name, files.config.name());
         let spec = match &config.encoder {
             Some(encoder) => PlannedSpec::Encoder(specs::encoder(name, config, encoder, &checkpoint, has_mask)),
-            None if config.is_causal => PlannedSpec::Decoder(specs::decoder(name, config, &checkpoint)),
-            None => PlannedSpec::Encoder(specs::bidirectional(name, config, &checkpoint, has_mask)),
+            None if config.is_causal && config.gemma.is_none() => PlannedSpec::Decoder(specs::decoder(name, config, &checkpoint)),
+            None => PlannedSpec::Encoder(specs::without_cache(name, config, &checkpoint, has_mask)),
         };
         let [stored_bytes, n_bytes] = match &spec {
             PlannedSpec::Decoder(spec) => {
@@ -190,14 +197,15 @@ impl<'s> From<&'s PlannedSpec> for Spec<'s> {
     }
 }
 
-/// Refuses architectures that graphs cannot be built for; `name` is the model's.
+/// Refuses architectures that graphs with `outputs` cannot be built for; `name` is the model's.
 ///
 /// # Errors
 /// [`Error::Unsupported`].
-pub(crate) fn refuse_unsupported_architecture(config: &ModelConfig, name: &str) -> Result<()> {
+pub(crate) fn refuse_unsupported_architecture(config: &ModelConfig, outputs: GraphOutputs, name: &str) -> Result<()> {
     let is_capped = config.gemma.as_ref().is_some_and(|gemma| gemma.attention_softcap.is_some());
-    let is_bidirectional_gemma = config.architecture == Architecture::Gemma3 && !config.is_causal && !is_capped;
-    if config.encoder.is_some() || config.architecture.has_llama_form() || is_bidirectional_gemma {
+    let encodes = !config.is_causal || outputs == GraphOutputs::HiddenStates;
+    let is_encoding_gemma = config.architecture == Architecture::Gemma3 && encodes && !is_capped;
+    if config.encoder.is_some() || config.architecture.has_llama_form() || is_encoding_gemma {
         return Ok(());
     }
     let decoders = Architecture::DECODERS.into_iter().filter(|architecture| architecture.has_llama_form());

@@ -38,6 +38,8 @@ impl Attention {
         let has_bias = config.encoder.as_ref().is_some_and(|encoder| encoder.relative_buckets.is_some());
         let is_plain = !has_bias && config.n_heads == config.n_kv_heads && config.layer_windows.iter().all(Option::is_none);
         match config.is_causal {
+            // It is built without a KV cache.
+            true if is_built && config.gemma.is_some() => Self::Whole,
             true => Self::Parts,
             false if is_built && is_plain => Self::Blocks,
             false => Self::Whole,

@@ -7,8 +7,10 @@ use std::ffi::CString;
 
 use ort::session::Session;
 use ort::value::{Outlet, TensorElementType};
+use tandem_core::backend::PooledOutput;
 use tandem_core::config::ModelConfig;
 use tandem_core::{Error, Result};
+use tandem_onnx_graph::{Dim, Graph};
 
 use super::decoder::present_name;
 use super::{CachePort, Port, name_for_engine, names, tensor_type};
@@ -33,6 +35,8 @@ pub(crate) struct EncoderGraph {
     pub(crate) token_types: Option<Port>,
     /// The position of each token, `[batch, tokens]`.
     pub(crate) positions: Option<Port>,
+    /// That of the first token.
+    pub(crate) first_position: usize,
     /// Keys and values of each layer, of which there are none before a text.
     pub(crate) caches: Vec<CachePort>,
     /// What it gives.
@@ -96,6 +100,23 @@ impl Encoding {
     }
 }
 
+/// The row for each sequence that `graph` gives in the place of hidden states, as [`Encoding::find`] will read it: of `width` where the graph
+/// leaves that to the engine.
+pub(crate) fn pooled_output(graph: &Graph, width: usize) -> Option<PooledOutput> {
+    let outputs = graph.outputs();
+    let named = |names: &[&str]| names.iter().find_map(|name| outputs.iter().find(|output| output.name == *name));
+    if named(&HIDDEN_STATES).is_some() {
+        return None;
+    }
+    let output = named(&POOLED)?;
+    let width = match output.dims.as_deref()? {
+        [_, Dim::Fixed(width)] => usize::try_from(*width).ok()?,
+        [_, _] => width,
+        _ => return None,
+    };
+    Some(PooledOutput { name: output.name.clone(), width })
+}
+
 impl RowsPort {
     /// An output of `rank` dims, the last of which is `width` where the graph does not say.
     fn read(file: &str, outlet: &Outlet, rank: usize, width: Option<usize>) -> Result<Self> {
@@ -144,7 +165,20 @@ impl EncoderGraph {
         let input_names = inputs.iter().map(|input| name_for_engine(file, input.name())).collect::<Result<_>>()?;
         let output_names = vec![name_for_engine(file, &encoding.port().name)?];
         let file = file.to_owned();
-        Ok(Self { file, ids, mask, token_types, positions, caches, encoding, input_names, output_names, present_names })
+        let first_position = config.encoder.as_ref().and_then(|encoder| encoder.first_position).unwrap_or(0);
+        Ok(Self {
+            file,
+            ids,
+            mask,
+            token_types,
+            positions,
+            first_position,
+            caches,
+            encoding,
+            input_names,
+            output_names,
+            present_names,
+        })
     }
 }
 

@@ -27,9 +27,11 @@ pub(crate) fn name(directory: &Path) -> String {
 
 /// Embeds with the graph at `graph`, or with one that is built from the checkpoint.
 pub(crate) fn embedder(directory: &Path, graph: Option<PathBuf>, options: LoadOptions) -> Embedder {
+    let onnx = options.onnx.clone().with_graph(graph);
+    let options = options.with_onnx(onnx);
     let mut files = ModelFiles::discover(directory, &name(directory)).unwrap();
     files.graphs.clear();
-    let options = options.with_purpose(Purpose::Encode).with_onnx(OnnxOptions::new().with_graph(graph));
+    let options = options.with_purpose(Purpose::Encode);
     let model = OnnxBackend::new(None).load(&files, &options).unwrap_or_else(|error| panic!("{}", describe(&error)));
     let tokenizer = files.tokenizer.as_ref().unwrap();
     let tokenizer = Tokenizer::from_json(&tokenizer.read(1 << 26).unwrap(), "tokenizer.json").unwrap();
@@ -104,6 +106,64 @@ fn built_graphs_embed_as_sentence_transformers() {
         |_| {
             for directory in directories() {
                 check(&embedder(&directory, None, LoadOptions::new()), &directory, "built");
+            }
+        },
+    );
+}
+
+/// One whose only output is the vector of a text: the pooling of the model's files is not applied again.
+#[test]
+fn graphs_that_pool_by_themselves_embed_as_sentence_transformers() {
+    with_fixture(
+        || library::find(None).map_err(|error| describe(&error)),
+        |_| {
+            let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/embedders/roberta");
+            let embedder = embedder(&directory, Some(directory.join("onnx/pooled/model.onnx")), LoadOptions::new());
+            assert_eq!(embedder.info().pooled_output.as_ref().unwrap().name, "sentence_embedding");
+            assert_eq!(embedder.config().pooling_name(), "mean");
+            assert!(embedder.config().remarks.iter().any(|remark| remark.contains("`sentence_embedding`")));
+            check(&embedder, &directory, "pooled");
+        },
+    );
+}
+
+/// What engines need that compile a model for each shape.
+#[test]
+fn padding_to_few_lengths_changes_nothing() {
+    const TEXTS: [&str; 4] =
+        ["river", "the fox runs to the sea", "", "sea river fox the runs to sleeps sea river fox the runs to the sea"];
+    with_fixture(
+        || library::find(None).map_err(|error| describe(&error)),
+        |_| {
+            let padded = LoadOptions::new().with_onnx(OnnxOptions::new().with_buckets(vec![24, 9]));
+            for directory in directories() {
+                let others = graphs(&directory).into_iter().chain(Some(directory.join("onnx/pooled/model.onnx")));
+                for graph in std::iter::once(None).chain(others.filter(|path| path.exists()).map(Some)) {
+                    let what = format!("{} {graph:?}", name(&directory));
+                    let embed = |options| embedder(&directory, graph.clone(), options).embed(&TEXTS, &EmbedOptions::default());
+                    let (expected, own) = (embed(LoadOptions::new()).unwrap(), embed(padded.clone()).unwrap());
+                    for (own, expected) in own.vectors().zip(expected.vectors()) {
+                        let largest = expected.iter().fold(0_f32, |largest, value| largest.max(value.abs()));
+                        let furthest = own.iter().zip(expected).fold(0_f32, |furthest, (a, b)| furthest.max((a - b).abs()));
+                        assert!(furthest <= 1e-5 * largest, "{what}: {furthest} of {largest}");
+                    }
+                }
+            }
+        },
+    );
+}
+
+#[test]
+fn lengths_without_a_token_are_refused() {
+    with_fixture(
+        || library::find(None).map_err(|error| describe(&error)),
+        |_| {
+            let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/embedders/bert-cls");
+            let files = ModelFiles::discover(&directory, "bert-cls").unwrap();
+            for lengths in [vec![], vec![8, 0]] {
+                let options = LoadOptions::new().with_onnx(OnnxOptions::new().with_buckets(lengths));
+                let error = OnnxBackend::new(None).load(&files, &options).err().unwrap().to_string();
+                assert!(error.contains("buckets"), "{error}");
             }
         },
     );

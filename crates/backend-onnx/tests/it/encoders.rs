@@ -8,7 +8,7 @@ use safetensors::Dtype;
 use serde_json::Value;
 use tandem_backend_onnx::{OnnxBackend, library};
 use tandem_core::backend::{Capability, Purpose, TokenBatch};
-use tandem_core::conformance::{describe, with_fixture};
+use tandem_core::conformance::{Golden, describe, with_fixture};
 use tandem_core::embedding::EmbedOptions;
 use tandem_core::files::ModelFiles;
 use tandem_core::{Backend, CancelToken, DType, Error, LoadOptions, LogitsRequest, Model, OnnxOptions, SessionOptions};
@@ -155,6 +155,32 @@ fn long_texts_are_run_in_parts() {
         }
         let alone = encode(&*encoder, &[&tokens]).unwrap();
         assert!(states[3 * width..703 * width] == alone);
+    });
+}
+
+/// A causal Gemma 3 has windows on one side, and no cache: its hidden states times the head are the logits of transformers.
+#[test]
+fn causal_gemma_encodes() {
+    with_library(|| {
+        let directory = golden("gemma3");
+        let weights = Checkpoint::of_golden("gemma3").weights["model.embed_tokens.weight"].floats();
+        let model = load(&directory, &LoadOptions::new().with_purpose(Purpose::Encode)).unwrap();
+        let (width, answers) = (model.info().hidden_size, Golden::read(&directory, Golden::MADE));
+        assert!(answers.prompts.iter().any(|prompt| prompt.ids.len() > 24), "one is longer than a window");
+        for prompt in &answers.prompts {
+            let states = encode(&*model, &[&prompt.ids]).unwrap();
+            let (from, to) = prompt.stored_positions;
+            let of_row = |row: &[f32], state: &[f32]| row.iter().zip(state).map(|(a, b)| a * b).sum::<f32>();
+            let own = states[from * width..to * width]
+                .chunks_exact(width)
+                .flat_map(|state| weights.chunks_exact(width).map(move |row| of_row(row, state)))
+                .collect::<Vec<f32>>();
+            let largest = prompt.logits.iter().fold(0_f32, |largest, value| largest.max(value.abs()));
+            let furthest = own.iter().zip(&prompt.logits).fold(0_f32, |furthest, (a, b)| furthest.max((a - b).abs()));
+            assert!(own.len() == prompt.logits.len() && furthest <= answers.tolerance * largest, "{}: {furthest}", prompt.name);
+        }
+        let error = refused(&directory, &LoadOptions::new());
+        assert!(error.contains("building a graph of"), "to generate it needs a cache: {error}");
     });
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Both sides are probed in one pass over the same tokens. Each side's own inputs of a stage are then fed through that stage alone, in
 //! double precision and with the weights of the reference's checkpoint: what a stage inherits from those before it is in its inputs, and
-//! what remains is its own. Without a checkpoint the growth from a stage's inputs to its result stands in for it.
+//! what remains is its own. Without a checkpoint, and for encoders, the growth from a stage's inputs to its result stands in for it.
 
 mod replay;
 mod values;
@@ -134,7 +134,10 @@ pub(super) fn bisect(
     let most = if replay.as_ref().is_some_and(|replay| replay.n_parameters() > LARGE) { N_TOKENS_OF_LARGE } else { N_TOKENS };
     let tokens = &tokens[..tokens.len().min(most)];
     let n_layers = reference.model.info().n_layers.min(candidate.model.info().n_layers);
-    let points = ProbePoint::all(n_layers);
+    // Whether an engine would give logits too is of no account where vectors are compared.
+    let embeds = reference.embedder.is_some();
+    let points: Vec<ProbePoint> =
+        ProbePoint::all(n_layers).into_iter().filter(|point| !embeds || point.stage != Stage::Logits).collect();
     let probe = |side: &Side<'_>| {
         let prober = side.model.prober().ok_or_else(|| side.model.info().unsupported("probing"))?;
         Ok::<_, Error>(Values::new(prober.probe(tokens, &points)?, &points))

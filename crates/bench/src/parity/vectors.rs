@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use serde::Serialize;
 use tandem_core::embedding::{EmbedOptions, Embedder, Embeddings, Similarity, TokenizedText};
-use tandem_core::{CancelToken, Error, Result};
+use tandem_core::{CancelToken, Error, Result, TokenId};
 
 use super::consistency::{ConsistencyMeasures, Way, WayMeasures};
 use super::row::Row;
@@ -48,6 +48,13 @@ pub struct VectorMeasures {
 pub(super) struct Text {
     name: String,
     tokens: TokenizedText,
+}
+
+impl Text {
+    /// Its name, and its tokens for the reference.
+    pub(super) fn named_tokens(&self) -> (&str, &[TokenId]) {
+        (&self.name, &self.tokens.ids)
+    }
 }
 
 /// The tokens of every text for both sides: those of the reference are what the vectors are made of.

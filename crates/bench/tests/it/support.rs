@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use tandem_backend_candle::CandleBackend;
 use tandem_backend_onnx::{OnnxBackend, library};
-use tandem_bench::parity::{Corpus, PairReport, Parity, ParityOptions, ParityReport, Problem, Side, Verdict, lines};
-use tandem_core::backend::Numerics;
+use tandem_bench::parity::{
+    Corpus, EmbedderSide, PairReport, Parity, ParityOptions, ParityReport, Problem, Side, Verdict, lines,
+};
+use tandem_core::backend::{Numerics, Purpose};
+use tandem_core::embedding::{Embedder, EmbeddingConfig};
 use tandem_core::files::{MAX_JSON_BYTES, ModelFiles};
 use tandem_core::template::{ChatTemplate, TemplateTokens, TokenizerConfig};
 use tandem_core::tokenizer::Tokenizer;
@@ -21,6 +24,7 @@ pub(crate) struct Loaded {
     template: Option<ChatTemplate>,
     end_tokens: Vec<TokenId>,
     numerics: Numerics,
+    embedder: Option<Embedder>,
 }
 
 impl Loaded {
@@ -34,6 +38,16 @@ impl Loaded {
     pub(crate) fn published(name: &str, graph: &str) -> Self {
         let options = LoadOptions::new().with_onnx(OnnxOptions::new().with_graph(golden(name).join("onnx").join(graph)));
         Self::load(name, BackendKind::Onnx, format!("onnx={graph}"), options)
+    }
+
+    /// An embedding model, loaded to encode.
+    pub(crate) fn embedder(reference: &str, backend: BackendKind, dtype: DType) -> Self {
+        let options = LoadOptions::new().with_dtype(dtype).with_purpose(Purpose::Encode);
+        let mut loaded = Self::load(reference, backend, format!("{backend}:{dtype}"), options);
+        let config = EmbeddingConfig::read(&loaded.files, &loaded.files.model_config().unwrap(), None).unwrap();
+        let (model, tokenizer) = (Arc::clone(&loaded.model), loaded.tokenizer.clone());
+        loaded.embedder = Some(Embedder::new(model, tokenizer, &loaded.files, config).unwrap());
+        loaded
     }
 
     fn load(reference: &str, backend: BackendKind, name: String, options: LoadOptions) -> Self {
@@ -52,7 +66,7 @@ impl Loaded {
         let tokens = TemplateTokens::new(config.as_ref(), &tokenizer);
         let template = ChatTemplate::choose(None, config.as_ref(), tokens).unwrap();
         let end_tokens = files.model_config().unwrap().eos_token_ids;
-        Self { name, files, model, tokenizer, template, end_tokens, numerics: options.numerics }
+        Self { name, files, model, tokenizer, template, end_tokens, numerics: options.numerics, embedder: None }
     }
 
     pub(crate) fn side(&self) -> Side<'_> {
@@ -66,7 +80,7 @@ impl Loaded {
             numerics: self.numerics,
             // The goldens' weights are random, the demo's are trained.
             is_random: self.files.name != "demo",
-            embedder: None,
+            embedder: self.embedder.as_ref().map(|embedder| EmbedderSide { embedder, load: None }),
             other_threads: None,
         }
     }
@@ -93,7 +107,7 @@ pub(crate) fn golden(name: &str) -> PathBuf {
 fn files(reference: &str) -> ModelFiles {
     let mut files = match reference {
         "demo" => tandem::find("demo").unwrap(),
-        _ if reference.contains(std::path::MAIN_SEPARATOR) => ModelFiles::discover(Path::new(reference), reference).unwrap(),
+        _ if Path::new(reference).is_absolute() => ModelFiles::discover(Path::new(reference), reference).unwrap(),
         _ => ModelFiles::discover(&golden(reference), reference).unwrap(),
     };
     files.graphs.clear();

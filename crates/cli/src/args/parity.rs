@@ -58,7 +58,7 @@ pub(crate) struct ParityArgs {
     /// Judge by the limits for random weights, where the checkpoint does not declare them
     #[arg(long)]
     pub(crate) random_weights: bool,
-    /// Generating: find the first stage of the first layer that computes a different result from the same inputs
+    /// Find the first stage of the first layer that computes a different result from the same inputs
     #[arg(long)]
     pub(crate) bisect: bool,
     /// Apply a low-rank adapter to every side (repeatable): a directory, a file, or `owner/name` on the hub, with `=SCALE` for a part of it

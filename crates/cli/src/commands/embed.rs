@@ -341,7 +341,7 @@ fn report(
         device: info.device.to_string(),
         dtype: info.dtype.to_string(),
         adapters: AdapterRow::all(&info.adapters),
-        pooling: config.pooling.name(),
+        pooling: config.pooling_name(),
         normalized: config.makes_unit_vectors(options, info.hidden_size),
         prompt: config.prompts.text(&options.prompt)?,
         dimensions: model.embedder().dimensions(options)?,

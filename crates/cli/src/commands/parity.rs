@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
-use tandem::embedding::Embedder;
+use tandem::embedding::{Embedder, is_embedder};
 use tandem::{CancelToken, EmbeddingModel, Error, Model, ModelFiles, OpenedModel, Resolved, Resolver, Settings, TextModel};
 use tandem_bench::parity::{
     Corpus, EmbedderSide, PairReport, Parity, ParityOptions, ParityReport, Problem, Side, Thresholds, Tone, Verdict, lines, page,
@@ -16,10 +16,10 @@ use tandem_bench::shape::is_random;
 use crate::args::{ComputeArgs, DTypeArg, DeviceChoice, EngineOptions, OnnxArgs, ParityArgs, SideChoice, WeightsArgs};
 use crate::config::Config;
 use crate::engine;
-use crate::failure::{FAILED, GATE_NOT_MET, Usage};
+use crate::failure::{FAILED, GATE_NOT_MET};
 use crate::interrupt::Interrupts;
 use crate::output::{BAD, BOLD, DIM, GOOD, Output};
-use crate::resolve::{is_embedder, resolve, resolve_checkpoint};
+use crate::resolve::{resolve, resolve_checkpoint};
 
 pub(crate) fn parity(args: ParityArgs, output: &Output) -> Result<ExitCode> {
     let options = options(&args)?;
@@ -92,10 +92,6 @@ impl Run<'_> {
         let embeds = is_embedder(&files, &files.model_config()?);
         if embeds {
             settings = settings.for_embeddings();
-            if args.bisect {
-                let message = "option `--bisect` looks for the stage at fault between tokens and logits, and this model embeds";
-                return Err(Usage::new(message, "leave it out: the report has the text with the least cosine").into());
-            }
         }
         settings = engine::find_adapters(self.resolver, settings, self.output)?;
         let opened = OpenedModel::open(files, &settings)?;

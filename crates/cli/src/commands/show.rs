@@ -162,7 +162,7 @@ pub(crate) fn show(args: ShowArgs, output: &Output) -> Result<ExitCode> {
         memory: opened.as_ref().ok().and_then(|opened| memory_report(&resolver, opened)),
         model: reference,
         work: work.to_string(),
-        embedding: embedding(work, &files),
+        embedding: embedding(work, &files, opened.as_ref().ok()),
         loaded: None,
     };
     if !args.no_load {
@@ -228,11 +228,14 @@ fn published(files: &ModelFiles, opened: Option<&OpenedModel>) -> tandem::Result
 }
 
 /// What makes its vectors, for an embedding model whose files say it.
-fn embedding(work: Work, files: &ModelFiles) -> Option<EmbeddingRow> {
+fn embedding(work: Work, files: &ModelFiles, opened: Option<&OpenedModel>) -> Option<EmbeddingRow> {
     let model = files.model_config().ok().filter(|_| work == Work::Embedding)?;
-    let config = EmbeddingConfig::read(files, &model, None).ok()?;
+    let mut config = EmbeddingConfig::read(files, &model, None).ok()?;
+    if let Some(output) = opened.and_then(OpenedModel::pooled_output) {
+        config.pool_by_graph(files, &output, model.hidden_size).ok()?;
+    }
     Some(EmbeddingRow {
-        pooling: config.pooling.name(),
+        pooling: config.pooling_name(),
         normalized: config.is_normalized(),
         dimensions: config.dimensions.unwrap_or_else(|| config.width(model.hidden_size)),
         max_tokens: config.max_tokens,

@@ -138,7 +138,8 @@ fn vectors_that_are_not_within_limits_are_exit_code_3() {
     for part in ["DIFFERENT: cosine", "minimum cosine", "not met", "nearest texts kept"] {
         assert!(outcome.stdout.contains(part), "`{part}` is not in:\n{}", outcome.stdout);
     }
-    parity(&place, "f32", &["--bisect"]).fails(2, &["--bisect", "embeds"]);
+    let outcome = parity(&place, "f32", &["--bisect"]);
+    assert!(outcome.code == Some(0) && outcome.stdout.contains("no stage is at fault"), "{}{}", outcome.stdout, outcome.stderr);
 }
 
 #[test]

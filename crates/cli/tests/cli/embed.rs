@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Place, engine, has_onnx, place_with_engine};
+use crate::support::{Place, engine, has_onnx, place_with_engine, place_with_onnx};
 
 /// A golden embedding model as `name` in the place.
 fn embedder(place: &Place, name: &str) {
@@ -38,6 +38,22 @@ pub(crate) fn lines(n: usize) -> String {
 
 pub(crate) fn floats(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|value| value.as_f64().unwrap()).collect()
+}
+
+#[test]
+fn a_graph_that_pools_by_itself_is_said_to() {
+    let Some(place) = place_with_onnx() else { return };
+    embedder(&place, "roberta");
+    let expected = place.json(&["embed", "roberta", "The river runs.", "--backend", "onnx", "--json"]);
+    std::fs::remove_file(place.path("roberta/model.safetensors")).unwrap();
+    place.copy("../embedders/roberta/onnx/pooled/model.onnx", "roberta/onnx/model.onnx");
+    let shown = place.json(&["show", "roberta", "--no-load", "--json"]);
+    let remarks = shown["embedding"]["remarks"].to_string();
+    assert!(remarks.contains("`sentence_embedding`), which is `mean` by the model's files"), "{remarks}");
+    let report = place.json(&["embed", "roberta", "The river runs.", "--json"]);
+    assert_eq!((&report["pooling"], &report["remarks"]), (&"mean".into(), &shown["embedding"]["remarks"]));
+    let (own, expected) = (floats(&report["embeddings"][0]), floats(&expected["embeddings"][0]));
+    assert!(own.iter().zip(&expected).all(|(own, expected)| (own - expected).abs() < 1e-5), "{own:?} {expected:?}");
 }
 
 #[test]

@@ -76,6 +76,13 @@ pub struct PooledRows {
     pub width: usize,
 }
 
+impl PooledRows {
+    /// Each row in turn.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        self.values.chunks_exact(self.width.max(1))
+    }
+}
+
 /// What a graph gives for each sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PooledOutput {

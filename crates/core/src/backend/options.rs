@@ -116,6 +116,10 @@ pub struct OnnxOptions {
     pub require_device: Option<f64>,
     /// Whether idle threads spin for the next operator: a little faster, at the price of a busy core between tokens.
     pub spin: bool,
+    /// The lengths to which the texts of an encoder are padded, each in a run of its own, so that runs have few shapes; a longer text is
+    /// padded to a multiple of the largest. `None` pads to [`COREML_BUCKETS`](Self::COREML_BUCKETS) on CoreML, where the graph allows it,
+    /// and not at all elsewhere. Never run on CoreML.
+    pub buckets: Option<Vec<usize>>,
     /// Settings of CoreML, used with [`Device::CoreMl`].
     pub coreml: CoreMlOptions,
     /// Modules that adapters will change, as [`AdapterSum::modules`](crate::adapter::AdapterSum::modules) lists them: the graph gets inputs for
@@ -123,11 +127,23 @@ pub struct OnnxOptions {
     pub adapted_modules: Vec<AdaptedModule>,
 }
 
+impl OnnxOptions {
+    /// Lengths to which texts are padded on CoreML, which compiles a model for each shape.
+    pub const COREML_BUCKETS: [usize; 5] = [32, 64, 128, 256, 512];
+
+    /// The lengths to which texts are padded on `device`.
+    pub fn buckets_on(&self, device: Device) -> Option<&[usize]> {
+        let by_default = (device == Device::CoreMl).then_some(&Self::COREML_BUCKETS[..]);
+        self.buckets.as_deref().or(by_default)
+    }
+}
+
 setters!(OnnxOptions {
     with_library: library: Option<PathBuf>,
     with_graph: graph: Option<PathBuf>,
     with_require_device: require_device: Option<f64>,
     with_spin: spin: bool,
+    with_buckets: buckets: Option<Vec<usize>>,
     with_coreml: coreml: CoreMlOptions,
     with_adapted_modules: adapted_modules: Vec<AdaptedModule>,
 });

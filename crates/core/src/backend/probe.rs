@@ -5,7 +5,10 @@ use std::fmt;
 use super::TokenId;
 use crate::error::Result;
 
-/// What is computed at one place of a decoder, in the order in which it is computed.
+/// What is computed at one place of a decoder or an encoder, in the order in which it is computed.
+///
+/// Where an encoder norms the sum of a block and what it was given, that norm is the sum's stage: no other has its place. What it adds to
+/// tokens before the first layer is part of the embedding.
 ///
 /// A backend gives the stages that it has: a model without norms of queries and keys has none of them, and an engine that turns queries
 /// within its attention does not show them turned.
@@ -40,9 +43,9 @@ pub enum Stage {
     MlpNorm,
     /// The projection that becomes the gate: `[n, intermediate_size]`.
     Gate,
-    /// The projection that is gated.
+    /// The projection that is gated, or the only one.
     Up,
-    /// The gated product.
+    /// The gated product, or the activation.
     Activation,
     /// The projection out of the feed-forward block: `[n, hidden_size]`.
     Down,

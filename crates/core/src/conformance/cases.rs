@@ -263,6 +263,23 @@ pub fn probes_end_in_the_logits(fixture: &Fixture) {
     assert!(matches!(prober.probe(&[], &all), Err(Error::EmptyPrompt)));
 }
 
+/// As [`probes_end_in_the_logits`], of a model that only encodes: the last value is what it gives for each token.
+pub fn probes_of_an_encoder_end_in_its_states(fixture: &Fixture) {
+    let Some(model) = fixture.load_with(&[Capability::HiddenStates]) else { return };
+    let Some(prober) = model.prober().filter(|_| !model.info().capabilities.has(Capability::Generation)) else { return };
+    let tokens = tokens(&*model, 13);
+    let all = ProbePoint::all(model.info().n_layers);
+    let probes = prober.probe(&tokens, &all).unwrap();
+    let places: Vec<usize> = probes.iter().map(|probe| all.iter().position(|point| *point == probe.point).unwrap()).collect();
+    assert!(places.is_sorted() && places.windows(2).all(|pair| pair[0] != pair[1]), "{places:?}");
+    let states = model.encode(&TokenBatch::new(&[&tokens]).unwrap(), &CancelToken::new()).unwrap();
+    let last = probes.last().unwrap();
+    assert_close(fixture, &last.values, &states.values, "probed states");
+    let asked: Vec<ProbePoint> = prober.probe(&tokens, &[last.point]).unwrap().iter().map(|probe| probe.point).collect();
+    assert_eq!(asked, [last.point]);
+    assert!(matches!(prober.probe(&[], &all), Err(Error::EmptyPrompt)));
+}
+
 /// `n` tokens of the model's vocabulary that differ from place to place.
 pub(super) fn tokens(model: &dyn Model, n: usize) -> Vec<TokenId> {
     let vocab_size = model.info().vocab_size as u64;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::modules::Modules;
+use super::graph_pooling::PoolingSource;
+use super::modules::{MODULES, Modules};
 use super::{Pool, Pooling, Prompts, Similarity, Step};
 use crate::config::{Fields, ModelConfig, parse_object};
 use crate::error::{Error, Result};
@@ -30,12 +31,19 @@ pub struct EmbeddingConfig {
     pub lower_case: bool,
     /// The tokens that end a text, for models whose tokenizer forgets them.
     pub(super) end_tokens: Vec<TokenId>,
+    pub(super) pooling_source: PoolingSource,
+    /// The output of a graph that pools by itself.
+    pub(super) graph_output: Option<String>,
     /// What was not in the files and follows a rule, one line each.
     pub remarks: Vec<String>,
 }
 
 /// Lengths from here on stand for "none": transformers writes 1e30.
 const NO_LENGTH: f64 = 1e9;
+
+/// Said of a model whose files do not say how hidden states become a vector.
+pub(super) const MEAN_BY_RULE: &str =
+    "the pooling is `mean`, without normalisation: there is no `modules.json`, and that is the rule for such a model";
 
 impl EmbeddingConfig {
     /// Reads what `files` say, beside the model's own `config`. `pooling` is used whatever they say.
@@ -45,15 +53,19 @@ impl EmbeddingConfig {
     /// [`Error::BadField`] for damaged files.
     pub fn read(files: &ModelFiles, config: &ModelConfig, pooling: Option<Pooling>) -> Result<Self> {
         let mut remarks = Vec::new();
-        let modules = Modules::read(files)?;
-        let (folder, (published, steps)) = match modules {
-            Some(modules) => (modules.transformer, (Some(modules.pooling), modules.steps)),
-            None => (String::new(), (None, Vec::new())),
+        let of_gguf = gguf_pooling(files)?;
+        let (folder, (published, steps)) = match (Modules::read(files)?, of_gguf) {
+            (Some(modules), _) => (modules.transformer, (Some(modules.pooling), modules.steps)),
+            (None, Some(pooling)) => {
+                remarks.push("vectors are normalised, as llama.cpp does: a GGUF file does not say".into());
+                (String::new(), (Some(pooling), vec![Step::Normalize]))
+            }
+            (None, None) => (String::new(), (None, Vec::new())),
         };
-        let pooling = match (pooling, published) {
-            (Some(asked), _) => asked,
-            (None, Some(published)) => published,
-            (None, None) => unpublished_pooling(files, config, &mut remarks)?,
+        let (pooling, pooling_source) = match (pooling, published) {
+            (Some(asked), _) => (asked, PoolingSource::Asked),
+            (None, Some(published)) => (published, PoolingSource::Files),
+            (None, None) => (unpublished_pooling(files, config, &mut remarks)?, PoolingSource::Rule),
         };
         let own = OwnSettings::read(files)?;
         let (length, lower_case) = (max_tokens(files, &folder)?, read_settings(files, &folder)?.1);
@@ -73,6 +85,8 @@ impl EmbeddingConfig {
             max_tokens: length.map_or(config.max_context, |length| length.min(config.max_context)),
             lower_case,
             end_tokens: config.eos_token_ids.clone(),
+            pooling_source,
+            graph_output: None,
             remarks,
         })
     }
@@ -113,6 +127,20 @@ impl EmbeddingConfig {
     }
 }
 
+/// Whether the model of `files` was made to embed: an encoder was, and so was whatever has the files of sentence-transformers, or is a GGUF
+/// file that says how it pools.
+pub fn is_embedder(files: &ModelFiles, config: &ModelConfig) -> bool {
+    !config.is_causal || files.beside(MODULES).is_some() || matches!(gguf_pooling(files), Ok(Some(_)))
+}
+
+/// The pooling that the metadata of a GGUF file names.
+fn gguf_pooling(files: &ModelFiles) -> Result<Option<Pooling>> {
+    let Some(gguf) = files.gguf() else { return Ok(None) };
+    let of_name = |name: &str| name.parse().map(Pooling::of);
+    let pooling = gguf.pooling()?.map(of_name).transpose();
+    pooling.map_err(|error| Error::bad_field(gguf.file(), gguf.pooling_key(), error.to_string()))
+}
+
 /// The rule of sentence-transformers for a model of transformers alone is the mean. For a decoder it would take the last token since 5.4 and
 /// the mean before, and whether such a model was ever trained to embed nobody said: that is asked.
 fn unpublished_pooling(files: &ModelFiles, config: &ModelConfig, remarks: &mut Vec<String>) -> Result<Pooling> {
@@ -128,14 +156,14 @@ fn unpublished_pooling(files: &ModelFiles, config: &ModelConfig, remarks: &mut V
     if config.is_causal {
         return Err(Error::Unsupported {
             what: format!("embedding with `{}`", files.name),
-            reason: "it has no `modules.json`, which says how hidden states become a vector, and its architecture generates text"
-                .into(),
+            reason: format!(
+                "it has no `{}`, which says how hidden states become a vector, and its architecture generates text",
+                files.gguf().map_or(MODULES.into(), |gguf| gguf.pooling_key())
+            ),
             hint: Some("use an embedding model, or name the pooling that this one was trained with, such as `lasttoken`".into()),
         });
     }
-    remarks.push(
-        "the pooling is `mean`, without normalisation: there is no `modules.json`, and that is the rule for such a model".into(),
-    );
+    remarks.push(MEAN_BY_RULE.into());
     Ok(Pooling::of(Pool::Mean))
 }
 

@@ -81,12 +81,14 @@ impl Embedder {
     /// Of a loaded `model` of `files`, which `config` is of.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] when the model gives no hidden states; [`Error::BadFile`] and [`Error::BadField`] when its files do not belong
-    /// together.
+    /// [`Error::Unsupported`] when the model gives neither hidden states nor a vector for each text
+    /// ([`EmbeddingConfig::pool_by_graph`]); [`Error::BadFile`] and [`Error::BadField`] when its files do not belong together.
     pub fn new(model: Arc<dyn Model>, tokenizer: Tokenizer, files: &ModelFiles, mut config: EmbeddingConfig) -> Result<Self> {
         let info = model.info();
-        if !info.capabilities.has(Capability::HiddenStates) {
-            return Err(info.unsupported(Capability::HiddenStates.description()));
+        match &info.pooled_output {
+            _ if info.capabilities.has(Capability::HiddenStates) => {}
+            Some(output) if output.name != "logits" => config.pool_by_graph(files, output, info.hidden_size)?,
+            _ => return Err(info.unsupported(Capability::HiddenStates.description())),
         }
         config.check_widths(files, info.hidden_size)?;
         config.max_tokens = config.max_tokens.min(info.max_context);
@@ -193,8 +195,18 @@ impl Embedder {
         while !rest.is_empty() {
             let (together, later) = rest.split_at(n_together(texts, rest));
             let ids: Vec<&[TokenId]> = together.iter().map(|&i| texts[i].ids.as_slice()).collect();
-            let states = self.model.encode(&TokenBatch::new(&ids)?, &options.cancel)?;
-            self.write_vectors(&states, texts, together, options, dimensions, &mut values)?;
+            let batch = TokenBatch::new(&ids)?;
+            let vectors = match self.config.graph_output {
+                Some(_) => self.model.encode_pooled(&batch, &options.cancel)?.rows().map(<[f32]>::to_vec).collect(),
+                None => self.pooled(&self.model.encode(&batch, &options.cancel)?, texts, together),
+            };
+            for (&index, vector) in together.iter().zip(vectors) {
+                let vector = self.finished(vector, options, dimensions);
+                if let Some(dimension) = vector.iter().position(|value| !value.is_finite()) {
+                    return Err(Error::BadEmbedding { dimension, value: vector[dimension] }.of_text(index));
+                }
+                values[index * dimensions..(index + 1) * dimensions].copy_from_slice(&vector);
+            }
             rest = later;
         }
         Ok(Embeddings {
@@ -205,33 +217,22 @@ impl Embedder {
         })
     }
 
-    /// Writes the vectors of the texts numbered `which`, whose hidden states are `states`.
-    fn write_vectors(
-        &self,
-        states: &HiddenStates,
-        texts: &[TokenizedText],
-        which: &[usize],
-        options: &EmbedOptions,
-        dimensions: usize,
-        values: &mut [f32],
-    ) -> Result<()> {
+    /// The pooled vectors of the texts numbered `which`, whose hidden states are `states`.
+    fn pooled(&self, states: &HiddenStates, texts: &[TokenizedText], which: &[usize]) -> Vec<Vec<f32>> {
         let (mut rows, width) = (states.values.as_slice(), states.hidden_size);
-        for (&n, &index) in states.lengths.iter().zip(which) {
+        let pool = |(&n, &index): (&usize, &usize)| {
             let (own, rest) = rows.split_at(n * width);
             rows = rest;
-            let vector = self.vector(own, width, texts[index].n_prompt, options, dimensions);
-            if let Some(dimension) = vector.iter().position(|value| !value.is_finite()) {
-                return Err(Error::BadEmbedding { dimension, value: vector[dimension] }.of_text(index));
-            }
-            values[index * dimensions..(index + 1) * dimensions].copy_from_slice(&vector);
-        }
-        Ok(())
+            let mut vector = Vec::with_capacity(self.config.pooling.width(width));
+            self.config.pooling.pool(own, width, texts[index].n_prompt, &mut vector);
+            vector
+        };
+        states.lengths.iter().zip(which).map(pool).collect()
     }
 
-    /// In the order of sentence-transformers: pool, the layers and the norm that the files say, cut, and normalise if that was asked for.
-    fn vector(&self, states: &[f32], width: usize, n_prompt: usize, options: &EmbedOptions, dimensions: usize) -> Vec<f32> {
-        let mut vector = Vec::with_capacity(self.config.pooling.width(width));
-        self.config.pooling.pool(states, width, n_prompt, &mut vector);
+    /// In the order of sentence-transformers after pooling: the layers and the norm that the files say, cut, and normalise if that was asked
+    /// for.
+    fn finished(&self, mut vector: Vec<f32>, options: &EmbedOptions, dimensions: usize) -> Vec<f32> {
         for step in &self.config.steps {
             match step {
                 Step::Dense(dense) => vector = dense.forward(&vector),

@@ -90,7 +90,7 @@ impl Fingerprint {
             space: Space {
                 weights: weights(embedder, files)?,
                 tokens: tokens(embedder)?,
-                pooling: config.pooling.name(),
+                pooling: config.pooling_name(),
                 dense: dense(&config.steps),
                 normalized: config.makes_unit_vectors(options, info.hidden_size),
                 prompt: config.prompts.text(&options.prompt)?.to_owned(),

@@ -87,6 +87,32 @@ impl Gguf {
         Ok(config.into())
     }
 
+    /// How the hidden states become a vector, which an embedding model says: the name of a [`Pool`](crate::embedding::Pool) for what
+    /// llama.cpp's `llama.h` calls `llama_pooling_type`. `None` where the file does not say, or that they do not.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a reranker, [`Error::BadField`] for a number that is none of those.
+    pub fn pooling(&self) -> Result<Option<&'static str>> {
+        let key = self.pooling_key();
+        match self.integer(&key)? {
+            None | Some(0) => Ok(None),
+            Some(1) => Ok(Some("mean")),
+            Some(2) => Ok(Some("cls")),
+            Some(3) => Ok(Some("lasttoken")),
+            Some(4) => Err(Error::Unsupported {
+                what: format!("the reranker `{}` (`{key}` is 4)", self.file()),
+                reason: "scores of pairs are not read from GGUF".into(),
+                hint: Some("use the checkpoint that it was converted from".into()),
+            }),
+            Some(other) => Err(self.bad(&key, format!("is {other}; known: 0 to 4"))),
+        }
+    }
+
+    /// The key that says it.
+    pub(crate) fn pooling_key(&self) -> String {
+        self.key("pooling_type")
+    }
+
     /// The width of a head. Heads that are turned in part, or whose values are of another width, are not known.
     fn head_dim(&self) -> Result<Option<u64>> {
         let given = self.integer(&self.key("attention.key_length"))?;

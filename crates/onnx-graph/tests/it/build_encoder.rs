@@ -65,6 +65,7 @@ fn bert() -> EncoderSpec {
         ropes: vec![],
         layers: vec![layer(0), layer(1)],
         final_norm: None,
+        is_causal: false,
         has_mask: false,
     }
 }

@@ -89,8 +89,8 @@ pub(super) fn encoder(
     }
 }
 
-/// A decoder of Llama's form, or Gemma 3, in which tokens see those behind them too.
-pub(super) fn bidirectional(name: &str, config: &ModelConfig, checkpoint: &Checkpoint, has_mask: bool) -> EncoderSpec {
+/// A decoder of Llama's form, or Gemma 3, that encodes whole sequences: its tokens see those behind them too, or have no KV cache.
+pub(super) fn without_cache(name: &str, config: &ModelConfig, checkpoint: &Checkpoint, has_mask: bool) -> EncoderSpec {
     let prefix = decoder_prefix(checkpoint);
     let gemma = config.gemma.as_ref();
     let norm = |name: String| Norm {
@@ -143,6 +143,7 @@ pub(super) fn bidirectional(name: &str, config: &ModelConfig, checkpoint: &Check
         ropes: std::iter::once(&config.rope).chain(&window_rope).map(|rope| rope_table(config, rope)).collect(),
         layers: layers.collect(),
         final_norm: Some(norm(format!("{prefix}norm"))),
+        is_causal: config.is_causal,
         has_mask,
         ..sizes(name, config, score_scale)
     }
@@ -171,6 +172,7 @@ fn sizes(name: &str, config: &ModelConfig, score_scale: f64) -> EncoderSpec {
         ropes: Vec::new(),
         layers: Vec::new(),
         final_norm: None,
+        is_causal: false,
         has_mask: false,
     }
 }

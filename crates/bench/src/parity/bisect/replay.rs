@@ -140,7 +140,8 @@ impl Replay {
         Some(values)
     }
 
-    /// `softmax(q kᵀ / √head_dim) v`, each query seeing what lies before it and within the layer's window.
+    /// `softmax(q kᵀ / √head_dim) v`, each query seeing what lies before it, and behind it in a model that sees both ways, within the
+    /// layer's window.
     fn context(&self, layer: usize, side: &Values, n: usize) -> Option<Vec<f32>> {
         let at = |stage| ProbePoint { layer: Some(layer), stage };
         // Who does not show queries turned has them turned as they should be: a fault of the turn is one of this stage then.
@@ -154,17 +155,19 @@ impl Replay {
         let group = self.config.n_heads / self.config.n_kv_heads;
         let mut out = vec![0.0; queries.len()];
         for row in 0..n {
-            let first = self.config.layer_windows[layer].map_or(0, |window| (row + 1).saturating_sub(window));
+            let window = self.config.layer_windows[layer];
+            let first = window.map_or(0, |window| (row + 1).saturating_sub(window));
+            let end = if self.config.is_causal { row + 1 } else { n.min(window.map_or(n, |window| row.saturating_add(window))) };
             for head in 0..self.config.n_heads {
                 let query = &queries[row * width + head * head_dim..][..head_dim];
                 let of = |cache: &'_ [f32], seen: usize| seen * kv_width + head / group * head_dim..cache.len();
                 let key = |seen: usize| &keys[of(keys, seen)][..head_dim];
                 let value = |seen: usize| &values[of(values, seen)][..head_dim];
-                let scores: Vec<f64> = (first..=row).map(|seen| dot(query, key(seen)) / (head_dim as f64).sqrt()).collect();
+                let scores: Vec<f64> = (first..end).map(|seen| dot(query, key(seen)) / (head_dim as f64).sqrt()).collect();
                 let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let total: f64 = scores.iter().map(|score| (score - most).exp()).sum();
                 let mut sums = vec![0.0; head_dim];
-                for (score, seen) in scores.iter().zip(first..=row) {
+                for (score, seen) in scores.iter().zip(first..end) {
                     let share = (score - most).exp() / total;
                     sums.iter_mut().zip(value(seen)).for_each(|(sum, &value)| *sum += share * f64::from(value));
                 }

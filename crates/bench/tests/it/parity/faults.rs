@@ -3,6 +3,7 @@
 
 mod broken;
 mod edit;
+mod embedders;
 mod published;
 
 use std::sync::Arc;

@@ -1,14 +1,13 @@
 //! What is to be measured of a model, by what it was made for and what was asked.
 
 use anyhow::Result;
-use tandem::embedding::{EmbeddingConfig, Pool, Pooling};
+use tandem::embedding::{EmbeddingConfig, Pool, Pooling, is_embedder};
 use tandem::{ModelConfig, ModelFiles};
 use tandem_bench::measure::{EmbedWorkload, Workload, longest};
 
 use super::distinct;
 use crate::args::{BenchTask, WorkOptions};
 use crate::failure::Usage;
-use crate::resolve::is_embedder;
 
 /// Lengths, depths and batches when none are named.
 const PROMPTS: [usize; 3] = [32, 128, 512];

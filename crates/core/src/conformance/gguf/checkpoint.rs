@@ -40,7 +40,8 @@ impl GgufWriter {
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
         for (published, view) in tensors.iter() {
             let mut values = floats(view.dtype(), view.data());
-            let name = Gguf::name_of(published).unwrap();
+            // Embedding models lack the prefix.
+            let name = Gguf::name_of(published).or_else(|| Gguf::name_of(&format!("model.{published}"))).unwrap();
             if architecture == "llama" && published.contains(".q_proj.") {
                 values = interleaved(&values, view.shape(), heads("num_attention_heads"));
             } else if architecture == "llama" && published.contains(".k_proj.") {

@@ -2,6 +2,7 @@
 
 use super::super::network::constant;
 use super::super::plan::{Part, Recipe, Step};
+use super::super::weights::FloatType;
 use super::Encoder;
 
 impl Encoder<'_> {
@@ -13,7 +14,7 @@ impl Encoder<'_> {
         if self.spec.has_mask {
             self.padding();
         }
-        if windows.is_empty() && self.spec.relative_bias.is_none() {
+        if windows.is_empty() && self.spec.relative_bias.is_none() && !self.spec.is_causal {
             return;
         }
         self.distances();
@@ -21,14 +22,19 @@ impl Encoder<'_> {
         for window in windows {
             self.window(window);
         }
+        if self.spec.is_causal {
+            self.network.add("", "LessOrEqual", &["distances", "zero"], "causal.is_seen");
+            self.unseen("causal");
+        }
     }
 
     /// The name of what `layer` adds to its scores `[batch, heads, tokens, tokens]`; none where every token sees all alike.
     pub(super) fn score_bias(&self, layer: usize) -> Vec<String> {
         let padding = self.spec.has_mask.then(|| "padding".to_owned());
         let relative = self.spec.relative_bias.is_some().then(|| "relative_bias".to_owned());
+        let causal = self.spec.is_causal.then(|| "causal".to_owned());
         let window = self.spec.layers[layer].window.map(|window| format!("window.{window}"));
-        [padding, relative, window].into_iter().flatten().collect()
+        [padding, relative, causal, window].into_iter().flatten().collect()
     }
 
     /// For each token how far each other one is behind it: `[tokens, tokens]`, negative before it.
@@ -48,18 +54,29 @@ impl Encoder<'_> {
     fn window(&mut self, window: usize) {
         let value = |name: &str| format!("window.{window}.{name}");
         self.network.ints(&value("width"), &[], &[window as i64]);
-        self.network.number(&value("seen"), 0.0);
-        self.network.number(&value("unseen"), f32::NEG_INFINITY);
         self.network.add("", "Abs", &["distances"], &value("distances"));
         self.network.add("", "Less", &[&value("distances"), &value("width")], &value("is_seen"));
-        self.network.add("", "Where", &[&value("is_seen"), &value("seen"), &value("unseen")], &format!("window.{window}"));
+        self.unseen(&format!("window.{window}"));
     }
 
-    /// Minus infinity for padding: `[batch, 1, 1, tokens]`.
+    /// Minus infinity where `name.is_seen` is false: `name`, `[tokens, tokens]`.
+    fn unseen(&mut self, name: &str) {
+        let [is_seen, seen, unseen] = ["is_seen", "seen", "unseen"].map(|part| format!("{name}.{part}"));
+        self.network.number(&seen, 0.0);
+        self.network.number(&unseen, f32::NEG_INFINITY);
+        self.network.add("", "Where", &[&is_seen, &seen, &unseen], name);
+    }
+
+    /// What hides padding: `[batch, 1, 1, tokens]`. It is finite, since padding that sees nothing else would become not a number, and with it
+    /// every token in the next layer.
     fn padding(&mut self) {
+        let hides = match self.network.float {
+            FloatType::F32 => -1e30,
+            FloatType::F16 => -3e4,
+        };
         self.network.ints("no_token", &[], &[0]);
         self.network.number("token_bias", 0.0);
-        self.network.number("padding_bias", f32::NEG_INFINITY);
+        self.network.number("padding_bias", hides);
         self.network.add("", "Equal", &["attention_mask", "no_token"], "is_padding");
         self.network.add("", "Where", &["is_padding", "padding_bias", "token_bias"], "padding_of_rows");
         self.network.ints("padding_axes", &[self.n_head_dims()], &[1, 2, 3][..self.n_head_dims()]);

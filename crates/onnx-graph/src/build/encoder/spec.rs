@@ -35,6 +35,8 @@ pub struct EncoderSpec {
     pub layers: Vec<EncoderLayer>,
     /// The norm of the last layer's output.
     pub final_norm: Option<Norm>,
+    /// Tokens see those before them only, and a window is of those alone.
+    pub is_causal: bool,
     /// The graph has an input `attention_mask`, for programs that pad.
     pub has_mask: bool,
 }

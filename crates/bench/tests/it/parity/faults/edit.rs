@@ -1,6 +1,7 @@
 //! A copy of a golden checkpoint in which something is changed.
 
 use std::fs;
+use std::path::Path;
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -19,9 +20,7 @@ pub(super) struct Copy {
 impl Copy {
     pub(super) fn new(name: &str) -> Self {
         let (from, directory) = (golden(name), tempfile::tempdir().unwrap());
-        for file in ["generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
-            fs::copy(from.join(file), directory.path().join(file)).unwrap();
-        }
+        copy_files(&from, directory.path());
         let config = serde_json::from_slice(&fs::read(from.join("config.json")).unwrap()).unwrap();
         let bytes = fs::read(from.join("model.safetensors")).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
@@ -79,6 +78,19 @@ impl Copy {
             .map(|(weight, bytes)| (weight.0.as_str(), TensorView::new(Dtype::F32, weight.2.clone(), bytes).unwrap()));
         fs::write(directory.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
         directory.to_str().unwrap()
+    }
+}
+
+/// Copies all but graphs.
+fn copy_files(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+        let (name, to) = (entry.file_name(), to.join(entry.file_name()));
+        if !entry.file_type().unwrap().is_dir() {
+            fs::copy(entry.path(), &to).unwrap();
+        } else if name != "onnx" {
+            fs::create_dir(&to).unwrap();
+            copy_files(&entry.path(), &to);
+        }
     }
 }
 
