@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use tandem_core::CancelToken;
 use tandem_core::training::TrainingText;
 
-use super::ops::{Attention, FrozenHead, FrozenLinear, Norm, RotaryRows, silu_product};
+use super::ops::{Attention, FrozenHead, FrozenLinear, Norm, Pair, RotaryRows, silu_product};
 use crate::attention::{AttentionMask, Scoring};
 use crate::decoder::{Decoder, Layer};
 use crate::linear::Matrix;
@@ -22,9 +22,6 @@ pub(super) const MODULES: [&str; 7] = [
     "mlp.up_proj",
     "mlp.down_proj",
 ];
-
-/// `A`, `[rank, inputs]`, `B`, `[outputs, rank]`, and the scale of their product.
-type Pair = (Tensor, Tensor, f64);
 
 /// The factors of each module of each layer.
 pub(super) struct Factors(Vec<[Option<Pair>; MODULES.len()]>);
@@ -181,22 +178,20 @@ impl TrainableDecoder {
     fn layer(&self, layer: &TrainableLayer, factors: &[Option<Pair>; MODULES.len()], x: Tensor, rows: &[Rows]) -> Result<Tensor> {
         let [q, k, v, o, gate, up, down] = factors;
         let normed = layer.attention_norm.forward(&x)?;
-        let qkv = adapted(
-            &layer.qkv,
-            &normed,
-            &[(q, self.width(self.heads.queries)), (k, self.width(self.heads.keys)), (v, self.width(self.heads.keys))],
-        )?;
+        let (queries, keys) = (self.width(self.heads.queries), self.width(self.heads.keys));
+        let qkv = layer.qkv.forward(&normed, &[(q, queries), (k, keys), (v, keys)])?;
         let mut contexts = Vec::with_capacity(rows.len());
         for rows in rows {
             contexts.push(self.attend(layer, &qkv.narrow(0, rows.start, rows.n)?)?);
         }
         let context = if contexts.len() == 1 { contexts.swap_remove(0) } else { Tensor::cat(&contexts, 0)? };
         let hidden = layer.attention_out.outputs();
-        let x = (x + adapted(&layer.attention_out, &context, &[(o, hidden)])?)?;
+        let x = (x + layer.attention_out.forward(&context, &[(o, hidden)])?)?;
         let normed = layer.mlp_norm.forward(&x)?;
         let inner = layer.gate_up.outputs() / 2;
-        let gated = silu_product(&adapted(&layer.gate_up, &normed, &[(gate, inner), (up, inner)])?, layer.gate_up.is_own())?;
-        x + adapted(&layer.down, &gated, &[(down, hidden)])?
+        let gate_up = layer.gate_up.forward(&normed, &[(gate, inner), (up, inner)])?;
+        let gated = silu_product(&gate_up, layer.gate_up.is_own())?;
+        x + layer.down.forward(&gated, &[(down, hidden)])?
     }
 
     fn width(&self, heads: usize) -> usize {
@@ -225,21 +220,4 @@ impl TrainableDecoder {
         let mask = AttentionMask { n_past: 0, window: layer.window, ahead: None };
         Attention { mask, scoring: self.scoring }.forward(&q, &k, &v, layer.qkv.is_own())
     }
-}
-
-/// The product of `x` with the base, and beside it those with the factors of its `parts`, `(factors, outputs)` each.
-fn adapted(base: &FrozenLinear, x: &Tensor, parts: &[(&Option<Pair>, usize)]) -> Result<Tensor> {
-    let product = base.forward(x)?;
-    if parts.iter().all(|(factors, _)| factors.is_none()) {
-        return Ok(product);
-    }
-    let mut updates = Vec::with_capacity(parts.len());
-    for (factors, outputs) in parts {
-        updates.push(match factors {
-            Some((a, b, scale)) => (x.matmul(&a.t()?)?.matmul(&b.t()?)? * *scale)?,
-            None => Tensor::zeros((x.dim(0)?, *outputs), x.dtype(), x.device())?,
-        });
-    }
-    let updates = if updates.len() == 1 { updates.swap_remove(0) } else { Tensor::cat(&updates, 1)? };
-    product + updates
 }

@@ -12,7 +12,7 @@ use candle_core::{CpuStorage, Layout, Result, Shape, Tensor};
 
 pub(super) use self::attention::Attention;
 pub(super) use self::head::FrozenHead;
-pub(super) use self::linear::FrozenLinear;
+pub(super) use self::linear::{FrozenLinear, Pair};
 pub(super) use self::rows::{Norm, RotaryRows, silu_product};
 
 /// The values of an argument of an operation.
