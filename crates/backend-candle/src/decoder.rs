@@ -95,7 +95,7 @@ pub(crate) struct Decoder {
     pub(crate) embedding_scale: Option<f32>,
     pub(crate) layers: Vec<Layer>,
     /// The norm after the last layer: `[hidden_size]`.
-    pub(crate) norm: Arc<[f32]>,
+    pub(crate) norm: NormWeight,
     /// `[vocab_size, hidden_size]`; its weights may be the embedding.
     pub(crate) head: Linear,
     /// Gemma 2's limit of logits: `cap * tanh(logit / cap)`.
@@ -110,25 +110,28 @@ pub(crate) struct Decoder {
     pub(crate) scratch: Arc<ScratchPool>,
 }
 
+/// The weight of a norm, shared by copies.
+pub(crate) type NormWeight = Arc<[f32]>;
+
 /// One layer.
 #[derive(Clone)]
 pub(crate) struct Layer {
     /// `[hidden_size]`
-    pub(crate) attention_norm: Arc<[f32]>,
+    pub(crate) attention_norm: NormWeight,
     /// Query, key and value in one: `[(heads + 2 * kv_heads) * head_dim, hidden_size]`.
     pub(crate) qkv: Linear,
     /// Norms of queries and of keys before the rotary embedding, `[head_dim]` each: Qwen3's.
-    pub(crate) qk_norms: Option<(Arc<[f32]>, Arc<[f32]>)>,
+    pub(crate) qk_norms: Option<(NormWeight, NormWeight)>,
     pub(crate) attention_out: Linear,
     /// The norm of the output of attention, `[hidden_size]`: Gemma's.
-    pub(crate) post_attention_norm: Option<Arc<[f32]>>,
+    pub(crate) post_attention_norm: Option<NormWeight>,
     /// `[hidden_size]`
-    pub(crate) mlp_norm: Arc<[f32]>,
+    pub(crate) mlp_norm: NormWeight,
     /// Gate and up in one: `[2 * intermediate_size, hidden_size]`.
     pub(crate) gate_up: Linear,
     pub(crate) down: Linear,
     /// The norm of the output of the feed-forward block, `[hidden_size]`: Gemma's.
-    pub(crate) post_mlp_norm: Option<Arc<[f32]>>,
+    pub(crate) post_mlp_norm: Option<NormWeight>,
     /// The sliding window: how many tokens a query attends to, itself included; `None` for all.
     pub(crate) window: Option<usize>,
 }

@@ -14,12 +14,13 @@ use tandem_core::adapter::ModuleUpdate;
 
 use crate::float::Float;
 use crate::kernel::{Isa, Lanes, MAX_ROWS, TILE};
+use crate::values::zeros;
 
 /// Values of `A` that are multiplied at a time: a microsecond's work.
 const PIECE: usize = 1 << 13;
 
 /// Columns of inputs that are transposed at a time.
-const SLICE: usize = 256;
+const SLICE: usize = 128;
 
 /// The update of one matrix.
 pub(crate) struct Update {
@@ -146,27 +147,31 @@ impl Update {
             }
         });
         let mut values = vec![0.0; n * rank];
-        for (group, values) in values.chunks_mut(size * rank).enumerate() {
+        values.par_chunks_mut(size * rank).with_min_len(8).enumerate().for_each(|(group, values)| {
             let n = values.len() / rank;
-            for (rank_index, values) in values.chunks_exact_mut(n).enumerate() {
-                for (i, value) in values.iter_mut().enumerate() {
-                    let token = group * size + i;
-                    *value = by_tile[(token / TILE * rank + rank_index) * TILE + token % TILE];
-                }
+            for i in 0..n {
+                let token = group * size + i;
+                let sums = by_tile[token / TILE * rank * TILE + token % TILE..].iter().step_by(TILE);
+                values[i..].iter_mut().step_by(n).zip(sums).for_each(|(value, sum)| *value = *sum);
             }
-        }
+        });
         Low { update: self, size, values }
     }
 
     /// `A` in tiles of ranks, `[tiles, columns, TILE]`.
     fn transposed(&self) -> Vec<f32> {
         let (rank, columns) = (self.rank(), self.columns);
-        let mut transposed = vec![0.0; rank.div_ceil(TILE) * columns * TILE];
+        let mut transposed = zeros(rank.div_ceil(TILE) * columns * TILE);
         transposed.par_chunks_mut(columns * TILE).enumerate().for_each(|(tile, out)| {
             let ranks = tile * TILE..rank.min((tile + 1) * TILE);
-            let mut rows = vec![0.0; ranks.len() * columns];
-            self.a.widen(ranks.start * columns..ranks.end * columns, &mut rows);
-            self.isa.transpose(&rows, columns, columns, out);
+            out.par_chunks_mut(SLICE * TILE).enumerate().for_each(|(i, out)| {
+                let (start, inner) = (i * SLICE, out.len() / TILE);
+                let mut rows = vec![0.0; ranks.len() * inner];
+                for (rank, row) in ranks.clone().zip(rows.chunks_exact_mut(inner)) {
+                    self.a.widen(rank * columns + start..rank * columns + start + inner, row);
+                }
+                self.isa.transpose(&rows, inner, inner, out);
+            });
         });
         transposed
     }

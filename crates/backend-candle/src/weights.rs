@@ -14,7 +14,7 @@ use tandem_core::config::{Architecture, ModelConfig, RopeConfig, RopeScaling};
 use tandem_core::{DType, Error, Remedy, Result};
 
 use crate::attention::Scoring;
-use crate::decoder::{Decoder, Layer};
+use crate::decoder::{Decoder, Layer, NormWeight};
 use crate::elementwise::GateActivation;
 use crate::linear::{Linear, Matrix, Modules, Stored};
 use crate::quantize::{BLOCK, Bits};
@@ -168,7 +168,7 @@ impl DecoderReader<'_> {
     }
 
     /// The weight of the norm `name`, `[n]`. Gemma's are published less one.
-    fn norm(&self, name: &str, n: usize) -> Result<Arc<[f32]>> {
+    fn norm(&self, name: &str, n: usize) -> Result<NormWeight> {
         let mut weight = self.source.vector(&[(format!("{name}.weight"), n)])?;
         if self.config.gemma.is_some() {
             weight.iter_mut().for_each(|weight| *weight += 1.0);

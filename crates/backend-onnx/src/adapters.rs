@@ -31,7 +31,7 @@ struct Factors {
     a: Vec<f32>,
     /// `[rank, outputs]`
     b: Vec<f32>,
-    /// `[outputs]`
+    /// By how much more than 1 the base's product is multiplied, `[outputs]`.
     gain: Option<Vec<f32>>,
 }
 
@@ -130,7 +130,7 @@ impl Factors {
             }
             if let Some(gain) = &update.gain {
                 // A module and one that packs it may both be adapted.
-                let gains = all.gain.get_or_insert_with(|| vec![1.0; n_outputs]);
+                let gains = all.gain.get_or_insert_with(|| vec![0.0; n_outputs]);
                 gains[columns.clone()].iter_mut().zip(gain).for_each(|(all, gain)| *all += gain - 1.0);
             }
             first += update.rank;
@@ -181,6 +181,6 @@ fn without_weights(module: &str, reason: String) -> Error {
     Error::Unsupported {
         what: format!("an adapter with magnitudes (DoRA) of `{module}` on this graph"),
         reason,
-        hint: Some("use the checkpoint, or merge the adapter: `tandem adapter convert --to merged`".into()),
+        hint: Some("use a graph that is built from the checkpoint, or merge the adapter into the checkpoint".into()),
     }
 }

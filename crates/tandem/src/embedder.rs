@@ -10,9 +10,8 @@ use tandem_core::embedding::{
 use tandem_core::files::ModelFiles;
 use tandem_core::{ModelInfo, Result};
 
-use crate::model::adapted;
 use crate::model::read_tokenizer;
-use crate::opened::OpenedModel;
+use crate::opened::{OpenedModel, adapted};
 use crate::plan::Planner;
 use crate::reference::ModelRef;
 use crate::resolver::Resolver;

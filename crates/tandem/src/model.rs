@@ -14,7 +14,7 @@ use tandem_core::template::{ChatMessage, ChatTemplate, RenderOptions, TemplateTo
 use tandem_core::tokenizer::Tokenizer;
 use tandem_core::{Error, Model, ModelInfo, Remedy, Result, SessionOptions, TokenId};
 
-use crate::opened::OpenedModel;
+use crate::opened::{OpenedModel, adapted};
 use crate::plan::{DTypeChoice, Planner};
 use crate::reference::ModelRef;
 use crate::resolver::{Admission, Resolver};
@@ -244,11 +244,6 @@ impl TextModel {
     ) -> Result<Generation<'a>> {
         Generation::new(sequence, &self.tokenizer, prompt, options)
     }
-}
-
-/// `model` with `adapters`, if there are any.
-pub(crate) fn adapted(model: Arc<dyn Model>, adapters: &[ScaledAdapter]) -> Result<Arc<dyn Model>> {
-    if adapters.is_empty() { Ok(model) } else { model.with_adapters(adapters) }
 }
 
 /// What a model has beside its weights.

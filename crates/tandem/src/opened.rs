@@ -1,6 +1,7 @@
 //! A model whose headers were read: what it is and what it takes is known, and no weight was read.
 
 use std::fmt;
+use std::num::Saturating;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,11 +10,10 @@ use tandem_core::backend::PooledOutput;
 use tandem_core::config::ModelConfig;
 use tandem_core::embedding::is_embedder;
 use tandem_core::files::ModelFiles;
+use tandem_core::footprint::{EstimateFootprint, Part};
 use tandem_core::rerank::RerankConfig;
 use tandem_core::{DType, Model, OpenedModel as Opened, Result};
 
-use crate::adapters;
-use crate::model::adapted;
 use crate::plan::{DTypeChoice, Planner};
 use crate::settings::Settings;
 
@@ -80,7 +80,7 @@ impl OpenedModel {
     /// As [`load`](crate::load), for files whose headers cannot be read.
     pub fn open(files: ModelFiles, settings: &Settings) -> Result<Self> {
         let started = Instant::now();
-        let adapters = adapters::read_all(&files, settings)?;
+        let adapters = read_adapters(&files, settings)?;
         let mut load = settings.load.clone();
         if !adapters.is_empty() {
             load.onnx.adapted_modules = AdapterSum::new(&adapters)?.modules();
@@ -91,7 +91,7 @@ impl OpenedModel {
             engine: settings.engine(opened.dtype()),
             device: settings.load.device,
             context_length: settings.context_length.map_or(max_context, |length| length.min(max_context)),
-            footprint: opened.footprint()?,
+            footprint: with_adapters(opened.footprint()?, &adapters),
         };
         let open_time = started.elapsed();
         Ok(Self { files, opened, open_time, settings: settings.clone(), planner, dtype_choice: None, adapters })
@@ -151,4 +151,35 @@ impl OpenedModel {
     pub fn planner(&self) -> &Planner {
         &self.planner
     }
+}
+
+/// Reads the adapters of `settings`, which are on this machine, for the model of `files`.
+///
+/// # Errors
+/// As [`AdapterRef::read`](crate::adapters::AdapterRef::read).
+pub fn read_adapters(files: &ModelFiles, settings: &Settings) -> Result<Vec<ScaledAdapter>> {
+    if settings.adapters.is_empty() {
+        return Ok(Vec::new());
+    }
+    let config = files.model_config()?;
+    settings.adapters.iter().map(|adapter| adapter.read(Some(&config))).collect()
+}
+
+/// `model` with `adapters`, if there are any.
+pub(crate) fn adapted(model: Arc<dyn Model>, adapters: &[ScaledAdapter]) -> Result<Arc<dyn Model>> {
+    if adapters.is_empty() { Ok(model) } else { model.with_adapters(adapters) }
+}
+
+/// What `footprint` says, and the factors of `adapters`.
+fn with_adapters(footprint: EstimateFootprint, adapters: &[ScaledAdapter]) -> EstimateFootprint {
+    if adapters.is_empty() {
+        return footprint;
+    }
+    let bytes: u64 = adapters.iter().map(|adapter| adapter.adapter.bytes() as u64).sum();
+    Arc::new(move |workload| {
+        let mut planned = footprint(workload);
+        // As they were read, and as the engine keeps them.
+        planned.kept.push(Part::own("adapters", Saturating(2 * bytes)));
+        planned
+    })
 }

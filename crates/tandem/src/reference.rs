@@ -1,11 +1,15 @@
 //! What a person writes to name a model, parsed once.
 
+mod adapter;
+
 use std::convert::Infallible;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use tandem_hub::HubReference;
+
+pub use self::adapter::AdapterRef;
 
 /// A model reference. In this order a text is
 ///

@@ -8,9 +8,8 @@ use tandem_core::template::{ChatTemplate, TemplateTokens};
 use tandem_core::tokenizer::Tokenizer;
 use tandem_core::{ModelInfo, Result};
 
-use crate::model::adapted;
 use crate::model::{read_template, read_tokenizer, read_tokenizer_config};
-use crate::opened::OpenedModel;
+use crate::opened::{OpenedModel, adapted};
 use crate::reference::ModelRef;
 use crate::resolver::Resolver;
 use crate::settings::Settings;

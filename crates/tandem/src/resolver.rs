@@ -1,5 +1,6 @@
 //! From a model reference to files, and whether they fit the memory: with a catalog, a hub, a machine, and what was measured on it.
 
+mod adapters;
 mod admission;
 mod estimates;
 

@@ -4,9 +4,9 @@ use std::num::NonZero;
 
 use tandem_core::{Backend, BackendKind, DType, Device, LoadOptions, Result};
 
-use crate::adapters::AdapterRef;
 use crate::backends::{backend, default_backend};
 use crate::plan::{Engine, PLANNED_CONTEXT};
+use crate::reference::AdapterRef;
 
 /// What runs a model, and how.
 ///

@@ -1,3 +1,5 @@
+//! Gradients of training, held to candle's own and to the slope of the loss.
+
 use std::path::Path;
 
 use candle_core::Device;

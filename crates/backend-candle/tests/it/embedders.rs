@@ -162,16 +162,18 @@ fn pairs_have_the_logits_of_the_golden() {
 
 #[test]
 fn encoders_and_bidirectional_decoders_only_encode() {
-    for (name, generates, n_types) in [
-        ("bert-mean", false, 2),
-        ("modernbert", false, 0),
-        ("qwen2-bidirectional", false, 0),
-        ("gemma3", false, 0),
-        ("qwen3", true, 0),
+    for (name, generates, adapts, n_types) in [
+        ("bert-mean", false, false, 2),
+        ("modernbert", false, false, 0),
+        ("qwen2-bidirectional", false, true, 0),
+        ("gemma3", false, true, 0),
+        ("qwen3", true, true, 0),
     ] {
         let model = load(&crate::golden("embedders").join(name), &LoadOptions::new());
         let info = model.info();
-        assert_eq!(info.capabilities == Capabilities::of(&[Capability::HiddenStates]), !generates, "{name}");
+        let encodes = Capabilities::of(&[Capability::HiddenStates]).with_if(adapts, Capability::Adapters);
+        assert_eq!(info.capabilities == encodes, !generates, "{name}");
+        assert_eq!(info.capabilities.has(Capability::Adapters), adapts, "{name}");
         assert_eq!((info.kv_bytes_per_token > 0, info.n_token_types), (generates, n_types), "{name}");
         let session = model.new_session(&SessionOptions::new());
         assert_eq!(matches!(session.err(), Some(Error::Unsupported { .. })), !generates, "{name}");

@@ -21,7 +21,7 @@ const SECOND: &str = ".lora_B";
 pub(crate) struct AdapterPort {
     /// The name of `A`, `[inputs, rank]`, and of `B`, `[rank, outputs]`.
     pub(crate) names: [CString; 2],
-    /// The name of the gains, `[outputs]`.
+    /// The name of what is added to gains of 1, `[outputs]`.
     pub(crate) gain: Option<CString>,
     /// The module of the product, or of several together.
     pub(crate) product: String,

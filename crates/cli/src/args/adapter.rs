@@ -157,8 +157,8 @@ pub(crate) struct TrainArgs {
 #[command(next_help_heading = "Training")]
 pub(crate) struct TrainMethod {
     /// Rank of the factors
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    pub(crate) rank: usize,
+    #[arg(long, value_name = "N", default_value = "8")]
+    pub(crate) rank: NonZeroUsize,
     /// What is added is `alpha / rank` times their product [default: twice the rank]
     #[arg(long, value_name = "ALPHA")]
     pub(crate) alpha: Option<f64>,
@@ -166,14 +166,14 @@ pub(crate) struct TrainMethod {
     #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = ALL_LINEAR)]
     pub(crate) targets: Vec<String>,
     /// Number of updates
-    #[arg(long, value_name = "N", default_value_t = 200)]
-    pub(crate) steps: usize,
+    #[arg(long, value_name = "N", default_value = "200")]
+    pub(crate) steps: NonZeroUsize,
     /// Conversations that are computed together
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    pub(crate) batch: usize,
+    #[arg(long, value_name = "N", default_value = "4")]
+    pub(crate) batch: NonZeroUsize,
     /// Such batches for one update
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) accumulate: usize,
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) accumulate: NonZeroUsize,
     /// Largest learning rate; it rises evenly during the warm-up and falls by half a cosine
     #[arg(long, value_name = "RATE", default_value_t = 2e-4)]
     pub(crate) learning_rate: f64,

@@ -48,7 +48,7 @@ pub(crate) fn export(args: ExportArgs, output: &Output) -> Result<ExitCode> {
     let (resolver, resolved) = resolve_checkpoint(&args.model.reference, output)?;
     let files = find_with(FileSelector::checkpoint(), &resolver, &resolved, output)?;
     let settings = find_adapters(&resolver, Settings { adapters: args.adapter, ..Settings::default() }, output)?;
-    let adapters = tandem::adapters::read_all(&files, &settings)?;
+    let adapters = tandem::adapters::read_adapters(&files, &settings)?;
     let applied: Vec<AppliedAdapter> = adapters.iter().map(AppliedAdapter::of).collect();
     remark_on_adapters(&applied, &files.name, output);
     let reference = &files.name;

@@ -7,6 +7,7 @@
     reason = "a failed test is a panic, a skipped one says so"
 )]
 
+mod adapter;
 mod bad_input;
 mod bench;
 mod bench_embed;

@@ -1,3 +1,5 @@
+//! Training on a loss whose lowest place is known.
+
 use super::*;
 
 /// A model whose loss is a bowl: half the squared distance of its factors' product from a target, for each target token.

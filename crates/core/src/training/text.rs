@@ -18,7 +18,7 @@ const MAX_LINE_BYTES: u64 = 16 << 20;
 pub struct TrainingText {
     /// The tokens.
     pub ids: Vec<TokenId>,
-    /// Whether each is a target; the first is none.
+    /// Whether each is a target; the first never is.
     pub is_target: Vec<bool>,
 }
 

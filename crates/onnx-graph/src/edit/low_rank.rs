@@ -101,7 +101,7 @@ impl<'g> Edit<'g> {
     /// |---|---|
     /// | `NAME.lora_A.weight` | floats of the product's type, `[inputs, rank]` |
     /// | `NAME.lora_B.weight` | likewise, `[rank, outputs]` |
-    /// | `NAME.lora_gain` | likewise, `[outputs]`; where it was requested |
+    /// | `NAME.lora_gain` | likewise, `[outputs]`: by how much more than 1 the product is multiplied, without its bias; where requested |
     ///
     /// # Errors
     /// When a product is not in the graph, or the graph has inputs of these names; at a second call.
@@ -143,17 +143,17 @@ impl Update<'_> {
         let [a, b] = factors.declare(product, main, patches);
         let mut nodes =
             vec![binary("MatMul", [&input, &a], name("small")), binary("MatMul", [&name("small"), &b], name("update"))];
-        let output = product.output.to_owned();
-        match factors {
-            Factors::Inputs(inputs) if inputs.has_gain => {
-                let gain = input_name(&inputs.product, "lora_gain");
-                let bias = product.bias.map(|bias| self.without_bias(bias, edited, patches));
-                nodes.push(binary("Mul", [&name("base"), &gain], name("scaled")));
-                nodes.push(binary("Add", [&name("scaled"), &name("update")], bias.map_or(output.clone(), |_| name("sum"))));
-                nodes.extend(bias.map(|bias| binary("Add", [&name("sum"), bias], output)));
-            }
-            _ => nodes.push(binary("Add", [&name("base"), &name("update")], output)),
+        let mut base = name("base");
+        if let Factors::Inputs(AdapterInputs { product: module, has_gain: true }) = factors {
+            // With a gain of 1 this adds zeros, and the result is the same to the bit.
+            let unbiased = product.bias.map(|bias| binary("Sub", [&base, bias], name("unbiased")));
+            let scaled = unbiased.as_ref().map_or(base.clone(), |node| node.outputs[0].clone());
+            nodes.extend(unbiased);
+            nodes.push(binary("Mul", [&scaled, &input_name(module, "lora_gain")], name("gained")));
+            nodes.push(binary("Add", [&base, &name("gained")], name("scaled")));
+            base = name("scaled");
         }
+        nodes.push(binary("Add", [&base, &name("update")], product.output.into()));
         for added in &nodes {
             let bytes = encode::node(added);
             match product.next {
@@ -165,14 +165,6 @@ impl Update<'_> {
         for output in outputs.filter(|output| output.bytes == product.output.as_bytes()) {
             patches.replace(output.start, name("base").into_bytes());
         }
-    }
-
-    /// Takes the bias out of the product, which the gains do not apply to, and returns its name.
-    fn without_bias<'g>(&self, (index, bias): (usize, &'g str), edited: &Graph, patches: &mut Patches) -> &'g str {
-        if let Some(input) = children(message(edited, &self.product.node.range), node::INPUT).nth(index) {
-            patches.replace(input.start, Vec::new());
-        }
-        bias
     }
 }
 
@@ -222,7 +214,7 @@ impl Factors {
                 let mut declared =
                     vec![(names[0].clone(), vec![wide, rank.clone()]), (names[1].clone(), vec![rank, tall.clone()])];
                 if inputs.has_gain {
-                    constant(&name("lora_gain"), &[n_outputs], &vec![1.0; product.n_outputs]);
+                    constant(&name("lora_gain"), &[n_outputs], &vec![0.0; product.n_outputs]);
                     declared.push((name("lora_gain"), vec![tall]));
                 }
                 for (name, dims) in declared {

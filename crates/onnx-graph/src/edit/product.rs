@@ -26,8 +26,8 @@ pub struct Product<'g> {
     name: String,
     modules: Vec<(String, Range<usize>)>,
     weight: Weight<'g>,
-    /// The bias within the product, and its index among the inputs of `node`.
-    pub(super) bias: Option<(usize, &'g str)>,
+    /// The bias that is added within the product.
+    pub(super) bias: Option<&'g str>,
     /// The node that multiplies.
     pub(super) node: &'g Node,
     /// The floats that are multiplied.
@@ -75,7 +75,7 @@ impl Product<'_> {
 }
 
 /// The module in the name of a module, a node or a value, from `layers.` on: of `/model/layers.0/attn/qkv_proj/MatMul_Q4` that is
-/// `layers.0.self_attn.qkv_proj`. Factors of an adapter within the graph (`lora_A`) are no modules.
+/// `layers.0.self_attn.qkv_proj`. Factors of an adapter within the graph (`lora_A`) do not count.
 pub(super) fn module(name: &str) -> Option<String> {
     let mut words = name.split(['/', '.']);
     words.find(|word| *word == "layers")?;
@@ -151,7 +151,7 @@ impl<'g> Finder<'g> {
             let mut added = adds.filter(|node| node.op_type == "Add").flat_map(|add| &add.inputs);
             added.find_map(|input| self.graph.main().initializer(input).and_then(|tensor| module(&tensor.name)))
         };
-        let bias_within = multiplied.bias.and_then(|(_, name)| module(name));
+        let bias_within = multiplied.bias.and_then(module);
         module(&node.name)
             .or_else(|| multiplied.names.iter().find_map(|name| module(name)))
             .or_else(|| module(output))

@@ -1,6 +1,7 @@
 //! The library as an application uses it, on every engine of the build.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a failed test is a panic")]
 
+mod adapters;
 mod admission;
 mod chat;
 mod chunks;

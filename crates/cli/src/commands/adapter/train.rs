@@ -80,14 +80,14 @@ fn conversations(path: &Path) -> Result<Vec<Conversation>> {
 impl TrainMethod {
     fn options(&self) -> TrainOptions {
         TrainOptions {
-            rank: self.rank,
-            alpha: self.alpha.unwrap_or(2.0 * self.rank as f64),
+            rank: self.rank.get(),
+            alpha: self.alpha.unwrap_or(2.0 * self.rank.get() as f64),
             targets: self.targets.clone(),
-            steps: self.steps,
-            batch: self.batch,
-            accumulate: self.accumulate,
+            steps: self.steps.get(),
+            batch: self.batch.get(),
+            accumulate: self.accumulate.get(),
             learning_rate: self.learning_rate,
-            warmup: self.warmup.unwrap_or(self.steps / 20),
+            warmup: self.warmup.unwrap_or(self.steps.get() / 20),
             weight_decay: self.weight_decay,
             clip: self.clip,
             seed: self.seed,

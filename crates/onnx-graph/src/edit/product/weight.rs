@@ -31,8 +31,8 @@ pub(super) struct Multiplied<'g> {
     pub(super) n_outputs: usize,
     /// The type of the floats.
     pub(super) data_type: DataType,
-    /// The bias that the node adds, and its index among the inputs.
-    pub(super) bias: Option<(usize, &'g str)>,
+    /// The bias that the node adds.
+    pub(super) bias: Option<&'g str>,
     /// Names of the values that the weight is, from the product back to the constant.
     pub(super) names: Vec<&'g str>,
 }
@@ -66,7 +66,7 @@ impl<'g> Multiplied<'g> {
         }
     }
 
-    fn floats(graph: &'g Graph, node: &'g Node, turned: bool, bias: Option<(usize, &'g str)>) -> Option<Self> {
+    fn floats(graph: &'g Graph, node: &'g Node, turned: bool, bias: Option<&'g str>) -> Option<Self> {
         let constant = constant(graph, node.inputs.get(1)?)?;
         let [first, second] = matrix(constant.tensor)?;
         let has_rows = turned != constant.is_transposed;
@@ -101,7 +101,7 @@ impl<'g> Multiplied<'g> {
     }
 
     /// Integers whose zero points and scales are inputs with these indices.
-    fn integers(graph: &'g Graph, node: &'g Node, [zeros, scales]: [usize; 2], bias: Option<(usize, &'g str)>) -> Option<Self> {
+    fn integers(graph: &'g Graph, node: &'g Node, [zeros, scales]: [usize; 2], bias: Option<&'g str>) -> Option<Self> {
         let main = graph.main();
         let codes = main.initializer(node.inputs.get(1)?)?;
         let [n_inputs, n_outputs] = matrix(codes)?;
@@ -169,8 +169,8 @@ fn matrix(tensor: &Tensor) -> Option<[usize; 2]> {
 }
 
 /// The bias at `index` of a node's inputs.
-fn bias(node: &Node, index: usize) -> Option<(usize, &str)> {
-    node.inputs.get(index).filter(|input| !input.is_empty()).map(|input| (index, input.as_str()))
+fn bias(node: &Node, index: usize) -> Option<&str> {
+    node.inputs.get(index).map(String::as_str).filter(|input| !input.is_empty())
 }
 
 /// Whether a factor is 1, as it is by default.
