@@ -7,6 +7,7 @@ use tandem_core::{CancelToken, TokenId};
 use crate::attention::AttentionMask;
 use crate::decoder::{Activation, Decode, Decoder, ForwardHooks, QkvHeads, Span};
 use crate::elementwise::norm_in_place;
+use crate::linear::Kernels;
 use crate::values::Values;
 
 /// What one forward pass over `tokens` computes at `points`, in the order of computation.
@@ -87,6 +88,11 @@ impl ForwardHooks for RecordingHooks<'_> {
         }
         let mask = AttentionMask { n_past: 0, window: heads.window, ahead: (!self.is_causal).then_some(self.tokens.len()) };
         self.decoder.attention(&heads.queries, &heads.keys, &heads.values, mask)
+    }
+
+    /// Those of the passes that are shown: a model whose tokens see both ways only encodes.
+    fn kernels(&self) -> Kernels {
+        if self.is_causal { Kernels::Fastest } else { Kernels::ByShape }
     }
 
     fn is_observed(&self) -> bool {

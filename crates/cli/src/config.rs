@@ -136,6 +136,8 @@ fn wrong(error: Error) -> anyhow::Error {
 mod tests {
     use std::path::PathBuf;
 
+    use tandem::adapters::AdapterRef;
+
     use super::*;
 
     fn check(text: &str, expected: &str) {
@@ -185,7 +187,8 @@ mod tests {
         for key in [keys::<EngineOptions>(), keys::<GenerationOptions>()].concat() {
             assert!(text.contains(&format!(" {key} = ")), "`{key}` is not tested");
         }
-        let Config { engine, generation, .. } = parse(text, Path::new("dir/tandem.toml"), true).unwrap();
+        let Config { mut engine, generation, .. } = parse(text, Path::new("dir/tandem.toml"), true).unwrap();
+        assert_eq!(std::mem::take(&mut engine.adapter), [AdapterRef::new("./style", 0.5)]);
         assert_eq!(format!("{:?}", engine.device), "Some(Exactly(Cuda(1)))");
         assert_eq!(engine.onnx.library.ort_library, Some(PathBuf::from("dir/lib/libonnxruntime.so")));
         assert_eq!(engine.onnx.options().coreml.cache_dir, Some(PathBuf::from("/cache")));

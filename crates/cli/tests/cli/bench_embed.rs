@@ -90,7 +90,7 @@ fn options_of_the_other_task_are_refused() {
     let Some(place) = place_with("qwen3") else { return };
     place.tandem(&["bench", "embedder", "--prompt", "4"]).fails(2, &["`--prompt`", "--task generate"]);
     place.tandem(&["bench", "model", "--length", "4"]).fails(2, &["`--length`", "--task embed"]);
-    place.tandem(&["bench", "embedder", "--peer", "llama-bench=./x"]).fails(2, &["`llama-bench`", "--task generate"]);
+    place.tandem(&["bench", "embedder", "--peer", "genai=./x"]).fails(2, &["`genai`", "--task generate"]);
     place.tandem(&["bench", "embedder", "--length", "100000", "--mixed", "0"]).fails(2, &["takes texts of", "--length"]);
     let short = "--task generate --prompt 4 --depth 0 --generate 2 --rounds 1 --dtype f32 --threads 1 --json --backend";
     let arguments: Vec<&str> = ["bench", "embedder"].into_iter().chain(short.split(' ')).chain([engine()]).collect();

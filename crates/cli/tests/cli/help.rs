@@ -26,6 +26,7 @@ fn every_command_explains_itself() {
         "bench",
         "show",
         "export",
+        "adapter",
         "parity",
         "pull",
         "list",
