@@ -25,7 +25,7 @@ pub use tandem_core::training::{ALL_LINEAR, Conversation, TrainOptions, UpdateRe
 /// Checks that `adapters` fit the checkpoint of `files`: every module is there and has its shape.
 ///
 /// # Errors
-/// [`Error::BadField`] with the module and the sizes.
+/// [`Error::BadField`](crate::Error::BadField) with the module and the sizes.
 pub fn check(files: &ModelFiles, adapters: &[ScaledAdapter]) -> Result<()> {
     Merged::new(&Checkpoint::open(files)?, adapters).map(drop)
 }
