@@ -5,7 +5,8 @@ use super::adapters::{Lora, concatenated, modules, scaled, write_merged};
 use super::cases::{assert_close, last, relative_difference, session, tokens};
 use crate::adapter::{Adapter, LowRankFactors, ScaledAdapter};
 use crate::backend::{
-    Append, AppliedAdapter, BackendKind, Capability, DType, HiddenStates, Logits, LogitsRequest, Model, TokenBatch, TokenId,
+    Append, AppliedAdapter, BackendKind, Capability, DType, HiddenStates, Logits, LogitsRequest, Model, Numerics, TokenBatch,
+    TokenId,
 };
 use crate::cancel::CancelToken;
 use crate::error::{Error, Result};
@@ -16,6 +17,10 @@ const MERGED: f32 = 1e-4;
 
 /// How far another order of sums may lead, relative to the largest value.
 const ORDER: f32 = 2e-5;
+
+/// The same where activations are rounded to 8 bits: another order of sums in an adapter's products, which are not rounded, can send one
+/// activation to the next of its 255 values. On a golden of 64 columns that was 4.2e-5 of the largest logit.
+const ORDER_OF_ROUNDED: f32 = 2e-4;
 
 /// No adapter, one of zeros, and one that is applied to no extent are the model itself, to the bit.
 pub fn zero_adapter_is_the_identity(fixture: &Fixture) {
@@ -86,6 +91,8 @@ pub fn adapted_prefill_equals_stepwise(fixture: &Fixture) {
     let Some(model) = fixture.load_with(&[Capability::Generation, Capability::Adapters]) else { return };
     let modules = modules(fixture, &*model);
     let all = tokens(&*model, 70);
+    let is_rounded = fixture.options.numerics == Numerics::Fast && matches!(model.info().dtype, DType::Int8 | DType::Int4);
+    let allowed = if is_rounded { fixture.tolerance.max(ORDER_OF_ROUNDED) } else { fixture.tolerance };
     for magnitudes in [false, true] {
         let adapter = Lora { seed: 3, magnitudes, ..Lora::default() }.adapter(&modules);
         let adapted = model.with_adapters(&[scaled(&adapter, 1.0)]).unwrap();
@@ -100,7 +107,8 @@ pub fn adapted_prefill_equals_stepwise(fixture: &Fixture) {
                 rest = &rest[n..];
             }
             if rest.is_empty() {
-                assert_close(fixture, &logits, &whole, &format!("magnitudes: {magnitudes}, in parts of {parts:?}"));
+                let difference = relative_difference(&logits, &whole);
+                assert!(difference <= allowed, "magnitudes: {magnitudes}, in parts of {parts:?}: {difference:e}");
             }
         }
     }
