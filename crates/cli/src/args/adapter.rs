@@ -77,8 +77,8 @@ pub(crate) struct AdapterConvertArgs {
     #[arg(long, value_enum, value_name = "FORM")]
     pub(crate) to: AdapterForm,
     /// The directory or file to write, which must not exist
-    #[arg(short, long, value_name = "PATH")]
-    pub(crate) output_path: PathBuf,
+    #[arg(short = 'o', long = "output", value_name = "PATH")]
+    pub(crate) path: PathBuf,
     /// The model that it is for: the checkpoint to merge into; files of ONNX Runtime and of llama.cpp may need it
     #[arg(long, value_name = "MODEL", required_if_eq("to", "merged"))]
     pub(crate) base: Option<String>,

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use tandem::{CancelToken, Error, Settings};
+use tandem::{CancelToken, Error, Resolver, Settings};
 use tandem_bench::record::{Record, SCHEMA};
 use tandem_bench::report::{Change, changes, disturbances, page, text, unjudged};
 use tandem_bench::run::{Step, run};
@@ -19,6 +19,7 @@ use tandem_bench::shape::plan_shape;
 
 use crate::args::BenchArgs;
 use crate::args::ReportOptions;
+use crate::engine::find_adapters;
 use crate::failure::{FAILED, GATE_NOT_MET, Usage};
 use crate::figures;
 use crate::interrupt::Interrupts;
@@ -44,6 +45,10 @@ pub(crate) fn bench(args: BenchArgs, output: &Output) -> Result<ExitCode> {
         find(&resolver, &resolved, &Settings { as_published: true, ..Settings::default() }, output)?;
         *model = resolved.model.to_string();
     }
+    // A wrong name is said before anything is measured.
+    let named = Settings { adapters: args.entries.adapter.clone(), ..Settings::default() };
+    let found = find_adapters(&Resolver::from_env()?, named, output)?.adapters;
+    found.iter().try_for_each(|adapter| adapter.files().map(drop))?;
     let cancel = CancelToken::new();
     let interrupts = Interrupts::install(cancel.clone()).context("Ctrl-C cannot be listened to")?;
     interrupts.arm();

@@ -19,6 +19,9 @@ const OPTIONS: &str = "options";
 const DATA: &str = "data";
 const FIRST_LOSS: &str = "first_loss";
 
+/// What to do about options or data that a run was not begun with.
+const BEGUN_OTHERWISE: &str = "go on with the same options and data, or remove that state and begin anew";
+
 /// The groups of tensors, in the order of [`groups`].
 const GROUPS: [&str; 3] = ["factors", "first_moments", "second_moments"];
 
@@ -58,6 +61,11 @@ impl<'m> Training<'m> {
     /// or `data` are others than it was saved with.
     pub fn resume(model: &'m dyn TrainableModel, options: TrainOptions, path: &Path, data: &str) -> Result<Self> {
         let file = path.display().to_string();
+        if !path.exists() {
+            let problem = "holds no run to go on from".into();
+            let hint = Some("begin a new one, without resuming".into());
+            return Err(Error::BadFile { file, problem, hint, source: None });
+        }
         let content = FileBytes::map(path)?;
         let damaged = |error: safetensors::SafeTensorError| Error::bad_file(&*file, "is not the state of a training run", error);
         let (_, header) = SafeTensors::read_metadata(&content).map_err(damaged)?;
@@ -67,11 +75,12 @@ impl<'m> Training<'m> {
         let saved: TrainOptions =
             serde_json::from_str(entry(OPTIONS)?).map_err(|error| Error::bad_field(&*file, OPTIONS, error.to_string()))?;
         if let Some((name, was, is)) = saved.difference(&options) {
-            let problem = format!("the run in `{file}` was begun with {was}; go on with that, or begin anew");
-            return Err(Error::invalid_option(&name, is, problem));
+            let problem = format!("differs from the {was} that the run in `{file}` was begun with");
+            return Err(Error::invalid_option(&name, is, problem).with_hint(BEGUN_OTHERWISE));
         }
         if entry(DATA)? != data {
-            return Err(Error::invalid_option("data", data, format!("the run in `{file}` was begun with other data")));
+            let problem = format!("is the hash of other data than the run in `{file}` was begun with");
+            return Err(Error::invalid_option("data", data, problem).with_hint(BEGUN_OTHERWISE));
         }
         let step = entry(STEP)?.parse().map_err(|_| Error::bad_field(&*file, STEP, "is not a number"))?;
         let mut training = Self::new(model, options)?;

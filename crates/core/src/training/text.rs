@@ -13,6 +13,10 @@ use crate::tokenizer::Tokenizer;
 /// The longest line of a file of conversations.
 const MAX_LINE_BYTES: u64 = 16 << 20;
 
+/// What to do about a line that is something else.
+const FORM: &str =
+    "write one conversation a line: `{\"messages\": [{\"role\": \"user\", \"content\": \"…\"}, {\"role\": \"assistant\", …}]}`";
+
 /// Tokens, some of which are to be predicted from those before them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrainingText {
@@ -69,9 +73,7 @@ pub fn read_conversations(mut reader: impl BufRead, file: &str) -> Result<Vec<Co
         let bad = |problem: String| Error::BadFile {
             file: file.to_owned(),
             problem: format!("line {line}: {problem}"),
-            hint: Some(
-                "a line is `{\"messages\": [{\"role\": \"user\", \"content\": \"…\"}, {\"role\": \"assistant\", …}]}`".into(),
-            ),
+            hint: Some(FORM.into()),
             source: None,
         };
         if bytes.len() as u64 > MAX_LINE_BYTES {
@@ -91,7 +93,12 @@ pub fn read_conversations(mut reader: impl BufRead, file: &str) -> Result<Vec<Co
         conversations.push(Conversation { line, messages });
     }
     match conversations.is_empty() {
-        true => Err(Error::BadFile { file: file.to_owned(), problem: "has no conversations".into(), hint: None, source: None }),
+        true => Err(Error::BadFile {
+            file: file.to_owned(),
+            problem: "has no conversations".into(),
+            hint: Some(FORM.into()),
+            source: None,
+        }),
         false => Ok(conversations),
     }
 }

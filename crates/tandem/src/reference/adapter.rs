@@ -48,16 +48,19 @@ impl AdapterRef {
     /// Its files, which are on this machine.
     ///
     /// # Errors
-    /// [`Error::ModelNotFound`] when nothing has this name, and those of [`AdapterFiles::discover`].
+    /// [`Error::BadFile`] when nothing is there, and those of [`AdapterFiles::discover`].
     pub fn files(&self) -> Result<AdapterFiles> {
         let path = self.path.as_deref().unwrap_or(Path::new(&self.reference));
         if !path.exists() {
-            return Err(Error::ModelNotFound {
-                reference: self.reference.clone(),
-                reason: "no adapter is at this path".into(),
-                hint: "name a directory with `adapter_config.json`, an `.onnx_adapter` or `.gguf` file, or `owner/name` on the \
+            return Err(Error::BadFile {
+                file: self.reference.clone(),
+                problem: "no adapter is at this path".into(),
+                source: None,
+                hint: Some(
+                    "name a directory with `adapter_config.json`, an `.onnx_adapter` or `.gguf` file, or `owner/name` on the \
                        Hugging Face hub"
-                    .into(),
+                        .into(),
+                ),
             });
         }
         AdapterFiles::discover(path, &self.reference)
@@ -85,11 +88,7 @@ impl FromStr for AdapterRef {
         match text.rsplit_once('=') {
             Some((reference, scale)) if !Path::new(text).exists() => match scale.parse::<f32>() {
                 Ok(scale) if scale.is_finite() && !reference.is_empty() => Ok(Self::new(reference, scale)),
-                _ => Err(Error::invalid_option(
-                    "adapter",
-                    text,
-                    format!("`{scale}` after `=` is not a scale: a number such as 0.5"),
-                )),
+                _ => Err(Error::invalid_option("adapter", text, format!("ends in `{scale}`, which is not a scale such as 0.5"))),
             },
             _ => Ok(Self::new(text, 1.0)),
         }

@@ -36,7 +36,7 @@ pub(super) fn convert(args: &AdapterConvertArgs, output: &Output) -> Result<Exit
     let base = args.base.as_deref().map(|base| checkpoint(base, output)).transpose()?;
     let config = base.as_ref().map(ModelFiles::model_config).transpose()?;
     let adapter = ScaledAdapter { scale: args.scale, ..read(&args.adapter.reference, config.as_ref(), output)? };
-    let path = &args.output_path;
+    let path = &args.path;
     match (args.to, &base) {
         (AdapterForm::Peft, _) => write_peft(&adapter.adapter, path)?,
         (AdapterForm::Mlx, _) => write_mlx(&adapter.adapter, path, config.map(|config| config.n_layers))?,
@@ -63,7 +63,7 @@ fn merge(base: &ModelFiles, adapter: ScaledAdapter, args: &AdapterConvertArgs, o
     let progress = output.progress(format!("merging into {}", base.name));
     let options = MergeOptions { dtype: args.dtype, progress: progress.listener(), cancel };
     interrupts.arm();
-    let merged = write_merged(base, &[adapter], &args.output_path, &options);
+    let merged = write_merged(base, &[adapter], &args.path, &options);
     interrupts.disarm();
     drop(progress);
     Ok(merged?)

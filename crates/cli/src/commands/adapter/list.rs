@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
+use tandem::Error;
 use tandem::adapters::AdapterFiles;
 
 use crate::args::AdapterListArgs;
@@ -28,7 +29,10 @@ pub(super) fn list(args: &AdapterListArgs, output: &Output) -> Result<ExitCode> 
     let mut adapters = Vec::new();
     for directory in &args.directories {
         let entries = std::fs::read_dir(directory)
-            .with_context(|| format!("directory `{}` cannot be read", directory.display()))?
+            .map_err(|error| {
+                Error::bad_file(directory.display().to_string(), "cannot be read", error)
+                    .with_hint("name a directory with adapters in it")
+            })?
             .flatten()
             .map(|entry| entry.path());
         let mut places: Vec<PathBuf> = entries.filter(|path| path.is_dir() || is_file_of_one(path)).collect();

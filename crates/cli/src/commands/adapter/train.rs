@@ -63,7 +63,7 @@ pub(super) fn train(args: TrainArgs, output: &Output) -> Result<ExitCode> {
     shown.progress.take();
     match trained {
         Ok(trained) => shown.finish(&trained),
-        Err(Error::Cancelled) => {
+        Err(Error::Cancelled) if !output.is_json() => {
             output.note(&format!("stopped after {} updates; the same command with `--resume` goes on", shown.step));
             Ok(ExitCode::from(FAILED))
         }
@@ -73,7 +73,9 @@ pub(super) fn train(args: TrainArgs, output: &Output) -> Result<ExitCode> {
 
 fn conversations(path: &Path) -> Result<Vec<Conversation>> {
     let name = path.display().to_string();
-    let file = File::open(path).map_err(|error| Error::bad_file(&*name, "cannot be read", error))?;
+    let file = File::open(path).map_err(|error| {
+        Error::bad_file(&*name, "cannot be read", error).with_hint("name a file with one conversation a line")
+    })?;
     Ok(read_conversations(BufReader::new(file), &name)?)
 }
 

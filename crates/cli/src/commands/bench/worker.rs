@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use tandem::{ModelConfig, ModelFiles, OpenedModel, Settings};
+use tandem::{ModelConfig, ModelFiles, OpenedModel, Resolver, Settings};
 use tandem_bench::measure::Subject;
 use tandem_bench::record::StepReads;
 use tandem_bench::work::{Answer, EngineChoice, Request, work as work_on};
@@ -46,6 +46,7 @@ fn load(reference: &str, choice: &EngineChoice) -> tandem::Result<(Subject, Opti
     }
     let adapters = choice.adapters.iter().map(|adapter| adapter.parse()).collect::<tandem::Result<_>>()?;
     let settings = Settings { backend: choice.backend, load: choice.load.clone(), adapters, ..Settings::default() };
+    let settings = Resolver::from_env()?.find_adapters(&settings)?;
     Ok((Subject::Generator(OpenedModel::open(files, &settings)?.load_model()?.0), Some(reads)))
 }
 
