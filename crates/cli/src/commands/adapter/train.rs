@@ -64,7 +64,10 @@ pub(super) fn train(args: TrainArgs, output: &Output) -> Result<ExitCode> {
     match trained {
         Ok(trained) => shown.finish(&trained),
         Err(Error::Cancelled) if !output.is_json() => {
-            output.note(&format!("stopped after {} updates; the same command with `--resume` goes on", shown.step));
+            output.note(&match shown.step {
+                0 => "stopped before the first update was made".to_owned(),
+                n => format!("stopped after {n} updates; the same command with `--resume` goes on"),
+            });
             Ok(ExitCode::from(FAILED))
         }
         Err(error) => Err(error.into()),
