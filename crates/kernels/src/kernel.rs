@@ -62,6 +62,13 @@ impl Isa {
         dispatch!(floats: self, weighted_sums(weights, values, width, out))
     }
 
+    /// Adds to `out`, `[n, TILE]`, the products of `tiles`, `[n, inner, TILE]`, with `inputs`, `[inner]`.
+    pub(crate) fn add_tiles<F: Float>(self, tiles: &[F], inputs: &[f32], out: &mut [f32]) {
+        assert!(out.len().is_multiple_of(TILE) && !inputs.is_empty(), "the outputs are whole tiles");
+        assert_eq!(tiles.len(), inputs.len() * out.len(), "each tile is as long as the inputs");
+        dispatch!(floats: self, add_tiles(tiles, inputs, out))
+    }
+
     /// Adds to `sums`, `[n, TILE]` with `n` up to [`tile_inputs`](Self::tile_inputs), the products of `weights`, `[inner, TILE]`, with
     /// `inputs`, `[inner, n]`.
     pub(crate) fn tile(self, weights: &[f32], inputs: &[f32], sums: &mut [f32]) {
@@ -130,7 +137,7 @@ impl Isa {
     }
 
     /// Adds the products of the `lanes` of a tile with each of up to [`PACKED_INPUTS`] inputs to `out`.
-    pub(crate) fn packed_products(self, packed: &PackedTile, inputs: &RowGroup, lanes: Lanes, out: &mut [[f32; TILE]]) {
+    pub(crate) fn packed_products(self, packed: &PackedTile, inputs: &RowGroup<'_>, lanes: Lanes, out: &mut [[f32; TILE]]) {
         assert!((1..=PACKED_INPUTS).contains(&inputs.n) && out.len() == inputs.n, "the inputs are few");
         let n_blocks = packed.scales.len() * inputs.n;
         assert!(inputs.scales.len() == n_blocks && inputs.correction.len() == n_blocks, "inputs are as long as rows");

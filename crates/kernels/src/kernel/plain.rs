@@ -18,6 +18,15 @@ pub(super) fn products<F: Float>(weights: &[F], inputs: &[f32], columns: usize, 
     }
 }
 
+/// See [`Isa::add_tiles`](crate::isa::Isa::add_tiles).
+pub(super) fn add_tiles<F: Float>(tiles: &[F], inputs: &[f32], out: &mut [f32]) {
+    for (tile, out) in tiles.chunks_exact(inputs.len() * TILE).zip(out.as_chunks_mut::<TILE>().0) {
+        for (row, input) in tile.as_chunks::<TILE>().0.iter().zip(inputs) {
+            out.iter_mut().zip(row).for_each(|(out, weight)| *out += weight.widened() * input);
+        }
+    }
+}
+
 /// See [`Isa::block_products`](crate::isa::Isa::block_products).
 pub(super) fn block_products(weights: Blocks<'_>, inputs: &[f32], columns: usize, out: &mut [f32]) {
     let n = inputs.len() / columns;
@@ -65,7 +74,7 @@ pub(super) fn pack(weights: Blocks<'_>, per_row: usize, packed: &mut PackedTile)
 }
 
 /// See [`Isa::packed_products`](crate::isa::Isa::packed_products).
-pub(super) fn packed_products(packed: &PackedTile, inputs: &RowGroup, lanes: Lanes, out: &mut [[f32; TILE]]) {
+pub(super) fn packed_products(packed: &PackedTile, inputs: &RowGroup<'_>, lanes: Lanes, out: &mut [[f32; TILE]]) {
     for (input, out) in out.iter_mut().enumerate() {
         for (row, out) in out.iter_mut().enumerate().take(lanes.number()) {
             *out += (0..packed.scales.len()).map(|block| of_block(packed, inputs, block, row, input)).sum::<f32>();
@@ -74,7 +83,7 @@ pub(super) fn packed_products(packed: &PackedTile, inputs: &RowGroup, lanes: Lan
 }
 
 /// The product of one block of row `row` and input number `input`.
-fn of_block(packed: &PackedTile, inputs: &RowGroup, block: usize, row: usize, input: usize) -> f32 {
+fn of_block(packed: &PackedTile, inputs: &RowGroup<'_>, block: usize, row: usize, input: usize) -> f32 {
     let words = block * BLOCK / 4..(block + 1) * BLOCK / 4;
     let pairs = words.map(|word| (packed.words[word][row].to_le_bytes(), inputs.words[word * inputs.n + input].to_le_bytes()));
     let products =
