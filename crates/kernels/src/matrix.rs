@@ -356,3 +356,6 @@ impl<'m> MatrixView<'m> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
