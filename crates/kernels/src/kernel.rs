@@ -43,7 +43,24 @@ macro_rules! dispatch {
     };
 }
 
+impl Blocks<'_> {
+    /// Writes all weights to `out`, `[blocks, BLOCK]`, on the calling thread: each an integer times its scale, rounded once.
+    ///
+    /// # Panics
+    /// For another number of codes, scales or weights.
+    pub fn dequantize(self, out: &mut [f32]) {
+        Isa::current().dequantize(self, out);
+    }
+}
+
 impl Isa {
+    /// See [`Blocks::dequantize`].
+    pub(crate) fn dequantize(self, weights: Blocks<'_>, out: &mut [f32]) {
+        assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
+        assert_eq!(weights.scales.len() * BLOCK, out.len(), "every weight is written");
+        dispatch!(floats: self, dequantize(weights, out))
+    }
+
     /// Each row of `weights`, `[rows, columns]`, times each of `inputs`, `[n, columns]` with `n` up to [`MAX_ROWS`]: `[rows, n]`.
     /// f16 and bf16 weights give bit-identical results to the same weights in f32.
     pub(crate) fn products<F: Float>(self, weights: &[F], inputs: &[f32], columns: usize, out: &mut [f32]) {

@@ -1,7 +1,7 @@
 //! What adapters add to a product, `gain ∘ (W x) + B (A x)`, computed along with it.
 //!
 //! `A x` is small, and a task of its own would cost more than its arithmetic: with few rows of inputs, the tasks of the product compute
-//! it together before they begin ([`Shared`]). `B` lies in tiles of outputs, and each task adds `B (A x)` to the outputs that it has just
+//! it together before they begin (`Shared`). `B` lies in tiles of outputs, and each task adds `B (A x)` to the outputs that it has just
 //! written. Modules that are packed in one matrix keep their own ranks, so that no zeros are multiplied.
 
 use std::ops::Range;

@@ -369,3 +369,6 @@ impl<'m> MatrixView<'m> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,6 +27,29 @@ pub(super) fn add_tiles<F: Float>(tiles: &[F], inputs: &[f32], out: &mut [f32]) 
     }
 }
 
+/// See [`Blocks::dequantize`].
+pub(super) fn dequantize(weights: Blocks<'_>, out: &mut [f32]) {
+    let out = out.as_chunks_mut::<BLOCK>().0.iter_mut().zip(weights.scales);
+    match weights.bits {
+        Bits::Eight => out.zip(weights.codes.as_chunks::<BLOCK>().0).for_each(|((out, scale), codes)| eight(codes, *scale, out)),
+        Bits::Four => {
+            out.zip(weights.codes.as_chunks::<{ BLOCK / 2 }>().0).for_each(|((out, scale), codes)| four(codes, *scale, out));
+        }
+    }
+}
+
+fn eight(codes: &[u8; BLOCK], scale: f32, out: &mut [f32; BLOCK]) {
+    const ZERO: f32 = Bits::Eight.offset() as f32;
+    *out = codes.map(|code| (f32::from(code) - ZERO) * scale);
+}
+
+fn four(codes: &[u8; BLOCK / 2], scale: f32, out: &mut [f32; BLOCK]) {
+    const ZERO: f32 = Bits::Four.offset() as f32;
+    let (low, high) = out.split_at_mut(BLOCK / 2);
+    low.iter_mut().zip(codes).for_each(|(out, code)| *out = (f32::from(code & 15) - ZERO) * scale);
+    high.iter_mut().zip(codes).for_each(|(out, code)| *out = (f32::from(code >> 4) - ZERO) * scale);
+}
+
 /// See [`Isa::block_products`](crate::isa::Isa::block_products).
 pub(super) fn block_products(weights: Blocks<'_>, inputs: &[f32], columns: usize, out: &mut [f32]) {
     let n = inputs.len() / columns;
@@ -34,7 +57,7 @@ pub(super) fn block_products(weights: Blocks<'_>, inputs: &[f32], columns: usize
     out.fill(0.0);
     for (row, out) in out.chunks_exact_mut(n).enumerate() {
         for block in 0..columns / BLOCK {
-            weights.rows(row..row + 1, columns).block(block).dequantize(&mut floats);
+            dequantize(weights.rows(row..row + 1, columns).block(block), &mut floats);
             for (input, out) in inputs.chunks_exact(columns).zip(out.iter_mut()) {
                 *out += dot(&floats, &input[block * BLOCK..(block + 1) * BLOCK]);
             }

@@ -192,6 +192,19 @@ macro_rules! loops {
                 }
             }
 
+            /// See [`Blocks::dequantize`].
+            #[target_feature(enable = $features)]
+            pub(in crate::kernel) fn dequantize(weights: Blocks<'_>, out: &mut [f32]) {
+                let blocks = weights.codes.chunks_exact(weights.bits.block_bytes()).zip(weights.scales);
+                for ((codes, scale), out) in blocks.zip(out.as_chunks_mut::<BLOCK>().0) {
+                    let floats = match weights.bits {
+                        Bits::Eight => $eight(codes, *scale),
+                        Bits::Four => $four(codes, *scale),
+                    };
+                    floats.into_iter().zip(out.as_chunks_mut().0).for_each(|(vector, out)| store(vector, out));
+                }
+            }
+
             /// See [`Isa::weighted_sums`](crate::isa::Isa::weighted_sums).
             #[target_feature(enable = $features)]
             pub(in crate::kernel) fn weighted_sums(weights: &[f32], values: &[f32], width: usize, out: &mut [f32]) {
