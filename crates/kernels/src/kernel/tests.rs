@@ -92,7 +92,7 @@ fn every_level_turns_rows_and_gives_their_tiles() {
 fn every_level_adds_tiles() {
     for (n, inner) in [(1, 1), (3, 2), (5, 16), (2, 35)] {
         let (tiles, inputs) = (numbers(n * inner * TILE, 5), numbers(inner, 6));
-        let narrow: Vec<f16> = tiles.iter().map(|value| f16::from_f32(*value)).collect();
+        let narrow: Vec<half::f16> = tiles.iter().map(|value| half::f16::from_f32(*value)).collect();
         let wide: Vec<f32> = narrow.iter().map(|value| value.to_f32()).collect();
         for isa in Isa::all() {
             let (mut out, mut of_narrow, mut of_wide) = (vec![1.0; n * TILE], vec![1.0; n * TILE], vec![1.0; n * TILE]);
