@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapter::AdaptedModule;
 use crate::cancel::CancelToken;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::named::named;
-use crate::primitives::{DType, Device, Numerics, Purpose};
+use crate::primitives::{DType, Device, Kernels, Numerics, Purpose};
 use crate::progress::Progress;
 use crate::remedy::Remedies;
 use crate::setters::setters;
@@ -116,6 +116,8 @@ pub struct OnnxOptions {
     pub require_device: Option<f64>,
     /// Whether idle threads spin for the next operator: a little faster, at the price of a busy core between tokens.
     pub spin: bool,
+    /// Whose kernels compute products and attention; `None` is [`Kernels::Tandem`] on the processor and [`Kernels::Runtime`] elsewhere.
+    pub kernels: Option<Kernels>,
     /// The lengths to which the texts of an encoder are padded, each in a run of its own, so that runs have few shapes; a longer text is
     /// padded to a multiple of the largest. `None` pads to [`COREML_BUCKETS`](Self::COREML_BUCKETS) on CoreML, where the graph allows it,
     /// and not at all elsewhere. Never run on CoreML.
@@ -131,6 +133,27 @@ impl OnnxOptions {
     /// Lengths to which texts are padded on CoreML, which compiles a model for each shape.
     pub const COREML_BUCKETS: [usize; 5] = [32, 64, 128, 256, 512];
 
+    /// Whose kernels run on `device`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] where Tandem's own are requested for another device than the processor.
+    pub fn kernels_on(&self, device: Device) -> Result<Kernels> {
+        match (self.kernels, device) {
+            (Some(Kernels::Tandem), device) if device != Device::Cpu => {
+                let problem = format!("computes on the processor alone, and the model was requested on `{device}`");
+                Err(Error::InvalidOption {
+                    option: "kernels".into(),
+                    value: Kernels::Tandem.to_string(),
+                    problem,
+                    hint: Some("leave the option out, or use the device `cpu`".into()),
+                })
+            }
+            (Some(kernels), _) => Ok(kernels),
+            (None, Device::Cpu) => Ok(Kernels::Tandem),
+            (None, _) => Ok(Kernels::Runtime),
+        }
+    }
+
     /// The lengths to which texts are padded on `device`.
     pub fn buckets_on(&self, device: Device) -> Option<&[usize]> {
         let by_default = (device == Device::CoreMl).then_some(&Self::COREML_BUCKETS[..]);
@@ -143,6 +166,7 @@ setters!(OnnxOptions {
     with_graph: graph: Option<PathBuf>,
     with_require_device: require_device: Option<f64>,
     with_spin: spin: bool,
+    with_kernels: kernels: Option<Kernels>,
     with_buckets: buckets: Option<Vec<usize>>,
     with_coreml: coreml: CoreMlOptions,
     with_adapted_modules: adapted_modules: Vec<AdaptedModule>,
@@ -209,3 +233,20 @@ pub struct SessionOptions {
 }
 
 setters!(SessionOptions { with_context_length: context_length: Option<usize>, with_cancel: cancel: CancelToken });
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_kernels_are_the_processors_and_an_error_elsewhere() {
+        let on = |kernels, device| OnnxOptions::new().with_kernels(kernels).kernels_on(device);
+        assert_eq!(on(None, Device::Cpu).unwrap(), Kernels::Tandem);
+        assert_eq!(on(Some(Kernels::Runtime), Device::Cpu).unwrap(), Kernels::Runtime);
+        for device in [Device::Cuda(0), Device::CoreMl] {
+            assert_eq!(on(None, device).unwrap(), Kernels::Runtime);
+            let error = on(Some(Kernels::Tandem), device).unwrap_err().to_string();
+            assert!(error.contains("processor") && error.contains(&device.to_string()), "{error}");
+        }
+    }
+}
