@@ -14,7 +14,7 @@ use self::paths::Source;
 
 mod paths;
 
-const CRATES: [&str; 8] = ["backend-candle", "backend-onnx", "bench", "cli", "core", "hub", "onnx-graph", "tandem"];
+const CRATES: [&str; 9] = ["backend-candle", "backend-onnx", "bench", "cli", "core", "hub", "kernels", "onnx-graph", "tandem"];
 
 /// Crates whose cycles are still to be removed: they are shown, and do not fail the check. One that has none any more does.
 const CYCLIC: [&str; 2] = ["backend-candle", "hub"];

@@ -10,12 +10,13 @@ struct Absent {
     names: &'static [&'static str],
 }
 
-const RULES: [Absent; 10] = [
+const RULES: [Absent; 11] = [
     Absent { build: &["tandem-core"], names: &["ort", "candle", "tandem-", "onig", "reqwest", "ureq", "hyper"] },
     Absent { build: &["tandem-onnx-graph"], names: &["ort", "candle", "tandem-"] },
+    Absent { build: &["tandem-kernels"], names: &["ort", "candle", "tandem-backend", "tandem-hub", "tandem-onnx-graph", "onig"] },
     Absent { build: &["tandem-hub"], names: &["ort", "candle", "tandem-backend", "tandem-onnx-graph", "onig", "openssl-sys"] },
     Absent { build: &["tandem-bench"], names: &["ort", "candle", "tandem-backend", "tandem-onnx-graph"] },
-    Absent { build: &["tandem-cli", "--no-default-features"], names: &["ort", "candle", "tandem-backend"] },
+    Absent { build: &["tandem-cli", "--no-default-features"], names: &["ort", "candle", "tandem-backend", "tandem-kernels"] },
     Absent { build: &["tandem-cli"], names: &["candle", "tandem-backend-candle"] },
     Absent {
         build: &["tandem-cli", "--no-default-features", "--features", "candle"],

@@ -13,6 +13,8 @@ use tandem_core::huge_pages::MappingSnapshot;
 use tandem_core::{
     Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, OpenedModel, Remedies, Remedy, Result,
 };
+use tandem_kernels::instruction_set;
+use tandem_kernels::quantize::Bits;
 
 use crate::decoder::Decode;
 use crate::device;
@@ -21,9 +23,7 @@ use crate::encoder::{DeviceEncoder, DeviceEncoderModel, EncoderModel, encoder};
 use crate::error::Doing;
 use crate::footprint::{WeightBytes, encoders, footprint};
 use crate::gguf;
-use crate::kernel::Isa;
 use crate::model::{CandleModel, Loaded};
-use crate::quantize::Bits;
 use crate::weights::{self, CheckpointSource, LoadedDecoder};
 
 /// The release of candle that this crate is built with, which candle itself does not expose.
@@ -207,7 +207,7 @@ pub(crate) fn info(
 ) -> Result<ModelInfo> {
     let mut info = ModelInfo::new(&files.name, BackendKind::Candle, CANDLE_VERSION);
     if options.device == Device::Cpu {
-        info.engine_version = format!("{CANDLE_VERSION} ({})", Isa::current());
+        info.engine_version = format!("{CANDLE_VERSION} ({})", instruction_set());
     }
     info.device = options.device;
     info.dtype = dtype;

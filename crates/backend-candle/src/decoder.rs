@@ -11,12 +11,15 @@ use rayon::prelude::*;
 use tandem_core::adapter::AdapterSum;
 use tandem_core::backend::Stage;
 use tandem_core::{CancelToken, TokenId};
+use tandem_kernels::attention::{AttentionMask, Scoring};
+use tandem_kernels::elementwise::GateActivation;
+use tandem_kernels::matrix::{Kernels, Matrix};
+use tandem_kernels::mlp::{Between, ScratchPool};
+use tandem_kernels::rotary::{Heads, Norms, Rotary};
 
-use crate::attention::{AttentionMask, Scoring, attention};
 use crate::cache::KvLayout;
-use crate::elementwise::{GateActivation, add, rms_norm, softcapped};
-use crate::linear::{Kernels, Linear, Matrix, ScratchPool};
-use crate::rotary::{Heads, Norms, Rotary};
+use crate::linear::Linear;
+use crate::operations::{self, add, attention, mlp, rms_norm, select, softcapped};
 use crate::values::tensor;
 
 /// What sessions need from a decoder: [`Decoder`] on the processor, `DeviceDecoder` on other devices.
@@ -33,7 +36,7 @@ pub(crate) trait Decode: Send + Sync {
         hooks: &mut dyn ForwardHooks,
     ) -> Result<Option<Tensor>>;
 
-    /// As [`attention`](crate::attention::attention).
+    /// As [`attention`](crate::operations::attention).
     fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, mask: AttentionMask) -> Result<Tensor>;
 
     /// The last norm of `states`, `[n, hidden_size]`: f32 on the processor.
@@ -205,7 +208,7 @@ impl Decode for Decoder {
         hooks: &mut dyn ForwardHooks,
     ) -> Result<Option<Tensor>> {
         let positions: Vec<usize> = spans.iter().flat_map(|span| (0..span.rows.len()).map(|i| span.first_position + i)).collect();
-        let mut x = self.embedding.select(tokens)?;
+        let mut x = select(&self.embedding, tokens)?;
         if let Some(scale) = self.embedding_scale {
             x = x.affine(scale.into(), 0.0)?;
         }
@@ -279,7 +282,7 @@ impl Decoder {
         let mut parts = Vec::with_capacity(spans.len());
         for span in spans {
             let own = projected.narrow(0, span.rows.start, span.rows.len())?;
-            let heads = table.heads(&own, &self.heads, norms, &positions[span.rows.clone()])?;
+            let heads = operations::heads(&table, &own, &self.heads, norms, &positions[span.rows.clone()])?;
             let (queries, keys) = (self.heads.queries, self.heads.keys);
             let n_queries = if self.is_last(index) { span.n_outputs } else { span.rows.len() };
             parts.push(hooks.attend(QkvHeads {
@@ -315,11 +318,18 @@ impl Decoder {
         let normed = rms_norm(x, &layer.mlp_norm, self.rms_norm_eps)?;
         hooks.on_activation(Some(index), Activation::Stage(Stage::MlpNorm), &normed)?;
         let kernels = hooks.kernels();
-        let mut observe = |activation, values: &[f32], width| match hooks.is_observed() {
-            true => hooks.on_activation(Some(index), activation, &tensor(values.to_vec(), (values.len() / width, width))?),
-            false => Ok(()),
+        let mut observe = |between, values: &[f32], width| {
+            if !hooks.is_observed() {
+                return Ok(());
+            }
+            let what = match between {
+                Between::GateUp => Activation::GateUp,
+                Between::Activation => Activation::Stage(Stage::Activation),
+            };
+            hooks.on_activation(Some(index), what, &tensor(values.to_vec(), (values.len() / width, width))?)
         };
-        let output = self.scratch.mlp(&layer.gate_up, self.activation, &layer.down, &normed, kernels, &mut observe)?;
+        let parts = (&layer.gate_up, self.activation, &layer.down);
+        let output = mlp(&self.scratch, parts, &normed, kernels, &mut observe)?;
         hooks.on_activation(Some(index), Activation::Stage(Stage::Down), &output)?;
         self.optional_norm(output, layer.post_mlp_norm.as_deref())
     }

@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use tandem_core::{BackendKind, Device, DeviceReport, Error, Remedies, Remedy, Result};
-
-use crate::kernel::Isa;
+use tandem_kernels::{check_instruction_set, instruction_set};
 
 /// All devices of the engine, each tried.
 pub(crate) fn reports() -> Vec<DeviceReport> {
@@ -26,7 +25,7 @@ pub(crate) fn reports() -> Vec<DeviceReport> {
 /// Opens `device` in candle, after a test that it computes.
 pub(crate) fn open(device: Device) -> Result<candle_core::Device> {
     match device {
-        Device::Cpu => Isa::selected().map(|_| candle_core::Device::Cpu),
+        Device::Cpu => check_instruction_set().map(|()| candle_core::Device::Cpu),
         Device::Cuda(index) => cuda::open(index),
         Device::CoreMl => Err(unavailable(
             device,
@@ -58,7 +57,7 @@ pub(crate) fn n_threads(count: Option<NonZeroUsize>) -> usize {
 
 fn cpu_description() -> String {
     let threads = n_threads(None);
-    format!("{} processor, {threads} threads, kernels for {}", std::env::consts::ARCH, Isa::current())
+    format!("{} processor, {threads} threads, kernels for {}", std::env::consts::ARCH, instruction_set())
 }
 
 fn unavailable(device: Device, reason: impl Into<String>, hint: impl Into<Remedies>) -> Error {

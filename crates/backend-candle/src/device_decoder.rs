@@ -13,14 +13,16 @@ use candle_nn::ops::{rms_norm, softmax_last_dim};
 use candle_nn::rotary_emb::rope;
 use tandem_core::adapter::AdapterSum;
 use tandem_core::{CancelToken, TokenId};
+use tandem_kernels::attention::{AttentionMask, Scoring};
+use tandem_kernels::elementwise::GateActivation;
+use tandem_kernels::matrix::Matrix;
+use tandem_kernels::rotary::{Heads, Rotary};
 
 use self::update::DeviceUpdate;
-use crate::attention::{AttentionMask, Scoring};
 use crate::cache::KvLayout;
 use crate::decoder::{Decode, Decoder, ForwardHooks, Layer, QkvHeads, Span, last_queries, select_outputs};
-use crate::elementwise::GateActivation;
-use crate::linear::{Linear, Matrix, Modules};
-use crate::rotary::{Heads, Rotary};
+use crate::linear::{Linear, Modules};
+use crate::operations::to_tensor;
 
 /// A decoder with its weights on `device`, in `dtype`. Copies share them.
 #[derive(Clone)]
@@ -329,7 +331,7 @@ impl Target<'_> {
     }
 
     fn matrix(&self, matrix: &Matrix) -> Result<Tensor> {
-        self.tensor(matrix.to_tensor()?)
+        self.tensor(to_tensor(matrix)?)
     }
 
     fn vector(&self, values: &[f32]) -> Result<Tensor> {

@@ -4,39 +4,27 @@
 //! A token is a column of its block (`columns`), and nothing that is computed for one depends on the others but through the attention of
 //! its own text: what a text gets does not depend on its batch, to the bit.
 
-mod attention;
-mod columns;
 mod device;
 mod model;
-mod packed;
-mod pairs;
 mod probe;
-mod relative;
 mod weights;
 
-use candle_core::Result;
-use rayon::prelude::*;
 use tandem_core::backend::{ProbePoint, Stage};
 use tandem_core::config::Activation;
 use tandem_core::{CancelToken, TokenId};
+use tandem_kernels::encoder::{
+    Attention, Columns, LayerNorm, PackedInputs, PackedLinear, RelativeBias, Rotation, Sequence, Then,
+};
+use tandem_kernels::matrix::Matrix;
+use tandem_kernels::rotary::Rotary;
 
-use self::attention::{Attention, Sequence};
-use self::columns::{Columns, LayerNorm};
 pub(crate) use self::device::{DeviceEncoder, DeviceEncoderModel};
 pub(crate) use self::model::{EncoderModel, MOST_TOKENS};
-use self::packed::{PackedInputs, PackedLinear, Then};
 use self::probe::Recording;
-use self::relative::RelativeBias;
 pub(crate) use self::weights::encoder;
-use crate::elementwise::product_of_halves;
-use crate::kernel::{Isa, TILE};
-use crate::linear::Matrix;
-use crate::rotary::Rotary;
-use crate::values::Values;
 
 /// An encoder with its weights.
 pub(crate) struct Encoder {
-    isa: Isa,
     embedding: Embedding,
     layers: Vec<Layer>,
     /// The norm of the last layer's output, where norms come first.
@@ -103,25 +91,16 @@ pub(crate) struct Buffers {
     recording: Recording,
 }
 
-/// The cosines and sines of a block of tokens: `[head_dim / 2, TILE]` each.
-type Rotation = Vec<(Vec<f32>, Vec<f32>)>;
-
 impl Encoder {
     /// Writes the states of the tokens of `texts` after the last norm to `out`, `[tokens, hidden_size]`; `None` once `cancel` is set.
-    pub(crate) fn forward(
-        &self,
-        texts: &Texts<'_>,
-        cancel: &CancelToken,
-        buffers: &mut Buffers,
-        out: &mut [f32],
-    ) -> Result<Option<()>> {
+    pub(crate) fn forward(&self, texts: &Texts<'_>, cancel: &CancelToken, buffers: &mut Buffers, out: &mut [f32]) -> Option<()> {
         let sequences = sequences(texts.lengths);
-        self.embed(texts, &sequences, &mut buffers.states)?;
+        self.embed(texts, &sequences, &mut buffers.states);
         buffers.record(None, Stage::Embedding);
-        let rotations = self.rotations(&sequences, texts.ids.len());
+        let rotations = self.rotations(&sequences);
         for (index, layer) in self.layers.iter().enumerate() {
             if cancel.is_cancelled() {
-                return Ok(None);
+                return None;
             }
             let rotation = rotations.as_ref().map(|[all, window]| if layer.window.is_some() { window } else { all });
             self.attention_block((index, layer), &sequences, rotation, buffers);
@@ -133,15 +112,15 @@ impl Encoder {
             norm.apply(&mut buffers.states);
             buffers.record(None, Stage::FinalNorm);
         }
-        buffers.states.write_rows(self.isa, out);
-        Ok(if cancel.is_cancelled() { None } else { Some(()) })
+        buffers.states.write_rows(out);
+        (!cancel.is_cancelled()).then_some(())
     }
 
-    fn embed(&self, texts: &Texts<'_>, sequences: &[Sequence], states: &mut Columns) -> Result<()> {
+    fn embed(&self, texts: &Texts<'_>, sequences: &[Sequence], states: &mut Columns) {
         let Embedding { words, positions, first_position, types, norm } = &self.embedding;
         let width = self.hidden_size;
-        let selected = words.select(texts.ids)?;
-        let mut rows = Values::of(&selected)?.to_vec();
+        let mut rows = vec![0.0; texts.ids.len() * width];
+        words.view().select(texts.ids, &mut rows);
         let mut add = |token: usize, table: &[f32], row: usize| {
             let own = rows[token * width..][..width].iter_mut();
             own.zip(&table[row * width..][..width]).for_each(|(value, added)| *value += added);
@@ -158,9 +137,8 @@ impl Encoder {
             }
         }
         states.reset(width, texts.ids.len());
-        states.fill_from_rows(self.isa, &rows);
+        states.fill_from_rows(&rows);
         norm.apply(states);
-        Ok(())
     }
 
     /// Adds the output of the attention block to the states.
@@ -185,11 +163,10 @@ impl Encoder {
         }
         recording.add_parts(&[at(Stage::Query), at(Stage::Key), at(Stage::Value)], qkv, self.hidden_size);
         if let Some(rotation) = rotation {
-            self.rotate(qkv, rotation);
+            rotation.apply(qkv, 2 * self.n_heads, self.head_dim);
             recording.add_parts(&[at(Stage::QueryRope), at(Stage::KeyRope)], qkv, self.hidden_size);
         }
         let attention = Attention {
-            isa: self.isa,
             n_heads: self.n_heads,
             head_dim: self.head_dim,
             window: layer.window,
@@ -221,12 +198,8 @@ impl Encoder {
         };
         if self.is_gated {
             layer.up.forward(input, Then::Write, inner, packed);
-            let width = layer.up.outputs() / 2;
-            recording.add_parts(&[at(Stage::Gate), at(Stage::Up)], inner, width);
-            gated.reset(width, n_tokens);
-            gated.blocks_mut().zip(inner.blocks().collect::<Vec<_>>()).for_each(|(out, both)| {
-                product_of_halves(self.activation, both, out);
-            });
+            recording.add_parts(&[at(Stage::Gate), at(Stage::Up)], inner, layer.up.outputs() / 2);
+            inner.write_gated(self.activation, gated);
             recording.add(at(Stage::Activation), gated);
             recording.add_product(at(Stage::Down), &layer.down, gated);
             layer.down.forward(gated, Then::Add, states, packed);
@@ -243,37 +216,11 @@ impl Encoder {
     }
 
     /// The rotations of all blocks in layers that see all, and in those with a window.
-    fn rotations(&self, sequences: &[Sequence], n_tokens: usize) -> Option<[Rotation; 2]> {
+    fn rotations(&self, sequences: &[Sequence]) -> Option<[Rotation; 2]> {
         let rotary = self.rotary.as_ref()?;
         let positions: Vec<usize> = sequences.iter().flat_map(|sequence| 0..sequence.n_tokens).collect();
         let n_positions = sequences.iter().map(|sequence| sequence.n_tokens).max().unwrap_or(0);
-        let half = self.head_dim / 2;
-        Some(rotary.each_ref().map(|rotary| {
-            let table = rotary.table(n_positions);
-            let of_block = |positions: &[usize]| {
-                let (cosines, sines) = table.at(positions);
-                let turned = |rows: &[f32]| {
-                    let mut out = vec![0.0; half * TILE];
-                    self.isa.transpose(rows, half, half, &mut out);
-                    out
-                };
-                (turned(&cosines), turned(&sines))
-            };
-            positions[..n_tokens].chunks(TILE).map(of_block).collect()
-        }))
-    }
-
-    /// Rotates queries and keys: the pairs `(i, i + head_dim / 2)` of each head, like `rotate_half` of transformers.
-    fn rotate(&self, qkv: &mut Columns, rotation: &Rotation) {
-        let half = self.head_dim / 2;
-        qkv.blocks_mut().zip(rotation).for_each(|(block, (cosines, sines))| {
-            for head in block.chunks_exact_mut(self.head_dim * TILE).take(2 * self.n_heads) {
-                let (first, second) = head.split_at_mut(half * TILE);
-                for ((first, second), (cosine, sine)) in first.iter_mut().zip(second).zip(cosines.iter().zip(sines)) {
-                    (*first, *second) = (*first * cosine - *second * sine, *second * cosine + *first * sine);
-                }
-            }
-        });
+        Some(rotary.each_ref().map(|rotary| Rotation::new(&rotary.table(n_positions), &positions)))
     }
 }
 

@@ -14,10 +14,10 @@ use tandem_core::backend::{LoadOptions, Numerics, WeightType};
 use tandem_core::config::ModelConfig;
 use tandem_core::gguf::{Gguf, GgufTensor, TensorType};
 use tandem_core::{DType, Error, Remedy, Result};
+use tandem_kernels::matrix::{Matrix, Stored};
+use tandem_kernels::quantize::{BLOCK, Bits};
 
 use self::blocks::{Target, has_offsets};
-use crate::linear::{Matrix, Stored};
-use crate::quantize::{BLOCK, Bits};
 use crate::weights::{self, LoadedDecoder, WeightSource, copy_halves};
 
 /// Reads the weights of `gguf`, whose configuration is `config`, at the requested dtype, or as they are stored if none is requested.

@@ -2,9 +2,9 @@
 //!
 //! - [`CandleBackend`] lists devices and loads models: Qwen2, Qwen3, Llama and Mistral from safetensors or GGUF, Gemma 2, Gemma 3 and Phi-3
 //!   from safetensors.
-//! - `weights` builds a decoder from a checkpoint, `gguf` from a GGUF file; `quantize` quantises weights to int8 and int4.
-//! - `decoder` is the forward pass, on candle's tensors. Its parts are `linear` (with `product` for many rows), `rotary`, `attention` and
-//!   `elementwise`; `kernel` has the inner loops for each instruction set.
+//! - `weights` builds a decoder from a checkpoint, `gguf` from a GGUF file.
+//! - `decoder` is the forward pass, on candle's tensors. Its parts are `linear` and `operations`, which are the kernels of `tandem-kernels` on
+//!   tensors; `values` is the way from one to the other.
 //! - `encoder` is the forward pass of BERT and its descendants, in a layout of its own.
 //! - `session` and `cache` hold the KV cache of a sequence, `model` what sessions share, and `probe` records activations.
 //! - `footprint` states how much memory a model takes.
@@ -12,29 +12,19 @@
 //! - `train` computes gradients of low-rank factors.
 //! - `transformers` runs models of candle-transformers, for benchmarks.
 
-mod attention;
 mod backend;
 mod cache;
 mod decoder;
 mod device;
 mod device_decoder;
-mod elementwise;
 mod encoder;
 mod error;
-mod float;
 mod footprint;
 mod gguf;
-mod kernel;
 mod linear;
-mod low_rank;
-#[doc(hidden)]
-pub mod measured;
 mod model;
+mod operations;
 mod probe;
-mod product;
-mod quantize;
-mod quantized_activations;
-mod rotary;
 mod session;
 mod train;
 mod transformers;

@@ -7,11 +7,11 @@ use rayon::ThreadPool;
 use tandem_core::adapter::{AdapterSum, ScaledAdapter};
 use tandem_core::backend::{Capability, HiddenStates, Probe, ProbePoint, Prober, Stage, TokenBatch};
 use tandem_core::{CancelToken, Error, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
+use tandem_kernels::attention::AttentionMask;
+use tandem_kernels::matrix::Kernels;
 
-use crate::attention::AttentionMask;
 use crate::decoder::{Decode, ForwardHooks, QkvHeads, Span};
 use crate::error::Doing;
-use crate::linear::Kernels;
 use crate::probe::probe;
 use crate::session::{CandleSession, MAX_PASS};
 use crate::values::Values;

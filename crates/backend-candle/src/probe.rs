@@ -3,11 +3,11 @@
 use candle_core::{Result, Tensor};
 use tandem_core::backend::{Probe, ProbePoint, Stage};
 use tandem_core::{CancelToken, TokenId};
+use tandem_kernels::attention::AttentionMask;
+use tandem_kernels::elementwise::norm_in_place;
+use tandem_kernels::matrix::Kernels;
 
-use crate::attention::AttentionMask;
 use crate::decoder::{Activation, Decode, Decoder, ForwardHooks, QkvHeads, Span};
-use crate::elementwise::norm_in_place;
-use crate::linear::Kernels;
 use crate::values::Values;
 
 /// What one forward pass over `tokens` computes at `points`, in the order of computation.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, SessionOptions, TokenId};
+use tandem_kernels::attention::AttentionMask;
 
-use crate::attention::AttentionMask;
 use crate::cache::KvCache;
 use crate::decoder::{QkvHeads, Span};
 use crate::error::Doing;

@@ -3,7 +3,6 @@
 use std::ops::{Deref, Range};
 
 use candle_core::{CpuStorage, Device, Result, Storage, StorageRef, Tensor};
-use rayon::prelude::*;
 
 /// The f32 values of a contiguous tensor on the processor.
 pub(crate) struct Values<'t> {
@@ -40,29 +39,4 @@ impl Deref for Values<'_> {
 /// A tensor of `values` on the processor, without a copy.
 pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<candle_core::Shape>) -> Result<Tensor> {
     Tensor::from_vec(values, shape.into(), &Device::Cpu)
-}
-
-/// `n` zeros. Large buffers are written by all threads, because the first touch of new memory costs more than what follows.
-pub(crate) fn zeros(n: usize) -> Vec<f32> {
-    const TOGETHER: usize = 1024;
-    const MANY: usize = 128 * TOGETHER;
-    if n < MANY {
-        return vec![0.0; n];
-    }
-    let parts = (0..n.div_ceil(TOGETHER)).into_par_iter().with_min_len(32).map(|_| [0.0; TOGETHER]);
-    let mut zeros = parts.collect::<Vec<_>>().into_flattened();
-    zeros.truncate(n);
-    zeros
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn zeros_has_the_requested_length() {
-        for n in [0, 1, 1024, 131_071, 131_072, 131_073, 400_000] {
-            assert_eq!(zeros(n), vec![0.0; n]);
-        }
-    }
 }

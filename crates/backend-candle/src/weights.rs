@@ -12,13 +12,14 @@ use tandem_core::backend::{Numerics, WeightType};
 use tandem_core::checkpoint::{Checkpoint, StoredTensor};
 use tandem_core::config::{Architecture, ModelConfig, RopeConfig, RopeScaling};
 use tandem_core::{DType, Error, Remedy, Result};
+use tandem_kernels::attention::Scoring;
+use tandem_kernels::elementwise::GateActivation;
+use tandem_kernels::matrix::{Matrix, Stored};
+use tandem_kernels::quantize::{BLOCK, Bits};
+use tandem_kernels::rotary::{Heads, Rotary};
 
-use crate::attention::Scoring;
 use crate::decoder::{Decoder, Layer, NormWeight};
-use crate::elementwise::GateActivation;
-use crate::linear::{Linear, Matrix, Modules, Stored};
-use crate::quantize::{BLOCK, Bits};
-use crate::rotary::{Heads, Rotary};
+use crate::linear::{Linear, Modules};
 
 /// A source of weights. `parts` are their published names with the rows of each; they are concatenated.
 pub(crate) trait WeightSource {

@@ -13,13 +13,13 @@ use rayon::ThreadPool;
 use tandem_core::backend::{Capability, HiddenStates, TokenBatch};
 use tandem_core::config::{Activation, ModelConfig};
 use tandem_core::{CancelToken, Error, Model, ModelInfo, Session, SessionOptions, TokenId};
+use tandem_kernels::encoder::{LayerNorm, RelativeBias};
+use tandem_kernels::rotary::Rotary;
 
-use super::columns::LayerNorm;
-use super::relative::RelativeBias;
 use super::weights::{RawLayer, RawLinear, Reader};
 use super::{Embedding, Sequence, sequences};
 use crate::error::Doing;
-use crate::rotary::Rotary;
+use crate::operations::to_tensor;
 use crate::weights::CheckpointSource;
 
 /// Tokens of texts that are computed together, but for a text that is longer.
@@ -287,7 +287,7 @@ impl Target<'_> {
     fn embedding(&self, embedding: Embedding, hidden_size: usize) -> Result<DeviceEmbedding> {
         let table = |values: Vec<f32>| self.tensor(Tensor::from_vec(values, ((), hidden_size), &Device::Cpu)?);
         Ok(DeviceEmbedding {
-            words: self.tensor(embedding.words.to_tensor()?)?,
+            words: self.tensor(to_tensor(&embedding.words)?)?,
             positions: embedding.positions.map(table).transpose()?,
             first_position: embedding.first_position,
             types: embedding.types.map(table).transpose()?,

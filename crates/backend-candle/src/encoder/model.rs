@@ -9,7 +9,6 @@ use tandem_core::backend::{Capability, HiddenStates, Probe, ProbePoint, Prober, 
 use tandem_core::{CancelToken, Error, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
 use super::{Buffers, Encoder, Texts};
-use crate::error::Doing;
 
 /// Tokens that are computed together at the most, but for a text that is longer: what lies between layers stays in the second cache.
 pub(crate) const MOST_TOKENS: usize = 192;
@@ -36,7 +35,7 @@ impl EncoderModel {
         let pool = || self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut buffers, mut rows) = pool().pop().unwrap_or_default();
         rows.resize(texts.ids.len() * self.info.hidden_size, 0.0);
-        let done = self.encoder.forward(texts, cancel, &mut buffers, &mut rows).doing("to encode");
+        let done = self.encoder.forward(texts, cancel, &mut buffers, &mut rows);
         let mut rest = rows.as_slice();
         for place in places {
             let (own, others) = rest.split_at(place.len());
@@ -44,7 +43,7 @@ impl EncoderModel {
             rest = others;
         }
         pool().push((buffers, rows));
-        done?.ok_or(Error::Cancelled)
+        done.ok_or(Error::Cancelled)
     }
 }
 
@@ -96,7 +95,7 @@ impl Model for EncoderModel {
 
 impl Prober for EncoderModel {
     fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
-        Ok(self.threads.install(|| self.encoder.probe(tokens, points)).doing("to run the model")?)
+        Ok(self.threads.install(|| self.encoder.probe(tokens, points)))
     }
 }
 

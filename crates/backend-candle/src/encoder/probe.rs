@@ -5,14 +5,11 @@
 
 use std::ops::Range;
 
-use candle_core::Result;
 use tandem_core::backend::{Probe, ProbePoint};
 use tandem_core::{CancelToken, TokenId};
+use tandem_kernels::encoder::{Columns, PackedInputs, PackedLinear, Then};
 
-use super::columns::Columns;
-use super::packed::{PackedInputs, PackedLinear, Then};
 use super::{Buffers, Encoder, Texts};
-use crate::kernel::Isa;
 
 /// Values of a pass at the points that were requested; none of them in a pass for speed.
 #[derive(Default)]
@@ -23,14 +20,14 @@ pub(super) struct Recording {
 
 impl Encoder {
     /// What one pass over `tokens`, all of the first type, computes at `points`, in the order of computation.
-    pub(crate) fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
+    pub(crate) fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Vec<Probe> {
         let recording = Recording { points: points.to_vec(), shown: Vec::new() };
         let mut buffers = Buffers { recording, ..Buffers::default() };
         let mut out = vec![0.0; tokens.len() * self.hidden_size];
         let texts = Texts { ids: tokens, types: None, lengths: &[tokens.len()] };
-        self.forward(&texts, &CancelToken::new(), &mut buffers, &mut out)?;
+        self.forward(&texts, &CancelToken::new(), &mut buffers, &mut out);
         let shown = buffers.recording.shown;
-        Ok(shown.into_iter().map(|(point, values)| Probe::new(point, values, tokens)).collect())
+        shown.into_iter().map(|(point, values)| Probe::new(point, values, tokens)).collect()
     }
 }
 
@@ -60,7 +57,7 @@ impl Recording {
     fn add_rows(&mut self, point: ProbePoint, columns: &Columns, rows: Range<usize>) {
         if self.points.contains(&point) {
             let mut values = vec![0.0; columns.n_tokens() * columns.width()];
-            columns.write_rows(Isa::current(), &mut values);
+            columns.write_rows(&mut values);
             let of_token = values.chunks_exact(columns.width()).flat_map(|token| &token[rows.clone()]);
             self.shown.push((point, of_token.copied().collect()));
         }

@@ -4,13 +4,11 @@ use tandem_core::DType;
 use tandem_core::backend::Numerics;
 use tandem_core::config::{EncoderConfig, EncoderLayerNames, EncoderNames, ModelConfig, RopeConfig, RopeScaling};
 use tandem_core::{Error, Remedy, Result};
+use tandem_kernels::encoder::{LayerNorm, PackedLinear, RelativeBias};
+use tandem_kernels::quantize::BLOCK;
+use tandem_kernels::rotary::Rotary;
 
-use super::columns::LayerNorm;
-use super::packed::{PackedLinear, is_whole_blocks};
-use super::relative::RelativeBias;
 use super::{Embedding, Encoder, Layer};
-use crate::kernel::Isa;
-use crate::rotary::Rotary;
 use crate::weights::{CheckpointSource, WeightSource};
 
 /// Reads all weights of the encoder that `config` describes, to run in `dtype`.
@@ -21,9 +19,8 @@ use crate::weights::{CheckpointSource, WeightSource};
 pub(crate) fn encoder(source: &CheckpointSource<'_>, config: &ModelConfig, dtype: DType) -> Result<Encoder> {
     let reader = Reader::new(source, config)?;
     check_widths(source, config, dtype)?;
-    let isa = Isa::current();
     let linear =
-        |linear: RawLinear, dtype| PackedLinear::new(isa, &linear.weights, linear.inputs, linear.bias, (dtype, source.numerics));
+        |linear: RawLinear, dtype| PackedLinear::new(&linear.weights, linear.inputs, linear.bias, (dtype, source.numerics));
     let layer = |index| {
         let raw = reader.layer(index)?;
         Ok(Layer {
@@ -37,7 +34,6 @@ pub(crate) fn encoder(source: &CheckpointSource<'_>, config: &ModelConfig, dtype
         })
     };
     Ok(Encoder {
-        isa,
         embedding: reader.embedding()?,
         layers: (0..config.n_layers).map(layer).collect::<Result<_>>()?,
         final_norm: reader.final_norm()?,
@@ -93,7 +89,7 @@ fn query_dtype(dtype: DType, numerics: Numerics) -> DType {
 /// Rows of weights are quantised in whole blocks.
 fn check_widths(source: &CheckpointSource<'_>, config: &ModelConfig, dtype: DType) -> Result<()> {
     let widths = [config.hidden_size, config.intermediate_size];
-    match widths.into_iter().find(|width| dtype == DType::Int8 && !is_whole_blocks(*width)) {
+    match widths.into_iter().find(|width| dtype == DType::Int8 && !width.is_multiple_of(BLOCK)) {
         Some(width) => Err(Error::Unsupported {
             what: format!("dtype `{dtype}` for `{}`", source.file),
             reason: format!("its rows have {width} weights, which is not a multiple of 32"),

@@ -6,8 +6,8 @@
 use half::f16;
 use tandem_core::DType;
 use tandem_core::gguf::TensorType;
+use tandem_kernels::quantize::{BLOCK, Bits};
 
-use crate::quantize::{BLOCK, Bits};
 use crate::weights::{bytes_of, widen};
 
 /// The code of zero in four bits.

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor};
 use tandem_core::CancelToken;
 use tandem_core::training::TrainingText;
+use tandem_kernels::attention::{AttentionMask, Scoring};
+use tandem_kernels::matrix::Matrix;
+use tandem_kernels::rotary::{Heads, Rotary};
 
 use super::ops::{Attention, FrozenHead, FrozenLinear, Norm, Pair, RotaryRows, silu_product};
-use crate::attention::{AttentionMask, Scoring};
 use crate::decoder::{Decoder, Layer};
-use crate::linear::Matrix;
-use crate::rotary::{Heads, Rotary};
+use crate::operations::{select, to_tensor};
 
 /// The linear layers of a layer, in the order in which [`Factors`] holds them.
 pub(super) const MODULES: [&str; 7] = [
@@ -115,7 +116,7 @@ impl TrainableDecoder {
         let (embedding, head) = match own {
             true => (Embedding::Own(decoder.embedding), FrozenHead::Own(decoder.head)),
             false => {
-                let on_device = |matrix: &Matrix| matrix.to_tensor()?.to_dtype(DType::F32)?.to_device(device);
+                let on_device = |matrix: &Matrix| to_tensor(matrix)?.to_dtype(DType::F32)?.to_device(device);
                 let embedding = on_device(&decoder.embedding)?;
                 let head = match Arc::ptr_eq(&decoder.head.weights, &decoder.embedding) {
                     true => embedding.clone(),
@@ -170,7 +171,7 @@ impl TrainableDecoder {
 
     fn embed(&self, ids: &[u32]) -> Result<Tensor> {
         match &self.embedding {
-            Embedding::Own(matrix) => matrix.select(ids),
+            Embedding::Own(matrix) => select(matrix, ids),
             Embedding::Tensor(tensor) => tensor.index_select(&Tensor::new(ids, &self.device)?, 0),
         }
     }

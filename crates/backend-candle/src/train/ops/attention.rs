@@ -2,9 +2,10 @@
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use candle_nn::ops::softmax;
+use tandem_kernels::attention::{AttentionMask, Scoring, attention};
+use tandem_kernels::zeros;
 
 use super::{result, values};
-use crate::attention::{AttentionMask, Scoring, attention_values};
 
 /// How scores are made and which are seen.
 #[derive(Clone, Copy)]
@@ -57,7 +58,8 @@ impl CustomOp3 for Attention {
         let (heads, n, head_dim) = q_layout.shape().dims3()?;
         let kv_heads = k_layout.shape().dims3()?.0;
         let (q, k, v) = (values(q, q_layout)?, values(k, k_layout)?, values(v, v_layout)?);
-        let out = attention_values([q, k, v], [heads, kv_heads, n, head_dim], self.mask, self.scoring);
+        let mut out = zeros(n * heads * head_dim);
+        attention([q, k, v], [heads, kv_heads, n, head_dim], self.mask, self.scoring, &mut out);
         Ok(result(out, (n, heads * head_dim)))
     }
 

@@ -6,9 +6,11 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use candle_nn::ops::log_softmax;
 use rayon::prelude::*;
 use tandem_core::divergence::LogSoftmax;
+use tandem_kernels::matrix::Kernels;
 
 use super::{apply, result, values};
-use crate::linear::{Kernels, Linear};
+use crate::linear::Linear;
+use crate::operations::transposed_product;
 use crate::values::tensor;
 
 /// Targets whose logits are there at a time.
@@ -55,7 +57,7 @@ impl CustomOp1 for Loss {
         let mut gradient = Vec::new();
         let mut loss = 0.0;
         for (states, targets) in states.chunks(TOGETHER * width).zip(self.targets.chunks(TOGETHER)) {
-            let mut logits = self.head.product_of(states, Kernels::Fastest)?;
+            let mut logits = self.head.product_of(states, Kernels::Fastest);
             let losses: Vec<f64> = logits
                 .par_chunks_mut(vocab_size)
                 .zip(targets)
@@ -71,7 +73,7 @@ impl CustomOp1 for Loss {
                 .collect();
             loss += losses.iter().sum::<f64>();
             if self.wants_gradient {
-                gradient.extend(self.head.weights.transposed_product(&logits)?);
+                gradient.extend(transposed_product(&self.head.weights, &logits)?);
             }
         }
         *self.gradient.lock().unwrap_or_else(PoisonError::into_inner) = gradient;

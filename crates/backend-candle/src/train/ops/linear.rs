@@ -2,9 +2,11 @@
 
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
+use tandem_kernels::matrix::Kernels;
 
 use super::{result, values};
-use crate::linear::{Kernels, Linear};
+use crate::linear::Linear;
+use crate::operations::{to_tensor, transposed_product};
 use crate::values::{Values, tensor};
 
 /// `x Wᵀ + b`
@@ -27,7 +29,7 @@ impl FrozenLinear {
             Some(bias) => Some(Tensor::from_slice(&bias, bias.len(), device)?),
             None => None,
         };
-        let weights = linear.weights.to_tensor()?.to_dtype(DType::F32)?.to_device(device)?.t()?;
+        let weights = to_tensor(&linear.weights)?.to_dtype(DType::F32)?.to_device(device)?.t()?;
         Ok(Self::Tensors { weights, bias })
     }
 
@@ -137,7 +139,7 @@ impl CustomOp3 for Product {
     ) -> Result<(CpuStorage, Shape)> {
         let (inputs, outputs) = (self.linear.weights.columns, self.linear.weights.rows);
         let (x, a, b) = (values(x, x_layout)?, values(a, a_layout)?, values(b, b_layout)?);
-        let mut out = self.linear.product_of(x, Kernels::Fastest)?;
+        let mut out = self.linear.product_of(x, Kernels::Fastest);
         if !self.parts.is_empty() {
             out.par_chunks_mut(outputs).zip(x.par_chunks(inputs)).for_each(|(out, x)| {
                 let low: Vec<f32> = a.chunks_exact(inputs).map(|a| dot(a, x)).collect();
@@ -177,7 +179,7 @@ impl CustomOp3 for Product {
             of_b.push((own.t()?.matmul(&low)? * *scale)?.flatten_all()?);
         }
         let of_x = match goes_on {
-            true => Some(tensor(weights.transposed_product(&Values::of(&gradient)?)?, (gradient.dim(0)?, weights.columns))?),
+            true => Some(tensor(transposed_product(weights, &Values::of(&gradient)?)?, (gradient.dim(0)?, weights.columns))?),
             false => None,
         };
         if backs.is_empty() {

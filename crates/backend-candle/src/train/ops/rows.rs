@@ -5,11 +5,12 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor};
 use candle_nn::ops::rms_norm_slow;
 use candle_nn::rotary_emb::rope_slow;
+use tandem_kernels::elementwise::{GateActivation, gated, norm_in_place, rows, silu_gradients};
+use tandem_kernels::rotary::Table;
+use tandem_kernels::zeros;
 
 use super::{apply, result, values};
-use crate::elementwise::{GateActivation, gated, norm_in_place, rows, silu_gradients};
-use crate::rotary::Table;
-use crate::values::{Values, tensor, zeros};
+use crate::values::{Values, tensor};
 
 /// Root mean square norm of the last dimension.
 pub(in crate::train) enum Norm {

@@ -1,0 +1,122 @@
+//! Our kernels on candle's tensors: values of tensors on the processor go in, new tensors come out.
+
+use candle_core::{Device, Result, Tensor};
+use tandem_kernels::attention::{self, AttentionMask, Scoring};
+use tandem_kernels::elementwise::{self, GateActivation, softcap_all};
+use tandem_kernels::matrix::{Kernels, Matrix, Weights};
+use tandem_kernels::mlp::{Between, ScratchPool};
+use tandem_kernels::rotary::{Heads, Norms, Table};
+use tandem_kernels::zeros;
+
+use crate::linear::Linear;
+use crate::values::{Values, tensor};
+
+/// See [`elementwise::rms_norm`].
+pub(crate) fn rms_norm(x: &Tensor, weight: &[f32], eps: f32) -> Result<Tensor> {
+    let values = Values::of(x)?;
+    let mut out = zeros(values.len());
+    elementwise::rms_norm(&values, weight, eps, &mut out);
+    tensor(out, x.shape())
+}
+
+/// `x + y` of tensors of one shape. candle's own sum runs on a pool of its own, with as many threads as the machine has.
+pub(crate) fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    let (left, right) = (Values::of(x)?, Values::of(y)?);
+    if left.len() != right.len() {
+        candle_core::bail!("{:?} and {:?} cannot be added", x.shape(), y.shape());
+    }
+    tensor(elementwise::add(&left, &right), x.shape())
+}
+
+/// `cap * tanh(x / cap)` of each value of `x`.
+pub(crate) fn softcapped(x: &Tensor, cap: f32) -> Result<Tensor> {
+    let mut values = Values::of(x)?.to_vec();
+    softcap_all(&mut values, cap);
+    tensor(values, x.shape())
+}
+
+/// `softmax(scale * q kᵀ) v`: `queries` are `[heads, n, head_dim]`, `keys` and `values` `[kv_heads, capacity, head_dim]`, of which
+/// the first `n_past + n` positions are used; the result is `[n, heads * head_dim]`.
+pub(crate) fn attention(
+    queries: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    mask: AttentionMask,
+    scoring: Scoring,
+) -> Result<Tensor> {
+    let (n_heads, n, head_dim) = queries.dims3()?;
+    let (kv_heads, capacity, _) = keys.dims3()?;
+    if mask.n_past + n > capacity {
+        candle_core::bail!("{} positions of a cache of {capacity}", mask.n_past + n);
+    }
+    let (queries, keys, values) = (Values::of(queries)?, Values::of(keys)?, Values::of(values)?);
+    let mut out = zeros(n * n_heads * head_dim);
+    attention::attention([&queries, &keys, &values], [n_heads, kv_heads, n, head_dim], mask, scoring, &mut out);
+    tensor(out, (n, n_heads * head_dim))
+}
+
+/// See [`Table::heads`]: `[queries + 2 * keys, n, head_dim]`.
+pub(crate) fn heads(
+    table: &Table,
+    projected: &Tensor,
+    heads: &Heads,
+    norms: Option<Norms<'_>>,
+    positions: &[usize],
+) -> Result<Tensor> {
+    let (n, width) = projected.dims2()?;
+    let mut out = zeros(n * width);
+    table.heads(&Values::of(projected)?, heads, norms, positions, &mut out);
+    tensor(out, (heads.queries + 2 * heads.keys, n, heads.head_dim))
+}
+
+/// The rows of `matrix` numbered `ids`: `[ids.len(), columns]`.
+pub(crate) fn select(matrix: &Matrix, ids: &[u32]) -> Result<Tensor> {
+    let mut out = vec![0.0; ids.len() * matrix.columns];
+    matrix.view().select(ids, &mut out);
+    tensor(out, (ids.len(), matrix.columns))
+}
+
+/// The weights as a tensor, `[rows, columns]`.
+///
+/// # Errors
+/// When they are quantised.
+pub(crate) fn to_tensor(matrix: &Matrix) -> Result<Tensor> {
+    let shape = (matrix.rows, matrix.columns);
+    match matrix.weights() {
+        Weights::F32(values) => Tensor::from_slice(values, shape, &Device::Cpu),
+        Weights::F16(values) => Tensor::from_slice(values, shape, &Device::Cpu),
+        Weights::Bf16(values) => Tensor::from_slice(values, shape, &Device::Cpu),
+        Weights::Blocks(_) => candle_core::bail!("quantised weights cannot be moved from the processor"),
+    }
+}
+
+/// `x W` of whole rows `x`, `[n, rows]`: `[n, columns]`. The inputs stay floats.
+///
+/// # Errors
+/// For weights with offsets.
+pub(crate) fn transposed_product(matrix: &Matrix, x: &[f32]) -> Result<Vec<f32>> {
+    if matrix.has_offsets() {
+        candle_core::bail!("weights with offsets are not multiplied from the left");
+    }
+    Ok(matrix.view().transposed_product(x))
+}
+
+/// Receives what lies within an MLP, `[n, width]`, and its width.
+pub(crate) type Observe<'s> = dyn FnMut(Between, &[f32], usize) -> Result<()> + 's;
+
+/// See [`ScratchPool::mlp`]: of `x`, `[n, hidden_size]`, as wide.
+pub(crate) fn mlp(
+    pool: &ScratchPool,
+    (gate_up, activation, down): (&Linear, GateActivation, &Linear),
+    x: &Tensor,
+    kernels: Kernels,
+    observe: &mut Observe<'_>,
+) -> Result<Tensor> {
+    let (n, columns) = x.dims2()?;
+    let width = down.weights.columns;
+    if columns != gate_up.weights.columns || gate_up.weights.rows != 2 * width {
+        candle_core::bail!("an MLP of {} and {width} columns cannot take {columns} inputs", gate_up.weights.rows);
+    }
+    let out = pool.mlp(gate_up.projection(), activation, down.projection(), &Values::of(x)?, kernels, observe)?;
+    tensor(out, (n, down.weights.rows))
+}

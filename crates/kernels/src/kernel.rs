@@ -1,0 +1,143 @@
+//! Inner loops on slices, for the widest vectors of the processor that runs them: AVX-512, AVX2 or plain Rust.
+//!
+//! candle's own product of one row with a matrix runs on one thread, and its product of a few rows packs the whole matrix first; these
+//! read each weight once, whatever the number of rows. All instruction sets agree to within rounding, which the tests check.
+//!
+//! A few rows of inputs (up to [`MAX_ROWS`]) meet each weight while it is in a register, in 32, 16, 8 or 4 bits. Weights are prefetched,
+//! because rows are too short for the processor's own prefetcher. One row of inputs goes through one row of weights after the other
+//! where vectors are wide enough or weights are floats, because memory is read fastest in one stream. Many rows go through tiles, see
+//! [`product`](crate::product). Products of quantised weights with quantised activations are sums of integers: with VNNI of 512 bits
+//! (`x86::vnni`) or 256 bits, or with AVX2 alone (`x86::bytes`).
+
+mod pairs;
+mod plain;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use self::pairs::PairProducts;
+use crate::float::Float;
+use crate::isa::Isa;
+use crate::quantize::{BLOCK, Blocks};
+use crate::quantized_activations::{BlockPair, RowGroup};
+use crate::tiles::{Lanes, MAX_ROWS, PACKED_INPUTS, PackedTile, TILE};
+
+/// Calls the implementation of a kernel for an instruction set: `floats` differ by the width of vectors, `integers` by the instructions
+/// for products of bytes.
+macro_rules! dispatch {
+    (floats: $isa:ident, $kernel:ident $arguments:tt) => {
+        dispatch!($isa, $kernel $arguments, Avx2 | AvxVnni => avx2, Avx512 | Avx512Vnni => avx512)
+    };
+    (integers: $isa:ident, $kernel:ident $arguments:tt) => {
+        dispatch!($isa, $kernel $arguments, Avx2 | Avx512 => bytes::avx2, AvxVnni => bytes::avx_vnni, Avx512Vnni => vnni)
+    };
+    ($isa:ident, $kernel:ident $arguments:tt, $($($name:ident)|+ => $($module:ident)::+),+) => {
+        match $isa {
+            Isa::Plain => plain::$kernel $arguments,
+            $(
+                // SAFETY: every `Isa` but `Plain` comes from `Isa::all`, which has checked that the processor has its instructions.
+                #[cfg(target_arch = "x86_64")]
+                #[expect(unsafe_code, reason = "not every processor has these instructions")]
+                $(Isa::$name)|+ => unsafe { x86::$($module)::+::$kernel $arguments },
+            )+
+        }
+    };
+}
+
+impl Isa {
+    /// Each row of `weights`, `[rows, columns]`, times each of `inputs`, `[n, columns]` with `n` up to [`MAX_ROWS`]: `[rows, n]`.
+    /// f16 and bf16 weights give bit-identical results to the same weights in f32.
+    pub(crate) fn products<F: Float>(self, weights: &[F], inputs: &[f32], columns: usize, out: &mut [f32]) {
+        let n = inputs.len() / columns;
+        assert!((1..=MAX_ROWS).contains(&n) && inputs.len() == n * columns, "the inputs are whole rows, and few");
+        assert_eq!(weights.len() * n, out.len() * columns, "there is a product for each pair of rows");
+        dispatch!(floats: self, products(weights, inputs, columns, out))
+    }
+
+    /// For each of the columns of `weights`, `[rows, n]` with `n` up to [`MAX_ROWS`], the sum of the rows of `values`, `[rows, width]`,
+    /// times their weights: `[n, width]`, added to `out`.
+    pub(crate) fn weighted_sums(self, weights: &[f32], values: &[f32], width: usize, out: &mut [f32]) {
+        let n = out.len() / width;
+        assert!((1..=MAX_ROWS).contains(&n) && out.len() == n * width, "the sums are whole rows, and few");
+        assert_eq!(weights.len() * width, values.len() * n, "every row has its weights");
+        dispatch!(floats: self, weighted_sums(weights, values, width, out))
+    }
+
+    /// Adds to `sums`, `[n, TILE]` with `n` up to [`tile_inputs`](Self::tile_inputs), the products of `weights`, `[inner, TILE]`, with
+    /// `inputs`, `[inner, n]`.
+    pub(crate) fn tile(self, weights: &[f32], inputs: &[f32], sums: &mut [f32]) {
+        let n = sums.len() / TILE;
+        assert!((1..=self.tile_inputs()).contains(&n) && sums.len() == n * TILE, "the sums are whole rows, and few");
+        assert_eq!(weights.len() * n, inputs.len() * TILE, "weights and inputs are of one inner length");
+        dispatch!(floats: self, tile(weights, inputs, sums))
+    }
+
+    /// As [`tile`](Self::tile), of columns that are not weights, `[inner, TILE]`: the inputs are the first of each row of `inputs`,
+    /// `[inner, stride]`, and `lanes` are computed. A lane has the same bits whatever `lanes` and the number of inputs.
+    pub(crate) fn columns_tile(self, columns: &[f32], inputs: &[f32], stride: usize, lanes: Lanes, sums: &mut [f32]) {
+        let n = sums.len() / TILE;
+        assert!((1..=self.tile_inputs()).contains(&n) && sums.len() == n * TILE, "the sums are whole rows, and few");
+        assert!(
+            n <= stride && columns.len() / TILE == inputs.len().div_ceil(stride),
+            "columns and inputs are of one inner length"
+        );
+        dispatch!(floats: self, columns_tile(columns, inputs, stride, lanes, sums))
+    }
+
+    /// Transposes up to [`TILE`] rows of `inner` values, `stride` apart, into `out`, `[inner, TILE]`; missing rows become zeros.
+    pub(crate) fn transpose(self, rows: &[f32], stride: usize, inner: usize, out: &mut [f32]) {
+        let n_rows = (rows.len() - inner) / stride + 1;
+        assert!(n_rows <= TILE && inner <= stride && out.len() == inner * TILE, "a tile is as long as its rows");
+        let (whole_columns, whole_rows) = dispatch!(floats: self, transpose(rows, stride, inner, out));
+        for (column, out) in out.chunks_exact_mut(TILE).enumerate() {
+            let first = if column < whole_columns { whole_rows } else { 0 };
+            for (row, out) in out.iter_mut().enumerate().skip(first) {
+                *out = if row < n_rows { rows[row * stride + column] } else { 0.0 };
+            }
+        }
+    }
+
+    /// As [`products`](Self::products), of quantised weights with f32 inputs; `columns` are whole blocks.
+    pub(crate) fn block_products(self, weights: Blocks<'_>, inputs: &[f32], columns: usize, out: &mut [f32]) {
+        let n = inputs.len() / columns;
+        assert!((1..=MAX_ROWS).contains(&n) && inputs.len() == n * columns, "the inputs are whole rows, and few");
+        assert!(columns.is_multiple_of(BLOCK), "a row is whole blocks");
+        assert_eq!(weights.scales.len() * BLOCK * n, out.len() * columns, "there is a product for each pair of rows");
+        assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
+        dispatch!(floats: self, block_products(weights, inputs, columns, out))
+    }
+
+    /// As [`block_products`](Self::block_products), with quantised inputs in
+    /// [pairs](crate::quantized_activations::QuantizedActivations::pairs).
+    pub(crate) fn integer_products(self, weights: Blocks<'_>, inputs: &[BlockPair], columns: usize, out: &mut [f32]) {
+        let n = inputs.len() / columns.div_ceil(2 * BLOCK);
+        assert!(
+            (1..=MAX_ROWS).contains(&n) && inputs.len() == n * columns.div_ceil(2 * BLOCK),
+            "the inputs are whole rows, and few"
+        );
+        assert!(columns.is_multiple_of(BLOCK), "a row is whole blocks");
+        assert_eq!(weights.scales.len() * BLOCK * n, out.len() * columns, "there is a product for each pair of rows");
+        assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
+        dispatch!(integers: self, integer_products(weights, inputs, columns, out))
+    }
+
+    /// Packs up to [`TILE`] rows of `per_row` blocks into `packed`; missing rows become zeros.
+    pub(crate) fn pack(self, weights: Blocks<'_>, per_row: usize, packed: &mut PackedTile) {
+        let rows = weights.scales.len() / per_row;
+        assert!((1..=TILE).contains(&rows) && weights.scales.len() == rows * per_row, "the rows are whole, and few");
+        assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
+        assert!(packed.bits == weights.bits && packed.scales.len() == per_row, "a tile is as long as its rows");
+        dispatch!(integers: self, pack(weights, per_row, packed))
+    }
+
+    /// Adds the products of the `lanes` of a tile with each of up to [`PACKED_INPUTS`] inputs to `out`.
+    pub(crate) fn packed_products(self, packed: &PackedTile, inputs: &RowGroup, lanes: Lanes, out: &mut [[f32; TILE]]) {
+        assert!((1..=PACKED_INPUTS).contains(&inputs.n) && out.len() == inputs.n, "the inputs are few");
+        let n_blocks = packed.scales.len() * inputs.n;
+        assert!(inputs.scales.len() == n_blocks && inputs.correction.len() == n_blocks, "inputs are as long as rows");
+        assert_eq!(inputs.words.len() * BLOCK, n_blocks * BLOCK * BLOCK / 4, "every block has its codes");
+        dispatch!(integers: self, packed_products(packed, inputs, lanes, out))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,380 @@
+//! What adapters add to a product, `gain ∘ (W x) + B (A x)`, computed along with it.
+//!
+//! `A x` is small, and a task of its own would cost more than its arithmetic: with few rows of inputs, the tasks of the product compute
+//! it together before they begin ([`Shared`]). `B` lies in tiles of outputs, and each task adds `B (A x)` to the outputs that it has just
+//! written. Modules that are packed in one matrix keep their own ranks, so that no zeros are multiplied.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
+use tandem_core::adapter::ModuleUpdate;
+
+use crate::buffers::zeros;
+use crate::float::Float;
+use crate::isa::Isa;
+use crate::tiles::{Lanes, MAX_ROWS, TILE};
+
+/// Values of `A` that are multiplied at a time: a microsecond's work.
+const PIECE: usize = 1 << 13;
+
+/// Columns of inputs that are transposed at a time.
+const SLICE: usize = 128;
+
+/// The update of one matrix.
+pub struct Update {
+    isa: Isa,
+    /// The width of what the matrix reads.
+    columns: usize,
+    /// The factors `A` of all modules, one below the other: `[rank, columns]`.
+    a: Factor,
+    /// What each row of `A x` is multiplied by: it undoes the scaling of factors in 16 bits. Empty for 1.
+    scales: Vec<f32>,
+    modules: Vec<Module>,
+    /// Multiplies the product without adapters, `[rows]`.
+    gain: Option<Vec<f32>>,
+}
+
+/// One module among those of a matrix.
+struct Module {
+    /// Its rows of the matrix.
+    rows: Range<usize>,
+    /// Its rows of `A`.
+    ranks: Range<usize>,
+    /// `[tiles, rank, TILE]`: the first tile has the first of `rows`, and zeros where it has rows of another module.
+    b: Factor,
+}
+
+/// A factor in memory.
+enum Factor {
+    F32(Vec<f32>),
+    /// Beside quantised weights, whose rounding is coarser by orders of magnitude.
+    F16(Vec<f16>),
+}
+
+impl Factor {
+    fn new(values: Vec<f32>, narrow: bool) -> Self {
+        if !narrow {
+            return Self::F32(values);
+        }
+        let mut halves = vec![f16::ZERO; values.len()];
+        halves.convert_from_f32_slice(&values);
+        Self::F16(halves)
+    }
+
+    /// Writes `values` to `out`, which is as long.
+    fn widen(&self, values: Range<usize>, out: &mut [f32]) {
+        match self {
+            Self::F32(all) => out.copy_from_slice(&all[values]),
+            Self::F16(all) => f16::widen(&all[values], out),
+        }
+    }
+}
+
+impl Update {
+    /// The update of a matrix of `rows` and `columns` by those of the modules at some of its rows; `narrow` keeps the factors in f16.
+    ///
+    /// # Panics
+    /// For factors that are not of the shapes that the matrix and the rows make them.
+    pub fn new(updates: Vec<(Range<usize>, ModuleUpdate)>, [rows, columns]: [usize; 2], narrow: bool) -> Self {
+        let isa = Isa::current();
+        let (mut a, mut scales, mut modules) = (Vec::new(), Vec::new(), Vec::new());
+        let mut gain: Option<Vec<f32>> = None;
+        let mut first_rank = 0;
+        for (own, mut update) in updates {
+            if narrow {
+                scales.extend(normalize(&mut update, columns));
+            }
+            if let Some(gains) = update.gain {
+                // Gains of the same row are both differences from 1.
+                let all = gain.get_or_insert_with(|| vec![1.0; rows]);
+                all[own.clone()].iter_mut().zip(gains).for_each(|(all, gain)| *all += gain - 1.0);
+            }
+            let b = Factor::new(tiles(isa, &update.b, update.rank, &own), narrow);
+            modules.push(Module { rows: own, ranks: first_rank..first_rank + update.rank, b });
+            first_rank += update.rank;
+            if a.is_empty() {
+                a = update.a;
+            } else {
+                a.extend_from_slice(&update.a);
+            }
+        }
+        Self { isa, columns, a: Factor::new(a, narrow), scales, modules, gain }
+    }
+
+    /// Multiplies what is added to the weights of each block, before [`Low::tile`] does so with the rest.
+    pub(crate) fn gain(&self) -> Option<&[f32]> {
+        self.gain.as_deref()
+    }
+
+    fn rank(&self) -> usize {
+        self.modules.last().map_or(0, |module| module.ranks.end)
+    }
+
+    /// Some rows of `A` times `x`, `[n, columns]` with `n` up to [`MAX_ROWS`]: `[ranks, n]`.
+    fn low_rows(&self, ranks: Range<usize>, x: &[f32], out: &mut [f32]) {
+        let own = ranks.start * self.columns..ranks.end * self.columns;
+        match &self.a {
+            Factor::F32(a) => self.isa.products(&a[own], x, self.columns, out),
+            Factor::F16(a) => self.isa.products(&a[own], x, self.columns, out),
+        }
+        if let Some(scales) = self.scales.get(ranks) {
+            let n = out.len() / scales.len();
+            out.chunks_exact_mut(n).zip(scales).for_each(|(out, scale)| out.iter_mut().for_each(|out| *out *= scale));
+        }
+    }
+
+    /// `A x` of many rows `x`, `[n, columns]`, in groups of `size`. A row gives the same bits in any number of rows.
+    pub(crate) fn low(&self, x: &[f32], size: usize) -> Low<'_> {
+        let (rank, columns) = (self.rank(), self.columns);
+        let n = x.len() / columns;
+        let transposed = self.transposed();
+        let mut by_tile = vec![0.0; n.div_ceil(TILE) * rank * TILE];
+        by_tile.par_chunks_mut(rank * TILE).zip(x.par_chunks(TILE * columns)).with_max_len(1).for_each(|(sums, x)| {
+            let lanes = Lanes::of(x.len() / columns);
+            let mut tile = vec![0.0; SLICE.min(columns) * TILE];
+            for start in (0..columns).step_by(SLICE) {
+                let slice = start..columns.min(start + SLICE);
+                let tile = &mut tile[..slice.len() * TILE];
+                self.isa.transpose(&x[start..x.len() - (columns - slice.end)], columns, slice.len(), tile);
+                for (ranks, sums) in transposed.chunks(TILE * columns).zip(sums.chunks_mut(TILE * TILE)) {
+                    let ranks = &ranks[slice.start * TILE..slice.end * TILE];
+                    for (i, sums) in sums.chunks_mut(self.isa.tile_inputs() * TILE).enumerate() {
+                        self.isa.columns_tile(tile, &ranks[i * self.isa.tile_inputs()..], TILE, lanes, sums);
+                    }
+                }
+            }
+            for (sums, scale) in sums.chunks_exact_mut(TILE).zip(&self.scales) {
+                sums.iter_mut().for_each(|sum| *sum *= scale);
+            }
+        });
+        let mut values = vec![0.0; n * rank];
+        values.par_chunks_mut(size * rank).with_min_len(8).enumerate().for_each(|(group, values)| {
+            let n = values.len() / rank;
+            for i in 0..n {
+                let token = group * size + i;
+                let sums = by_tile[token / TILE * rank * TILE + token % TILE..].iter().step_by(TILE);
+                values[i..].iter_mut().step_by(n).zip(sums).for_each(|(value, sum)| *value = *sum);
+            }
+        });
+        Low { update: self, size, values }
+    }
+
+    /// `A` in tiles of ranks, `[tiles, columns, TILE]`.
+    fn transposed(&self) -> Vec<f32> {
+        let (rank, columns) = (self.rank(), self.columns);
+        let mut transposed = zeros(rank.div_ceil(TILE) * columns * TILE);
+        transposed.par_chunks_mut(columns * TILE).enumerate().for_each(|(tile, out)| {
+            let ranks = tile * TILE..rank.min((tile + 1) * TILE);
+            out.par_chunks_mut(SLICE * TILE).enumerate().for_each(|(i, out)| {
+                let (start, inner) = (i * SLICE, out.len() / TILE);
+                let mut rows = vec![0.0; ranks.len() * inner];
+                for (rank, row) in ranks.clone().zip(rows.chunks_exact_mut(inner)) {
+                    self.a.widen(rank * columns + start..rank * columns + start + inner, row);
+                }
+                self.isa.transpose(&rows, inner, inner, out);
+            });
+        });
+        transposed
+    }
+}
+
+/// `A x`, by groups of rows of `x`: `[groups, rank, rows of a group]`.
+pub(crate) struct Low<'u> {
+    update: &'u Update,
+    /// Rows of a group; the last may be smaller.
+    size: usize,
+    values: Vec<f32>,
+}
+
+/// The update of one tile of outputs.
+pub(crate) struct TileUpdate<'l> {
+    low: &'l Low<'l>,
+    gain: Option<[f32; TILE]>,
+    /// The ranks of the modules that have rows in it, each with `[ranks, TILE]` of `B`.
+    modules: Vec<(Range<usize>, Vec<f32>)>,
+}
+
+impl Low<'_> {
+    /// The update of the outputs from `first` on, a multiple of [`TILE`].
+    pub(crate) fn tile(&self, first: usize) -> TileUpdate<'_> {
+        let gain = self.update.gain.as_ref().map(|gain| {
+            let mut own = [1.0; TILE];
+            own.iter_mut().zip(&gain[first..]).for_each(|(own, gain)| *own = *gain);
+            own
+        });
+        let modules = self.update.modules.iter().filter_map(|module| {
+            let own = module.tile(first)?;
+            let mut b = vec![0.0; own.len()];
+            module.b.widen(own, &mut b);
+            Some((module.ranks.clone(), b))
+        });
+        TileUpdate { low: self, gain, modules: modules.collect() }
+    }
+}
+
+impl TileUpdate<'_> {
+    /// Applies it to the outputs of all rows of inputs of group number `group`, `[rows, TILE]`.
+    pub(crate) fn apply(&self, group: usize, sums: &mut [f32]) {
+        let Low { update, size, values } = self.low;
+        let n = sums.len() / TILE;
+        if let Some(gain) = &self.gain {
+            for sums in sums.as_chunks_mut::<TILE>().0 {
+                sums.iter_mut().zip(gain).for_each(|(sum, gain)| *sum *= gain);
+            }
+        }
+        let values = &values[group * size * update.rank()..];
+        for (ranks, b) in &self.modules {
+            update.isa.tile(b, &values[ranks.start * n..ranks.end * n], sums);
+        }
+    }
+}
+
+impl Module {
+    /// Where `b` has the tile of the outputs from `first` on; `None` where none of them is its own.
+    fn tile(&self, first: usize) -> Option<Range<usize>> {
+        let is_own = first < self.rows.end && first + TILE > self.rows.start;
+        let size = self.ranks.len() * TILE;
+        let index = is_own.then(|| first / TILE - self.rows.start / TILE)?;
+        Some(index * size..(index + 1) * size)
+    }
+}
+
+/// `A x` of few rows of inputs, which the tasks of a product compute together: whichever comes takes what nobody has begun.
+pub(crate) struct Shared<'u> {
+    update: &'u Update,
+    /// `[n, columns]`
+    x: &'u [f32],
+    n: usize,
+    /// Ranks of a piece.
+    piece: usize,
+    n_pieces: usize,
+    begun: AtomicUsize,
+    done: AtomicUsize,
+    /// The bits of `A x`, `[rank, n]`.
+    values: Vec<AtomicU32>,
+}
+
+impl<'u> Shared<'u> {
+    /// For up to [`MAX_ROWS`] rows `x`.
+    pub(crate) fn new(update: &'u Update, x: &'u [f32]) -> Self {
+        let (rank, n) = (update.rank(), x.len() / update.columns);
+        let piece = (PIECE / x.len()).clamp(1, rank);
+        let values = (0..rank * n).map(|_| AtomicU32::new(0)).collect();
+        Self { update, x, n, piece, n_pieces: rank.div_ceil(piece), begun: 0.into(), done: 0.into(), values }
+    }
+
+    /// Computes pieces until all are begun.
+    pub(crate) fn compute(&self) {
+        loop {
+            // Each task looks here; most come when there is nothing left.
+            let index = match self.begun.load(Ordering::Relaxed) {
+                begun if begun >= self.n_pieces => return,
+                _ => self.begun.fetch_add(1, Ordering::Relaxed),
+            };
+            if index >= self.n_pieces {
+                return;
+            }
+            let ranks = index * self.piece..self.update.rank().min((index + 1) * self.piece);
+            let own = &self.values[ranks.start * self.n..ranks.end * self.n];
+            let mut out = vec![0.0; own.len()];
+            self.update.low_rows(ranks, self.x, &mut out);
+            own.iter().zip(out).for_each(|(own, value)| own.store(value.to_bits(), Ordering::Relaxed));
+            self.done.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Applies the update to some outputs, `[rows, n]`, of which the first is a multiple of [`TILE`]. Another task may still compute the last
+    /// piece, which takes it a microsecond.
+    pub(crate) fn apply(&self, rows: &Range<usize>, out: &mut [f32]) {
+        let mut waited = 0_usize;
+        while self.done.load(Ordering::Acquire) < self.n_pieces {
+            waited += 1;
+            if waited.is_multiple_of(1000) { std::thread::yield_now() } else { std::hint::spin_loop() }
+        }
+        let values: Vec<f32> = self.values.iter().map(|value| f32::from_bits(value.load(Ordering::Relaxed))).collect();
+        let (n, update) = (self.n, self.update);
+        if let Some(gain) = &update.gain {
+            let gains = &gain[rows.clone()];
+            out.chunks_exact_mut(n).zip(gains).for_each(|(out, gain)| out.iter_mut().for_each(|out| *out *= gain));
+        }
+        for module in &update.modules {
+            let low = &values[module.ranks.start * n..module.ranks.end * n];
+            let mut wide = Vec::new();
+            for (out, first) in out.chunks_mut(TILE * n).zip(rows.clone().step_by(TILE)) {
+                let Some(own) = module.tile(first) else { continue };
+                let b = match &module.b {
+                    Factor::F32(b) => &b[own],
+                    Factor::F16(b) => {
+                        wide.resize(own.len(), 0.0);
+                        f16::widen(&b[own], &mut wide);
+                        &wide[..]
+                    }
+                };
+                if let (1, Ok(sums)) = (n, <&mut [f32; TILE]>::try_from(&mut *out)) {
+                    update.isa.tile(b, low, sums);
+                    continue;
+                }
+                add_transposed(update.isa, b, low, n, out);
+            }
+        }
+    }
+}
+
+/// Adds `B` times `low`, `[ranks, n]`, to `out`, up to [`TILE`] rows of `n`.
+fn add_transposed(isa: Isa, b: &[f32], low: &[f32], n: usize, out: &mut [f32]) {
+    let mut sums = [0.0; MAX_ROWS * TILE];
+    let most = isa.tile_inputs();
+    let ranks = low.len() / n;
+    for first in (0..n).step_by(most) {
+        let together = most.min(n - first);
+        let inputs: Vec<f32> = (0..ranks).flat_map(|rank| &low[rank * n + first..][..together]).copied().collect();
+        isa.tile(b, &inputs, &mut sums[first * TILE..(first + together) * TILE]);
+    }
+    for (row, out) in out.chunks_exact_mut(n).enumerate() {
+        out.iter_mut().enumerate().for_each(|(i, out)| *out += sums[i * TILE + row]);
+    }
+}
+
+/// `b`, `[rows, rank]`, in the tiles of a matrix in which it has the rows `own`: `[tiles, rank, TILE]`.
+fn tiles(isa: Isa, b: &[f32], rank: usize, own: &Range<usize>) -> Vec<f32> {
+    let first = own.start / TILE;
+    let mut tiles = vec![0.0; (own.end.div_ceil(TILE) - first) * rank * TILE];
+    for (tile, out) in tiles.chunks_exact_mut(rank * TILE).enumerate() {
+        let start = (first + tile) * TILE;
+        let rows = start.max(own.start)..own.end.min(start + TILE);
+        let values = &b[(rows.start - own.start) * rank..(rows.end - own.start) * rank];
+        if rows.start == start {
+            isa.transpose(values, rank, rank, out);
+            continue;
+        }
+        for (row, values) in rows.zip(values.chunks_exact(rank)) {
+            out[row - start..].iter_mut().step_by(TILE).zip(values).for_each(|(out, value)| *out = *value);
+        }
+    }
+    tiles
+}
+
+/// Scales each row of `A` and column of `B` by a power of two to a largest value of about 1, and returns what undoes it.
+fn normalize(update: &mut ModuleUpdate, columns: usize) -> Vec<f32> {
+    let power = |largest: f32| if largest > 0.0 { largest.log2().ceil().clamp(-60.0, 60.0).exp2() } else { 1.0 };
+    let mut of_b = vec![0.0_f32; update.rank];
+    for row in update.b.chunks_exact(update.rank) {
+        of_b.iter_mut().zip(row).for_each(|(most, value)| *most = most.max(value.abs()));
+    }
+    of_b.iter_mut().for_each(|largest| *largest = power(*largest));
+    for row in update.b.chunks_exact_mut(update.rank) {
+        row.iter_mut().zip(&of_b).for_each(|(value, power)| *value /= power);
+    }
+    let of_a = update.a.chunks_exact_mut(columns).map(|a| {
+        let power = power(a.iter().fold(0.0, |most, value| value.abs().max(most)));
+        a.iter_mut().for_each(|value| *value /= power);
+        power
+    });
+    of_a.zip(of_b).map(|(of_a, of_b)| of_a * of_b).collect()
+}
+
+#[cfg(test)]
+mod tests;

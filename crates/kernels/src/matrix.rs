@@ -1,0 +1,358 @@
+//! Weight matrices and their products: a few rows of inputs are multiplied by kernels that read each weight once, divided among all
+//! threads; many rows go through tiles.
+//!
+//! With fast numerics, products with quantised weights quantise the inputs first where the instruction set makes that faster.
+
+use std::ops::Range;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use rayon::prelude::*;
+use tandem_core::DType;
+use tandem_core::arena::{Arena, Slab};
+use tandem_core::backend::Numerics;
+
+use crate::buffers::{scratch_slice, zeros};
+use crate::float::Float;
+use crate::isa::Isa;
+use crate::low_rank::{Shared, Update};
+pub use crate::product::Weights;
+use crate::product::{integer_product, product, transposed_product};
+use crate::quantize::{BLOCK, Bits, Blocks};
+use crate::quantized_activations::QuantizedActivations;
+use crate::tiles::{MAX_ROWS, PACKED_INPUTS, TILE};
+
+/// The most rows of inputs that are multiplied eight at a time, rather than with weights transposed into tiles.
+const FEW_ROWS: usize = 16;
+
+/// The least number of weights of a task.
+const MIN_TASK_WEIGHTS: usize = 1 << 15;
+
+/// Bytes of weights of a task: few enough that threads do not wait long for the last one, some ten microseconds.
+const TASK_BYTES: usize = 512 << 10;
+
+/// How the kernels of products are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernels {
+    /// By the number of rows of inputs, the fastest for that. Results differ in the last bits.
+    Fastest,
+    /// The same for any number of rows: a row gives the same bits, whatever it shares a product with.
+    ByShape,
+}
+
+/// What is added to a product.
+#[derive(Clone, Copy, Default)]
+pub struct Terms<'t> {
+    /// `[rows]` of the matrix, one for each output.
+    pub bias: Option<&'t [f32]>,
+    /// Before the bias.
+    pub update: Option<&'t Update>,
+}
+
+/// A weight matrix that owns its weights, `[rows, columns]`, with one row for each output.
+pub struct Matrix {
+    stored: Stored,
+    /// `[rows, columns / BLOCK]`
+    offsets: Option<Slab<f32>>,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub columns: usize,
+    /// Whether products with quantised weights may quantise their inputs.
+    numerics: Numerics,
+}
+
+/// Weights in memory, see [`Weights`].
+pub enum Stored {
+    /// Row-major, like the next two.
+    F32(Slab<f32>),
+    /// IEEE half precision.
+    F16(Slab<f16>),
+    /// The upper half of an f32.
+    Bf16(Slab<bf16>),
+    /// See [`Blocks`].
+    Blocks {
+        /// Bits of a weight.
+        bits: Bits,
+        /// `[rows, columns / BLOCK, bits.block_bytes()]`
+        codes: Slab<u8>,
+        /// `[rows, columns / BLOCK]`
+        scales: Slab<f32>,
+    },
+}
+
+impl Stored {
+    /// `n` floats in `arena`: for f16 and bf16 `halves` writes their bits, for any other `dtype` `floats` writes f32.
+    pub fn floats(
+        dtype: DType,
+        arena: &Arena,
+        n: usize,
+        halves: impl FnOnce(&mut [u16]),
+        floats: impl FnOnce(&mut [f32]),
+    ) -> Self {
+        match dtype {
+            DType::F16 => {
+                let mut values = arena.zeros::<f16>(n);
+                halves(values.reinterpret_cast_mut());
+                Self::F16(values)
+            }
+            DType::Bf16 => {
+                let mut values = arena.zeros::<bf16>(n);
+                halves(values.reinterpret_cast_mut());
+                Self::Bf16(values)
+            }
+            _ => {
+                let mut values = arena.zeros(n);
+                floats(&mut values);
+                Self::F32(values)
+            }
+        }
+    }
+
+    fn weights(&self) -> Weights<'_> {
+        match self {
+            Self::F32(values) => Weights::F32(values),
+            Self::F16(values) => Weights::F16(values),
+            Self::Bf16(values) => Weights::Bf16(values),
+            Self::Blocks { bits, codes, scales } => Weights::Blocks(Blocks { bits: *bits, codes, scales }),
+        }
+    }
+}
+
+impl Matrix {
+    /// A matrix of `stored`, row-major; for quantised weights, `columns` must be whole blocks.
+    ///
+    /// # Panics
+    /// For another number of weights.
+    pub fn new(stored: Stored, rows: usize, columns: usize, numerics: Numerics) -> Self {
+        stored.weights().check([rows, columns]);
+        Self { stored, offsets: None, rows, columns, numerics }
+    }
+
+    /// The same with `offsets`, `[rows, columns / BLOCK]`, added to the weights of each block.
+    #[must_use]
+    pub fn with_offsets(self, offsets: Slab<f32>) -> Self {
+        assert_eq!(offsets.len() * BLOCK, self.rows * self.columns, "each block has its offset");
+        Self { offsets: Some(offsets), ..self }
+    }
+
+    /// The dtype of its weights in memory.
+    pub fn dtype(&self) -> DType {
+        self.stored.weights().dtype()
+    }
+
+    /// Its weights.
+    pub fn weights(&self) -> Weights<'_> {
+        self.stored.weights()
+    }
+
+    /// Whether something is added to the weights of each block.
+    pub fn has_offsets(&self) -> bool {
+        self.offsets.is_some()
+    }
+
+    /// What is computed with it.
+    pub fn view(&self) -> MatrixView<'_> {
+        MatrixView {
+            weights: self.stored.weights(),
+            offsets: self.offsets.as_deref(),
+            rows: self.rows,
+            columns: self.columns,
+            isa: Isa::current(),
+            numerics: self.numerics,
+        }
+    }
+}
+
+/// A weight matrix whose weights lie elsewhere, `[rows, columns]`, with one row for each output.
+#[derive(Clone, Copy)]
+pub struct MatrixView<'m> {
+    weights: Weights<'m>,
+    /// An offset for the weights of each block, `[rows, columns / BLOCK]`: a matrix that is multiplied with the sums of inputs.
+    offsets: Option<&'m [f32]>,
+    rows: usize,
+    columns: usize,
+    isa: Isa,
+    numerics: Numerics,
+}
+
+impl<'m> MatrixView<'m> {
+    /// Of `weights`, `[rows, columns]`; for quantised weights, `columns` must be whole blocks. With [`Numerics::Fast`] products with
+    /// quantised weights may quantise their inputs.
+    ///
+    /// # Panics
+    /// For another number of weights.
+    pub fn new(weights: Weights<'m>, [rows, columns]: [usize; 2], numerics: Numerics) -> Self {
+        weights.check([rows, columns]);
+        Self { weights, offsets: None, rows, columns, isa: Isa::current(), numerics }
+    }
+
+    /// The number of outputs.
+    pub fn rows(self) -> usize {
+        self.rows
+    }
+
+    /// The number of inputs.
+    pub fn columns(self) -> usize {
+        self.columns
+    }
+
+    /// Writes the rows numbered `ids`, widened, to `out`, `[ids.len(), columns]`, on the calling thread.
+    ///
+    /// # Panics
+    /// For a row that the matrix lacks.
+    pub fn select(self, ids: &[u32], out: &mut [f32]) {
+        for (&id, out) in ids.iter().zip(out.chunks_exact_mut(self.columns)) {
+            let id = id as usize;
+            let own = id * self.columns..(id + 1) * self.columns;
+            match self.weights {
+                Weights::F32(values) => f32::widen(&values[own], out),
+                Weights::F16(values) => f16::widen(&values[own], out),
+                Weights::Bf16(values) => bf16::widen(&values[own], out),
+                Weights::Blocks(blocks) => blocks.rows(id..id + 1, self.columns).dequantize(out),
+            }
+            if let Some(offsets) = self.offsets {
+                let per_row = self.columns / BLOCK;
+                let blocks = out.as_chunks_mut::<BLOCK>().0.iter_mut().zip(&offsets[id * per_row..]);
+                blocks.for_each(|(block, offset)| block.iter_mut().for_each(|out| *out += offset));
+            }
+        }
+    }
+
+    /// Calls `each` with the rows `rows`, widened, one after the other.
+    pub fn each_row(self, rows: Range<usize>, each: &mut dyn FnMut(&[f32])) {
+        let mut row = vec![0.0; self.columns];
+        for id in rows.start as u32..rows.end as u32 {
+            self.select(&[id], &mut row);
+            each(&row);
+        }
+    }
+
+    /// `x Wᵀ` of whole rows `x`, `[n, columns]`, and what is added to it: `[n, rows]`.
+    pub fn product(self, x: &[f32], terms: Terms<'_>, kernels: Kernels) -> Vec<f32> {
+        let mut out = zeros(x.len() / self.columns * self.rows);
+        self.write_product(x, terms, kernels, &mut Vec::new(), &mut out);
+        out
+    }
+
+    /// As [`product`](Self::product), into `out`; `packed` is scratch memory that grows if necessary.
+    ///
+    /// # Panics
+    /// For `x`, `out` and a bias of other lengths.
+    pub fn write_product(
+        self,
+        x: &[f32],
+        Terms { bias, update }: Terms<'_>,
+        kernels: Kernels,
+        packed: &mut Vec<f32>,
+        out: &mut [f32],
+    ) {
+        let (columns, n) = (self.columns, x.len() / self.columns);
+        assert!(x.len() == n * columns && out.len() == n * self.rows, "inputs and outputs are whole rows, and as many");
+        let (few_rows, few_quantized) = if kernels == Kernels::Fastest { (FEW_ROWS, MAX_ROWS) } else { (0, 0) };
+        match self.weights {
+            Weights::Blocks(blocks) if self.numerics == Numerics::Fast && self.isa.quantizes_activations() => {
+                self.write_integer_product(blocks, x, update, few_quantized, out);
+            }
+            weights if n <= few_rows => {
+                for (x, out) in x.chunks(MAX_ROWS * columns).zip(out.chunks_mut(MAX_ROWS * self.rows)) {
+                    self.product_of_few(x, update, out, |rows, out| {
+                        let own = rows.start * columns..rows.end * columns;
+                        match weights {
+                            Weights::F32(values) => self.isa.products(&values[own], x, columns, out),
+                            Weights::F16(values) => self.isa.products(&values[own], x, columns, out),
+                            Weights::Bf16(values) => self.isa.products(&values[own], x, columns, out),
+                            Weights::Blocks(blocks) => self.isa.block_products(blocks.rows(rows, columns), x, columns, out),
+                        }
+                    });
+                }
+            }
+            weights => product(self.isa, (weights, columns), x, update, scratch_slice(packed, x.len()), out),
+        }
+        self.add_offsets(x, update, kernels, out);
+        if let Some(bias) = bias {
+            assert_eq!(bias.len(), self.rows, "each output has its bias");
+            for row in out.chunks_exact_mut(self.rows) {
+                row.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
+            }
+        }
+    }
+
+    /// Adds the products of the offsets with the sums of the blocks of `x` to `out`.
+    fn add_offsets(self, x: &[f32], update: Option<&Update>, kernels: Kernels, out: &mut [f32]) {
+        let Some(offsets) = self.offsets else { return };
+        let sums: Vec<f32> = x.as_chunks::<BLOCK>().0.iter().map(|block| block.iter().sum()).collect();
+        let offsets = Self { weights: Weights::F32(offsets), offsets: None, columns: self.columns / BLOCK, ..self };
+        let products = offsets.product(&sums, Terms::default(), kernels);
+        for (out, products) in out.chunks_exact_mut(self.rows).zip(products.chunks_exact(self.rows)) {
+            match update.and_then(Update::gain) {
+                None => out.iter_mut().zip(products).for_each(|(out, product)| *out += product),
+                Some(gain) => {
+                    out.iter_mut().zip(products).zip(gain).for_each(|((out, product), gain)| *out += gain * product);
+                }
+            }
+        }
+    }
+
+    /// `x W` of whole rows `x`, `[n, rows]`: `[n, columns]`. The inputs stay floats.
+    ///
+    /// # Panics
+    /// For weights with offsets.
+    pub fn transposed_product(self, x: &[f32]) -> Vec<f32> {
+        assert!(self.offsets.is_none(), "weights with offsets are not multiplied from the left");
+        let mut out = zeros(x.len() / self.rows * self.columns);
+        let mut packed = zeros(x.len());
+        transposed_product(self.isa, self.weights, x, [self.rows, self.columns], &mut packed, &mut out);
+        out
+    }
+
+    /// As [`write_product`](Self::write_product), with quantised activations; `few` is up to how many rows count as few.
+    fn write_integer_product(self, weights: Blocks<'_>, x: &[f32], update: Option<&Update>, few: usize, out: &mut [f32]) {
+        let inputs = QuantizedActivations::new(x, self.columns);
+        let n = x.len() / self.columns;
+        if n > few {
+            let low = update.map(|update| update.low(x, PACKED_INPUTS));
+            return integer_product(self.isa, weights, &inputs, low.as_ref(), out);
+        }
+        let inputs = inputs.pairs(weights.bits.offset());
+        self.product_of_few(x, update, out, |rows, out| {
+            self.isa.integer_products(weights.rows(rows, self.columns), &inputs, self.columns, out);
+        });
+    }
+
+    /// The product of up to [`MAX_ROWS`] rows `x`, `n` of them: each task calls `products` for some rows of weights, `[rows, n]`.
+    fn product_of_few(
+        self,
+        x: &[f32],
+        update: Option<&Update>,
+        out: &mut [f32],
+        products: impl Fn(Range<usize>, &mut [f32]) + Sync,
+    ) {
+        let n = x.len() / self.columns;
+        let low = update.map(|update| Shared::new(update, x));
+        let tasks = (4 * rayon::current_num_threads()).max(self.weights.bytes() / TASK_BYTES);
+        let share = self.rows.div_ceil(tasks).next_multiple_of(4).max(MIN_TASK_WEIGHTS.div_ceil(self.columns));
+        // Tasks have whole tiles of the update.
+        let share = if low.is_some() { (share / TILE).max(1) * TILE } else { share };
+        let by_weight = |out: &mut [f32]| {
+            out.par_chunks_mut(share * n).with_max_len(1).enumerate().for_each(|(i, out)| {
+                let rows = i * share..i * share + out.len() / n;
+                if let Some(low) = &low {
+                    low.compute();
+                }
+                products(rows.clone(), out);
+                if let Some(low) = &low {
+                    low.apply(&rows, out);
+                }
+            });
+        };
+        if n == 1 {
+            return by_weight(out);
+        }
+        let mut transposed = vec![0.0; out.len()];
+        by_weight(&mut transposed);
+        for (i, out) in out.chunks_exact_mut(self.rows).enumerate() {
+            out.iter_mut().zip(transposed[i..].iter().step_by(n)).for_each(|(out, value)| *out = *value);
+        }
+    }
+}
