@@ -10,6 +10,8 @@ use tandem_core::files::{Listing, ModelFiles};
 use tandem_core::footprint::{EstimateFootprint, Footprint, ModelShape, Workload};
 use tandem_core::{Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, OpenedModel, Remedy, Result};
 
+use tandem_kernels::instruction_set;
+
 use crate::device::{provider_name, reports};
 use crate::encoder::{Buckets, OnnxEncoder};
 use crate::engine::n_threads;
@@ -97,6 +99,7 @@ impl Backend for OnnxBackend {
 
     fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
         files.refuse_gguf()?;
+        options.onnx.kernels_on(options.device)?;
         let config = files.model_config()?;
         let source = OpenedSource::open(files, options)?;
         Ok(Box::new(OnnxOpened { library: self.library.clone(), files: files.clone(), options: options.clone(), config, source }))
@@ -160,8 +163,8 @@ impl OpenedModel for OnnxOpened {
         }
         drop(opened);
         let library = options.onnx.library.clone().or(library);
-        let origin = Arc::new(Origin { files, options, config, library });
-        let session = origin.commit(&source)?;
+        let origin = Arc::new(Origin::new(files, options, config, library));
+        let session = origin.commit(&mut source)?;
         let Origin { files, options, config, .. } = &*origin;
         let info = describe(files, options, config, &source, &session)?;
         Ok(match LoadedGraph::read(&session, &source.name, config, options.purpose)? {
@@ -194,7 +197,12 @@ fn describe(
     session: &Session,
 ) -> Result<ModelInfo> {
     let placement = placement::read(session).doing("to read where the nodes were placed")?;
-    let mut info = ModelInfo::new(&files.name, BackendKind::Onnx, library::runtime_version().unwrap_or_else(|| "unknown".into()));
+    let version = library::runtime_version().unwrap_or_else(|| "unknown".into());
+    let version = match placement::own_nodes(&placement) {
+        [0, _] => version,
+        [own, all] => format!("{version} (tandem {}, {own} of {all} nodes)", instruction_set()),
+    };
+    let mut info = ModelInfo::new(&files.name, BackendKind::Onnx, version);
     info.device = options.device;
     info.dtype = source.dtype;
     info.memory_dtype = source.dtype;

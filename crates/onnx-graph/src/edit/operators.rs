@@ -110,10 +110,12 @@ fn is_attention(graph: &Graph, node: &Node) -> bool {
     let has_parts = given(node, 1).is_some() == given(node, 2).is_some();
     let rotates = node.int("do_rotary").unwrap_or(0) != 0;
     let has_tables = given(node, 7).is_some() && given(node, 8).is_some();
-    let is_plain =
-        given(node, 5).is_some() && given(node, 6).is_some() && (9..node.inputs.len()).all(|i| given(node, i).is_none());
-    // The fourth output would be scores.
-    if !is_cache(3) || !is_cache(4) || !has_parts || rotates && !has_tables || !is_plain || node.outputs.len() != 3 {
+    let has_lengths = given(node, 5).is_some() && given(node, 6).is_some();
+    // Positions, a bias, sinks and the scales of a quantised cache.
+    let is_plain = has_lengths && node.inputs.len() <= 14 && (9..14).all(|index| given(node, index).is_none());
+    // A fourth would be scores.
+    let has_outputs = node.outputs.len() == 3 && node.outputs.iter().all(|output| !output.is_empty());
+    if !is_cache(3) || !is_cache(4) || !has_parts || rotates && !has_tables || !is_plain || !has_outputs {
         return false;
     }
     let is_known = |name: &str, value: &AttributeValue| match (name, value) {
@@ -123,7 +125,8 @@ fn is_attention(graph: &Graph, node: &Node) -> bool {
         (name, AttributeValue::Int(0)) => ABSENT_AS_ZERO.contains(&name),
         _ => false,
     };
-    has_only(node, &["num_heads", "kv_num_heads", "do_rotary", "local_window_size"], is_known)
+    let sees_itself = node.int("local_window_size") != Some(0);
+    sees_itself && has_only(node, &["num_heads", "kv_num_heads", "do_rotary", "local_window_size"], is_known)
 }
 
 #[cfg(test)]
