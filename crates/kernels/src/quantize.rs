@@ -8,15 +8,19 @@ use crate::isa::vectorized;
 /// Inputs that share a scale.
 pub const BLOCK: usize = 32;
 
+/// The code of zero in eight bits.
+const ZERO_OF_EIGHT: f32 = 128.0;
+
 /// The code of zero in four bits.
 const ZERO_OF_FOUR: f32 = 8.0;
 
 /// The bits of a weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bits {
-    /// One byte for each weight, in order, in two's complement.
+    /// One byte for each weight, in order: its integer and 128, as in ONNX Runtime's `MatMulNBits` with its default zero point.
     Eight,
-    /// Sixteen bytes for each block: weight `i` in the low half of byte `i`, weight `i + 16` in the high half, as in GGML's `Q4_0`.
+    /// Sixteen bytes for each block, each code an integer and 8: weight `i` in the low half of byte `i`, weight `i + 16` in the high half, as in
+    /// GGML's `Q4_0`.
     Four,
 }
 
@@ -40,8 +44,8 @@ impl Bits {
         }
     }
 
-    /// What makes a weight unsigned when it is added.
-    pub(crate) const fn offset(self) -> i32 {
+    /// The code of zero: what is added to an integer to make its code.
+    pub const fn offset(self) -> i32 {
         match self {
             Self::Eight => 128,
             Self::Four => 8,
@@ -73,7 +77,7 @@ impl Bits {
     fn write(self, lane: usize, numbers: &[[f32; LANES]; BLOCK], codes: &mut [u8]) {
         match self {
             Self::Eight => {
-                codes.iter_mut().zip(numbers).for_each(|(code, numbers)| *code = (numbers[lane] as i8).cast_unsigned());
+                codes.iter_mut().zip(numbers).for_each(|(code, numbers)| *code = (numbers[lane] + ZERO_OF_EIGHT) as u8);
             }
             Self::Four => {
                 let half = |i: usize| (numbers[i][lane] + ZERO_OF_FOUR) as u8;
@@ -113,7 +117,7 @@ vectorized! {
     fn dequantize_eight(codes: &[u8], scales: &[f32], out: &mut [f32]) {
         let blocks = codes.as_chunks::<BLOCK>().0.iter().zip(scales);
         for ((codes, scale), out) in blocks.zip(out.as_chunks_mut::<BLOCK>().0) {
-            out.iter_mut().zip(codes).for_each(|(out, code)| *out = f32::from(code.cast_signed()) * scale);
+            out.iter_mut().zip(codes).for_each(|(out, code)| *out = (f32::from(*code) - ZERO_OF_EIGHT) * scale);
         }
     }
 }
@@ -302,6 +306,22 @@ mod tests {
                     assert_eq!(back[i * BLOCK..(i + 1) * BLOCK], numbers, "{bits:?}, block {i}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn codes_are_integers_above_that_of_zero() {
+        for bits in [Bits::Eight, Bits::Four] {
+            let lowest = -bits.offset();
+            let integers: [i32; BLOCK] = std::array::from_fn(|i| lowest + (5 * i as i32) % (2 * bits.offset()));
+            let (mut codes, mut scales) = (vec![0; bits.block_bytes()], [0.0]);
+            bits.quantize(&integers.map(|integer| integer as f32), &mut codes, &mut scales);
+            let code = |i: usize| match bits {
+                Bits::Eight => codes[i],
+                Bits::Four => codes[i % 16] >> (4 * (i / 16)) & 15,
+            };
+            assert_eq!(scales, [1.0], "{bits:?}");
+            assert_eq!(std::array::from_fn(|i| i32::from(code(i))), integers.map(|integer| integer - lowest), "{bits:?}");
         }
     }
 

@@ -44,7 +44,7 @@ impl QuantizedActivations {
         blocks.flat_map(|(codes, scale)| codes.map(|code| f32::from(code) * scale)).collect()
     }
 
-    /// The rows in pairs of blocks, `[n, pairs]`, for weights to which `offset` is added. An odd last block is paired with zeros.
+    /// The rows in pairs of blocks, `[n, pairs]`, for weights whose code of zero is `offset`. An odd last block is paired with zeros.
     pub(crate) fn pairs(&self, offset: i32) -> Vec<BlockPair> {
         let per_row = self.per_row.div_ceil(2);
         let mut pairs = vec![
@@ -61,7 +61,7 @@ impl QuantizedActivations {
         pairs
     }
 
-    /// The rows in groups of `size`, the last possibly smaller, for weights to which `offset` is added.
+    /// The rows in groups of `size`, the last possibly smaller, for weights whose code of zero is `offset`.
     pub(crate) fn groups(&self, offset: i32, size: usize) -> Vec<RowGroup> {
         let size = size * self.per_row;
         let parts = self.codes.par_chunks(size).zip(self.scales.par_chunks(size)).zip(self.sums.par_chunks(size));

@@ -35,7 +35,7 @@ impl Lanes {
 /// A tile of quantised weights, laid out for the integer kernels. It is packed once and multiplied with many inputs.
 pub(crate) struct PackedTile {
     pub(crate) bits: Bits,
-    /// Four weights of a row in each word, as unsigned numbers: `[columns / 4, TILE]`.
+    /// The codes of four weights of a row in each word: `[columns / 4, TILE]`.
     pub(crate) words: Vec<[u32; TILE]>,
     /// `[columns / BLOCK, TILE]`
     pub(crate) scales: Vec<[f32; TILE]>,

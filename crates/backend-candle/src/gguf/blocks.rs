@@ -85,7 +85,7 @@ impl Group {
 /// Writes integers in the layout of [`Bits`].
 fn write_codes(bits: Bits, numbers: &[i8; BLOCK], codes: &mut [u8]) {
     match bits {
-        Bits::Eight => codes.iter_mut().zip(numbers).for_each(|(code, number)| *code = number.cast_unsigned()),
+        Bits::Eight => codes.iter_mut().zip(numbers).for_each(|(code, number)| *code = number.cast_unsigned() ^ 128),
         Bits::Four => {
             let half = |i: usize| (numbers[i] + ZERO_OF_FOUR).cast_unsigned();
             codes.iter_mut().enumerate().for_each(|(i, code)| *code = half(i) | half(i + BLOCK / 2) << 4);

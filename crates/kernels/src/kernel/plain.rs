@@ -83,10 +83,10 @@ fn of_block(packed: &PackedTile, inputs: &RowGroup, block: usize, row: usize, in
     (inputs.correction[i] + products.sum::<i32>()) as f32 * (packed.scales[block][row] * inputs.scales[i])
 }
 
-/// The weights of a block as unsigned numbers.
+/// The codes of a block, one in each byte.
 fn unsigned(block: Blocks<'_>) -> [u8; BLOCK] {
     match block.bits {
-        Bits::Eight => std::array::from_fn(|i| block.codes[i] ^ 128),
+        Bits::Eight => std::array::from_fn(|i| block.codes[i]),
         Bits::Four => std::array::from_fn(|i| (block.codes[i % 16] >> (i / 16 * 4)) & 15),
     }
 }

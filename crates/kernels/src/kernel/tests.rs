@@ -245,7 +245,7 @@ fn pairs_give_the_products() {
 fn every_level_sums_the_largest_codes() {
     const COLUMNS: usize = 2 * BLOCK;
     for (bits, codes, weight) in
-        [(Bits::Eight, 0x80, -128.0), (Bits::Eight, 0x7F, 127.0), (Bits::Four, 0xFF, 7.0), (Bits::Four, 0x00, -8.0)]
+        [(Bits::Eight, 0x00, -128.0), (Bits::Eight, 0xFF, 127.0), (Bits::Four, 0xFF, 7.0), (Bits::Four, 0x00, -8.0)]
     {
         let codes = [codes; 2 * BLOCK];
         let weights = Blocks { bits, codes: &codes[..2 * bits.block_bytes()], scales: &[1.0; 2] };

@@ -139,7 +139,7 @@ macro_rules! loops {
                 }
             }
 
-            /// A block of `B` bits as unsigned bytes, in order.
+            /// The codes of a block of `B` bits as unsigned bytes, in order.
             #[inline]
             #[target_feature(enable = $features)]
             fn unsigned<const B: usize>(codes: &[u8]) -> __m256i {
@@ -147,7 +147,7 @@ macro_rules! loops {
                 // SAFETY: the slice has the 32 bytes (`B` is 8) or 16 bytes (4) that are loaded.
                 unsafe {
                     if B == 8 {
-                        return _mm256_xor_si256(_mm256_loadu_si256(codes.as_ptr().cast()), _mm256_set1_epi8(i8::MIN));
+                        return _mm256_loadu_si256(codes.as_ptr().cast());
                     }
                     let both = _mm_loadu_si128(codes.as_ptr().cast());
                     _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(both), both), _mm256_set1_epi8(15))

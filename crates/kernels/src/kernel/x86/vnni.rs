@@ -1,7 +1,7 @@
 //! Integer products of 8- or 4-bit weights with 8-bit activations, with the dot products of bytes of AVX-512 (VNNI).
 //!
-//! The instruction multiplies unsigned with signed bytes. Weights are the unsigned side: an offset is added to each, and every sum starts
-//! with a correction, minus the offset times the sum of the inputs.
+//! The instruction multiplies unsigned with signed bytes. The codes of weights are the unsigned side, and every sum starts with a
+//! correction, minus the code of zero times the sum of the inputs.
 #![expect(unsafe_code, reason = "vectors are loaded from addresses")]
 
 use std::arch::x86_64::*;
@@ -173,14 +173,14 @@ pub(in crate::kernel) fn pack(weights: Blocks<'_>, per_row: usize, packed: &mut 
     }
 }
 
-/// One or two blocks of `B` bits as unsigned bytes, in order.
+/// The codes of one or two blocks of `B` bits as unsigned bytes, in order.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 fn two<const B: usize>(codes: &[u8]) -> __m512i {
     if B == 8 { two_eight(codes) } else { two_four(codes) }
 }
 
-/// One or two blocks of eight bits as unsigned bytes; the bytes of a missing block are zeros.
+/// One or two blocks of eight bits; the bytes of a missing block are zeros.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn two_eight(codes: &[u8]) -> __m512i {
@@ -191,8 +191,7 @@ fn two_eight(codes: &[u8]) -> __m512i {
         u64::from(u32::MAX)
     };
     // SAFETY: the mask has a bit for 64 bytes or 32, and there are at least as many.
-    let loaded = unsafe { _mm512_maskz_loadu_epi8(mask, codes.as_ptr().cast()) };
-    _mm512_xor_si512(loaded, _mm512_set1_epi8(i8::MIN))
+    unsafe { _mm512_maskz_loadu_epi8(mask, codes.as_ptr().cast()) }
 }
 
 /// As [`two_eight`], of blocks of four bits.
