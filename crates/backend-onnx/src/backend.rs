@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use ort::session::Session;
-use tandem_core::backend::{Capabilities, Capability, LoadOptions, PooledOutput};
+use tandem_core::backend::{Capabilities, Capability, Kernels, LoadOptions, PooledOutput};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{Listing, ModelFiles};
 use tandem_core::footprint::{EstimateFootprint, Footprint, ModelShape, Workload};
@@ -20,6 +20,7 @@ use crate::footprint::{Attention, GraphFootprint, encoder_footprint, footprint};
 use crate::graph::{DecoderGraph, EncoderGraph, Encoding, LoadedGraph, pooled_output};
 use crate::loaded::Loaded;
 use crate::model::OnnxModel;
+use crate::operators::whose;
 use crate::origin::Origin;
 use crate::probe::Probing;
 use crate::run::Names;
@@ -83,10 +84,10 @@ impl Backend for OnnxBackend {
     fn footprint(&self, shape: &ModelShape, dtype: DType, workload: &Workload) -> Footprint {
         if !shape.generates {
             let attention = Attention::Blocks;
-            let graph = GraphFootprint::of_encoder(shape, dtype, attention);
+            let graph = GraphFootprint::of_encoder(shape, dtype, attention, Kernels::Tandem);
             return encoder_footprint(shape, &graph, dtype, attention, workload);
         }
-        footprint(shape, &GraphFootprint::of_checkpoint(shape, dtype), dtype, workload)
+        footprint(shape, &GraphFootprint::of_checkpoint(shape, dtype, Kernels::Tandem), dtype, workload)
     }
 
     fn dtypes(&self, files: &ModelFiles) -> Vec<DType> {
@@ -99,7 +100,7 @@ impl Backend for OnnxBackend {
 
     fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
         files.refuse_gguf()?;
-        options.onnx.kernels_on(options.device)?;
+        whose(options)?;
         let config = files.model_config()?;
         let source = OpenedSource::open(files, options)?;
         Ok(Box::new(OnnxOpened { library: self.library.clone(), files: files.clone(), options: options.clone(), config, source }))
@@ -138,11 +139,12 @@ impl OpenedModel for OnnxOpened {
         let (dtype, stored) = (self.dtype(), stored_bytes(&self.files)?);
         let shape = ModelShape::of(&self.files, &self.config, stored)?;
         let encodes = self.source.encodes(&self.config, self.options.purpose);
+        let kernels = whose(&self.options)?;
         let attention = Attention::of(&self.config, matches!(self.source, OpenedSource::Export));
         let graph = match &self.source {
-            OpenedSource::Graph(opened) => GraphFootprint::of_graph(&opened.graph),
-            OpenedSource::Export if encodes => GraphFootprint::of_encoder(&shape, dtype, attention),
-            OpenedSource::Export => GraphFootprint::of_checkpoint(&shape, dtype),
+            OpenedSource::Graph(opened) => GraphFootprint::of_graph(&opened.graph, kernels),
+            OpenedSource::Export if encodes => GraphFootprint::of_encoder(&shape, dtype, attention, kernels),
+            OpenedSource::Export => GraphFootprint::of_checkpoint(&shape, dtype, kernels),
         };
         Ok(Arc::new(move |workload| match encodes {
             true => encoder_footprint(&shape, &graph, dtype, attention, workload),

@@ -12,11 +12,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::operator::{ComputeContext, KernelContext, OperatorDomain};
 use ort::value::{PrimitiveTensorElementType, TensorValueType, ValueRef, ValueRefMut};
+use tandem_core::backend::{Kernels as Whose, LoadOptions};
+use tandem_core::{Device, Error, Remedy, Result};
 use tandem_kernels::matrix::Kernels;
+use tandem_kernels::{check_instruction_set, instruction_set};
 use tandem_onnx_graph::OPERATOR_DOMAIN;
 
 use self::attention::Attention;
 use self::product::Product;
+
+/// Whose kernels are used with `options`.
+///
+/// # Errors
+/// [`Error::InvalidOption`] where Tandem's own are requested for another device than the processor, and for a `TANDEM_ISA` that this processor
+/// lacks.
+pub(crate) fn whose(options: &LoadOptions) -> Result<Whose> {
+    match (options.onnx.kernels, options.device) {
+        (Some(Whose::Tandem), device) if device != Device::Cpu => Err(Error::InvalidOption {
+            option: "kernels".into(),
+            value: Whose::Tandem.to_string(),
+            problem: format!("computes on the processor alone, and the model was requested on `{device}`"),
+            hint: Some(["leave it out".into(), Remedy::UseDevice(Device::Cpu)].into()),
+        }),
+        (Some(Whose::Tandem), _) => check_instruction_set().map(|()| Whose::Tandem),
+        // Without vector instructions the engine's are several times as fast.
+        (None, Device::Cpu) if instruction_set() != "plain" => check_instruction_set().map(|()| Whose::Tandem),
+        _ => Ok(Whose::Runtime),
+    }
+}
 
 /// The operators for one session. With [`Kernels::ByShape`] a row of a product does not depend on the others.
 pub(crate) fn domain(kernels: Kernels) -> ort::Result<OperatorDomain> {
@@ -97,3 +120,6 @@ fn count(context: &KernelContext<'_>, name: &str) -> ort::Result<usize> {
     let value = context.get::<i64>(name).and_then(|value| usize::try_from(value).ok());
     value.ok_or_else(|| mistake(format!("the attribute `{name}` is not a number of things")))
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,7 @@ use self::adapted::{has_modules, own_inputs};
 use crate::error::bad_graph;
 use crate::export::{GraphPlan, RunBy, encodes, graph_format, refuse_unsupported_architecture};
 use crate::graph_cache::{CachedGraph, cached_graph};
+use crate::operators::whose;
 use crate::value_names::can_probe;
 
 /// A larger graph, weights included, is edited only where it must be: an edit makes a copy in memory.
@@ -200,7 +201,7 @@ impl Source {
     /// are any: rows of a text that is encoded must not depend on those of others.
     pub(crate) fn use_own_operators(&mut self, options: &LoadOptions) -> Result<Option<ByRows>> {
         let mut used = None;
-        if options.onnx.kernels_on(options.device)? == Kernels::Tandem {
+        if whose(options)? == Kernels::Tandem {
             self.edit(|graph, edit| {
                 let encodes = options.purpose == Purpose::Encode || !generates(graph);
                 used = (edit.use_own_operators() > 0).then_some(if encodes { ByRows::ByShape } else { ByRows::Fastest });

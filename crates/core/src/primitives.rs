@@ -107,7 +107,7 @@ named!(Numerics, "numerics", { Fast: "fast", Exact: "exact" });
 /// Whose kernels compute a graph's products and attention in ONNX Runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kernels {
-    /// Tandem's own, as operators of the engine, where a node is one that they know; they are the processor's alone.
+    /// Tandem's own, as operators of the engine, where a node is one that they know: on the processor alone.
     Tandem,
     /// The engine's.
     Runtime,

@@ -115,7 +115,8 @@ impl Operator for Product {
             kernels: self.kernels,
             scratch: Arc::clone(&self.scratch),
         };
-        if let Some(zeros) = zeros(context)? {
+        // One that is left out is not a constant; all that are given are, or the edit would have left the node alone.
+        if let Ok(zeros) = context.constant_input::<TensorValueType<u8>>(ZEROS) {
             kernel.offsets = kernel.offsets(zeros.extract_tensor().1, block)?;
         }
         Ok(kernel)
@@ -222,11 +223,4 @@ impl<'n> Scales<'n> {
             Self::Repeated(values) => values,
         }
     }
-}
-
-/// The zero points, where the node has them.
-fn zeros<'n>(context: &KernelContext<'n>) -> ort::Result<Option<ValueRef<'n, TensorValueType<u8>>>> {
-    // An input that is left out at the end is not counted, and one that is left out before others has no name.
-    let is_given = context.inputs()?.get(ZEROS).is_some_and(|given| !given.name().is_empty());
-    is_given.then(|| context.constant_input(ZEROS)).transpose()
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::adapter::AdaptedModule;
 use crate::cancel::CancelToken;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::named::named;
 use crate::primitives::{DType, Device, Kernels, Numerics, Purpose};
 use crate::progress::Progress;
@@ -116,7 +116,8 @@ pub struct OnnxOptions {
     pub require_device: Option<f64>,
     /// Whether idle threads spin for the next operator: a little faster, at the price of a busy core between tokens.
     pub spin: bool,
-    /// Whose kernels compute products and attention; `None` is [`Kernels::Tandem`] on the processor and [`Kernels::Runtime`] elsewhere.
+    /// Whose kernels compute products and attention; `None` is [`Kernels::Tandem`] on a processor whose vector instructions they use, and
+    /// [`Kernels::Runtime`] elsewhere. Requesting Tandem's for another device than the processor is an error.
     pub kernels: Option<Kernels>,
     /// The lengths to which the texts of an encoder are padded, each in a run of its own, so that runs have few shapes; a longer text is
     /// padded to a multiple of the largest. `None` pads to [`COREML_BUCKETS`](Self::COREML_BUCKETS) on CoreML, where the graph allows it,
@@ -132,27 +133,6 @@ pub struct OnnxOptions {
 impl OnnxOptions {
     /// Lengths to which texts are padded on CoreML, which compiles a model for each shape.
     pub const COREML_BUCKETS: [usize; 5] = [32, 64, 128, 256, 512];
-
-    /// Whose kernels run on `device`.
-    ///
-    /// # Errors
-    /// [`Error::InvalidOption`] where Tandem's own are requested for another device than the processor.
-    pub fn kernels_on(&self, device: Device) -> Result<Kernels> {
-        match (self.kernels, device) {
-            (Some(Kernels::Tandem), device) if device != Device::Cpu => {
-                let problem = format!("computes on the processor alone, and the model was requested on `{device}`");
-                Err(Error::InvalidOption {
-                    option: "kernels".into(),
-                    value: Kernels::Tandem.to_string(),
-                    problem,
-                    hint: Some("leave the option out, or use the device `cpu`".into()),
-                })
-            }
-            (Some(kernels), _) => Ok(kernels),
-            (None, Device::Cpu) => Ok(Kernels::Tandem),
-            (None, _) => Ok(Kernels::Runtime),
-        }
-    }
 
     /// The lengths to which texts are padded on `device`.
     pub fn buckets_on(&self, device: Device) -> Option<&[usize]> {
@@ -233,20 +213,3 @@ pub struct SessionOptions {
 }
 
 setters!(SessionOptions { with_context_length: context_length: Option<usize>, with_cancel: cancel: CancelToken });
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn own_kernels_are_the_processors_and_an_error_elsewhere() {
-        let on = |kernels, device| OnnxOptions::new().with_kernels(kernels).kernels_on(device);
-        assert_eq!(on(None, Device::Cpu).unwrap(), Kernels::Tandem);
-        assert_eq!(on(Some(Kernels::Runtime), Device::Cpu).unwrap(), Kernels::Runtime);
-        for device in [Device::Cuda(0), Device::CoreMl] {
-            assert_eq!(on(None, device).unwrap(), Kernels::Runtime);
-            let error = on(Some(Kernels::Tandem), device).unwrap_err().to_string();
-            assert!(error.contains("processor") && error.contains(&device.to_string()), "{error}");
-        }
-    }
-}
