@@ -1,22 +1,41 @@
 //! The engine's session of a graph: threads, optimisation, and where the graph and its weights are read from.
 
+use std::ops::Deref;
 use std::path::Path;
+use std::sync::Arc;
 
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use tandem_core::backend::LoadOptions;
-use tandem_core::{Error, Remedy, Result};
+use tandem_core::{BackendKind, Error, Remedy, Result};
+use tandem_kernels::matrix::Kernels;
 
 use crate::device::session_builder;
 use crate::error::Doing;
 use crate::source::{GraphLocation, Source};
-use crate::{library, placement};
+use crate::{library, operators, placement};
+
+/// A session of the engine, and the threads of Tandem's kernels where it has such.
+pub(crate) struct Engine {
+    pub(crate) session: Session,
+    pub(crate) threads: Option<Arc<ThreadPool>>,
+}
+
+impl Deref for Engine {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.session
+    }
+}
 
 /// The configuration entry that says where a graph in memory has its weights.
 const WEIGHTS_DIRECTORY: &str = "session.model_external_initializers_file_folder_path";
 
 /// Has the engine load `source` onto `options.device`, with the library at `library` or the one that is found.
-pub(crate) fn commit(library: Option<&Path>, options: &LoadOptions, source: &Source) -> Result<Session> {
+/// and Tandem's operators where `own` says how their kernels are chosen.
+pub(crate) fn commit(library: Option<&Path>, options: &LoadOptions, source: &Source, own: Option<Kernels>) -> Result<Session> {
     const DOING: &str = "to prepare a session";
     let environment = library::environment(library)?;
     let mut builder = session_builder(&environment, options)?
@@ -31,6 +50,9 @@ pub(crate) fn commit(library: Option<&Path>, options: &LoadOptions, source: &Sou
         .doing(DOING)?
         .with_config_entry(placement::RECORD, "1")
         .doing(DOING)?;
+    if let Some(kernels) = own {
+        builder = builder.with_operators(operators::domain(kernels).doing(DOING)?).doing(DOING)?;
+    }
     let session = match &source.location {
         GraphLocation::File(path) => builder.commit_from_file(path),
         GraphLocation::Memory { bytes, weights: None } => builder.commit_from_memory(bytes),
@@ -44,6 +66,13 @@ pub(crate) fn commit(library: Option<&Path>, options: &LoadOptions, source: &Sou
         hint: Some(["obtain or export the model again".into(), Remedy::ListDevices].into()),
         source: Some(Box::new(error)),
     })
+}
+
+/// The threads on which the loops of Tandem's kernels run, as many as the engine has. Idle ones look for work for a moment and then sleep.
+pub(crate) fn threads(options: &LoadOptions) -> Result<Arc<ThreadPool>> {
+    let n = n_threads(options);
+    let pool = ThreadPoolBuilder::new().num_threads(n).thread_name(|i| format!("kernels-{i}")).build();
+    pool.map(Arc::new).map_err(|source| Error::engine(BackendKind::Onnx, &format!("to start {n} threads"), source))
 }
 
 /// The number of threads that a run uses.

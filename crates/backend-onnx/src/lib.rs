@@ -5,6 +5,7 @@
 //! - [`OnnxBackend`] lists devices and loads models. `source` chooses a graph, checks it and edits it before the engine sees it.
 //! - `footprint` states how much memory a model takes.
 //! - `engine` has the engine load it, on exactly one `device`; `placement` reads which node runs where.
+//! - `operators` are Tandem's own kernels as operators of the engine, which replace its own just before it loads a graph.
 //! - `graph` reads from the graph's own declaration what each input and output is for; nothing is assumed.
 //! - `encoder` runs one that encodes, `session` and `cache` one that generates: graphs with `GroupQueryAttention` append to one buffer in place, the others carry their
 //!   presents over without a copy. `run` is the one call of the engine.
@@ -29,6 +30,7 @@ pub mod graph_cache;
 pub mod library;
 mod loaded;
 mod model;
+mod operators;
 mod origin;
 mod placement;
 mod probe;

@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex};
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::Session;
 use tandem_core::adapter::AdaptedModule;
 use tandem_core::{Device, ModelInfo, Result};
 use tandem_onnx_graph::AdapterInputs;
 
 use crate::adapters::Constants;
+use crate::engine::Engine;
 use crate::error::Doing;
 use crate::graph::{AdapterPort, DecoderGraph};
 use crate::graph_cache::CachedGraph;
@@ -19,7 +19,7 @@ use crate::source::Source;
 
 /// A graph that the engine has loaded.
 pub(crate) struct Loaded {
-    pub(crate) session: Session,
+    pub(crate) session: Engine,
     pub(crate) graph: DecoderGraph,
     pub(crate) output_names: Names,
     /// The engine appends to one buffer for each cache.
@@ -41,7 +41,7 @@ pub(crate) struct Loaded {
 
 impl Loaded {
     /// The graph of `source` in `session`, whose declaration is `graph`.
-    pub(crate) fn new(origin: Arc<Origin>, source: Source, session: Session, graph: DecoderGraph, info: ModelInfo) -> Self {
+    pub(crate) fn new(origin: Arc<Origin>, source: Source, session: Engine, graph: DecoderGraph, info: ModelInfo) -> Self {
         Self {
             session,
             output_names: Names::new(graph.output_names.clone()),

@@ -58,8 +58,8 @@ impl Base {
             // Of the modules that it does not take the graph has no products, which the factors will tell.
             return Ok(Arc::clone(latest));
         }
-        let source = origin.source(&added)?;
-        let session = origin.commit(&source)?;
+        let mut source = origin.source(&added)?;
+        let session = origin.commit(&mut source)?;
         let graph = DecoderGraph::read(&session, &source.name, &origin.config)?;
         let loaded = Arc::new(Loaded::new(Arc::clone(origin), source, session, graph, self.loaded.info.clone()));
         Ok(Arc::clone(adaptable.insert(loaded)))

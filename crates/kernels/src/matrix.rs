@@ -187,6 +187,16 @@ impl<'m> MatrixView<'m> {
         Self { weights, offsets: None, rows, columns, isa: Isa::current(), numerics }
     }
 
+    /// The same with `offsets`, `[rows, columns / BLOCK]`, added to the weights of each block.
+    ///
+    /// # Panics
+    /// For another number of offsets.
+    #[must_use]
+    pub fn with_offsets(self, offsets: &'m [f32]) -> Self {
+        assert_eq!(offsets.len() * BLOCK, self.rows * self.columns, "each block has its offset");
+        Self { offsets: Some(offsets), ..self }
+    }
+
     /// The number of outputs.
     pub fn rows(self) -> usize {
         self.rows
