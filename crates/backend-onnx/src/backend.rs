@@ -160,7 +160,7 @@ impl OpenedModel for OnnxOpened {
         let Self { library, files, options, config, source: opened } = *self;
         let mut source = opened.source(&files, &config, &options)?;
         if !options.onnx.adapted_modules.is_empty() && !opened.encodes(&config, options.purpose) {
-            let needed = needed_inputs(&source.graph()?.0, &options.onnx.adapted_modules);
+            let needed = needed_inputs(&source.graph()?.0, &options.onnx.adapted_modules, whose(&options)? == Kernels::Tandem);
             source.add_adapter_inputs(&needed)?;
         }
         drop(opened);

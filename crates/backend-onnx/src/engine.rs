@@ -4,17 +4,17 @@ use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
+use ort::operator::OperatorDomain;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use tandem_core::backend::LoadOptions;
 use tandem_core::{BackendKind, Error, Remedy, Result};
-use tandem_kernels::matrix::Kernels;
 
 use crate::device::session_builder;
 use crate::error::Doing;
 use crate::source::{GraphLocation, Source};
-use crate::{library, operators, placement};
+use crate::{library, placement};
 
 /// A session of the engine, and the threads of Tandem's kernels where it has such.
 pub(crate) struct Engine {
@@ -33,9 +33,14 @@ impl Deref for Engine {
 /// The configuration entry that says where a graph in memory has its weights.
 const WEIGHTS_DIRECTORY: &str = "session.model_external_initializers_file_folder_path";
 
-/// Has the engine load `source` onto `options.device`, with the library at `library` or the one that is found.
-/// and Tandem's operators where `own` says how their kernels are chosen.
-pub(crate) fn commit(library: Option<&Path>, options: &LoadOptions, source: &Source, own: Option<Kernels>) -> Result<Session> {
+/// Has the engine load `source` onto `options.device`, with the library at `library` or the one that is found, and with Tandem's operators where
+/// there are `own` ones.
+pub(crate) fn commit(
+    library: Option<&Path>,
+    options: &LoadOptions,
+    source: &Source,
+    own: Option<OperatorDomain>,
+) -> Result<Session> {
     const DOING: &str = "to prepare a session";
     let environment = library::environment(library)?;
     let mut builder = session_builder(&environment, options)?
@@ -50,8 +55,8 @@ pub(crate) fn commit(library: Option<&Path>, options: &LoadOptions, source: &Sou
         .doing(DOING)?
         .with_config_entry(placement::RECORD, "1")
         .doing(DOING)?;
-    if let Some(kernels) = own {
-        builder = builder.with_operators(operators::domain(kernels).doing(DOING)?).doing(DOING)?;
+    if let Some(own) = own {
+        builder = builder.with_operators(own).doing(DOING)?;
     }
     let session = match &source.location {
         GraphLocation::File(path) => builder.commit_from_file(path),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use tandem_core::adapter::AdaptedModule;
 use tandem_core::{Device, ModelInfo, Result};
-use tandem_onnx_graph::AdapterInputs;
+use tandem_onnx_graph::{AdapterInputs, OwnProduct};
 
 use crate::adapters::Constants;
 use crate::engine::Engine;
@@ -35,6 +35,8 @@ pub(crate) struct Loaded {
     pub(crate) added: Vec<AdapterInputs>,
     /// The products whose inputs for adapters the graph had.
     own: Vec<String>,
+    /// Those that Tandem's operators compute, adapters included.
+    pub(crate) own_products: Vec<OwnProduct>,
     /// Shows its inner values, where they have known names.
     pub(crate) probing: Option<Probing>,
 }
@@ -54,6 +56,7 @@ impl Loaded {
             origin,
             added: source.added,
             own: source.own,
+            own_products: source.own_products,
         }
     }
 
@@ -74,6 +77,10 @@ impl Loaded {
     /// Whether adapters of `modules` can be given.
     pub(crate) fn takes(&self, modules: &[AdaptedModule]) -> bool {
         modules.iter().all(|module| {
+            let is_here = |product: &OwnProduct| product.modules.iter().any(|(name, _)| *name == module.module);
+            if self.own_products.iter().any(is_here) {
+                return true;
+            }
             let mut ports = self.graph.adapters.iter().filter(|port| self.is_usable(port));
             ports.any(|port| {
                 port.modules.iter().any(|(name, _)| *name == module.module) && (!module.has_magnitude || port.gain.is_some())

@@ -6,6 +6,7 @@
 
 mod attention;
 mod product;
+mod updates;
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +21,8 @@ use tandem_onnx_graph::OPERATOR_DOMAIN;
 
 use self::attention::Attention;
 use self::product::Product;
+pub(crate) use self::product::order_inputs;
+pub(crate) use self::updates::{ModelUpdates, Registered, Updates};
 
 /// Whose kernels are used with `options`.
 ///
@@ -41,10 +44,12 @@ pub(crate) fn whose(options: &LoadOptions) -> Result<Whose> {
     }
 }
 
-/// The operators for one session. With [`Kernels::ByShape`] a row of a product does not depend on the others.
-pub(crate) fn domain(kernels: Kernels) -> ort::Result<OperatorDomain> {
+/// The operators for one session, with the adapters that `updates` has. With [`Kernels::ByShape`] a row of a product does not depend on the others.
+pub(crate) fn domain(kernels: Kernels, updates: &Arc<Updates>) -> ort::Result<OperatorDomain> {
     let scratch = Arc::new(ScratchPool::default());
-    OperatorDomain::new(OPERATOR_DOMAIN)?.add(Product { kernels, scratch: Arc::clone(&scratch) })?.add(Attention { scratch })
+    OperatorDomain::new(OPERATOR_DOMAIN)?
+        .add(Product { kernels, scratch: Arc::clone(&scratch), updates: Arc::clone(updates) })?
+        .add(Attention { scratch })
 }
 
 /// Buffers that the nodes of a session use one after the other: new memory would have to be cleared by the system first.

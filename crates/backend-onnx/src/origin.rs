@@ -12,6 +12,8 @@ use tandem_core::{Device, Result};
 use tandem_onnx_graph::AdapterInputs;
 
 use crate::engine::{self, Engine};
+use crate::error::Doing;
+use crate::operators::{self, Updates};
 use crate::source::Source;
 
 /// Files, options and configuration of a load.
@@ -21,6 +23,8 @@ pub(crate) struct Origin {
     pub(crate) config: ModelConfig,
     /// ONNX Runtime's library, where one was named.
     pub(crate) library: Option<PathBuf>,
+    /// The adapters that Tandem's operators know.
+    pub(crate) updates: Arc<Updates>,
     /// The threads of Tandem's kernels, once a graph has such.
     threads: OnceLock<Arc<ThreadPool>>,
 }
@@ -28,7 +32,7 @@ pub(crate) struct Origin {
 impl Origin {
     /// Of a load.
     pub(crate) fn new(files: ModelFiles, options: LoadOptions, config: ModelConfig, library: Option<PathBuf>) -> Self {
-        Self { files, options, config, library, threads: OnceLock::new() }
+        Self { files, options, config, library, updates: Arc::default(), threads: OnceLock::new() }
     }
 
     /// The graph that was loaded, with inputs for adapters of these products.
@@ -44,12 +48,14 @@ impl Origin {
     /// Has the engine load `source`, with Tandem's kernels where they are requested.
     pub(crate) fn commit(&self, source: &mut Source) -> Result<Engine> {
         let own = source.use_own_operators(&self.options)?;
+        let own = own.map(|kernels| operators::domain(kernels, &self.updates)).transpose().doing("to make Tandem's operators")?;
+        let has_own = own.is_some();
         let before = (self.options.huge_pages && self.options.device == Device::Cpu).then(MappingSnapshot::now);
         let session = engine::commit(self.library.as_deref(), &self.options, source, own)?;
         if let Some(before) = before {
             before.collapse();
         }
-        Ok(Engine { session, threads: own.map(|_| self.threads()).transpose()? })
+        Ok(Engine { session, threads: has_own.then(|| self.threads()).transpose()? })
     }
 
     fn threads(&self) -> Result<Arc<ThreadPool>> {

@@ -11,7 +11,7 @@ use tandem_core::config::ModelConfig;
 use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
 use tandem_core::{DType, Device, Error, Result};
 use tandem_kernels::matrix::Kernels as ByRows;
-use tandem_onnx_graph::{Activations, AdapterInputs, DataType, Dim, Edit, Graph, LogitsControl, Node};
+use tandem_onnx_graph::{Activations, AdapterInputs, DataType, Dim, Edit, Graph, LogitsControl, Node, OwnProduct};
 
 pub(crate) use self::adapted::needed_inputs;
 use self::adapted::{has_modules, own_inputs};
@@ -46,6 +46,8 @@ pub(crate) struct Source {
     pub(crate) own: Vec<String>,
     /// The inputs for adapters that were added.
     pub(crate) added: Vec<AdapterInputs>,
+    /// The products that Tandem's operators compute, adapters included.
+    pub(crate) own_products: Vec<OwnProduct>,
     /// The files of the graph and its weights.
     pub(crate) weight_files: Vec<WeightFile>,
     /// Keeps a graph from the cache from being removed.
@@ -200,14 +202,17 @@ impl Source {
     /// Gives products and attention to Tandem's operators where `options` say so; the last edit. Says how their kernels are chosen, if there
     /// are any: rows of a text that is encoded must not depend on those of others.
     pub(crate) fn use_own_operators(&mut self, options: &LoadOptions) -> Result<Option<ByRows>> {
-        let mut used = None;
+        let (mut used, mut own_products) = (None, Vec::new());
         if whose(options)? == Kernels::Tandem {
             self.edit(|graph, edit| {
                 let encodes = options.purpose == Purpose::Encode || !generates(graph);
-                used = (edit.use_own_operators() > 0).then_some(if encodes { ByRows::ByShape } else { ByRows::Fastest });
+                let own = edit.use_own_operators();
+                own_products = own.products;
+                used = (own.n_nodes > 0).then_some(if encodes { ByRows::ByShape } else { ByRows::Fastest });
                 Ok(used.is_some())
             })?;
         }
+        self.own_products = own_products;
         Ok(used)
     }
 
@@ -233,6 +238,7 @@ impl Source {
             can_adapt: has_modules(graph),
             own: own_inputs(graph),
             added: Vec::new(),
+            own_products: Vec::new(),
             weight_files: weight_files(file, graph, directory)?,
             cached: None,
         })
@@ -262,6 +268,7 @@ impl Source {
             can_adapt: has_modules(&graph),
             own: own_inputs(&graph),
             added: Vec::new(),
+            own_products: Vec::new(),
             weight_files: files.weights.iter().map(ModelFile::weight_file).collect::<Result<_>>()?,
             cached: None,
         })

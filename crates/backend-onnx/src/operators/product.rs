@@ -12,8 +12,9 @@ use rayon::prelude::*;
 use tandem_core::backend::Numerics;
 use tandem_kernels::matrix::{Kernels, MatrixView, Terms, Weights};
 use tandem_kernels::quantize::{BLOCK, Bits, Blocks};
+use tandem_onnx_graph::{ADAPTER_PLACE, MODULE_ATTRIBUTE};
 
-use super::{Floats, ScratchPool, count, first, input, mistake, optional_input, output, shape};
+use super::{Floats, ModelUpdates, ScratchPool, Updates, count, first, input, mistake, optional_input, output, shape};
 
 /// The places of the inputs.
 const CODES: usize = 1;
@@ -28,6 +29,7 @@ const INTEGERS: i64 = 4;
 pub(super) struct Product {
     pub(super) kernels: Kernels,
     pub(super) scratch: Arc<ScratchPool>,
+    pub(super) updates: Arc<Updates>,
 }
 
 /// One node.
@@ -43,6 +45,9 @@ pub(super) struct ProductKernel<'n> {
     numerics: Numerics,
     kernels: Kernels,
     scratch: Arc<ScratchPool>,
+    /// What adapters call the product.
+    module: Option<String>,
+    updates: Arc<Updates>,
 }
 
 /// A scale for each block, `[rows, columns / BLOCK]`.
@@ -68,6 +73,7 @@ impl Operator for Product {
             OperatorInput::optional(TensorElementType::Uint8),
             OperatorInput::optional(TensorElementType::Int32),
             OperatorInput::optional(TensorElementType::Float32),
+            OperatorInput::optional(TensorElementType::Int64),
         ]
     }
 
@@ -114,6 +120,8 @@ impl Operator for Product {
             numerics: if is_integer { Numerics::Fast } else { Numerics::Exact },
             kernels: self.kernels,
             scratch: Arc::clone(&self.scratch),
+            module: context.get::<String>(MODULE_ATTRIBUTE),
+            updates: Arc::clone(&self.updates),
         };
         // One that is left out is not a constant; all that are given are, or the edit would have left the node alone.
         if let Ok(zeros) = context.constant_input::<TensorValueType<u8>>(ZEROS) {
@@ -146,19 +154,41 @@ impl ProductKernel<'_> {
         Ok(Some(steps.zip(self.scales.values()).map(|(step, scale)| step as f32 * scale).collect()))
     }
 
+    /// The adapted model that this run is with.
+    fn adapted(&self, context: &ComputeContext) -> ort::Result<Option<Arc<ModelUpdates>>> {
+        let number = optional_input::<i64>(context, ADAPTER_PLACE)?;
+        match number.and_then(|number| number.extract_tensor().1.first().copied()) {
+            None | Some(0) => Ok(None),
+            Some(number) => {
+                self.updates.of(number).map(Some).ok_or_else(|| mistake(format!("no adapters have the number {number}")))
+            }
+        }
+    }
+
     /// Puts the inputs of each block into the order of the weights.
     fn reorder(&self, x: &[f32], out: &mut [f32]) {
         /// Blocks of a task.
         const TOGETHER: usize = 1024;
         let blocks = out.as_chunks_mut::<BLOCK>().0;
         blocks.par_chunks_mut(TOGETHER).zip(x.as_chunks::<BLOCK>().0.par_chunks(TOGETHER)).for_each(|(out, x)| {
-            for (out, x) in out.iter_mut().zip(x) {
-                let (evens, odds) = out.split_at_mut(BLOCK / 2);
-                for ((even, odd), [first, second]) in evens.iter_mut().zip(odds).zip(x.as_chunks::<2>().0) {
-                    (*even, *odd) = (*first, *second);
-                }
-            }
+            out.iter_mut().zip(x).for_each(|(out, x)| evens_first(x, out));
         });
+    }
+}
+
+/// Puts the inputs of whole rows into the order in which a product with weights of `bits` takes them.
+pub(crate) fn order_inputs(rows: &mut [f32], bits: i64) {
+    if bits == 4 {
+        for block in rows.as_chunks_mut::<BLOCK>().0 {
+            evens_first(&block.clone(), block);
+        }
+    }
+}
+
+fn evens_first(x: &[f32; BLOCK], out: &mut [f32; BLOCK]) {
+    let (evens, odds) = out.split_at_mut(BLOCK / 2);
+    for ((even, odd), [first, second]) in evens.iter_mut().zip(odds).zip(x.as_chunks::<2>().0) {
+        (*even, *odd) = (*first, *second);
     }
 }
 
@@ -182,8 +212,10 @@ impl Kernel for ProductKernel<'_> {
         let blocks = Blocks { bits: self.bits, codes: self.codes.extract_tensor().1, scales: self.scales.values() };
         let matrix = MatrixView::new(Weights::Blocks(blocks), [self.rows, self.columns], self.numerics);
         let matrix = self.offsets.as_deref().map_or(matrix, |offsets| matrix.with_offsets(offsets));
+        let adapted = self.adapted(context)?;
+        let update = adapted.as_ref().zip(self.module.as_ref()).and_then(|(model, module)| model.get(module));
+        let terms = Terms { bias, update };
         self.scratch.with(|scratch| {
-            let terms = Terms { bias, update: None };
             let x = match self.bits {
                 Bits::Eight => x,
                 Bits::Four => {

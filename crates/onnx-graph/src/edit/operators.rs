@@ -3,13 +3,26 @@
 //! A node changes its domain and nothing else, so that weights stay where they are and as they are. What is not known to the last attribute
 //! stays with the engine.
 
+use std::ops::Range;
+
+use super::product::Product;
 use super::{Edit, children, message};
-use crate::graph::{AttributeValue, DataType, Graph, Node};
-use crate::schema::{model, node, opset};
+use crate::encode::{self, Data};
+use crate::graph::{Attribute, AttributeValue, DataType, Graph, Node, ValueInfo};
+use crate::schema::{graph as main_graph, model, node, opset};
 use crate::wire::{put_bytes, put_int};
 
 /// The domain of Tandem's own operators.
 pub const OPERATOR_DOMAIN: &str = "tandem";
+
+/// The input that says which adapters a run is with, by a number that the operators know: an integer of 64 bits, and 0 for none.
+pub const ADAPTER_INPUT: &str = "tandem.adapter";
+
+/// The attribute of a product that names it for adapters.
+pub const MODULE_ATTRIBUTE: &str = "module";
+
+/// The place of [`ADAPTER_INPUT`] among the inputs of a product, behind those of the operator that it stands in for.
+pub const ADAPTER_PLACE: usize = 6;
 
 /// The domain of the operators that they stand in for.
 const CONTRIB: &str = "com.microsoft";
@@ -20,6 +33,30 @@ const ABSENT_AS_ZERO: [&str; 4] = ["rotary_interleaved", "qk_output", "kv_cache_
 /// Inputs that share a scale come in multiples of this.
 const BLOCK: i64 = 32;
 
+/// What [`Edit::use_own_operators`] has changed.
+#[derive(Clone, Debug, Default)]
+pub struct OwnOperators {
+    /// The number of nodes that Tandem's operators compute.
+    pub n_nodes: usize,
+    /// Those products among them that adapters may change.
+    pub products: Vec<OwnProduct>,
+}
+
+/// What one of Tandem's operators multiplies, for adapters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnProduct {
+    /// As [`Product::name`].
+    pub name: String,
+    /// As [`Product::modules`].
+    pub modules: Vec<(String, Range<usize>)>,
+    /// The width of what is multiplied.
+    pub n_inputs: usize,
+    /// The width of the result.
+    pub n_outputs: usize,
+    /// Bits of a weight.
+    pub bits: i64,
+}
+
 impl Graph {
     /// Whether [`Edit::use_own_operators`] gives `node` to one of Tandem's operators.
     pub fn has_own_operator(&self, node: &Node) -> bool {
@@ -28,16 +65,25 @@ impl Graph {
 }
 
 impl Edit<'_> {
-    /// Gives the nodes of the main graph that Tandem's operators compute to these, and returns their number. The operators:
+    /// Gives the nodes of the main graph that Tandem's operators compute to these. The operators:
     ///
     /// - `MatMulNBits` with floats of 32 bits, constant weights of 4 or 8 bits and blocks of a multiple of 32 inputs, of which a row has whole
     ///   ones; zero points are bytes.
     /// - `GroupQueryAttention` with floats of 32 bits, causal, with or without a window, a limit of scores, and rotation of halves.
     ///
+    /// Products of modules get an input and an attribute for adapters ([`ADAPTER_INPUT`]).
+    ///
     /// It is the last edit of a graph: other edits do not know the domain.
-    pub fn use_own_operators(&mut self) -> usize {
+    pub fn use_own_operators(&mut self) -> OwnOperators {
         let graph = self.graph;
         let mut n_changed = 0;
+        let products: Vec<OwnProduct> = graph.products().iter().filter_map(|product| self.name_product(product)).collect();
+        if !products.is_empty() {
+            let none = encode::tensor(ADAPTER_INPUT, DataType::INT64, &[], Data::Raw(&0_i64.to_le_bytes()));
+            self.append_to_main(main_graph::INITIALIZER, &none);
+            let input = ValueInfo { name: ADAPTER_INPUT.into(), data_type: Some(DataType::INT64), dims: Some(vec![]) };
+            self.append_to_main(main_graph::INPUT, &encode::value_info(&input));
+        }
         for known in graph.nodes().iter().filter(|node| graph.has_own_operator(node)) {
             let fields = message(graph, &known.range);
             for domain in children(fields, node::DOMAIN) {
@@ -51,7 +97,29 @@ impl Edit<'_> {
             put_int(&mut import, opset::VERSION, 1);
             self.patches.append(0, model::OPSET_IMPORT, &import);
         }
-        n_changed
+        OwnOperators { n_nodes: n_changed, products }
+    }
+
+    /// Gives `product` its name and the input for adapters, if it is one of ours.
+    fn name_product(&mut self, product: &Product<'_>) -> Option<OwnProduct> {
+        let node = product.node;
+        if !product.has_own_operator() || node.inputs.len() > ADAPTER_PLACE {
+            return None;
+        }
+        let own = message(self.graph, &node.range).start;
+        for place in node.inputs.len()..=ADAPTER_PLACE {
+            let input = if place == ADAPTER_PLACE { ADAPTER_INPUT } else { "" };
+            self.patches.append(own, node::INPUT, input.as_bytes());
+        }
+        let name = AttributeValue::Text(product.name().into());
+        self.set_attribute(node, Attribute { name: MODULE_ATTRIBUTE.into(), value: name });
+        Some(OwnProduct {
+            name: product.name().into(),
+            modules: product.modules().to_vec(),
+            n_inputs: product.n_inputs,
+            n_outputs: product.n_outputs,
+            bits: node.int("bits").unwrap_or(4),
+        })
     }
 }
 

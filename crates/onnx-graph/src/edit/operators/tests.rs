@@ -43,7 +43,7 @@ fn graph(node: Node, past: DataType) -> Graph {
 fn check(what: &str, node: Node, past: DataType, expected: bool) {
     let before = graph(node, past);
     let mut edit = before.edit();
-    assert_eq!(edit.use_own_operators(), usize::from(expected), "{what}");
+    assert_eq!(edit.use_own_operators().n_nodes, usize::from(expected), "{what}");
     let after = Graph::parse(edit.to_bytes().unwrap(), "edited.onnx").unwrap();
     let (old, new) = (&before.nodes()[1], &after.nodes()[1]);
     assert_eq!(new.domain == OPERATOR_DOMAIN, expected, "{what}");
@@ -53,7 +53,7 @@ fn check(what: &str, node: Node, past: DataType, expected: bool) {
     assert_eq!(old.attributes.len(), new.attributes.len(), "{what}");
     assert_eq!(before.slice(&before.nodes()[0].range), after.slice(&after.nodes()[0].range), "{what}");
     // A second edit finds nothing more to do.
-    assert_eq!(after.edit().use_own_operators(), 0, "{what}");
+    assert_eq!(after.edit().use_own_operators().n_nodes, 0, "{what}");
 }
 
 #[test]
@@ -116,4 +116,26 @@ fn attention_that_is_known_to_the_last_attribute_is_given_away() {
     check("scale and limit", contrib("GroupQueryAttention", &packed, &outputs, &attributes), DataType::FLOAT, true);
     let attributes = [("k_quant_type", AttributeValue::Text(b"PER_TENSOR".to_vec()))];
     check("quantised keys", contrib("GroupQueryAttention", &packed, &outputs, &attributes), DataType::FLOAT, false);
+}
+
+#[test]
+fn product_of_a_module_gets_an_input_for_adapters() {
+    let attributes = ints(&[("K", 64), ("N", 3), ("block_size", 32)]);
+    let product = contrib("MatMulNBits", &["x", "codes", "scales"], &["y"], &attributes);
+    let name = "/model/layers.0/attn/q_proj/MatMul";
+    let before = graph(Node { name: name.into(), ..product }, DataType::FLOAT);
+    let mut edit = before.edit();
+    let OwnOperators { n_nodes, products } = edit.use_own_operators();
+    let modules = vec![("layers.0.self_attn.q_proj".to_owned(), 0..3)];
+    let expected = OwnProduct { name: "layers.0.self_attn.q_proj".into(), modules, n_inputs: 64, n_outputs: 3, bits: 4 };
+    assert_eq!((n_nodes, products), (1, vec![expected]));
+    let after = Graph::parse(edit.to_bytes().unwrap(), "edited.onnx").unwrap();
+    let node = &after.nodes()[1];
+    assert_eq!(node.inputs, ["x", "codes", "scales", "", "", "", ADAPTER_INPUT]);
+    let named = node.attributes.iter().find(|attribute| attribute.name == MODULE_ATTRIBUTE).map(|attribute| &attribute.value);
+    assert_eq!(named, Some(&AttributeValue::Text(b"layers.0.self_attn.q_proj".to_vec())));
+    let main = after.main();
+    let declared = main.inputs.iter().find(|input| input.name == ADAPTER_INPUT).unwrap();
+    assert_eq!((declared.data_type, declared.dims.as_deref()), (Some(DataType::INT64), Some(&[][..])));
+    assert_eq!(main.initializer(ADAPTER_INPUT).unwrap().n_elements(), Some(1));
 }
