@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn products_of_own_operators_need_no_inputs() {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/qwen2-tied");
-        let files = ModelFiles::open(&golden).unwrap();
+        let files = ModelFiles::discover(&golden, "qwen2-tied").unwrap();
         let config = files.model_config().unwrap();
         for (dtype, is_own) in [(DType::Int4, true), (DType::Int8, true), (DType::F32, false)] {
             let mut options = LoadOptions::new().with_dtype(dtype);
