@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use rayon::ThreadPool;
 use tandem_core::backend::LoadOptions;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
@@ -13,6 +12,7 @@ use tandem_onnx_graph::AdapterInputs;
 
 use crate::engine::{self, Engine};
 use crate::source::Source;
+use crate::threads::Threads;
 
 /// Files, options and configuration of a load.
 pub(crate) struct Origin {
@@ -22,7 +22,7 @@ pub(crate) struct Origin {
     /// ONNX Runtime's library, where one was named.
     pub(crate) library: Option<PathBuf>,
     /// The threads of Tandem's kernels, once a graph has such.
-    threads: OnceLock<Arc<ThreadPool>>,
+    threads: OnceLock<Arc<Threads>>,
 }
 
 impl Origin {
@@ -52,11 +52,11 @@ impl Origin {
         Ok(Engine { session, threads: own.map(|_| self.threads()).transpose()? })
     }
 
-    fn threads(&self) -> Result<Arc<ThreadPool>> {
+    fn threads(&self) -> Result<Arc<Threads>> {
         if let Some(threads) = self.threads.get() {
             return Ok(Arc::clone(threads));
         }
-        let threads = engine::threads(&self.options)?;
+        let threads = Arc::new(Threads::new(engine::n_threads(&self.options))?);
         Ok(Arc::clone(self.threads.get_or_init(|| threads)))
     }
 }
