@@ -10,8 +10,9 @@ use crate::process::{self, Profile};
 /// How far a plan may be off its peak, as a share of the peak.
 const MARGIN: f64 = 0.10;
 
-/// What a build without optimisation may take beyond its plan, in bytes: its code is larger.
-const DEV_BYTES: f64 = 3e6;
+/// What a dev build may take beyond its plans, in bytes: its code is larger. It is measured by a run that holds next to nothing, and that run
+/// alone is allowed as much; 6 MB with both engines.
+const DEV_BYTES: f64 = 8e6;
 
 /// The tokens that runs hold, where the model has the context for them.
 const LENGTHS: [usize; 3] = [500, 1000, 8000];
@@ -35,7 +36,7 @@ pub(crate) fn check(profile: Profile, model: &str) -> Result<()> {
         for dtype in ["f32", "int8", "int4"] {
             for length in LENGTHS {
                 let Some(row) = Row::measure(profile, model, &["--backend", backend, "--dtype", dtype], length)? else { break };
-                let Row { n_tokens, planned, peak } = row;
+                let Row { n_tokens, planned, peak, .. } = row;
                 let off = planned / peak - 1.0;
                 let shown = format!("| {model} | {backend} | {dtype} | {n_tokens} |");
                 println!("{shown} {:.0} | {:.0} | {:+.1} % |", planned / 1e6, peak / 1e6, off * 100.0);
@@ -54,6 +55,8 @@ struct Row {
     n_tokens: usize,
     planned: f64,
     peak: f64,
+    /// By how much a run of few tokens exceeded its plan.
+    few_exceeded: f64,
 }
 
 impl Row {
@@ -68,18 +71,21 @@ impl Row {
             let (prompt, most) = (WORD.repeat(n_words), n_generated.to_string());
             let report = json(command(&["run", model, &prompt, "--raw", "--temperature", "0", "--max-tokens", &most])?)?;
             let count = |field: &str| report[field].as_array().map(Vec::len).with_context(|| format!("`{field}` of a run"));
-            Ok::<_, anyhow::Error>((count("prompt_tokens")?, count("tokens")?, of(&report, "/peak_rss_bytes")?))
+            let n_prompt = count("prompt_tokens")?;
+            Ok::<_, anyhow::Error>((n_prompt, n_prompt + count("tokens")?, of(&report, "/peak_rss_bytes")?))
+        };
+        let planned = |n_tokens: usize| {
+            let plan = json(command(&["show", model, "--no-load", "--context", &n_tokens.to_string()])?)?;
+            of(&plan, "/memory/peak_bytes")
         };
         // The same word takes as many tokens each time.
-        let (one, two) = (run(8, 1)?.0, run(16, 1)?.0);
-        let (n_prompt, n_generated, peak) = run((length - N_GENERATED) * 8 / (two - one) - 1, N_GENERATED)?;
-        let n_tokens = n_prompt + n_generated;
-        let plan = json(command(&["show", model, "--no-load", "--context", &n_tokens.to_string()])?)?;
-        Ok(Some(Self { n_tokens, planned: of(&plan, "/memory/peak_bytes")?, peak }))
+        let ((one, few, few_peak), (two, ..)) = (run(8, 1)?, run(16, 1)?);
+        let (_, n_tokens, peak) = run((length - N_GENERATED) * 8 / (two - one) - 1, N_GENERATED)?;
+        Ok(Some(Self { n_tokens, planned: planned(n_tokens)?, peak, few_exceeded: few_peak - planned(few)? }))
     }
 
     fn is_within(&self, profile: Profile) -> bool {
-        let more = if matches!(profile, Profile::Dev) { DEV_BYTES } else { 0.0 };
+        let more = if matches!(profile, Profile::Dev) { self.few_exceeded.clamp(0.0, DEV_BYTES) } else { 0.0 };
         self.planned <= self.peak * (1.0 + MARGIN) && self.planned + more >= self.peak * (1.0 - MARGIN)
     }
 }
@@ -102,8 +108,11 @@ mod tests {
 
     #[test]
     fn plans_may_be_off_by_a_tenth_in_both_directions() {
-        let is_within = |planned, profile| Row { n_tokens: 1, planned, peak: 100e6 }.is_within(profile);
-        assert_eq!([89e6, 91e6, 109e6, 111e6].map(|planned| is_within(planned, Profile::Release)), [false, true, true, false]);
-        assert_eq!([86e6, 88e6, 111e6].map(|planned| is_within(planned, Profile::Dev)), [false, true, false]);
+        let is_within =
+            |planned, few_exceeded, profile| Row { n_tokens: 1, planned, peak: 100e6, few_exceeded }.is_within(profile);
+        let is_within_release = |planned| is_within(planned, 3e6, Profile::Release);
+        assert_eq!([89e6, 91e6, 109e6, 111e6].map(is_within_release), [false, true, true, false]);
+        assert_eq!([86e6, 88e6, 111e6].map(|planned| is_within(planned, 3e6, Profile::Dev)), [false, true, false]);
+        assert_eq!([81e6, 83e6].map(|planned| is_within(planned, 20e6, Profile::Dev)), [false, true], "no more than is allowed");
     }
 }

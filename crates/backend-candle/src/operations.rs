@@ -4,7 +4,7 @@ use candle_core::{Device, Result, Tensor};
 use tandem_kernels::attention::{self, AttentionMask, Scoring};
 use tandem_kernels::elementwise::{self, GateActivation, softcap_all};
 use tandem_kernels::matrix::{Kernels, Matrix, Weights};
-use tandem_kernels::mlp::{Between, ScratchPool};
+use tandem_kernels::mlp::{Observe, ScratchPool};
 use tandem_kernels::rotary::{Heads, Norms, Table};
 use tandem_kernels::zeros;
 
@@ -101,16 +101,13 @@ pub(crate) fn transposed_product(matrix: &Matrix, x: &[f32]) -> Result<Vec<f32>>
     Ok(matrix.view().transposed_product(x))
 }
 
-/// Receives what lies within an MLP, `[n, width]`, and its width.
-pub(crate) type Observe<'s> = dyn FnMut(Between, &[f32], usize) -> Result<()> + 's;
-
 /// See [`ScratchPool::mlp`]: of `x`, `[n, hidden_size]`, as wide.
 pub(crate) fn mlp(
     pool: &ScratchPool,
     (gate_up, activation, down): (&Linear, GateActivation, &Linear),
     x: &Tensor,
     kernels: Kernels,
-    observe: &mut Observe<'_>,
+    observe: &mut Observe<'_, candle_core::Error>,
 ) -> Result<Tensor> {
     let (n, columns) = x.dims2()?;
     let width = down.weights.columns;

@@ -1,7 +1,7 @@
 //! Attention of one sequence over its KV cache, with grouped heads and an optional sliding window: causal, or both ways.
 //!
 //! Keys and values are read in place and never repeated for the query heads that share them, and no mask is materialised. A few queries
-//! (decoding) read each key and value once for all heads that share it, in parts of [`POSITIONS`] positions, each with a softmax of its
+//! (decoding) read each key and value once for all heads that share it, in parts of 256 positions, each with a softmax of its
 //! own; the parts are merged afterwards. Many queries (a prompt) go through the tiles of `attention::prompt`.
 
 mod prompt;

@@ -43,7 +43,24 @@ macro_rules! dispatch {
     };
 }
 
+impl Blocks<'_> {
+    /// Writes all weights to `out`, `[blocks, BLOCK]`, on the calling thread: each an integer times its scale, rounded once.
+    ///
+    /// # Panics
+    /// For another number of codes, scales or weights.
+    pub fn dequantize(self, out: &mut [f32]) {
+        Isa::current().dequantize(self, out);
+    }
+}
+
 impl Isa {
+    /// See [`Blocks::dequantize`].
+    pub(crate) fn dequantize(self, weights: Blocks<'_>, out: &mut [f32]) {
+        assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
+        assert_eq!(weights.scales.len() * BLOCK, out.len(), "every weight is written");
+        dispatch!(floats: self, dequantize(weights, out))
+    }
+
     /// Each row of `weights`, `[rows, columns]`, times each of `inputs`, `[n, columns]` with `n` up to [`MAX_ROWS`]: `[rows, n]`.
     /// f16 and bf16 weights give bit-identical results to the same weights in f32.
     pub(crate) fn products<F: Float>(self, weights: &[F], inputs: &[f32], columns: usize, out: &mut [f32]) {
@@ -60,6 +77,13 @@ impl Isa {
         assert!((1..=MAX_ROWS).contains(&n) && out.len() == n * width, "the sums are whole rows, and few");
         assert_eq!(weights.len() * width, values.len() * n, "every row has its weights");
         dispatch!(floats: self, weighted_sums(weights, values, width, out))
+    }
+
+    /// Adds to `out`, `[n, TILE]`, the products of `tiles`, `[n, inner, TILE]`, with `inputs`, `[inner]`.
+    pub(crate) fn add_tiles<F: Float>(self, tiles: &[F], inputs: &[f32], out: &mut [f32]) {
+        assert!(out.len().is_multiple_of(TILE) && !inputs.is_empty(), "the outputs are whole tiles");
+        assert_eq!(tiles.len(), inputs.len() * out.len(), "each tile is as long as the inputs");
+        dispatch!(floats: self, add_tiles(tiles, inputs, out))
     }
 
     /// Adds to `sums`, `[n, TILE]` with `n` up to [`tile_inputs`](Self::tile_inputs), the products of `weights`, `[inner, TILE]`, with
@@ -130,7 +154,7 @@ impl Isa {
     }
 
     /// Adds the products of the `lanes` of a tile with each of up to [`PACKED_INPUTS`] inputs to `out`.
-    pub(crate) fn packed_products(self, packed: &PackedTile, inputs: &RowGroup, lanes: Lanes, out: &mut [[f32; TILE]]) {
+    pub(crate) fn packed_products(self, packed: &PackedTile, inputs: &RowGroup<'_>, lanes: Lanes, out: &mut [[f32; TILE]]) {
         assert!((1..=PACKED_INPUTS).contains(&inputs.n) && out.len() == inputs.n, "the inputs are few");
         let n_blocks = packed.scales.len() * inputs.n;
         assert!(inputs.scales.len() == n_blocks && inputs.correction.len() == n_blocks, "inputs are as long as rows");

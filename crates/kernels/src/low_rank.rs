@@ -1,7 +1,7 @@
 //! What adapters add to a product, `gain ∘ (W x) + B (A x)`, computed along with it.
 //!
 //! `A x` is small, and a task of its own would cost more than its arithmetic: with few rows of inputs, the tasks of the product compute
-//! it together before they begin ([`Shared`]). `B` lies in tiles of outputs, and each task adds `B (A x)` to the outputs that it has just
+//! it together before they begin (`Shared`). `B` lies in tiles of outputs, and each task adds `B (A x)` to the outputs that it has just
 //! written. Modules that are packed in one matrix keep their own ranks, so that no zeros are multiplied.
 
 use std::ops::Range;
@@ -15,13 +15,18 @@ use tandem_core::adapter::ModuleUpdate;
 use crate::buffers::zeros;
 use crate::float::Float;
 use crate::isa::Isa;
-use crate::tiles::{Lanes, MAX_ROWS, TILE};
+use crate::quantize::{BLOCK, Bits, Blocks};
+use crate::quantized_activations::RowGroup;
+use crate::tiles::{Lanes, MAX_ROWS, PACKED_INPUTS, PackedTile, TILE};
 
 /// Values of `A` that are multiplied at a time: a microsecond's work.
 const PIECE: usize = 1 << 13;
 
 /// Columns of inputs that are transposed at a time.
 const SLICE: usize = 128;
+
+/// Rows of `A` in a tile of integers, which has each twice.
+const HALF: usize = TILE / 2;
 
 /// The update of one matrix.
 pub struct Update {
@@ -30,6 +35,8 @@ pub struct Update {
     columns: usize,
     /// The factors `A` of all modules, one below the other: `[rank, columns]`.
     a: Factor,
+    /// `A` beside quantised weights, for inputs that are quantised.
+    integers: Vec<PackedTile>,
     /// What each row of `A x` is multiplied by: it undoes the scaling of factors in 16 bits. Empty for 1.
     scales: Vec<f32>,
     modules: Vec<Module>,
@@ -101,7 +108,8 @@ impl Update {
                 a.extend_from_slice(&update.a);
             }
         }
-        Self { isa, columns, a: Factor::new(a, narrow), scales, modules, gain }
+        let integers = if narrow && columns.is_multiple_of(BLOCK) { integer_tiles(isa, &a, columns) } else { Vec::new() };
+        Self { isa, columns, a: Factor::new(a, narrow), integers, scales, modules, gain }
     }
 
     /// Multiplies what is added to the weights of each block, before [`Low::tile`] does so with the rest.
@@ -157,6 +165,33 @@ impl Update {
                 let token = group * size + i;
                 let sums = by_tile[token / TILE * rank * TILE + token % TILE..].iter().step_by(TILE);
                 values[i..].iter_mut().step_by(n).zip(sums).for_each(|(value, sum)| *value = *sum);
+            }
+        });
+        Low { update: self, size, values }
+    }
+
+    /// As [`low`](Self::low), of rows that are quantised for weights of `bits`, by groups of [`PACKED_INPUTS`], of which `size` rows go
+    /// together. The update is one beside quantised weights.
+    pub(crate) fn low_of_groups(&self, groups: &[RowGroup<'_>], size: usize, bits: Bits) -> Low<'_> {
+        let rank = self.rank();
+        assert_eq!(self.integers.len(), rank.div_ceil(HALF), "the update is one beside quantised weights");
+        let mut values = vec![0.0; groups.iter().map(|group| group.n).sum::<usize>() * rank];
+        let parts = values.par_chunks_mut(size * rank).zip(groups.par_chunks(size / PACKED_INPUTS)).with_min_len(2);
+        parts.for_each(|(values, groups)| {
+            let n = values.len() / rank;
+            for (index, group) in groups.iter().enumerate() {
+                let group = group.with_offset(bits.offset(), Bits::Eight.offset());
+                for (tile, values) in self.integers.iter().zip(values.chunks_mut(HALF * n)) {
+                    let mut products = [[0.0; TILE]; PACKED_INPUTS];
+                    self.isa.packed_products(tile, &group, Lanes::All, &mut products[..group.n]);
+                    for (rank, values) in values.chunks_exact_mut(n).enumerate() {
+                        let own = &mut values[index * PACKED_INPUTS..][..group.n];
+                        own.iter_mut().zip(&products).for_each(|(value, sums)| *value = sums[rank] + sums[HALF + rank]);
+                    }
+                }
+            }
+            for (values, scale) in values.chunks_exact_mut(n).zip(&self.scales) {
+                values.iter_mut().for_each(|value| *value *= scale);
             }
         });
         Low { update: self, size, values }
@@ -233,6 +268,32 @@ impl TileUpdate<'_> {
 }
 
 impl Module {
+    /// Adds `B` times `low`, `[ranks]`, to the outputs from `first` on, a multiple of [`TILE`].
+    fn add(&self, isa: Isa, low: &[f32], first: usize, out: &mut [f32]) {
+        let begin = first.max(self.rows.start / TILE * TILE);
+        let end = (first + out.len()).min(self.rows.end.next_multiple_of(TILE));
+        if begin >= end {
+            return;
+        }
+        let (whole, last) = out[begin - first..end - first].as_chunks_mut::<TILE>();
+        let size = low.len() * TILE;
+        let skipped = (begin - self.rows.start / TILE * TILE) / TILE;
+        let add = |skipped: usize, out: &mut [f32]| {
+            let own = skipped * size..skipped * size + out.len() * low.len();
+            match &self.b {
+                Factor::F32(b) => isa.add_tiles(&b[own], low, out),
+                Factor::F16(b) => isa.add_tiles(&b[own], low, out),
+            }
+        };
+        add(skipped, whole.as_flattened_mut());
+        if !last.is_empty() {
+            let mut padded = [0.0; TILE];
+            padded[..last.len()].copy_from_slice(last);
+            add(skipped + whole.len(), &mut padded);
+            last.copy_from_slice(&padded[..last.len()]);
+        }
+    }
+
     /// Where `b` has the tile of the outputs from `first` on; `None` where none of them is its own.
     fn tile(&self, first: usize) -> Option<Range<usize>> {
         let is_own = first < self.rows.end && first + TILE > self.rows.start;
@@ -302,22 +363,15 @@ impl<'u> Shared<'u> {
         }
         for module in &update.modules {
             let low = &values[module.ranks.start * n..module.ranks.end * n];
-            let mut wide = Vec::new();
+            if n == 1 {
+                module.add(update.isa, low, rows.start, out);
+                continue;
+            }
+            let mut b = vec![0.0; module.ranks.len() * TILE];
             for (out, first) in out.chunks_mut(TILE * n).zip(rows.clone().step_by(TILE)) {
                 let Some(own) = module.tile(first) else { continue };
-                let b = match &module.b {
-                    Factor::F32(b) => &b[own],
-                    Factor::F16(b) => {
-                        wide.resize(own.len(), 0.0);
-                        f16::widen(&b[own], &mut wide);
-                        &wide[..]
-                    }
-                };
-                if let (1, Ok(sums)) = (n, <&mut [f32; TILE]>::try_from(&mut *out)) {
-                    update.isa.tile(b, low, sums);
-                    continue;
-                }
-                add_transposed(update.isa, b, low, n, out);
+                module.b.widen(own, &mut b);
+                add_transposed(update.isa, &b, low, n, out);
             }
         }
     }
@@ -355,6 +409,41 @@ fn tiles(isa: Isa, b: &[f32], rank: usize, own: &Range<usize>) -> Vec<f32> {
         }
     }
     tiles
+}
+
+/// The rows of `a`, [`HALF`] in each tile, in twice 8 bits: what the first half of a tile rounds off is in the second.
+fn integer_tiles(isa: Isa, a: &[f32], columns: usize) -> Vec<PackedTile> {
+    let per_row = columns / BLOCK;
+    a.chunks(HALF * columns)
+        .map(|rows| {
+            let mut codes = vec![Bits::Eight.offset() as u8; TILE * columns];
+            let mut scales = vec![0.0; TILE * per_row];
+            let (high, low) = codes.split_at_mut(HALF * columns);
+            let (high_scales, low_scales) = scales.split_at_mut(HALF * per_row);
+            let mut rest = rows.to_vec();
+            for (codes, scales) in [(high, high_scales), (low, low_scales)] {
+                let blocks = rest.as_chunks_mut::<BLOCK>().0.iter_mut();
+                for ((values, codes), scale) in blocks.zip(codes.as_chunks_mut::<BLOCK>().0).zip(scales) {
+                    *scale = round(values, codes);
+                }
+            }
+            let mut tile = PackedTile::new(Bits::Eight, columns);
+            isa.pack(Blocks { bits: Bits::Eight, codes: &codes, scales: &scales }, per_row, &mut tile);
+            tile
+        })
+        .collect()
+}
+
+/// Writes the nearest integers from -127 to 127 as codes, keeps of `values` what is rounded off, and returns the scale.
+fn round(values: &mut [f32; BLOCK], codes: &mut [u8; BLOCK]) -> f32 {
+    let largest = values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    let (scale, inverse) = if largest > 0.0 { (largest / 127.0, 127.0 / largest) } else { (0.0, 0.0) };
+    for (value, code) in values.iter_mut().zip(codes) {
+        let integer = (*value * inverse).round();
+        *code = (integer as i32 + Bits::Eight.offset()) as u8;
+        *value -= integer * scale;
+    }
+    scale
 }
 
 /// Scales each row of `A` and column of `B` by a power of two to a largest value of about 1, and returns what undoes it.

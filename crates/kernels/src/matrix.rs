@@ -20,7 +20,7 @@ pub use crate::product::Weights;
 use crate::product::{integer_product, product, transposed_product};
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::quantized_activations::QuantizedActivations;
-use crate::tiles::{MAX_ROWS, PACKED_INPUTS, TILE};
+use crate::tiles::{MAX_ROWS, TILE};
 
 /// The most rows of inputs that are multiplied eight at a time, rather than with weights transposed into tiles.
 const FEW_ROWS: usize = 16;
@@ -28,8 +28,8 @@ const FEW_ROWS: usize = 16;
 /// The least number of weights of a task.
 const MIN_TASK_WEIGHTS: usize = 1 << 15;
 
-/// Bytes of weights of a task: few enough that threads do not wait long for the last one, some ten microseconds.
-const TASK_BYTES: usize = 512 << 10;
+/// Bytes of weights of a task: few enough that threads do not wait long for the last one, some five microseconds.
+const TASK_BYTES: usize = 256 << 10;
 
 /// How the kernels of products are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -321,13 +321,28 @@ impl<'m> MatrixView<'m> {
         let inputs = QuantizedActivations::new(x, self.columns);
         let n = x.len() / self.columns;
         if n > few {
-            let low = update.map(|update| update.low(x, PACKED_INPUTS));
-            return integer_product(self.isa, weights, &inputs, low.as_ref(), out);
+            return integer_product(self.isa, weights, &inputs, update, out);
         }
+        // What the update reads is rounded as it is in a prompt.
+        let rounded = update.map(|_| inputs.widened());
         let inputs = inputs.pairs(weights.bits.offset());
-        self.product_of_few(x, update, out, |rows, out| {
+        self.product_of_few(rounded.as_deref().unwrap_or(x), update, out, |rows, out| {
             self.isa.integer_products(weights.rows(rows, self.columns), &inputs, self.columns, out);
         });
+    }
+
+    /// Rows of a task, whole units of `unit`: of a few numbers of tasks, the first with which threads hardly wait
+    /// for the last one, or that with which they wait the least.
+    fn task_rows(self, unit: usize) -> usize {
+        let threads = rayon::current_num_threads();
+        let units = self.rows.div_ceil(unit);
+        let least = MIN_TASK_WEIGHTS.div_ceil(self.columns * unit);
+        let tasks = (4 * threads).max(self.weights.bytes() / TASK_BYTES).next_multiple_of(threads);
+        let mut shares = (0..4).map(|more| units.div_ceil(tasks + more * threads).max(least));
+        let longest = |share: usize| units.div_ceil(share).div_ceil(threads) * share;
+        let good = 31 * units / (30 * threads);
+        let best = shares.clone().min_by_key(|share| longest(*share)).unwrap_or(units);
+        shares.find(|share| longest(*share) <= good).unwrap_or(best) * unit
     }
 
     /// The product of up to [`MAX_ROWS`] rows `x`, `n` of them: each task calls `products` for some rows of weights, `[rows, n]`.
@@ -340,10 +355,8 @@ impl<'m> MatrixView<'m> {
     ) {
         let n = x.len() / self.columns;
         let low = update.map(|update| Shared::new(update, x));
-        let tasks = (4 * rayon::current_num_threads()).max(self.weights.bytes() / TASK_BYTES);
-        let share = self.rows.div_ceil(tasks).next_multiple_of(4).max(MIN_TASK_WEIGHTS.div_ceil(self.columns));
         // Tasks have whole tiles of the update.
-        let share = if low.is_some() { (share / TILE).max(1) * TILE } else { share };
+        let share = self.task_rows(if low.is_some() { TILE } else { 4 });
         let by_weight = |out: &mut [f32]| {
             out.par_chunks_mut(share * n).with_max_len(1).enumerate().for_each(|(i, out)| {
                 let rows = i * share..i * share + out.len() / n;
@@ -366,3 +379,6 @@ impl<'m> MatrixView<'m> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

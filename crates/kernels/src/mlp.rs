@@ -29,6 +29,9 @@ pub enum Between {
     Activation,
 }
 
+/// Receives what lies between the two products, `[n, width]`, and its width.
+pub type Observe<'o, E> = dyn FnMut(Between, &[f32], usize) -> Result<(), E> + 'o;
+
 /// A projection: its weights, and what is added to its products.
 pub type Projection<'m> = (MatrixView<'m>, Terms<'m>);
 
@@ -48,7 +51,7 @@ impl ScratchPool {
         (down, down_terms): Projection<'_>,
         x: &[f32],
         kernels: Kernels,
-        observe: &mut dyn FnMut(Between, &[f32], usize) -> Result<(), E>,
+        observe: &mut Observe<'_, E>,
     ) -> Result<Vec<f32>, E> {
         let (n, width) = (x.len() / gate_up.columns(), down.columns());
         assert_eq!(gate_up.rows(), 2 * width, "gate and up are as wide as what follows them");

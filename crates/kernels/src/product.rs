@@ -24,6 +24,9 @@ const SLICE: usize = 14 * BLOCK;
 /// The most tiles of a task, so that its sums, [`TILE`] for each tile and input, stay in a cache too.
 const TASK: usize = 14;
 
+/// The most rows of inputs whose products of integers are there at a time.
+const MOST_TOGETHER: usize = 2 * PACKED_INPUTS;
+
 /// Weights, `[rows, columns]`, one row for each output.
 #[derive(Clone, Copy, Debug)]
 pub enum Weights<'m> {
@@ -108,30 +111,37 @@ pub(crate) fn transposed_product(
     in_tasks(n, out, |first, out| task.run(first, out));
 }
 
-/// As [`product`], with quantised activations; `low` is in groups of [`PACKED_INPUTS`].
+/// As [`product`], with quantised activations.
 pub(crate) fn integer_product(
     isa: Isa,
     weights: Blocks<'_>,
     inputs: &QuantizedActivations,
-    low: Option<&Low<'_>>,
+    update: Option<&Update>,
     out: &mut [f32],
 ) {
     let per_row = inputs.per_row;
     let groups = inputs.groups(weights.bits.offset(), PACKED_INPUTS);
+    // An update takes more rows at a time than a product of integers.
+    let together = (isa.tile_inputs() / PACKED_INPUTS).clamp(1, MOST_TOGETHER / PACKED_INPUTS) * PACKED_INPUTS;
+    let low = update.map(|update| update.low_of_groups(&groups, together, weights.bits));
     in_tasks(inputs.codes.len() / per_row, out, |first, out| {
         let rows = out[0].len();
         let mut packed = PackedTile::new(weights.bits, per_row * BLOCK);
         for start in (0..rows).step_by(TILE) {
             let own = start..rows.min(start + TILE);
             isa.pack(weights.rows(first + own.start..first + own.end, per_row * BLOCK), per_row, &mut packed);
-            let update = low.map(|low| low.tile(first + own.start));
-            for (group, (inputs, out)) in groups.iter().zip(out.chunks_mut(PACKED_INPUTS)).enumerate() {
-                let mut products = [[0.0; TILE]; PACKED_INPUTS];
-                isa.packed_products(&packed, inputs, Lanes::All, &mut products[..inputs.n]);
-                if let Some(update) = &update {
-                    update.apply(group, products[..inputs.n].as_flattened_mut());
+            let update = low.as_ref().map(|low| low.tile(first + own.start));
+            let parts = groups.chunks(together / PACKED_INPUTS).zip(out.chunks_mut(together));
+            for (index, (groups, out)) in parts.enumerate() {
+                let mut products = [[0.0; TILE]; MOST_TOGETHER];
+                let products = &mut products[..out.len()];
+                for (inputs, products) in groups.iter().zip(products.chunks_mut(PACKED_INPUTS)) {
+                    isa.packed_products(&packed, inputs, Lanes::All, products);
                 }
-                for (out, products) in out.iter_mut().zip(&products) {
+                if let Some(update) = &update {
+                    update.apply(index, products.as_flattened_mut());
+                }
+                for (out, products) in out.iter_mut().zip(&*products) {
                     out[own.clone()].copy_from_slice(&products[..own.len()]);
                 }
             }

@@ -103,34 +103,6 @@ impl<'a> Blocks<'a> {
     pub(crate) fn block(self, block: usize) -> Blocks<'a> {
         self.rows(block..block + 1, BLOCK)
     }
-
-    /// Writes all weights to `out`, `[blocks, BLOCK]`: each an integer times its scale, rounded once.
-    pub fn dequantize(self, out: &mut [f32]) {
-        match self.bits {
-            Bits::Eight => dequantize_eight(self.codes, self.scales, out),
-            Bits::Four => dequantize_four(self.codes, self.scales, out),
-        }
-    }
-}
-
-vectorized! {
-    fn dequantize_eight(codes: &[u8], scales: &[f32], out: &mut [f32]) {
-        let blocks = codes.as_chunks::<BLOCK>().0.iter().zip(scales);
-        for ((codes, scale), out) in blocks.zip(out.as_chunks_mut::<BLOCK>().0) {
-            out.iter_mut().zip(codes).for_each(|(out, code)| *out = (f32::from(*code) - ZERO_OF_EIGHT) * scale);
-        }
-    }
-}
-
-vectorized! {
-    fn dequantize_four(codes: &[u8], scales: &[f32], out: &mut [f32]) {
-        let blocks = codes.as_chunks::<{ BLOCK / 2 }>().0.iter().zip(scales);
-        for ((codes, scale), out) in blocks.zip(out.as_chunks_mut::<BLOCK>().0) {
-            let (low, high) = out.split_at_mut(BLOCK / 2);
-            low.iter_mut().zip(codes).for_each(|(out, code)| *out = (f32::from(code & 15) - ZERO_OF_FOUR) * scale);
-            high.iter_mut().zip(codes).for_each(|(out, code)| *out = (f32::from(code >> 4) - ZERO_OF_FOUR) * scale);
-        }
-    }
 }
 
 /// Blocks that are quantised side by side. Each is computed in the same order as if it were alone, so the width of the processor's vectors

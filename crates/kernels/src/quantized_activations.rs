@@ -3,6 +3,8 @@
 //! Fast numerics use them, in prompts and decoding alike, where [`Isa::quantizes_activations`](crate::isa::Isa::quantizes_activations)
 //! says that they are faster; exact numerics never do.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 
 use crate::isa::vectorized;
@@ -40,8 +42,9 @@ impl QuantizedActivations {
 
     /// The values that the codes stand for.
     pub(crate) fn widened(&self) -> Vec<f32> {
-        let blocks = self.codes.iter().zip(&self.scales);
-        blocks.flat_map(|(codes, scale)| codes.map(|code| f32::from(code) * scale)).collect()
+        let mut values = vec![0.0; self.codes.len() * BLOCK];
+        widen(&self.codes, &self.scales, &mut values);
+        values
     }
 
     /// The rows in pairs of blocks, `[n, pairs]`, for weights whose code of zero is `offset`. An odd last block is paired with zeros.
@@ -62,7 +65,7 @@ impl QuantizedActivations {
     }
 
     /// The rows in groups of `size`, the last possibly smaller, for weights whose code of zero is `offset`.
-    pub(crate) fn groups(&self, offset: i32, size: usize) -> Vec<RowGroup> {
+    pub(crate) fn groups(&self, offset: i32, size: usize) -> Vec<RowGroup<'static>> {
         let size = size * self.per_row;
         let parts = self.codes.par_chunks(size).zip(self.scales.par_chunks(size)).zip(self.sums.par_chunks(size));
         parts.map(|((codes, scales), sums)| RowGroup::new((codes, scales, sums), self.per_row, offset)).collect()
@@ -81,32 +84,38 @@ pub(crate) struct BlockPair {
 }
 
 /// Some rows, interleaved.
-pub(crate) struct RowGroup {
+pub(crate) struct RowGroup<'g> {
     /// The number of rows.
     pub(crate) n: usize,
     /// Four codes in each word: `[columns / 4, n]`.
-    pub(crate) words: Vec<i32>,
+    pub(crate) words: Cow<'g, [i32]>,
     /// `[columns / BLOCK, n]`
-    pub(crate) scales: Vec<f32>,
+    pub(crate) scales: Cow<'g, [f32]>,
     /// As in [`BlockPair`], one for each block: `[columns / BLOCK, n]`.
     pub(crate) correction: Vec<i32>,
 }
 
-impl RowGroup {
+impl RowGroup<'_> {
+    /// The same rows for weights to which `offset` is added, and not `before`.
+    pub(crate) fn with_offset(&self, before: i32, offset: i32) -> RowGroup<'_> {
+        let correction = self.correction.iter().map(|correction| correction / before * offset).collect();
+        RowGroup { n: self.n, words: Cow::Borrowed(&self.words), scales: Cow::Borrowed(&self.scales), correction }
+    }
+
     fn new((codes, scales, sums): (&[[i8; BLOCK]], &[f32], &[i32]), per_row: usize, offset: i32) -> Self {
         let n = codes.len() / per_row;
-        let mut group =
-            Self { n, words: vec![0; codes.len() * WORDS], scales: vec![0.0; scales.len()], correction: vec![0; sums.len()] };
+        let (mut all_words, mut all_scales, mut correction) =
+            (vec![0; codes.len() * WORDS], vec![0.0; scales.len()], vec![0; sums.len()]);
         for row in 0..n {
             let own = row * per_row..(row + 1) * per_row;
             let words = codes[own.clone()].as_flattened().as_chunks::<4>().0;
-            for (out, word) in group.words[row..].iter_mut().step_by(n).zip(words) {
+            for (out, word) in all_words[row..].iter_mut().step_by(n).zip(words) {
                 *out = i32::from_le_bytes(word.map(i8::cast_unsigned));
             }
-            group.scales[row..].iter_mut().step_by(n).zip(&scales[own.clone()]).for_each(|(out, scale)| *out = *scale);
-            group.correction[row..].iter_mut().step_by(n).zip(&sums[own]).for_each(|(out, sum)| *out = -offset * sum);
+            all_scales[row..].iter_mut().step_by(n).zip(&scales[own.clone()]).for_each(|(out, scale)| *out = *scale);
+            correction[row..].iter_mut().step_by(n).zip(&sums[own]).for_each(|(out, sum)| *out = -offset * sum);
         }
-        group
+        Self { n, words: all_words.into(), scales: all_scales.into(), correction }
     }
 }
 
@@ -143,6 +152,14 @@ vectorized! {
                 total += i32::from(*code);
             }
             *sum = total;
+        }
+    }
+}
+
+vectorized! {
+    fn widen(codes: &[[i8; BLOCK]], scales: &[f32], values: &mut [f32]) {
+        for ((values, codes), scale) in values.as_chunks_mut::<BLOCK>().0.iter_mut().zip(codes).zip(scales) {
+            values.iter_mut().zip(codes).for_each(|(value, code)| *value = f32::from(*code) * scale);
         }
     }
 }

@@ -45,7 +45,7 @@ enum PackedWeights {
     /// Rounded to bf16, in pairs: groups of rows, `[inputs / 2, rows]` each. Where the processor lacks products of those, they are widened.
     Pairs(Vec<u32>, Option<PairProducts>),
     /// Of 8 bits, in groups of rows.
-    Bytes(Vec<RowGroup>),
+    Bytes(Vec<RowGroup<'static>>),
 }
 
 /// What is done with the output of a linear layer.

@@ -18,6 +18,38 @@ pub(super) fn products<F: Float>(weights: &[F], inputs: &[f32], columns: usize, 
     }
 }
 
+/// See [`Isa::add_tiles`](crate::isa::Isa::add_tiles).
+pub(super) fn add_tiles<F: Float>(tiles: &[F], inputs: &[f32], out: &mut [f32]) {
+    for (tile, out) in tiles.chunks_exact(inputs.len() * TILE).zip(out.as_chunks_mut::<TILE>().0) {
+        for (row, input) in tile.as_chunks::<TILE>().0.iter().zip(inputs) {
+            out.iter_mut().zip(row).for_each(|(out, weight)| *out += weight.widened() * input);
+        }
+    }
+}
+
+/// See [`Blocks::dequantize`].
+pub(super) fn dequantize(weights: Blocks<'_>, out: &mut [f32]) {
+    let out = out.as_chunks_mut::<BLOCK>().0.iter_mut().zip(weights.scales);
+    match weights.bits {
+        Bits::Eight => out.zip(weights.codes.as_chunks::<BLOCK>().0).for_each(|((out, scale), codes)| eight(codes, *scale, out)),
+        Bits::Four => {
+            out.zip(weights.codes.as_chunks::<{ BLOCK / 2 }>().0).for_each(|((out, scale), codes)| four(codes, *scale, out));
+        }
+    }
+}
+
+fn eight(codes: &[u8; BLOCK], scale: f32, out: &mut [f32; BLOCK]) {
+    const ZERO: f32 = Bits::Eight.offset() as f32;
+    *out = codes.map(|code| (f32::from(code) - ZERO) * scale);
+}
+
+fn four(codes: &[u8; BLOCK / 2], scale: f32, out: &mut [f32; BLOCK]) {
+    const ZERO: f32 = Bits::Four.offset() as f32;
+    let (low, high) = out.split_at_mut(BLOCK / 2);
+    low.iter_mut().zip(codes).for_each(|(out, code)| *out = (f32::from(code & 15) - ZERO) * scale);
+    high.iter_mut().zip(codes).for_each(|(out, code)| *out = (f32::from(code >> 4) - ZERO) * scale);
+}
+
 /// See [`Isa::block_products`](crate::isa::Isa::block_products).
 pub(super) fn block_products(weights: Blocks<'_>, inputs: &[f32], columns: usize, out: &mut [f32]) {
     let n = inputs.len() / columns;
@@ -25,7 +57,7 @@ pub(super) fn block_products(weights: Blocks<'_>, inputs: &[f32], columns: usize
     out.fill(0.0);
     for (row, out) in out.chunks_exact_mut(n).enumerate() {
         for block in 0..columns / BLOCK {
-            weights.rows(row..row + 1, columns).block(block).dequantize(&mut floats);
+            dequantize(weights.rows(row..row + 1, columns).block(block), &mut floats);
             for (input, out) in inputs.chunks_exact(columns).zip(out.iter_mut()) {
                 *out += dot(&floats, &input[block * BLOCK..(block + 1) * BLOCK]);
             }
@@ -65,7 +97,7 @@ pub(super) fn pack(weights: Blocks<'_>, per_row: usize, packed: &mut PackedTile)
 }
 
 /// See [`Isa::packed_products`](crate::isa::Isa::packed_products).
-pub(super) fn packed_products(packed: &PackedTile, inputs: &RowGroup, lanes: Lanes, out: &mut [[f32; TILE]]) {
+pub(super) fn packed_products(packed: &PackedTile, inputs: &RowGroup<'_>, lanes: Lanes, out: &mut [[f32; TILE]]) {
     for (input, out) in out.iter_mut().enumerate() {
         for (row, out) in out.iter_mut().enumerate().take(lanes.number()) {
             *out += (0..packed.scales.len()).map(|block| of_block(packed, inputs, block, row, input)).sum::<f32>();
@@ -74,7 +106,7 @@ pub(super) fn packed_products(packed: &PackedTile, inputs: &RowGroup, lanes: Lan
 }
 
 /// The product of one block of row `row` and input number `input`.
-fn of_block(packed: &PackedTile, inputs: &RowGroup, block: usize, row: usize, input: usize) -> f32 {
+fn of_block(packed: &PackedTile, inputs: &RowGroup<'_>, block: usize, row: usize, input: usize) -> f32 {
     let words = block * BLOCK / 4..(block + 1) * BLOCK / 4;
     let pairs = words.map(|word| (packed.words[word][row].to_le_bytes(), inputs.words[word * inputs.n + input].to_le_bytes()));
     let products =

@@ -89,6 +89,27 @@ fn every_level_turns_rows_and_gives_their_tiles() {
 }
 
 #[test]
+fn every_level_adds_tiles() {
+    for (n, inner) in [(1, 1), (3, 2), (5, 16), (2, 35)] {
+        let (tiles, inputs) = (numbers(n * inner * TILE, 5), numbers(inner, 6));
+        let narrow: Vec<half::f16> = tiles.iter().map(|value| half::f16::from_f32(*value)).collect();
+        let wide: Vec<f32> = narrow.iter().map(|value| value.to_f32()).collect();
+        for isa in Isa::all() {
+            let (mut out, mut of_narrow, mut of_wide) = (vec![1.0; n * TILE], vec![1.0; n * TILE], vec![1.0; n * TILE]);
+            isa.add_tiles(&tiles, &inputs, &mut out);
+            isa.add_tiles(&narrow, &inputs, &mut of_narrow);
+            isa.add_tiles(&wide, &inputs, &mut of_wide);
+            assert_eq!(of_narrow, of_wide, "{isa:?} {n}x{inner}");
+            for (i, out) in out.iter().enumerate() {
+                let column = tiles[i / TILE * inner * TILE + i % TILE..].iter().step_by(TILE);
+                let expected = 1.0 + column.zip(&inputs).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+                assert!((f64::from(*out) - expected).abs() <= 2e-5, "{isa:?} {n}x{inner}: {out} {expected}");
+            }
+        }
+    }
+}
+
+#[test]
 fn every_level_gives_the_weighted_sums() {
     for (rows, width) in [(1, 1), (3, 16), (5, 64), (70, 128), (9, 40), (2, 31), (256, 80)] {
         for n in 1..=MAX_ROWS {

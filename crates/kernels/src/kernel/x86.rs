@@ -27,6 +27,7 @@ macro_rules! loops {
             pub(in crate::kernel) use super::tiles::$module::{columns_tile, tile, transpose};
             use crate::float::Float;
             use crate::quantize::{BLOCK, Bits, Blocks};
+            use crate::tiles::TILE;
 
             /// See [`Isa::products`](crate::isa::Isa::products).
             #[target_feature(enable = $features)]
@@ -191,6 +192,19 @@ macro_rules! loops {
                 }
             }
 
+            /// See [`Blocks::dequantize`].
+            #[target_feature(enable = $features)]
+            pub(in crate::kernel) fn dequantize(weights: Blocks<'_>, out: &mut [f32]) {
+                let blocks = weights.codes.chunks_exact(weights.bits.block_bytes()).zip(weights.scales);
+                for ((codes, scale), out) in blocks.zip(out.as_chunks_mut::<BLOCK>().0) {
+                    let floats = match weights.bits {
+                        Bits::Eight => $eight(codes, *scale),
+                        Bits::Four => $four(codes, *scale),
+                    };
+                    floats.into_iter().zip(out.as_chunks_mut().0).for_each(|(vector, out)| store(vector, out));
+                }
+            }
+
             /// See [`Isa::weighted_sums`](crate::isa::Isa::weighted_sums).
             #[target_feature(enable = $features)]
             pub(in crate::kernel) fn weighted_sums(weights: &[f32], values: &[f32], width: usize, out: &mut [f32]) {
@@ -250,6 +264,36 @@ macro_rules! loops {
                 for (sums, out) in sums.iter().zip(out.chunks_exact_mut(width)) {
                     for (sum, out) in sums.iter().zip(out[start..start + V * $lanes].as_chunks_mut().0) {
                         store($plus(*sum, load(out)), out);
+                    }
+                }
+            }
+
+            /// See [`Isa::add_tiles`](crate::isa::Isa::add_tiles). Two sums for each output hide the latency of additions.
+            #[target_feature(enable = $features)]
+            pub(in crate::kernel) fn add_tiles<F: Float>(tiles: &[F], inputs: &[f32], out: &mut [f32]) {
+                const V: usize = TILE / $lanes;
+                let (pairs, last) = inputs.as_chunks::<2>();
+                for (tile, out) in tiles.chunks_exact(inputs.len() * TILE).zip(out.as_chunks_mut::<TILE>().0) {
+                    super::fetch_all(tile);
+                    let mut sums = [[$zero(); V]; 2];
+                    let (rows, last_row) = tile.split_at(pairs.len() * 2 * TILE);
+                    for (rows, inputs) in rows.as_chunks::<{ 2 * TILE }>().0.iter().zip(pairs) {
+                        for ((row, input), sums) in rows.as_chunks::<TILE>().0.iter().zip(inputs).zip(&mut sums) {
+                            let input = $all(*input);
+                            for (sum, weights) in sums.iter_mut().zip(row.as_chunks().0) {
+                                *sum = $fused(widened(weights), input, *sum);
+                            }
+                        }
+                    }
+                    for (row, input) in last_row.as_chunks::<TILE>().0.iter().zip(last) {
+                        let input = $all(*input);
+                        for (sum, weights) in sums[0].iter_mut().zip(row.as_chunks().0) {
+                            *sum = $fused(widened(weights), input, *sum);
+                        }
+                    }
+                    let [even, odd] = sums;
+                    for ((even, odd), out) in even.into_iter().zip(odd).zip(out.as_chunks_mut().0) {
+                        store($plus($plus(even, odd), load(out)), out);
                     }
                 }
             }

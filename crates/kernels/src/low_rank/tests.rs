@@ -1,6 +1,7 @@
 //! The update against its definition in double precision, on every instruction set.
 
 use super::*;
+use crate::quantized_activations::QuantizedActivations;
 
 /// Outputs and inputs of a matrix, whose modules do not end at tiles.
 const ROWS: usize = 150;
@@ -115,6 +116,45 @@ fn tiles_match_f64_and_do_not_depend_on_the_other_rows() {
             }
         }
     }
+}
+
+#[test]
+fn quantised_rows_match_f64_and_do_not_depend_on_the_other_rows() {
+    let columns = 9 * BLOCK;
+    let mut updates = updates();
+    updates.iter_mut().for_each(|(_, update)| update.a = numbers(update.rank * columns, update.rank));
+    for (isa, bits) in Isa::all().into_iter().flat_map(|isa| [(isa, Bits::Four), (isa, Bits::Eight)]) {
+        let update = Update { isa, ..Update::new(updates.clone(), [ROWS, columns], true) };
+        let low = |x: &[f32]| {
+            let groups = QuantizedActivations::new(x, columns).groups(bits.offset(), PACKED_INPUTS);
+            update.low_of_groups(&groups, 2 * PACKED_INPUTS, bits).values
+        };
+        let n = 4 * PACKED_INPUTS + 1;
+        let x = numbers(n * columns, 3);
+        let (together, rank) = (low(&x), update.rank());
+        // The values of the last row, which is alone in its group.
+        let rounded = QuantizedActivations::new(&x, columns).widened();
+        let own = &rounded[(n - 1) * columns..];
+        let expected: Vec<f64> = updates.iter().flat_map(|(_, update)| update.a.chunks(columns)).map(|a| dot(a, own)).collect();
+        let computed: Vec<f32> = together[(n - 1) * rank..].to_vec();
+        let undone: Vec<f32> = computed.iter().zip(of_b(&updates)).map(|(value, power)| value / power).collect();
+        let largest = expected.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
+        for (computed, expected) in undone.iter().zip(&expected) {
+            assert!((f64::from(*computed) - expected).abs() <= 1e-4 * largest, "{isa:?}, {bits:?}: {computed} {expected}");
+        }
+        assert_eq!(low(&x[(n - 1) * columns..]), computed, "{isa:?}, {bits:?}: alone");
+    }
+}
+
+/// The powers of two by which columns of `B` are divided.
+fn of_b(updates: &[(Range<usize>, ModuleUpdate)]) -> Vec<f32> {
+    let of = |update: &ModuleUpdate| {
+        let (mut before, mut after) = (update.clone(), update.clone());
+        normalize(&mut after, before.a.len() / before.rank);
+        before.b.truncate(before.rank);
+        before.b.iter().zip(&after.b).map(|(before, after)| before / after).collect::<Vec<_>>()
+    };
+    updates.iter().flat_map(|(_, update)| of(update)).collect()
 }
 
 #[test]

@@ -41,8 +41,8 @@ pub(super) fn eight_avx512(codes: &[u8], scale: f32) -> [__m512; 2] {
     std::array::from_fn(|i| {
         // SAFETY: sixteen bytes from `16 * i` on are within the 32 of `codes`, as `i` is below 2.
         let bytes = unsafe { _mm_loadu_si128(codes.as_ptr().add(16 * i).cast()) };
-        let numbers = _mm512_sub_epi32(_mm512_cvtepu8_epi32(bytes), _mm512_set1_epi32(128));
-        _mm512_mul_ps(_mm512_cvtepi32_ps(numbers), scale)
+        let numbers = _mm_xor_si128(bytes, _mm_set1_epi8(i8::MIN));
+        _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(numbers)), scale)
     })
 }
 

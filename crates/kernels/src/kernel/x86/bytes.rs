@@ -158,7 +158,7 @@ macro_rules! loops {
             #[target_feature(enable = $features)]
             pub(in crate::kernel) fn packed_products(
                 packed: &PackedTile,
-                inputs: &RowGroup,
+                inputs: &RowGroup<'_>,
                 lanes: Lanes,
                 out: &mut [[f32; TILE]],
             ) {
@@ -169,7 +169,7 @@ macro_rules! loops {
             }
 
             #[target_feature(enable = $features)]
-            fn of_packed_bits<const B: usize>(packed: &PackedTile, inputs: &RowGroup, lanes: Lanes, out: &mut [[f32; TILE]]) {
+            fn of_packed_bits<const B: usize>(packed: &PackedTile, inputs: &RowGroup<'_>, lanes: Lanes, out: &mut [[f32; TILE]]) {
                 match inputs.n {
                     1 => of_packed::<B, 1>(packed, inputs, lanes, out),
                     2 => of_packed::<B, 2>(packed, inputs, lanes, out),
@@ -184,7 +184,7 @@ macro_rules! loops {
             #[target_feature(enable = $features)]
             fn of_packed<const B: usize, const N: usize>(
                 packed: &PackedTile,
-                inputs: &RowGroup,
+                inputs: &RowGroup<'_>,
                 lanes: Lanes,
                 out: &mut [[f32; TILE]],
             ) {

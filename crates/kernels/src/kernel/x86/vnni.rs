@@ -213,7 +213,7 @@ fn two_four(codes: &[u8]) -> __m512i {
 
 /// See [`Isa::packed_products`](crate::isa::Isa::packed_products).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(in crate::kernel) fn packed_products(packed: &PackedTile, inputs: &RowGroup, lanes: Lanes, out: &mut [[f32; TILE]]) {
+pub(in crate::kernel) fn packed_products(packed: &PackedTile, inputs: &RowGroup<'_>, lanes: Lanes, out: &mut [[f32; TILE]]) {
     match lanes {
         Lanes::All => of_lanes::<2>(packed, inputs, out),
         Lanes::Half => of_lanes::<1>(packed, inputs, out),
@@ -222,7 +222,7 @@ pub(in crate::kernel) fn packed_products(packed: &PackedTile, inputs: &RowGroup,
 
 /// The first `V` vectors of a tile.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn of_lanes<const V: usize>(packed: &PackedTile, inputs: &RowGroup, out: &mut [[f32; TILE]]) {
+fn of_lanes<const V: usize>(packed: &PackedTile, inputs: &RowGroup<'_>, out: &mut [[f32; TILE]]) {
     match inputs.n {
         1 => of_packed::<1, V>(packed, inputs, out),
         2 => of_packed::<2, V>(packed, inputs, out),
@@ -234,7 +234,7 @@ fn of_lanes<const V: usize>(packed: &PackedTile, inputs: &RowGroup, out: &mut [[
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn of_packed<const N: usize, const V: usize>(packed: &PackedTile, inputs: &RowGroup, out: &mut [[f32; TILE]]) {
+fn of_packed<const N: usize, const V: usize>(packed: &PackedTile, inputs: &RowGroup<'_>, out: &mut [[f32; TILE]]) {
     // Equal to WORDS, which is hidden from the compiler: it would unroll the loop until the sums no longer fit the registers.
     let words = packed.words.len() / packed.scales.len();
     let blocks = packed.words.chunks_exact(words).zip(inputs.words.as_chunks::<N>().0.chunks_exact(words));
