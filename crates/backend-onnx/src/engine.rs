@@ -7,19 +7,19 @@ use std::sync::Arc;
 use ort::operator::OperatorDomain;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use tandem_core::backend::LoadOptions;
-use tandem_core::{BackendKind, Error, Remedy, Result};
+use tandem_core::{Error, Remedy, Result};
 
 use crate::device::session_builder;
 use crate::error::Doing;
 use crate::source::{GraphLocation, Source};
+use crate::threads::Threads;
 use crate::{library, placement};
 
 /// A session of the engine, and the threads of Tandem's kernels where it has such.
 pub(crate) struct Engine {
     pub(crate) session: Session,
-    pub(crate) threads: Option<Arc<ThreadPool>>,
+    pub(crate) threads: Option<Arc<Threads>>,
 }
 
 impl Deref for Engine {
@@ -71,13 +71,6 @@ pub(crate) fn commit(
         hint: Some(["obtain or export the model again".into(), Remedy::ListDevices].into()),
         source: Some(Box::new(error)),
     })
-}
-
-/// The threads on which the loops of Tandem's kernels run, as many as the engine has. Idle ones look for work for a moment and then sleep.
-pub(crate) fn threads(options: &LoadOptions) -> Result<Arc<ThreadPool>> {
-    let n = n_threads(options);
-    let pool = ThreadPoolBuilder::new().num_threads(n).thread_name(|i| format!("kernels-{i}")).build();
-    pool.map(Arc::new).map_err(|source| Error::engine(BackendKind::Onnx, &format!("to start {n} threads"), source))
 }
 
 /// The number of threads that a run uses.

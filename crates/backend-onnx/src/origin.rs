@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use rayon::ThreadPool;
 use tandem_core::backend::LoadOptions;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
@@ -15,6 +14,7 @@ use crate::engine::{self, Engine};
 use crate::error::Doing;
 use crate::operators::{self, Updates};
 use crate::source::Source;
+use crate::threads::Threads;
 
 /// Files, options and configuration of a load.
 pub(crate) struct Origin {
@@ -26,7 +26,7 @@ pub(crate) struct Origin {
     /// The adapters that Tandem's operators know.
     pub(crate) updates: Arc<Updates>,
     /// The threads of Tandem's kernels, once a graph has such.
-    threads: OnceLock<Arc<ThreadPool>>,
+    threads: OnceLock<Arc<Threads>>,
 }
 
 impl Origin {
@@ -58,11 +58,11 @@ impl Origin {
         Ok(Engine { session, threads: has_own.then(|| self.threads()).transpose()? })
     }
 
-    fn threads(&self) -> Result<Arc<ThreadPool>> {
+    fn threads(&self) -> Result<Arc<Threads>> {
         if let Some(threads) = self.threads.get() {
             return Ok(Arc::clone(threads));
         }
-        let threads = engine::threads(&self.options)?;
+        let threads = Arc::new(Threads::new(engine::n_threads(&self.options))?);
         Ok(Arc::clone(self.threads.get_or_init(|| threads)))
     }
 }

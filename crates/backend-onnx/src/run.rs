@@ -78,7 +78,7 @@ pub(crate) unsafe fn run(
         }
     };
     match &engine.threads {
-        Some(threads) => threads.install(call),
+        Some(threads) => threads.run(call),
         None => call(),
     }
 }

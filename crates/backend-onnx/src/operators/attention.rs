@@ -5,8 +5,8 @@
 use std::slice;
 use std::sync::Arc;
 
-use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput};
-use ort::value::TensorElementType;
+use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput, ShapeInferenceContext};
+use ort::value::{SymbolicDimensions, TensorElementType, ValueType};
 use rayon::prelude::*;
 use tandem_kernels::attention::{AttentionMask, Scoring, attention};
 
@@ -63,6 +63,24 @@ impl Operator for Attention {
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
         [(); 3].map(|()| OperatorOutput::required(TensorElementType::Float32))
+    }
+
+    fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
+        let inputs = context.inputs();
+        let Some(ValueType::Tensor { ty, shape, dimension_symbols }) = inputs.first() else { return Ok(()) };
+        let heads = context.attr::<i64>("num_heads")?;
+        // A shape that is not known has no sizes.
+        let Some(ValueType::Tensor { shape: past, .. }) = inputs.get(PAST_KEYS) else { return Ok(()) };
+        if let (&[batch, n, _], &[_, _, _, head_dim]) = (&shape[..], &past[..])
+            && head_dim > 0
+        {
+            let shape = [batch, n, heads * head_dim].into();
+            let mut symbols = dimension_symbols.to_vec();
+            symbols[2].clear();
+            let dimension_symbols = SymbolicDimensions::new(symbols);
+            return context.set_output(0, &ValueType::Tensor { ty: *ty, shape, dimension_symbols });
+        }
+        Ok(())
     }
 
     fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<AttentionKernel> {

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use ort::AsPointer;
 use ort::session::{RunOptions, Session};
 use ort::value::DynValue;
-use rayon::ThreadPoolBuilder;
 use tandem_core::backend::{Kernels as Whose, LoadOptions};
 use tandem_core::conformance::{describe, with_fixture};
 use tandem_core::{Device, OnnxOptions};
@@ -23,6 +22,7 @@ use super::whose;
 use crate::engine::Engine;
 use crate::library;
 use crate::run::{Names, RawValue, run, take};
+use crate::threads::Threads;
 
 /// Calls `test` where the engine is installed.
 fn with_engine(test: fn()) {
@@ -49,7 +49,7 @@ impl Loaded {
             bytes = edit.to_bytes().unwrap();
         }
         let session = builder.commit_from_memory(&bytes).unwrap();
-        let threads = (whose == Whose::Tandem).then(|| Arc::new(ThreadPoolBuilder::new().num_threads(2).build().unwrap()));
+        let threads = (whose == Whose::Tandem).then(|| Arc::new(Threads::new(2).unwrap()));
         let names = [inputs, outputs].map(|names| Names::new(names.iter().map(|name| CString::new(*name).unwrap()).collect()));
         Self { engine: Engine { session, threads }, names }
     }

@@ -70,7 +70,7 @@ pub(crate) struct EntryOptions {
     /// Whether idle threads of ONNX Runtime spin: `false`, `true`, or both [default: false, as in `tandem run`]
     #[arg(long, value_name = "BOOL", value_delimiter = ',')]
     pub(crate) spin: Vec<bool>,
-    /// Whose kernels ONNX Runtime computes with on the processor: `tandem`, `runtime`, or both [default: tandem]
+    /// Whose kernels ONNX Runtime computes with on the processor: `tandem`, `runtime`, or both [default: tandem, and runtime without AVX2]
     #[arg(long, value_name = "KERNELS", value_delimiter = ',', value_parser = one_of::<Kernels>())]
     pub(crate) kernels: Vec<Kernels>,
     /// Also measure these graphs of the model, separated by commas

@@ -26,7 +26,7 @@ pub(crate) struct OnnxArgs {
     /// Let idle threads spin: slightly faster, but processors are busy between tokens
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub(crate) spin: Option<bool>,
-    /// Whose kernels compute products and attention on the processor: `tandem` or `runtime` [default: tandem]
+    /// Whose kernels compute products and attention on the processor: `tandem` or `runtime` [default: tandem, and runtime without AVX2]
     #[arg(long, value_name = "KERNELS", value_parser = one_of::<Kernels>())]
     pub(crate) kernels: Option<Kernels>,
     #[command(flatten)]

@@ -1,7 +1,10 @@
 //! Products in 8 and 4 bits, with and without zero points and bias.
 
 use ort::value::Tensor;
-use tandem_core::backend::Kernels as Whose;
+use tandem_core::backend::{Kernels as Whose, Numerics};
+use tandem_kernels::instruction_set;
+use tandem_kernels::matrix::{Kernels, MatrixView, Terms, Weights as KernelWeights};
+use tandem_kernels::quantize::{BLOCK, Bits, Blocks};
 
 use super::onnx::{FLOAT, OneNode, UINT8, float_bytes};
 use super::{Loaded, floats, numbers, with_engine};
@@ -144,6 +147,43 @@ fn zero_points_in_the_middle_are_not_multiplied() {
                 side.run(std::slice::from_ref(&x), &[None]).remove(0).unwrap()
             });
             assert_eq!(floats(&with), floats(&without), "{bits} bits");
+        }
+    });
+}
+
+/// The codes of [`Weights`] as our kernels have them: weights `i` and `i + 16` of a block share a byte.
+fn own_codes(weights: &Weights) -> Vec<u8> {
+    if weights.bits == 8 {
+        return weights.codes.clone();
+    }
+    let half = |block: &[u8], i: usize| block[i / 2] >> (4 * (i % 2)) & 15;
+    weights.codes.chunks(BLOCK / 2).flat_map(|block| (0..BLOCK / 2).map(|i| half(block, i) | half(block, i + 16) << 4)).collect()
+}
+
+#[test]
+fn products_are_those_of_candle() {
+    with_engine(|| {
+        for bits in [4, 8] {
+            let weights = Weights::new(bits, BLOCK, [70, 3 * BLOCK], false);
+            let side = Loaded::new(&weights.graph(None, 4), Whose::Tandem, [&["x"], &["y"]]);
+            let (codes, named) = (own_codes(&weights), if bits == 4 { Bits::Four } else { Bits::Eight });
+            let blocks = Blocks { bits: named, codes: &codes, scales: &weights.scales };
+            let matrix = MatrixView::new(KernelWeights::Blocks(blocks), [weights.rows, weights.columns], Numerics::Fast);
+            for n in [1, 3, 9, 40] {
+                let x = numbers(n * weights.columns, n);
+                let given = Tensor::from_array(([1, n, weights.columns], x.clone())).unwrap().into_dyn();
+                let result = side.run(std::slice::from_ref(&given), &[None]).remove(0).unwrap();
+                let theirs = matrix.product(&x, Terms::default(), Kernels::Fastest);
+                // Few rows of 4 bits are summed in lanes, and a lane has other inputs of the block; the rest is equal to the bit.
+                let is_equal = bits == 8 || n > 8 && instruction_set().contains("vnni");
+                for (i, (own, theirs)) in floats(&result).iter().zip(&theirs).enumerate() {
+                    let x = &x[i / weights.rows * weights.columns..][..weights.columns];
+                    let sum: f64 =
+                        x.iter().enumerate().map(|(c, x)| (weights.at(i % weights.rows, c) * f64::from(*x)).abs()).sum();
+                    let allowed = if is_equal { 0.0 } else { 2e-6 * sum };
+                    assert!(f64::from(own - theirs).abs() <= allowed, "{bits} bits, {n} rows: {own} is not {theirs}");
+                }
+            }
         }
     });
 }
