@@ -4,17 +4,18 @@ use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 
-use ort::operator::OperatorDomain;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use tandem_core::backend::LoadOptions;
 use tandem_core::{Error, Remedy, Result};
+use tandem_kernels::matrix::Kernels;
 
 use crate::device::session_builder;
 use crate::error::Doing;
+use crate::operators::Updates;
 use crate::source::{GraphLocation, Source};
 use crate::threads::Threads;
-use crate::{library, placement};
+use crate::{library, operators, placement};
 
 /// A session of the engine, and the threads of Tandem's kernels where it has such.
 pub(crate) struct Engine {
@@ -34,12 +35,13 @@ impl Deref for Engine {
 const WEIGHTS_DIRECTORY: &str = "session.model_external_initializers_file_folder_path";
 
 /// Has the engine load `source` onto `options.device`, with the library at `library` or the one that is found, and with Tandem's operators where
-/// there are `own` ones.
+/// `own` says how their kernels are chosen.
 pub(crate) fn commit(
     library: Option<&Path>,
     options: &LoadOptions,
     source: &Source,
-    own: Option<OperatorDomain>,
+    own: Option<Kernels>,
+    updates: &Arc<Updates>,
 ) -> Result<Session> {
     const DOING: &str = "to prepare a session";
     let environment = library::environment(library)?;
@@ -55,8 +57,8 @@ pub(crate) fn commit(
         .doing(DOING)?
         .with_config_entry(placement::RECORD, "1")
         .doing(DOING)?;
-    if let Some(own) = own {
-        builder = builder.with_operators(own).doing(DOING)?;
+    if let Some(kernels) = own {
+        builder = builder.with_operators(operators::domain(kernels, updates).doing(DOING)?).doing(DOING)?;
     }
     let session = match &source.location {
         GraphLocation::File(path) => builder.commit_from_file(path),

@@ -11,8 +11,7 @@ use tandem_core::{Device, Result};
 use tandem_onnx_graph::AdapterInputs;
 
 use crate::engine::{self, Engine};
-use crate::error::Doing;
-use crate::operators::{self, Updates};
+use crate::operators::Updates;
 use crate::source::Source;
 use crate::threads::Threads;
 
@@ -48,14 +47,12 @@ impl Origin {
     /// Has the engine load `source`, with Tandem's kernels where they are requested.
     pub(crate) fn commit(&self, source: &mut Source) -> Result<Engine> {
         let own = source.use_own_operators(&self.options)?;
-        let own = own.map(|kernels| operators::domain(kernels, &self.updates)).transpose().doing("to make Tandem's operators")?;
-        let has_own = own.is_some();
         let before = (self.options.huge_pages && self.options.device == Device::Cpu).then(MappingSnapshot::now);
-        let session = engine::commit(self.library.as_deref(), &self.options, source, own)?;
+        let session = engine::commit(self.library.as_deref(), &self.options, source, own, &self.updates)?;
         if let Some(before) = before {
             before.collapse();
         }
-        Ok(Engine { session, threads: has_own.then(|| self.threads()).transpose()? })
+        Ok(Engine { session, threads: own.map(|_| self.threads()).transpose()? })
     }
 
     fn threads(&self) -> Result<Arc<Threads>> {
