@@ -12,7 +12,7 @@ use ort::value::{DynValue, Tensor, TensorElementType};
 use tandem_core::adapter::{AdapterSum, ModuleUpdate};
 use tandem_core::{Error, Result};
 use tandem_kernels::low_rank::Update;
-use tandem_onnx_graph::{ADAPTER_INPUT, Graph, OwnProduct, Product};
+use tandem_onnx_graph::{ADAPTER_INPUT, CustomProduct, Graph, Product};
 
 use crate::error::{Doing, bad_graph};
 use crate::graph::{AdapterPort, DecoderGraph};
@@ -61,7 +61,7 @@ impl Constants {
     /// [`Error::Unsupported`] for magnitudes where the weight is not read.
     pub(crate) fn adapted(
         graph: &DecoderGraph,
-        own: &[OwnProduct],
+        own: &[CustomProduct],
         usable: &dyn Fn(&AdapterPort) -> bool,
         mut sum: AdapterSum<'_>,
         origin: &Origin,
@@ -95,7 +95,7 @@ impl Constants {
     /// Makes the parts of `sum` that are of the `own` products known to these; `rows` reads the weights of a module.
     fn register(
         &mut self,
-        own: &[OwnProduct],
+        own: &[CustomProduct],
         sum: &mut AdapterSum<'_>,
         known: &Arc<Updates>,
         rows: &mut RowsOf<'_>,

@@ -20,7 +20,7 @@ use crate::footprint::{Attention, GraphFootprint, encoder_footprint, footprint};
 use crate::graph::{DecoderGraph, EncoderGraph, Encoding, LoadedGraph, pooled_output};
 use crate::loaded::Loaded;
 use crate::model::OnnxModel;
-use crate::operators::whose;
+use crate::operators::kernels_for;
 use crate::origin::Origin;
 use crate::probe::Probing;
 use crate::run::Names;
@@ -100,7 +100,7 @@ impl Backend for OnnxBackend {
 
     fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
         files.refuse_gguf()?;
-        whose(options)?;
+        kernels_for(options)?;
         let config = files.model_config()?;
         let source = OpenedSource::open(files, options)?;
         Ok(Box::new(OnnxOpened { library: self.library.clone(), files: files.clone(), options: options.clone(), config, source }))
@@ -139,7 +139,7 @@ impl OpenedModel for OnnxOpened {
         let (dtype, stored) = (self.dtype(), stored_bytes(&self.files)?);
         let shape = ModelShape::of(&self.files, &self.config, stored)?;
         let encodes = self.source.encodes(&self.config, self.options.purpose);
-        let kernels = whose(&self.options)?;
+        let kernels = kernels_for(&self.options)?;
         let attention = Attention::of(&self.config, matches!(self.source, OpenedSource::Export));
         let graph = match &self.source {
             OpenedSource::Graph(opened) => GraphFootprint::of_graph(&opened.graph, kernels),
@@ -160,7 +160,8 @@ impl OpenedModel for OnnxOpened {
         let Self { library, files, options, config, source: opened } = *self;
         let mut source = opened.source(&files, &config, &options)?;
         if !options.onnx.adapted_modules.is_empty() && !opened.encodes(&config, options.purpose) {
-            let needed = needed_inputs(&source.graph()?.0, &options.onnx.adapted_modules, whose(&options)? == Kernels::Tandem);
+            let needed =
+                needed_inputs(&source.graph()?.0, &options.onnx.adapted_modules, kernels_for(&options)? == Kernels::Tandem);
             source.add_adapter_inputs(&needed)?;
         }
         drop(opened);
@@ -200,7 +201,7 @@ fn describe(
 ) -> Result<ModelInfo> {
     let placement = placement::read(session).doing("to read where the nodes were placed")?;
     let version = library::runtime_version().unwrap_or_else(|| "unknown".into());
-    let version = match placement::own_nodes(&placement) {
+    let version = match placement::custom_nodes(&placement) {
         [0, _] => version,
         [own, all] => format!("{version} (tandem {}, {own} of {all} nodes)", instruction_set()),
     };

@@ -36,7 +36,7 @@ const WEIGHTS_DIRECTORY: &str = "session.model_external_initializers_file_folder
 
 /// Whether the engine knows the domain of Tandem's operators. It keeps the domains of all sessions in one table and adds one that is missing
 /// without a lock, so that of two first sessions at the same time one failed: the first is made alone.
-static ARE_KNOWN: Mutex<bool> = Mutex::new(false);
+static DOMAIN_REGISTERED: Mutex<bool> = Mutex::new(false);
 
 /// Has the engine load `source` onto `options.device`, with the library at `library` or the one that is found, and with Tandem's operators where
 /// `own` says how their kernels are chosen.
@@ -62,7 +62,8 @@ pub(crate) fn commit(
         .with_config_entry(placement::RECORD, "1")
         .doing(DOING)?;
     // Held only until a session with such operators was made.
-    let mut first = own.is_some().then(|| ARE_KNOWN.lock().unwrap_or_else(PoisonError::into_inner)).filter(|known| !**known);
+    let mut first =
+        own.is_some().then(|| DOMAIN_REGISTERED.lock().unwrap_or_else(PoisonError::into_inner)).filter(|known| !**known);
     if let Some(kernels) = own {
         builder = builder.with_operators(operators::domain(kernels, updates).doing(DOING)?).doing(DOING)?;
     }

@@ -74,16 +74,16 @@ fn between(shape: &ModelShape) -> Count {
 /// Copies of what products multiply by: floats are as large in panels of 16 columns.
 fn packed(graph: &GraphFootprint, dtype: DType) -> Count {
     let blocks = if dtype == DType::Int8 { PACKED_8_BITS } else { PACKED_4_BITS };
-    graph.float_products + (graph.block_products - graph.own_products) * blocks / HUNDRED
+    graph.float_products + (graph.block_products - graph.custom_products) * blocks / HUNDRED
 }
 
 /// What stays in its file. What lies within the graph's own is copied out of it.
 fn mapped(graph: &GraphFootprint) -> Count {
-    graph.own_products + graph.shared + graph.others - graph.inline
+    graph.custom_products + graph.shared + graph.others - graph.inline
 }
 
 fn mapped_name(graph: &GraphFootprint) -> &'static str {
-    if graph.own_products == Saturating(0) { "embedding and tables" } else { "weights, embedding and tables" }
+    if graph.custom_products == Saturating(0) { "embedding and tables" } else { "weights, embedding and tables" }
 }
 
 fn is_float(dtype: DType) -> bool {
@@ -105,7 +105,7 @@ impl GraphFootprint {
         Self {
             float_products: if is_float { products } else { zero },
             block_products: if is_float { zero } else { products },
-            own_products: if is_own { products } else { zero },
+            custom_products: if is_own { products } else { zero },
             others,
             shared: if shape.tied && !is_own { head } else { zero },
             inline: if shape.stored_bytes.0 < BUILT_IN_MEMORY { products + others } else { zero },

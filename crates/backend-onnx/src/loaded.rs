@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use tandem_core::adapter::AdaptedModule;
 use tandem_core::{Device, ModelInfo, Result};
-use tandem_onnx_graph::{AdapterInputs, OwnProduct};
+use tandem_onnx_graph::{AdapterInputs, CustomProduct};
 
 use crate::adapters::Constants;
 use crate::engine::Engine;
@@ -36,7 +36,7 @@ pub(crate) struct Loaded {
     /// The products whose inputs for adapters the graph had.
     own: Vec<String>,
     /// Those that Tandem's operators compute, adapters included.
-    pub(crate) own_products: Vec<OwnProduct>,
+    pub(crate) custom_products: Vec<CustomProduct>,
     /// Shows its inner values, where they have known names.
     pub(crate) probing: Option<Probing>,
 }
@@ -56,7 +56,7 @@ impl Loaded {
             origin,
             added: source.added,
             own: source.own,
-            own_products: source.own_products,
+            custom_products: source.custom_products,
         }
     }
 
@@ -77,8 +77,8 @@ impl Loaded {
     /// Whether adapters of `modules` can be given.
     pub(crate) fn takes(&self, modules: &[AdaptedModule]) -> bool {
         modules.iter().all(|module| {
-            let is_here = |product: &OwnProduct| product.modules.iter().any(|(name, _)| *name == module.module);
-            if self.own_products.iter().any(is_here) {
+            let is_here = |product: &CustomProduct| product.modules.iter().any(|(name, _)| *name == module.module);
+            if self.custom_products.iter().any(is_here) {
                 return true;
             }
             let mut ports = self.graph.adapters.iter().filter(|port| self.is_usable(port));

@@ -10,7 +10,7 @@ use tandem_onnx_graph::AdapterInputs;
 use crate::adapters::Constants;
 use crate::graph::DecoderGraph;
 use crate::loaded::Loaded;
-use crate::operators::whose;
+use crate::operators::kernels_for;
 use crate::session::OnnxSession;
 use crate::source::needed_inputs;
 
@@ -53,8 +53,8 @@ impl Base {
             return Ok(Arc::clone(latest));
         }
         let origin = &latest.origin;
-        let has_own = whose(&origin.options)? == Kernels::Tandem;
-        let needed = needed_inputs(&origin.source(&[])?.graph()?.0, modules, has_own);
+        let has_custom = kernels_for(&origin.options)? == Kernels::Tandem;
+        let needed = needed_inputs(&origin.source(&[])?.graph()?.0, modules, has_custom);
         let added = union(&latest.added, needed);
         if added == latest.added {
             // Of the modules that it does not take the graph has no products, which the factors will tell.
@@ -98,7 +98,7 @@ impl Model for OnnxModel {
         }
         let loaded = base.adaptable(&sum.modules())?;
         let usable = |port: &_| loaded.is_usable(port);
-        let constants = Arc::new(Constants::adapted(&loaded.graph, &loaded.own_products, &usable, sum, &loaded.origin)?);
+        let constants = Arc::new(Constants::adapted(&loaded.graph, &loaded.custom_products, &usable, sum, &loaded.origin)?);
         Ok(Arc::new(Self { base, loaded, constants }))
     }
 

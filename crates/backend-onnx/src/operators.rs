@@ -29,7 +29,7 @@ pub(crate) use self::updates::{ModelUpdates, Registered, Updates};
 /// # Errors
 /// [`Error::InvalidOption`] where Tandem's own are requested for another device than the processor, and for a `TANDEM_ISA` that this processor
 /// lacks.
-pub(crate) fn whose(options: &LoadOptions) -> Result<Whose> {
+pub(crate) fn kernels_for(options: &LoadOptions) -> Result<Whose> {
     match (options.onnx.kernels, options.device) {
         (Some(Whose::Tandem), device) if device != Device::Cpu => Err(Error::InvalidOption {
             option: "kernels".into(),
@@ -84,7 +84,7 @@ fn first(values: &mut Vec<f32>, n: usize) -> &mut [f32] {
 }
 
 /// A mistake in a node, in the engine's words.
-fn mistake(problem: impl Into<String>) -> ort::Error {
+fn node_error(problem: impl Into<String>) -> ort::Error {
     ort::Error::new(problem)
 }
 
@@ -107,23 +107,23 @@ fn input<'c, T>(context: &'c ComputeContext, index: usize) -> ort::Result<ValueR
 where
     T: PrimitiveTensorElementType + Debug,
 {
-    optional_input(context, index)?.ok_or_else(|| mistake(format!("input {index} is missing")))
+    optional_input(context, index)?.ok_or_else(|| node_error(format!("input {index} is missing")))
 }
 
 /// Output number `index`, of `shape`, which the node must have.
 fn output<'c>(context: &'c ComputeContext, index: usize, shape: &[usize]) -> ort::Result<FloatsMut<'c>> {
-    context.output(index, shape)?.ok_or_else(|| mistake(format!("output {index} is missing")))?.downcast()
+    context.output(index, shape)?.ok_or_else(|| node_error(format!("output {index} is missing")))?.downcast()
 }
 
 /// The shape of `value`.
 fn shape(value: &Floats<'_>) -> ort::Result<Vec<usize>> {
-    value.shape().iter().map(|&size| usize::try_from(size).map_err(|_| mistake("a shape has a negative size"))).collect()
+    value.shape().iter().map(|&size| usize::try_from(size).map_err(|_| node_error("a shape has a negative size"))).collect()
 }
 
 /// The attribute `name`, a number of things.
 fn count(context: &KernelContext<'_>, name: &str) -> ort::Result<usize> {
     let value = context.get::<i64>(name).and_then(|value| usize::try_from(value).ok());
-    value.ok_or_else(|| mistake(format!("the attribute `{name}` is not a number of things")))
+    value.ok_or_else(|| node_error(format!("the attribute `{name}` is not a number of things")))
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ impl Origin {
 
     /// Has the engine load `source`, with Tandem's kernels where they are requested.
     pub(crate) fn commit(&self, source: &mut Source) -> Result<Engine> {
-        let own = source.use_own_operators(&self.options)?;
+        let own = source.use_custom_operators(&self.options)?;
         let before = (self.options.huge_pages && self.options.device == Device::Cpu).then(MappingSnapshot::now);
         let session = engine::commit(self.library.as_deref(), &self.options, source, own, &self.updates)?;
         if let Some(before) = before {

@@ -50,7 +50,7 @@ pub(crate) fn read(session: &Session) -> ort::Result<Vec<Placement>> {
 }
 
 /// How many nodes run on Tandem's own kernels, and how many there are.
-pub(crate) fn own_nodes(placements: &[Placement]) -> [usize; 2] {
+pub(crate) fn custom_nodes(placements: &[Placement]) -> [usize; 2] {
     let is_own = |operator: &str| operator.split_once('.').is_some_and(|(domain, _)| domain == OPERATOR_DOMAIN);
     let own = placements.iter().flat_map(|placed| &placed.operators).filter(|(operator, _)| is_own(operator));
     [own.map(|(_, n)| n).sum(), placements.iter().map(|placed| placed.n_nodes).sum()]
@@ -106,7 +106,7 @@ mod tests {
     fn own_nodes_are_those_of_the_domain() {
         let operators = [("tandem.MatMulNBits", 9), ("MatMulNBits", 2), ("Add", 1)].map(|(name, n)| (name.to_owned(), n));
         let placed = Placement { provider: "CPUExecutionProvider".into(), n_nodes: 12, operators: operators.into() };
-        assert_eq!(own_nodes(&[placed]), [9, 12]);
+        assert_eq!(custom_nodes(&[placed]), [9, 12]);
     }
 
     #[test]

@@ -11,14 +11,14 @@ use tandem_core::config::ModelConfig;
 use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
 use tandem_core::{DType, Device, Error, Result};
 use tandem_kernels::matrix::Kernels as ByRows;
-use tandem_onnx_graph::{Activations, AdapterInputs, DataType, Dim, Edit, Graph, LogitsControl, Node, OwnProduct};
+use tandem_onnx_graph::{Activations, AdapterInputs, CustomProduct, DataType, Dim, Edit, Graph, LogitsControl, Node};
 
 pub(crate) use self::adapted::needed_inputs;
 use self::adapted::{has_modules, own_inputs};
 use crate::error::bad_graph;
 use crate::export::{GraphPlan, RunBy, encodes, graph_format, refuse_unsupported_architecture};
 use crate::graph_cache::{CachedGraph, cached_graph};
-use crate::operators::whose;
+use crate::operators::kernels_for;
 use crate::value_names::can_probe;
 
 /// A larger graph, weights included, is edited only where it must be: an edit makes a copy in memory.
@@ -47,7 +47,7 @@ pub(crate) struct Source {
     /// The inputs for adapters that were added.
     pub(crate) added: Vec<AdapterInputs>,
     /// The products that Tandem's operators compute, adapters included.
-    pub(crate) own_products: Vec<OwnProduct>,
+    pub(crate) custom_products: Vec<CustomProduct>,
     /// The files of the graph and its weights.
     pub(crate) weight_files: Vec<WeightFile>,
     /// Keeps a graph from the cache from being removed.
@@ -201,18 +201,18 @@ impl Source {
 
     /// Gives products and attention to Tandem's operators where `options` say so; the last edit. Says how their kernels are chosen, if there
     /// are any: rows of a text that is encoded must not depend on those of others.
-    pub(crate) fn use_own_operators(&mut self, options: &LoadOptions) -> Result<Option<ByRows>> {
-        let (mut used, mut own_products) = (None, Vec::new());
-        if whose(options)? == Kernels::Tandem {
+    pub(crate) fn use_custom_operators(&mut self, options: &LoadOptions) -> Result<Option<ByRows>> {
+        let (mut used, mut custom_products) = (None, Vec::new());
+        if kernels_for(options)? == Kernels::Tandem {
             self.edit(|graph, edit| {
                 let encodes = options.purpose == Purpose::Encode || !generates(graph);
-                let own = edit.use_own_operators();
-                own_products = own.products;
+                let own = edit.use_custom_operators();
+                custom_products = own.products;
                 used = (own.n_nodes > 0).then_some(if encodes { ByRows::ByShape } else { ByRows::Fastest });
                 Ok(used.is_some())
             })?;
         }
-        self.own_products = own_products;
+        self.custom_products = custom_products;
         Ok(used)
     }
 
@@ -238,7 +238,7 @@ impl Source {
             can_adapt: has_modules(graph),
             own: own_inputs(graph),
             added: Vec::new(),
-            own_products: Vec::new(),
+            custom_products: Vec::new(),
             weight_files: weight_files(file, graph, directory)?,
             cached: None,
         })
@@ -268,7 +268,7 @@ impl Source {
             can_adapt: has_modules(&graph),
             own: own_inputs(&graph),
             added: Vec::new(),
-            own_products: Vec::new(),
+            custom_products: Vec::new(),
             weight_files: files.weights.iter().map(ModelFile::weight_file).collect::<Result<_>>()?,
             cached: None,
         })

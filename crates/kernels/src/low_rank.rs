@@ -34,7 +34,7 @@ pub struct Update {
     /// The width of what the matrix reads.
     columns: usize,
     /// The factors `A` of all modules, one below the other: `[rank, columns]`.
-    a: First,
+    a: FactorA,
     /// What each row of `A x` is multiplied by: it undoes the scaling of factors in 16 bits. Empty for 1.
     scales: Vec<f32>,
     modules: Vec<Module>,
@@ -49,24 +49,24 @@ struct Module {
     /// Its rows of `A`.
     ranks: Range<usize>,
     /// `[tiles, rank, TILE]`: the first tile has the first of `rows`, and zeros where it has rows of another module.
-    b: Factor,
+    b: FactorB,
 }
 
 /// `A` in memory.
-enum First {
+enum FactorA {
     F32(Vec<f32>),
     /// Beside quantised weights, so that it is multiplied with inputs as these are.
     Integers(Integers),
 }
 
 /// `B` in memory.
-enum Factor {
+enum FactorB {
     F32(Vec<f32>),
     /// Beside quantised weights, whose rounding is coarser by orders of magnitude.
     F16(Vec<f16>),
 }
 
-impl Factor {
+impl FactorB {
     fn new(values: Vec<f32>, narrow: bool) -> Self {
         if !narrow {
             return Self::F32(values);
@@ -104,7 +104,7 @@ impl Update {
                 let all = gain.get_or_insert_with(|| vec![1.0; rows]);
                 all[own.clone()].iter_mut().zip(gains).for_each(|(all, gain)| *all += gain - 1.0);
             }
-            let b = Factor::new(tiles(isa, &update.b, update.rank, &own), narrow);
+            let b = FactorB::new(tiles(isa, &update.b, update.rank, &own), narrow);
             modules.push(Module { rows: own, ranks: first_rank..first_rank + update.rank, b });
             first_rank += update.rank;
             if a.is_empty() {
@@ -114,7 +114,7 @@ impl Update {
             }
         }
         let is_integer = narrow && columns.is_multiple_of(BLOCK);
-        let a = if is_integer { First::Integers(Integers::of(&a, columns)) } else { First::F32(a) };
+        let a = if is_integer { FactorA::Integers(Integers::of(&a, columns)) } else { FactorA::F32(a) };
         Self { isa, columns, a, scales, modules, gain }
     }
 
@@ -131,20 +131,20 @@ impl Update {
     fn low_rows(&self, ranks: Range<usize>, inputs: Inputs<'_>, out: &mut [f32]) {
         let mut low = vec![0.0; out.len()];
         match (&self.a, inputs) {
-            (First::F32(a), Inputs::Floats(x)) => {
+            (FactorA::F32(a), Inputs::Floats(x)) => {
                 self.isa.products(&a[ranks.start * self.columns..ranks.end * self.columns], x, self.columns, out);
             }
-            (First::Integers(a), Inputs::Floats(x)) => {
+            (FactorA::Integers(a), Inputs::Floats(x)) => {
                 for (rows, out) in a.rows(ranks.clone()).into_iter().zip([&mut *out, &mut low]) {
                     self.isa.block_products(rows, x, self.columns, out);
                 }
             }
-            (First::Integers(a), Inputs::Pairs(pairs)) => {
+            (FactorA::Integers(a), Inputs::Pairs(pairs)) => {
                 for (rows, out) in a.rows(ranks.clone()).into_iter().zip([&mut *out, &mut low]) {
                     self.isa.integer_products(rows, pairs, self.columns, out);
                 }
             }
-            (First::F32(_), Inputs::Pairs(_)) => unreachable!("inputs are quantised beside quantised weights alone"),
+            (FactorA::F32(_), Inputs::Pairs(_)) => unreachable!("inputs are quantised beside quantised weights alone"),
         }
         out.iter_mut().zip(low).for_each(|(out, low)| *out += low);
         if let Some(scales) = self.scales.get(ranks) {
@@ -193,7 +193,7 @@ impl Update {
     /// together. The update is one beside quantised weights.
     pub(crate) fn low_of_groups(&self, groups: &[RowGroup<'_>], size: usize, bits: Bits) -> Low<'_> {
         let rank = self.rank();
-        let First::Integers(a) = &self.a else { unreachable!("inputs are quantised beside quantised weights alone") };
+        let FactorA::Integers(a) = &self.a else { unreachable!("inputs are quantised beside quantised weights alone") };
         let tiles = a.tiles(self.isa);
         let mut values = vec![0.0; groups.iter().map(|group| group.n).sum::<usize>() * rank];
         let parts = values.par_chunks_mut(size * rank).zip(groups.par_chunks(size / PACKED_INPUTS)).with_min_len(2);
@@ -237,7 +237,7 @@ impl Update {
     }
 }
 
-impl First {
+impl FactorA {
     /// Writes the values of row `rank` from column `start` on to `out`.
     fn widen(&self, rank: usize, start: usize, columns: usize, out: &mut [f32]) {
         match self {
@@ -337,8 +337,8 @@ impl Module {
         let add = |skipped: usize, out: &mut [f32]| {
             let own = skipped * size..skipped * size + out.len() * low.len();
             match &self.b {
-                Factor::F32(b) => isa.add_tiles(&b[own], low, out),
-                Factor::F16(b) => isa.add_tiles(&b[own], low, out),
+                FactorB::F32(b) => isa.add_tiles(&b[own], low, out),
+                FactorB::F16(b) => isa.add_tiles(&b[own], low, out),
             }
         };
         add(skipped, whole.as_flattened_mut());

@@ -108,7 +108,7 @@ impl GraphFootprint {
         Self {
             float_products: if is_float { products } else { float * floats },
             block_products: if is_float { zero } else { products },
-            own_products: if is_float || kernels == Kernels::Runtime { zero } else { products },
+            custom_products: if is_float || kernels == Kernels::Runtime { zero } else { products },
             others,
             shared: zero,
             inline: if shape.stored_bytes.0 < BUILT_IN_MEMORY { products + float * floats + others } else { zero },

@@ -15,7 +15,7 @@ pub(crate) struct GraphFootprint {
     /// Codes, scales and zero points of 8 and 4 bits that products multiply by (`MatMulNBits`).
     pub(crate) block_products: Count,
     /// Those of them that Tandem's operators read where they lie.
-    pub(crate) own_products: Count,
+    pub(crate) custom_products: Count,
     /// All others: embeddings, norms, tables.
     pub(crate) others: Count,
     /// Those of the products that the engine copies and something else reads too, such as an embedding that is the head.
@@ -31,7 +31,7 @@ pub(crate) struct GraphFootprint {
 enum Use {
     FloatProduct,
     BlockProduct,
-    OwnProduct,
+    CustomProduct,
     Other,
 }
 
@@ -48,11 +48,11 @@ impl GraphFootprint {
                 Some(Use::FloatProduct) => sum.float_products += bytes,
                 Some(used) => {
                     sum.block_products += bytes;
-                    sum.own_products += if *used == Use::OwnProduct { bytes } else { Saturating(0) };
+                    sum.custom_products += if *used == Use::CustomProduct { bytes } else { Saturating(0) };
                 }
                 None => sum.others += bytes,
             }
-            if product.is_some_and(|used| *used != Use::OwnProduct) && uses.contains(&Use::Other) {
+            if product.is_some_and(|used| *used != Use::CustomProduct) && uses.contains(&Use::Other) {
                 sum.shared += bytes;
             }
             if !matches!(tensor.data, TensorData::External(_)) {
@@ -67,11 +67,11 @@ impl GraphFootprint {
 fn uses(graph: &Graph, kernels: Kernels) -> HashMap<&str, Vec<Use>> {
     let mut uses: HashMap<&str, Vec<Use>> = HashMap::new();
     for node in graph.nodes() {
-        let is_own = kernels == Kernels::Tandem && graph.has_own_operator(node);
+        let is_own = kernels == Kernels::Tandem && graph.has_custom_operator(node);
         for (place, input) in node.inputs.iter().enumerate() {
             let used = match node.op_type.as_str() {
                 "MatMul" | "Gemm" | "FusedMatMul" | "FusedGemm" if place == 1 => Use::FloatProduct,
-                "MatMulNBits" if is_own && place > 0 => Use::OwnProduct,
+                "MatMulNBits" if is_own && place > 0 => Use::CustomProduct,
                 "MatMulNBits" | "MatMulInteger" | "DynamicQuantizeMatMul" | "QLinearMatMul" if place > 0 => Use::BlockProduct,
                 _ => Use::Other,
             };

@@ -10,7 +10,7 @@ use ort::value::{SymbolicDimensions, TensorElementType, ValueType};
 use rayon::prelude::*;
 use tandem_kernels::attention::{AttentionMask, Scoring, attention};
 
-use super::{Floats, FloatsMut, ScratchPool, count, first, input, mistake, optional_input, output, shape};
+use super::{Floats, FloatsMut, ScratchPool, count, first, input, node_error, optional_input, output, shape};
 
 /// The places of the inputs.
 const QUERY: usize = 0;
@@ -86,7 +86,7 @@ impl Operator for Attention {
     fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<AttentionKernel> {
         let (heads, kv_heads) = (count(context, "num_heads")?, count(context, "kv_num_heads")?);
         if heads == 0 || kv_heads == 0 || heads % kv_heads != 0 {
-            return Err(mistake(format!("{heads} heads do not share the keys of {kv_heads}")));
+            return Err(node_error(format!("{heads} heads do not share the keys of {kv_heads}")));
         }
         let window = context.get::<i64>("local_window_size").and_then(|window| usize::try_from(window).ok());
         let positive = |name: &str| context.get::<f32>(name).filter(|value| *value > 0.0);
@@ -118,11 +118,11 @@ type Row<'v> = [(&'v [f32], usize); 3];
 impl<'c> Projected<'c> {
     fn of(kernel: &AttentionKernel, context: &'c ComputeContext) -> ort::Result<Self> {
         let queries = input(context, QUERY)?;
-        let &[batch, n, width] = &*shape(&queries)? else { return Err(mistake("queries have three dimensions")) };
+        let &[batch, n, width] = &*shape(&queries)? else { return Err(node_error("queries have three dimensions")) };
         let apart = match (optional_input(context, KEY)?, optional_input(context, VALUE)?) {
             (Some(key), Some(value)) => Some([key, value]),
             (None, None) => None,
-            _ => return Err(mistake("keys and values are both given or neither")),
+            _ => return Err(node_error("keys and values are both given or neither")),
         };
         let heads = if apart.is_some() { kernel.heads } else { kernel.heads + 2 * kernel.kv_heads };
         let head_dim = width / heads;
@@ -132,7 +132,7 @@ impl<'c> Projected<'c> {
             None => true,
         };
         if head_dim == 0 || width != heads * head_dim || !fit {
-            return Err(mistake(format!(
+            return Err(node_error(format!(
                 "queries, keys and values of {} and {} heads do not fit",
                 kernel.heads, kernel.kv_heads
             )));
@@ -192,7 +192,7 @@ impl Kernel for AttentionKernel {
             {
                 n_past
             }
-            (keys, values) => return Err(mistake(format!("a cache of {keys:?} and {values:?} does not fit"))),
+            (keys, values) => return Err(node_error(format!("a cache of {keys:?} and {values:?} does not fit"))),
         };
         let [lengths, total] = [input::<i32>(context, LAST_POSITIONS)?, input::<i32>(context, TOTAL)?];
         let spans = spans(lengths.extract_tensor().1, total.extract_tensor().1, [batch, n], n_past)?;
@@ -290,10 +290,10 @@ struct Spans {
 
 /// The first positions of `n` new tokens of each row of a batch, whose last ones are `lengths`; a cache holds `n_past` positions.
 fn spans(lengths: &[i32], total: &[i32], [batch, n]: [usize; 2], n_past: usize) -> ort::Result<Spans> {
-    let total = total.first().and_then(|&total| usize::try_from(total).ok()).ok_or_else(|| mistake("a length is negative"))?;
+    let total = total.first().and_then(|&total| usize::try_from(total).ok()).ok_or_else(|| node_error("a length is negative"))?;
     let capacity = total.max(n_past);
     if lengths.len() != batch {
-        return Err(mistake(format!("{} lengths are not those of {batch} rows", lengths.len())));
+        return Err(node_error(format!("{} lengths are not those of {batch} rows", lengths.len())));
     }
     let start = |&last: &i32| match n == total {
         // A prompt: shorter rows are padded behind.
@@ -301,24 +301,24 @@ fn spans(lengths: &[i32], total: &[i32], [batch, n]: [usize; 2], n_past: usize) 
         false => usize::try_from(last).ok().and_then(|last| (last + 1).checked_sub(n)),
     };
     let starts: Option<Vec<usize>> = lengths.iter().map(start).collect();
-    let starts = starts.ok_or_else(|| mistake(format!("{n} tokens end before they begin")))?;
+    let starts = starts.ok_or_else(|| node_error(format!("{n} tokens end before they begin")))?;
     let last = starts.iter().copied().max().unwrap_or(0);
     if last > n_past || last + n > capacity {
-        return Err(mistake(format!("{n} tokens after {last} do not fit a cache of {capacity} with {n_past}")));
+        return Err(node_error(format!("{n} tokens after {last} do not fit a cache of {capacity} with {n_past}")));
     }
     Ok(Spans { end: last + n, starts, capacity })
 }
 
 /// The tables of cosines and sines, which must reach to position `end`.
 fn rotation<'v>(tables: &'v [Option<Floats<'_>>; 2], head_dim: usize, end: usize) -> ort::Result<Tables<'v>> {
-    let [Some(cosines), Some(sines)] = tables else { return Err(mistake("cosines and sines are missing")) };
+    let [Some(cosines), Some(sines)] = tables else { return Err(node_error("cosines and sines are missing")) };
     let size = shape(cosines)?;
     match size[..] {
         [positions, width] if end <= positions && 2 * width <= head_dim && shape(sines)? == size => {
             let [cosines, sines] = [cosines.extract_tensor().1, sines.extract_tensor().1];
             Ok(Tables { cosines, sines, width })
         }
-        _ => Err(mistake(format!("rotation to position {end} of heads of {head_dim} has tables of {size:?}"))),
+        _ => Err(node_error(format!("rotation to position {end} of heads of {head_dim} has tables of {size:?}"))),
     }
 }
 

@@ -14,7 +14,7 @@ use tandem_kernels::matrix::{Kernels, MatrixView, Terms, Weights};
 use tandem_kernels::quantize::{BLOCK, Bits, Blocks};
 use tandem_onnx_graph::{ADAPTER_PLACE, MODULE_ATTRIBUTE};
 
-use super::{Floats, ModelUpdates, ScratchPool, Updates, count, first, input, mistake, optional_input, output, shape};
+use super::{Floats, ModelUpdates, ScratchPool, Updates, count, first, input, node_error, optional_input, output, shape};
 
 /// The places of the inputs.
 const CODES: usize = 1;
@@ -97,17 +97,17 @@ impl Operator for Product {
         let bits = match context.get::<i64>("bits").unwrap_or(4) {
             4 => Bits::Four,
             8 => Bits::Eight,
-            bits => return Err(mistake(format!("weights have {bits} bits"))),
+            bits => return Err(node_error(format!("weights have {bits} bits"))),
         };
         if rows == 0 || columns == 0 || block == 0 || block % BLOCK != 0 || columns % block != 0 {
-            return Err(mistake(format!("rows of {columns} weights are not whole blocks of {block}")));
+            return Err(node_error(format!("rows of {columns} weights are not whole blocks of {block}")));
         }
-        let n_scales = rows.checked_mul(columns / block).ok_or_else(|| mistake("a matrix is too large"))?;
+        let n_scales = rows.checked_mul(columns / block).ok_or_else(|| node_error("a matrix is too large"))?;
         let codes = context.constant_input::<TensorValueType<u8>>(CODES)?;
         let scales = context.constant_input::<TensorValueType<f32>>(SCALES)?;
         let (n_codes, n_given) = (codes.shape().num_elements(), scales.shape().num_elements());
         if n_codes != n_scales * (block / BLOCK) * bits.block_bytes() || n_given != n_scales {
-            return Err(mistake(format!("{n_codes} bytes and {n_given} scales are not {rows} rows of {columns} weights")));
+            return Err(node_error(format!("{n_codes} bytes and {n_given} scales are not {rows} rows of {columns} weights")));
         }
         let is_integer = context.get::<i64>("accuracy_level") == Some(INTEGERS);
         let mut kernel = ProductKernel {
@@ -141,7 +141,7 @@ impl ProductKernel<'_> {
         };
         let row_bytes = per_row.div_ceil(in_byte);
         if zeros.len() != self.rows * row_bytes {
-            return Err(mistake(format!("{} bytes of zero points are not those of {} rows", zeros.len(), self.rows)));
+            return Err(node_error(format!("{} bytes of zero points are not those of {} rows", zeros.len(), self.rows)));
         }
         let zero = |row: usize, block: usize| {
             let byte = zeros[row * row_bytes + block / in_byte];
@@ -160,7 +160,7 @@ impl ProductKernel<'_> {
         match number.and_then(|number| number.extract_tensor().1.first().copied()) {
             None | Some(0) => Ok(None),
             Some(number) => {
-                self.updates.of(number).map(Some).ok_or_else(|| mistake(format!("no adapters have the number {number}")))
+                self.updates.of(number).map(Some).ok_or_else(|| node_error(format!("no adapters have the number {number}")))
             }
         }
     }
@@ -199,7 +199,10 @@ impl Kernel for ProductKernel<'_> {
         match sizes.last_mut() {
             Some(last) if *last == self.columns => *last = self.rows,
             _ => {
-                return Err(mistake(format!("rows of {} weights are multiplied by inputs of the shape {sizes:?}", self.columns)));
+                return Err(node_error(format!(
+                    "rows of {} weights are multiplied by inputs of the shape {sizes:?}",
+                    self.columns
+                )));
             }
         }
         let mut result = output(context, 0, &sizes)?;
@@ -207,7 +210,7 @@ impl Kernel for ProductKernel<'_> {
         let bias: Option<Floats<'_>> = optional_input(context, BIAS)?;
         let bias = bias.as_ref().map(|bias| bias.extract_tensor().1);
         if bias.is_some_and(|bias| bias.len() != self.rows) {
-            return Err(mistake(format!("a bias is not one of {} values", self.rows)));
+            return Err(node_error(format!("a bias is not one of {} values", self.rows)));
         }
         let blocks = Blocks { bits: self.bits, codes: self.codes.extract_tensor().1, scales: self.scales.values() };
         let matrix = MatrixView::new(Weights::Blocks(blocks), [self.rows, self.columns], self.numerics);

@@ -18,7 +18,7 @@ use tandem_kernels::instruction_set;
 use tandem_kernels::matrix::Kernels;
 use tandem_onnx_graph::Graph;
 
-use super::whose;
+use super::kernels_for;
 use crate::engine::Engine;
 use crate::library;
 use crate::run::{Names, RawValue, run, take};
@@ -45,7 +45,7 @@ impl Loaded {
             builder = builder.with_operators(super::domain(Kernels::Fastest, &Arc::default()).unwrap()).unwrap();
             let graph = Graph::parse(bytes, "test").unwrap();
             let mut edit = graph.edit();
-            assert_eq!(edit.use_own_operators().n_nodes, 1, "the node is one that the operators know");
+            assert_eq!(edit.use_custom_operators().n_nodes, 1, "the node is one that the operators know");
             bytes = edit.to_bytes().unwrap();
         }
         let session = builder.commit_from_memory(&bytes).unwrap();
@@ -70,7 +70,9 @@ impl Loaded {
 
 #[test]
 fn own_kernels_are_the_processors_and_an_error_elsewhere() {
-    let on = |kernels, device| whose(&LoadOptions::new().with_device(device).with_onnx(OnnxOptions::new().with_kernels(kernels)));
+    let on = |kernels, device| {
+        kernels_for(&LoadOptions::new().with_device(device).with_onnx(OnnxOptions::new().with_kernels(kernels)))
+    };
     let by_default = if instruction_set() == "plain" { Whose::Runtime } else { Whose::Tandem };
     assert_eq!(on(None, Device::Cpu).unwrap(), by_default);
     for whose in [Whose::Tandem, Whose::Runtime] {

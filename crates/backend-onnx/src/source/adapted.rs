@@ -4,11 +4,11 @@ use tandem_core::adapter::AdaptedModule;
 use tandem_onnx_graph::{AdapterInputs, Graph, Node, module_name};
 
 /// The inputs that `graph` needs for adapters of `modules`, beside those that it has. A module without a product needs none, nor does one that
-/// Tandem's operators compute, where they are used: `has_own`.
-pub(crate) fn needed_inputs(graph: &Graph, modules: &[AdaptedModule], has_own: bool) -> Vec<AdapterInputs> {
+/// Tandem's operators compute, where they are used: `has_custom`.
+pub(crate) fn needed_inputs(graph: &Graph, modules: &[AdaptedModule], has_custom: bool) -> Vec<AdapterInputs> {
     let own = own_inputs(graph);
     let mut needed = Vec::new();
-    for product in graph.products().iter().filter(|product| !(has_own && product.has_own_operator())) {
+    for product in graph.products().iter().filter(|product| !(has_custom && product.has_custom_operator())) {
         let is_here = |module: &&AdaptedModule| product.modules().iter().any(|(name, _)| *name == module.module);
         let mut here = modules.iter().filter(is_here).peekable();
         let has_gain = here.peek().is_some() && here.clone().any(|module| module.has_magnitude);
@@ -78,8 +78,8 @@ mod tests {
             let needed = needed_inputs(&graph, &modules, false);
             assert_eq!(needed.len(), products.len(), "{dtype}");
             assert_eq!(needed_inputs(&graph, &modules, true), if is_own { vec![] } else { needed }, "{dtype}");
-            source.use_own_operators(&options).unwrap();
-            let own: Vec<&str> = source.own_products.iter().map(|product| product.name.as_str()).collect();
+            source.use_custom_operators(&options).unwrap();
+            let own: Vec<&str> = source.custom_products.iter().map(|product| product.name.as_str()).collect();
             let expected: Vec<&str> = products.iter().filter(|_| is_own).map(|product| product.name()).collect();
             assert_eq!(own, expected, "{dtype}");
         }

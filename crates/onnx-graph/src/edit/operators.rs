@@ -33,18 +33,18 @@ const ABSENT_AS_ZERO: [&str; 4] = ["rotary_interleaved", "qk_output", "kv_cache_
 /// Inputs that share a scale come in multiples of this.
 const BLOCK: i64 = 32;
 
-/// What [`Edit::use_own_operators`] has changed.
+/// What [`Edit::use_custom_operators`] has changed.
 #[derive(Clone, Debug, Default)]
-pub struct OwnOperators {
+pub struct CustomOperators {
     /// The number of nodes that Tandem's operators compute.
     pub n_nodes: usize,
     /// Those products among them that adapters may change.
-    pub products: Vec<OwnProduct>,
+    pub products: Vec<CustomProduct>,
 }
 
 /// What one of Tandem's operators multiplies, for adapters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnProduct {
+pub struct CustomProduct {
     /// As [`Product::name`].
     pub name: String,
     /// As [`Product::modules`].
@@ -58,8 +58,8 @@ pub struct OwnProduct {
 }
 
 impl Graph {
-    /// Whether [`Edit::use_own_operators`] gives `node` to one of Tandem's operators.
-    pub fn has_own_operator(&self, node: &Node) -> bool {
+    /// Whether [`Edit::use_custom_operators`] gives `node` to one of Tandem's operators.
+    pub fn has_custom_operator(&self, node: &Node) -> bool {
         is_product(self, node) || is_attention(self, node)
     }
 }
@@ -74,17 +74,17 @@ impl Edit<'_> {
     /// Products of modules get an input and an attribute for adapters ([`ADAPTER_INPUT`]).
     ///
     /// It is the last edit of a graph: other edits do not know the domain.
-    pub fn use_own_operators(&mut self) -> OwnOperators {
+    pub fn use_custom_operators(&mut self) -> CustomOperators {
         let graph = self.graph;
         let mut n_changed = 0;
-        let products: Vec<OwnProduct> = graph.products().iter().filter_map(|product| self.name_product(product)).collect();
+        let products: Vec<CustomProduct> = graph.products().iter().filter_map(|product| self.name_product(product)).collect();
         if !products.is_empty() {
             let none = encode::tensor(ADAPTER_INPUT, DataType::INT64, &[], Data::Raw(&0_i64.to_le_bytes()));
             self.append_to_main(main_graph::INITIALIZER, &none);
             let input = ValueInfo { name: ADAPTER_INPUT.into(), data_type: Some(DataType::INT64), dims: Some(vec![]) };
             self.append_to_main(main_graph::INPUT, &encode::value_info(&input));
         }
-        for known in graph.nodes().iter().filter(|node| graph.has_own_operator(node)) {
+        for known in graph.nodes().iter().filter(|node| graph.has_custom_operator(node)) {
             let fields = message(graph, &known.range);
             for domain in children(fields, node::DOMAIN) {
                 self.patches.replace(domain.start, OPERATOR_DOMAIN.into());
@@ -97,13 +97,13 @@ impl Edit<'_> {
             put_int(&mut import, opset::VERSION, 1);
             self.patches.append(0, model::OPSET_IMPORT, &import);
         }
-        OwnOperators { n_nodes: n_changed, products }
+        CustomOperators { n_nodes: n_changed, products }
     }
 
     /// Gives `product` its name and the input for adapters, if it is one of ours.
-    fn name_product(&mut self, product: &Product<'_>) -> Option<OwnProduct> {
+    fn name_product(&mut self, product: &Product<'_>) -> Option<CustomProduct> {
         let node = product.node;
-        if !product.has_own_operator() || node.inputs.len() > ADAPTER_PLACE {
+        if !product.has_custom_operator() || node.inputs.len() > ADAPTER_PLACE {
             return None;
         }
         let own = message(self.graph, &node.range).start;
@@ -113,7 +113,7 @@ impl Edit<'_> {
         }
         let name = AttributeValue::Text(product.name().into());
         self.set_attribute(node, Attribute { name: MODULE_ATTRIBUTE.into(), value: name });
-        Some(OwnProduct {
+        Some(CustomProduct {
             name: product.name().into(),
             modules: product.modules().to_vec(),
             n_inputs: product.n_inputs,

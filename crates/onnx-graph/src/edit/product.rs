@@ -69,8 +69,8 @@ impl Product<'_> {
     }
 
     /// Whether one of Tandem's operators may compute it, adapters included.
-    pub fn has_own_operator(&self) -> bool {
-        self.node.op_type == "MatMulNBits" && self.graph.has_own_operator(self.node)
+    pub fn has_custom_operator(&self) -> bool {
+        self.node.op_type == "MatMulNBits" && self.graph.has_custom_operator(self.node)
     }
 
     /// The columns of a module; `None` if it is not here.

@@ -43,7 +43,7 @@ fn graph(node: Node, past: DataType) -> Graph {
 fn check(what: &str, node: Node, past: DataType, expected: bool) {
     let before = graph(node, past);
     let mut edit = before.edit();
-    assert_eq!(edit.use_own_operators().n_nodes, usize::from(expected), "{what}");
+    assert_eq!(edit.use_custom_operators().n_nodes, usize::from(expected), "{what}");
     let after = Graph::parse(edit.to_bytes().unwrap(), "edited.onnx").unwrap();
     let (old, new) = (&before.nodes()[1], &after.nodes()[1]);
     assert_eq!(new.domain == OPERATOR_DOMAIN, expected, "{what}");
@@ -53,7 +53,7 @@ fn check(what: &str, node: Node, past: DataType, expected: bool) {
     assert_eq!(old.attributes.len(), new.attributes.len(), "{what}");
     assert_eq!(before.slice(&before.nodes()[0].range), after.slice(&after.nodes()[0].range), "{what}");
     // A second edit finds nothing more to do.
-    assert_eq!(after.edit().use_own_operators().n_nodes, 0, "{what}");
+    assert_eq!(after.edit().use_custom_operators().n_nodes, 0, "{what}");
 }
 
 #[test]
@@ -125,9 +125,9 @@ fn product_of_a_module_gets_an_input_for_adapters() {
     let name = "/model/layers.0/attn/q_proj/MatMul";
     let before = graph(Node { name: name.into(), ..product }, DataType::FLOAT);
     let mut edit = before.edit();
-    let OwnOperators { n_nodes, products } = edit.use_own_operators();
+    let CustomOperators { n_nodes, products } = edit.use_custom_operators();
     let modules = vec![("layers.0.self_attn.q_proj".to_owned(), 0..3)];
-    let expected = OwnProduct { name: "layers.0.self_attn.q_proj".into(), modules, n_inputs: 64, n_outputs: 3, bits: 4 };
+    let expected = CustomProduct { name: "layers.0.self_attn.q_proj".into(), modules, n_inputs: 64, n_outputs: 3, bits: 4 };
     assert_eq!((n_nodes, products), (1, vec![expected]));
     let after = Graph::parse(edit.to_bytes().unwrap(), "edited.onnx").unwrap();
     let node = &after.nodes()[1];
