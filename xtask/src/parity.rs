@@ -8,7 +8,8 @@ use crate::interrupt::Interrupt;
 use crate::process::{self, Profile};
 
 const REFERENCE: &str = "candle:f32";
-const CANDIDATES: [&str; 6] = ["onnx:f32", "onnx:f16", "onnx:int8", "onnx:int4", "candle:int8", "candle:int4"];
+const CANDIDATES: [&str; 8] =
+    ["onnx:f32", "onnx:f16", "onnx:int8", "onnx:int4", "onnx+runtime:int8", "onnx+runtime:int4", "candle:int8", "candle:int4"];
 
 /// What embedding models are compared in, where they run in it.
 const OF_EMBEDDERS: [&str; 5] = ["onnx:f32", "onnx:f16", "onnx:int8", "candle:bf16", "candle:int8"];

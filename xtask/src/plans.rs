@@ -10,8 +10,8 @@ use crate::process::{self, Profile};
 /// How far a plan may be off its peak, as a share of the peak.
 const MARGIN: f64 = 0.10;
 
-/// What a dev build may take beyond its plans, in bytes: its code is larger. It is measured by a run that holds next to nothing, and that run
-/// alone is allowed as much; 6 MB with both engines.
+/// The most that a dev build may take beyond its plans, in bytes, because its code is larger. How much it takes is measured by a run of few
+/// tokens: 4 to 6 MB with both engines.
 const DEV_BYTES: f64 = 8e6;
 
 /// The tokens that runs hold, where the model has the context for them.

@@ -20,7 +20,7 @@ use crate::footprint::{Attention, GraphFootprint, encoder_footprint, footprint};
 use crate::graph::{DecoderGraph, EncoderGraph, Encoding, LoadedGraph, pooled_output};
 use crate::loaded::Loaded;
 use crate::model::OnnxModel;
-use crate::operators::kernels_for;
+use crate::operators::{default_kernels, kernels_for};
 use crate::origin::Origin;
 use crate::probe::Probing;
 use crate::run::Names;
@@ -84,10 +84,10 @@ impl Backend for OnnxBackend {
     fn footprint(&self, shape: &ModelShape, dtype: DType, workload: &Workload) -> Footprint {
         if !shape.generates {
             let attention = Attention::Blocks;
-            let graph = GraphFootprint::of_encoder(shape, dtype, attention, Kernels::Tandem);
+            let graph = GraphFootprint::of_encoder(shape, dtype, attention, default_kernels());
             return encoder_footprint(shape, &graph, dtype, attention, workload);
         }
-        footprint(shape, &GraphFootprint::of_checkpoint(shape, dtype, Kernels::Tandem), dtype, workload)
+        footprint(shape, &GraphFootprint::of_checkpoint(shape, dtype, default_kernels()), dtype, workload)
     }
 
     fn dtypes(&self, files: &ModelFiles) -> Vec<DType> {

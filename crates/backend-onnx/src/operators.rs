@@ -1,4 +1,4 @@
-//! Tandem's kernels as operators of ONNX Runtime, on the processor: products with quantised weights, and attention.
+//! Tandem's kernels as custom operators of ONNX Runtime, on the processor: products with quantised weights, and attention.
 //!
 //! They take the inputs and attributes of the operators that they stand in for (`com.microsoft`), which an edit gives to this domain just
 //! before the engine loads a graph. Weights are read where the graph has them: in files beside it the engine maps them, and nothing is packed or
@@ -24,7 +24,7 @@ use self::product::Product;
 pub(crate) use self::product::order_inputs;
 pub(crate) use self::updates::{ModelUpdates, Registered, Updates};
 
-/// Whose kernels are used with `options`.
+/// The kernels that `options` request, or those that are used by default.
 ///
 /// # Errors
 /// [`Error::InvalidOption`] where Tandem's own are requested for another device than the processor, and for a `TANDEM_ISA` that this processor
@@ -38,10 +38,14 @@ pub(crate) fn kernels_for(options: &LoadOptions) -> Result<Whose> {
             hint: Some(["leave it out".into(), Remedy::UseDevice(Device::Cpu)].into()),
         }),
         (Some(Whose::Tandem), _) => check_instruction_set().map(|()| Whose::Tandem),
-        // Without vector instructions the engine's are several times as fast.
-        (None, Device::Cpu) if instruction_set() != "plain" => check_instruction_set().map(|()| Whose::Tandem),
+        (None, Device::Cpu) => check_instruction_set().map(|()| default_kernels()),
         _ => Ok(Whose::Runtime),
     }
+}
+
+/// The kernels that are used on the processor by default: without vector instructions the engine's are several times as fast.
+pub(crate) fn default_kernels() -> Whose {
+    if instruction_set() == "plain" { Whose::Runtime } else { Whose::Tandem }
 }
 
 /// The operators for one session, with the adapters that `updates` has. With [`Kernels::ByShape`] a row of a product does not depend on the others.
@@ -75,15 +79,7 @@ impl ScratchPool {
     }
 }
 
-/// The first `n` values of `values`, which grows if necessary.
-fn first(values: &mut Vec<f32>, n: usize) -> &mut [f32] {
-    if values.len() < n {
-        *values = tandem_kernels::zeros(n);
-    }
-    &mut values[..n]
-}
-
-/// A mistake in a node, in the engine's words.
+/// What is wrong with a node, as an error of the engine.
 fn node_error(problem: impl Into<String>) -> ort::Error {
     ort::Error::new(problem)
 }
@@ -120,10 +116,10 @@ fn shape(value: &Floats<'_>) -> ort::Result<Vec<usize>> {
     value.shape().iter().map(|&size| usize::try_from(size).map_err(|_| node_error("a shape has a negative size"))).collect()
 }
 
-/// The attribute `name`, a number of things.
+/// The attribute `name`, which counts something.
 fn count(context: &KernelContext<'_>, name: &str) -> ort::Result<usize> {
     let value = context.get::<i64>(name).and_then(|value| usize::try_from(value).ok());
-    value.ok_or_else(|| node_error(format!("the attribute `{name}` is not a number of things")))
+    value.ok_or_else(|| node_error(format!("the attribute `{name}` is missing or negative")))
 }
 
 #[cfg(test)]

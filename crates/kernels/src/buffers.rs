@@ -16,7 +16,7 @@ pub fn zeros(n: usize) -> Vec<f32> {
 }
 
 /// The first `n` values of `values`, which grows if necessary; their contents are left over from earlier uses.
-pub(crate) fn scratch_slice(values: &mut Vec<f32>, n: usize) -> &mut [f32] {
+pub fn scratch_slice(values: &mut Vec<f32>, n: usize) -> &mut [f32] {
     if values.len() < n {
         *values = zeros(n);
     }

@@ -60,5 +60,5 @@ mod quantized_activations;
 pub mod rotary;
 mod tiles;
 
-pub use buffers::zeros;
+pub use buffers::{scratch_slice, zeros};
 pub use isa::{check_instruction_set, instruction_set};

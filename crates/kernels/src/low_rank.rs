@@ -35,7 +35,7 @@ pub struct Update {
     columns: usize,
     /// The factors `A` of all modules, one below the other: `[rank, columns]`.
     a: FactorA,
-    /// What each row of `A x` is multiplied by: it undoes the scaling of factors in 16 bits. Empty for 1.
+    /// What each row of `A x` is multiplied by: it undoes the scaling that keeps narrow factors in range. Empty for 1.
     scales: Vec<f32>,
     modules: Vec<Module>,
     /// Multiplies the product without adapters, `[rows]`.
@@ -86,7 +86,8 @@ impl FactorB {
 }
 
 impl Update {
-    /// The update of a matrix of `rows` and `columns` by those of the modules at some of its rows; `narrow` keeps the factors in f16.
+    /// The update of a matrix of `rows` and `columns` by those of the modules at some of its rows; `narrow` is for quantised weights: `A`
+    /// lies in twice 8 bits and `B` in f16, else both in f32.
     ///
     /// # Panics
     /// For factors that are not of the shapes that the matrix and the rows make them.

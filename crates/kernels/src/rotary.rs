@@ -108,10 +108,15 @@ impl Table {
         let half = head.len() / 2;
         let cosines = &self.cosines[position * half..][..half];
         let sines = &self.sines[position * half..][..half];
-        let (first, second) = head.split_at_mut(half);
-        for ((first, second), (cosine, sine)) in first.iter_mut().zip(second).zip(cosines.iter().zip(sines)) {
-            (*first, *second) = (*first * cosine - *second * sine, *second * cosine + *first * sine);
-        }
+        rotate_pairs(head, cosines, sines);
+    }
+}
+
+/// Rotates the pairs `(i, i + head.len() / 2)` of `head` by the angles of these cosines and sines, one for each pair.
+pub fn rotate_pairs(head: &mut [f32], cosines: &[f32], sines: &[f32]) {
+    let (first, second) = head.split_at_mut(head.len() / 2);
+    for ((first, second), (cosine, sine)) in first.iter_mut().zip(second).zip(cosines.iter().zip(sines)) {
+        (*first, *second) = (*first * cosine - *second * sine, *second * cosine + *first * sine);
     }
 }
 

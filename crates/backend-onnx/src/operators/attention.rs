@@ -9,8 +9,10 @@ use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInp
 use ort::value::{SymbolicDimensions, TensorElementType, ValueType};
 use rayon::prelude::*;
 use tandem_kernels::attention::{AttentionMask, Scoring, attention};
+use tandem_kernels::rotary::rotate_pairs;
+use tandem_kernels::scratch_slice;
 
-use super::{Floats, FloatsMut, ScratchPool, count, first, input, node_error, optional_input, output, shape};
+use super::{Floats, FloatsMut, ScratchPool, count, input, node_error, optional_input, output, shape};
 
 /// The places of the inputs.
 const QUERY: usize = 0;
@@ -122,7 +124,7 @@ impl<'c> Projected<'c> {
         let apart = match (optional_input(context, KEY)?, optional_input(context, VALUE)?) {
             (Some(key), Some(value)) => Some([key, value]),
             (None, None) => None,
-            _ => return Err(node_error("keys and values are both given or neither")),
+            _ => return Err(node_error("keys and values must be given together")),
         };
         let heads = if apart.is_some() { kernel.heads } else { kernel.heads + 2 * kernel.kv_heads };
         let head_dim = width / heads;
@@ -133,7 +135,7 @@ impl<'c> Projected<'c> {
         };
         if head_dim == 0 || width != heads * head_dim || !fit {
             return Err(node_error(format!(
-                "queries, keys and values of {} and {} heads do not fit",
+                "the widths of queries, keys and values do not match {} and {} heads",
                 kernel.heads, kernel.kv_heads
             )));
         }
@@ -173,11 +175,7 @@ impl Tables<'_> {
     /// Rotates the pairs `(i, i + width)` of `head` by its position.
     fn rotate(&self, head: &mut [f32], position: usize) {
         let own = position * self.width..(position + 1) * self.width;
-        let (first, second) = head[..2 * self.width].split_at_mut(self.width);
-        let table = self.cosines[own.clone()].iter().zip(&self.sines[own]);
-        for ((first, second), (cosine, sine)) in first.iter_mut().zip(second).zip(table) {
-            (*first, *second) = (*first * cosine - *second * sine, *second * cosine + *first * sine);
-        }
+        rotate_pairs(&mut head[..2 * self.width], &self.cosines[own.clone()], &self.sines[own]);
     }
 }
 
@@ -192,7 +190,9 @@ impl Kernel for AttentionKernel {
             {
                 n_past
             }
-            (keys, values) => return Err(node_error(format!("a cache of {keys:?} and {values:?} does not fit"))),
+            (keys, values) => {
+                return Err(node_error(format!("past keys of {keys:?} and values of {values:?} do not match the queries")));
+            }
         };
         let [lengths, total] = [input::<i32>(context, LAST_POSITIONS)?, input::<i32>(context, TOTAL)?];
         let spans = spans(lengths.extract_tensor().1, total.extract_tensor().1, [batch, n], n_past)?;
@@ -217,7 +217,7 @@ impl Kernel for AttentionKernel {
         for (row, (out, (keys, values))) in rows.enumerate() {
             let given = projected.row(row, self.heads, self.kv_heads);
             self.scratch.with(|scratch| {
-                let queries = first(&mut scratch.inputs, out.len());
+                let queries = scratch_slice(&mut scratch.inputs, out.len());
                 self.attend(given, spans.starts[row], tables.as_ref(), [queries, keys, values], [n, head_dim], out);
             });
         }
@@ -301,7 +301,7 @@ fn spans(lengths: &[i32], total: &[i32], [batch, n]: [usize; 2], n_past: usize) 
         false => usize::try_from(last).ok().and_then(|last| (last + 1).checked_sub(n)),
     };
     let starts: Option<Vec<usize>> = lengths.iter().map(start).collect();
-    let starts = starts.ok_or_else(|| node_error(format!("{n} tokens end before they begin")))?;
+    let starts = starts.ok_or_else(|| node_error(format!("{n} tokens are more than the length of a row")))?;
     let last = starts.iter().copied().max().unwrap_or(0);
     if last > n_past || last + n > capacity {
         return Err(node_error(format!("{n} tokens after {last} do not fit a cache of {capacity} with {n_past}")));

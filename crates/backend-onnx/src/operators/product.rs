@@ -12,9 +12,10 @@ use rayon::prelude::*;
 use tandem_core::backend::Numerics;
 use tandem_kernels::matrix::{Kernels, MatrixView, Terms, Weights};
 use tandem_kernels::quantize::{BLOCK, Bits, Blocks};
+use tandem_kernels::scratch_slice;
 use tandem_onnx_graph::{ADAPTER_PLACE, MODULE_ATTRIBUTE};
 
-use super::{Floats, ModelUpdates, ScratchPool, Updates, count, first, input, node_error, optional_input, output, shape};
+use super::{Floats, ModelUpdates, ScratchPool, Updates, count, input, node_error, optional_input, output, shape};
 
 /// The places of the inputs.
 const CODES: usize = 1;
@@ -160,7 +161,7 @@ impl ProductKernel<'_> {
         match number.and_then(|number| number.extract_tensor().1.first().copied()) {
             None | Some(0) => Ok(None),
             Some(number) => {
-                self.updates.of(number).map(Some).ok_or_else(|| node_error(format!("no adapters have the number {number}")))
+                self.updates.of(number).map(Some).ok_or_else(|| node_error(format!("no adapted model is registered as {number}")))
             }
         }
     }
@@ -222,7 +223,7 @@ impl Kernel for ProductKernel<'_> {
             let x = match self.bits {
                 Bits::Eight => x,
                 Bits::Four => {
-                    let inputs = first(&mut scratch.inputs, x.len());
+                    let inputs = scratch_slice(&mut scratch.inputs, x.len());
                     self.reorder(x, inputs);
                     inputs
                 }

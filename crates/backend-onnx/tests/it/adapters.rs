@@ -156,7 +156,7 @@ fn every_published_form_takes_an_adapter() {
         let community = community.map(|graph| ("onnx-community", golden("onnx-community").join(format!("onnx/{graph}.onnx"))));
         let exports = ["genai_int4", "optimum_int8", "optimum_f32"];
         let others = exports.map(|export| ("qwen2-tied", golden("qwen2-tied").join(format!("onnx/{export}/model.onnx"))));
-        // Of Tandem's kernels, factors beside quantised weights are f16: with exact numerics nothing else is rounded.
+        // Tandem's kernels round `B` to f16 beside quantised weights; exact numerics keep the inputs of products from being rounded too.
         let all = community
             .into_iter()
             .chain(others)

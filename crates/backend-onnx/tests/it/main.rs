@@ -19,3 +19,4 @@ mod goldens;
 mod library;
 mod shapes;
 mod tiny_graph;
+mod wire;

@@ -118,7 +118,7 @@ impl FromStr for SideChoice {
             format!("`{backend}` is not a backend: a side is BACKEND[+KERNELS][:DTYPE][@DEVICE][=PATH] with `onnx` or `candle`, such as `onnx:int4`")
         })?;
         if kernels.is_some() && backend != BackendKind::Onnx {
-            return Err(format!("`{backend}` has kernels of Tandem's alone: `+KERNELS` is of `onnx`"));
+            return Err(format!("`+KERNELS` is for `onnx`: `{backend}` always computes with Tandem's kernels"));
         }
         Ok(Self { text: text.into(), backend, kernels, dtype, device, path: Some(path).filter(|path| !path.is_empty()) })
     }

@@ -1,5 +1,10 @@
 //! Files of one node, written by hand. Field numbers are those of `onnx.proto`.
 
+#[path = "../../../tests/it/wire.rs"]
+mod wire;
+
+use self::wire::{message, number, text, varint};
+
 /// The types of tensors.
 pub(super) const FLOAT: u64 = 1;
 pub(super) const UINT8: u64 = 2;
@@ -84,29 +89,4 @@ fn value_info(name: &str, element: u64, rank: usize) -> Vec<u8> {
     let mut out = text(1, name);
     message(&mut out, 2, &kind);
     out
-}
-
-fn text(field: u64, value: &str) -> Vec<u8> {
-    let mut out = Vec::new();
-    message(&mut out, field, value.as_bytes());
-    out
-}
-
-fn message(out: &mut Vec<u8>, field: u64, value: &[u8]) {
-    varint(out, field << 3 | 2);
-    varint(out, value.len() as u64);
-    out.extend(value);
-}
-
-fn number(out: &mut Vec<u8>, field: u64, value: u64) {
-    varint(out, field << 3);
-    varint(out, value);
-}
-
-fn varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
 }

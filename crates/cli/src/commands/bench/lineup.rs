@@ -113,8 +113,7 @@ fn numerics(options: &EntryOptions, weights: &Weights) -> Vec<Option<Numerics>> 
     }
 }
 
-/// What is asked for of ONNX Runtime: whether idle threads spin, and whose kernels it has. Threads of candle sleep, and it has kernels of ours
-/// alone, whatever is asked for.
+/// The settings of ONNX Runtime to measure: whether idle threads spin, and which kernels it uses. candle has neither setting.
 fn settings_of_onnx(options: &EntryOptions, backend: BackendKind) -> Vec<(bool, Option<Kernels>)> {
     if backend != BackendKind::Onnx {
         return vec![(false, None)];
