@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tandem_core::arena::Arena;
-use tandem_core::backend::{Capabilities, Capability, LoadOptions, Numerics};
+use tandem_core::backend::{Capabilities, Capability, Kernels, LoadOptions, Numerics};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{Listing, ModelFile, ModelFiles};
@@ -83,6 +83,7 @@ impl Backend for CandleBackend {
     }
 
     fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
+        refuse_other_kernels(options)?;
         let config = files.model_config()?;
         let device = device::open(options.device)?;
         let (mut dtype, bits) = match config.encoder {
@@ -100,6 +101,22 @@ impl Backend for CandleBackend {
         };
         Ok(Box::new(CandleOpened { files: files.clone(), options: options.clone(), config, device, dtype, bits, stored }))
     }
+}
+
+/// Refuses the kernels of ONNX Runtime, which this engine does not have.
+///
+/// # Errors
+/// [`Error::InvalidOption`].
+fn refuse_other_kernels(options: &LoadOptions) -> Result<()> {
+    if options.onnx.kernels != Some(Kernels::Runtime) {
+        return Ok(());
+    }
+    Err(Error::InvalidOption {
+        option: "kernels".into(),
+        value: Kernels::Runtime.to_string(),
+        problem: "means the kernels of ONNX Runtime, which the backend `candle` does not have".into(),
+        hint: Some(["leave it out".into(), Remedy::UseBackend(BackendKind::Onnx)].into()),
+    })
 }
 
 /// A checkpoint or a GGUF file whose headers were read.

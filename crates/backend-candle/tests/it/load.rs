@@ -6,6 +6,7 @@ use half::{bf16, f16};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
+use tandem_core::backend::Kernels;
 use tandem_core::conformance::describe;
 use tandem_core::{DType, Device, Error, LoadOptions, LogitsRequest, OnnxOptions, SessionOptions};
 
@@ -282,4 +283,13 @@ fn stored_as(name: &str, dtype: impl Fn(&str) -> safetensors::Dtype, rounded: sa
     std::fs::remove_file(&file).unwrap();
     safetensors::serialize_to_file(views, None, &file).unwrap();
     directory
+}
+
+#[test]
+fn kernels_of_the_other_engine_are_refused() {
+    let with = |kernels| load(&golden("qwen2-tied"), &LoadOptions::new().with_onnx(OnnxOptions::new().with_kernels(kernels)));
+    assert!(with(None).is_ok() && with(Some(Kernels::Tandem)).is_ok());
+    let error = with(Some(Kernels::Runtime)).err().unwrap();
+    assert!(matches!(&error, Error::InvalidOption { option, .. } if option == "kernels"), "{error}");
+    assert!(error.hint().is_some());
 }
