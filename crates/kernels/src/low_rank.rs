@@ -130,24 +130,22 @@ impl Update {
 
     /// Some rows of `A`, of one part of [`HALF`], times the inputs: `[ranks, n]`.
     fn low_rows(&self, ranks: Range<usize>, inputs: Inputs<'_>, out: &mut [f32]) {
-        let mut low = vec![0.0; out.len()];
         match (&self.a, inputs) {
             (FactorA::F32(a), Inputs::Floats(x)) => {
                 self.isa.products(&a[ranks.start * self.columns..ranks.end * self.columns], x, self.columns, out);
             }
-            (FactorA::Integers(a), Inputs::Floats(x)) => {
-                for (rows, out) in a.rows(ranks.clone()).into_iter().zip([&mut *out, &mut low]) {
-                    self.isa.block_products(rows, x, self.columns, out);
+            (FactorA::Integers(a), _) => {
+                let mut rest = vec![0.0; out.len()];
+                for (rows, out) in a.rows(ranks.clone()).into_iter().zip([&mut *out, &mut rest]) {
+                    match inputs {
+                        Inputs::Floats(x) => self.isa.block_products(rows, x, self.columns, out),
+                        Inputs::Pairs(pairs) => self.isa.integer_products(rows, pairs, self.columns, out),
+                    }
                 }
-            }
-            (FactorA::Integers(a), Inputs::Pairs(pairs)) => {
-                for (rows, out) in a.rows(ranks.clone()).into_iter().zip([&mut *out, &mut low]) {
-                    self.isa.integer_products(rows, pairs, self.columns, out);
-                }
+                out.iter_mut().zip(rest).for_each(|(out, rest)| *out += rest);
             }
             (FactorA::F32(_), Inputs::Pairs(_)) => unreachable!("inputs are quantised beside quantised weights alone"),
         }
-        out.iter_mut().zip(low).for_each(|(out, low)| *out += low);
         if let Some(scales) = self.scales.get(ranks) {
             let n = out.len() / scales.len();
             out.chunks_exact_mut(n).zip(scales).for_each(|(out, scale)| out.iter_mut().for_each(|out| *out *= scale));
