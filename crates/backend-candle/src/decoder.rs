@@ -9,6 +9,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 use tandem_core::adapter::AdapterSum;
+use tandem_core::arena::Arena;
 use tandem_core::backend::Stage;
 use tandem_core::{CancelToken, TokenId};
 use tandem_kernels::attention::{AttentionMask, Scoring};
@@ -249,7 +250,8 @@ impl Decode for Decoder {
         let linears = adapted.layers.iter_mut().flat_map(Layer::linears).chain([&mut adapted.head]);
         let linears: Vec<&mut Linear> = linears.collect();
         let parts = linears.iter().map(|linear| linear.take_parts(adapters)).collect::<tandem_core::Result<Vec<_>>>()?;
-        linears.into_par_iter().zip(&parts).try_for_each(|(linear, parts)| linear.adapt(parts))?;
+        let arena = Arena::default();
+        linears.into_par_iter().zip(&parts).try_for_each(|(linear, parts)| linear.adapt(parts, &arena))?;
         Ok(Box::new(adapted))
     }
 

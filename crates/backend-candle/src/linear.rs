@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use tandem_core::adapter::{AdapterSum, ModuleParts, ModuleUpdate};
+use tandem_core::arena::Arena;
 use tandem_kernels::low_rank::Update;
 use tandem_kernels::matrix::{Kernels, Matrix, Terms, Weights};
 use tandem_kernels::mlp::Projection;
@@ -50,11 +51,11 @@ impl Linear {
         take_parts(adapters, &self.modules, self.weights.columns)
     }
 
-    /// Applies `parts`.
+    /// Applies `parts`, with their factors in `arena`.
     ///
     /// # Errors
     /// Those of [`ModuleParts::update`].
-    pub(crate) fn adapt(&mut self, parts: &[PartsAt<'_>]) -> tandem_core::Result<()> {
+    pub(crate) fn adapt(&mut self, parts: &[PartsAt<'_>], arena: &Arena) -> tandem_core::Result<()> {
         let weights = &self.weights;
         let mut read = |range: Range<usize>, each: &mut dyn FnMut(&[f32])| {
             weights.view().each_row(range, each);
@@ -62,7 +63,8 @@ impl Linear {
         };
         let updates = updates(parts, &mut read)?;
         let narrow = matches!(weights.weights(), Weights::Blocks(_));
-        self.update = (!updates.is_empty()).then(|| Arc::new(Update::new(updates, [weights.rows, weights.columns], narrow)));
+        let shape = [weights.rows, weights.columns];
+        self.update = (!updates.is_empty()).then(|| Arc::new(Update::new(updates, shape, narrow, arena)));
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use half::f16;
 use ort::value::{DynValue, Tensor, TensorElementType};
 use tandem_core::adapter::{AdapterSum, ModuleUpdate};
+use tandem_core::arena::Arena;
 use tandem_core::{Error, Result};
 use tandem_kernels::low_rank::Update;
 use tandem_onnx_graph::{ADAPTER_INPUT, CustomProduct, Graph, Product};
@@ -100,7 +101,7 @@ impl Constants {
         known: &Arc<Updates>,
         rows: &mut RowsOf<'_>,
     ) -> Result<()> {
-        let mut model = ModelUpdates::new();
+        let (mut model, arena) = (ModelUpdates::new(), Arena::default());
         for product in own {
             let mut updates = Vec::new();
             for (module, outputs) in &product.modules {
@@ -111,7 +112,8 @@ impl Constants {
                 }
             }
             if !updates.is_empty() {
-                model.insert(product.name.clone(), Update::new(updates, [product.n_outputs, product.n_inputs], true));
+                let update = Update::new(updates, [product.n_outputs, product.n_inputs], true, &arena);
+                model.insert(product.name.clone(), update);
             }
         }
         if !model.is_empty() {

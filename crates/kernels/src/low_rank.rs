@@ -13,6 +13,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use tandem_core::adapter::ModuleUpdate;
+use tandem_core::arena::{Arena, Slab};
 
 use self::integers::{HALF, Integers};
 use crate::buffers::zeros;
@@ -54,25 +55,25 @@ struct Module {
 
 /// `A` in memory.
 enum FactorA {
-    F32(Vec<f32>),
+    F32(Slab<f32>),
     /// Beside quantised weights, so that it is multiplied with inputs as these are.
     Integers(Integers),
 }
 
 /// `B` in memory.
 enum FactorB {
-    F32(Vec<f32>),
+    F32(Slab<f32>),
     /// Beside quantised weights, whose rounding is coarser by orders of magnitude.
-    F16(Vec<f16>),
+    F16(Slab<f16>),
 }
 
 impl FactorB {
-    fn new(values: Vec<f32>, narrow: bool) -> Self {
+    fn new(values: &[f32], narrow: bool, arena: &Arena) -> Self {
         if !narrow {
-            return Self::F32(values);
+            return Self::F32(copied(values, arena));
         }
-        let mut halves = vec![f16::ZERO; values.len()];
-        halves.convert_from_f32_slice(&values);
+        let mut halves = arena.zeros::<f16>(values.len());
+        halves.convert_from_f32_slice(values);
         Self::F16(halves)
     }
 
@@ -86,12 +87,12 @@ impl FactorB {
 }
 
 impl Update {
-    /// The update of a matrix of `rows` and `columns` by those of the modules at some of its rows; `narrow` is for quantised weights: `A`
-    /// lies in twice 8 bits and `B` in f16, else both in f32.
+    /// The update of a matrix of `rows` and `columns` by those of the modules at some of its rows, with the factors in `arena`, as weights are;
+    /// `narrow` is for quantised weights: `A` lies in twice 8 bits and `B` in f16, else both in f32.
     ///
     /// # Panics
     /// For factors that are not of the shapes that the matrix and the rows make them.
-    pub fn new(updates: Vec<(Range<usize>, ModuleUpdate)>, [rows, columns]: [usize; 2], narrow: bool) -> Self {
+    pub fn new(updates: Vec<(Range<usize>, ModuleUpdate)>, [rows, columns]: [usize; 2], narrow: bool, arena: &Arena) -> Self {
         let isa = Isa::current();
         let (mut a, mut scales, mut modules) = (Vec::new(), Vec::new(), Vec::new());
         let mut gain: Option<Vec<f32>> = None;
@@ -105,7 +106,7 @@ impl Update {
                 let all = gain.get_or_insert_with(|| vec![1.0; rows]);
                 all[own.clone()].iter_mut().zip(gains).for_each(|(all, gain)| *all += gain - 1.0);
             }
-            let b = FactorB::new(tiles(isa, &update.b, update.rank, &own), narrow);
+            let b = FactorB::new(&tiles(isa, &update.b, update.rank, &own), narrow, arena);
             modules.push(Module { rows: own, ranks: first_rank..first_rank + update.rank, b });
             first_rank += update.rank;
             if a.is_empty() {
@@ -115,7 +116,7 @@ impl Update {
             }
         }
         let is_integer = narrow && columns.is_multiple_of(BLOCK);
-        let a = if is_integer { FactorA::Integers(Integers::of(&a, columns)) } else { FactorA::F32(a) };
+        let a = if is_integer { FactorA::Integers(Integers::of(&a, columns, arena)) } else { FactorA::F32(copied(&a, arena)) };
         Self { isa, columns, a, scales, modules, gain }
     }
 
@@ -464,6 +465,13 @@ fn tiles(isa: Isa, b: &[f32], rank: usize, own: &Range<usize>) -> Vec<f32> {
         }
     }
     tiles
+}
+
+/// `values` in `arena`.
+fn copied(values: &[f32], arena: &Arena) -> Slab<f32> {
+    let mut copy = arena.zeros(values.len());
+    copy.copy_from_slice(values);
+    copy
 }
 
 /// Scales each row of `A` and column of `B` by a power of two to a largest value of about 1, and returns what undoes it.

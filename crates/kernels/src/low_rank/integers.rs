@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use tandem_core::arena::{Arena, Slab};
+
 use crate::isa::Isa;
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::tiles::{PackedTile, TILE};
@@ -15,16 +17,15 @@ pub(super) struct Integers {
     rank: usize,
     columns: usize,
     /// `[2 * rank, columns]`
-    codes: Vec<u8>,
+    codes: Slab<u8>,
     /// `[2 * rank, columns / BLOCK]`
-    scales: Vec<f32>,
+    scales: Slab<f32>,
 }
 
 impl Integers {
     /// Of `a`, `[rank, columns]`, whose rows are whole blocks.
-    pub(super) fn of(a: &[f32], columns: usize) -> Self {
-        let mut codes = vec![0; 2 * a.len()];
-        let mut scales = vec![0.0; 2 * a.len() / BLOCK];
+    pub(super) fn of(a: &[f32], columns: usize, arena: &Arena) -> Self {
+        let (mut codes, mut scales) = (arena.zeros(2 * a.len()), arena.zeros(2 * a.len() / BLOCK));
         let parts = codes.chunks_mut(TILE * columns).zip(scales.chunks_mut(TILE * columns / BLOCK));
         for ((codes, scales), rows) in parts.zip(a.chunks(HALF * columns)) {
             let mut rest = rows.to_vec();

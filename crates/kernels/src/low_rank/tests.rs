@@ -43,7 +43,7 @@ fn dot(left: &[f32], right: &[f32]) -> f64 {
 }
 
 fn on(isa: Isa, narrow: bool) -> Update {
-    Update { isa, ..Update::new(updates(), [ROWS, COLUMNS], narrow) }
+    Update { isa, ..Update::new(updates(), [ROWS, COLUMNS], narrow, &Arena::default()) }
 }
 
 #[track_caller]
@@ -124,7 +124,7 @@ fn quantised_rows_match_f64_and_do_not_depend_on_the_other_rows() {
     let mut updates = updates();
     updates.iter_mut().for_each(|(_, update)| update.a = numbers(update.rank * columns, update.rank));
     for (isa, bits) in Isa::all().into_iter().flat_map(|isa| [(isa, Bits::Four), (isa, Bits::Eight)]) {
-        let update = Update { isa, ..Update::new(updates.clone(), [ROWS, columns], true) };
+        let update = Update { isa, ..Update::new(updates.clone(), [ROWS, columns], true, &Arena::default()) };
         let low = |x: &[f32]| {
             let groups = QuantizedActivations::new(x, columns).groups(bits.offset(), PACKED_INPUTS);
             update.low_of_groups(&groups, 2 * PACKED_INPUTS, bits).values
@@ -171,7 +171,7 @@ fn narrow_factors_keep_small_values() {
     update.a.iter_mut().for_each(|value| *value *= 1e3);
     let updates = vec![(0..ROWS, update)];
     let (x, products) = (numbers(COLUMNS, 1), vec![0.0; ROWS]);
-    let narrow = Update::new(updates.clone(), [ROWS, COLUMNS], true);
+    let narrow = Update::new(updates.clone(), [ROWS, COLUMNS], true, &Arena::default());
     let mut out = products.clone();
     let shared = Shared::new(&narrow, Inputs::Floats(&x));
     shared.compute();
