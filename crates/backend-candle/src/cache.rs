@@ -138,7 +138,8 @@ mod tests {
     /// Keys, or values, of the tokens numbered `tokens`: `[2, n, 4]`.
     fn given(tokens: std::ops::Range<usize>) -> Tensor {
         let shape = (2, tokens.len(), 4);
-        let of_head = |head: usize| tokens.clone().flat_map(move |token| (0..4).map(move |i| (head * 5 + token * 3 + i) as f32 * 0.1));
+        let of_head =
+            |head: usize| tokens.clone().flat_map(move |token| (0..4).map(move |i| (head * 5 + token * 3 + i) as f32 * 0.1));
         Tensor::from_vec((0..2).flat_map(of_head).collect::<Vec<f32>>(), shape, &Device::Cpu).unwrap()
     }
 

@@ -5,15 +5,18 @@
 
 use std::ffi::CString;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use half::f16;
 use ort::value::{DynValue, Tensor, TensorElementType};
 use tandem_core::adapter::{AdapterSum, ModuleUpdate};
 use tandem_core::{Error, Result};
-use tandem_onnx_graph::{Graph, Product};
+use tandem_kernels::low_rank::Update;
+use tandem_onnx_graph::{ADAPTER_INPUT, Graph, OwnProduct, Product};
 
 use crate::error::{Doing, bad_graph};
 use crate::graph::{AdapterPort, DecoderGraph};
+use crate::operators::{ModelUpdates, Registered, Updates, order_inputs};
 use crate::origin::Origin;
 use crate::run::Names;
 
@@ -22,6 +25,8 @@ pub(crate) struct Constants {
     pub(crate) names: Names,
     pub(crate) values: Vec<DynValue>,
     own: Vec<CString>,
+    /// Keeps the adapters that Tandem's operators know.
+    registered: Option<Registered>,
 }
 
 /// The inputs of one product.
@@ -38,27 +43,30 @@ struct Factors {
 impl Constants {
     /// Those of `graph` without an adapter: inputs for adapters that have no default get factors that change nothing.
     pub(crate) fn plain(graph: &DecoderGraph) -> Result<Self> {
-        let mut constants = Self { names: Names::new(Vec::new()), values: Vec::new(), own: Vec::new() };
+        let mut constants = Self::new();
         for port in graph.adapters.iter().filter(|port| port.is_required) {
             constants.push(&graph.file, port, Factors::zero(port))?;
         }
         Ok(constants.named(graph))
     }
 
-    /// Those of `graph` with the adapters of `sum`, whose base is `origin`'s; `usable` says which ports are.
+    /// Those of `graph` with the adapters of `sum`, whose base is `origin`'s: the `own` products look them up, to others they are inputs; `usable`
+    /// says to which.
     ///
     /// # Errors
     /// [`Error::BadField`] for factors of another shape than the weight's, of a module that the graph lacks, or that f16 does not hold;
     /// [`Error::Unsupported`] for magnitudes where the weight is not read.
     pub(crate) fn adapted(
         graph: &DecoderGraph,
+        own: &[OwnProduct],
         usable: &dyn Fn(&AdapterPort) -> bool,
         mut sum: AdapterSum<'_>,
         origin: &Origin,
     ) -> Result<Self> {
         let base = Base::open(&sum, origin)?;
         let products = base.products();
-        let mut constants = Self { names: Names::new(Vec::new()), values: Vec::new(), own: Vec::new() };
+        let mut constants = Self::new();
+        constants.register(own, &mut sum, &origin.updates, &mut |module, each| base.rows(&products, module, each))?;
         for port in &graph.adapters {
             let mut updates = Vec::new();
             for (module, columns) in port.modules.iter().filter(|_| usable(port)) {
@@ -75,6 +83,42 @@ impl Constants {
         }
         sum.finish()?;
         Ok(constants.named(graph))
+    }
+
+    fn new() -> Self {
+        Self { names: Names::new(Vec::new()), values: Vec::new(), own: Vec::new(), registered: None }
+    }
+
+    /// Makes the parts of `sum` that are of the `own` products known to these; `rows` reads the weights of a module.
+    fn register(
+        &mut self,
+        own: &[OwnProduct],
+        sum: &mut AdapterSum<'_>,
+        known: &Arc<Updates>,
+        rows: &mut dyn FnMut(&str, &mut dyn FnMut(&[f32])) -> Result<()>,
+    ) -> Result<()> {
+        let mut model = ModelUpdates::new();
+        for product in own {
+            let mut updates = Vec::new();
+            for (module, outputs) in &product.modules {
+                let shape = [outputs.len(), product.n_inputs];
+                if let Some(mut update) = sum.take(module, shape, &mut |each| rows(module, each))? {
+                    order_inputs(&mut update.a, product.bits);
+                    updates.push((outputs.clone(), update));
+                }
+            }
+            if !updates.is_empty() {
+                model.insert(product.name.clone(), Update::new(updates, [product.n_outputs, product.n_inputs], true));
+            }
+        }
+        if !model.is_empty() {
+            let registered = known.register(model);
+            let number = Tensor::from_array(((), vec![registered.number()])).doing("to make an input")?;
+            self.values.push(number.into_dyn());
+            self.own.push(CString::new(ADAPTER_INPUT).expect("the name has no zero byte"));
+            self.registered = Some(registered);
+        }
+        Ok(())
     }
 
     fn push(&mut self, file: &str, port: &AdapterPort, factors: Factors) -> Result<()> {

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use ort::session::Session;
-use tandem_core::backend::{Capabilities, Capability, LoadOptions, PooledOutput};
+use tandem_core::backend::{Capabilities, Capability, Kernels, LoadOptions, PooledOutput};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{Listing, ModelFiles};
 use tandem_core::footprint::{EstimateFootprint, Footprint, ModelShape, Workload};
 use tandem_core::{Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, OpenedModel, Remedy, Result};
+
+use tandem_kernels::instruction_set;
 
 use crate::device::{provider_name, reports};
 use crate::encoder::{Buckets, OnnxEncoder};
@@ -19,6 +21,7 @@ use crate::graph::{DecoderGraph, EncoderGraph, Encoding, LoadedGraph, pooled_out
 use crate::kv::held_dtype;
 use crate::loaded::Loaded;
 use crate::model::OnnxModel;
+use crate::operators::whose;
 use crate::origin::Origin;
 use crate::probe::Probing;
 use crate::run::Names;
@@ -82,10 +85,10 @@ impl Backend for OnnxBackend {
     fn footprint(&self, shape: &ModelShape, dtype: DType, workload: &Workload) -> Footprint {
         if !shape.generates {
             let attention = Attention::Blocks;
-            let graph = GraphFootprint::of_encoder(shape, dtype, attention);
+            let graph = GraphFootprint::of_encoder(shape, dtype, attention, Kernels::Tandem);
             return encoder_footprint(shape, &graph, dtype, attention, workload);
         }
-        footprint(shape, &GraphFootprint::of_checkpoint(shape, dtype), dtype, workload)
+        footprint(shape, &GraphFootprint::of_checkpoint(shape, dtype, Kernels::Tandem), dtype, workload)
     }
 
     fn dtypes(&self, files: &ModelFiles) -> Vec<DType> {
@@ -98,6 +101,7 @@ impl Backend for OnnxBackend {
 
     fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
         files.refuse_gguf()?;
+        whose(options)?;
         let config = files.model_config()?;
         let source = OpenedSource::open(files, options)?;
         let opened = OnnxOpened { library: self.library.clone(), files: files.clone(), options: options.clone(), config, source };
@@ -140,11 +144,12 @@ impl OpenedModel for OnnxOpened {
         let (dtype, stored) = (self.dtype(), stored_bytes(&self.files)?);
         let shape = ModelShape::of(&self.files, &self.config, stored)?;
         let encodes = self.source.encodes(&self.config, self.options.purpose);
+        let kernels = whose(&self.options)?;
         let attention = Attention::of(&self.config, matches!(self.source, OpenedSource::Export));
         let graph = match &self.source {
-            OpenedSource::Graph(opened) => GraphFootprint::of_graph(&opened.graph),
-            OpenedSource::Export if encodes => GraphFootprint::of_encoder(&shape, dtype, attention),
-            OpenedSource::Export => GraphFootprint::of_checkpoint(&shape, dtype),
+            OpenedSource::Graph(opened) => GraphFootprint::of_graph(&opened.graph, kernels),
+            OpenedSource::Export if encodes => GraphFootprint::of_encoder(&shape, dtype, attention, kernels),
+            OpenedSource::Export => GraphFootprint::of_checkpoint(&shape, dtype, kernels),
         };
         Ok(Arc::new(move |workload| match encodes {
             true => encoder_footprint(&shape, &graph, dtype, attention, workload),
@@ -160,13 +165,13 @@ impl OpenedModel for OnnxOpened {
         let Self { library, files, options, config, source: opened } = *self;
         let mut source = opened.source(&files, &config, &options)?;
         if !options.onnx.adapted_modules.is_empty() && !opened.encodes(&config, options.purpose) {
-            let needed = needed_inputs(&source.graph()?.0, &options.onnx.adapted_modules);
+            let needed = needed_inputs(&source.graph()?.0, &options.onnx.adapted_modules, whose(&options)? == Kernels::Tandem);
             source.add_adapter_inputs(&needed)?;
         }
         drop(opened);
         let library = options.onnx.library.clone().or(library);
-        let origin = Arc::new(Origin { files, options, config, library });
-        let session = origin.commit(&source)?;
+        let origin = Arc::new(Origin::new(files, options, config, library));
+        let session = origin.commit(&mut source)?;
         let Origin { files, options, config, .. } = &*origin;
         let info = describe(files, options, config, &source, &session)?;
         Ok(match LoadedGraph::read(&session, &source.name, config, options.purpose)? {
@@ -199,7 +204,12 @@ fn describe(
     session: &Session,
 ) -> Result<ModelInfo> {
     let placement = placement::read(session).doing("to read where the nodes were placed")?;
-    let mut info = ModelInfo::new(&files.name, BackendKind::Onnx, library::runtime_version().unwrap_or_else(|| "unknown".into()));
+    let version = library::runtime_version().unwrap_or_else(|| "unknown".into());
+    let version = match placement::own_nodes(&placement) {
+        [0, _] => version,
+        [own, all] => format!("{version} (tandem {}, {own} of {all} nodes)", instruction_set()),
+    };
+    let mut info = ModelInfo::new(&files.name, BackendKind::Onnx, version);
     info.device = options.device;
     info.dtype = source.dtype;
     info.memory_dtype = source.dtype;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use half::f16;
 use ort::AsPointer;
-use ort::session::{NoSelectedOutputs, RunOptions, Session as EngineSession};
+use ort::session::{NoSelectedOutputs, RunOptions};
 use ort::value::DynValue;
 use tandem_core::backend::{HiddenStates, PooledRows, Probe, ProbePoint, Prober, TokenBatch};
 use tandem_core::{CancelToken, Capability, Error, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
@@ -20,6 +20,7 @@ pub(crate) use self::buckets::Buckets;
 pub(crate) use self::groups::TOKENS_OF_RUN;
 use self::groups::{Row, groups};
 use crate::cache::empty_past;
+use crate::engine::Engine;
 use crate::error::Doing;
 use crate::graph::{EncoderGraph, Encoding, check_shape};
 use crate::graph_cache::CachedGraph;
@@ -31,7 +32,7 @@ pub(crate) const TOKENS_OF_PART: usize = 512;
 
 /// An encoder on ONNX Runtime.
 pub(crate) struct OnnxEncoder {
-    pub(crate) session: EngineSession,
+    pub(crate) session: Engine,
     pub(crate) graph: EncoderGraph,
     pub(crate) input_names: Names,
     pub(crate) output_names: Names,

@@ -1,22 +1,48 @@
 //! The engine's session of a graph: threads, optimisation, and where the graph and its weights are read from.
 
+use std::ops::Deref;
 use std::path::Path;
+use std::sync::Arc;
 
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use tandem_core::backend::LoadOptions;
 use tandem_core::{Error, Remedy, Result};
+use tandem_kernels::matrix::Kernels;
 
 use crate::device::session_builder;
 use crate::error::Doing;
+use crate::operators::Updates;
 use crate::source::{GraphLocation, Source};
-use crate::{library, placement};
+use crate::threads::Threads;
+use crate::{library, operators, placement};
+
+/// A session of the engine, and the threads of Tandem's kernels where it has such.
+pub(crate) struct Engine {
+    pub(crate) session: Session,
+    pub(crate) threads: Option<Arc<Threads>>,
+}
+
+impl Deref for Engine {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.session
+    }
+}
 
 /// The configuration entry that says where a graph in memory has its weights.
 const WEIGHTS_DIRECTORY: &str = "session.model_external_initializers_file_folder_path";
 
-/// Has the engine load `source` onto `options.device`, with the library at `library` or the one that is found.
-pub(crate) fn commit(library: Option<&Path>, options: &LoadOptions, source: &Source) -> Result<Session> {
+/// Has the engine load `source` onto `options.device`, with the library at `library` or the one that is found, and with Tandem's operators where
+/// `own` says how their kernels are chosen.
+pub(crate) fn commit(
+    library: Option<&Path>,
+    options: &LoadOptions,
+    source: &Source,
+    own: Option<Kernels>,
+    updates: &Arc<Updates>,
+) -> Result<Session> {
     const DOING: &str = "to prepare a session";
     let environment = library::environment(library)?;
     let mut builder = session_builder(&environment, options)?
@@ -31,6 +57,9 @@ pub(crate) fn commit(library: Option<&Path>, options: &LoadOptions, source: &Sou
         .doing(DOING)?
         .with_config_entry(placement::RECORD, "1")
         .doing(DOING)?;
+    if let Some(kernels) = own {
+        builder = builder.with_operators(operators::domain(kernels, updates).doing(DOING)?).doing(DOING)?;
+    }
     let session = match &source.location {
         GraphLocation::File(path) => builder.commit_from_file(path),
         GraphLocation::Memory { bytes, weights: None } => builder.commit_from_memory(bytes),

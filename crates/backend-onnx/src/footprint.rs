@@ -7,6 +7,7 @@ mod graph;
 use std::num::Saturating;
 
 use tandem_core::DType;
+use tandem_core::backend::Kernels;
 use tandem_core::footprint::{Count, Decoding, Footprint, ModelShape, Part, Workload, weight_bytes};
 use tandem_core::sequence::PREFILL_CHUNK;
 
@@ -36,13 +37,11 @@ const HUNDRED: Count = Saturating(100);
 pub(crate) fn footprint(shape: &ModelShape, graph: &GraphFootprint, dtype: DType, workload: &Workload) -> Footprint {
     let n_tokens = Saturating(workload.n_tokens as u64);
     let chunk = n_tokens.min(Saturating(PREFILL_CHUNK as u64));
-    // What lies within the graph's file is copied out of it.
-    let mapped = graph.shared + graph.others - graph.inline;
     Footprint {
         kept: vec![
             Part::own("weights, packed for products", packed(graph, dtype)),
             Part::own("weights within the graph's file", graph.inline),
-            Part::file("embedding and tables", mapped),
+            Part::file(mapped_name(graph), mapped(graph)),
             shape.tokenizer(),
             Part::own("engine", ENGINE),
         ],
@@ -75,7 +74,16 @@ fn between(shape: &ModelShape) -> Count {
 /// Copies of what products multiply by: floats are as large in panels of 16 columns.
 fn packed(graph: &GraphFootprint, dtype: DType) -> Count {
     let blocks = if dtype == DType::Int8 { PACKED_8_BITS } else { PACKED_4_BITS };
-    graph.float_products + graph.block_products * blocks / HUNDRED
+    graph.float_products + (graph.block_products - graph.own_products) * blocks / HUNDRED
+}
+
+/// What stays in its file. What lies within the graph's own is copied out of it.
+fn mapped(graph: &GraphFootprint) -> Count {
+    graph.own_products + graph.shared + graph.others - graph.inline
+}
+
+fn mapped_name(graph: &GraphFootprint) -> &'static str {
+    if graph.own_products == Saturating(0) { "embedding and tables" } else { "weights, embedding and tables" }
 }
 
 fn is_float(dtype: DType) -> bool {
@@ -85,10 +93,11 @@ fn is_float(dtype: DType) -> bool {
 impl GraphFootprint {
     /// The graph that is made of a checkpoint (`tandem-onnx-graph`, `build`): a tied head shares the embedding, another embedding stays
     /// as the checkpoint has it.
-    pub(crate) fn of_checkpoint(shape: &ModelShape, dtype: DType) -> Self {
+    pub(crate) fn of_checkpoint(shape: &ModelShape, dtype: DType, kernels: Kernels) -> Self {
         let head = weight_bytes(dtype, shape.embedding());
         let products = weight_bytes(dtype, shape.projections()) + head;
         let is_float = is_float(dtype);
+        let is_own = !is_float && kernels == Kernels::Tandem;
         let table_value = Saturating(if dtype == DType::F16 { 2 } else { 4 });
         let zero = Saturating(0);
         let others =
@@ -96,8 +105,9 @@ impl GraphFootprint {
         Self {
             float_products: if is_float { products } else { zero },
             block_products: if is_float { zero } else { products },
+            own_products: if is_own { products } else { zero },
             others,
-            shared: if shape.tied { head } else { zero },
+            shared: if shape.tied && !is_own { head } else { zero },
             inline: if shape.stored_bytes.0 < BUILT_IN_MEMORY { products + others } else { zero },
             kv_value: table_value,
         }

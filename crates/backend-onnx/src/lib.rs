@@ -5,6 +5,8 @@
 //! - [`OnnxBackend`] lists devices and loads models. `source` chooses a graph, checks it and edits it before the engine sees it.
 //! - `footprint` states how much memory a model takes.
 //! - `engine` has the engine load it, on exactly one `device`; `placement` reads which node runs where.
+//! - `operators` are Tandem's own kernels as operators of the engine, which replace its own just before it loads a graph.
+//!   `threads` are those of their loops.
 //! - `graph` reads from the graph's own declaration what each input and output is for; nothing is assumed.
 //! - `encoder` runs one that encodes, `session` and `cache` one that generates: graphs with `GroupQueryAttention` append to one buffer in place, the others carry their
 //!   presents over without a copy. `run` is the one call of the engine.
@@ -30,6 +32,7 @@ mod kv;
 pub mod library;
 mod loaded;
 mod model;
+mod operators;
 mod origin;
 mod placement;
 mod probe;
@@ -37,6 +40,7 @@ mod run;
 mod session;
 pub mod setup;
 mod source;
+mod threads;
 mod value_names;
 
 pub use backend::OnnxBackend;

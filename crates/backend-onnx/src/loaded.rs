@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex};
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::Session;
 use tandem_core::adapter::AdaptedModule;
 use tandem_core::{Device, ModelInfo, Result};
-use tandem_onnx_graph::AdapterInputs;
+use tandem_onnx_graph::{AdapterInputs, OwnProduct};
 
 use crate::adapters::Constants;
+use crate::engine::Engine;
 use crate::error::Doing;
 use crate::graph::{AdapterPort, DecoderGraph};
 use crate::graph_cache::CachedGraph;
@@ -19,7 +19,7 @@ use crate::source::Source;
 
 /// A graph that the engine has loaded.
 pub(crate) struct Loaded {
-    pub(crate) session: Session,
+    pub(crate) session: Engine,
     pub(crate) graph: DecoderGraph,
     pub(crate) output_names: Names,
     /// The engine appends to one buffer for each cache.
@@ -35,13 +35,15 @@ pub(crate) struct Loaded {
     pub(crate) added: Vec<AdapterInputs>,
     /// The products whose inputs for adapters the graph had.
     own: Vec<String>,
+    /// Those that Tandem's operators compute, adapters included.
+    pub(crate) own_products: Vec<OwnProduct>,
     /// Shows its inner values, where they have known names.
     pub(crate) probing: Option<Probing>,
 }
 
 impl Loaded {
     /// The graph of `source` in `session`, whose declaration is `graph`.
-    pub(crate) fn new(origin: Arc<Origin>, source: Source, session: Session, graph: DecoderGraph, info: ModelInfo) -> Self {
+    pub(crate) fn new(origin: Arc<Origin>, source: Source, session: Engine, graph: DecoderGraph, info: ModelInfo) -> Self {
         Self {
             session,
             output_names: Names::new(graph.output_names.clone()),
@@ -54,6 +56,7 @@ impl Loaded {
             origin,
             added: source.added,
             own: source.own,
+            own_products: source.own_products,
         }
     }
 
@@ -74,6 +77,10 @@ impl Loaded {
     /// Whether adapters of `modules` can be given.
     pub(crate) fn takes(&self, modules: &[AdaptedModule]) -> bool {
         modules.iter().all(|module| {
+            let is_here = |product: &OwnProduct| product.modules.iter().any(|(name, _)| *name == module.module);
+            if self.own_products.iter().any(is_here) {
+                return true;
+            }
             let mut ports = self.graph.adapters.iter().filter(|port| self.is_usable(port));
             ports.any(|port| {
                 port.modules.iter().any(|(name, _)| *name == module.module) && (!module.has_magnitude || port.gain.is_some())

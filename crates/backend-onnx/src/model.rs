@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tandem_core::adapter::{AdaptedModule, AdapterSum, ScaledAdapter};
-use tandem_core::backend::{Probe, ProbePoint, Prober};
+use tandem_core::backend::{Kernels, Probe, ProbePoint, Prober};
 use tandem_core::{Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 use tandem_onnx_graph::AdapterInputs;
 
 use crate::adapters::Constants;
 use crate::graph::DecoderGraph;
 use crate::loaded::Loaded;
+use crate::operators::whose;
 use crate::session::OnnxSession;
 use crate::source::needed_inputs;
 
@@ -52,14 +53,15 @@ impl Base {
             return Ok(Arc::clone(latest));
         }
         let origin = &latest.origin;
-        let needed = needed_inputs(&origin.source(&[])?.graph()?.0, modules);
+        let has_own = whose(&origin.options)? == Kernels::Tandem;
+        let needed = needed_inputs(&origin.source(&[])?.graph()?.0, modules, has_own);
         let added = union(&latest.added, needed);
         if added == latest.added {
             // Of the modules that it does not take the graph has no products, which the factors will tell.
             return Ok(Arc::clone(latest));
         }
-        let source = origin.source(&added)?;
-        let session = origin.commit(&source)?;
+        let mut source = origin.source(&added)?;
+        let session = origin.commit(&mut source)?;
         let graph = DecoderGraph::read(&session, &source.name, &origin.config)?;
         let loaded = Arc::new(Loaded::new(Arc::clone(origin), source, session, graph, self.loaded.info.clone()));
         Ok(Arc::clone(adaptable.insert(loaded)))
@@ -96,7 +98,7 @@ impl Model for OnnxModel {
         }
         let loaded = base.adaptable(&sum.modules())?;
         let usable = |port: &_| loaded.is_usable(port);
-        let constants = Arc::new(Constants::adapted(&loaded.graph, &usable, sum, &loaded.origin)?);
+        let constants = Arc::new(Constants::adapted(&loaded.graph, &loaded.own_products, &usable, sum, &loaded.origin)?);
         Ok(Arc::new(Self { base, loaded, constants }))
     }
 

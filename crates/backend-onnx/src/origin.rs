@@ -1,8 +1,8 @@
 //! What a model was loaded from, so that its graph can be read again.
 
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
-use ort::session::Session;
 use tandem_core::backend::LoadOptions;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
@@ -10,8 +10,10 @@ use tandem_core::huge_pages::MappingSnapshot;
 use tandem_core::{Device, Result};
 use tandem_onnx_graph::AdapterInputs;
 
-use crate::engine;
+use crate::engine::{self, Engine};
+use crate::operators::Updates;
 use crate::source::Source;
+use crate::threads::Threads;
 
 /// Files, options and configuration of a load.
 pub(crate) struct Origin {
@@ -20,9 +22,18 @@ pub(crate) struct Origin {
     pub(crate) config: ModelConfig,
     /// ONNX Runtime's library, where one was named.
     pub(crate) library: Option<PathBuf>,
+    /// The adapters that Tandem's operators know.
+    pub(crate) updates: Arc<Updates>,
+    /// The threads of Tandem's kernels, once a graph has such.
+    threads: OnceLock<Arc<Threads>>,
 }
 
 impl Origin {
+    /// Of a load.
+    pub(crate) fn new(files: ModelFiles, options: LoadOptions, config: ModelConfig, library: Option<PathBuf>) -> Self {
+        Self { files, options, config, library, updates: Arc::default(), threads: OnceLock::new() }
+    }
+
     /// The graph that was loaded, with inputs for adapters of these products.
     ///
     /// # Errors
@@ -33,13 +44,22 @@ impl Origin {
         Ok(source)
     }
 
-    /// Has the engine load `source`.
-    pub(crate) fn commit(&self, source: &Source) -> Result<Session> {
+    /// Has the engine load `source`, with Tandem's kernels where they are requested.
+    pub(crate) fn commit(&self, source: &mut Source) -> Result<Engine> {
+        let own = source.use_own_operators(&self.options)?;
         let before = (self.options.huge_pages && self.options.device == Device::Cpu).then(MappingSnapshot::now);
-        let session = engine::commit(self.library.as_deref(), &self.options, source)?;
+        let session = engine::commit(self.library.as_deref(), &self.options, source, own, &self.updates)?;
         if let Some(before) = before {
             before.collapse();
         }
-        Ok(session)
+        Ok(Engine { session, threads: own.map(|_| self.threads()).transpose()? })
+    }
+
+    fn threads(&self) -> Result<Arc<Threads>> {
+        if let Some(threads) = self.threads.get() {
+            return Ok(Arc::clone(threads));
+        }
+        let threads = Arc::new(Threads::new(engine::n_threads(&self.options))?);
+        Ok(Arc::clone(self.threads.get_or_init(|| threads)))
     }
 }

@@ -8,6 +8,7 @@ use ort::AsPointer;
 use ort::session::Session;
 use tandem_core::Device;
 use tandem_core::backend::Placement;
+use tandem_onnx_graph::OPERATOR_DOMAIN;
 
 use crate::device::provider_name;
 
@@ -29,7 +30,10 @@ pub(crate) fn read(session: &Session) -> ort::Result<Vec<Placement>> {
             let provider = text(|out| (api.EpAssignedSubgraph_GetEpName)(subgraph, out))?;
             let operators = providers.entry(provider).or_default();
             for &node in list(|items, n| (api.EpAssignedSubgraph_GetNodes)(subgraph, items, n))? {
-                *operators.entry(text(|out| (api.EpAssignedNode_GetOperatorType)(node, out))?).or_default() += 1;
+                let operator = text(|out| (api.EpAssignedNode_GetOperatorType)(node, out))?;
+                let is_own = text(|out| (api.EpAssignedNode_GetDomain)(node, out))? == OPERATOR_DOMAIN;
+                let operator = if is_own { format!("{OPERATOR_DOMAIN}.{operator}") } else { operator };
+                *operators.entry(operator).or_default() += 1;
             }
         }
     }
@@ -43,6 +47,13 @@ pub(crate) fn read(session: &Session) -> ort::Result<Vec<Placement>> {
         .collect();
     placements.sort_by_key(|p| std::cmp::Reverse(p.n_nodes));
     Ok(placements)
+}
+
+/// How many nodes run on Tandem's own kernels, and how many there are.
+pub(crate) fn own_nodes(placements: &[Placement]) -> [usize; 2] {
+    let is_own = |operator: &str| operator.split_once('.').is_some_and(|(domain, _)| domain == OPERATOR_DOMAIN);
+    let own = placements.iter().flat_map(|placed| &placed.operators).filter(|(operator, _)| is_own(operator));
+    [own.map(|(_, n)| n).sum(), placements.iter().map(|placed| placed.n_nodes).sum()]
 }
 
 /// The share of all nodes, 0 to 1, that `provider` runs.
@@ -90,6 +101,13 @@ unsafe fn text(fill: impl FnOnce(*mut *const c_char) -> ort::sys::OrtStatusPtr) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn own_nodes_are_those_of_the_domain() {
+        let operators = [("tandem.MatMulNBits", 9), ("MatMulNBits", 2), ("Add", 1)].map(|(name, n)| (name.to_owned(), n));
+        let placed = Placement { provider: "CPUExecutionProvider".into(), n_nodes: 12, operators: operators.into() };
+        assert_eq!(own_nodes(&[placed]), [9, 12]);
+    }
 
     #[test]
     fn arithmetic_on_the_processor_is_named_for_other_devices() {

@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use half::f16;
 use ort::AsPointer;
-use ort::session::{RunOptions, Session};
+use ort::session::RunOptions;
 use ort::value::{DynValue, TensorElementType};
 use tandem_core::backend::{Probe, ProbePoint};
 use tandem_core::{DType, Device, Error, Result, TokenId};
 use tandem_onnx_graph::{AdapterInputs, DataType};
 
 use crate::cache::empty_past;
+use crate::engine::Engine;
 use crate::error::{Doing, bad_graph};
 use crate::graph::{DecoderGraph, EncoderGraph, LoadedGraph, tensor_type};
 use crate::origin::Origin;
@@ -36,7 +37,7 @@ type Given<'a> = (&'a Names, &'a [DynValue]);
 
 /// A graph whose inner values are outputs.
 struct Probed {
-    session: Session,
+    session: Engine,
     graph: LoadedGraph,
     values: Vec<Value>,
 }
@@ -85,9 +86,9 @@ impl Probed {
                 let name = CString::new(value).map_err(|error| Error::bad_file(&name, "a name contains a zero byte", error))?;
                 values.push(Value { name, layout });
             }
-            Ok(())
+            Ok(true)
         })?;
-        let session = origin.commit(&source)?;
+        let session = origin.commit(&mut source)?;
         let graph = LoadedGraph::read(&session, &source.name, config, origin.options.purpose)?;
         Ok(Self { session, graph, values })
     }

@@ -10,6 +10,8 @@ use ort::AsPointer;
 use ort::session::{NoSelectedOutputs, RunOptions, Session};
 use ort::value::DynValue;
 
+use crate::engine::Engine;
+
 /// An input or output value of the engine, by pointer.
 pub(crate) type RawValue = *mut ort::sys::OrtValue;
 
@@ -44,33 +46,52 @@ impl Names {
 /// error the outputs that were null are null again.
 ///
 /// # Safety
-/// Every value that is not null stays alive during the call, no other call uses one that is written, and no other thread runs `session`
+/// Every value that is not null stays alive during the call, no other call uses one that is written, and no other thread runs `engine`
 /// unless its providers allow that.
 #[expect(unsafe_code, reason = "the only way to give one value as input and output of a run")]
 pub(crate) unsafe fn run(
-    session: &Session,
+    engine: &Engine,
     options: &RunOptions<NoSelectedOutputs>,
     (input_names, inputs): (&Names, &[RawValue]),
     (output_names, outputs): (&Names, &mut [RawValue]),
 ) -> ort::Result<()> {
     assert_eq!(input_names.pointers.len(), inputs.len(), "one value for each input");
     assert_eq!(output_names.pointers.len(), outputs.len(), "one place for each output");
-    // SAFETY: names and values have equal lengths; that the values are alive and not shared is the caller's obligation. `Run` does not
-    // write through the session pointer.
-    unsafe {
-        let status = (ort::api().Run)(
-            session.ptr().cast_mut(),
-            options.ptr(),
-            input_names.pointers.as_ptr(),
-            inputs.as_ptr().cast(),
-            inputs.len(),
-            output_names.pointers.as_ptr(),
-            outputs.len(),
-            outputs.as_mut_ptr(),
-        );
-        ort::Error::result_from_status(status)
+    let mut values = Values { inputs, outputs };
+    let mut call = move || {
+        // All of it crosses to the other thread.
+        let Values { inputs, outputs } = &mut values;
+        // SAFETY: names and values have equal lengths; that the values are alive and not shared is the caller's obligation. `Run` does not
+        // write through the session pointer.
+        unsafe {
+            let status = (ort::api().Run)(
+                engine.session.ptr().cast_mut(),
+                options.ptr(),
+                input_names.pointers.as_ptr(),
+                inputs.as_ptr().cast(),
+                inputs.len(),
+                output_names.pointers.as_ptr(),
+                outputs.len(),
+                outputs.as_mut_ptr(),
+            );
+            ort::Error::result_from_status(status)
+        }
+    };
+    match &engine.threads {
+        Some(threads) => threads.run(call),
+        None => call(),
     }
 }
+
+/// The values of one run.
+struct Values<'v> {
+    inputs: &'v [RawValue],
+    outputs: &'v mut [RawValue],
+}
+
+// SAFETY: the caller of `run` waits while another thread runs the graph with them; values of the engine are bound to no thread.
+#[expect(unsafe_code, reason = "pointers that one thread hands to another and waits for")]
+unsafe impl Send for Values<'_> {}
 
 /// Takes a value that [`run`] allocated, and leaves null in its place.
 pub(crate) fn take(session: &Session, place: &mut RawValue) -> Option<DynValue> {

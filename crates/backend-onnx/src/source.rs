@@ -6,17 +6,19 @@ mod adapted;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use tandem_core::backend::{LoadOptions, Numerics, Purpose, WeightFile};
+use tandem_core::backend::{Kernels, LoadOptions, Numerics, Purpose, WeightFile};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
 use tandem_core::{DType, Device, Error, Result};
-use tandem_onnx_graph::{Activations, AdapterInputs, DataType, Dim, Edit, Graph, LogitsControl, Node};
+use tandem_kernels::matrix::Kernels as ByRows;
+use tandem_onnx_graph::{Activations, AdapterInputs, DataType, Dim, Edit, Graph, LogitsControl, Node, OwnProduct};
 
 pub(crate) use self::adapted::needed_inputs;
 use self::adapted::{has_modules, own_inputs};
 use crate::error::bad_graph;
 use crate::export::{GraphPlan, RunBy, encodes, graph_format, refuse_unsupported_architecture};
 use crate::graph_cache::{CachedGraph, cached_graph};
+use crate::operators::whose;
 use crate::value_names::can_probe;
 
 /// A larger graph, weights included, is edited only where it must be: an edit makes a copy in memory.
@@ -44,6 +46,8 @@ pub(crate) struct Source {
     pub(crate) own: Vec<String>,
     /// The inputs for adapters that were added.
     pub(crate) added: Vec<AdapterInputs>,
+    /// The products that Tandem's operators compute, adapters included.
+    pub(crate) own_products: Vec<OwnProduct>,
     /// The files of the graph and its weights.
     pub(crate) weight_files: Vec<WeightFile>,
     /// Keeps a graph from the cache from being removed.
@@ -56,6 +60,11 @@ pub(crate) enum GraphLocation {
     File(PathBuf),
     /// Bytes, and the directory of the external weights.
     Memory { bytes: Cow<'static, [u8]>, weights: Option<PathBuf> },
+}
+
+impl GraphLocation {
+    /// Of a graph that was taken.
+    const NOWHERE: Self = Self::Memory { bytes: Cow::Borrowed(&[]), weights: None };
 }
 
 /// Where the graph of a model comes from.
@@ -163,26 +172,54 @@ impl Source {
         }
     }
 
-    /// Edits the graph once more.
-    pub(crate) fn edit(&mut self, change: impl FnOnce(&Graph, &mut Edit<'_>) -> Result<()>) -> Result<()> {
-        let (graph, directory) = self.graph()?;
-        let mut edit = graph.edit();
-        change(&graph, &mut edit)?;
-        let weights = match &self.location {
-            GraphLocation::Memory { .. } => directory,
-            GraphLocation::File(_) => {
-                let directory = directory.filter(|_| !graph.external_files().is_empty());
-                directory.map(|directory| edit.relocate(&directory)).transpose().map_err(bad_graph)?
+    /// Edits the graph once more, unless `change` says that there is nothing to change. After an error the graph is gone.
+    pub(crate) fn edit(&mut self, change: impl FnOnce(&Graph, &mut Edit<'_>) -> Result<bool>) -> Result<()> {
+        // Moved and not copied: it may hold all weights.
+        match std::mem::replace(&mut self.location, GraphLocation::NOWHERE) {
+            GraphLocation::File(path) => {
+                let graph = Graph::open(&path).map_err(bad_graph)?;
+                let mut edit = graph.edit();
+                if !change(&graph, &mut edit)? {
+                    self.location = GraphLocation::File(path);
+                    return Ok(());
+                }
+                let directory = path.parent().filter(|_| !graph.external_files().is_empty());
+                let weights = directory.map(|directory| edit.relocate(directory)).transpose().map_err(bad_graph)?;
+                self.location = GraphLocation::Memory { bytes: Cow::Owned(edit.to_bytes().map_err(bad_graph)?), weights };
             }
-        };
-        self.location = GraphLocation::Memory { bytes: Cow::Owned(edit.to_bytes().map_err(bad_graph)?), weights };
+            GraphLocation::Memory { bytes, weights } => {
+                let graph = Graph::parse(bytes, &self.name).map_err(bad_graph)?;
+                let mut edit = graph.edit();
+                let edited = change(&graph, &mut edit)?.then(|| edit.to_bytes()).transpose().map_err(bad_graph)?;
+                drop(edit);
+                let bytes = edited.map_or_else(|| graph.into_bytes(), Cow::Owned);
+                self.location = GraphLocation::Memory { bytes, weights };
+            }
+        }
         Ok(())
+    }
+
+    /// Gives products and attention to Tandem's operators where `options` say so; the last edit. Says how their kernels are chosen, if there
+    /// are any: rows of a text that is encoded must not depend on those of others.
+    pub(crate) fn use_own_operators(&mut self, options: &LoadOptions) -> Result<Option<ByRows>> {
+        let (mut used, mut own_products) = (None, Vec::new());
+        if whose(options)? == Kernels::Tandem {
+            self.edit(|graph, edit| {
+                let encodes = options.purpose == Purpose::Encode || !generates(graph);
+                let own = edit.use_own_operators();
+                own_products = own.products;
+                used = (own.n_nodes > 0).then_some(if encodes { ByRows::ByShape } else { ByRows::Fastest });
+                Ok(used.is_some())
+            })?;
+        }
+        self.own_products = own_products;
+        Ok(used)
     }
 
     /// Gives products inputs for adapters.
     pub(crate) fn add_adapter_inputs(&mut self, added: &[AdapterInputs]) -> Result<()> {
         if !added.is_empty() {
-            self.edit(|_, edit| edit.add_adapter_inputs(added).map_err(bad_graph))?;
+            self.edit(|_, edit| edit.add_adapter_inputs(added).map_err(bad_graph).map(|()| true))?;
             self.added = added.to_vec();
         }
         Ok(())
@@ -201,6 +238,7 @@ impl Source {
             can_adapt: has_modules(graph),
             own: own_inputs(graph),
             added: Vec::new(),
+            own_products: Vec::new(),
             weight_files: weight_files(file, graph, directory)?,
             cached: None,
         })
@@ -230,6 +268,7 @@ impl Source {
             can_adapt: has_modules(&graph),
             own: own_inputs(&graph),
             added: Vec::new(),
+            own_products: Vec::new(),
             weight_files: files.weights.iter().map(ModelFile::weight_file).collect::<Result<_>>()?,
             cached: None,
         })

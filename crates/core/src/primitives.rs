@@ -143,6 +143,17 @@ impl KvDType {
     }
 }
 
+/// Whose kernels compute a graph's products and attention in ONNX Runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kernels {
+    /// Tandem's own, as operators of the engine, where a node is one that they know: on the processor alone.
+    Tandem,
+    /// The engine's.
+    Runtime,
+}
+
+named!(Kernels, "kernels", { Tandem: "tandem", Runtime: "runtime" });
+
 /// What a model is loaded for. It matters for causal decoders, which do both; all others encode, whatever is said here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Purpose {

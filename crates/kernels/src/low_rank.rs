@@ -4,6 +4,8 @@
 //! it together before they begin (`Shared`). `B` lies in tiles of outputs, and each task adds `B (A x)` to the outputs that it has just
 //! written. Modules that are packed in one matrix keep their own ranks, so that no zeros are multiplied.
 
+mod integers;
+
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -12,12 +14,13 @@ use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use tandem_core::adapter::ModuleUpdate;
 
+use self::integers::{HALF, Integers};
 use crate::buffers::zeros;
 use crate::float::Float;
 use crate::isa::Isa;
-use crate::quantize::{BLOCK, Bits, Blocks};
-use crate::quantized_activations::RowGroup;
-use crate::tiles::{Lanes, MAX_ROWS, PACKED_INPUTS, PackedTile, TILE};
+use crate::quantize::{BLOCK, Bits};
+use crate::quantized_activations::{BlockPair, RowGroup};
+use crate::tiles::{Lanes, MAX_ROWS, PACKED_INPUTS, TILE};
 
 /// Values of `A` that are multiplied at a time: a microsecond's work.
 const PIECE: usize = 1 << 13;
@@ -25,18 +28,13 @@ const PIECE: usize = 1 << 13;
 /// Columns of inputs that are transposed at a time.
 const SLICE: usize = 128;
 
-/// Rows of `A` in a tile of integers, which has each twice.
-const HALF: usize = TILE / 2;
-
 /// The update of one matrix.
 pub struct Update {
     isa: Isa,
     /// The width of what the matrix reads.
     columns: usize,
     /// The factors `A` of all modules, one below the other: `[rank, columns]`.
-    a: Factor,
-    /// `A` beside quantised weights, for inputs that are quantised.
-    integers: Vec<PackedTile>,
+    a: First,
     /// What each row of `A x` is multiplied by: it undoes the scaling of factors in 16 bits. Empty for 1.
     scales: Vec<f32>,
     modules: Vec<Module>,
@@ -54,7 +52,14 @@ struct Module {
     b: Factor,
 }
 
-/// A factor in memory.
+/// `A` in memory.
+enum First {
+    F32(Vec<f32>),
+    /// Beside quantised weights, so that it is multiplied with inputs as these are.
+    Integers(Integers),
+}
+
+/// `B` in memory.
 enum Factor {
     F32(Vec<f32>),
     /// Beside quantised weights, whose rounding is coarser by orders of magnitude.
@@ -108,8 +113,9 @@ impl Update {
                 a.extend_from_slice(&update.a);
             }
         }
-        let integers = if narrow && columns.is_multiple_of(BLOCK) { integer_tiles(isa, &a, columns) } else { Vec::new() };
-        Self { isa, columns, a: Factor::new(a, narrow), integers, scales, modules, gain }
+        let is_integer = narrow && columns.is_multiple_of(BLOCK);
+        let a = if is_integer { First::Integers(Integers::of(&a, columns)) } else { First::F32(a) };
+        Self { isa, columns, a, scales, modules, gain }
     }
 
     /// Multiplies what is added to the weights of each block, before [`Low::tile`] does so with the rest.
@@ -121,13 +127,26 @@ impl Update {
         self.modules.last().map_or(0, |module| module.ranks.end)
     }
 
-    /// Some rows of `A` times `x`, `[n, columns]` with `n` up to [`MAX_ROWS`]: `[ranks, n]`.
-    fn low_rows(&self, ranks: Range<usize>, x: &[f32], out: &mut [f32]) {
-        let own = ranks.start * self.columns..ranks.end * self.columns;
-        match &self.a {
-            Factor::F32(a) => self.isa.products(&a[own], x, self.columns, out),
-            Factor::F16(a) => self.isa.products(&a[own], x, self.columns, out),
+    /// Some rows of `A`, of one part of [`HALF`], times the inputs: `[ranks, n]`.
+    fn low_rows(&self, ranks: Range<usize>, inputs: Inputs<'_>, out: &mut [f32]) {
+        let mut low = vec![0.0; out.len()];
+        match (&self.a, inputs) {
+            (First::F32(a), Inputs::Floats(x)) => {
+                self.isa.products(&a[ranks.start * self.columns..ranks.end * self.columns], x, self.columns, out);
+            }
+            (First::Integers(a), Inputs::Floats(x)) => {
+                for (rows, out) in a.rows(ranks.clone()).into_iter().zip([&mut *out, &mut low]) {
+                    self.isa.block_products(rows, x, self.columns, out);
+                }
+            }
+            (First::Integers(a), Inputs::Pairs(pairs)) => {
+                for (rows, out) in a.rows(ranks.clone()).into_iter().zip([&mut *out, &mut low]) {
+                    self.isa.integer_products(rows, pairs, self.columns, out);
+                }
+            }
+            (First::F32(_), Inputs::Pairs(_)) => unreachable!("inputs are quantised beside quantised weights alone"),
         }
+        out.iter_mut().zip(low).for_each(|(out, low)| *out += low);
         if let Some(scales) = self.scales.get(ranks) {
             let n = out.len() / scales.len();
             out.chunks_exact_mut(n).zip(scales).for_each(|(out, scale)| out.iter_mut().for_each(|out| *out *= scale));
@@ -174,19 +193,21 @@ impl Update {
     /// together. The update is one beside quantised weights.
     pub(crate) fn low_of_groups(&self, groups: &[RowGroup<'_>], size: usize, bits: Bits) -> Low<'_> {
         let rank = self.rank();
-        assert_eq!(self.integers.len(), rank.div_ceil(HALF), "the update is one beside quantised weights");
+        let First::Integers(a) = &self.a else { unreachable!("inputs are quantised beside quantised weights alone") };
+        let tiles = a.tiles(self.isa);
         let mut values = vec![0.0; groups.iter().map(|group| group.n).sum::<usize>() * rank];
         let parts = values.par_chunks_mut(size * rank).zip(groups.par_chunks(size / PACKED_INPUTS)).with_min_len(2);
         parts.for_each(|(values, groups)| {
             let n = values.len() / rank;
             for (index, group) in groups.iter().enumerate() {
                 let group = group.with_offset(bits.offset(), Bits::Eight.offset());
-                for (tile, values) in self.integers.iter().zip(values.chunks_mut(HALF * n)) {
+                for (tile, values) in tiles.iter().zip(values.chunks_mut(HALF * n)) {
+                    let low = values.len() / n;
                     let mut products = [[0.0; TILE]; PACKED_INPUTS];
                     self.isa.packed_products(tile, &group, Lanes::All, &mut products[..group.n]);
                     for (rank, values) in values.chunks_exact_mut(n).enumerate() {
                         let own = &mut values[index * PACKED_INPUTS..][..group.n];
-                        own.iter_mut().zip(&products).for_each(|(value, sums)| *value = sums[rank] + sums[HALF + rank]);
+                        own.iter_mut().zip(&products).for_each(|(value, sums)| *value = sums[rank] + sums[low + rank]);
                     }
                 }
             }
@@ -207,12 +228,47 @@ impl Update {
                 let (start, inner) = (i * SLICE, out.len() / TILE);
                 let mut rows = vec![0.0; ranks.len() * inner];
                 for (rank, row) in ranks.clone().zip(rows.chunks_exact_mut(inner)) {
-                    self.a.widen(rank * columns + start..rank * columns + start + inner, row);
+                    self.a.widen(rank, start, columns, row);
                 }
                 self.isa.transpose(&rows, inner, inner, out);
             });
         });
         transposed
+    }
+}
+
+impl First {
+    /// Writes the values of row `rank` from column `start` on to `out`.
+    fn widen(&self, rank: usize, start: usize, columns: usize, out: &mut [f32]) {
+        match self {
+            Self::F32(a) => out.copy_from_slice(&a[rank * columns + start..][..out.len()]),
+            Self::Integers(a) => {
+                let mut low = vec![0.0; out.len()];
+                for (row, out) in a.rows(rank..rank + 1).into_iter().zip([&mut *out, &mut low]) {
+                    row.rows(start / BLOCK..(start + out.len()) / BLOCK, BLOCK).dequantize(out);
+                }
+                out.iter_mut().zip(low).for_each(|(out, low)| *out += low);
+            }
+        }
+    }
+}
+
+/// What `A` is multiplied with.
+#[derive(Clone, Copy)]
+pub(crate) enum Inputs<'x> {
+    /// `[n, columns]`
+    Floats(&'x [f32]),
+    /// Quantised, for weights of [`Bits::Eight`]: `[n, pairs]`.
+    Pairs(&'x [BlockPair]),
+}
+
+impl Inputs<'_> {
+    /// The number of rows.
+    fn n(self, columns: usize) -> usize {
+        match self {
+            Self::Floats(x) => x.len() / columns,
+            Self::Pairs(pairs) => pairs.len() / columns.div_ceil(2 * BLOCK),
+        }
     }
 }
 
@@ -306,8 +362,7 @@ impl Module {
 /// `A x` of few rows of inputs, which the tasks of a product compute together: whichever comes takes what nobody has begun.
 pub(crate) struct Shared<'u> {
     update: &'u Update,
-    /// `[n, columns]`
-    x: &'u [f32],
+    inputs: Inputs<'u>,
     n: usize,
     /// Ranks of a piece.
     piece: usize,
@@ -319,12 +374,13 @@ pub(crate) struct Shared<'u> {
 }
 
 impl<'u> Shared<'u> {
-    /// For up to [`MAX_ROWS`] rows `x`.
-    pub(crate) fn new(update: &'u Update, x: &'u [f32]) -> Self {
-        let (rank, n) = (update.rank(), x.len() / update.columns);
-        let piece = (PIECE / x.len()).clamp(1, rank);
+    /// For up to [`MAX_ROWS`] rows of inputs.
+    pub(crate) fn new(update: &'u Update, inputs: Inputs<'u>) -> Self {
+        let (rank, n) = (update.rank(), inputs.n(update.columns));
+        // Pieces do not cross the parts of `A`.
+        let piece = 1 << (PIECE / (n * update.columns)).clamp(1, HALF).ilog2();
         let values = (0..rank * n).map(|_| AtomicU32::new(0)).collect();
-        Self { update, x, n, piece, n_pieces: rank.div_ceil(piece), begun: 0.into(), done: 0.into(), values }
+        Self { update, inputs, n, piece, n_pieces: rank.div_ceil(piece), begun: 0.into(), done: 0.into(), values }
     }
 
     /// Computes pieces until all are begun.
@@ -341,7 +397,7 @@ impl<'u> Shared<'u> {
             let ranks = index * self.piece..self.update.rank().min((index + 1) * self.piece);
             let own = &self.values[ranks.start * self.n..ranks.end * self.n];
             let mut out = vec![0.0; own.len()];
-            self.update.low_rows(ranks, self.x, &mut out);
+            self.update.low_rows(ranks, self.inputs, &mut out);
             own.iter().zip(out).for_each(|(own, value)| own.store(value.to_bits(), Ordering::Relaxed));
             self.done.fetch_add(1, Ordering::Release);
         }
@@ -409,41 +465,6 @@ fn tiles(isa: Isa, b: &[f32], rank: usize, own: &Range<usize>) -> Vec<f32> {
         }
     }
     tiles
-}
-
-/// The rows of `a`, [`HALF`] in each tile, in twice 8 bits: what the first half of a tile rounds off is in the second.
-fn integer_tiles(isa: Isa, a: &[f32], columns: usize) -> Vec<PackedTile> {
-    let per_row = columns / BLOCK;
-    a.chunks(HALF * columns)
-        .map(|rows| {
-            let mut codes = vec![Bits::Eight.offset() as u8; TILE * columns];
-            let mut scales = vec![0.0; TILE * per_row];
-            let (high, low) = codes.split_at_mut(HALF * columns);
-            let (high_scales, low_scales) = scales.split_at_mut(HALF * per_row);
-            let mut rest = rows.to_vec();
-            for (codes, scales) in [(high, high_scales), (low, low_scales)] {
-                let blocks = rest.as_chunks_mut::<BLOCK>().0.iter_mut();
-                for ((values, codes), scale) in blocks.zip(codes.as_chunks_mut::<BLOCK>().0).zip(scales) {
-                    *scale = round(values, codes);
-                }
-            }
-            let mut tile = PackedTile::new(Bits::Eight, columns);
-            isa.pack(Blocks { bits: Bits::Eight, codes: &codes, scales: &scales }, per_row, &mut tile);
-            tile
-        })
-        .collect()
-}
-
-/// Writes the nearest integers from -127 to 127 as codes, keeps of `values` what is rounded off, and returns the scale.
-fn round(values: &mut [f32; BLOCK], codes: &mut [u8; BLOCK]) -> f32 {
-    let largest = values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
-    let (scale, inverse) = if largest > 0.0 { (largest / 127.0, 127.0 / largest) } else { (0.0, 0.0) };
-    for (value, code) in values.iter_mut().zip(codes) {
-        let integer = (*value * inverse).round();
-        *code = (integer as i32 + Bits::Eight.offset()) as u8;
-        *value -= integer * scale;
-    }
-    scale
 }
 
 /// Scales each row of `A` and column of `B` by a power of two to a largest value of about 1, and returns what undoes it.

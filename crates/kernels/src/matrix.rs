@@ -15,7 +15,7 @@ use tandem_core::backend::Numerics;
 use crate::buffers::{scratch_slice, zeros};
 use crate::float::Float;
 use crate::isa::Isa;
-use crate::low_rank::{Shared, Update};
+use crate::low_rank::{Inputs, Shared, Update};
 pub use crate::product::Weights;
 use crate::product::{integer_product, product, transposed_product};
 use crate::quantize::{BLOCK, Bits, Blocks};
@@ -187,6 +187,16 @@ impl<'m> MatrixView<'m> {
         Self { weights, offsets: None, rows, columns, isa: Isa::current(), numerics }
     }
 
+    /// The same with `offsets`, `[rows, columns / BLOCK]`, added to the weights of each block.
+    ///
+    /// # Panics
+    /// For another number of offsets.
+    #[must_use]
+    pub fn with_offsets(self, offsets: &'m [f32]) -> Self {
+        assert_eq!(offsets.len() * BLOCK, self.rows * self.columns, "each block has its offset");
+        Self { offsets: Some(offsets), ..self }
+    }
+
     /// The number of outputs.
     pub fn rows(self) -> usize {
         self.rows
@@ -256,7 +266,8 @@ impl<'m> MatrixView<'m> {
             }
             weights if n <= few_rows => {
                 for (x, out) in x.chunks(MAX_ROWS * columns).zip(out.chunks_mut(MAX_ROWS * self.rows)) {
-                    self.product_of_few(x, update, out, |rows, out| {
+                    let low = update.map(|update| Shared::new(update, Inputs::Floats(x)));
+                    self.product_of_few(x.len() / columns, low.as_ref(), out, |rows, out| {
                         let own = rows.start * columns..rows.end * columns;
                         match weights {
                             Weights::F32(values) => self.isa.products(&values[own], x, columns, out),
@@ -313,11 +324,11 @@ impl<'m> MatrixView<'m> {
         if n > few {
             return integer_product(self.isa, weights, &inputs, update, out);
         }
-        // What the update reads is rounded as it is in a prompt.
-        let rounded = update.map(|_| inputs.widened());
-        let inputs = inputs.pairs(weights.bits.offset());
-        self.product_of_few(rounded.as_deref().unwrap_or(x), update, out, |rows, out| {
-            self.isa.integer_products(weights.rows(rows, self.columns), &inputs, self.columns, out);
+        let pairs = inputs.pairs(weights.bits.offset());
+        let of_update = update.map(|_| inputs.pairs(Bits::Eight.offset()));
+        let low = update.zip(of_update.as_deref()).map(|(update, pairs)| Shared::new(update, Inputs::Pairs(pairs)));
+        self.product_of_few(n, low.as_ref(), out, |rows, out| {
+            self.isa.integer_products(weights.rows(rows, self.columns), &pairs, self.columns, out);
         });
     }
 
@@ -335,26 +346,24 @@ impl<'m> MatrixView<'m> {
         shares.find(|share| longest(*share) <= good).unwrap_or(best) * unit
     }
 
-    /// The product of up to [`MAX_ROWS`] rows `x`, `n` of them: each task calls `products` for some rows of weights, `[rows, n]`.
+    /// The product of `n` rows, up to [`MAX_ROWS`], with the update of `low`: each task calls `products` for some rows of weights, `[rows, n]`.
     fn product_of_few(
         self,
-        x: &[f32],
-        update: Option<&Update>,
+        n: usize,
+        low: Option<&Shared<'_>>,
         out: &mut [f32],
         products: impl Fn(Range<usize>, &mut [f32]) + Sync,
     ) {
-        let n = x.len() / self.columns;
-        let low = update.map(|update| Shared::new(update, x));
         // Tasks have whole tiles of the update.
         let share = self.task_rows(if low.is_some() { TILE } else { 4 });
         let by_weight = |out: &mut [f32]| {
             out.par_chunks_mut(share * n).with_max_len(1).enumerate().for_each(|(i, out)| {
                 let rows = i * share..i * share + out.len() / n;
-                if let Some(low) = &low {
+                if let Some(low) = low {
                     low.compute();
                 }
                 products(rows.clone(), out);
-                if let Some(low) = &low {
+                if let Some(low) = low {
                     low.apply(&rows, out);
                 }
             });

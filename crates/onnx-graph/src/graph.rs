@@ -149,6 +149,14 @@ impl Graph {
         (&self.contents.producer_name, &self.contents.producer_version)
     }
 
+    /// The file as it was read, or a copy of it where it is mapped.
+    pub fn into_bytes(self) -> Cow<'static, [u8]> {
+        match self.bytes {
+            Bytes::Memory(bytes) => bytes,
+            Bytes::Mapped(map) => Cow::Owned(map.to_vec()),
+        }
+    }
+
     /// The operator sets that the graph was written for.
     pub fn opset_imports(&self) -> &[OpsetImport] {
         &self.contents.opset_imports

@@ -41,7 +41,10 @@ pub use crate::build::{
     Interrupted, Linear, Needs, Norm, NormKind, Norms, Outputs, RelativeBias, RopeTable, SourceError, Spec, Table, Weight,
     WeightFormat, WeightSource, WeightType, build, build_inline, export, needs, smoke_test_graph,
 };
-pub use crate::edit::{Activations, AdapterInputs, Edit, LogitsControl, LowRank, Product, module_name};
+pub use crate::edit::{
+    ADAPTER_INPUT, ADAPTER_PLACE, Activations, AdapterInputs, Edit, LogitsControl, LowRank, MODULE_ATTRIBUTE, OPERATOR_DOMAIN,
+    OwnOperators, OwnProduct, Product, module_name,
+};
 pub use crate::error::{Error, Result};
 pub use crate::graph::{
     Attribute, AttributeValue, DataType, Dim, ExternalData, Function, Graph, Node, OpsetImport, SparseTensor, Subgraph, Tensor,

@@ -3,10 +3,11 @@
 use std::num::Saturating;
 
 use tandem_core::DType;
+use tandem_core::backend::Kernels;
 use tandem_core::config::ModelConfig;
 use tandem_core::footprint::{Count, Decoding, Footprint, ModelShape, Part, Workload, weight_bytes};
 
-use super::{ENGINE, GraphFootprint, HUNDRED, efficiency, is_float, packed};
+use super::{ENGINE, GraphFootprint, HUNDRED, efficiency, is_float, mapped, mapped_name, packed};
 use crate::encoder::{TOKENS_OF_PART, TOKENS_OF_RUN};
 use crate::source::BUILT_IN_MEMORY;
 
@@ -71,7 +72,7 @@ pub(crate) fn encoder_footprint(
         kept: vec![
             Part::own("weights, packed for products", packed(graph, dtype)),
             Part::own("weights within the graph's file", graph.inline),
-            Part::file("embedding and tables", graph.shared + graph.others - graph.inline),
+            Part::file(mapped_name(graph), mapped(graph)),
             shape.tokenizer(),
             Part::own("engine", ENGINE),
         ],
@@ -96,7 +97,7 @@ fn between(shape: &ModelShape) -> Count {
 
 impl GraphFootprint {
     /// The graph that is made of an encoder's checkpoint.
-    pub(crate) fn of_encoder(shape: &ModelShape, dtype: DType, attention: Attention) -> Self {
+    pub(crate) fn of_encoder(shape: &ModelShape, dtype: DType, attention: Attention, kernels: Kernels) -> Self {
         let (zero, float) = (Saturating(0), Saturating(4));
         // Queries, keys and values stay floats in 8 bits, but those of a causal decoder.
         let qkv = shape.n_layers * shape.hidden_size * (shape.query_size() + Saturating(2) * shape.kv_size());
@@ -107,6 +108,7 @@ impl GraphFootprint {
         Self {
             float_products: if is_float { products } else { float * floats },
             block_products: if is_float { zero } else { products },
+            own_products: if is_float || kernels == Kernels::Runtime { zero } else { products },
             others,
             shared: zero,
             inline: if shape.stored_bytes.0 < BUILT_IN_MEMORY { products + float * floats + others } else { zero },

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::num::Saturating;
 
+use tandem_core::backend::Kernels;
 use tandem_core::footprint::Count;
 use tandem_onnx_graph::{DataType, Graph, TensorData};
 
@@ -13,9 +14,11 @@ pub(crate) struct GraphFootprint {
     pub(crate) float_products: Count,
     /// Codes, scales and zero points of 8 and 4 bits that products multiply by (`MatMulNBits`).
     pub(crate) block_products: Count,
+    /// Those of them that Tandem's operators read where they lie.
+    pub(crate) own_products: Count,
     /// All others: embeddings, norms, tables.
     pub(crate) others: Count,
-    /// Those of the products that something else reads too, such as an embedding that is the head.
+    /// Those of the products that the engine copies and something else reads too, such as an embedding that is the head.
     pub(crate) shared: Count,
     /// How many of all these lie inside the graph's own file.
     pub(crate) inline: Count,
@@ -28,13 +31,14 @@ pub(crate) struct GraphFootprint {
 enum Use {
     FloatProduct,
     BlockProduct,
+    OwnProduct,
     Other,
 }
 
 impl GraphFootprint {
-    /// Those of `graph`.
-    pub(crate) fn of_graph(graph: &Graph) -> Self {
-        let uses = uses(graph);
+    /// Those of `graph` with these kernels.
+    pub(crate) fn of_graph(graph: &Graph, kernels: Kernels) -> Self {
+        let uses = uses(graph, kernels);
         let mut sum = Self { kv_value: kv_value(graph), ..Self::default() };
         for tensor in graph.initializers() {
             let bytes = Saturating(tensor.n_bytes().unwrap_or(0));
@@ -42,10 +46,13 @@ impl GraphFootprint {
             let product = uses.iter().find(|used| **used != Use::Other);
             match product {
                 Some(Use::FloatProduct) => sum.float_products += bytes,
-                Some(_) => sum.block_products += bytes,
+                Some(used) => {
+                    sum.block_products += bytes;
+                    sum.own_products += if *used == Use::OwnProduct { bytes } else { Saturating(0) };
+                }
                 None => sum.others += bytes,
             }
-            if product.is_some() && uses.contains(&Use::Other) {
+            if product.is_some_and(|used| *used != Use::OwnProduct) && uses.contains(&Use::Other) {
                 sum.shared += bytes;
             }
             if !matches!(tensor.data, TensorData::External(_)) {
@@ -57,12 +64,14 @@ impl GraphFootprint {
 }
 
 /// What reads each constant.
-fn uses(graph: &Graph) -> HashMap<&str, Vec<Use>> {
+fn uses(graph: &Graph, kernels: Kernels) -> HashMap<&str, Vec<Use>> {
     let mut uses: HashMap<&str, Vec<Use>> = HashMap::new();
     for node in graph.nodes() {
+        let is_own = kernels == Kernels::Tandem && graph.has_own_operator(node);
         for (place, input) in node.inputs.iter().enumerate() {
             let used = match node.op_type.as_str() {
                 "MatMul" | "Gemm" | "FusedMatMul" | "FusedGemm" if place == 1 => Use::FloatProduct,
+                "MatMulNBits" if is_own && place > 0 => Use::OwnProduct,
                 "MatMulNBits" | "MatMulInteger" | "DynamicQuantizeMatMul" | "QLinearMatMul" if place > 0 => Use::BlockProduct,
                 _ => Use::Other,
             };

@@ -3,6 +3,7 @@
 use std::num::Saturating;
 
 use tandem_core::DType;
+use tandem_core::backend::Kernels;
 use tandem_core::conformance::{MeasuredPeak, check_footprints, published_shape};
 use tandem_core::footprint::{ModelShape, Part, Workload};
 
@@ -80,7 +81,7 @@ fn encoder_footprints_are_within_a_fifth_of_measured_peaks() {
         (modernbert, DType::F32, 2048, Attention::Whole, 670),
         (gemma, DType::F32, 2048, Attention::Whole, 381),
     ] {
-        let graph = GraphFootprint::of_encoder(&shape, dtype, attention);
+        let graph = GraphFootprint::of_encoder(&shape, dtype, attention, Kernels::Runtime);
         let workload = Workload { n_tokens, context_length: n_tokens };
         let footprint = encoder_footprint(&shape, &graph, dtype, attention, &workload);
         // Rows of the table of words that no text has are not in memory.
@@ -94,7 +95,7 @@ fn encoder_footprints_are_within_a_fifth_of_measured_peaks() {
 #[test]
 fn long_texts_in_parts_take_memory_in_proportion() {
     let shape = published_shape("qwen3-0.6b");
-    let graph = GraphFootprint::of_encoder(&shape, DType::F32, Attention::Parts);
+    let graph = GraphFootprint::of_encoder(&shape, DType::F32, Attention::Parts, Kernels::Tandem);
     let of = |n_tokens, attention| {
         encoder_footprint(&shape, &graph, DType::F32, attention, &Workload { n_tokens, context_length: n_tokens }).sum()
     };

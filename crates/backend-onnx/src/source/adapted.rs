@@ -3,11 +3,12 @@
 use tandem_core::adapter::AdaptedModule;
 use tandem_onnx_graph::{AdapterInputs, Graph, Node, module_name};
 
-/// The inputs that `graph` needs for adapters of `modules`, beside those that it has. A module without a product needs none.
-pub(crate) fn needed_inputs(graph: &Graph, modules: &[AdaptedModule]) -> Vec<AdapterInputs> {
+/// The inputs that `graph` needs for adapters of `modules`, beside those that it has. A module without a product needs none, nor does one that
+/// Tandem's operators compute, where they are used: `has_own`.
+pub(crate) fn needed_inputs(graph: &Graph, modules: &[AdaptedModule], has_own: bool) -> Vec<AdapterInputs> {
     let own = own_inputs(graph);
     let mut needed = Vec::new();
-    for product in graph.products() {
+    for product in graph.products().iter().filter(|product| !(has_own && product.has_own_operator())) {
         let is_here = |module: &&AdaptedModule| product.modules().iter().any(|(name, _)| *name == module.module);
         let mut here = modules.iter().filter(is_here).peekable();
         let has_gain = here.peek().is_some() && here.clone().any(|module| module.has_magnitude);
@@ -48,4 +49,39 @@ fn is_added(graph: &Graph, first: &str) -> bool {
 fn only(graph: &Graph, is_it: impl Fn(&Node) -> bool) -> Option<&Node> {
     let mut nodes = graph.nodes().iter().filter(|node| is_it(node) && !node.outputs.is_empty());
     nodes.next().filter(|_| nodes.next().is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tandem_core::DType;
+    use tandem_core::backend::{Kernels, LoadOptions};
+    use tandem_core::files::ModelFiles;
+
+    use super::*;
+    use crate::source::Source;
+
+    #[test]
+    fn products_of_own_operators_need_no_inputs() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/qwen2-tied");
+        let files = ModelFiles::discover(&golden, "qwen2-tied").unwrap();
+        let config = files.model_config().unwrap();
+        for (dtype, is_own) in [(DType::Int4, true), (DType::Int8, true), (DType::F32, false)] {
+            let mut options = LoadOptions::new().with_dtype(dtype);
+            options.onnx.kernels = Some(Kernels::Tandem);
+            let mut source = Source::choose(&files, &config, &options).unwrap();
+            let (graph, _) = source.graph().unwrap();
+            let products = graph.products();
+            let names = products.iter().flat_map(|product| product.modules().iter().map(|(name, _)| name.clone()));
+            let modules: Vec<AdaptedModule> = names.map(|module| AdaptedModule { module, has_magnitude: true }).collect();
+            let needed = needed_inputs(&graph, &modules, false);
+            assert_eq!(needed.len(), products.len(), "{dtype}");
+            assert_eq!(needed_inputs(&graph, &modules, true), if is_own { vec![] } else { needed }, "{dtype}");
+            source.use_own_operators(&options).unwrap();
+            let own: Vec<&str> = source.own_products.iter().map(|product| product.name.as_str()).collect();
+            let expected: Vec<&str> = products.iter().filter(|_| is_own).map(|product| product.name()).collect();
+            assert_eq!(own, expected, "{dtype}");
+        }
+    }
 }

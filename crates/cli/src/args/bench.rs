@@ -7,7 +7,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use tandem::adapters::AdapterRef;
 use tandem::named::ParseNameError;
-use tandem::{BackendKind, DType, KvDType, Numerics};
+use tandem::{BackendKind, DType, Kernels, KvDType, Numerics};
 
 use super::engine::one_of;
 use super::onnx::LibraryArg;
@@ -73,6 +73,9 @@ pub(crate) struct EntryOptions {
     /// Whether idle threads of ONNX Runtime spin: `false`, `true`, or both [default: false, as in `tandem run`]
     #[arg(long, value_name = "BOOL", value_delimiter = ',')]
     pub(crate) spin: Vec<bool>,
+    /// Whose kernels ONNX Runtime computes with on the processor: `tandem`, `runtime`, or both [default: tandem, and runtime without AVX2]
+    #[arg(long, value_name = "KERNELS", value_delimiter = ',', value_parser = one_of::<Kernels>())]
+    pub(crate) kernels: Vec<Kernels>,
     /// Also measure these graphs of the model, separated by commas
     #[arg(long = "graph", value_name = "FILE", value_delimiter = ',')]
     pub(crate) graphs: Vec<PathBuf>,

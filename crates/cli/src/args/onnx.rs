@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Deserialize;
-use tandem::OnnxOptions;
 use tandem::backends::{ComputeUnits, CoreMlFormat, CoreMlOptions};
+use tandem::{Kernels, OnnxOptions};
 
 use super::engine::one_of;
 use super::merge;
@@ -26,6 +26,9 @@ pub(crate) struct OnnxArgs {
     /// Let idle threads spin: slightly faster, but processors are busy between tokens
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub(crate) spin: Option<bool>,
+    /// Whose kernels compute products and attention on the processor: `tandem` or `runtime` [default: tandem, and runtime without AVX2]
+    #[arg(long, value_name = "KERNELS", value_parser = one_of::<Kernels>())]
+    pub(crate) kernels: Option<Kernels>,
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) coreml: CoreMlArgs,
@@ -64,7 +67,7 @@ pub(crate) struct CoreMlArgs {
 impl OnnxArgs {
     /// What `self` gives, and `other` where it gives nothing.
     pub(crate) fn or(self, other: Self) -> Self {
-        merge!(self, other; library, graph, require_device, spin, coreml)
+        merge!(self, other; library, graph, require_device, spin, kernels, coreml)
     }
 
     /// The paths, which a configuration file gives relative to itself.
@@ -85,6 +88,7 @@ impl OnnxArgs {
             .with_graph(self.graph.clone())
             .with_require_device(self.require_device)
             .with_spin(self.spin.unwrap_or_default())
+            .with_kernels(self.kernels)
             .with_coreml(coreml)
     }
 }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use clap::Args;
 use tandem::adapters::AdapterRef;
 use tandem::named::ParseNameError;
-use tandem::{BackendKind, DType, Device};
+use tandem::{BackendKind, DType, Device, Kernels};
 
 use super::engine::ComputeArgs;
 use super::onnx::LibraryArg;
@@ -24,8 +24,8 @@ use super::{ModelArg, OutputArgs, examples};
 ///
 /// The verdict is `same` (equal within rounding), `close` (another dtype, within its limits, with what it costs), or `different`.
 ///
-/// A side is `BACKEND[:DTYPE][@DEVICE][=PATH]`, such as `onnx:int4`, `candle:f32@cpu`, or `onnx=./model/onnx/model_q4.onnx` for a graph or a
-/// directory in the place of MODEL. What is measured before Ctrl-C or an error is reported.
+/// A side is `BACKEND[+KERNELS][:DTYPE][@DEVICE][=PATH]`, such as `onnx:int4`, `candle:f32@cpu`, `onnx+runtime:int4` for ONNX Runtime's own
+/// kernels, or `onnx=./model/onnx/model_q4.onnx` for a graph or a directory in the place of MODEL. What is measured before Ctrl-C or an error is reported.
 #[derive(Args, Debug)]
 #[command(after_help = examples::PARITY)]
 pub(crate) struct ParityArgs {
@@ -84,6 +84,8 @@ pub(crate) struct SideChoice {
     /// As it was written.
     pub(crate) text: String,
     pub(crate) backend: BackendKind,
+    /// Those of ONNX Runtime, where they are named.
+    pub(crate) kernels: Option<Kernels>,
     pub(crate) dtype: Option<DType>,
     pub(crate) device: Option<Device>,
     /// A graph or a directory in the place of the model.
@@ -108,10 +110,17 @@ impl FromStr for SideChoice {
             Some((backend, dtype)) => (backend, Some(dtype.parse().map_err(|error: ParseNameError| error.to_string())?)),
             None => (engine, None),
         };
+        let (backend, kernels) = match backend.split_once('+') {
+            Some((backend, kernels)) => (backend, Some(kernels.parse().map_err(|error: ParseNameError| error.to_string())?)),
+            None => (backend, None),
+        };
         let backend = backend.parse().map_err(|_| {
-            format!("`{backend}` is not a backend: a side is BACKEND[:DTYPE][@DEVICE][=PATH] with `onnx` or `candle`, such as `onnx:int4`")
+            format!("`{backend}` is not a backend: a side is BACKEND[+KERNELS][:DTYPE][@DEVICE][=PATH] with `onnx` or `candle`, such as `onnx:int4`")
         })?;
-        Ok(Self { text: text.into(), backend, dtype, device, path: Some(path).filter(|path| !path.is_empty()) })
+        if kernels.is_some() && backend != BackendKind::Onnx {
+            return Err(format!("`{backend}` has kernels of Tandem's alone: `+KERNELS` is of `onnx`"));
+        }
+        Ok(Self { text: text.into(), backend, kernels, dtype, device, path: Some(path).filter(|path| !path.is_empty()) })
     }
 }
 
@@ -130,7 +139,20 @@ mod tests {
         check("onnx:int4@cuda:1", (BackendKind::Onnx, Some(DType::Int4), Some(Device::Cuda(1)), None));
         check("onnx=./a=b/m.onnx", (BackendKind::Onnx, None, None, Some("./a=b/m.onnx")));
         check("onnx:f16@cpu=/m", (BackendKind::Onnx, Some(DType::F16), Some(Device::Cpu), Some("/m")));
-        for bad in ["", "tensorflow", "onnx:int3", "onnx@tpu", "onnx=", "candle:f32:f16", "./model.onnx"] {
+        let side: SideChoice = "onnx+runtime:int4@cpu".parse().unwrap();
+        assert_eq!((side.kernels, side.dtype, side.device), (Some(Kernels::Runtime), Some(DType::Int4), Some(Device::Cpu)));
+        for bad in [
+            "",
+            "tensorflow",
+            "candle+runtime",
+            "onnx+mlas",
+            "onnx+:int4",
+            "onnx:int3",
+            "onnx@tpu",
+            "onnx=",
+            "candle:f32:f16",
+            "./model.onnx",
+        ] {
             assert!(bad.parse::<SideChoice>().is_err(), "{bad}");
         }
     }

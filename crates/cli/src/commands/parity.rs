@@ -77,7 +77,11 @@ impl Run<'_> {
             device: choice.device.map(DeviceChoice::Exactly),
             compute: ComputeArgs { threads: args.compute.threads.or(self.configured.compute.threads), ..args.compute },
             adapter: args.adapter.clone(),
-            onnx: OnnxArgs { library: args.library.clone().or(self.configured.onnx.library.clone()), ..OnnxArgs::default() },
+            onnx: OnnxArgs {
+                library: args.library.clone().or(self.configured.onnx.library.clone()),
+                kernels: choice.kernels,
+                ..OnnxArgs::default()
+            },
             ..EngineOptions::default()
         };
         let mut settings = engine::settings(&options, self.output)?;

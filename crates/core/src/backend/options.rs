@@ -9,7 +9,7 @@ use crate::adapter::AdaptedModule;
 use crate::cancel::CancelToken;
 use crate::error::Error;
 use crate::named::named;
-use crate::primitives::{DType, Device, KvDType, Numerics, Purpose};
+use crate::primitives::{DType, Device, Kernels, KvDType, Numerics, Purpose};
 use crate::progress::Progress;
 use crate::remedy::Remedies;
 use crate::setters::setters;
@@ -116,6 +116,9 @@ pub struct OnnxOptions {
     pub require_device: Option<f64>,
     /// Whether idle threads spin for the next operator: a little faster, at the price of a busy core between tokens.
     pub spin: bool,
+    /// Whose kernels compute products and attention; `None` is [`Kernels::Tandem`] on a processor whose vector instructions they use, and
+    /// [`Kernels::Runtime`] elsewhere. Requesting Tandem's for another device than the processor is an error.
+    pub kernels: Option<Kernels>,
     /// The lengths to which the texts of an encoder are padded, each in a run of its own, so that runs have few shapes; a longer text is
     /// padded to a multiple of the largest. `None` pads to [`COREML_BUCKETS`](Self::COREML_BUCKETS) on CoreML, where the graph allows it,
     /// and not at all elsewhere. Never run on CoreML.
@@ -143,6 +146,7 @@ setters!(OnnxOptions {
     with_graph: graph: Option<PathBuf>,
     with_require_device: require_device: Option<f64>,
     with_spin: spin: bool,
+    with_kernels: kernels: Option<Kernels>,
     with_buckets: buckets: Option<Vec<usize>>,
     with_coreml: coreml: CoreMlOptions,
     with_adapted_modules: adapted_modules: Vec<AdaptedModule>,

@@ -5,7 +5,7 @@ use crate::quantized_activations::QuantizedActivations;
 
 /// Outputs and inputs of a matrix, whose modules do not end at tiles.
 const ROWS: usize = 150;
-const COLUMNS: usize = 300;
+const COLUMNS: usize = 320;
 
 fn numbers(n: usize, seed: usize) -> Vec<f32> {
     (0..n).map(|i| (((i * i + 7 * i + seed * 131) % 997) as f32 * 0.71).sin()).collect()
@@ -62,7 +62,7 @@ fn few_rows_match_f64() {
             let update = on(isa, narrow);
             for n in [1, 2, 5, 8] {
                 let (x, products) = (numbers(n * COLUMNS, n), numbers(n * ROWS, n + 9));
-                let shared = Shared::new(&update, &x);
+                let shared = Shared::new(&update, Inputs::Floats(&x));
                 // Tasks of 64 rows, of which the second begins alone.
                 shared.compute();
                 let mut out = vec![0.0; n * ROWS];
@@ -143,6 +143,12 @@ fn quantised_rows_match_f64_and_do_not_depend_on_the_other_rows() {
             assert!((f64::from(*computed) - expected).abs() <= 1e-4 * largest, "{isa:?}, {bits:?}: {computed} {expected}");
         }
         assert_eq!(low(&x[(n - 1) * columns..]), computed, "{isa:?}, {bits:?}: alone");
+        let pairs = QuantizedActivations::new(&x[(n - 1) * columns..], columns).pairs(Bits::Eight.offset());
+        let shared = Shared::new(&update, Inputs::Pairs(&pairs));
+        shared.compute();
+        let few: Vec<f32> = shared.values.iter().map(|value| f32::from_bits(value.load(Ordering::Relaxed))).collect();
+        let most = computed.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+        assert!(few.iter().zip(&computed).all(|(a, b)| (a - b).abs() <= 1e-6 * most), "{isa:?}, {bits:?}: {few:?} {computed:?}");
     }
 }
 
@@ -167,7 +173,7 @@ fn narrow_factors_keep_small_values() {
     let (x, products) = (numbers(COLUMNS, 1), vec![0.0; ROWS]);
     let narrow = Update::new(updates.clone(), [ROWS, COLUMNS], true);
     let mut out = products.clone();
-    let shared = Shared::new(&narrow, &x);
+    let shared = Shared::new(&narrow, Inputs::Floats(&x));
     shared.compute();
     out.chunks_mut(TILE).enumerate().for_each(|(i, out)| shared.apply(&(i * TILE..i * TILE + out.len()), out));
     close(&out, &expected(&updates, &x, &products), true, "small factors");

@@ -68,6 +68,11 @@ impl Product<'_> {
         &self.modules
     }
 
+    /// Whether one of Tandem's operators may compute it, adapters included.
+    pub fn has_own_operator(&self) -> bool {
+        self.node.op_type == "MatMulNBits" && self.graph.has_own_operator(self.node)
+    }
+
     /// The columns of a module; `None` if it is not here.
     pub(super) fn columns(&self, module: &str) -> Option<Range<usize>> {
         self.modules.iter().find(|(name, _)| name == module).map(|(_, columns)| columns.clone())

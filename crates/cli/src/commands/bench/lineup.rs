@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use tandem::{BackendKind, DType, KvDType, LoadOptions, ModelFiles, Numerics, OnnxOptions};
+use tandem::{BackendKind, DType, Kernels, KvDType, LoadOptions, ModelFiles, Numerics, OnnxOptions};
 use tandem_bench::run::{Lineup, Runner, TandemRunner};
 use tandem_bench::work::EngineChoice;
 
@@ -33,9 +33,10 @@ pub(super) fn lineup(args: &BenchArgs, reference: &str, files: &ModelFiles, fact
         for &backend in &backends {
             for weights in weights.iter().filter(|weights| weights.suit(backend)) {
                 for numerics in numerics(options, weights) {
-                    for (spin, kv_dtype) in pairs(&spins(options, backend), &kv_dtypes(options)) {
+                    for ((spin, kernels), kv_dtype) in pairs(&settings_of_onnx(options, backend), &kv_dtypes(options)) {
                         for adapted in if options.adapter.is_empty() { &[false][..] } else { &[false, true] } {
-                            let variant = Variant { backend, weights, threads, numerics, kv_dtype, spin, adapted: *adapted };
+                            let variant =
+                                Variant { backend, weights, threads, numerics, kv_dtype, spin, kernels, adapted: *adapted };
                             runners.push(Box::new(tandem_runner(reference, options, variant, is_embedder)?));
                         }
                     }
@@ -60,13 +61,14 @@ struct Variant<'v> {
     numerics: Option<Numerics>,
     kv_dtype: Option<KvDType>,
     spin: bool,
+    kernels: Option<Kernels>,
     /// With the adapters that are named.
     adapted: bool,
 }
 
 impl Variant<'_> {
     fn f32(backend: BackendKind, threads: usize) -> Self {
-        Self { backend, weights: &F32, threads, numerics: None, kv_dtype: None, spin: false, adapted: false }
+        Self { backend, weights: &F32, threads, numerics: None, kv_dtype: None, spin: false, kernels: None, adapted: false }
     }
 }
 
@@ -113,12 +115,18 @@ fn numerics(options: &EntryOptions, weights: &Weights) -> Vec<Option<Numerics>> 
     }
 }
 
-/// Threads of candle sleep when they are idle, whatever is asked for.
-fn spins(options: &EntryOptions, backend: BackendKind) -> Vec<bool> {
-    match options.spin.as_slice() {
-        named if backend == BackendKind::Onnx && !named.is_empty() => named.to_vec(),
-        _ => vec![false],
+/// What is asked for of ONNX Runtime: whether idle threads spin, and whose kernels it has. Threads of candle sleep, and it has kernels of ours
+/// alone, whatever is asked for.
+fn settings_of_onnx(options: &EntryOptions, backend: BackendKind) -> Vec<(bool, Option<Kernels>)> {
+    if backend != BackendKind::Onnx {
+        return vec![(false, None)];
     }
+    let spins = if options.spin.is_empty() { &[false][..] } else { &options.spin };
+    let kernels: Vec<Option<Kernels>> = match options.kernels.as_slice() {
+        [] => vec![None],
+        named => named.iter().copied().map(Some).collect(),
+    };
+    spins.iter().flat_map(|&spin| kernels.iter().map(move |&kernels| (spin, kernels))).collect()
 }
 
 fn kv_dtypes(options: &EntryOptions) -> Vec<Option<KvDType>> {
@@ -134,7 +142,7 @@ fn pairs<A: Copy, B: Copy>(first: &[A], second: &[B]) -> Vec<(A, B)> {
 }
 
 fn tandem_runner(reference: &str, options: &EntryOptions, variant: Variant<'_>, is_embedder: bool) -> Result<TandemRunner> {
-    let Variant { backend, weights, threads, numerics, kv_dtype, spin, adapted } = variant;
+    let Variant { backend, weights, threads, numerics, kv_dtype, spin, kernels, adapted } = variant;
     let adapters: Vec<String> = options.adapter.iter().filter(|_| adapted).map(ToString::to_string).collect();
     let program = options.programs.iter().find(|program| program.backend == backend).map(|program| program.path.clone());
     let program = program.map_or_else(|| std::env::current_exe().context("where this program lies"), Ok)?;
@@ -162,10 +170,12 @@ fn tandem_runner(reference: &str, options: &EntryOptions, variant: Variant<'_>, 
     add("graph", graph.as_ref().map(|graph| graph.display().to_string()));
     add("numerics", numerics.map(|numerics| numerics.to_string()));
     add("kv-dtype", kv_dtype.map(|dtype| dtype.to_string()));
+    add("kernels", kernels.map(|kernels| kernels.to_string()));
     add("adapter", (!adapters.is_empty()).then(|| adapters.join(" --adapter ")));
     let (spinning, flag) = if spin { (" spinning", " --spin") } else { ("", "") };
     let plural = if threads == 1 { "" } else { "s" };
-    let onnx = OnnxOptions::new().with_library(options.library.ort_library.clone()).with_graph(graph).with_spin(spin);
+    let library = options.library.ort_library.clone();
+    let onnx = OnnxOptions::new().with_library(library).with_graph(graph).with_spin(spin).with_kernels(kernels);
     let load = LoadOptions::new()
         .with_device(device.unwrap_or_default())
         .with_dtype(dtype)

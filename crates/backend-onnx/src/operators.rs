@@ -1,0 +1,130 @@
+//! Tandem's kernels as operators of ONNX Runtime, on the processor: products with quantised weights, and attention.
+//!
+//! They take the inputs and attributes of the operators that they stand in for (`com.microsoft`), which an edit gives to this domain just
+//! before the engine loads a graph. Weights are read where the graph has them: in files beside it the engine maps them, and nothing is packed or
+//! copied. Loops run on the threads of rayon's pool from which the graph is run ([`Threads`](crate::threads::Threads)).
+
+mod attention;
+mod product;
+mod updates;
+
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ort::operator::{ComputeContext, KernelContext, OperatorDomain};
+use ort::value::{PrimitiveTensorElementType, TensorValueType, ValueRef, ValueRefMut};
+use tandem_core::backend::{Kernels as Whose, LoadOptions};
+use tandem_core::{Device, Error, Remedy, Result};
+use tandem_kernels::matrix::Kernels;
+use tandem_kernels::{check_instruction_set, instruction_set};
+use tandem_onnx_graph::OPERATOR_DOMAIN;
+
+use self::attention::Attention;
+use self::product::Product;
+pub(crate) use self::product::order_inputs;
+pub(crate) use self::updates::{ModelUpdates, Registered, Updates};
+
+/// Whose kernels are used with `options`.
+///
+/// # Errors
+/// [`Error::InvalidOption`] where Tandem's own are requested for another device than the processor, and for a `TANDEM_ISA` that this processor
+/// lacks.
+pub(crate) fn whose(options: &LoadOptions) -> Result<Whose> {
+    match (options.onnx.kernels, options.device) {
+        (Some(Whose::Tandem), device) if device != Device::Cpu => Err(Error::InvalidOption {
+            option: "kernels".into(),
+            value: Whose::Tandem.to_string(),
+            problem: format!("computes on the processor alone, and the model was requested on `{device}`"),
+            hint: Some(["leave it out".into(), Remedy::UseDevice(Device::Cpu)].into()),
+        }),
+        (Some(Whose::Tandem), _) => check_instruction_set().map(|()| Whose::Tandem),
+        // Without vector instructions the engine's are several times as fast.
+        (None, Device::Cpu) if instruction_set() != "plain" => check_instruction_set().map(|()| Whose::Tandem),
+        _ => Ok(Whose::Runtime),
+    }
+}
+
+/// The operators for one session, with the adapters that `updates` has. With [`Kernels::ByShape`] a row of a product does not depend on the others.
+pub(crate) fn domain(kernels: Kernels, updates: &Arc<Updates>) -> ort::Result<OperatorDomain> {
+    let scratch = Arc::new(ScratchPool::default());
+    OperatorDomain::new(OPERATOR_DOMAIN)?
+        .add(Product { kernels, scratch: Arc::clone(&scratch), updates: Arc::clone(updates) })?
+        .add(Attention { scratch })
+}
+
+/// Buffers that the nodes of a session use one after the other: new memory would have to be cleared by the system first.
+#[derive(Debug, Default)]
+struct ScratchPool(Mutex<Vec<Scratch>>);
+
+#[derive(Debug, Default)]
+struct Scratch {
+    /// What a kernel is given.
+    inputs: Vec<f32>,
+    /// What it packs.
+    packed: Vec<f32>,
+}
+
+impl ScratchPool {
+    /// Calls `with` with buffers that no other call has; their contents are left over from earlier ones.
+    fn with<T>(&self, with: impl FnOnce(&mut Scratch) -> T) -> T {
+        let pool = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut own = pool().pop().unwrap_or_default();
+        let result = with(&mut own);
+        pool().push(own);
+        result
+    }
+}
+
+/// The first `n` values of `values`, which grows if necessary.
+fn first(values: &mut Vec<f32>, n: usize) -> &mut [f32] {
+    if values.len() < n {
+        *values = tandem_kernels::zeros(n);
+    }
+    &mut values[..n]
+}
+
+/// A mistake in a node, in the engine's words.
+fn mistake(problem: impl Into<String>) -> ort::Error {
+    ort::Error::new(problem)
+}
+
+/// A tensor of floats that a node is given.
+type Floats<'c> = ValueRef<'c, TensorValueType<f32>>;
+
+/// A tensor of floats that a node makes.
+type FloatsMut<'c> = ValueRefMut<'c, TensorValueType<f32>>;
+
+/// Input number `index`, if the node has it.
+fn optional_input<'c, T>(context: &'c ComputeContext, index: usize) -> ort::Result<Option<ValueRef<'c, TensorValueType<T>>>>
+where
+    T: PrimitiveTensorElementType + Debug,
+{
+    context.input(index)?.map(ValueRef::downcast).transpose()
+}
+
+/// Input number `index`, which the node must have.
+fn input<'c, T>(context: &'c ComputeContext, index: usize) -> ort::Result<ValueRef<'c, TensorValueType<T>>>
+where
+    T: PrimitiveTensorElementType + Debug,
+{
+    optional_input(context, index)?.ok_or_else(|| mistake(format!("input {index} is missing")))
+}
+
+/// Output number `index`, of `shape`, which the node must have.
+fn output<'c>(context: &'c ComputeContext, index: usize, shape: &[usize]) -> ort::Result<FloatsMut<'c>> {
+    context.output(index, shape)?.ok_or_else(|| mistake(format!("output {index} is missing")))?.downcast()
+}
+
+/// The shape of `value`.
+fn shape(value: &Floats<'_>) -> ort::Result<Vec<usize>> {
+    value.shape().iter().map(|&size| usize::try_from(size).map_err(|_| mistake("a shape has a negative size"))).collect()
+}
+
+/// The attribute `name`, a number of things.
+fn count(context: &KernelContext<'_>, name: &str) -> ort::Result<usize> {
+    let value = context.get::<i64>(name).and_then(|value| usize::try_from(value).ok());
+    value.ok_or_else(|| mistake(format!("the attribute `{name}` is not a number of things")))
+}
+
+#[cfg(test)]
+mod tests;

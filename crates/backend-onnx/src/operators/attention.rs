@@ -1,0 +1,351 @@
+//! `GroupQueryAttention`: causal attention over a KV cache, which is appended to in place where its past and its present are one buffer.
+//!
+//! Source: `GroupQueryAttention` in `ContribOperators.md` of ONNX Runtime, and its `group_query_attention_helper.h`.
+
+use std::slice;
+use std::sync::Arc;
+
+use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput, ShapeInferenceContext};
+use ort::value::{SymbolicDimensions, TensorElementType, ValueType};
+use rayon::prelude::*;
+use tandem_kernels::attention::{AttentionMask, Scoring, attention};
+
+use super::{Floats, FloatsMut, ScratchPool, count, first, input, mistake, optional_input, output, shape};
+
+/// The places of the inputs.
+const QUERY: usize = 0;
+const KEY: usize = 1;
+const VALUE: usize = 2;
+const PAST_KEYS: usize = 3;
+const PAST_VALUES: usize = 4;
+const LAST_POSITIONS: usize = 5;
+const TOTAL: usize = 6;
+const COSINES: usize = 7;
+const SINES: usize = 8;
+
+/// Fewer values are moved by one thread.
+const FEW_VALUES: usize = 1 << 14;
+
+/// The operator.
+pub(super) struct Attention {
+    pub(super) scratch: Arc<ScratchPool>,
+}
+
+/// One node.
+pub(super) struct AttentionKernel {
+    heads: usize,
+    kv_heads: usize,
+    rotates: bool,
+    window: Option<usize>,
+    /// `None` for `1 / √head_dim`.
+    scale: Option<f32>,
+    softcap: Option<f32>,
+    scratch: Arc<ScratchPool>,
+}
+
+impl Operator for Attention {
+    type Kernel<'attr> = AttentionKernel;
+
+    fn name(&self) -> &str {
+        "GroupQueryAttention"
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        const FLOAT: TensorElementType = TensorElementType::Float32;
+        let optional = || OperatorInput::optional(FLOAT);
+        let [length, total] = [(); 2].map(|()| OperatorInput::required(TensorElementType::Int32));
+        let query = OperatorInput::required(FLOAT);
+        // Exporters write names of nothing for those that are left out behind the tables.
+        let unused = [TensorElementType::Int64, FLOAT, FLOAT, FLOAT, FLOAT].map(OperatorInput::optional);
+        let known = [query, optional(), optional(), optional(), optional(), length, total, optional(), optional()];
+        known.into_iter().chain(unused)
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [(); 3].map(|()| OperatorOutput::required(TensorElementType::Float32))
+    }
+
+    fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
+        let inputs = context.inputs();
+        let Some(ValueType::Tensor { ty, shape, dimension_symbols }) = inputs.first() else { return Ok(()) };
+        let heads = context.attr::<i64>("num_heads")?;
+        // A shape that is not known has no sizes.
+        let Some(ValueType::Tensor { shape: past, .. }) = inputs.get(PAST_KEYS) else { return Ok(()) };
+        if let (&[batch, n, _], &[_, _, _, head_dim]) = (&shape[..], &past[..])
+            && head_dim > 0
+        {
+            let shape = [batch, n, heads * head_dim].into();
+            let mut symbols = dimension_symbols.to_vec();
+            symbols[2].clear();
+            let dimension_symbols = SymbolicDimensions::new(symbols);
+            return context.set_output(0, &ValueType::Tensor { ty: *ty, shape, dimension_symbols });
+        }
+        Ok(())
+    }
+
+    fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<AttentionKernel> {
+        let (heads, kv_heads) = (count(context, "num_heads")?, count(context, "kv_num_heads")?);
+        if heads == 0 || kv_heads == 0 || heads % kv_heads != 0 {
+            return Err(mistake(format!("{heads} heads do not share the keys of {kv_heads}")));
+        }
+        let window = context.get::<i64>("local_window_size").and_then(|window| usize::try_from(window).ok());
+        let positive = |name: &str| context.get::<f32>(name).filter(|value| *value > 0.0);
+        Ok(AttentionKernel {
+            heads,
+            kv_heads,
+            rotates: context.get::<i64>("do_rotary").unwrap_or(0) != 0,
+            window: window.filter(|&window| window > 0),
+            scale: context.get::<f32>("scale").filter(|scale| *scale != 0.0),
+            softcap: positive("softcap"),
+            scratch: Arc::clone(&self.scratch),
+        })
+    }
+}
+
+/// What is multiplied, `[batch, n, width]` each: of one tensor, or of three.
+struct Projected<'c> {
+    queries: Floats<'c>,
+    /// Keys and values, where they are not with the queries.
+    apart: Option<[Floats<'c>; 2]>,
+    batch: usize,
+    n: usize,
+    head_dim: usize,
+}
+
+/// One row of the batch: the values of queries, keys and values, each with the distance between tokens.
+type Row<'v> = [(&'v [f32], usize); 3];
+
+impl<'c> Projected<'c> {
+    fn of(kernel: &AttentionKernel, context: &'c ComputeContext) -> ort::Result<Self> {
+        let queries = input(context, QUERY)?;
+        let &[batch, n, width] = &*shape(&queries)? else { return Err(mistake("queries have three dimensions")) };
+        let apart = match (optional_input(context, KEY)?, optional_input(context, VALUE)?) {
+            (Some(key), Some(value)) => Some([key, value]),
+            (None, None) => None,
+            _ => return Err(mistake("keys and values are both given or neither")),
+        };
+        let heads = if apart.is_some() { kernel.heads } else { kernel.heads + 2 * kernel.kv_heads };
+        let head_dim = width / heads;
+        let fits = |value: &Floats<'_>| Ok::<_, ort::Error>(shape(value)? == [batch, n, kernel.kv_heads * head_dim]);
+        let fit = match &apart {
+            Some([key, value]) => fits(key)? && fits(value)?,
+            None => true,
+        };
+        if head_dim == 0 || width != heads * head_dim || !fit {
+            return Err(mistake(format!(
+                "queries, keys and values of {} and {} heads do not fit",
+                kernel.heads, kernel.kv_heads
+            )));
+        }
+        Ok(Self { queries, apart, batch, n, head_dim })
+    }
+
+    fn row(&self, row: usize, heads: usize, kv_heads: usize) -> Row<'_> {
+        let (query, kv) = (heads * self.head_dim, kv_heads * self.head_dim);
+        let queries = self.queries.extract_tensor().1;
+        let of = |values, width: usize| slice_of_row(values, row, self.n * width);
+        match &self.apart {
+            None => {
+                let width = query + 2 * kv;
+                let own = of(queries, width);
+                [0, query, query + kv].map(|start| (&own[start.min(own.len())..], width))
+            }
+            Some([keys, values]) => {
+                let [keys, values] = [keys.extract_tensor().1, values.extract_tensor().1];
+                [(of(queries, query), query), (of(keys, kv), kv), (of(values, kv), kv)]
+            }
+        }
+    }
+}
+
+fn slice_of_row(values: &[f32], row: usize, size: usize) -> &[f32] {
+    &values[row * size..(row + 1) * size]
+}
+
+/// Cosines and sines, `[positions, width]` each, of the first `2 width` values of a head.
+struct Tables<'v> {
+    cosines: &'v [f32],
+    sines: &'v [f32],
+    width: usize,
+}
+
+impl Tables<'_> {
+    /// Rotates the pairs `(i, i + width)` of `head` by its position.
+    fn rotate(&self, head: &mut [f32], position: usize) {
+        let own = position * self.width..(position + 1) * self.width;
+        let (first, second) = head[..2 * self.width].split_at_mut(self.width);
+        let table = self.cosines[own.clone()].iter().zip(&self.sines[own]);
+        for ((first, second), (cosine, sine)) in first.iter_mut().zip(second).zip(table) {
+            (*first, *second) = (*first * cosine - *second * sine, *second * cosine + *first * sine);
+        }
+    }
+}
+
+impl Kernel for AttentionKernel {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        let projected = Projected::of(self, context)?;
+        let Projected { batch, n, head_dim, .. } = projected;
+        let pasts = [input(context, PAST_KEYS)?, input(context, PAST_VALUES)?];
+        let n_past = match (&*shape(&pasts[0])?, &*shape(&pasts[1])?) {
+            (&[b, heads, n_past, width], values)
+                if [b, heads, width] == [batch, self.kv_heads, head_dim] && *values == [b, heads, n_past, width] =>
+            {
+                n_past
+            }
+            (keys, values) => return Err(mistake(format!("a cache of {keys:?} and {values:?} does not fit"))),
+        };
+        let [lengths, total] = [input::<i32>(context, LAST_POSITIONS)?, input::<i32>(context, TOTAL)?];
+        let spans = spans(lengths.extract_tensor().1, total.extract_tensor().1, [batch, n], n_past)?;
+        let capacity = spans.capacity;
+        let tables = [optional_input(context, COSINES)?, optional_input(context, SINES)?];
+        let tables = if self.rotates { Some(rotation(&tables, head_dim, spans.end)?) } else { None };
+        let mut out = output(context, 0, &[batch, n, self.heads * head_dim])?;
+        let size = [batch, self.kv_heads, capacity, head_dim];
+        let mut presents = [output(context, 1, &size)?, output(context, 2, &size)?];
+        let [present_keys, present_values] = &mut presents;
+        for (past, present) in pasts.iter().zip([&mut *present_keys, &mut *present_values]) {
+            carry(past, present, [batch * self.kv_heads, n_past, capacity], head_dim)?;
+        }
+        let out = out.extract_tensor_mut().1;
+        let keys = present_keys.extract_tensor_mut().1;
+        let values = present_values.extract_tensor_mut().1;
+        if out.is_empty() {
+            return Ok(());
+        }
+        let kv_size = self.kv_heads * capacity * head_dim;
+        let rows = out.chunks_mut(n * self.heads * head_dim).zip(keys.chunks_mut(kv_size).zip(values.chunks_mut(kv_size)));
+        for (row, (out, (keys, values))) in rows.enumerate() {
+            let given = projected.row(row, self.heads, self.kv_heads);
+            self.scratch.with(|scratch| {
+                let queries = first(&mut scratch.inputs, out.len());
+                self.attend(given, spans.starts[row], tables.as_ref(), [queries, keys, values], [n, head_dim], out);
+            });
+        }
+        Ok(())
+    }
+}
+
+impl AttentionKernel {
+    /// Appends keys and values to the cache of one row after its first `start` positions, and writes the attention of its queries to `out`.
+    fn attend(
+        &self,
+        given: Row<'_>,
+        start: usize,
+        tables: Option<&Tables<'_>>,
+        [queries, keys, values]: [&mut [f32]; 3],
+        [n, head_dim]: [usize; 2],
+        out: &mut [f32],
+    ) {
+        let capacity = keys.len() / (self.kv_heads * head_dim);
+        let to = |size: usize, first: usize| Place { head: size * head_dim, first: first * head_dim, start, head_dim };
+        place(given[0], tables, queries, to(n, 0), n);
+        place(given[1], tables, keys, to(capacity, start), n);
+        place(given[2], None, values, to(capacity, start), n);
+        let scale = self.scale.unwrap_or_else(|| (head_dim as f32).sqrt().recip());
+        attention(
+            [queries, keys, values],
+            [self.heads, self.kv_heads, n, head_dim],
+            AttentionMask { n_past: start, window: self.window, ahead: None },
+            Scoring { scale, softcap: self.softcap },
+            out,
+        );
+    }
+}
+
+/// Where heads are put: the values of one, those before the first token, and the position of that token.
+#[derive(Clone, Copy)]
+struct Place {
+    head: usize,
+    first: usize,
+    start: usize,
+    head_dim: usize,
+}
+
+/// Puts the heads of `n` tokens one after the other, rotated where `tables` are given.
+fn place((given, width): (&[f32], usize), tables: Option<&Tables<'_>>, out: &mut [f32], to: Place, n: usize) {
+    let head = |(head, out): (usize, &mut [f32])| {
+        let out = out[to.first..][..n * to.head_dim].chunks_exact_mut(to.head_dim);
+        for (token, out) in out.enumerate() {
+            out.copy_from_slice(&given[token * width + head * to.head_dim..][..to.head_dim]);
+            if let Some(tables) = tables {
+                tables.rotate(out, to.start + token);
+            }
+        }
+    };
+    match given.len() < FEW_VALUES {
+        true => out.chunks_mut(to.head).enumerate().for_each(head),
+        false => out.par_chunks_mut(to.head).enumerate().for_each(head),
+    }
+}
+
+/// Where the new tokens of each row stand.
+struct Spans {
+    /// The position of the first.
+    starts: Vec<usize>,
+    /// Behind the last of all rows.
+    end: usize,
+    /// Positions of the cache.
+    capacity: usize,
+}
+
+/// The first positions of `n` new tokens of each row of a batch, whose last ones are `lengths`; a cache holds `n_past` positions.
+fn spans(lengths: &[i32], total: &[i32], [batch, n]: [usize; 2], n_past: usize) -> ort::Result<Spans> {
+    let total = total.first().and_then(|&total| usize::try_from(total).ok()).ok_or_else(|| mistake("a length is negative"))?;
+    let capacity = total.max(n_past);
+    if lengths.len() != batch {
+        return Err(mistake(format!("{} lengths are not those of {batch} rows", lengths.len())));
+    }
+    let start = |&last: &i32| match n == total {
+        // A prompt: shorter rows are padded behind.
+        true => Some(0),
+        false => usize::try_from(last).ok().and_then(|last| (last + 1).checked_sub(n)),
+    };
+    let starts: Option<Vec<usize>> = lengths.iter().map(start).collect();
+    let starts = starts.ok_or_else(|| mistake(format!("{n} tokens end before they begin")))?;
+    let last = starts.iter().copied().max().unwrap_or(0);
+    if last > n_past || last + n > capacity {
+        return Err(mistake(format!("{n} tokens after {last} do not fit a cache of {capacity} with {n_past}")));
+    }
+    Ok(Spans { end: last + n, starts, capacity })
+}
+
+/// The tables of cosines and sines, which must reach to position `end`.
+fn rotation<'v>(tables: &'v [Option<Floats<'_>>; 2], head_dim: usize, end: usize) -> ort::Result<Tables<'v>> {
+    let [Some(cosines), Some(sines)] = tables else { return Err(mistake("cosines and sines are missing")) };
+    let size = shape(cosines)?;
+    match size[..] {
+        [positions, width] if end <= positions && 2 * width <= head_dim && shape(sines)? == size => {
+            let [cosines, sines] = [cosines.extract_tensor().1, sines.extract_tensor().1];
+            Ok(Tables { cosines, sines, width })
+        }
+        _ => Err(mistake(format!("rotation to position {end} of heads of {head_dim} has tables of {size:?}"))),
+    }
+}
+
+/// Copies the past of a cache of `n_heads` heads in all, `n_past` positions each, to its present of `capacity`, unless they are one buffer.
+fn carry(
+    past: &Floats<'_>,
+    present: &mut FloatsMut<'_>,
+    [n_heads, n_past, capacity]: [usize; 3],
+    head_dim: usize,
+) -> ort::Result<()> {
+    let from = past.data_ptr().cast::<f32>();
+    if from == present.data_ptr().cast() {
+        return Ok(());
+    }
+    let present = present.extract_tensor_mut().1;
+    if n_past == 0 {
+        present.fill(0.0);
+        return Ok(());
+    }
+    // SAFETY: `past` is a tensor of floats of this shape, whose memory is another than the one that is written.
+    #[expect(unsafe_code, reason = "where both are one buffer, there must not be a second slice of it")]
+    let past = unsafe { slice::from_raw_parts(from, n_heads * n_past * head_dim) };
+    let heads = present.par_chunks_mut(capacity * head_dim).zip(past.par_chunks(n_past * head_dim));
+    heads.for_each(|(present, past)| {
+        let (before, after) = present.split_at_mut(past.len());
+        before.copy_from_slice(past);
+        after.fill(0.0);
+    });
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! Files of one node, written by hand. Field numbers are those of `onnx.proto`.
+
+/// The types of tensors.
+pub(super) const FLOAT: u64 = 1;
+pub(super) const UINT8: u64 = 2;
+pub(super) const INT32: u64 = 6;
+
+/// One node of `com.microsoft`.
+#[derive(Default)]
+pub(super) struct OneNode<'n> {
+    pub(super) operator: &'n str,
+    /// Of the node; those that are left out are empty.
+    pub(super) inputs: Vec<&'n str>,
+    pub(super) outputs: Vec<&'n str>,
+    pub(super) integers: Vec<(&'n str, i64)>,
+    pub(super) floats: Vec<(&'n str, f32)>,
+    /// Name, type, shape and bytes.
+    pub(super) constants: Vec<(&'n str, u64, Vec<usize>, Vec<u8>)>,
+    /// Inputs of the graph, of any size: name, type, rank.
+    pub(super) given: Vec<(&'n str, u64, usize)>,
+    /// The number of dimensions of each output.
+    pub(super) ranks: Vec<usize>,
+}
+
+impl OneNode<'_> {
+    /// The file.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        let mut node = Vec::new();
+        self.inputs.iter().for_each(|input| message(&mut node, 1, input.as_bytes()));
+        self.outputs.iter().for_each(|output| message(&mut node, 2, output.as_bytes()));
+        message(&mut node, 4, self.operator.as_bytes());
+        for (name, value) in &self.integers {
+            let mut attribute = text(1, name);
+            number(&mut attribute, 3, value.cast_unsigned());
+            number(&mut attribute, 20, 2);
+            message(&mut node, 5, &attribute);
+        }
+        for (name, value) in &self.floats {
+            let mut attribute = text(1, name);
+            varint(&mut attribute, 2 << 3 | 5);
+            attribute.extend(value.to_le_bytes());
+            number(&mut attribute, 20, 1);
+            message(&mut node, 5, &attribute);
+        }
+        message(&mut node, 7, b"com.microsoft");
+        let mut body = Vec::new();
+        message(&mut body, 1, &node);
+        message(&mut body, 2, b"one node");
+        for (name, kind, dims, bytes) in &self.constants {
+            let mut tensor = Vec::new();
+            dims.iter().for_each(|&dim| number(&mut tensor, 1, dim as u64));
+            number(&mut tensor, 2, *kind);
+            message(&mut tensor, 8, name.as_bytes());
+            message(&mut tensor, 9, bytes);
+            message(&mut body, 5, &tensor);
+        }
+        self.given.iter().for_each(|(name, kind, rank)| message(&mut body, 11, &value_info(name, *kind, *rank)));
+        let outputs = self.outputs.iter().zip(&self.ranks);
+        outputs.for_each(|(name, rank)| message(&mut body, 12, &value_info(name, FLOAT, *rank)));
+        let mut out = Vec::new();
+        number(&mut out, 1, 10);
+        message(&mut out, 7, &body);
+        for (domain, version) in [("", 21), ("com.microsoft", 1)] {
+            let mut opset = text(1, domain);
+            number(&mut opset, 2, version);
+            message(&mut out, 8, &opset);
+        }
+        out
+    }
+}
+
+/// The bytes of floats.
+pub(super) fn float_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn value_info(name: &str, element: u64, rank: usize) -> Vec<u8> {
+    let mut shape = Vec::new();
+    (0..rank).for_each(|dim| message(&mut shape, 1, &text(2, &format!("{name}.{dim}"))));
+    let (mut tensor, mut kind) = (Vec::new(), Vec::new());
+    number(&mut tensor, 1, element);
+    message(&mut tensor, 2, &shape);
+    message(&mut kind, 1, &tensor);
+    let mut out = text(1, name);
+    message(&mut out, 2, &kind);
+    out
+}
+
+fn text(field: u64, value: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    message(&mut out, field, value.as_bytes());
+    out
+}
+
+fn message(out: &mut Vec<u8>, field: u64, value: &[u8]) {
+    varint(out, field << 3 | 2);
+    varint(out, value.len() as u64);
+    out.extend(value);
+}
+
+fn number(out: &mut Vec<u8>, field: u64, value: u64) {
+    varint(out, field << 3);
+    varint(out, value);
+}
+
+fn varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}

@@ -1,0 +1,201 @@
+//! Gives products and attention to Tandem's own operators, which take the inputs and attributes of those that they stand in for.
+//!
+//! A node changes its domain and nothing else, so that weights stay where they are and as they are. What is not known to the last attribute
+//! stays with the engine.
+
+use std::ops::Range;
+
+use super::product::Product;
+use super::{Edit, children, message};
+use crate::encode::{self, Data};
+use crate::graph::{Attribute, AttributeValue, DataType, Graph, Node, ValueInfo};
+use crate::schema::{graph as main_graph, model, node, opset};
+use crate::wire::{put_bytes, put_int};
+
+/// The domain of Tandem's own operators.
+pub const OPERATOR_DOMAIN: &str = "tandem";
+
+/// The input that says which adapters a run is with, by a number that the operators know: an integer of 64 bits, and 0 for none.
+pub const ADAPTER_INPUT: &str = "tandem.adapter";
+
+/// The attribute of a product that names it for adapters.
+pub const MODULE_ATTRIBUTE: &str = "module";
+
+/// The place of [`ADAPTER_INPUT`] among the inputs of a product, behind those of the operator that it stands in for.
+pub const ADAPTER_PLACE: usize = 6;
+
+/// The domain of the operators that they stand in for.
+const CONTRIB: &str = "com.microsoft";
+
+/// Attributes of attention that ask for nothing when they are 0.
+const ABSENT_AS_ZERO: [&str; 4] = ["rotary_interleaved", "qk_output", "kv_cache_bit_width", "sliding_window_cache"];
+
+/// Inputs that share a scale come in multiples of this.
+const BLOCK: i64 = 32;
+
+/// What [`Edit::use_own_operators`] has changed.
+#[derive(Clone, Debug, Default)]
+pub struct OwnOperators {
+    /// The number of nodes that Tandem's operators compute.
+    pub n_nodes: usize,
+    /// Those products among them that adapters may change.
+    pub products: Vec<OwnProduct>,
+}
+
+/// What one of Tandem's operators multiplies, for adapters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnProduct {
+    /// As [`Product::name`].
+    pub name: String,
+    /// As [`Product::modules`].
+    pub modules: Vec<(String, Range<usize>)>,
+    /// The width of what is multiplied.
+    pub n_inputs: usize,
+    /// The width of the result.
+    pub n_outputs: usize,
+    /// Bits of a weight.
+    pub bits: i64,
+}
+
+impl Graph {
+    /// Whether [`Edit::use_own_operators`] gives `node` to one of Tandem's operators.
+    pub fn has_own_operator(&self, node: &Node) -> bool {
+        is_product(self, node) || is_attention(self, node)
+    }
+}
+
+impl Edit<'_> {
+    /// Gives the nodes of the main graph that Tandem's operators compute to these. The operators:
+    ///
+    /// - `MatMulNBits` with floats of 32 bits, constant weights of 4 or 8 bits and blocks of a multiple of 32 inputs, of which a row has whole
+    ///   ones; zero points are bytes.
+    /// - `GroupQueryAttention` with floats of 32 bits, causal, with or without a window, a limit of scores, and rotation of halves.
+    ///
+    /// Products of modules get an input and an attribute for adapters ([`ADAPTER_INPUT`]).
+    ///
+    /// It is the last edit of a graph: other edits do not know the domain.
+    pub fn use_own_operators(&mut self) -> OwnOperators {
+        let graph = self.graph;
+        let mut n_changed = 0;
+        let products: Vec<OwnProduct> = graph.products().iter().filter_map(|product| self.name_product(product)).collect();
+        if !products.is_empty() {
+            let none = encode::tensor(ADAPTER_INPUT, DataType::INT64, &[], Data::Raw(&0_i64.to_le_bytes()));
+            self.append_to_main(main_graph::INITIALIZER, &none);
+            let input = ValueInfo { name: ADAPTER_INPUT.into(), data_type: Some(DataType::INT64), dims: Some(vec![]) };
+            self.append_to_main(main_graph::INPUT, &encode::value_info(&input));
+        }
+        for known in graph.nodes().iter().filter(|node| graph.has_own_operator(node)) {
+            let fields = message(graph, &known.range);
+            for domain in children(fields, node::DOMAIN) {
+                self.patches.replace(domain.start, OPERATOR_DOMAIN.into());
+            }
+            n_changed += 1;
+        }
+        if n_changed > 0 && !graph.opset_imports().iter().any(|import| import.domain == OPERATOR_DOMAIN) {
+            let mut import = Vec::new();
+            put_bytes(&mut import, opset::DOMAIN, OPERATOR_DOMAIN);
+            put_int(&mut import, opset::VERSION, 1);
+            self.patches.append(0, model::OPSET_IMPORT, &import);
+        }
+        OwnOperators { n_nodes: n_changed, products }
+    }
+
+    /// Gives `product` its name and the input for adapters, if it is one of ours.
+    fn name_product(&mut self, product: &Product<'_>) -> Option<OwnProduct> {
+        let node = product.node;
+        if !product.has_own_operator() || node.inputs.len() > ADAPTER_PLACE {
+            return None;
+        }
+        let own = message(self.graph, &node.range).start;
+        for place in node.inputs.len()..=ADAPTER_PLACE {
+            let input = if place == ADAPTER_PLACE { ADAPTER_INPUT } else { "" };
+            self.patches.append(own, node::INPUT, input.as_bytes());
+        }
+        let name = AttributeValue::Text(product.name().into());
+        self.set_attribute(node, Attribute { name: MODULE_ATTRIBUTE.into(), value: name });
+        Some(OwnProduct {
+            name: product.name().into(),
+            modules: product.modules().to_vec(),
+            n_inputs: product.n_inputs,
+            n_outputs: product.n_outputs,
+            bits: node.int("bits").unwrap_or(4),
+        })
+    }
+}
+
+/// The value that `node` is given as input number `index`.
+fn given(node: &Node, index: usize) -> Option<&str> {
+    node.inputs.get(index).map(String::as_str).filter(|input| !input.is_empty())
+}
+
+/// Whether each attribute of `node` is one of `integers`, or otherwise known by `is_known`.
+fn has_only(node: &Node, integers: &[&str], is_known: impl Fn(&str, &AttributeValue) -> bool) -> bool {
+    node.attributes.iter().all(|attribute| match &attribute.value {
+        AttributeValue::Int(_) if integers.contains(&attribute.name.as_str()) => true,
+        value => is_known(&attribute.name, value),
+    })
+}
+
+fn is_product(graph: &Graph, node: &Node) -> bool {
+    if (node.domain.as_str(), node.op_type.as_str()) != (CONTRIB, "MatMulNBits") || node.outputs.len() != 1 {
+        return false;
+    }
+    let main = graph.main();
+    // An input that stands in for a constant may be another one in each run.
+    let constant = |index: usize| {
+        let name = given(node, index)?;
+        main.initializer(name).filter(|_| !main.inputs.iter().any(|input| input.name == name))
+    };
+    let (Some(codes), Some(scales), Some(n_inputs), Some(n_outputs), Some(block)) =
+        (constant(1), constant(2), node.int("K"), node.int("N"), node.int("block_size"))
+    else {
+        return false;
+    };
+    let bits = node.int("bits").unwrap_or(4);
+    let is_whole = n_inputs > 0 && n_outputs > 0 && block > 0 && block % BLOCK == 0 && n_inputs % block == 0;
+    if !is_whole || ![4, 8].contains(&bits) || given(node, 4).is_some() || node.inputs.len() > 6 {
+        return false;
+    }
+    let blocks = n_inputs / block;
+    let elements = |of: [i64; 3]| of.iter().try_fold(1_u64, |all, &size| all.checked_mul(size.try_into().ok()?));
+    let has_codes = codes.data_type == DataType::UINT8 && codes.n_elements() == elements([n_outputs, n_inputs / 8, bits]);
+    let has_scales = scales.data_type == DataType::FLOAT && scales.n_elements() == elements([n_outputs, blocks, 1]);
+    let zeros = elements([n_outputs, (blocks * bits + 7) / 8, 1]);
+    let has_zeros = given(node, 3).is_none()
+        || constant(3).is_some_and(|given| given.data_type == DataType::UINT8 && given.n_elements() == zeros);
+    let is_known = |name: &str, value: &AttributeValue| name == "weight_prepacked" && matches!(value, AttributeValue::Int(0));
+    has_codes && has_scales && has_zeros && has_only(node, &["K", "N", "bits", "block_size", "accuracy_level"], is_known)
+}
+
+fn is_attention(graph: &Graph, node: &Node) -> bool {
+    if (node.domain.as_str(), node.op_type.as_str()) != (CONTRIB, "GroupQueryAttention") {
+        return false;
+    }
+    let is_cache = |index: usize| {
+        let past = given(node, index).and_then(|name| graph.inputs().find(|input| input.name == name));
+        past.is_some_and(|past| past.data_type == Some(DataType::FLOAT))
+    };
+    let has_parts = given(node, 1).is_some() == given(node, 2).is_some();
+    let rotates = node.int("do_rotary").unwrap_or(0) != 0;
+    let has_tables = given(node, 7).is_some() && given(node, 8).is_some();
+    let has_lengths = given(node, 5).is_some() && given(node, 6).is_some();
+    // Positions, a bias, sinks and the scales of a quantised cache.
+    let is_plain = has_lengths && node.inputs.len() <= 14 && (9..14).all(|index| given(node, index).is_none());
+    // A fourth would be scores.
+    let has_outputs = node.outputs.len() == 3 && node.outputs.iter().all(|output| !output.is_empty());
+    if !is_cache(3) || !is_cache(4) || !has_parts || rotates && !has_tables || !is_plain || !has_outputs {
+        return false;
+    }
+    let is_known = |name: &str, value: &AttributeValue| match (name, value) {
+        ("scale" | "softcap", AttributeValue::Float(_)) => true,
+        ("smooth_softmax", AttributeValue::Int(smooth)) => *smooth <= 0,
+        ("k_quant_type" | "v_quant_type", AttributeValue::Text(kind)) => kind == b"NONE",
+        (name, AttributeValue::Int(0)) => ABSENT_AS_ZERO.contains(&name),
+        _ => false,
+    };
+    let sees_itself = node.int("local_window_size") != Some(0);
+    sees_itself && has_only(node, &["num_heads", "kv_num_heads", "do_rotary", "local_window_size"], is_known)
+}
+
+#[cfg(test)]
+mod tests;
