@@ -18,6 +18,7 @@ use crate::engine::n_threads;
 use crate::error::Doing;
 use crate::footprint::{Attention, GraphFootprint, encoder_footprint, footprint};
 use crate::graph::{DecoderGraph, EncoderGraph, Encoding, LoadedGraph, pooled_output};
+use crate::kv::held_dtype;
 use crate::loaded::Loaded;
 use crate::model::OnnxModel;
 use crate::operators::whose;
@@ -103,7 +104,11 @@ impl Backend for OnnxBackend {
         whose(options)?;
         let config = files.model_config()?;
         let source = OpenedSource::open(files, options)?;
-        Ok(Box::new(OnnxOpened { library: self.library.clone(), files: files.clone(), options: options.clone(), config, source }))
+        let opened = OnnxOpened { library: self.library.clone(), files: files.clone(), options: options.clone(), config, source };
+        if !opened.source.encodes(&opened.config, options.purpose) {
+            held_dtype(&opened.source, opened.dtype(), options)?;
+        }
+        Ok(Box::new(opened))
     }
 }
 
@@ -225,7 +230,7 @@ fn describe_decoder(mut info: ModelInfo, graph: &DecoderGraph, source: &Source) 
     let cache_on_host = !matches!(info.device, Device::Cuda(_));
     info.n_layers = graph.caches.len() / 2;
     info.vocab_size = graph.logits.vocab_size;
-    info.kv_bytes_per_token = graph.kv_bytes_per_token();
+    (info.kv_dtype, info.kv_bytes_per_token) = (Some(graph.kv_dtype()), graph.kv_bytes_per_token());
     info.capabilities = Capabilities::of(&[Capability::Generation])
         .with_if(graph.has_all_logits(), Capability::AllLogits)
         .with_if(source.in_place || cache_on_host, Capability::Rewind)

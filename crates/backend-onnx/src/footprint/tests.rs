@@ -32,7 +32,7 @@ const MEASURED: [MeasuredPeak; 18] = [
 
 #[test]
 fn footprints_are_within_a_tenth_of_measured_peaks() {
-    check_footprints(&crate::OnnxBackend::new(None), &MEASURED);
+    check_footprints(&crate::OnnxBackend::new(None), &MEASURED, |_| DType::F32);
 }
 
 /// Peaks of random weights in the shapes of all-MiniLM-L6-v2, MPNet (2 layers), ModernBERT (4) and EmbeddingGemma (6), of which the last three
