@@ -243,7 +243,8 @@ impl AttentionKernel {
         place(given[2], None, values, to(capacity, start), n);
         let scale = self.scale.unwrap_or_else(|| (head_dim as f32).sqrt().recip());
         attention(
-            [queries, keys, values],
+            queries,
+            [&*keys, &*values],
             [self.heads, self.kv_heads, n, head_dim],
             AttentionMask { n_past: start, window: self.window, ahead: None },
             Scoring { scale, softcap: self.softcap },
