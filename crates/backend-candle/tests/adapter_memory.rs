@@ -53,7 +53,11 @@ fn adapted_model_takes_its_factors() {
         magnitude: None,
     });
     let adapter = ScaledAdapter::new(Arc::new(Adapter::new("mine", factors.collect()).unwrap()));
-    for (dtype, share) in [(DType::F32, 1.0), (DType::Int4, 0.5)] {
+    // Beside quantised weights `A` lies in twice 8 bits, each with a scale of 4 bytes for 32, and `B` in 16 bits.
+    let sizes = |of: fn(&LowRankFactors) -> usize| adapter.adapter.factors().iter().map(of).sum::<usize>() as f64;
+    let (a, b) = (sizes(|factors| factors.a.len()), sizes(|factors| factors.b.len()));
+    let narrow = (2.0 * (1.0 + 4.0 / 32.0) * a + 2.0 * b) / (4.0 * (a + b));
+    for (dtype, share) in [(DType::F32, 1.0), (DType::Int4, narrow)] {
         let model = CandleBackend::new().load(&files, &LoadOptions::new().with_dtype(dtype)).unwrap();
         let apply = || model.with_adapters(std::slice::from_ref(&adapter)).unwrap();
         // Threads allocate what they keep.

@@ -29,6 +29,9 @@ pub(crate) struct Constants {
     registered: Option<Registered>,
 }
 
+/// Calls the function that it is given with each row of a module's weight.
+type RowsOf<'r> = dyn FnMut(&str, &mut dyn FnMut(&[f32])) -> Result<()> + 'r;
+
 /// The inputs of one product.
 struct Factors {
     rank: usize,
@@ -95,7 +98,7 @@ impl Constants {
         own: &[OwnProduct],
         sum: &mut AdapterSum<'_>,
         known: &Arc<Updates>,
-        rows: &mut dyn FnMut(&str, &mut dyn FnMut(&[f32])) -> Result<()>,
+        rows: &mut RowsOf<'_>,
     ) -> Result<()> {
         let mut model = ModelUpdates::new();
         for product in own {

@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
@@ -34,6 +34,10 @@ impl Deref for Engine {
 /// The configuration entry that says where a graph in memory has its weights.
 const WEIGHTS_DIRECTORY: &str = "session.model_external_initializers_file_folder_path";
 
+/// Whether the engine knows the domain of Tandem's operators. It keeps the domains of all sessions in one table and adds one that is missing
+/// without a lock, so that of two first sessions at the same time one failed: the first is made alone.
+static ARE_KNOWN: Mutex<bool> = Mutex::new(false);
+
 /// Has the engine load `source` onto `options.device`, with the library at `library` or the one that is found, and with Tandem's operators where
 /// `own` says how their kernels are chosen.
 pub(crate) fn commit(
@@ -57,6 +61,8 @@ pub(crate) fn commit(
         .doing(DOING)?
         .with_config_entry(placement::RECORD, "1")
         .doing(DOING)?;
+    // Held only until a session with such operators was made.
+    let mut first = own.is_some().then(|| ARE_KNOWN.lock().unwrap_or_else(PoisonError::into_inner)).filter(|known| !**known);
     if let Some(kernels) = own {
         builder = builder.with_operators(operators::domain(kernels, updates).doing(DOING)?).doing(DOING)?;
     }
@@ -67,6 +73,10 @@ pub(crate) fn commit(
             builder.with_config_entry(WEIGHTS_DIRECTORY, directory.to_string_lossy()).doing(DOING)?.commit_from_memory(bytes)
         }
     };
+    if let Some(known) = &mut first {
+        **known = session.is_ok();
+    }
+    drop(first);
     session.map_err(|error| Error::BadFile {
         file: source.name.clone(),
         problem: "the engine cannot use this graph".into(),

@@ -157,6 +157,7 @@ mod tests {
             threads = 3
             spin = true
             numerics = "exact"
+            kernels = "runtime"
             graph = "model.onnx"
             context = 1000
             memory = "16GiB"

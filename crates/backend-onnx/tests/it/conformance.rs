@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use tandem_backend_onnx::{OnnxBackend, library};
-use tandem_core::backend::Purpose;
+use tandem_core::backend::{Kernels, Purpose};
 use tandem_core::conformance;
 use tandem_core::conformance::{Fixture, Golden};
 use tandem_core::files::ModelFiles;
@@ -31,6 +31,12 @@ conformance!(llama3_rope_optimum, || fixture("llama3-rope", "optimum_f32"));
 conformance!(mistral_genai, || fixture("mistral", "genai_f32"));
 conformance!(mistral_optimum, || fixture("mistral", "optimum_f32"));
 
+// The others have Tandem's kernels where these know a node.
+conformance!(qwen2_tied_runtime, || runtime(built("qwen2-tied")));
+conformance!(llama_head24_runtime, || runtime(built("llama-head24")));
+conformance!(qwen3_genai_runtime, || runtime(fixture("qwen3", "genai_f32")));
+conformance!(qwen3_encoding_runtime, || runtime(embedder("qwen3-no-end", None)));
+
 conformance!(bert_built, || embedder("bert-cls", None));
 conformance!(mpnet_built, || embedder("mpnet", None));
 conformance!(modernbert_built, || embedder("modernbert", None));
@@ -48,6 +54,13 @@ fn embedder(name: &str, graph: Option<&str>) -> Result<Fixture, String> {
     let fixture = built(&format!("embedders/{name}"))?;
     let options = fixture.options.with_purpose(Purpose::Encode).with_onnx(OnnxOptions::new().with_graph(graph));
     Ok(Fixture { options, ..fixture })
+}
+
+/// The same with the engine's own kernels.
+fn runtime(fixture: Result<Fixture, String>) -> Result<Fixture, String> {
+    let mut fixture = fixture?;
+    fixture.options.onnx.kernels = Some(Kernels::Runtime);
+    Ok(fixture)
 }
 
 /// The checkpoint `name`, whose graph is built from its weights.

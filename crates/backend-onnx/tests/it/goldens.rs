@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use tandem_backend_onnx::{OnnxBackend, library};
-use tandem_core::backend::Numerics;
+use tandem_core::backend::{Kernels, Numerics};
 use tandem_core::conformance::{self, Fixture, Golden, with_fixture};
 use tandem_core::files::ModelFiles;
 use tandem_core::{DType, LoadOptions, LogitsRequest, OnnxOptions, SessionOptions};
@@ -41,8 +41,18 @@ fn fixture(checkpoint: &str, export: &str, graph: &str, numerics: Numerics) -> R
 }
 
 fn check(checkpoint: &str, export: &str, graph: &str, numerics: Numerics, dtype: DType) {
+    for kernels in [Kernels::Tandem, Kernels::Runtime] {
+        check_with(checkpoint, export, graph, numerics, dtype, kernels);
+    }
+}
+
+fn check_with(checkpoint: &str, export: &str, graph: &str, numerics: Numerics, dtype: DType, kernels: Kernels) {
     with_fixture(
-        || fixture(checkpoint, export, graph, numerics),
+        || {
+            let mut fixture = fixture(checkpoint, export, graph, numerics)?;
+            fixture.options.onnx.kernels = Some(kernels);
+            Ok(fixture)
+        },
         |fixture| {
             assert_eq!(fixture.load().info().dtype, dtype, "{checkpoint} {export}");
             conformance::logits_match_golden(fixture);
