@@ -1,13 +1,14 @@
 //! The engine: finds its library, lists devices, loads graphs.
 
+use std::num::Saturating;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use ort::session::Session;
-use tandem_core::backend::{Capabilities, Capability, Kernels, LoadOptions, PooledOutput};
+use tandem_core::backend::{Capabilities, Capability, Kernels, KvDType, LoadOptions, Numerics, PooledOutput};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{Listing, ModelFiles};
-use tandem_core::footprint::{EstimateFootprint, Footprint, ModelShape, Workload};
+use tandem_core::footprint::{Count, EstimateFootprint, Footprint, ModelShape, Workload, weight_bytes};
 use tandem_core::{Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, OpenedModel, Remedy, Result};
 
 use tandem_kernels::instruction_set;
@@ -88,7 +89,9 @@ impl Backend for OnnxBackend {
             let graph = GraphFootprint::of_encoder(shape, dtype, attention, Kernels::Tandem);
             return encoder_footprint(shape, &graph, dtype, attention, workload);
         }
-        footprint(shape, &GraphFootprint::of_checkpoint(shape, dtype, Kernels::Tandem), dtype, workload)
+        let kv_dtype = KvDType::by_default(dtype, Numerics::default()).dtype();
+        let graph = GraphFootprint::of_checkpoint(shape, dtype, Kernels::Tandem);
+        footprint(shape, &GraphFootprint { kv_value: held_bytes(kv_dtype), ..graph }, dtype, workload)
     }
 
     fn dtypes(&self, files: &ModelFiles) -> Vec<DType> {
@@ -110,6 +113,11 @@ impl Backend for OnnxBackend {
         }
         Ok(Box::new(opened))
     }
+}
+
+/// Bytes of a key's or a value's number.
+fn held_bytes(dtype: DType) -> Count {
+    weight_bytes(dtype, Saturating(1))
 }
 
 /// A model whose configuration and graph were read.
@@ -150,6 +158,10 @@ impl OpenedModel for OnnxOpened {
             OpenedSource::Graph(opened) => GraphFootprint::of_graph(&opened.graph, kernels),
             OpenedSource::Export if encodes => GraphFootprint::of_encoder(&shape, dtype, attention, kernels),
             OpenedSource::Export => GraphFootprint::of_checkpoint(&shape, dtype, kernels),
+        };
+        let graph = match encodes {
+            true => graph,
+            false => GraphFootprint { kv_value: held_bytes(held_dtype(&self.source, dtype, &self.options)?), ..graph },
         };
         Ok(Arc::new(move |workload| match encodes {
             true => encoder_footprint(&shape, &graph, dtype, attention, workload),

