@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, SessionOptions, TokenId};
 use tandem_kernels::attention::AttentionMask;
 
-use crate::cache::KvCache;
+use crate::cache::{KvCache, KvLayout};
 use crate::decoder::{QkvHeads, Span};
 use crate::error::Doing;
 use crate::model::Loaded;
@@ -29,8 +29,20 @@ pub(crate) struct CandleSession {
 
 impl CandleSession {
     pub(crate) fn new(model: Arc<Loaded>, options: &SessionOptions) -> Result<Self> {
+        let layout = model.decoder.kv_layout();
+        Self::with_layout(model, layout, options)
+    }
+
+    /// With keys and values as they are computed, whatever sessions that generate hold: to encode a long sequence.
+    pub(crate) fn unrounded(model: Arc<Loaded>, options: &SessionOptions) -> Result<Self> {
+        let layout = model.decoder.kv_layout();
+        let dtype = if layout.device.is_cpu() { DType::F32 } else { layout.dtype };
+        Self::with_layout(model, KvLayout { dtype, ..layout }, options)
+    }
+
+    fn with_layout(model: Arc<Loaded>, layout: KvLayout, options: &SessionOptions) -> Result<Self> {
         let context_length = options.context_length.unwrap_or(model.info.max_context);
-        let cache = KvCache::new(model.info.n_layers, model.decoder.kv_layout(), context_length);
+        let cache = KvCache::new(model.info.n_layers, layout, context_length);
         let cache = cache.doing("to allocate the KV cache")?;
         Ok(Self { model, cache, n_tokens: 0, context_length, cancel: options.cancel.clone() })
     }

@@ -154,6 +154,7 @@ mod tests {
             backend = "onnx"
             execution_target = "cuda:1"
             dtype = "f16"
+            kv_dtype = "f32"
             threads = 3
             spin = true
             numerics = "exact"

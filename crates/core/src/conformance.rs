@@ -94,6 +94,7 @@ macro_rules! conformance {
     ($module:ident, $fixture:expr) => {
         $crate::conformance!(@cases $module, $fixture,
             loaded_as_asked,
+            kv_dtype_is_as_asked,
             opened_as_loaded,
             missing_config_names_the_path,
             unusable_device_is_an_error,

@@ -1,6 +1,7 @@
 //! Footprints near what runs took.
 
 use tandem_core::DType;
+use tandem_core::backend::{KvDType, Numerics};
 use tandem_core::conformance::{MeasuredPeak, check_footprints};
 
 use super::resident;
@@ -28,7 +29,7 @@ const MEASURED: [MeasuredPeak; 18] = [
 
 #[test]
 fn footprints_are_within_a_tenth_of_measured_peaks() {
-    check_footprints(&crate::CandleBackend::new(), &MEASURED);
+    check_footprints(&crate::CandleBackend::new(), &MEASURED, |dtype| KvDType::by_default(dtype, Numerics::Fast).dtype());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::num::Saturating;
 
 use tandem_core::DType;
-use tandem_core::backend::Kernels;
+use tandem_core::backend::{Kernels, KvDType, Numerics};
 use tandem_core::conformance::{MeasuredPeak, check_footprints, published_shape};
 use tandem_core::footprint::{ModelShape, Part, Workload};
 
@@ -32,7 +32,7 @@ const MEASURED: [MeasuredPeak; 18] = [
 
 #[test]
 fn footprints_are_within_a_tenth_of_measured_peaks() {
-    check_footprints(&crate::OnnxBackend::new(None), &MEASURED);
+    check_footprints(&crate::OnnxBackend::new(None), &MEASURED, |dtype| KvDType::by_default(dtype, Numerics::Fast).dtype());
 }
 
 /// Peaks of random weights in the shapes of all-MiniLM-L6-v2, MPNet (2 layers), ModernBERT (4) and EmbeddingGemma (6), of which the last three

@@ -9,7 +9,7 @@ use std::ffi::CString;
 use ort::session::Session;
 use ort::value::{Outlet, TensorElementType};
 use tandem_core::config::ModelConfig;
-use tandem_core::{Error, Result};
+use tandem_core::{DType, Error, Result};
 
 use super::adapter::{AdapterPort, is_factor};
 use super::{CachePort, Port, name_for_engine, names, tensor_type};
@@ -94,6 +94,15 @@ impl DecoderGraph {
         let adapters = AdapterPort::read_all(session, file, config)?;
         let file = file.to_owned();
         Ok(Self { file, ids, mask, positions, logits_to_keep, caches, logits, adapters, input_names, output_names })
+    }
+
+    /// In what keys and values are held.
+    pub(crate) fn kv_dtype(&self) -> DType {
+        match self.caches.first().map(|cache| cache.dtype) {
+            Some(TensorElementType::Float16) => DType::F16,
+            Some(TensorElementType::Bfloat16) => DType::Bf16,
+            _ => DType::F32,
+        }
     }
 
     /// Bytes of KV cache for one token.

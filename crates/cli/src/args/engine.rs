@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 use tandem::adapters::AdapterRef;
 use tandem::machine::Size;
 use tandem::named::{Named, ParseNameError};
-use tandem::{BackendKind, DType, Device, LoadOptions, Numerics, Settings};
+use tandem::{BackendKind, DType, Device, KvDType, LoadOptions, Numerics, Settings};
 
 use super::generation::from_text;
 use super::merge;
@@ -81,6 +81,9 @@ pub(crate) struct ComputeArgs {
     /// Arithmetic for quantised weights: `fast` may quantise activations to 8 bits [default: fast]
     #[arg(long, value_name = "NUMERICS", value_parser = one_of::<Numerics>())]
     pub(crate) numerics: Option<Numerics>,
+    /// Dtype of the KV cache, of a model that generates text [default: f16 beside weights that are not f32, else f32; f32 with exact numerics]
+    #[arg(long, value_name = "DTYPE", value_parser = one_of::<KvDType>())]
+    pub(crate) kv_dtype: Option<KvDType>,
 }
 
 /// A dtype, the one that suits this machine, or the one that was published.
@@ -143,7 +146,7 @@ impl WeightsArgs {
 
 impl ComputeArgs {
     pub(crate) fn or(self, other: Self) -> Self {
-        merge!(self, other; threads, numerics)
+        merge!(self, other; threads, numerics, kv_dtype)
     }
 }
 
