@@ -46,6 +46,7 @@ const CAPABILITIES: Capabilities = Capabilities::of(&[
     Capability::Rewind,
     Capability::HiddenStates,
     Capability::Adapters,
+    Capability::KvTransfer,
 ]);
 
 /// Of encoders, and of decoders that see both ways or have no head, which take adapters.

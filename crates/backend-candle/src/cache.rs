@@ -1,5 +1,7 @@
 //! The KV cache of one sequence: `[kv_heads, capacity, head_dim]` for each layer, written in place, so that a rewind only changes a number.
 
+mod transfer;
+
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Result, Tensor};
 use half::f16;
 use half::vec::HalfBitsVecExt;

@@ -1,8 +1,10 @@
 //! A session: the KV cache of one sequence, and the forward passes that append to it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
+use tandem_core::backend::KvState;
 use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, SessionOptions, TokenId};
 use tandem_kernels::attention::AttentionMask;
 
@@ -112,6 +114,17 @@ impl Session for CandleSession {
 
     fn rewind(&mut self, n_tokens: usize) -> Result<()> {
         self.n_tokens = n_tokens;
+        Ok(())
+    }
+
+    fn export_kv(&self, positions: Range<usize>) -> Result<KvState> {
+        Ok(self.cache.export(positions).doing("to read the KV cache")?)
+    }
+
+    fn import_kv(&mut self, state: &KvState) -> Result<()> {
+        state.require_shape(self.cache.shape())?;
+        self.cache.import(self.n_tokens, state).doing("to write the KV cache")?;
+        self.n_tokens += state.n_tokens;
         Ok(())
     }
 }

@@ -123,6 +123,7 @@ macro_rules! conformance {
             last_rows_equal_those_of_all,
             fork_equals_fresh,
             imported_keys_and_values_equal_computed_ones,
+            keys_and_values_move_between_dtypes,
             zero_adapter_is_the_identity,
             adapters_add_up,
             switching_adapters_restores_the_base,

@@ -35,6 +35,10 @@ pub(crate) struct EngineOptions {
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) compute: ComputeArgs,
+    /// Commands that only encode have no option for it.
+    #[arg(skip)]
+    #[serde(flatten)]
+    pub(crate) kv: KvArgs,
     /// Context length: maximum number of tokens of prompt and answer [default: the model's]
     #[arg(long, value_name = "N")]
     pub(crate) context: Option<NonZeroUsize>,
@@ -81,7 +85,17 @@ pub(crate) struct ComputeArgs {
     /// Arithmetic for quantised weights: `fast` may quantise activations to 8 bits [default: fast]
     #[arg(long, value_name = "NUMERICS", value_parser = one_of::<Numerics>())]
     pub(crate) numerics: Option<Numerics>,
-    /// Dtype of the KV cache, of a model that generates text [default: f16 beside weights that are not f32, else f32; f32 with exact numerics]
+}
+
+/// In what a model that generates holds keys and values.
+#[derive(Args, Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+#[command(next_help_heading = "Engine")]
+pub(crate) struct KvArgs {
+    /// Dtype of the KV cache [default: f16 beside weights that are not f32, unless numerics are exact; else f32]
+    ///
+    /// f16 takes half the memory of f32, and a long context decodes faster. A graph whose attention is not computed by Tandem's kernels has
+    /// the dtype that it declares; another is an error.
     #[arg(long, value_name = "DTYPE", value_parser = one_of::<KvDType>())]
     pub(crate) kv_dtype: Option<KvDType>,
 }
@@ -108,6 +122,7 @@ impl EngineOptions {
             weights: self.weights.or(other.weights),
             device: self.device.or(other.device),
             compute: self.compute.or(other.compute),
+            kv: self.kv.or(other.kv),
             context: self.context.or(other.context),
             adapter: if self.adapter.is_empty() { other.adapter } else { self.adapter },
             memory: self.memory.or(other.memory),
@@ -146,7 +161,18 @@ impl WeightsArgs {
 
 impl ComputeArgs {
     pub(crate) fn or(self, other: Self) -> Self {
-        merge!(self, other; threads, numerics, kv_dtype)
+        merge!(self, other; threads, numerics)
+    }
+}
+
+impl KvArgs {
+    /// `engine`, of a command that has this option.
+    pub(crate) fn within(self, engine: EngineOptions) -> EngineOptions {
+        EngineOptions { kv: self, ..engine }
+    }
+
+    pub(crate) fn or(self, other: Self) -> Self {
+        merge!(self, other; kv_dtype)
     }
 }
 

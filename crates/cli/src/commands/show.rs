@@ -138,7 +138,7 @@ struct OperatorRow {
 
 pub(crate) fn show(args: ShowArgs, output: &Output) -> Result<ExitCode> {
     let config = Config::load()?;
-    let engine = args.engine.or(config.engine);
+    let engine = args.kv.within(args.engine).or(config.engine);
     let reference = args.model.reference;
     let resolver = resolver(&config.catalog, &engine);
     let resolved = resolver.resolve(&ModelRef::from(reference.as_str()), &reference_settings(&engine))?;

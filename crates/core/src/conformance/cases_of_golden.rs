@@ -38,8 +38,10 @@ pub fn adapters_match_golden(fixture: &Fixture) {
         match model.with_adapters(&[ScaledAdapter::new(Arc::new(adapter))]) {
             Ok(adapted) => {
                 let mut golden = Golden::read(&directory, Golden::MADE);
-                // As far as the base may be from its own.
-                golden.tolerance = golden.tolerance.max(base.tolerance);
+                if model.info().kv_dtype == Some(DType::F16) {
+                    // A rounded cache moves the adapted model as far as its base.
+                    golden.tolerance = golden.tolerance.max(base.tolerance);
+                }
                 check_logits(&golden, &*adapted, &name);
                 check_greedy(&golden, &*adapted, &name);
             }

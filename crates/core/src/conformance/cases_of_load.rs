@@ -27,7 +27,11 @@ pub fn loaded_as_asked(fixture: &Fixture) {
     ] {
         assert!(value > 0, "{what} is known");
     }
-    assert_eq!(info.kv_bytes_per_token > 0, info.capabilities.has(Capability::Generation), "who generates keeps keys and values");
+    assert_eq!(
+        info.kv_bytes_per_token > 0,
+        info.capabilities.has(Capability::Generation),
+        "a model that generates keeps keys and values"
+    );
     assert!(!info.engine_version.is_empty());
 }
 
@@ -46,7 +50,7 @@ pub fn kv_dtype_is_as_asked(fixture: &Fixture) {
     let (model, estimate) = of(None).unwrap();
     let info = model.info();
     let generates = info.capabilities.has(Capability::Generation);
-    assert_eq!(info.kv_dtype.is_some(), generates, "who generates keeps keys and values");
+    assert_eq!(info.kv_dtype.is_some(), generates, "a model that generates keeps keys and values");
     let mut n_granted = 0;
     for dtype in KvDType::ALL {
         match of(Some(*dtype)) {

@@ -272,13 +272,7 @@ impl Session for FakeSession {
     }
 
     fn import_kv(&mut self, state: &KvState) -> Result<()> {
-        if state.shape != KV_SHAPE {
-            return Err(Error::invalid_option(
-                "keys and values",
-                format!("{:?}", state.shape),
-                "have another shape than the cache",
-            ));
-        }
+        state.require_shape(KV_SHAPE)?;
         let piece = |token: usize, i: usize| (state.data[i * state.n_tokens + token] as u64) << (i * PIECE_BITS);
         self.states.extend((0..state.n_tokens).map(|token| piece(token, 0) | piece(token, 1) | piece(token, 2)));
         Ok(())

@@ -160,7 +160,8 @@ fn tandem_runner(reference: &str, options: &EntryOptions, variant: Variant<'_>, 
     let mut shown = format!("--backend {backend}");
     let mut add = |flag: &str, value: Option<String>| {
         if let Some(value) = value {
-            name = format!("{name} {value}");
+            let kind = if flag == "kv-dtype" { "KV " } else { "" };
+            name = format!("{name} {kind}{value}");
             shown = format!("{shown} --{flag} {value}");
         }
     };
