@@ -21,7 +21,7 @@ const MEASURED: [MeasuredPeak; 18] = [
     ("qwen2.5-0.5b", DType::Int8, 500, 512, 681),
     ("qwen2.5-0.5b", DType::Int8, 7990, 8192, 893),
     ("qwen2.5-0.5b", DType::Int4, 500, 512, 439),
-    ("qwen2.5-0.5b", DType::Int4, 7990, 8192, 651),
+    ("qwen2.5-0.5b", DType::Int4, 7989, 8192, 544),
     ("qwen3-0.6b", DType::F32, 499, 512, 3295),
     ("qwen3-0.6b", DType::F32, 7992, 8192, 5147),
     ("qwen3-0.6b", DType::Int8, 500, 512, 962),
