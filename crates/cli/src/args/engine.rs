@@ -90,13 +90,12 @@ pub(crate) struct ComputeArgs {
 /// In what a model that generates holds keys and values.
 #[derive(Args, Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
-#[command(next_help_heading = "Engine")]
 pub(crate) struct KvArgs {
     /// Dtype of the KV cache [default: f16 beside weights that are not f32, unless numerics are exact; else f32]
     ///
     /// f16 takes half the memory of f32, and a long context decodes faster. A graph whose attention is not computed by Tandem's kernels has
     /// the dtype that it declares; another is an error.
-    #[arg(long, value_name = "DTYPE", value_parser = one_of::<KvDType>())]
+    #[arg(long, value_name = "DTYPE", value_parser = one_of::<KvDType>(), help_heading = "Engine")]
     pub(crate) kv_dtype: Option<KvDType>,
 }
 
