@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tandem_core::arena::Arena;
-use tandem_core::backend::{Capabilities, Capability, Kernels, LoadOptions, Numerics};
+use tandem_core::backend::{Capabilities, Capability, Kernels, KvDType, LoadOptions, Numerics};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{Listing, ModelFile, ModelFiles};
@@ -46,6 +46,7 @@ const CAPABILITIES: Capabilities = Capabilities::of(&[
     Capability::Rewind,
     Capability::HiddenStates,
     Capability::Adapters,
+    Capability::KvTransfer,
 ]);
 
 /// Of encoders, and of decoders that see both ways or have no head, which take adapters.
@@ -68,7 +69,8 @@ impl Backend for CandleBackend {
         if !shape.generates {
             return encoders::footprint(shape, dtype, device::n_threads(None), workload);
         }
-        footprint(shape, WeightBytes::of_checkpoint(shape, dtype), workload)
+        let kv_dtype = KvDType::by_default(dtype, Numerics::default()).dtype();
+        footprint(shape, WeightBytes::of_checkpoint(shape, dtype), kv_dtype, workload)
     }
 
     fn dtypes(&self, files: &ModelFiles) -> Vec<DType> {
@@ -99,7 +101,21 @@ impl Backend for CandleBackend {
             }
             None => StoredWeights::Checkpoint(Checkpoint::open(files)?),
         };
-        Ok(Box::new(CandleOpened { files: files.clone(), options: options.clone(), config, device, dtype, bits, stored }))
+        let generates = match &stored {
+            StoredWeights::Gguf(_) => true,
+            StoredWeights::Checkpoint(checkpoint) => weights::generates(&config, |name| checkpoint.contains(name)),
+        };
+        let kv_dtype = if generates { kv_dtype(options, dtype)? } else { DType::F32 };
+        Ok(Box::new(CandleOpened {
+            files: files.clone(),
+            options: options.clone(),
+            config,
+            device,
+            dtype,
+            kv_dtype,
+            bits,
+            stored,
+        }))
     }
 }
 
@@ -126,6 +142,8 @@ struct CandleOpened {
     config: ModelConfig,
     device: candle_core::Device,
     dtype: DType,
+    /// In what keys and values are held.
+    kv_dtype: DType,
     bits: Option<Bits>,
     stored: StoredWeights,
 }
@@ -159,7 +177,8 @@ impl OpenedModel for CandleOpened {
             StoredWeights::Checkpoint(_) => WeightBytes::of_checkpoint(&shape, self.dtype),
             StoredWeights::Gguf(gguf) => WeightBytes::of_gguf(gguf, &shape, self.options.dtype),
         };
-        Ok(Arc::new(move |workload| footprint(&shape, weights, workload)))
+        let kv_dtype = self.kv_dtype;
+        Ok(Arc::new(move |workload| footprint(&shape, weights, kv_dtype, workload)))
     }
 
     fn options(&self) -> &LoadOptions {
@@ -167,15 +186,17 @@ impl OpenedModel for CandleOpened {
     }
 
     fn load_unchecked(self: Box<Self>) -> Result<Arc<dyn Model>> {
-        let Self { files, options, config, device, dtype, bits, stored } = *self;
+        let Self { files, options, config, device, dtype, kv_dtype, bits, stored } = *self;
         let threads = device::threads(options.threads)?;
         let before = (options.huge_pages && device.is_cpu()).then(MappingSnapshot::now);
         let mut info = info(&files, &config, &options, dtype, threads.current_num_threads())?;
+        let value_bytes = if kv_dtype == DType::F32 { 4 } else { 2 };
+        (info.kv_dtype, info.kv_bytes_per_token) = (Some(kv_dtype), config.kv_bytes_per_token(value_bytes));
         if let StoredWeights::Checkpoint(checkpoint) = &stored
             && !weights::generates(&config, |name| checkpoint.contains(name))
         {
             info.capabilities = ENCODES.with_if(config.encoder.is_none(), Capability::Adapters);
-            info.kv_bytes_per_token = 0;
+            (info.kv_dtype, info.kv_bytes_per_token) = (None, 0);
         }
         if let (Some(_), StoredWeights::Checkpoint(checkpoint)) = (&config.encoder, &stored) {
             let arena = Arena::default();
@@ -191,7 +212,7 @@ impl OpenedModel for CandleOpened {
             }
             return Ok(Arc::new(EncoderModel::new(encoder, threads, info)));
         }
-        let LoadedDecoder { decoder, dtype, weight_types } = threads.install(|| match &stored {
+        let LoadedDecoder { mut decoder, dtype, weight_types } = threads.install(|| match &stored {
             StoredWeights::Gguf(gguf) => gguf::load(gguf, &config, &options),
             StoredWeights::Checkpoint(checkpoint) => {
                 let arena = Arena::default();
@@ -201,6 +222,9 @@ impl OpenedModel for CandleOpened {
         })?;
         (info.dtype, info.weight_types) = (dtype, weight_types);
         info.memory_dtype = if dtype == DType::F32 && device.is_cpu() { decoder.memory_dtype() } else { dtype };
+        if info.kv_dtype == Some(DType::F16) {
+            decoder.kv_dtype = KvDType::F16;
+        }
         if let Some(before) = before {
             before.collapse();
         }
@@ -236,7 +260,6 @@ pub(crate) fn info(
     info.max_context = config.max_context;
     info.threads = threads;
     info.n_token_types = config.encoder.as_ref().map_or(0, |encoder| encoder.n_token_types);
-    info.kv_bytes_per_token = config.kv_bytes_per_token(candle_dtype(dtype).size_in_bytes());
     info.capabilities = CAPABILITIES;
     info.weight_files = files.weights.iter().map(ModelFile::weight_file).collect::<Result<_>>()?;
     Ok(info)
@@ -272,7 +295,25 @@ fn dtype(options: &LoadOptions) -> Result<(DType, Option<Bits>)> {
     })
 }
 
-/// The dtype of activations and the KV cache.
+/// In what keys and values of a model in `dtype` are held.
+fn kv_dtype(options: &LoadOptions, dtype: DType) -> Result<DType> {
+    let own = match (options.device, dtype) {
+        (Device::Cpu, _) => KvDType::by_default(dtype, options.numerics).dtype(),
+        (_, half @ (DType::F16 | DType::Bf16)) => half,
+        _ => DType::F32,
+    };
+    match options.kv_dtype.map(KvDType::dtype) {
+        None => Ok(own),
+        Some(dtype) if dtype == own || options.device == Device::Cpu => Ok(dtype),
+        Some(dtype) => Err(Error::Unsupported {
+            what: format!("a KV cache of `{dtype}` beside weights in `{own}` on device `{}`", options.device),
+            reason: "candle's attention there takes keys and values in the dtype of the weights".into(),
+            hint: Some([Remedy::UseDType(vec![dtype]), Remedy::UseDevice(Device::Cpu)].into()),
+        }),
+    }
+}
+
+/// The dtype of activations on a device, and of the KV cache there.
 fn candle_dtype(dtype: DType) -> candle_core::DType {
     match dtype {
         DType::F16 => candle_core::DType::F16,

@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 use tandem_core::adapter::AdapterSum;
 use tandem_core::arena::Arena;
-use tandem_core::backend::Stage;
+use tandem_core::backend::{KvDType, Stage};
 use tandem_core::{CancelToken, TokenId};
 use tandem_kernels::attention::{AttentionMask, Scoring};
 use tandem_kernels::elementwise::GateActivation;
@@ -20,7 +20,7 @@ use tandem_kernels::rotary::{Heads, Norms, Rotary};
 
 use crate::cache::KvLayout;
 use crate::linear::Linear;
-use crate::operations::{self, add, attention, mlp, rms_norm, select, softcapped};
+use crate::operations::{self, add, attention, mlp, narrowed, rms_norm, select, softcapped};
 use crate::values::tensor;
 
 /// What sessions need from a decoder: [`Decoder`] on the processor, `DeviceDecoder` on other devices.
@@ -111,6 +111,8 @@ pub(crate) struct Decoder {
     pub(crate) scoring: Scoring,
     pub(crate) activation: GateActivation,
     pub(crate) heads: Heads,
+    /// In what sessions hold keys and values.
+    pub(crate) kv_dtype: KvDType,
     pub(crate) scratch: Arc<ScratchPool>,
 }
 
@@ -198,7 +200,11 @@ impl<F: FnMut(QkvHeads) -> Result<Tensor>> ForwardHooks for F {
 
 impl Decode for Decoder {
     fn kv_layout(&self) -> KvLayout {
-        KvLayout { kv_heads: self.heads.keys, head_dim: self.heads.head_dim, dtype: DType::F32, device: Device::Cpu }
+        let dtype = match self.kv_dtype {
+            KvDType::F32 => DType::F32,
+            KvDType::F16 => DType::F16,
+        };
+        KvLayout { kv_heads: self.heads.keys, head_dim: self.heads.head_dim, dtype, device: Device::Cpu }
     }
 
     fn forward(
@@ -264,6 +270,14 @@ impl Decoder {
     /// The dtype in memory of the largest weight matrices.
     pub(crate) fn memory_dtype(&self) -> tandem_core::DType {
         self.layers.first().map_or(&self.embedding, |layer| &layer.gate_up.weights).dtype()
+    }
+
+    /// Keys or values as sessions hold them.
+    pub(crate) fn held(&self, x: &Tensor) -> Result<Tensor> {
+        match self.kv_dtype {
+            KvDType::F32 => Ok(x.clone()),
+            KvDType::F16 => narrowed(x),
+        }
     }
 
     /// The output of the attention block for `normed`, to be added to the residual.

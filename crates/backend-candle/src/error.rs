@@ -1,5 +1,6 @@
 //! Errors of candle, before they become [`Error`].
 
+use tandem_core::backend::KvDType;
 use tandem_core::{BackendKind, Error};
 
 /// A failure of candle, and what it failed to do, such as `to run the model`.
@@ -9,9 +10,33 @@ pub(crate) struct EngineError {
     source: candle_core::Error,
 }
 
+/// A finite key or value that an f16 cannot hold, by its magnitude.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} does not fit into f16")]
+pub(crate) struct TooLargeForF16(pub(crate) f32);
+
+impl From<TooLargeForF16> for candle_core::Error {
+    fn from(error: TooLargeForF16) -> Self {
+        let context = error.to_string();
+        Self::WrappedContext { wrapped: Box::new(error), context }
+    }
+}
+
 impl From<EngineError> for Error {
     fn from(error: EngineError) -> Self {
+        if let Some(&TooLargeForF16(value)) = too_large(&error.source) {
+            return Self::BadKv { value, dtype: KvDType::F16 };
+        }
         Self::Engine { backend: BackendKind::Candle, doing: error.doing.into(), source: Box::new(error.source) }
+    }
+}
+
+/// Beneath what candle adds to it.
+fn too_large(error: &candle_core::Error) -> Option<&TooLargeForF16> {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } | candle_core::Error::Context { inner, .. } => too_large(inner),
+        candle_core::Error::WrappedContext { wrapped, .. } => wrapped.downcast_ref(),
+        _ => None,
     }
 }
 

@@ -66,15 +66,16 @@ impl WeightBytes {
     }
 }
 
-/// What a model of `shape` takes.
-pub(crate) fn footprint(shape: &ModelShape, weights: WeightBytes, workload: &Workload) -> Footprint {
+/// What a model of `shape` takes whose keys and values are `kv_dtype`.
+pub(crate) fn footprint(shape: &ModelShape, weights: WeightBytes, kv_dtype: DType, workload: &Workload) -> Footprint {
     let n_tokens = workload.n_tokens as u64;
+    let held = Saturating(resident(n_tokens, workload.context_length as u64));
     let chunk = Saturating(n_tokens.min(PREFILL_CHUNK as u64));
     Footprint {
         kept: vec![Part::own("weights", weights.made), shape.tokenizer(), Part::own("engine", ENGINE)],
         loading: vec![Part::file("checkpoint, a piece at a time", weights.loading)],
         running: vec![
-            Part::own("KV cache", shape.kv_bytes(Saturating(resident(n_tokens, workload.context_length as u64)), Saturating(4))),
+            Part::own("KV cache", shape.kv_bytes(held, weight_bytes(kv_dtype, Saturating(1)))),
             Part::own("activations", Saturating(4) * (chunk * between(shape) + of_positions(shape, n_tokens))),
             shape.logits(),
         ],

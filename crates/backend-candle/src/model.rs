@@ -57,7 +57,7 @@ impl Loaded {
     /// The hidden states of a sequence of more than [`MAX_PASS`].
     fn encode_long(self: &Arc<Self>, sequence: &[TokenId], cancel: &CancelToken, out: &mut Vec<f32>) -> Result<()> {
         let options = SessionOptions::new().with_context_length(sequence.len()).with_cancel(cancel.clone());
-        let mut session = CandleSession::new(Arc::clone(self), &options)?;
+        let mut session = CandleSession::unrounded(Arc::clone(self), &options)?;
         session.forward_chunked(sequence, sequence.len(), &mut |states| self.push_normed(states, out))
     }
 }

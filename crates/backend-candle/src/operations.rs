@@ -1,15 +1,16 @@
 //! Our kernels on candle's tensors: values of tensors on the processor go in, new tensors come out.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
+use half::f16;
 use tandem_kernels::attention::{self, AttentionMask, Scoring};
 use tandem_kernels::elementwise::{self, GateActivation, softcap_all};
 use tandem_kernels::matrix::{Kernels, Matrix, Weights};
 use tandem_kernels::mlp::{Observe, ScratchPool};
 use tandem_kernels::rotary::{Heads, Norms, Table};
-use tandem_kernels::zeros;
+use tandem_kernels::{Float, zeros};
 
 use crate::linear::Linear;
-use crate::values::{Values, tensor};
+use crate::values::{Stored, Values, tensor};
 
 /// See [`elementwise::rms_norm`].
 pub(crate) fn rms_norm(x: &Tensor, weight: &[f32], eps: f32) -> Result<Tensor> {
@@ -36,7 +37,7 @@ pub(crate) fn softcapped(x: &Tensor, cap: f32) -> Result<Tensor> {
 }
 
 /// `softmax(scale * q kᵀ) v`: `queries` are `[heads, n, head_dim]`, `keys` and `values` `[kv_heads, capacity, head_dim]`, of which
-/// the first `n_past + n` positions are used; the result is `[n, heads * head_dim]`.
+/// the first `n_past + n` positions are used, in f32 or f16; the result is `[n, heads * head_dim]`.
 pub(crate) fn attention(
     queries: &Tensor,
     keys: &Tensor,
@@ -49,10 +50,34 @@ pub(crate) fn attention(
     if mask.n_past + n > capacity {
         candle_core::bail!("{} positions of a cache of {capacity}", mask.n_past + n);
     }
-    let (queries, keys, values) = (Values::of(queries)?, Values::of(keys)?, Values::of(values)?);
+    let (queries, shape) = (Values::of(queries)?, [n_heads, kv_heads, n, head_dim]);
     let mut out = zeros(n * n_heads * head_dim);
-    attention::attention([&queries, &keys, &values], [n_heads, kv_heads, n, head_dim], mask, scoring, &mut out);
+    match keys.dtype() {
+        DType::F16 => attend::<f16>(&queries, [keys, values], shape, mask, scoring, &mut out)?,
+        _ => attend::<f32>(&queries, [keys, values], shape, mask, scoring, &mut out)?,
+    }
     tensor(out, (n, n_heads * head_dim))
+}
+
+fn attend<F: Stored>(
+    queries: &[f32],
+    [keys, values]: [&Tensor; 2],
+    shape: [usize; 4],
+    mask: AttentionMask,
+    scoring: Scoring,
+    out: &mut [f32],
+) -> Result<()> {
+    let (keys, values) = (Values::<F>::stored(keys)?, Values::<F>::stored(values)?);
+    attention::attention(queries, [&*keys, &*values], shape, mask, scoring, out);
+    Ok(())
+}
+
+/// `x` rounded to f16.
+pub(crate) fn narrowed(x: &Tensor) -> Result<Tensor> {
+    let values = Values::of(x)?;
+    let mut out = vec![f16::ZERO; values.len()];
+    f16::narrow(&values, &mut out);
+    Tensor::from_vec(out, x.shape(), &Device::Cpu)
 }
 
 /// See [`Table::heads`]: `[queries + 2 * keys, n, head_dim]`.

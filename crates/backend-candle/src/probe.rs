@@ -87,7 +87,8 @@ impl ForwardHooks for RecordingHooks<'_> {
             }
         }
         let mask = AttentionMask { n_past: 0, window: heads.window, ahead: (!self.is_causal).then_some(self.tokens.len()) };
-        self.decoder.attention(&heads.queries, &heads.keys, &heads.values, mask)
+        let (keys, values) = (self.decoder.held(&heads.keys)?, self.decoder.held(&heads.values)?);
+        self.decoder.attention(&heads.queries, &keys, &values, mask)
     }
 
     /// Those of the passes that are shown: a model whose tokens see both ways only encodes.

@@ -1,12 +1,14 @@
 //! A session: the KV cache of one sequence, and the forward passes that append to it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
+use tandem_core::backend::KvState;
 use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, SessionOptions, TokenId};
 use tandem_kernels::attention::AttentionMask;
 
-use crate::cache::KvCache;
+use crate::cache::{KvCache, KvLayout};
 use crate::decoder::{QkvHeads, Span};
 use crate::error::Doing;
 use crate::model::Loaded;
@@ -29,8 +31,20 @@ pub(crate) struct CandleSession {
 
 impl CandleSession {
     pub(crate) fn new(model: Arc<Loaded>, options: &SessionOptions) -> Result<Self> {
+        let layout = model.decoder.kv_layout();
+        Self::with_layout(model, layout, options)
+    }
+
+    /// With keys and values as they are computed, whatever sessions that generate hold: to encode a long sequence.
+    pub(crate) fn unrounded(model: Arc<Loaded>, options: &SessionOptions) -> Result<Self> {
+        let layout = model.decoder.kv_layout();
+        let dtype = if layout.device.is_cpu() { DType::F32 } else { layout.dtype };
+        Self::with_layout(model, KvLayout { dtype, ..layout }, options)
+    }
+
+    fn with_layout(model: Arc<Loaded>, layout: KvLayout, options: &SessionOptions) -> Result<Self> {
         let context_length = options.context_length.unwrap_or(model.info.max_context);
-        let cache = KvCache::new(model.info.n_layers, model.decoder.kv_layout(), context_length);
+        let cache = KvCache::new(model.info.n_layers, layout, context_length);
         let cache = cache.doing("to allocate the KV cache")?;
         Ok(Self { model, cache, n_tokens: 0, context_length, cancel: options.cancel.clone() })
     }
@@ -100,6 +114,17 @@ impl Session for CandleSession {
 
     fn rewind(&mut self, n_tokens: usize) -> Result<()> {
         self.n_tokens = n_tokens;
+        Ok(())
+    }
+
+    fn export_kv(&self, positions: Range<usize>) -> Result<KvState> {
+        Ok(self.cache.export(positions).doing("to read the KV cache")?)
+    }
+
+    fn import_kv(&mut self, state: &KvState) -> Result<()> {
+        state.require_shape(self.cache.shape())?;
+        self.cache.import(self.n_tokens, state).doing("to write the KV cache")?;
+        self.n_tokens += state.n_tokens;
         Ok(())
     }
 }

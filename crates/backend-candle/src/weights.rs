@@ -8,7 +8,7 @@ use std::sync::Arc;
 use half::f16;
 use rayon::prelude::*;
 use tandem_core::arena::Arena;
-use tandem_core::backend::{Numerics, WeightType};
+use tandem_core::backend::{KvDType, Numerics, WeightType};
 use tandem_core::checkpoint::{Checkpoint, StoredTensor};
 use tandem_core::config::{Architecture, ModelConfig, RopeConfig, RopeScaling};
 use tandem_core::{DType, Error, Remedy, Result};
@@ -86,6 +86,7 @@ pub(crate) fn decoder(source: &dyn WeightSource, config: &ModelConfig) -> Result
         },
         activation: if gemma.is_some() { GateActivation::GeluTanh } else { GateActivation::Silu },
         heads: Heads { queries: config.n_heads, keys: config.n_kv_heads, head_dim },
+        kv_dtype: KvDType::F32,
         scratch: Arc::default(),
     })
 }

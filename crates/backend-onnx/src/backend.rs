@@ -1,13 +1,14 @@
 //! The engine: finds its library, lists devices, loads graphs.
 
+use std::num::Saturating;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use ort::session::Session;
-use tandem_core::backend::{Capabilities, Capability, Kernels, LoadOptions, PooledOutput};
+use tandem_core::backend::{Capabilities, Capability, Kernels, KvDType, LoadOptions, Numerics, PooledOutput};
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{Listing, ModelFiles};
-use tandem_core::footprint::{EstimateFootprint, Footprint, ModelShape, Workload};
+use tandem_core::footprint::{Count, EstimateFootprint, Footprint, ModelShape, Workload, weight_bytes};
 use tandem_core::{Backend, BackendKind, DType, Device, DeviceReport, Error, Model, ModelInfo, OpenedModel, Remedy, Result};
 
 use tandem_kernels::instruction_set;
@@ -18,6 +19,7 @@ use crate::engine::n_threads;
 use crate::error::Doing;
 use crate::footprint::{Attention, GraphFootprint, encoder_footprint, footprint};
 use crate::graph::{DecoderGraph, EncoderGraph, Encoding, LoadedGraph, pooled_output};
+use crate::kv::held_dtype;
 use crate::loaded::Loaded;
 use crate::model::OnnxModel;
 use crate::operators::{default_kernels, kernels_for};
@@ -87,7 +89,9 @@ impl Backend for OnnxBackend {
             let graph = GraphFootprint::of_encoder(shape, dtype, attention, default_kernels());
             return encoder_footprint(shape, &graph, dtype, attention, workload);
         }
-        footprint(shape, &GraphFootprint::of_checkpoint(shape, dtype, default_kernels()), dtype, workload)
+        let kv_dtype = KvDType::by_default(dtype, Numerics::default()).dtype();
+        let graph = GraphFootprint::of_checkpoint(shape, dtype, default_kernels());
+        footprint(shape, &GraphFootprint { kv_value: held_bytes(kv_dtype), ..graph }, dtype, workload)
     }
 
     fn dtypes(&self, files: &ModelFiles) -> Vec<DType> {
@@ -103,8 +107,17 @@ impl Backend for OnnxBackend {
         kernels_for(options)?;
         let config = files.model_config()?;
         let source = OpenedSource::open(files, options)?;
-        Ok(Box::new(OnnxOpened { library: self.library.clone(), files: files.clone(), options: options.clone(), config, source }))
+        let opened = OnnxOpened { library: self.library.clone(), files: files.clone(), options: options.clone(), config, source };
+        if !opened.source.encodes(&opened.config, options.purpose) {
+            held_dtype(&opened.source, opened.dtype(), options)?;
+        }
+        Ok(Box::new(opened))
     }
+}
+
+/// Bytes of a key's or a value's number.
+fn held_bytes(dtype: DType) -> Count {
+    weight_bytes(dtype, Saturating(1))
 }
 
 /// A model whose configuration and graph were read.
@@ -145,6 +158,10 @@ impl OpenedModel for OnnxOpened {
             OpenedSource::Graph(opened) => GraphFootprint::of_graph(&opened.graph, kernels),
             OpenedSource::Export if encodes => GraphFootprint::of_encoder(&shape, dtype, attention, kernels),
             OpenedSource::Export => GraphFootprint::of_checkpoint(&shape, dtype, kernels),
+        };
+        let graph = match encodes {
+            true => graph,
+            false => GraphFootprint { kv_value: held_bytes(held_dtype(&self.source, dtype, &self.options)?), ..graph },
         };
         Ok(Arc::new(move |workload| match encodes {
             true => encoder_footprint(&shape, &graph, dtype, attention, workload),
@@ -226,10 +243,11 @@ fn describe_decoder(mut info: ModelInfo, graph: &DecoderGraph, source: &Source) 
     let cache_on_host = !matches!(info.device, Device::Cuda(_));
     info.n_layers = graph.caches.len() / 2;
     info.vocab_size = graph.logits.vocab_size;
-    info.kv_bytes_per_token = graph.kv_bytes_per_token();
+    (info.kv_dtype, info.kv_bytes_per_token) = (Some(graph.kv_dtype()), graph.kv_bytes_per_token());
     info.capabilities = Capabilities::of(&[Capability::Generation])
         .with_if(graph.has_all_logits(), Capability::AllLogits)
         .with_if(source.in_place || cache_on_host, Capability::Rewind)
+        .with_if(cache_on_host && graph.kv_order().is_some(), Capability::KvTransfer)
         .with_if(source.can_adapt && info.device == Device::Cpu, Capability::Adapters);
     info
 }

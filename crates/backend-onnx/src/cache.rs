@@ -4,6 +4,8 @@
 //! rewind only lowers the count, since rows beyond it are never read. Other graphs return their presents as new values, which are the
 //! pasts of the next run.
 
+mod transfer;
+
 use std::ptr;
 
 use half::f16;

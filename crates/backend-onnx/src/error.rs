@@ -2,7 +2,10 @@
 
 use std::fmt::Display;
 
+use tandem_core::backend::KvDType;
 use tandem_core::{BackendKind, Error, Result};
+
+use crate::operators::TOO_LARGE;
 
 /// Says what was being done when ONNX Runtime failed.
 pub(crate) trait Doing<T> {
@@ -15,8 +18,19 @@ where
     ort::Error<()>: From<ort::Error<R>>,
 {
     fn doing(self, doing: &str) -> Result<T> {
-        self.map_err(|error| Error::engine(BackendKind::Onnx, doing, ort::Error::<()>::from(error)))
+        self.map_err(|error| {
+            let error = ort::Error::<()>::from(error);
+            too_large(&error.to_string()).unwrap_or_else(|| Error::engine(BackendKind::Onnx, doing, error))
+        })
     }
+}
+
+/// The error of a kernel of ours whose cache cannot hold a value, which the engine passes on as text.
+fn too_large(message: &str) -> Option<Error> {
+    let (_, after) = message.split_once(TOO_LARGE)?;
+    let value = after.split(|c: char| !(c.is_ascii_digit() || "+-.e".contains(c))).next()?;
+    let value = value.trim_end_matches('.').parse().ok()?;
+    Some(Error::BadKv { value, dtype: KvDType::F16 })
 }
 
 /// A graph that does not look like a decoder.

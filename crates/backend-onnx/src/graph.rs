@@ -13,7 +13,7 @@ use tandem_core::config::ModelConfig;
 use tandem_core::{Error, Result};
 
 pub(crate) use self::adapter::AdapterPort;
-pub(crate) use self::decoder::DecoderGraph;
+pub(crate) use self::decoder::{DecoderGraph, KvOrder};
 pub(crate) use self::encoder::{EncoderGraph, Encoding, pooled_output};
 use crate::error::Doing;
 

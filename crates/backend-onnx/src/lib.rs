@@ -28,6 +28,7 @@ pub mod export;
 mod footprint;
 mod graph;
 pub mod graph_cache;
+mod kv;
 pub mod library;
 mod loaded;
 mod model;

@@ -11,6 +11,7 @@ mod updates;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use half::f16;
 use ort::operator::{ComputeContext, KernelContext, OperatorDomain};
 use ort::value::{PrimitiveTensorElementType, TensorValueType, ValueRef, ValueRefMut};
 use tandem_core::backend::{Kernels as Whose, LoadOptions};
@@ -20,6 +21,7 @@ use tandem_kernels::{check_instruction_set, instruction_set};
 use tandem_onnx_graph::OPERATOR_DOMAIN;
 
 use self::attention::Attention;
+pub(crate) use self::attention::TOO_LARGE;
 use self::product::Product;
 pub(crate) use self::product::order_inputs;
 pub(crate) use self::updates::{ModelUpdates, Registered, Updates};
@@ -53,7 +55,8 @@ pub(crate) fn domain(kernels: Kernels, updates: &Arc<Updates>) -> ort::Result<Op
     let scratch = Arc::new(ScratchPool::default());
     OperatorDomain::new(OPERATOR_DOMAIN)?
         .add(Product { kernels, scratch: Arc::clone(&scratch), updates: Arc::clone(updates) })?
-        .add(Attention { scratch })
+        .add(Attention::<f32>::new(&scratch))?
+        .add(Attention::<f16>::new(&scratch))
 }
 
 /// Buffers that the nodes of a session use one after the other: new memory would have to be cleared by the system first.
@@ -66,6 +69,8 @@ struct Scratch {
     inputs: Vec<f32>,
     /// What it packs.
     packed: Vec<f32>,
+    /// What it appends to a cache.
+    appended: Vec<f32>,
 }
 
 impl ScratchPool {
@@ -85,10 +90,10 @@ fn node_error(problem: impl Into<String>) -> ort::Error {
 }
 
 /// A tensor of floats that a node is given.
-type Floats<'c> = ValueRef<'c, TensorValueType<f32>>;
+type Floats<'c, F = f32> = ValueRef<'c, TensorValueType<F>>;
 
 /// A tensor of floats that a node makes.
-type FloatsMut<'c> = ValueRefMut<'c, TensorValueType<f32>>;
+type FloatsMut<'c, F = f32> = ValueRefMut<'c, TensorValueType<F>>;
 
 /// Input number `index`, if the node has it.
 fn optional_input<'c, T>(context: &'c ComputeContext, index: usize) -> ort::Result<Option<ValueRef<'c, TensorValueType<T>>>>
@@ -107,12 +112,18 @@ where
 }
 
 /// Output number `index`, of `shape`, which the node must have.
-fn output<'c>(context: &'c ComputeContext, index: usize, shape: &[usize]) -> ort::Result<FloatsMut<'c>> {
+fn output<'c, F>(context: &'c ComputeContext, index: usize, shape: &[usize]) -> ort::Result<FloatsMut<'c, F>>
+where
+    F: PrimitiveTensorElementType + Debug,
+{
     context.output(index, shape)?.ok_or_else(|| node_error(format!("output {index} is missing")))?.downcast()
 }
 
 /// The shape of `value`.
-fn shape(value: &Floats<'_>) -> ort::Result<Vec<usize>> {
+fn shape<F>(value: &Floats<'_, F>) -> ort::Result<Vec<usize>>
+where
+    F: PrimitiveTensorElementType + Debug,
+{
     value.shape().iter().map(|&size| usize::try_from(size).map_err(|_| node_error("a shape has a negative size"))).collect()
 }
 

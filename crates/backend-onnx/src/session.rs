@@ -1,5 +1,6 @@
 //! The KV cache of one sequence, and the run that appends to it.
 
+use std::ops::Range;
 use std::ptr;
 use std::sync::{Arc, PoisonError};
 
@@ -8,12 +9,13 @@ use ort::AsPointer;
 use ort::memory::Allocator;
 use ort::session::{NoSelectedOutputs, RunOptions};
 use ort::value::{DynTensor, DynValue};
+use tandem_core::backend::{Capability, KvState};
 use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, SessionOptions, TokenId};
 
 use crate::adapters::Constants;
 use crate::cache::KvCache;
 use crate::error::Doing;
-use crate::graph::check_shape;
+use crate::graph::{KvOrder, check_shape};
 use crate::loaded::Loaded;
 use crate::run::{RawValue, run, take};
 
@@ -138,6 +140,16 @@ impl OnnxSession {
     }
 }
 
+impl OnnxSession {
+    fn kv_order(&self) -> Result<KvOrder> {
+        self.model.graph.kv_order().ok_or_else(|| Error::Unsupported {
+            what: Capability::KvTransfer.description().into(),
+            reason: format!("the caches of `{}` are not keys and values by layer", self.model.graph.file),
+            hint: None,
+        })
+    }
+}
+
 impl Session for OnnxSession {
     fn n_tokens(&self) -> usize {
         self.n_tokens
@@ -162,6 +174,18 @@ impl Session for OnnxSession {
     fn rewind(&mut self, n_tokens: usize) -> Result<()> {
         self.cache.rewind(self.n_tokens, n_tokens)?;
         self.n_tokens = n_tokens;
+        Ok(())
+    }
+
+    fn export_kv(&self, positions: Range<usize>) -> Result<KvState> {
+        self.cache.export(&self.kv_order()?, self.model.graph.kv_dtype(), positions)
+    }
+
+    fn import_kv(&mut self, state: &KvState) -> Result<()> {
+        let order = self.kv_order()?;
+        state.require_shape(order.shape)?;
+        self.cache.import(&order, self.n_tokens, state)?;
+        self.n_tokens += state.n_tokens;
         Ok(())
     }
 }

@@ -18,6 +18,7 @@ use self::adapted::{has_modules, own_inputs};
 use crate::error::bad_graph;
 use crate::export::{GraphPlan, RunBy, encodes, graph_format, refuse_unsupported_architecture};
 use crate::graph_cache::{CachedGraph, cached_graph};
+use crate::kv::held_by_own;
 use crate::operators::kernels_for;
 use crate::value_names::can_probe;
 
@@ -203,10 +204,12 @@ impl Source {
     /// are any: rows of a text that is encoded must not depend on those of others.
     pub(crate) fn use_custom_operators(&mut self, options: &LoadOptions) -> Result<Option<ByRows>> {
         let (mut used, mut custom_products) = (None, Vec::new());
+        let self_dtype = self.dtype;
         if kernels_for(options)? == Kernels::Tandem {
             self.edit(|graph, edit| {
                 let encodes = options.purpose == Purpose::Encode || !generates(graph);
-                let own = edit.use_custom_operators();
+                let narrow = !encodes && held_by_own(graph, self_dtype, options) == DType::F16;
+                let own = edit.use_custom_operators(if narrow { DataType::FLOAT16 } else { DataType::FLOAT });
                 custom_products = own.products;
                 used = (own.n_nodes > 0).then_some(if encodes { ByRows::ByShape } else { ByRows::Fastest });
                 Ok(used.is_some())

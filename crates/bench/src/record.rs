@@ -127,6 +127,9 @@ pub struct Loaded {
     pub model_bytes: u64,
     /// Bytes of weights that one step reads.
     pub step_bytes: Option<u64>,
+    /// In what keys and values are held; absent of a model that does not generate, and of peers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_dtype: Option<String>,
     /// Bytes of KV cache for one token.
     pub kv_bytes_per_token: Option<u64>,
     /// The most tokens that it takes.
@@ -162,6 +165,7 @@ impl Loaded {
             threads: info.threads,
             model_bytes,
             step_bytes: step_bytes.map(|bytes| bytes as u64),
+            kv_dtype: info.kv_dtype.map(|dtype| dtype.to_string()),
             kv_bytes_per_token: reads.map(|_| info.kv_bytes_per_token as u64),
             max_context: Some(info.max_context),
             has_hidden_states: info.capabilities.has(Capability::HiddenStates),

@@ -25,7 +25,7 @@ pub(crate) use self::adapter::{
 };
 pub(crate) use self::bench::{BenchArgs, BenchTask, EntryOptions, Peer, PeerOptions, ReportOptions, WorkOptions};
 pub(crate) use self::embed::{EmbedArgs, EmbeddingOptions, Precision, VectorFormat};
-pub(crate) use self::engine::{ComputeArgs, DTypeArg, DeviceChoice, EngineOptions, WeightsArgs};
+pub(crate) use self::engine::{ComputeArgs, DTypeArg, DeviceChoice, EngineOptions, KvArgs, WeightsArgs};
 pub(crate) use self::generation::GenerationOptions;
 pub(crate) use self::graph_format::GraphFormatArgs;
 pub(crate) use self::models::{ListArgs, PullArgs, RmArgs};
@@ -85,6 +85,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) engine: EngineOptions,
     #[command(flatten)]
+    pub(crate) kv: KvArgs,
+    #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
 
@@ -108,6 +110,8 @@ pub(crate) struct ChatArgs {
     #[command(flatten)]
     pub(crate) engine: EngineOptions,
     #[command(flatten)]
+    pub(crate) kv: KvArgs,
+    #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
 
@@ -128,6 +132,8 @@ pub(crate) struct ScoreArgs {
     #[command(flatten)]
     pub(crate) engine: EngineOptions,
     #[command(flatten)]
+    pub(crate) kv: KvArgs,
+    #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
 
@@ -145,6 +151,8 @@ pub(crate) struct ShowArgs {
     pub(crate) hashes: bool,
     #[command(flatten)]
     pub(crate) engine: EngineOptions,
+    #[command(flatten)]
+    pub(crate) kv: KvArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

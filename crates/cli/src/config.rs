@@ -13,7 +13,7 @@ use tandem::catalog::Catalog;
 use tandem::{Error, paths};
 use toml::{Table, Value};
 
-use crate::args::{EngineOptions, GenerationOptions};
+use crate::args::{EngineOptions, GenerationOptions, KvArgs};
 use crate::failure::Usage;
 
 const FILE: &str = "tandem.toml";
@@ -82,7 +82,7 @@ fn parse(text: &str, file: &Path, is_users: bool) -> tandem::Result<Config> {
         // One key at a time, so that an error names its key.
         let one = Value::Table(Table::from_iter([(key.clone(), value)]));
         let bad = |error: toml::de::Error| Error::bad_field(name.as_ref(), &key, first_line(error.message()));
-        if keys::<EngineOptions>().contains(&key) {
+        if engine_keys().contains(&key) {
             config.engine = EngineOptions::deserialize(one).map_err(bad)?.or(config.engine);
         } else if keys::<GenerationOptions>().contains(&key) {
             config.generation = GenerationOptions::deserialize(one).map_err(bad)?.or(config.generation);
@@ -95,6 +95,11 @@ fn parse(text: &str, file: &Path, is_users: bool) -> tandem::Result<Config> {
     Ok(config)
 }
 
+/// The keys that stand for the fields of [`EngineOptions`].
+fn engine_keys() -> Vec<String> {
+    [keys::<EngineOptions>(), keys::<KvArgs>()].concat()
+}
+
 /// The keys that stand for the fields of `T`, from the ids that clap gives its options.
 fn keys<T: Args>() -> Vec<String> {
     let command = T::augment_args(Command::new("keys"));
@@ -103,7 +108,7 @@ fn keys<T: Args>() -> Vec<String> {
 }
 
 fn unknown(file: &str, key: String) -> Error {
-    let mut known = [keys::<EngineOptions>(), keys::<GenerationOptions>()].concat();
+    let mut known = [engine_keys(), keys::<GenerationOptions>()].concat();
     let near = known.iter().map(|known| (strsim::damerau_levenshtein(known, &key), known)).min();
     let hint = match near {
         _ if key == "device" => "the key is called `execution_target`".into(),
@@ -154,6 +159,7 @@ mod tests {
             backend = "onnx"
             execution_target = "cuda:1"
             dtype = "f16"
+            kv_dtype = "f32"
             threads = 3
             spin = true
             numerics = "exact"
@@ -185,7 +191,7 @@ mod tests {
             system = "be brief"
             raw = true
         "#;
-        for key in [keys::<EngineOptions>(), keys::<GenerationOptions>()].concat() {
+        for key in [engine_keys(), keys::<GenerationOptions>()].concat() {
             assert!(text.contains(&format!(" {key} = ")), "`{key}` is not tested");
         }
         let Config { mut engine, generation, .. } = parse(text, Path::new("dir/tandem.toml"), true).unwrap();

@@ -278,6 +278,7 @@ pub(crate) fn settings(options: &EngineOptions, output: &Output) -> Result<Setti
         .load
         .with_device(device)
         .with_numerics(options.compute.numerics.unwrap_or_default())
+        .with_kv_dtype(options.kv.kv_dtype)
         .with_huge_pages(true)
         .with_onnx(options.onnx.options());
     let adapters = options.adapter.clone();

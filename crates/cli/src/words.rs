@@ -15,6 +15,7 @@ pub(crate) fn clause(remedy: &Remedy) -> String {
             Some(rest) => format!("use `--dtype {rest}"),
             None => "choose another dtype".into(),
         },
+        Remedy::UseKvDType(dtype) => format!("use `--kv-dtype {dtype}`"),
         Remedy::EnableFeature(feature) => format!("build with `--features {feature}`"),
         Remedy::LowerRequireDevice => "lower `--require-device`".into(),
         Remedy::ListOperators => "`tandem show --json` lists the operators by provider".into(),

@@ -32,7 +32,7 @@ pub use options::{ComputeUnits, CoreMlFormat, CoreMlOptions, DeviceReport, LoadO
 pub use probe::{Probe, ProbePoint, Prober, Stage};
 
 pub use crate::files::WeightFile;
-pub use crate::primitives::{BackendKind, DType, Device, Kernels, Numerics, Purpose, TokenId};
+pub use crate::primitives::{BackendKind, DType, Device, Kernels, KvDType, Numerics, Purpose, TokenId};
 
 /// One inference engine compiled into this build.
 ///

@@ -94,6 +94,7 @@ macro_rules! conformance {
     ($module:ident, $fixture:expr) => {
         $crate::conformance!(@cases $module, $fixture,
             loaded_as_asked,
+            kv_dtype_is_as_asked,
             opened_as_loaded,
             missing_config_names_the_path,
             unusable_device_is_an_error,
@@ -122,6 +123,7 @@ macro_rules! conformance {
             last_rows_equal_those_of_all,
             fork_equals_fresh,
             imported_keys_and_values_equal_computed_ones,
+            keys_and_values_move_between_dtypes,
             zero_adapter_is_the_identity,
             adapters_add_up,
             switching_adapters_restores_the_base,

@@ -6,7 +6,7 @@ use std::error::Error as StdError;
 use std::path::PathBuf;
 
 use crate::named::ParseNameError;
-use crate::primitives::{BackendKind, DType, Device, TokenId};
+use crate::primitives::{BackendKind, DType, Device, KvDType, TokenId};
 use crate::remedy::{Remedies, Remedy};
 
 /// A result with Tandem's [`Error`].
@@ -198,6 +198,15 @@ pub enum Error {
         n_tokens: usize,
     },
 
+    /// A key or a value that the dtype of the KV cache cannot hold; attention to it would mean nothing.
+    #[error("a key or a value of {value} does not fit into a KV cache of `{dtype}`")]
+    BadKv {
+        /// Its magnitude, which is finite.
+        value: f32,
+        /// That of the cache.
+        dtype: KvDType,
+    },
+
     /// An embedding that is not finite; a vector like that is near to nothing.
     #[error("the embedding has {value} in dimension {dimension}")]
     BadEmbedding {
@@ -280,6 +289,7 @@ impl Error {
                 ]
                 .into(),
             ),
+            Self::BadKv { .. } => Some(Remedy::UseKvDType(KvDType::F32).into()),
             Self::BadTraining { .. } => Some("lower the learning rate, or look for damaged weights or texts".into()),
             Self::InvalidToken { .. } => Some("the tokenizer and the model do not belong together".into()),
             Self::Engine { .. } | Self::Cancelled => None,

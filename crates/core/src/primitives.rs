@@ -104,6 +104,45 @@ pub enum Numerics {
 
 named!(Numerics, "numerics", { Fast: "fast", Exact: "exact" });
 
+/// In what the keys and values of a model that generates are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KvDType {
+    /// 32-bit floating point.
+    F32,
+    /// 16-bit floating point, IEEE: half the memory, and half of what decoding reads of it. Products with it are computed in f32 by our own
+    /// kernels. A key or a value of 65,520 or more is an error.
+    F16,
+}
+
+named!(KvDType, "kv_dtype", { F32: "f32", F16: "f16" });
+
+impl KvDType {
+    /// What is used where none is requested, by kernels that have both: f16 for weights that run as anything but f32, unless numerics are
+    /// exact.
+    pub fn by_default(weights: DType, numerics: Numerics) -> Self {
+        match (weights, numerics) {
+            (DType::F32, _) | (_, Numerics::Exact) => Self::F32,
+            _ => Self::F16,
+        }
+    }
+
+    /// The same as a dtype.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+        }
+    }
+
+    /// Bytes of a value.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
+}
+
 /// Whose kernels compute a graph's products and attention in ONNX Runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kernels {
@@ -146,6 +185,21 @@ mod tests {
     }
 
     #[test]
+    fn the_cache_is_narrow_beside_narrow_weights() {
+        let check = |weights, numerics, expected| assert_eq!(KvDType::by_default(weights, numerics), expected);
+        check(DType::F32, Numerics::Fast, KvDType::F32);
+        check(DType::Int4, Numerics::Fast, KvDType::F16);
+        check(DType::Bf16, Numerics::Fast, KvDType::F16);
+        check(DType::Int4, Numerics::Exact, KvDType::F32);
+        for dtype in KvDType::ALL {
+            assert_eq!(
+                (dtype.to_string(), dtype.bytes()),
+                (dtype.dtype().to_string(), if *dtype == KvDType::F16 { 2 } else { 4 })
+            );
+        }
+    }
+
+    #[test]
     fn other_texts_are_refused_with_the_names_there_are() {
         let check = |error: ParseNameError, expected: &str| assert_eq!(crate::Error::from(error).to_string(), expected);
         check("f64".parse::<DType>().unwrap_err(), "option `dtype`: `f64` is not one of `f32`, `f16`, `bf16`, `int8`, `int4`");
@@ -154,6 +208,7 @@ mod tests {
             "cuda:x".parse::<Device>().unwrap_err(),
             "option `device`: `cuda:x` is not one of `cpu`, `cuda`, `cuda:N`, `coreml`",
         );
+        check("int8".parse::<KvDType>().unwrap_err(), "option `kv_dtype`: `int8` is not one of `f32`, `f16`");
         check("F32".parse::<Numerics>().unwrap_err(), "option `numerics`: `F32` is not one of `fast`, `exact`");
         assert!("metal".parse::<Device>().unwrap_err().problem.contains("use `coreml`"));
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::primitives::{BackendKind, DType, Device};
+use crate::primitives::{BackendKind, DType, Device, KvDType};
 
 /// One thing that helps.
 ///
@@ -20,6 +20,8 @@ pub enum Remedy {
     UseDevice(Device),
     /// Load with one of these dtypes.
     UseDType(Vec<DType>),
+    /// Load with keys and values in this dtype.
+    UseKvDType(KvDType),
     /// Build with this feature of Cargo's.
     EnableFeature(String),
     /// Ask for a smaller share of the graph on the device.
@@ -136,6 +138,7 @@ impl fmt::Display for Remedy {
             Self::UseBackend(backend) => write!(f, "use backend `{backend}`"),
             Self::UseDevice(device) => write!(f, "use device `{device}` (`LoadOptions::device`)"),
             Self::UseDType(dtypes) => write!(f, "use dtype {} (`LoadOptions::dtype`)", alternatives(dtypes)),
+            Self::UseKvDType(dtype) => write!(f, "hold keys and values in `{dtype}` (`LoadOptions::kv_dtype`)"),
             Self::EnableFeature(feature) => write!(f, "build with the feature `{feature}`"),
             Self::LowerRequireDevice => f.write_str("lower `OnnxOptions::require_device`"),
             Self::ListOperators => f.write_str("`ModelInfo::placement` lists the operators by provider"),

@@ -5,7 +5,7 @@
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
-use half::bf16;
+use half::{bf16, f16};
 use tandem_kernels::attention::{AttentionMask, Scoring, attention};
 use tandem_kernels::measured::{Instructions, Quantized};
 
@@ -76,13 +76,18 @@ fn prompt(criterion: &mut Criterion) {
 fn attending(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("attention of a layer");
     group.sample_size(10);
-    for (n_past, n) in [(512, 1), (2048, 1), (2048, 4), (0, 512), (1536, 512)] {
+    for (n_past, n) in [(512, 1), (2048, 1), (8192, 1), (2048, 4), (0, 512), (1536, 512)] {
         let heads = |heads: usize, n: usize| numbers(heads * n * 64);
         let (queries, keys, values) = (heads(14, n), heads(2, n_past + n), heads(2, n_past + n));
+        let narrow = |wide: &[f32]| -> Vec<f16> { wide.iter().map(|value| f16::from_f32(*value)).collect() };
+        let (narrow_keys, narrow_values) = (narrow(&keys), narrow(&values));
         let (mask, scoring) = (AttentionMask { n_past, window: None, ahead: None }, Scoring { scale: 0.125, softcap: None });
         let mut out = vec![0.0; n * 14 * 64];
         group.bench_function(format!("{n} after {n_past}"), |bencher| {
-            bencher.iter(|| attention([&queries, &keys, &values], [14, 2, n, 64], mask, scoring, &mut out));
+            bencher.iter(|| attention(&queries, [&keys, &values], [14, 2, n, 64], mask, scoring, &mut out));
+        });
+        group.bench_function(format!("{n} after {n_past}, f16"), |bencher| {
+            bencher.iter(|| attention(&queries, [&narrow_keys, &narrow_values], [14, 2, n, 64], mask, scoring, &mut out));
         });
     }
 }

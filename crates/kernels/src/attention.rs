@@ -4,13 +4,16 @@
 //! (decoding) read each key and value once for all heads that share it, in parts of 256 positions, each with a softmax of its
 //! own; the parts are merged afterwards. Many queries (a prompt) go through the tiles of `attention::prompt`.
 
+mod cache;
 mod prompt;
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
+pub use self::cache::append;
 use crate::elementwise::{exponentials, softcap};
+use crate::float::Float;
 use crate::isa::Isa;
 use crate::tiles::MAX_ROWS;
 
@@ -54,12 +57,13 @@ impl AttentionMask {
 
 /// Writes `softmax(scale * q kᵀ) v` to `out`, `[n, heads * head_dim]`: `queries` are `[heads, n, head_dim]`, `keys` and `values`
 /// `[kv_heads, capacity, head_dim]`, of which the first `n_past + n` positions are used, and the sizes are `[heads, kv_heads, n, head_dim]`.
-/// All is computed in f32; with up to 8 queries in another order than with more.
+/// All is computed in f32, also where keys and values have 16 bits; with up to 8 queries in another order than with more.
 ///
 /// # Panics
 /// For slices that are not of these shapes.
-pub fn attention(
-    [queries, keys, values]: [&[f32]; 3],
+pub fn attention<F: Float>(
+    queries: &[f32],
+    [keys, values]: [&[F]; 2],
     [n_heads, kv_heads, n, head_dim]: [usize; 4],
     mask: AttentionMask,
     scoring: Scoring,
@@ -69,11 +73,7 @@ pub fn attention(
     assert_eq!((queries.len(), keys.len()), (out.len(), values.len()), "queries and outputs, keys and values are as many");
     assert!(out.len() == n * n_heads * head_dim && mask.n_past + n <= capacity, "heads are whole, and their positions are there");
     let shared = AttentionInputs { queries, keys, values, n_heads, group, n, capacity, head_dim, mask, scoring };
-    if n <= MAX_ROWS {
-        shared.decode(out);
-    } else {
-        shared.prefill(out);
-    }
+    shared.write(Isa::current(), out);
 }
 
 /// One row of queries of some heads that share keys, and some of the positions that it attends to.
@@ -94,21 +94,21 @@ struct Part {
 }
 
 /// Merges the attention of head number `head` of all `parts` into `out`, `[head_dim]`.
-fn merge<'p>(parts: impl Iterator<Item = &'p Part> + Clone, head: usize, out: &mut [f32]) {
-    let largest = parts.clone().map(|part| part.largest[head]).fold(f32::NEG_INFINITY, f32::max);
-    let share = |part: &Part| (part.largest[head] - largest).exp();
-    let all: f32 = parts.clone().map(|part| share(part) * part.sums[head]).sum();
-    for part in parts {
-        let share = share(part) / all;
+fn merge(parts: &[(&Task, &Part)], head: usize, out: &mut [f32]) {
+    let largest = parts.iter().map(|(_, part)| part.largest[head]).fold(f32::NEG_INFINITY, f32::max);
+    let shares: Vec<f32> = parts.iter().map(|(_, part)| (part.largest[head] - largest).exp()).collect();
+    let all: f32 = parts.iter().zip(&shares).map(|((_, part), share)| share * part.sums[head]).sum();
+    for ((_, part), share) in parts.iter().zip(shares) {
+        let share = share / all;
         let weighted = &part.weighted[head * out.len()..(head + 1) * out.len()];
         out.iter_mut().zip(weighted).for_each(|(out, value)| *out += share * value);
     }
 }
 
-struct AttentionInputs<'a> {
+struct AttentionInputs<'a, F> {
     queries: &'a [f32],
-    keys: &'a [f32],
-    values: &'a [f32],
+    keys: &'a [F],
+    values: &'a [F],
     n_heads: usize,
     /// Query heads that share a key head.
     group: usize,
@@ -119,19 +119,26 @@ struct AttentionInputs<'a> {
     scoring: Scoring,
 }
 
-impl AttentionInputs<'_> {
+impl<F: Float> AttentionInputs<'_, F> {
     /// The part of `cache` that query head `head` reads: `[capacity, head_dim]`.
-    fn head_slice<'c>(&self, cache: &'c [f32], head: usize) -> &'c [f32] {
+    fn head_slice<'c>(&self, cache: &'c [F], head: usize) -> &'c [F] {
         let size = self.capacity * self.head_dim;
         &cache[head / self.group * size..][..size]
+    }
+
+    fn write(&self, isa: Isa, out: &mut [f32]) {
+        if self.n <= MAX_ROWS {
+            self.decode(isa, out);
+        } else {
+            self.prefill(isa, out);
+        }
     }
 
     /// A few queries. Each key and value is read once for the heads that share it, and parts are merged by their largest scores (Dao et
     /// al., <https://arxiv.org/abs/2205.14135>). The division into parts does not depend on the number of threads, so neither does the
     /// result.
-    fn decode(&self, out: &mut [f32]) {
+    fn decode(&self, isa: Isa, out: &mut [f32]) {
         out.fill(0.0);
-        let isa = Isa::current();
         let tasks = self.tasks();
         // The cost grows with the positions, not with the size of the output.
         let parts: Vec<Part> = if self.mask.n_past * self.n_heads < 4096 {
@@ -144,7 +151,7 @@ impl AttentionInputs<'_> {
             let Task { row, heads, .. } = parts[0].0;
             for head in heads.clone() {
                 let out = &mut out[(row * self.n_heads + head) * self.head_dim..][..self.head_dim];
-                merge(parts.iter().map(|(_, part)| *part), head - heads.start, out);
+                merge(parts, head - heads.start, out);
             }
         }
     }
@@ -167,14 +174,13 @@ impl AttentionInputs<'_> {
         let (n, head_dim) = (task.heads.len(), self.head_dim);
         let visible_rows =
             |cache| &self.head_slice(cache, task.heads.start)[task.visible.start * head_dim..task.visible.end * head_dim];
-        let queries: Vec<f32> = task
-            .heads
-            .clone()
-            .flat_map(|head| &self.queries[(head * self.n + task.row) * head_dim..][..head_dim])
-            .map(|query| query * self.scoring.scale)
-            .collect();
+        let mut queries = Vec::with_capacity(n * head_dim);
+        for head in task.heads.clone() {
+            let query = &self.queries[(head * self.n + task.row) * head_dim..][..head_dim];
+            queries.extend(query.iter().map(|query| query * self.scoring.scale));
+        }
         let mut scores = vec![0.0; n * task.visible.len()];
-        isa.products(visible_rows(self.keys), &queries, head_dim, &mut scores);
+        isa.scores(visible_rows(self.keys), &queries, head_dim, &mut scores);
         if let Some(cap) = self.scoring.softcap {
             softcap(&mut scores, cap);
         }
@@ -186,70 +192,4 @@ impl AttentionInputs<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn numbers(n: usize, seed: usize) -> Vec<f32> {
-        (0..n).map(|i| ((i * i + seed) as f32 * 0.61).sin() * 2.0).collect()
-    }
-
-    /// One query of one head in f64.
-    fn expected(shared: &AttentionInputs<'_>, row: usize, head: usize) -> Vec<f64> {
-        let query = &shared.queries[(head * shared.n + row) * shared.head_dim..][..shared.head_dim];
-        let at = |cache, position: usize| &shared.head_slice(cache, head)[position * shared.head_dim..][..shared.head_dim];
-        let score = |position| {
-            let dot: f64 = at(shared.keys, position).iter().zip(query).map(|(k, q)| f64::from(*k) * f64::from(*q)).sum();
-            let score = dot * f64::from(shared.scoring.scale);
-            shared.scoring.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh()).exp()
-        };
-        let visible = shared.mask.visible(row);
-        let all: f64 = visible.clone().map(score).sum();
-        let of =
-            |i: usize| visible.clone().map(|position| score(position) * f64::from(at(shared.values, position)[i])).sum::<f64>();
-        (0..shared.head_dim).map(|i| of(i) / all).collect()
-    }
-
-    fn check((n_heads, kv_heads, head_dim): (usize, usize, usize), n: usize, mask: AttentionMask, softcap: Option<f32>) {
-        let scoring = Scoring { scale: 1.0 / (head_dim as f32).sqrt(), softcap };
-        let capacity = mask.n_past + n + 5;
-        let sizes = [(n_heads, n), (kv_heads, capacity), (kv_heads, capacity)];
-        let all: Vec<Vec<f32>> = sizes.iter().enumerate().map(|(i, (heads, n))| numbers(heads * n * head_dim, i)).collect();
-        let mut out = vec![f32::NAN; n * n_heads * head_dim];
-        attention([&all[0], &all[1], &all[2]], [n_heads, kv_heads, n, head_dim], mask, scoring, &mut out);
-        let group = n_heads / kv_heads;
-        let shared = AttentionInputs {
-            queries: &all[0],
-            keys: &all[1],
-            values: &all[2],
-            n_heads,
-            group,
-            n,
-            capacity,
-            head_dim,
-            mask,
-            scoring,
-        };
-        for (row, head) in [(0, 0), (n / 2, n_heads / 2), (n - 1, n_heads - 1)] {
-            let own = &out[(row * n_heads + head) * head_dim..][..head_dim];
-            for (own, expected) in own.iter().zip(expected(&shared, row, head)) {
-                let what =
-                    format!("{n_heads} heads, {n} after {}, window {:?}, row {row}, head {head}", mask.n_past, mask.window);
-                assert!((f64::from(*own) - expected).abs() < 1e-5, "{what}: {own} {expected}");
-            }
-        }
-    }
-
-    #[test]
-    fn attention_matches_f64() {
-        for shape in [(14, 2, 16), (4, 4, 8), (20, 2, 24)] {
-            for (n_past, n) in [(0, 1), (255, 1), (256, 1), (700, 1), (300, 3), (0, 9), (40, 70)] {
-                for (window, ahead) in [(None, None), (Some(7), None), (Some(400), None), (None, Some(n)), (Some(7), Some(n))] {
-                    // Those that see ahead have nothing before them.
-                    let n_past = if ahead.is_some() { 0 } else { n_past };
-                    check(shape, n, AttentionMask { n_past, window, ahead }, None);
-                    check(shape, n, AttentionMask { n_past, window, ahead }, Some(1.5));
-                }
-            }
-        }
-    }
-}
+mod tests;

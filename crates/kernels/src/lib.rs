@@ -61,4 +61,5 @@ pub mod rotary;
 mod tiles;
 
 pub use buffers::{scratch_slice, zeros};
+pub use float::Float;
 pub use isa::{check_instruction_set, instruction_set};

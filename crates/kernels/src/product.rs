@@ -167,11 +167,16 @@ pub(crate) fn pack(isa: Isa, x: &[f32], columns: usize, packed: &mut [f32]) {
     assert_eq!(packed.len(), x.len(), "all values are packed");
     let size = isa.tile_inputs() * columns;
     packed.par_chunks_mut(size).zip(x.par_chunks(size)).for_each(|(packed, rows)| {
-        let n = rows.len() / columns;
-        for (column, packed) in packed.chunks_exact_mut(n).enumerate() {
-            packed.iter_mut().zip(rows[column..].iter().step_by(columns)).for_each(|(packed, value)| *packed = *value);
-        }
+        pack_group(rows, columns, packed);
     });
+}
+
+/// As [`pack`], of the rows of one tile.
+pub(crate) fn pack_group(rows: &[f32], columns: usize, packed: &mut [f32]) {
+    let n = rows.len() / columns;
+    for (column, packed) in packed.chunks_exact_mut(n).enumerate() {
+        packed.iter_mut().zip(rows[column..].iter().step_by(columns)).for_each(|(packed, value)| *packed = *value);
+    }
 }
 
 struct Task<'t> {

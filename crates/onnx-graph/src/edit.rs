@@ -17,7 +17,9 @@ use self::logits::KEEP;
 pub use self::logits::LogitsControl;
 use self::low_rank::Update;
 pub use self::low_rank::{AdapterInputs, LowRank};
-pub use self::operators::{ADAPTER_INPUT, ADAPTER_PLACE, CustomOperators, CustomProduct, MODULE_ATTRIBUTE, OPERATOR_DOMAIN};
+pub use self::operators::{
+    ADAPTER_INPUT, ADAPTER_PLACE, CustomOperators, CustomProduct, F16_ATTENTION, MODULE_ATTRIBUTE, OPERATOR_DOMAIN,
+};
 use self::patches::Patches;
 pub use self::product::{Product, module_name};
 use self::prune_positions::PrunePlan;

@@ -191,7 +191,7 @@ pub use reranker::{RerankerModel, load_reranker};
 pub use resolver::{Admission, Resolved, Resolver, find};
 pub use settings::Settings;
 
-pub use tandem_core::backend::{Kernels, Numerics, OnnxOptions};
+pub use tandem_core::backend::{Kernels, KvDType, Numerics, OnnxOptions};
 pub use tandem_core::config::ModelConfig;
 pub use tandem_core::files::ModelFiles;
 pub use tandem_core::generate::{Event, FinishReason, GenerateOptions, Generation, Timings};

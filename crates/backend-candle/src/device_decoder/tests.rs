@@ -4,14 +4,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tandem_core::backend::{LoadOptions, Numerics, TokenBatch};
+use tandem_core::backend::{KvDType, LoadOptions, Numerics, TokenBatch};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
 use tandem_core::conformance::{Fixture, Golden};
 use tandem_core::files::{Listing, ModelFiles};
 use tandem_core::footprint::{EstimateFootprint, Footprint, ModelShape, Workload};
 use tandem_core::{
-    Backend, BackendKind, CancelToken, DeviceReport, LogitsRequest, Model, OpenedModel, Result, SessionOptions, conformance,
+    Backend, BackendKind, CancelToken, DeviceReport, Error, LogitsRequest, Model, OpenedModel, Remedy, Result, SessionOptions,
+    conformance,
 };
 
 use super::*;
@@ -55,6 +56,14 @@ impl Backend for ForDevice {
     }
 
     fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
+        // As on a device, keys and values have the dtype of the decoder.
+        if self.0 == DType::F32 && options.kv_dtype == Some(KvDType::F16) {
+            return Err(Error::Unsupported {
+                what: "a KV cache of `f16`".into(),
+                reason: "this decoder computes in `f32`".into(),
+                hint: Some(Remedy::UseKvDType(KvDType::F32).into()),
+            });
+        }
         let opened = CandleBackend::new().open_unchecked(files, options)?;
         Ok(Box::new(OpenedForDevice { opened, files: files.clone(), options: options.clone(), dtype: self.0 }))
     }

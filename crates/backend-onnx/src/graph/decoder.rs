@@ -8,8 +8,9 @@ use std::ffi::CString;
 
 use ort::session::Session;
 use ort::value::{Outlet, TensorElementType};
+use tandem_core::backend::KvShape;
 use tandem_core::config::ModelConfig;
-use tandem_core::{Error, Result};
+use tandem_core::{DType, Error, Result};
 
 use super::adapter::{AdapterPort, is_factor};
 use super::{CachePort, Port, name_for_engine, names, tensor_type};
@@ -51,6 +52,16 @@ pub(crate) struct LogitsPort {
     /// The graph returns the logits of the last position only.
     pub(crate) last_only: bool,
 }
+
+/// The order of keys and values in the layout that belongs to no engine.
+pub(crate) struct KvOrder {
+    pub(crate) shape: KvShape,
+    /// Among the caches of the graph: the keys of the first layer, its values, and so on.
+    pub(crate) places: Vec<usize>,
+}
+
+/// How the names of caches end: of keys, and of values.
+const KINDS: [&str; 2] = [".key", ".value"];
 
 impl DecoderGraph {
     /// Reads the declaration of `session`, whose graph is `file`.
@@ -94,6 +105,33 @@ impl DecoderGraph {
         let adapters = AdapterPort::read_all(session, file, config)?;
         let file = file.to_owned();
         Ok(Self { file, ids, mask, positions, logits_to_keep, caches, logits, adapters, input_names, output_names })
+    }
+
+    /// In what keys and values are held.
+    pub(crate) fn kv_dtype(&self) -> DType {
+        match self.caches.first().map(|cache| cache.dtype) {
+            Some(TensorElementType::Float16) => DType::F16,
+            Some(TensorElementType::Bfloat16) => DType::Bf16,
+            _ => DType::F32,
+        }
+    }
+
+    /// Which cache has the keys and which the values of each layer, by their names; `None` where these or the sizes do not say so.
+    pub(crate) fn kv_order(&self) -> Option<KvOrder> {
+        let first = self.caches.first()?;
+        let mut ports = Vec::new();
+        for (place, port) in self.caches.iter().enumerate() {
+            let name = self.input_names[port.input].to_str().ok()?;
+            let is_alike = (port.kv_heads, port.head_dim, port.dtype) == (first.kv_heads, first.head_dim, first.dtype);
+            let is_known = matches!(port.dtype, TensorElementType::Float32 | TensorElementType::Float16);
+            let layer: usize = name.split('.').find_map(|part| part.parse().ok()).filter(|_| is_alike && is_known)?;
+            ports.push((layer, KINDS.iter().position(|kind| name.ends_with(kind))?, place));
+        }
+        ports.sort_unstable();
+        let is_whole = ports.iter().enumerate().all(|(i, &(layer, kind, _))| (layer, kind) == (i / 2, i % 2));
+        let shape = KvShape { n_layers: ports.len() / 2, kv_heads: first.kv_heads, head_dim: first.head_dim };
+        (is_whole && ports.len().is_multiple_of(2))
+            .then(|| KvOrder { shape, places: ports.into_iter().map(|(.., place)| place).collect() })
     }
 
     /// Bytes of KV cache for one token.

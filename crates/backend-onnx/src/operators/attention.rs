@@ -1,18 +1,24 @@
 //! `GroupQueryAttention`: causal attention over a KV cache, which is appended to in place where its past and its present are one buffer.
 //!
+//! The cache is of f32, or of f16 for the operator of that name; the rest is f32.
+//!
 //! Source: `GroupQueryAttention` in `ContribOperators.md` of ONNX Runtime, and its `group_query_attention_helper.h`.
 
+use std::fmt::Debug;
+use std::marker::PhantomData;
 use std::slice;
 use std::sync::Arc;
 
+use half::f16;
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput, ShapeInferenceContext};
-use ort::value::{SymbolicDimensions, TensorElementType, ValueType};
+use ort::value::{PrimitiveTensorElementType, SymbolicDimensions, TensorElementType, ValueType};
 use rayon::prelude::*;
-use tandem_kernels::attention::{AttentionMask, Scoring, attention};
+use tandem_kernels::attention::{AttentionMask, Scoring, append, attention};
 use tandem_kernels::rotary::rotate_pairs;
-use tandem_kernels::scratch_slice;
+use tandem_kernels::{Float, scratch_slice};
+use tandem_onnx_graph::F16_ATTENTION;
 
-use super::{Floats, FloatsMut, ScratchPool, count, input, node_error, optional_input, output, shape};
+use super::{Floats, FloatsMut, Scratch, ScratchPool, count, input, node_error, optional_input, output, shape};
 
 /// The places of the inputs.
 const QUERY: usize = 0;
@@ -28,13 +34,45 @@ const SINES: usize = 8;
 /// Fewer values are moved by one thread.
 const FEW_VALUES: usize = 1 << 14;
 
-/// The operator.
-pub(super) struct Attention {
-    pub(super) scratch: Arc<ScratchPool>,
+/// How a message about a value that f16 cannot hold begins; its magnitude follows.
+pub(crate) const TOO_LARGE: &str = "too large for f16: ";
+
+/// A type that keys and values are held in.
+pub(super) trait Held: Float + PrimitiveTensorElementType + Debug + Default + 'static {
+    /// What the operator is called.
+    const OPERATOR: &'static str;
+}
+
+impl Held for f32 {
+    const OPERATOR: &'static str = "GroupQueryAttention";
+}
+
+impl Held for f16 {
+    const OPERATOR: &'static str = F16_ATTENTION;
+}
+
+/// The operator, with a cache of `F`.
+pub(super) struct Attention<F> {
+    scratch: Arc<ScratchPool>,
+    cache: PhantomData<fn() -> F>,
+}
+
+impl<F> Attention<F> {
+    pub(super) fn new(scratch: &Arc<ScratchPool>) -> Self {
+        Self { scratch: Arc::clone(scratch), cache: PhantomData }
+    }
 }
 
 /// One node.
-pub(super) struct AttentionKernel {
+pub(super) struct AttentionKernel<F> {
+    shape: NodeShape,
+    scratch: Arc<ScratchPool>,
+    cache: PhantomData<fn() -> F>,
+}
+
+/// What a node says of itself.
+#[derive(Clone, Copy)]
+struct NodeShape {
     heads: usize,
     kv_heads: usize,
     rotates: bool,
@@ -42,29 +80,30 @@ pub(super) struct AttentionKernel {
     /// `None` for `1 / √head_dim`.
     scale: Option<f32>,
     softcap: Option<f32>,
-    scratch: Arc<ScratchPool>,
 }
 
-impl Operator for Attention {
-    type Kernel<'attr> = AttentionKernel;
+impl<F: Held> Operator for Attention<F> {
+    type Kernel<'attr> = AttentionKernel<F>;
 
     fn name(&self) -> &str {
-        "GroupQueryAttention"
+        F::OPERATOR
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
         const FLOAT: TensorElementType = TensorElementType::Float32;
         let optional = || OperatorInput::optional(FLOAT);
+        let past = || OperatorInput::optional(F::into_tensor_element_type());
         let [length, total] = [(); 2].map(|()| OperatorInput::required(TensorElementType::Int32));
         let query = OperatorInput::required(FLOAT);
         // Exporters write names of nothing for those that are left out behind the tables.
         let unused = [TensorElementType::Int64, FLOAT, FLOAT, FLOAT, FLOAT].map(OperatorInput::optional);
-        let known = [query, optional(), optional(), optional(), optional(), length, total, optional(), optional()];
+        let known = [query, optional(), optional(), past(), past(), length, total, optional(), optional()];
         known.into_iter().chain(unused)
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [(); 3].map(|()| OperatorOutput::required(TensorElementType::Float32))
+        let held = F::into_tensor_element_type();
+        [TensorElementType::Float32, held, held].map(OperatorOutput::required)
     }
 
     fn infer_shape(&self, context: &mut ShapeInferenceContext) -> ort::Result<()> {
@@ -85,22 +124,22 @@ impl Operator for Attention {
         Ok(())
     }
 
-    fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<AttentionKernel> {
+    fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<AttentionKernel<F>> {
         let (heads, kv_heads) = (count(context, "num_heads")?, count(context, "kv_num_heads")?);
         if heads == 0 || kv_heads == 0 || heads % kv_heads != 0 {
             return Err(node_error(format!("{heads} heads do not share the keys of {kv_heads}")));
         }
         let window = context.get::<i64>("local_window_size").and_then(|window| usize::try_from(window).ok());
         let positive = |name: &str| context.get::<f32>(name).filter(|value| *value > 0.0);
-        Ok(AttentionKernel {
+        let shape = NodeShape {
             heads,
             kv_heads,
             rotates: context.get::<i64>("do_rotary").unwrap_or(0) != 0,
             window: window.filter(|&window| window > 0),
             scale: context.get::<f32>("scale").filter(|scale| *scale != 0.0),
             softcap: positive("softcap"),
-            scratch: Arc::clone(&self.scratch),
-        })
+        };
+        Ok(AttentionKernel { shape, scratch: Arc::clone(&self.scratch), cache: PhantomData })
     }
 }
 
@@ -118,7 +157,7 @@ struct Projected<'c> {
 type Row<'v> = [(&'v [f32], usize); 3];
 
 impl<'c> Projected<'c> {
-    fn of(kernel: &AttentionKernel, context: &'c ComputeContext) -> ort::Result<Self> {
+    fn of(kernel: &NodeShape, context: &'c ComputeContext) -> ort::Result<Self> {
         let queries = input(context, QUERY)?;
         let &[batch, n, width] = &*shape(&queries)? else { return Err(node_error("queries have three dimensions")) };
         let apart = match (optional_input(context, KEY)?, optional_input(context, VALUE)?) {
@@ -179,14 +218,15 @@ impl Tables<'_> {
     }
 }
 
-impl Kernel for AttentionKernel {
+impl<F: Held> Kernel for AttentionKernel<F> {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let projected = Projected::of(self, context)?;
+        let node = &self.shape;
+        let projected = Projected::of(node, context)?;
         let Projected { batch, n, head_dim, .. } = projected;
-        let pasts = [input(context, PAST_KEYS)?, input(context, PAST_VALUES)?];
+        let pasts = [input::<F>(context, PAST_KEYS)?, input::<F>(context, PAST_VALUES)?];
         let n_past = match (&*shape(&pasts[0])?, &*shape(&pasts[1])?) {
             (&[b, heads, n_past, width], values)
-                if [b, heads, width] == [batch, self.kv_heads, head_dim] && *values == [b, heads, n_past, width] =>
+                if [b, heads, width] == [batch, node.kv_heads, head_dim] && *values == [b, heads, n_past, width] =>
             {
                 n_past
             }
@@ -198,13 +238,13 @@ impl Kernel for AttentionKernel {
         let spans = spans(lengths.extract_tensor().1, total.extract_tensor().1, [batch, n], n_past)?;
         let capacity = spans.capacity;
         let tables = [optional_input(context, COSINES)?, optional_input(context, SINES)?];
-        let tables = if self.rotates { Some(rotation(&tables, head_dim, spans.end)?) } else { None };
-        let mut out = output(context, 0, &[batch, n, self.heads * head_dim])?;
-        let size = [batch, self.kv_heads, capacity, head_dim];
-        let mut presents = [output(context, 1, &size)?, output(context, 2, &size)?];
+        let tables = if node.rotates { Some(rotation(&tables, head_dim, spans.end)?) } else { None };
+        let mut out = output::<f32>(context, 0, &[batch, n, node.heads * head_dim])?;
+        let size = [batch, node.kv_heads, capacity, head_dim];
+        let mut presents = [output::<F>(context, 1, &size)?, output::<F>(context, 2, &size)?];
         let [present_keys, present_values] = &mut presents;
         for (past, present) in pasts.iter().zip([&mut *present_keys, &mut *present_values]) {
-            carry(past, present, [batch * self.kv_heads, n_past, capacity], head_dim)?;
+            carry(past, present, [batch * node.kv_heads, n_past, capacity], head_dim)?;
         }
         let out = out.extract_tensor_mut().1;
         let keys = present_keys.extract_tensor_mut().1;
@@ -212,60 +252,64 @@ impl Kernel for AttentionKernel {
         if out.is_empty() {
             return Ok(());
         }
-        let kv_size = self.kv_heads * capacity * head_dim;
-        let rows = out.chunks_mut(n * self.heads * head_dim).zip(keys.chunks_mut(kv_size).zip(values.chunks_mut(kv_size)));
-        for (row, (out, (keys, values))) in rows.enumerate() {
-            let given = projected.row(row, self.heads, self.kv_heads);
+        let kv_size = node.kv_heads * capacity * head_dim;
+        let caches = keys.chunks_mut(kv_size).zip(values.chunks_mut(kv_size));
+        for (row, (out, (keys, values))) in out.chunks_mut(n * node.heads * head_dim).zip(caches).enumerate() {
+            let given = projected.row(row, node.heads, node.kv_heads);
             self.scratch.with(|scratch| {
-                let queries = scratch_slice(&mut scratch.inputs, out.len());
-                self.attend(given, spans.starts[row], tables.as_ref(), [queries, keys, values], [n, head_dim], out);
-            });
+                node.attend(given, spans.starts[row], tables.as_ref(), scratch, [keys, values], [n, head_dim], out)
+            })?;
         }
         Ok(())
     }
 }
 
-impl AttentionKernel {
+impl NodeShape {
     /// Appends keys and values to the cache of one row after its first `start` positions, and writes the attention of its queries to `out`.
-    fn attend(
+    fn attend<F: Held>(
         &self,
         given: Row<'_>,
         start: usize,
         tables: Option<&Tables<'_>>,
-        [queries, keys, values]: [&mut [f32]; 3],
+        scratch: &mut Scratch,
+        [keys, values]: [&mut [F]; 2],
         [n, head_dim]: [usize; 2],
         out: &mut [f32],
-    ) {
-        let capacity = keys.len() / (self.kv_heads * head_dim);
-        let to = |size: usize, first: usize| Place { head: size * head_dim, first: first * head_dim, start, head_dim };
-        place(given[0], tables, queries, to(n, 0), n);
-        place(given[1], tables, keys, to(capacity, start), n);
-        place(given[2], None, values, to(capacity, start), n);
+    ) -> ort::Result<()> {
+        let to = Place { n, start, head_dim };
+        let appended = scratch_slice(&mut scratch.appended, self.kv_heads * n * head_dim);
+        for (given, tables, cache) in [(given[1], tables, &mut *keys), (given[2], None, &mut *values)] {
+            place(given, tables, appended, to);
+            append(appended, cache, [self.kv_heads, head_dim], start)
+                .map_err(|value| node_error(format!("{TOO_LARGE}{value}")))?;
+        }
+        let queries = scratch_slice(&mut scratch.inputs, out.len());
+        place(given[0], tables, queries, to);
         let scale = self.scale.unwrap_or_else(|| (head_dim as f32).sqrt().recip());
         attention(
-            [queries, keys, values],
+            queries,
+            [&*keys, &*values],
             [self.heads, self.kv_heads, n, head_dim],
             AttentionMask { n_past: start, window: self.window, ahead: None },
             Scoring { scale, softcap: self.softcap },
             out,
         );
+        Ok(())
     }
 }
 
-/// Where heads are put: the values of one, those before the first token, and the position of that token.
+/// The tokens that are put somewhere: their number, and the position of the first.
 #[derive(Clone, Copy)]
 struct Place {
-    head: usize,
-    first: usize,
+    n: usize,
     start: usize,
     head_dim: usize,
 }
 
-/// Puts the heads of `n` tokens one after the other, rotated where `tables` are given.
-fn place((given, width): (&[f32], usize), tables: Option<&Tables<'_>>, out: &mut [f32], to: Place, n: usize) {
+/// Puts the heads of some tokens one after the other, `[heads, n, head_dim]`, rotated where `tables` are given.
+fn place((given, width): (&[f32], usize), tables: Option<&Tables<'_>>, out: &mut [f32], to: Place) {
     let head = |(head, out): (usize, &mut [f32])| {
-        let out = out[to.first..][..n * to.head_dim].chunks_exact_mut(to.head_dim);
-        for (token, out) in out.enumerate() {
+        for (token, out) in out.chunks_exact_mut(to.head_dim).enumerate() {
             out.copy_from_slice(&given[token * width + head * to.head_dim..][..to.head_dim]);
             if let Some(tables) = tables {
                 tables.rotate(out, to.start + token);
@@ -273,8 +317,8 @@ fn place((given, width): (&[f32], usize), tables: Option<&Tables<'_>>, out: &mut
         }
     };
     match given.len() < FEW_VALUES {
-        true => out.chunks_mut(to.head).enumerate().for_each(head),
-        false => out.par_chunks_mut(to.head).enumerate().for_each(head),
+        true => out.chunks_mut(to.n * to.head_dim).enumerate().for_each(head),
+        false => out.par_chunks_mut(to.n * to.head_dim).enumerate().for_each(head),
     }
 }
 
@@ -323,29 +367,29 @@ fn rotation<'v>(tables: &'v [Option<Floats<'_>>; 2], head_dim: usize, end: usize
 }
 
 /// Copies the past of a cache of `n_heads` heads in all, `n_past` positions each, to its present of `capacity`, unless they are one buffer.
-fn carry(
-    past: &Floats<'_>,
-    present: &mut FloatsMut<'_>,
+fn carry<F: Held>(
+    past: &Floats<'_, F>,
+    present: &mut FloatsMut<'_, F>,
     [n_heads, n_past, capacity]: [usize; 3],
     head_dim: usize,
 ) -> ort::Result<()> {
-    let from = past.data_ptr().cast::<f32>();
+    let from = past.data_ptr().cast::<F>();
     if from == present.data_ptr().cast() {
         return Ok(());
     }
     let present = present.extract_tensor_mut().1;
     if n_past == 0 {
-        present.fill(0.0);
+        present.fill(F::default());
         return Ok(());
     }
-    // SAFETY: `past` is a tensor of floats of this shape, whose memory is another than the one that is written.
+    // SAFETY: `past` is a tensor of `F` of this shape, whose memory is another than the one that is written.
     #[expect(unsafe_code, reason = "where both are one buffer, there must not be a second slice of it")]
     let past = unsafe { slice::from_raw_parts(from, n_heads * n_past * head_dim) };
     let heads = present.par_chunks_mut(capacity * head_dim).zip(past.par_chunks(n_past * head_dim));
     heads.for_each(|(present, past)| {
         let (before, after) = present.split_at_mut(past.len());
         before.copy_from_slice(past);
-        after.fill(0.0);
+        after.fill(F::default());
     });
     Ok(())
 }

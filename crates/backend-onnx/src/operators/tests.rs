@@ -16,7 +16,7 @@ use tandem_core::conformance::{describe, with_fixture};
 use tandem_core::{Device, OnnxOptions};
 use tandem_kernels::instruction_set;
 use tandem_kernels::matrix::Kernels;
-use tandem_onnx_graph::Graph;
+use tandem_onnx_graph::{DataType, Graph};
 
 use super::kernels_for;
 use crate::engine::Engine;
@@ -37,7 +37,12 @@ struct Loaded {
 
 impl Loaded {
     /// The graph `bytes`, whose nodes Tandem's operators know.
-    fn new(bytes: &[u8], whose: Whose, [inputs, outputs]: [&[&str]; 2]) -> Self {
+    fn new(bytes: &[u8], whose: Whose, names: [&[&str]; 2]) -> Self {
+        Self::with_cache(bytes, whose, names, DataType::FLOAT)
+    }
+
+    /// As [`new`](Self::new), with Tandem's attention over a cache of this type.
+    fn with_cache(bytes: &[u8], whose: Whose, [inputs, outputs]: [&[&str]; 2], cache: DataType) -> Self {
         let environment = library::environment(None).unwrap();
         let mut builder = Session::builder(&environment).unwrap().with_intra_threads(2).unwrap();
         let mut bytes = bytes.to_vec();
@@ -45,7 +50,7 @@ impl Loaded {
             builder = builder.with_operators(super::domain(Kernels::Fastest, &Arc::default()).unwrap()).unwrap();
             let graph = Graph::parse(bytes, "test").unwrap();
             let mut edit = graph.edit();
-            assert_eq!(edit.use_custom_operators().n_nodes, 1, "the node is one that the operators know");
+            assert_eq!(edit.use_custom_operators(cache).n_nodes, 1, "the node is one that the operators know");
             bytes = edit.to_bytes().unwrap();
         }
         let session = builder.commit_from_memory(&bytes).unwrap();

@@ -101,8 +101,10 @@ pub(crate) fn of_backend(backend: &dyn Backend, directory: &Path, options: &Load
     let kept = if info.memory_dtype == info.dtype { String::new() } else { format!(" kept in {}", info.memory_dtype) };
     let name = format!("{} {}{kept}", info.backend, info.dtype);
     let bytes_of_weight = bytes_per_weight(info.memory_dtype);
+    let kv_bytes_per_token = info.kv_bytes_per_token as f64;
     let sequence = OfModel { session: new_session(&model)?, model };
-    Ok(Runner::new(name, Box::new(sequence), &files.model_config()?, bytes_of_weight))
+    let runner = Runner::new(name, Box::new(sequence), &files.model_config()?, bytes_of_weight);
+    Ok(Runner { kv_bytes_per_token, ..runner })
 }
 
 pub(crate) fn threads(n: usize) -> Result<NonZeroUsize> {

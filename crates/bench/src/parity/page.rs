@@ -265,13 +265,14 @@ fn problems(problems: &[Problem]) -> Vec<Block> {
 
 /// What was compared, with what, on what.
 fn method(report: &ParityReport) -> Vec<Block> {
-    let mut sides = Table::new("Sides", &["side", "engine", "dtype", "device", "numerics", "threads"]);
+    let mut sides = Table::new("Sides", &["side", "engine", "dtype", "KV cache", "device", "numerics", "threads"]);
     let all = std::iter::once(&report.reference).chain(report.pairs.iter().map(|pair| &pair.candidate));
     for side in all {
         sides.rows.push(vec![
             Cell::text(format!("`{}`", side.name)),
             Cell::text(format!("{} {}", side.backend, side.engine_version)),
             Cell::text(&side.dtype),
+            Cell::text(side.kv_dtype.as_deref().unwrap_or("none")),
             Cell::text(&side.device),
             Cell::text(side.numerics),
             Cell::figure(side.threads.to_string()),

@@ -53,6 +53,8 @@ pub struct SideReport {
     pub dtype: String,
     /// In what products with quantised weights are computed.
     pub numerics: &'static str,
+    /// In what keys and values are held; absent of a model that does not generate.
+    pub kv_dtype: Option<String>,
     /// Threads.
     pub threads: usize,
     /// The family.
@@ -192,6 +194,7 @@ impl SideReport {
                 Numerics::Fast => "fast",
                 Numerics::Exact => "exact",
             },
+            kv_dtype: info.kv_dtype.map(|dtype| dtype.to_string()),
             threads: info.threads,
             architecture: info.architecture.clone(),
             n_layers: info.n_layers,

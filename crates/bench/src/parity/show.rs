@@ -60,11 +60,12 @@ fn show_pair(pair: &PairReport, out: &mut Vec<Line>) {
     out.push(line(
         Tone::Heading,
         format!(
-            "{} ({} {}, {}, {}, {} numerics): {}",
+            "{} ({} {}, {}{}, {}, {} numerics): {}",
             side.name,
             side.backend,
             side.engine_version,
             side.dtype,
+            side.kv_dtype.as_ref().map_or_else(String::new, |dtype| format!(", KV cache {dtype}")),
             side.device,
             side.numerics,
             headline(pair)

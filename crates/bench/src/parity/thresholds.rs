@@ -44,6 +44,8 @@ pub struct PairRule {
     pub name: String,
     reference: DType,
     candidate: DType,
+    /// That of the candidate's keys and values.
+    kv_dtype: Option<DType>,
     backend: Option<BackendKind>,
     numerics: Option<Numerics>,
     most_hidden_size: Option<usize>,
@@ -62,6 +64,7 @@ pub struct PairRule {
 #[serde(deny_unknown_fields)]
 struct SelfConsistencyRule {
     dtype: DType,
+    kv_dtype: Option<DType>,
     backend: Option<BackendKind>,
     max_abs: f64,
     relative_l2: f64,
@@ -189,8 +192,11 @@ impl Thresholds {
 
     /// What a candidate may differ by from itself.
     fn self_consistency(&self, info: &ModelInfo) -> Option<(f64, f64)> {
-        let fits =
-            |rule: &&SelfConsistencyRule| rule.dtype == info.dtype && rule.backend.is_none_or(|backend| backend == info.backend);
+        let fits = |rule: &&SelfConsistencyRule| {
+            rule.dtype == info.dtype
+                && rule.kv_dtype.is_none_or(|dtype| Some(dtype) == info.kv_dtype)
+                && rule.backend.is_none_or(|backend| backend == info.backend)
+        };
         self.self_consistency.iter().find(fits).map(|rule| (rule.max_abs, rule.relative_l2))
     }
 
@@ -284,6 +290,7 @@ fn rule_of<'r>(
 ) -> Option<&'r PairRule> {
     rules.iter().find(|rule| {
         (rule.reference, rule.candidate) == (reference, candidate.dtype)
+            && rule.kv_dtype.is_none_or(|dtype| Some(dtype) == candidate.kv_dtype)
             && rule.backend.is_none_or(|backend| backend == candidate.backend)
             && rule.numerics.is_none_or(|of_rule| of_rule == numerics)
             && rule.most_hidden_size.is_none_or(|most| candidate.hidden_size <= most)
@@ -386,6 +393,20 @@ mod tests {
                 assert_eq!(found, expected, "{dtype} of width {width}, {numerics}");
             }
         }
+    }
+
+    #[test]
+    fn a_cache_of_f16_has_limits_of_its_own() {
+        let rules = Thresholds::embedded();
+        let limits = |kv_dtype| {
+            let mut info = ModelInfo::new("model", BackendKind::Candle, "0");
+            (info.dtype, info.kv_dtype) = (DType::F32, Some(kv_dtype));
+            let rule = rule_of(&rules.pairs, DType::F32, &info, Numerics::Fast, false).unwrap();
+            (rule.limits[&Metric::KlMean], rules.self_consistency(&info).unwrap())
+        };
+        assert_eq!(limits(DType::F32), (1e-6, (2e-3, 5e-5)), "those of f32 are as strict as ever");
+        let rounded = limits(DType::F16);
+        assert!(rounded.0 > 1e-6 && rounded.1.0 > 2e-3, "{rounded:?}");
     }
 
     #[test]

@@ -61,7 +61,7 @@ fn table(record: &Record) -> Vec<String> {
     .chain([("memory".to_owned(), Metric::PeakMemory)])
     .collect();
     let mut rows = vec![std::iter::once(String::new()).chain(metrics.iter().map(|(name, _)| name.clone())).collect::<Vec<_>>()];
-    rows[0].extend(["p50/p99 step".into(), "of bandwidth".into(), "KL".into()]);
+    rows[0].extend(["KV cache".into(), "p50/p99 step".into(), "of bandwidth".into(), "KL".into()]);
     for entry in record.measured() {
         let figure = |metric: Metric| {
             let values = entry.values(metric);
@@ -72,6 +72,7 @@ fn table(record: &Record) -> Vec<String> {
             Metric::Decode(_) => words::with_interval(metric, &entry.values(metric)).unwrap_or_else(|| "–".into()),
             metric => figure(metric),
         }));
+        row.push(entry.loaded.as_ref().and_then(|loaded| loaded.kv_dtype.clone()).unwrap_or_else(|| "–".into()));
         row.push(
             entry
                 .step_percentiles(depth)

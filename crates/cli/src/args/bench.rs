@@ -7,7 +7,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use tandem::adapters::AdapterRef;
 use tandem::named::ParseNameError;
-use tandem::{BackendKind, DType, Kernels, Numerics};
+use tandem::{BackendKind, DType, Kernels, KvDType, Numerics};
 
 use super::engine::one_of;
 use super::onnx::LibraryArg;
@@ -67,6 +67,9 @@ pub(crate) struct EntryOptions {
     /// How products with quantised weights are computed: `fast`, `exact`, or both [default: fast]
     #[arg(long, value_name = "NUMERICS", value_delimiter = ',', value_parser = one_of::<Numerics>())]
     pub(crate) numerics: Vec<Numerics>,
+    /// Generating: dtypes of the KV cache, `f32`, `f16`, or both [default: as in `tandem run`]
+    #[arg(long = "kv-dtype", value_name = "DTYPE", value_delimiter = ',', value_parser = one_of::<KvDType>())]
+    pub(crate) kv_dtypes: Vec<KvDType>,
     /// Whether idle threads of ONNX Runtime spin: `false`, `true`, or both [default: false, as in `tandem run`]
     #[arg(long, value_name = "BOOL", value_delimiter = ',')]
     pub(crate) spin: Vec<bool>,

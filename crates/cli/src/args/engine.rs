@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 use tandem::adapters::AdapterRef;
 use tandem::machine::Size;
 use tandem::named::{Named, ParseNameError};
-use tandem::{BackendKind, DType, Device, LoadOptions, Numerics, Settings};
+use tandem::{BackendKind, DType, Device, KvDType, LoadOptions, Numerics, Settings};
 
 use super::generation::from_text;
 use super::merge;
@@ -35,6 +35,10 @@ pub(crate) struct EngineOptions {
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) compute: ComputeArgs,
+    /// Commands that only encode have no option for it.
+    #[arg(skip)]
+    #[serde(flatten)]
+    pub(crate) kv: KvArgs,
     /// Context length: maximum number of tokens of prompt and answer [default: the model's]
     #[arg(long, value_name = "N")]
     pub(crate) context: Option<NonZeroUsize>,
@@ -83,6 +87,18 @@ pub(crate) struct ComputeArgs {
     pub(crate) numerics: Option<Numerics>,
 }
 
+/// In what a model that generates holds keys and values.
+#[derive(Args, Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct KvArgs {
+    /// Dtype of the KV cache [default: f16 beside weights that are not f32, unless numerics are exact; else f32]
+    ///
+    /// f16 takes half the memory of f32, and a long context decodes faster. A graph whose attention is not computed by Tandem's kernels has
+    /// the dtype that it declares; another is an error.
+    #[arg(long, value_name = "DTYPE", value_parser = one_of::<KvDType>(), help_heading = "Engine")]
+    pub(crate) kv_dtype: Option<KvDType>,
+}
+
 /// A dtype, the one that suits this machine, or the one that was published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DTypeArg {
@@ -105,6 +121,7 @@ impl EngineOptions {
             weights: self.weights.or(other.weights),
             device: self.device.or(other.device),
             compute: self.compute.or(other.compute),
+            kv: self.kv.or(other.kv),
             context: self.context.or(other.context),
             adapter: if self.adapter.is_empty() { other.adapter } else { self.adapter },
             memory: self.memory.or(other.memory),
@@ -144,6 +161,17 @@ impl WeightsArgs {
 impl ComputeArgs {
     pub(crate) fn or(self, other: Self) -> Self {
         merge!(self, other; threads, numerics)
+    }
+}
+
+impl KvArgs {
+    /// `engine`, of a command that has this option.
+    pub(crate) fn within(self, engine: EngineOptions) -> EngineOptions {
+        EngineOptions { kv: self, ..engine }
+    }
+
+    pub(crate) fn or(self, other: Self) -> Self {
+        merge!(self, other; kv_dtype)
     }
 }
 

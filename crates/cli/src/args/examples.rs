@@ -20,6 +20,7 @@ Examples:
   tandem run demo 'Tell me a story about a fox who finds a lantern.'
   tandem run demo --temperature 0 --raw 'Once upon a time'
   cat notes.txt | tandem run ./my-model --system 'Summarise what you are given.'
+  tandem run ./my-model --dtype int4 --kv-dtype f32 - < notes.txt
   tandem run ./my-model 'Name three rivers.' --json | jq -r .text"
     };
 }
@@ -112,6 +113,7 @@ Examples:
   tandem bench ./my-model --dtype f32,int8,int4 --threads 1,2 --html report.html
   tandem bench --shape qwen2.5-0.5b --dtype int4 --output before.json
   tandem bench --shape qwen2.5-0.5b --dtype int4 --baseline before.json --gate
+  tandem bench ./my-model --dtype int4 --kv-dtype f16,f32 --depth 0,8192
   tandem bench ./all-MiniLM-L6-v2 --backend onnx,candle --dtype f32,int8 --length 16,128 --batch 1,32
   tandem bench ./my-model --peer llama-bench=./llama-bench --gguf my-model.Q4_0.gguf";
 
@@ -189,6 +191,7 @@ Examples:
   tandem parity demo --reference candle:f32 --candidate onnx:f32
   tandem parity ./my-model --candidate onnx:int8 --candidate onnx:int4 --json > parity.json
   tandem parity ./my-model --reference onnx:f32 --candidate onnx=./my-model/onnx/model_q4.onnx
+  tandem parity ./my-model --candidate candle:int4/f16 --candidate candle:int4/f32
   tandem parity ./all-MiniLM-L6-v2 --candidate onnx:f32 --candidate candle:int8
   tandem parity ./my-model --candidate onnx:int4@cuda --corpus prompts.txt --bisect
 

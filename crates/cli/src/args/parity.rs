@@ -7,9 +7,9 @@ use std::str::FromStr;
 use clap::Args;
 use tandem::adapters::AdapterRef;
 use tandem::named::ParseNameError;
-use tandem::{BackendKind, DType, Device, Kernels};
+use tandem::{BackendKind, DType, Device, Kernels, KvDType};
 
-use super::engine::ComputeArgs;
+use super::engine::{ComputeArgs, KvArgs};
 use super::onnx::LibraryArg;
 use super::{ModelArg, OutputArgs, examples};
 
@@ -24,8 +24,8 @@ use super::{ModelArg, OutputArgs, examples};
 ///
 /// The verdict is `same` (equal within rounding), `close` (another dtype, within its limits, with what it costs), or `different`.
 ///
-/// A side is `BACKEND[+KERNELS][:DTYPE][@DEVICE][=PATH]`, such as `onnx:int4`, `candle:f32@cpu`, `onnx+runtime:int4` for ONNX Runtime's own
-/// kernels, or `onnx=./model/onnx/model_q4.onnx` for a graph or a directory in the place of MODEL. What is measured before Ctrl-C or an error is reported.
+/// A side is `BACKEND[+KERNELS][:DTYPE][/KV_DTYPE][@DEVICE][=PATH]`, such as `onnx:int4`, `candle:f32@cpu`, `onnx+runtime:int4` for ONNX
+/// Runtime's own kernels, `candle:int4/f32` with a KV cache of f32, or `onnx=./model/onnx/model_q4.onnx` for a graph or a directory in the place of MODEL. What is measured before Ctrl-C or an error is reported.
 #[derive(Args, Debug)]
 #[command(after_help = examples::PARITY)]
 pub(crate) struct ParityArgs {
@@ -67,6 +67,8 @@ pub(crate) struct ParityArgs {
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
     #[command(flatten)]
+    pub(crate) kv: KvArgs,
+    #[command(flatten)]
     pub(crate) library: LibraryArg,
     /// Also write the report to this file as JSON, after each candidate
     #[arg(long, value_name = "FILE")]
@@ -87,6 +89,8 @@ pub(crate) struct SideChoice {
     /// Those of ONNX Runtime, where they are named.
     pub(crate) kernels: Option<Kernels>,
     pub(crate) dtype: Option<DType>,
+    /// That of keys and values.
+    pub(crate) kv_dtype: Option<KvDType>,
     pub(crate) device: Option<Device>,
     /// A graph or a directory in the place of the model.
     pub(crate) path: Option<String>,
@@ -102,26 +106,38 @@ impl FromStr for SideChoice {
             }
             None => (text, String::new()),
         };
-        let (engine, device) = match engine.split_once('@') {
-            Some((engine, device)) => (engine, Some(device.parse().map_err(|error: ParseNameError| error.to_string())?)),
-            None => (engine, None),
-        };
-        let (backend, dtype) = match engine.split_once(':') {
-            Some((backend, dtype)) => (backend, Some(dtype.parse().map_err(|error: ParseNameError| error.to_string())?)),
-            None => (engine, None),
-        };
-        let (backend, kernels) = match backend.split_once('+') {
-            Some((backend, kernels)) => (backend, Some(kernels.parse().map_err(|error: ParseNameError| error.to_string())?)),
-            None => (backend, None),
-        };
+        let (engine, device) = divide(engine, '@');
+        let (engine, kv_dtype) = divide(engine, '/');
+        let (engine, dtype) = divide(engine, ':');
+        let (backend, kernels) = divide(engine, '+');
         let backend = backend.parse().map_err(|_| {
-            format!("`{backend}` is not a backend: a side is BACKEND[+KERNELS][:DTYPE][@DEVICE][=PATH] with `onnx` or `candle`, such as `onnx:int4`")
+            format!(
+                "`{backend}` is not a backend: a side is BACKEND[+KERNELS][:DTYPE][/KV_DTYPE][@DEVICE][=PATH] with `onnx` or `candle`, such as \
+                 `onnx:int4`"
+            )
         })?;
         if kernels.is_some() && backend != BackendKind::Onnx {
             return Err(format!("`+KERNELS` is for `onnx`: `{backend}` always computes with Tandem's kernels"));
         }
-        Ok(Self { text: text.into(), backend, kernels, dtype, device, path: Some(path).filter(|path| !path.is_empty()) })
+        Ok(Self {
+            text: text.into(),
+            backend,
+            kernels: named(kernels)?,
+            dtype: named(dtype)?,
+            kv_dtype: named(kv_dtype)?,
+            device: named(device)?,
+            path: Some(path).filter(|path| !path.is_empty()),
+        })
     }
+}
+
+/// What lies before and behind `mark`.
+fn divide(text: &str, mark: char) -> (&str, Option<&str>) {
+    text.split_once(mark).map_or((text, None), |(before, after)| (before, Some(after)))
+}
+
+fn named<T: FromStr<Err = ParseNameError>>(text: Option<&str>) -> Result<Option<T>, String> {
+    text.map(|text| text.parse().map_err(|error: ParseNameError| error.to_string())).transpose()
 }
 
 #[cfg(test)]
@@ -141,8 +157,13 @@ mod tests {
         check("onnx:f16@cpu=/m", (BackendKind::Onnx, Some(DType::F16), Some(Device::Cpu), Some("/m")));
         let side: SideChoice = "onnx+runtime:int4@cpu".parse().unwrap();
         assert_eq!((side.kernels, side.dtype, side.device), (Some(Kernels::Runtime), Some(DType::Int4), Some(Device::Cpu)));
+        let side: SideChoice = "candle:int4/f32@cpu=/m".parse().unwrap();
+        assert_eq!((side.dtype, side.kv_dtype, side.path.as_deref()), (Some(DType::Int4), Some(KvDType::F32), Some("/m")));
+        assert_eq!("candle/f16".parse::<SideChoice>().unwrap().kv_dtype, Some(KvDType::F16));
         for bad in [
             "",
+            "candle:int4/int8",
+            "candle/",
             "tensorflow",
             "candle+runtime",
             "onnx+mlas",

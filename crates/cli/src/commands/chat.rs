@@ -35,7 +35,7 @@ pub(crate) fn chat(args: ChatArgs, output: &Output) -> Result<ExitCode> {
     }
     let config = Config::load()?;
     let generation = args.generation.or(config.generation);
-    let engine = args.engine.or(config.engine);
+    let engine = args.kv.within(args.engine).or(config.engine);
     generation.validate()?;
     let loaded = load(&args.model.reference, &config.catalog, &engine, LEAST_TALK, output)?;
     let model = &loaded.model;

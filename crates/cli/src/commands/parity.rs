@@ -13,7 +13,7 @@ use tandem_bench::parity::{
 use tandem_bench::record::write_whole;
 use tandem_bench::shape::is_random;
 
-use crate::args::{ComputeArgs, DTypeArg, DeviceChoice, EngineOptions, OnnxArgs, ParityArgs, SideChoice, WeightsArgs};
+use crate::args::{ComputeArgs, DTypeArg, DeviceChoice, EngineOptions, KvArgs, OnnxArgs, ParityArgs, SideChoice, WeightsArgs};
 use crate::config::Config;
 use crate::engine;
 use crate::failure::{FAILED, GATE_NOT_MET};
@@ -76,6 +76,7 @@ impl Run<'_> {
             },
             device: choice.device.map(DeviceChoice::Exactly),
             compute: ComputeArgs { threads: args.compute.threads.or(self.configured.compute.threads), ..args.compute },
+            kv: KvArgs { kv_dtype: choice.kv_dtype }.or(args.kv),
             adapter: args.adapter.clone(),
             onnx: OnnxArgs {
                 library: args.library.clone().or(self.configured.onnx.library.clone()),

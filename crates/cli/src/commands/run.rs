@@ -25,6 +25,8 @@ struct RunReport<'r> {
     engine_version: &'r str,
     device: String,
     dtype: String,
+    /// In what keys and values were held.
+    kv_dtype: Option<String>,
     adapters: Vec<AdapterRow>,
     /// Null when there was nothing to choose.
     dtype_choice: Option<DTypeReport>,
@@ -53,7 +55,7 @@ pub(crate) fn run(args: RunArgs, output: &Output) -> Result<ExitCode> {
     }
     let config = Config::load()?;
     let generation = args.generation.or(config.generation);
-    let engine = args.engine.or(config.engine);
+    let engine = args.kv.within(args.engine).or(config.engine);
     generation.validate()?;
     // Before the model is loaded, so that a bad prompt fails at once.
     let prompt = prompt::read(args.prompt, "prompt")?;
@@ -84,6 +86,7 @@ pub(crate) fn run(args: RunArgs, output: &Output) -> Result<ExitCode> {
             engine_version: &info.engine_version,
             device: info.device.to_string(),
             dtype: info.dtype.to_string(),
+            kv_dtype: info.kv_dtype.map(|dtype| dtype.to_string()),
             adapters: AdapterRow::all(&info.adapters),
             dtype_choice: loaded.dtype_report(),
             seed,

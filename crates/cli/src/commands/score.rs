@@ -21,6 +21,8 @@ struct ScoreReport<'r> {
     engine_version: &'r str,
     device: String,
     dtype: String,
+    /// In what keys and values were held.
+    kv_dtype: Option<String>,
     adapters: Vec<AdapterRow>,
     n_tokens: usize,
     /// The exponential of the mean negative log-probability; null when no token has one.
@@ -50,7 +52,7 @@ const BYTES_OF_TOKEN: usize = 3;
 
 pub(crate) fn score(args: ScoreArgs, output: &Output) -> Result<ExitCode> {
     let config = Config::load()?;
-    let engine = args.engine.or(config.engine);
+    let engine = args.kv.within(args.engine).or(config.engine);
     let engine = EngineOptions { weights: engine.weights.or_published(), ..engine };
     let text = prompt::read(args.text, "text")?;
     let loaded = load(&args.model.reference, &config.catalog, &engine, text.len() / BYTES_OF_TOKEN, output)?;
@@ -76,6 +78,7 @@ pub(crate) fn score(args: ScoreArgs, output: &Output) -> Result<ExitCode> {
             engine_version: &info.engine_version,
             device: info.device.to_string(),
             dtype: info.dtype.to_string(),
+            kv_dtype: info.kv_dtype.map(|dtype| dtype.to_string()),
             adapters: AdapterRow::all(&info.adapters),
             n_tokens: tokens.len(),
             perplexity,

@@ -95,6 +95,8 @@ struct Loaded {
     threads: usize,
     adapters: Vec<AdapterRow>,
     load_ms: u64,
+    /// In what keys and values are held; null for a model that does not generate.
+    kv_dtype: Option<String>,
     kv_bytes_per_token: usize,
     /// What fast numerics cost; null where they cost nothing: for weights that are not quantised, and with `--numerics exact`.
     fast_numerics: Option<FastNumerics>,
@@ -136,7 +138,7 @@ struct OperatorRow {
 
 pub(crate) fn show(args: ShowArgs, output: &Output) -> Result<ExitCode> {
     let config = Config::load()?;
-    let engine = args.engine.or(config.engine);
+    let engine = args.kv.within(args.engine).or(config.engine);
     let reference = args.model.reference;
     let resolver = resolver(&config.catalog, &engine);
     let resolved = resolver.resolve(&ModelRef::from(reference.as_str()), &reference_settings(&engine))?;
@@ -256,6 +258,7 @@ fn loaded(info: &ModelInfo, load_time: Duration, cost: Option<NumericsCost>) -> 
         threads: info.threads,
         adapters: AdapterRow::all(&info.adapters),
         load_ms: u64::try_from(load_time.as_millis()).unwrap_or(u64::MAX),
+        kv_dtype: info.kv_dtype.map(|dtype| dtype.to_string()),
         kv_bytes_per_token: info.kv_bytes_per_token,
         fast_numerics: cost.map(|cost| FastNumerics { mean_kl: cost.mean_kl, n_positions: cost.n_positions }),
         capabilities: info.capabilities.iter().map(|capability| capability.to_string()).collect(),

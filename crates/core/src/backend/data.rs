@@ -167,6 +167,8 @@ pub struct ModelInfo {
     pub n_token_types: usize,
     /// Threads that the engine computes with.
     pub threads: usize,
+    /// In what keys and values are held; `None` for a model that does not generate.
+    pub kv_dtype: Option<DType>,
     /// Bytes of KV cache for one token; 0 for a model that does not generate.
     pub kv_bytes_per_token: usize,
     /// What it can do beyond the last logits.
@@ -204,6 +206,7 @@ impl ModelInfo {
             max_context: 0,
             n_token_types: 0,
             threads: 1,
+            kv_dtype: None,
             kv_bytes_per_token: 0,
             capabilities: Capabilities::default(),
             pooled_output: None,

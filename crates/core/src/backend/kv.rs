@@ -1,6 +1,7 @@
 //! Keys and values in a layout that belongs to no engine.
 
 use super::DType;
+use crate::error::{Error, Result};
 
 /// The sizes of a KV cache. Two models can exchange keys and values when these are equal and the weights are the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +41,19 @@ impl KvState {
     /// Of `data`, which a backend read out of its cache.
     pub fn new(shape: KvShape, first_position: usize, n_tokens: usize, dtype: DType, data: Vec<f32>) -> Self {
         Self { shape, first_position, n_tokens, dtype, data }
+    }
+
+    /// Refuses keys and values of another shape than `own`, that of a session that imports them.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] with both shapes.
+    pub fn require_shape(&self, own: KvShape) -> Result<()> {
+        if self.shape == own {
+            return Ok(());
+        }
+        let KvShape { n_layers, kv_heads, head_dim } = own;
+        let problem = format!("the model has {n_layers} layers of {kv_heads} heads of {head_dim}");
+        Err(Error::invalid_option("keys and values", format!("{:?}", self.shape), problem))
     }
 
     /// Whether `data` has the length that the sizes say.

@@ -9,7 +9,7 @@ use crate::adapter::AdaptedModule;
 use crate::cancel::CancelToken;
 use crate::error::Error;
 use crate::named::named;
-use crate::primitives::{DType, Device, Kernels, Numerics, Purpose};
+use crate::primitives::{DType, Device, Kernels, KvDType, Numerics, Purpose};
 use crate::progress::Progress;
 use crate::remedy::Remedies;
 use crate::setters::setters;
@@ -172,6 +172,9 @@ pub struct LoadOptions {
     pub purpose: Purpose,
     /// In what products with quantised weights are computed.
     pub numerics: Numerics,
+    /// In what keys and values are held, or an error; `None` is [`KvDType::by_default`] on a processor whose kernels are ours, and elsewhere
+    /// what the device or the graph has. A model that only encodes holds none.
+    pub kv_dtype: Option<KvDType>,
     /// Threads to compute with; `None` is [`std::thread::available_parallelism`], which honours affinity and control groups.
     pub threads: Option<NonZeroUsize>,
     /// Collapses what the whole process maps during the load into huge pages, which speeds up decoding: see
@@ -194,6 +197,7 @@ setters!(LoadOptions {
     with_dtype: dtype: Option<DType>,
     with_purpose: purpose: Purpose,
     with_numerics: numerics: Numerics,
+    with_kv_dtype: kv_dtype: Option<KvDType>,
     with_threads: threads: Option<NonZeroUsize>,
     with_huge_pages: huge_pages: bool,
     with_cache: cache: Option<PathBuf>,

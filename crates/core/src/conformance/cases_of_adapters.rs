@@ -171,7 +171,10 @@ pub fn applied_adapter_equals_the_merged_one(fixture: &Fixture) {
         let adapted = model.with_adapters(&[scaled(&adapter, 1.0)]).unwrap();
         let (merged, applied) = (rows(&*merged, &prompt), rows(&*adapted, &prompt));
         let difference = relative_difference(&applied, &merged);
-        assert!(difference <= MERGED, "magnitudes: {magnitudes}: {difference:e} of the largest, {MERGED:e} is allowed");
+        // A rounded cache rounds the two computations either way.
+        let has_rounded_cache = model.info().kv_dtype == Some(DType::F16);
+        let allowed = if has_rounded_cache { MERGED.max(fixture.tolerance) } else { MERGED };
+        assert!(difference <= allowed, "magnitudes: {magnitudes}: {difference:e} of the largest, {allowed:e} is allowed");
         assert!(relative_difference(&plain, &merged) > 100.0 * MERGED, "the adapter changes something");
     }
 }

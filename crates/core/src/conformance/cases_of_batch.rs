@@ -1,10 +1,15 @@
 //! What several sessions do together: batches, forks, keys and values that move from one to another.
 
+use half::f16;
+
 use super::Fixture;
 use super::cases::{assert_close, last, session, tokens};
-use crate::backend::{Append, Capability, Logits, LogitsRequest, SessionOptions, TokenBatch, TokenId};
+use crate::backend::{
+    Append, Capability, KvDType, KvShape, LoadOptions, Logits, LogitsRequest, SessionOptions, TokenBatch, TokenId,
+};
 use crate::cancel::CancelToken;
 use crate::error::Error;
+use crate::named::Named;
 
 /// Ragged appends in one step, prompts and single tokens together, give what each session gives alone.
 pub fn batched_appends_equal_single_appends(fixture: &Fixture) {
@@ -124,6 +129,45 @@ pub fn imported_keys_and_values_equal_computed_ones(fixture: &Fixture) {
     (state.first_position, state.data) = (0, Vec::new());
     assert!(matches!(session(&*model).import_kv(&state), Err(Error::InvalidOption { .. })), "values are missing");
     assert!(matches!(original.export_kv(3..10), Err(Error::InvalidOption { .. })), "positions that are not held");
+    let mut other = original.export_kv(0..9).unwrap();
+    let KvShape { n_layers, kv_heads, head_dim } = other.shape;
+    other.shape = KvShape { n_layers: head_dim, kv_heads, head_dim: n_layers };
+    if n_layers != head_dim {
+        assert!(matches!(session(&*model).import_kv(&other), Err(Error::InvalidOption { .. })), "another model's");
+    }
+}
+
+/// What a session exports is what it holds, to the bit. A session whose cache is of another dtype imports it, rounded as its own keys and values
+/// are, and refuses what its dtype cannot hold.
+pub fn keys_and_values_move_between_dtypes(fixture: &Fixture) {
+    let Some(model) = fixture.load_with(&[Capability::Generation, Capability::KvTransfer]) else { return };
+    let all = tokens(&*model, 9);
+    let load = |dtype: KvDType| {
+        let options = LoadOptions { kv_dtype: Some(dtype), ..fixture.options.clone() };
+        Some((dtype, fixture.backend.load(&fixture.files, &options).ok()?))
+    };
+    let models: Vec<_> = KvDType::ALL.iter().filter_map(|dtype| load(*dtype)).collect();
+    for ((from, source), (to, target)) in models.iter().flat_map(|from| models.iter().map(move |to| (from, to))) {
+        let mut original = session(&**source);
+        original.append(&all[..6], LogitsRequest::None).unwrap();
+        let state = original.export_kv(0..6).unwrap();
+        assert_eq!(state.dtype, from.dtype());
+        let mut restored = session(&**target);
+        restored.import_kv(&state).unwrap();
+        let held = restored.export_kv(0..6).unwrap();
+        let rounded = |value: f32| if *to == KvDType::F16 { f16::from_f32(value).to_f32() } else { value };
+        let is_held = state.data.iter().zip(&held.data).all(|(given, held)| rounded(*given).to_bits() == held.to_bits());
+        assert!(is_held && held.data.len() == state.data.len(), "from {from} to {to}");
+        restored.append(&all[6..], LogitsRequest::Last(1)).unwrap();
+        if *to == KvDType::F16 {
+            let mut large = state.clone();
+            (large.first_position, large.data[1]) = (9, -1e5);
+            let refused = restored.import_kv(&large);
+            assert!(matches!(refused, Err(Error::BadKv { value: 1e5, dtype: KvDType::F16 })), "{refused:?}");
+            assert_eq!(restored.n_tokens(), 9);
+            restored.append(&all[..1], LogitsRequest::Last(1)).unwrap();
+        }
+    }
 }
 
 /// A cancelled encoding says so.

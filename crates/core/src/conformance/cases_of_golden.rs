@@ -37,7 +37,11 @@ pub fn adapters_match_golden(fixture: &Fixture) {
         let replaces = !adapter.replaced().is_empty();
         match model.with_adapters(&[ScaledAdapter::new(Arc::new(adapter))]) {
             Ok(adapted) => {
-                let golden = Golden::read(&directory, Golden::MADE);
+                let mut golden = Golden::read(&directory, Golden::MADE);
+                if model.info().kv_dtype == Some(DType::F16) {
+                    // A rounded cache moves the adapted model as far as its base.
+                    golden.tolerance = golden.tolerance.max(base.tolerance);
+                }
                 check_logits(&golden, &*adapted, &name);
                 check_greedy(&golden, &*adapted, &name);
             }

@@ -1,9 +1,9 @@
 //! What loading does.
 
 use super::{Fixture, cases};
-use crate::backend::{Capability, LoadOptions, LogitsRequest, SessionOptions, TokenBatch};
+use crate::backend::{Capability, DType, KvDType, LoadOptions, LogitsRequest, SessionOptions, TokenBatch};
 use crate::cancel::CancelToken;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::files::{ModelFile, ModelFiles};
 use crate::footprint::Workload;
 use crate::named::Named;
@@ -27,8 +27,51 @@ pub fn loaded_as_asked(fixture: &Fixture) {
     ] {
         assert!(value > 0, "{what} is known");
     }
-    assert_eq!(info.kv_bytes_per_token > 0, info.capabilities.has(Capability::Generation), "who generates keeps keys and values");
+    assert_eq!(
+        info.kv_bytes_per_token > 0,
+        info.capabilities.has(Capability::Generation),
+        "a model that generates keeps keys and values"
+    );
     assert!(!info.engine_version.is_empty());
+}
+
+/// Keys and values are held in the dtype that was asked for, and what cannot be had is refused with what can.
+pub fn kv_dtype_is_as_asked(fixture: &Fixture) {
+    let opened = |kv_dtype| {
+        let options = LoadOptions { kv_dtype, ..fixture.options.clone() };
+        fixture.backend.open(&fixture.files, &options)
+    };
+    let of = |kv_dtype| -> Result<_> {
+        let opened = opened(kv_dtype)?;
+        let workload = Workload { n_tokens: 64, context_length: opened.config().max_context.max(64) };
+        let estimate: u64 = opened.footprint()?(&workload).running.iter().map(|part| part.bytes).sum();
+        Ok((opened.load()?, estimate))
+    };
+    let (model, estimate) = of(None).unwrap();
+    let info = model.info();
+    let generates = info.capabilities.has(Capability::Generation);
+    assert_eq!(info.kv_dtype.is_some(), generates, "a model that generates keeps keys and values");
+    let mut n_granted = 0;
+    for dtype in KvDType::ALL {
+        match of(Some(*dtype)) {
+            Ok((other, other_estimate)) => {
+                n_granted += 1;
+                let other = other.info();
+                let expected = generates.then_some(dtype.dtype());
+                assert_eq!(other.kv_dtype, expected);
+                let is_narrower = |a: Option<DType>, b: Option<DType>| a == Some(DType::F16) && b == Some(DType::F32);
+                assert_eq!(other.kv_bytes_per_token < info.kv_bytes_per_token, is_narrower(expected, info.kv_dtype));
+                assert_eq!(other_estimate < estimate, is_narrower(expected, info.kv_dtype), "{other_estimate} {estimate}");
+            }
+            Err(error) => {
+                assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+                assert!(error.hint().is_some(), "the error says what to do: {error}");
+            }
+        }
+    }
+    // What is held by default can be asked for, where it has a name.
+    let has_name = KvDType::ALL.iter().any(|dtype| info.kv_dtype.is_none_or(|held| held == dtype.dtype()));
+    assert!(n_granted > 0 || !has_name, "{:?} cannot be asked for", info.kv_dtype);
 }
 
 /// What is said before weights are read is true of the loaded model, and more work takes more memory.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use crate::adapter::{AdapterSum, ScaledAdapter};
 use crate::backend::{
-    Backend, BackendKind, Capabilities, Capability, DType, Device, DeviceReport, HiddenStates, KvShape, KvState, LoadOptions,
-    Logits, LogitsRequest, Model, ModelInfo, OpenedModel, PooledOutput, PooledRows, Probe, ProbePoint, Prober, Session,
-    SessionOptions, Stage, TokenBatch, TokenId,
+    Backend, BackendKind, Capabilities, Capability, DType, Device, DeviceReport, HiddenStates, KvDType, KvShape, KvState,
+    LoadOptions, Logits, LogitsRequest, Model, ModelInfo, OpenedModel, PooledOutput, PooledRows, Probe, ProbePoint, Prober,
+    Session, SessionOptions, Stage, TokenBatch, TokenId,
 };
 use crate::cancel::CancelToken;
 use crate::config::{ExpectedWeight, ModelConfig, WeightRole};
@@ -88,6 +88,13 @@ impl Backend for FakeBackend {
 
     fn open_unchecked(&self, files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn OpenedModel>> {
         let config = files.model_config()?;
+        if options.kv_dtype == Some(KvDType::F16) {
+            return Err(Error::Unsupported {
+                what: "a KV cache of `f16`".into(),
+                reason: "its states are whole in `f32` only".into(),
+                hint: Some(Remedy::UseKvDType(KvDType::F32).into()),
+            });
+        }
         let (files, options) = (files.clone(), options.clone());
         Ok(Box::new(FakeOpened { backend: self.clone(), files, config, options }))
     }
@@ -141,7 +148,7 @@ impl OpenedModel for FakeOpened {
         info.max_context = config.max_context;
         info.capabilities = backend.capabilities;
         if info.capabilities.has(Capability::Generation) {
-            info.kv_bytes_per_token = size_of::<u64>();
+            (info.kv_dtype, info.kv_bytes_per_token) = (Some(DType::F32), size_of::<u64>());
         }
         let pools = info.capabilities.has(Capability::PooledOutput);
         info.pooled_output = pools.then(|| PooledOutput { name: "states".into(), width: POOLED_WIDTH });
@@ -265,13 +272,7 @@ impl Session for FakeSession {
     }
 
     fn import_kv(&mut self, state: &KvState) -> Result<()> {
-        if state.shape != KV_SHAPE {
-            return Err(Error::invalid_option(
-                "keys and values",
-                format!("{:?}", state.shape),
-                "have another shape than the cache",
-            ));
-        }
+        state.require_shape(KV_SHAPE)?;
         let piece = |token: usize, i: usize| (state.data[i * state.n_tokens + token] as u64) << (i * PIECE_BITS);
         self.states.extend((0..state.n_tokens).map(|token| piece(token, 0) | piece(token, 1) | piece(token, 2)));
         Ok(())

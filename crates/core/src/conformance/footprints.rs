@@ -3,7 +3,7 @@
 use std::num::Saturating;
 
 use crate::backend::{Backend, DType};
-use crate::footprint::{ModelShape, Workload};
+use crate::footprint::{ModelShape, Workload, weight_bytes};
 
 /// A peak that was measured: model, dtype, tokens held, `--context`, and MB of `tandem run … --json` (`peak_rss_bytes`), each in a
 /// process of its own, with the graph in the cache. Two threads, Linux; the tokenizers of the checkpoints of random weights have 2.7 MB.
@@ -12,8 +12,9 @@ pub type MeasuredPeak = (&'static str, DType, usize, usize, u64);
 /// How far a sum may be from what was measured, as a share.
 const TOLERANCE: f64 = 0.10;
 
-/// Holds the footprints of `backend` to `measured` peaks, and to what is true of all: more of anything takes more.
-pub fn check_footprints(backend: &dyn Backend, measured: &[MeasuredPeak]) {
+/// Holds the footprints of `backend` to `measured` peaks, and to what is true of all: more of anything takes more. `kv_dtype` says in what
+/// keys and values are held beside weights of a dtype.
+pub fn check_footprints(backend: &dyn Backend, measured: &[MeasuredPeak], kv_dtype: impl Fn(DType) -> DType) {
     for &(name, dtype, n_tokens, context_length, peak) in measured {
         let workload = Workload { n_tokens, context_length };
         let planned = backend.footprint(&published_shape(name), dtype, &workload).sum() as f64 / 1e6;
@@ -42,8 +43,9 @@ pub fn check_footprints(backend: &dyn Backend, measured: &[MeasuredPeak]) {
     for dtype in [DType::F32, DType::Int8, DType::Int4] {
         let footprint = of(&shape, dtype, 512);
         let running = |n| of(&shape, dtype, n).running.iter().map(|part| part.bytes).sum::<u64>();
-        // 28 layers of 8 heads of 128, keys and values, in f32.
-        assert!(running(8192) - running(512) >= (8192 - 512) * 28 * 8 * 128 * 2 * 4, "{dtype}");
+        // 28 layers of 8 heads of 128, keys and values.
+        let kv_bytes = 28 * 8 * 128 * 2 * weight_bytes(kv_dtype(dtype), Saturating(1)).0;
+        assert!(running(8192) - running(512) >= (8192 - 512) * kv_bytes, "{dtype}");
         assert!(of(&twice, dtype, 512).sum() > 2 * footprint.sum(), "{dtype}");
     }
     let [f32, int8, int4] = [DType::F32, DType::Int8, DType::Int4].map(|dtype| of(&shape, dtype, 512).sum());

@@ -9,8 +9,9 @@ use rayon::prelude::*;
 use super::AttentionInputs;
 use crate::buffers::zeros;
 use crate::elementwise::{softcap, softmax_step};
+use crate::float::Float;
 use crate::isa::Isa;
-use crate::product::pack;
+use crate::product::pack_group;
 use crate::tiles::TILE;
 
 /// Positions whose scores are there at a time, 30 KB of them for a tile of queries: whole tiles of inputs at every isa.
@@ -30,10 +31,9 @@ struct PackedKv {
     values: Vec<f32>,
 }
 
-impl AttentionInputs<'_> {
+impl<F: Float> AttentionInputs<'_, F> {
     /// Many queries: tiles of them, each over its positions part by part (Dao et al., <https://arxiv.org/abs/2205.14135>).
-    pub(super) fn prefill(&self, out: &mut [f32]) {
-        let isa = Isa::current();
+    pub(super) fn prefill(&self, isa: Isa, out: &mut [f32]) {
         let visible = self.mask.visible(0).start..self.mask.visible(self.n - 1).end;
         let packed: Vec<PackedKv> =
             (0..self.n_heads).into_par_iter().step_by(self.group).map(|head| self.packed(isa, head, visible.clone())).collect();
@@ -57,15 +57,22 @@ impl AttentionInputs<'_> {
 
     fn packed(&self, isa: Isa, head: usize, visible: Range<usize>) -> PackedKv {
         let visible_rows = |cache| &self.head_slice(cache, head)[visible.start * self.head_dim..visible.end * self.head_dim];
-        let values = visible_rows(self.values);
-        let mut transposed = Vec::with_capacity(values.len());
-        for start in (0..self.head_dim).step_by(isa.tile_inputs()) {
-            let end = self.head_dim.min(start + isa.tile_inputs());
-            values.chunks_exact(self.head_dim).for_each(|row| transposed.extend_from_slice(&row[start..end]));
-        }
-        let mut keys = zeros(values.len());
-        pack(isa, visible_rows(self.keys), self.head_dim, &mut keys);
-        PackedKv { first: visible.start, n_positions: visible.len(), keys, values: transposed }
+        let (keys, values) = (visible_rows(self.keys), visible_rows(self.values));
+        let size = isa.tile_inputs() * self.head_dim;
+        let mut packed = zeros(keys.len());
+        packed.par_chunks_mut(size).zip(keys.par_chunks(size)).for_each_init(Vec::new, |wide, (packed, rows)| {
+            wide.resize(rows.len(), 0.0);
+            F::widen(rows, wide);
+            pack_group(wide, self.head_dim, packed);
+        });
+        let mut columns = zeros(values.len());
+        let tiles = columns.par_chunks_mut(isa.tile_inputs() * visible.len()).enumerate();
+        tiles.for_each(|(tile, packed)| {
+            let width = packed.len() / visible.len();
+            let rows = values.chunks_exact(self.head_dim).zip(packed.chunks_exact_mut(width));
+            rows.for_each(|(row, packed)| F::widen(&row[tile * isa.tile_inputs()..][..width], packed));
+        });
+        PackedKv { first: visible.start, n_positions: visible.len(), keys: packed, values: columns }
     }
 
     /// Writes the attention of the queries of `head` from `first` on to `columns` of each row of `out`.

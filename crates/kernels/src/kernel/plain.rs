@@ -11,9 +11,12 @@ const LANES: usize = 8;
 /// See [`Isa::products`](crate::isa::Isa::products).
 pub(super) fn products<F: Float>(weights: &[F], inputs: &[f32], columns: usize, out: &mut [f32]) {
     let n = inputs.len() / columns;
+    let mut wide = vec![0.0; columns];
     for (row, out) in weights.chunks_exact(columns).zip(out.chunks_exact_mut(n)) {
+        // Once for all inputs.
+        F::widen(row, &mut wide);
         for (input, out) in inputs.chunks_exact(columns).zip(out) {
-            *out = dot(row, input);
+            *out = dot(&wide, input);
         }
     }
 }
@@ -124,11 +127,13 @@ fn unsigned(block: Blocks<'_>) -> [u8; BLOCK] {
 }
 
 /// See [`Isa::weighted_sums`](crate::isa::Isa::weighted_sums).
-pub(super) fn weighted_sums(weights: &[f32], values: &[f32], width: usize, out: &mut [f32]) {
+pub(super) fn weighted_sums<F: Float>(weights: &[f32], values: &[F], width: usize, out: &mut [f32]) {
     let n = out.len() / width;
+    let mut wide = vec![0.0; width];
     for (weights, values) in weights.chunks_exact(n).zip(values.chunks_exact(width)) {
+        F::widen(values, &mut wide);
         for (weight, out) in weights.iter().zip(out.chunks_exact_mut(width)) {
-            out.iter_mut().zip(values).for_each(|(out, value)| *out += weight * value);
+            out.iter_mut().zip(&wide).for_each(|(out, value)| *out += weight * value);
         }
     }
 }
@@ -157,14 +162,14 @@ pub(super) fn transpose(_rows: &[f32], _stride: usize, _inner: usize, _out: &mut
     (0, 0)
 }
 
-fn dot<F: Float>(left: &[F], right: &[f32]) -> f32 {
+fn dot(left: &[f32], right: &[f32]) -> f32 {
     let mut sums = [0.0_f32; LANES];
     let (left, left_rest) = left.as_chunks::<LANES>();
     let (right, right_rest) = right.as_chunks::<LANES>();
     for (left, right) in left.iter().zip(right) {
         for (sum, (left, right)) in sums.iter_mut().zip(left.iter().zip(right)) {
-            *sum += left.widened() * right;
+            *sum += left * right;
         }
     }
-    sums.iter().sum::<f32>() + left_rest.iter().zip(right_rest).map(|(left, right)| left.widened() * right).sum::<f32>()
+    sums.iter().sum::<f32>() + left_rest.iter().zip(right_rest).map(|(left, right)| left * right).sum::<f32>()
 }

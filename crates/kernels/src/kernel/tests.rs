@@ -37,6 +37,28 @@ fn every_level_gives_the_products() {
     }
 }
 
+#[test]
+fn every_level_gives_the_scores() {
+    for (rows, columns) in [(1, 16), (8, 64), (7, 32), (9, 80), (256, 64), (13, 128), (5, 40), (3, 8)] {
+        let keys: Vec<half::f16> = numbers(rows * columns, 1).into_iter().map(half::f16::from_f32).collect();
+        let wide: Vec<f32> = keys.iter().map(|key| key.to_f32()).collect();
+        for n in 1..=MAX_ROWS {
+            let queries = numbers(n * columns, 2);
+            let expected = in_f64(&wide, &queries, columns);
+            for isa in Isa::all() {
+                let (mut out, mut one) = (vec![f32::NAN; rows * n], vec![f32::NAN; n]);
+                isa.scores(&keys, &queries, columns, &mut out);
+                for (out, expected) in out.iter().zip(&expected) {
+                    assert!((out - expected).abs() <= 2e-5, "{isa:?} {rows}x{columns} {n}: {out} {expected}");
+                }
+                // The last row alone has the same bits.
+                isa.scores(&keys[(rows - 1) * columns..], &queries, columns, &mut one);
+                assert_eq!(one, out[(rows - 1) * n..], "{isa:?} {rows}x{columns} {n}");
+            }
+        }
+    }
+}
+
 /// Narrow weights give what they give when they are widened first, to the bit.
 #[test]
 fn every_level_widens_weights_exactly() {
@@ -59,6 +81,43 @@ fn every_level_widens_weights_exactly() {
             let (weights, inputs) = (numbers(rows * columns, 1), numbers(n * columns, 2));
             check(&weights.iter().map(|weight| half::f16::from_f32(*weight)).collect::<Vec<_>>(), &inputs, shape);
             check(&weights.iter().map(|weight| half::bf16::from_f32(*weight)).collect::<Vec<_>>(), &inputs, shape);
+        }
+    }
+}
+
+/// As with weights.
+#[test]
+fn every_level_widens_values_exactly() {
+    for (rows, width) in [(1, 1), (3, 16), (5, 64), (70, 128), (9, 40), (2, 31)] {
+        let narrow: Vec<half::f16> = numbers(rows * width, 6).into_iter().map(half::f16::from_f32).collect();
+        let wide: Vec<f32> = narrow.iter().map(|value| value.to_f32()).collect();
+        for n in 1..=MAX_ROWS {
+            let weights = numbers(rows * n, 5);
+            for isa in Isa::all() {
+                let (mut own, mut expected) = (vec![1.0; n * width], vec![1.0; n * width]);
+                isa.weighted_sums(&weights, &narrow, width, &mut own);
+                isa.weighted_sums(&weights, &wide, width, &mut expected);
+                assert_eq!(own, expected, "{isa:?} {rows}x{width} {n}");
+            }
+        }
+    }
+}
+
+/// Sums of few rows are added side by side, those of the rows that remain alone: a row has the same bits either way.
+#[test]
+fn every_level_gives_a_row_the_same_sum_among_others() {
+    for columns in [16, 64, 100, 31] {
+        for n in 1..=MAX_ROWS {
+            let (weights, inputs) = (numbers(9 * columns, 1), numbers(n * columns, 2));
+            for isa in Isa::all() {
+                let mut together = vec![f32::NAN; 9 * n];
+                isa.products(&weights, &inputs, columns, &mut together);
+                for (row, together) in weights.chunks_exact(columns).zip(together.chunks_exact(n)) {
+                    let mut alone = vec![f32::NAN; n];
+                    isa.products(row, &inputs, columns, &mut alone);
+                    assert_eq!(alone, together, "{isa:?} {columns} {n}");
+                }
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ mod blocks;
 pub(super) mod bytes;
 mod halves;
 pub(super) mod pairs;
+pub(super) mod scores;
 pub(super) mod tiles;
 pub(super) mod vnni;
 
@@ -15,7 +16,7 @@ use std::arch::x86_64::*;
 /// The kernels for one width. `$tall` is how many rows of weights go together with five to eight inputs, so that sums fill the registers.
 macro_rules! loops {
     ($module:ident, $features:literal, $vector:ident, $lanes:literal, $tall:literal,
-     $load:ident, $store:ident, $all:ident, $zero:ident, $fused:ident, $plus:ident, $sum:path, $eight:path, $four:path) => {
+     $load:ident, $store:ident, $all:ident, $zero:ident, $fused:ident, $plus:ident, $sum:path, $sums:path, $eight:path, $four:path) => {
         #[expect(unsafe_code, reason = "vectors are loaded from addresses")]
         pub(super) mod $module {
             use std::arch::x86_64::*;
@@ -105,10 +106,15 @@ macro_rules! loops {
                         }
                     }
                 }
+                let mut added = [0.0; $lanes];
+                store($sums(sums.as_flattened()), &mut added);
+                out[..R * N].copy_from_slice(&added[..R * N]);
                 let rest = whole * $lanes;
-                for (r, (sums, row)) in sums.iter().zip(&rows).enumerate() {
-                    for (i, (sum, input)) in sums.iter().zip(inputs).enumerate() {
-                        out[r * N + i] = $sum(*sum) + dot(&row[rest..], &input[rest..]);
+                if rest < columns {
+                    for (row, out) in rows.iter().zip(out.chunks_exact_mut(N)) {
+                        for (input, out) in inputs.iter().zip(out) {
+                            *out += dot(&row[rest..], &input[rest..]);
+                        }
                     }
                 }
             }
@@ -207,42 +213,42 @@ macro_rules! loops {
 
             /// See [`Isa::weighted_sums`](crate::isa::Isa::weighted_sums).
             #[target_feature(enable = $features)]
-            pub(in crate::kernel) fn weighted_sums(weights: &[f32], values: &[f32], width: usize, out: &mut [f32]) {
+            pub(in crate::kernel) fn weighted_sums<F: Float>(weights: &[f32], values: &[F], width: usize, out: &mut [f32]) {
                 match out.len() / width {
-                    1 => sums_of::<1>(weights, values, width, out),
-                    2 => sums_of::<2>(weights, values, width, out),
-                    3 => sums_of::<3>(weights, values, width, out),
-                    4 => sums_of::<4>(weights, values, width, out),
-                    5 => sums_of::<5>(weights, values, width, out),
-                    6 => sums_of::<6>(weights, values, width, out),
-                    7 => sums_of::<7>(weights, values, width, out),
-                    _ => sums_of::<8>(weights, values, width, out),
+                    1 => sums_of::<F, 1>(weights, values, width, out),
+                    2 => sums_of::<F, 2>(weights, values, width, out),
+                    3 => sums_of::<F, 3>(weights, values, width, out),
+                    4 => sums_of::<F, 4>(weights, values, width, out),
+                    5 => sums_of::<F, 5>(weights, values, width, out),
+                    6 => sums_of::<F, 6>(weights, values, width, out),
+                    7 => sums_of::<F, 7>(weights, values, width, out),
+                    _ => sums_of::<F, 8>(weights, values, width, out),
                 }
             }
 
             #[target_feature(enable = $features)]
-            fn sums_of<const N: usize>(weights: &[f32], values: &[f32], width: usize, out: &mut [f32]) {
+            fn sums_of<F: Float, const N: usize>(weights: &[f32], values: &[F], width: usize, out: &mut [f32]) {
                 let mut start = 0;
                 while start + $tall * $lanes <= width {
-                    sums_from::<N, $tall>(weights, values, width, start, out);
+                    sums_from::<F, N, $tall>(weights, values, width, start, out);
                     start += $tall * $lanes;
                 }
                 while start + $lanes <= width {
-                    sums_from::<N, 1>(weights, values, width, start, out);
+                    sums_from::<F, N, 1>(weights, values, width, start, out);
                     start += $lanes;
                 }
                 for (weights, values) in weights.as_chunks::<N>().0.iter().zip(values.chunks_exact(width)) {
                     for (weight, out) in weights.iter().zip(out.chunks_exact_mut(width)) {
-                        out[start..].iter_mut().zip(&values[start..]).for_each(|(out, value)| *out += weight * value);
+                        out[start..].iter_mut().zip(&values[start..]).for_each(|(out, value)| *out += weight * value.widened());
                     }
                 }
             }
 
             /// The columns of `V` vectors from `start` on: the sums stay in registers.
             #[target_feature(enable = $features)]
-            fn sums_from<const N: usize, const V: usize>(
+            fn sums_from<F: Float, const N: usize, const V: usize>(
                 weights: &[f32],
-                values: &[f32],
+                values: &[F],
                 width: usize,
                 start: usize,
                 out: &mut [f32],
@@ -252,7 +258,7 @@ macro_rules! loops {
                     let values = &values[start..start + V * $lanes];
                     let mut loaded = [$zero(); V];
                     for (loaded, values) in loaded.iter_mut().zip(values.as_chunks().0) {
-                        *loaded = load(values);
+                        *loaded = widened(values);
                     }
                     for (sums, weight) in sums.iter_mut().zip(weights) {
                         let weight = $all(*weight);
@@ -361,6 +367,46 @@ fn sum_avx2(of: __m256) -> f32 {
     _mm_cvtss_f32(_mm_add_ss(pair, _mm_movehdup_ps(pair)))
 }
 
+/// The sum of each of up to eight vectors, added as by [`sum_avx2`]: lanes four apart, then two, then one.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sums_avx2(of: &[__m256]) -> __m256 {
+    // The order in which sums end up side by side.
+    let given = |i: usize| of.get([0, 4, 1, 5, 2, 6, 3, 7][i]).copied().unwrap_or(_mm256_setzero_ps());
+    let far = |i: usize| {
+        let (a, b) = (given(2 * i), given(2 * i + 1));
+        _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b))
+    };
+    let near = |i: usize| {
+        let (a, b) = (_mm256_castps_pd(far(2 * i)), _mm256_castps_pd(far(2 * i + 1)));
+        _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(a, b)), _mm256_castpd_ps(_mm256_unpackhi_pd(a, b)))
+    };
+    let (a, b) = (near(0), near(1));
+    _mm256_add_ps(_mm256_shuffle_ps::<0x88>(a, b), _mm256_shuffle_ps::<0xDD>(a, b))
+}
+
+/// The sum of each of up to sixteen vectors, added as by `_mm512_reduce_add_ps`: lanes eight apart, then four, two and one.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn sums_avx512(of: &[__m512]) -> __m512 {
+    // The order in which sums end up side by side.
+    let given = |i: usize| of.get(i % 4 * 4 + i / 4).copied().unwrap_or(_mm512_setzero_ps());
+    let farthest = |i: usize| {
+        let (a, b) = (given(2 * i), given(2 * i + 1));
+        _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xEE>(a, b))
+    };
+    let far = |i: usize| {
+        let (a, b) = (farthest(2 * i), farthest(2 * i + 1));
+        _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xDD>(a, b))
+    };
+    let near = |i: usize| {
+        let (a, b) = (_mm512_castps_pd(far(2 * i)), _mm512_castps_pd(far(2 * i + 1)));
+        _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)))
+    };
+    let (a, b) = (near(0), near(1));
+    _mm512_add_ps(_mm512_shuffle_ps::<0x88>(a, b), _mm512_shuffle_ps::<0xDD>(a, b))
+}
+
 loops!(
     avx2,
     "avx2,fma,f16c",
@@ -374,6 +420,7 @@ loops!(
     _mm256_fmadd_ps,
     _mm256_add_ps,
     super::sum_avx2,
+    super::sums_avx2,
     super::blocks::eight_avx2,
     super::blocks::four_avx2
 );
@@ -390,6 +437,54 @@ loops!(
     _mm512_fmadd_ps,
     _mm512_add_ps,
     _mm512_reduce_add_ps,
+    super::sums_avx512,
     super::blocks::eight_avx512,
     super::blocks::four_avx512
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NUMBERS: [f32; 19] =
+        [1e8, -3.7, 0.1, 1e-3, -1e8, 2.5, 7e5, 0.33, -0.7, 1e6, 3.25, -4e4, 9.1, 0.02, -6.6, 1e7, -2.2, 5e-5, 8.8];
+
+    /// Sums of several vectors have the bits that they have one by one.
+    #[test]
+    #[expect(unsafe_code, reason = "not every processor has these instructions")]
+    fn sums_side_by_side_are_those_one_by_one() {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn check_avx2() {
+            let vectors: Vec<__m256> = (0..8).map(|i| avx2::load(NUMBERS[i..].first_chunk().unwrap())).collect();
+            for n in 1..=vectors.len() {
+                let mut sums = [f32::NAN; 8];
+                avx2::store(sums_avx2(&vectors[..n]), &mut sums);
+                for (sum, vector) in sums.iter().zip(&vectors[..n]) {
+                    assert_eq!(sum.to_bits(), sum_avx2(*vector).to_bits());
+                }
+            }
+        }
+
+        #[target_feature(enable = "avx512f")]
+        fn check_avx512() {
+            let vector = |i: usize| avx512::load(&std::array::from_fn(|lane| NUMBERS[(lane * 5 + i) % NUMBERS.len()]));
+            let vectors: Vec<__m512> = (0..16).map(vector).collect();
+            for n in 1..=vectors.len() {
+                let mut sums = [f32::NAN; 16];
+                avx512::store(sums_avx512(&vectors[..n]), &mut sums);
+                for (sum, vector) in sums.iter().zip(&vectors[..n]) {
+                    assert_eq!(sum.to_bits(), _mm512_reduce_add_ps(*vector).to_bits());
+                }
+            }
+        }
+
+        if crate::isa::Isa::all().contains(&crate::isa::Isa::Avx2) {
+            // SAFETY: the processor has AVX2.
+            unsafe { check_avx2() }
+        }
+        if crate::isa::Isa::all().contains(&crate::isa::Isa::Avx512) {
+            // SAFETY: the processor has AVX-512.
+            unsafe { check_avx512() }
+        }
+    }
+}

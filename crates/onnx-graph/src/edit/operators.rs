@@ -6,11 +6,11 @@
 use std::ops::Range;
 
 use super::product::Product;
-use super::{Edit, children, message};
+use super::{Edit, children, message, text};
 use crate::encode::{self, Data};
 use crate::graph::{Attribute, AttributeValue, DataType, Graph, Node, ValueInfo};
-use crate::schema::{graph as main_graph, model, node, opset};
-use crate::wire::{put_bytes, put_int};
+use crate::schema::{graph as main_graph, model, node, opset, types, value_info};
+use crate::wire::{Fields, Slice, put_bytes, put_int};
 
 /// The domain of Tandem's own operators.
 pub const OPERATOR_DOMAIN: &str = "tandem";
@@ -29,6 +29,13 @@ const CONTRIB: &str = "com.microsoft";
 
 /// Attributes of attention that ask for nothing when they are 0.
 const ABSENT_AS_ZERO: [&str; 4] = ["rotary_interleaved", "qk_output", "kv_cache_bit_width", "sliding_window_cache"];
+
+/// Attention of Tandem's own whose keys and values are held in f16.
+pub const F16_ATTENTION: &str = "GroupQueryAttentionF16";
+
+/// The places of the pasts among the inputs of attention, and of the presents among its outputs.
+const PASTS: Range<usize> = 3..5;
+const PRESENTS: Range<usize> = 1..3;
 
 /// Inputs that share a scale come in multiples of this.
 const BLOCK: i64 = 32;
@@ -58,6 +65,27 @@ pub struct CustomProduct {
 }
 
 impl Graph {
+    /// Whether [`Edit::use_custom_operators`] can hold keys and values in f16: all attention that has a cache is one of Tandem's operators, and
+    /// nothing else takes a past or a present.
+    pub fn can_hold_f16(&self) -> bool {
+        let main = self.main();
+        let own: Vec<&Node> = self.nodes().iter().filter(|node| is_attention(self, node)).collect();
+        let is_past = |name: &str| own.iter().any(|node| node.inputs[PASTS].iter().any(|past| past == name));
+        let is_cache =
+            |name: &str| is_past(name) || own.iter().any(|node| node.outputs[PRESENTS].iter().any(|present| present == name));
+        let mut stray = false;
+        self.for_each_node(&mut |node| {
+            for (place, input) in node.inputs.iter().enumerate() {
+                stray |= is_cache(input) && !(PASTS.contains(&place) && own.iter().any(|own| own.range == node.range));
+            }
+        });
+        let is_output = |name: &String| main.outputs.iter().any(|output| output.name == *name);
+        !own.is_empty()
+            && !stray
+            && own.iter().all(|node| node.outputs[PRESENTS].iter().all(is_output))
+            && self.inputs().filter(|input| input.name.starts_with("past")).all(|input| is_past(&input.name))
+    }
+
     /// Whether [`Edit::use_custom_operators`] gives `node` to one of Tandem's operators.
     pub fn has_custom_operator(&self, node: &Node) -> bool {
         is_product(self, node) || is_attention(self, node)
@@ -73,8 +101,11 @@ impl Edit<'_> {
     ///
     /// Products of modules get an input and an attribute for adapters ([`ADAPTER_INPUT`]).
     ///
+    /// With `cache` [`DataType::FLOAT16`] attention becomes [`F16_ATTENTION`], whose pasts and presents are of that type, and so are the graph's.
+    /// [`Graph::can_hold_f16`] says whether that is possible; otherwise they stay floats of 32 bits.
+    ///
     /// It is the last edit of a graph: other edits do not know the domain.
-    pub fn use_custom_operators(&mut self) -> CustomOperators {
+    pub fn use_custom_operators(&mut self, cache: DataType) -> CustomOperators {
         let graph = self.graph;
         let mut n_changed = 0;
         let products: Vec<CustomProduct> = graph.products().iter().filter_map(|product| self.name_product(product)).collect();
@@ -84,8 +115,12 @@ impl Edit<'_> {
             let input = ValueInfo { name: ADAPTER_INPUT.into(), data_type: Some(DataType::INT64), dims: Some(vec![]) };
             self.append_to_main(main_graph::INPUT, &encode::value_info(&input));
         }
+        let narrows = cache == DataType::FLOAT16 && graph.can_hold_f16();
         for known in graph.nodes().iter().filter(|node| graph.has_custom_operator(node)) {
             let fields = message(graph, &known.range);
+            if narrows && is_attention(graph, known) {
+                self.narrow_cache(known);
+            }
             for domain in children(fields, node::DOMAIN) {
                 self.patches.replace(domain.start, OPERATOR_DOMAIN.into());
             }
@@ -98,6 +133,24 @@ impl Edit<'_> {
             self.patches.append(0, model::OPSET_IMPORT, &import);
         }
         CustomOperators { n_nodes: n_changed, products }
+    }
+
+    /// Makes `attention` that of a cache in f16.
+    fn narrow_cache(&mut self, attention: &Node) {
+        for kind in children(message(self.graph, &attention.range), node::OP_TYPE) {
+            self.patches.replace(kind.start, F16_ATTENTION.into());
+        }
+        let main = message(self.graph, &self.graph.main().range);
+        for (number, names) in [(main_graph::INPUT, &attention.inputs[PASTS]), (main_graph::OUTPUT, &attention.outputs[PRESENTS])]
+        {
+            for info in children(main, number) {
+                let is_named = |name: &String| text(info, value_info::NAME) == Some(name.as_bytes());
+                let kind = children(info, value_info::TYPE).next().filter(|_| names.iter().any(is_named));
+                if let Some(tensor) = kind.and_then(|kind| children(kind, types::TENSOR).next()) {
+                    self.patches.replace(tensor.start, of_type(tensor, DataType::FLOAT16));
+                }
+            }
+        }
     }
 
     /// Gives `product` its name and the input for adapters, if it is one of ours.
@@ -121,6 +174,19 @@ impl Edit<'_> {
             bits: node.int("bits").unwrap_or(4),
         })
     }
+}
+
+/// `tensor`, a `TypeProto.Tensor`, with elements of another type.
+fn of_type(tensor: Slice<'_>, data_type: DataType) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_int(&mut out, types::TENSOR_ELEM_TYPE, data_type.0.into());
+    let mut fields = Fields::new(tensor);
+    while let Ok(Some(field)) = fields.next() {
+        if field.number != types::TENSOR_ELEM_TYPE {
+            out.extend_from_slice(&tensor.bytes[field.range.start - tensor.start..field.range.end - tensor.start]);
+        }
+    }
+    out
 }
 
 /// The value that `node` is given as input number `index`.

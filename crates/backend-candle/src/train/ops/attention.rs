@@ -59,7 +59,7 @@ impl CustomOp3 for Attention {
         let kv_heads = k_layout.shape().dims3()?.0;
         let (q, k, v) = (values(q, q_layout)?, values(k, k_layout)?, values(v, v_layout)?);
         let mut out = zeros(n * heads * head_dim);
-        attention([q, k, v], [heads, kv_heads, n, head_dim], self.mask, self.scoring, &mut out);
+        attention(q, [k, v], [heads, kv_heads, n, head_dim], self.mask, self.scoring, &mut out);
         Ok(result(out, (n, heads * head_dim)))
     }
 

@@ -170,7 +170,7 @@ fn machine(record: &Record) -> Table {
 }
 
 fn engines(record: &Record) -> Table {
-    let mut table = Table::new("Entries", &["entry", "engine", "device", "dtype", "threads", "options"]);
+    let mut table = Table::new("Entries", &["entry", "engine", "device", "dtype", "KV cache", "threads", "options"]);
     for entry in &record.entries {
         let Some(loaded) = &entry.loaded else { continue };
         table.rows.push(vec![
@@ -178,6 +178,7 @@ fn engines(record: &Record) -> Table {
             Cell::text(format!("{} {}", loaded.engine, loaded.engine_version)),
             Cell::text(&loaded.device),
             Cell::text(&loaded.dtype),
+            Cell::text(loaded.kv_dtype.as_deref().unwrap_or("–")),
             Cell::figure(loaded.threads.to_string()),
             Cell::text(if entry.options.is_empty() { String::new() } else { format!("`{}`", entry.options) }),
         ]);

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use tandem::{BackendKind, DType, Kernels, LoadOptions, ModelFiles, Numerics, OnnxOptions};
+use tandem::{BackendKind, DType, Kernels, KvDType, LoadOptions, ModelFiles, Numerics, OnnxOptions};
 use tandem_bench::run::{Lineup, Runner, TandemRunner};
 use tandem_bench::work::EngineChoice;
 
@@ -33,9 +33,10 @@ pub(super) fn lineup(args: &BenchArgs, reference: &str, files: &ModelFiles, fact
         for &backend in &backends {
             for weights in weights.iter().filter(|weights| weights.suit(backend)) {
                 for numerics in numerics(options, weights) {
-                    for (spin, kernels) in settings_of_onnx(options, backend) {
+                    for ((spin, kernels), kv_dtype) in pairs(&settings_of_onnx(options, backend), &kv_dtypes(options)) {
                         for adapted in if options.adapter.is_empty() { &[false][..] } else { &[false, true] } {
-                            let variant = Variant { backend, weights, threads, numerics, spin, kernels, adapted: *adapted };
+                            let variant =
+                                Variant { backend, weights, threads, numerics, kv_dtype, spin, kernels, adapted: *adapted };
                             runners.push(Box::new(tandem_runner(reference, options, variant, is_embedder)?));
                         }
                     }
@@ -58,6 +59,7 @@ struct Variant<'v> {
     weights: &'v Weights,
     threads: usize,
     numerics: Option<Numerics>,
+    kv_dtype: Option<KvDType>,
     spin: bool,
     kernels: Option<Kernels>,
     /// With the adapters that are named.
@@ -66,7 +68,7 @@ struct Variant<'v> {
 
 impl Variant<'_> {
     fn f32(backend: BackendKind, threads: usize) -> Self {
-        Self { backend, weights: &F32, threads, numerics: None, spin: false, kernels: None, adapted: false }
+        Self { backend, weights: &F32, threads, numerics: None, kv_dtype: None, spin: false, kernels: None, adapted: false }
     }
 }
 
@@ -126,8 +128,20 @@ fn settings_of_onnx(options: &EntryOptions, backend: BackendKind) -> Vec<(bool, 
     spins.iter().flat_map(|&spin| kernels.iter().map(move |&kernels| (spin, kernels))).collect()
 }
 
+fn kv_dtypes(options: &EntryOptions) -> Vec<Option<KvDType>> {
+    match options.kv_dtypes.as_slice() {
+        [] => vec![None],
+        named => named.iter().copied().map(Some).collect(),
+    }
+}
+
+/// Each of `first` with each of `second`.
+fn pairs<A: Copy, B: Copy>(first: &[A], second: &[B]) -> Vec<(A, B)> {
+    first.iter().flat_map(|&a| second.iter().map(move |&b| (a, b))).collect()
+}
+
 fn tandem_runner(reference: &str, options: &EntryOptions, variant: Variant<'_>, is_embedder: bool) -> Result<TandemRunner> {
-    let Variant { backend, weights, threads, numerics, spin, kernels, adapted } = variant;
+    let Variant { backend, weights, threads, numerics, kv_dtype, spin, kernels, adapted } = variant;
     let adapters: Vec<String> = options.adapter.iter().filter(|_| adapted).map(ToString::to_string).collect();
     let program = options.programs.iter().find(|program| program.backend == backend).map(|program| program.path.clone());
     let program = program.map_or_else(|| std::env::current_exe().context("where this program lies"), Ok)?;
@@ -146,7 +160,8 @@ fn tandem_runner(reference: &str, options: &EntryOptions, variant: Variant<'_>, 
     let mut shown = format!("--backend {backend}");
     let mut add = |flag: &str, value: Option<String>| {
         if let Some(value) = value {
-            name = format!("{name} {value}");
+            let kind = if flag == "kv-dtype" { "KV " } else { "" };
+            name = format!("{name} {kind}{value}");
             shown = format!("{shown} --{flag} {value}");
         }
     };
@@ -154,6 +169,7 @@ fn tandem_runner(reference: &str, options: &EntryOptions, variant: Variant<'_>, 
     add("dtype", dtype.map(|dtype| dtype.to_string()));
     add("graph", graph.as_ref().map(|graph| graph.display().to_string()));
     add("numerics", numerics.map(|numerics| numerics.to_string()));
+    add("kv-dtype", kv_dtype.map(|dtype| dtype.to_string()));
     add("kernels", kernels.map(|kernels| kernels.to_string()));
     add("adapter", (!adapters.is_empty()).then(|| adapters.join(" --adapter ")));
     let (spinning, flag) = if spin { (" spinning", " --spin") } else { ("", "") };
@@ -164,6 +180,7 @@ fn tandem_runner(reference: &str, options: &EntryOptions, variant: Variant<'_>, 
         .with_device(device.unwrap_or_default())
         .with_dtype(dtype)
         .with_numerics(numerics.unwrap_or_default())
+        .with_kv_dtype(kv_dtype)
         .with_threads(NonZeroUsize::new(threads))
         .with_huge_pages(true)
         .with_onnx(onnx);

@@ -104,7 +104,8 @@ fn running(loaded: &Loaded, output: &Output) -> Result<()> {
         row(output, "adapter", &format!("{name}, scale {scale}{hash}"))?;
     }
     row(output, "loaded in", &format!("{} ms", loaded.load_ms))?;
-    row(output, "KV cache", &format!("{} for each token", bytes(loaded.kv_bytes_per_token as u64)))?;
+    let kv_dtype = loaded.kv_dtype.as_ref().map_or(String::new(), |dtype| format!(", in {dtype}"));
+    row(output, "KV cache", &format!("{} for each token{kv_dtype}", bytes(loaded.kv_bytes_per_token as u64)))?;
     if let Some(cost) = &loaded.fast_numerics {
         let cost = format!("fast: mean KL {:.2e} nats from exact, over {} positions", cost.mean_kl, cost.n_positions);
         row(output, "numerics", &cost)?;

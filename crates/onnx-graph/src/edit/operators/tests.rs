@@ -43,7 +43,7 @@ fn graph(node: Node, past: DataType) -> Graph {
 fn check(what: &str, node: Node, past: DataType, expected: bool) {
     let before = graph(node, past);
     let mut edit = before.edit();
-    assert_eq!(edit.use_custom_operators().n_nodes, usize::from(expected), "{what}");
+    assert_eq!(edit.use_custom_operators(DataType::FLOAT).n_nodes, usize::from(expected), "{what}");
     let after = Graph::parse(edit.to_bytes().unwrap(), "edited.onnx").unwrap();
     let (old, new) = (&before.nodes()[1], &after.nodes()[1]);
     assert_eq!(new.domain == OPERATOR_DOMAIN, expected, "{what}");
@@ -53,7 +53,7 @@ fn check(what: &str, node: Node, past: DataType, expected: bool) {
     assert_eq!(old.attributes.len(), new.attributes.len(), "{what}");
     assert_eq!(before.slice(&before.nodes()[0].range), after.slice(&after.nodes()[0].range), "{what}");
     // A second edit finds nothing more to do.
-    assert_eq!(after.edit().use_custom_operators().n_nodes, 0, "{what}");
+    assert_eq!(after.edit().use_custom_operators(DataType::FLOAT).n_nodes, 0, "{what}");
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn product_of_a_module_gets_an_input_for_adapters() {
     let name = "/model/layers.0/attn/q_proj/MatMul";
     let before = graph(Node { name: name.into(), ..product }, DataType::FLOAT);
     let mut edit = before.edit();
-    let CustomOperators { n_nodes, products } = edit.use_custom_operators();
+    let CustomOperators { n_nodes, products } = edit.use_custom_operators(DataType::FLOAT);
     let modules = vec![("layers.0.self_attn.q_proj".to_owned(), 0..3)];
     let expected = CustomProduct { name: "layers.0.self_attn.q_proj".into(), modules, n_inputs: 64, n_outputs: 3, bits: 4 };
     assert_eq!((n_nodes, products), (1, vec![expected]));
@@ -138,4 +138,74 @@ fn product_of_a_module_gets_an_input_for_adapters() {
     let declared = main.inputs.iter().find(|input| input.name == ADAPTER_INPUT).unwrap();
     assert_eq!((declared.data_type, declared.dims.as_deref()), (Some(DataType::INT64), Some(&[][..])));
     assert_eq!(main.initializer(ADAPTER_INPUT).unwrap().n_elements(), Some(1));
+}
+
+/// The pasts and presents of a graph of attention, and whether its cache can be narrow.
+fn caches_after(node: Node, more: &[Node], outputs: &[&str], cache: DataType) -> (bool, Vec<(String, DataType)>, Vec<Node>) {
+    let mut fields = Vec::new();
+    let value = |name: &str, data_type| {
+        let dims = vec![Dim::Fixed(1), Dim::Fixed(2), Dim::Symbolic("tokens".into()), Dim::Fixed(16)];
+        encode::value_info(&ValueInfo { name: name.into(), data_type: Some(data_type), dims: Some(dims) })
+    };
+    for name in ["x", "past.key", "past.value"] {
+        put_bytes(&mut fields, graph::INPUT, value(name, DataType::FLOAT));
+    }
+    put_bytes(&mut fields, graph::INPUT, value("lengths", DataType::INT32));
+    for name in outputs {
+        put_bytes(&mut fields, graph::OUTPUT, value(name, DataType::FLOAT));
+    }
+    let before = graph_of(&[&[node], more].concat(), &fields);
+    let can = before.can_hold_f16();
+    let mut edit = before.edit();
+    edit.use_custom_operators(cache);
+    let after = Graph::parse(edit.to_bytes().unwrap(), "edited.onnx").unwrap();
+    let main = after.main();
+    let values = main.inputs.iter().chain(&main.outputs);
+    for (old, new) in before.main().inputs.iter().chain(&before.main().outputs).zip(values.clone()) {
+        assert_eq!((&old.name, &old.dims), (&new.name, &new.dims));
+    }
+    let types = values.map(|value| (value.name.clone(), value.data_type.unwrap())).collect();
+    (can, types, after.nodes().to_vec())
+}
+
+#[test]
+fn caches_of_own_attention_become_f16() {
+    let inputs = ["x", "", "", "past.key", "past.value", "lengths", "lengths"];
+    let attention = || {
+        contrib("GroupQueryAttention", &inputs, &["y", "new.key", "new.value"], &ints(&[("num_heads", 2), ("kv_num_heads", 2)]))
+    };
+    let all = ["y", "new.key", "new.value"];
+    let narrow = |name: &str| name.starts_with("past") || name.starts_with("new");
+    let (can, types, nodes) = caches_after(attention(), &[], &all, DataType::FLOAT16);
+    assert!(can);
+    for (name, found) in &types {
+        let expected = if *name == "lengths" {
+            DataType::INT32
+        } else if narrow(name) {
+            DataType::FLOAT16
+        } else {
+            DataType::FLOAT
+        };
+        assert_eq!(*found, expected, "{name}");
+    }
+    assert_eq!((nodes[0].domain.as_str(), nodes[0].op_type.as_str()), (OPERATOR_DOMAIN, F16_ATTENTION));
+    // As requested, and where something else reads a past or a present, or a present is no output.
+    let stays = |what: &str, more: &[Node], outputs: &[&str], cache, expected: bool| {
+        let (can, types, nodes) = caches_after(attention(), more, outputs, cache);
+        assert_eq!(can, expected, "{what}");
+        assert!(types.iter().all(|(_, found)| *found != DataType::FLOAT16), "{what}");
+        assert_eq!(nodes[0].op_type, "GroupQueryAttention", "{what}");
+    };
+    let neg = |input: &str| super::super::tests::node("Neg", &[input], &["negative"]);
+    stays("f32", &[], &all, DataType::FLOAT, true);
+    stays("a past", &[neg("past.key")], &all, DataType::FLOAT16, false);
+    stays("a present", &[neg("new.value")], &all, DataType::FLOAT16, false);
+    stays("no output", &[], &["y", "new.key"], DataType::FLOAT16, false);
+    let unknown = attention();
+    let unknown = Node {
+        attributes: [unknown.attributes.clone(), contrib("", &[], &[], &ints(&[("sinks", 1)])).attributes].concat(),
+        ..unknown
+    };
+    let (can, ..) = caches_after(unknown, &[], &all, DataType::FLOAT16);
+    assert!(!can, "attention of the engine");
 }
