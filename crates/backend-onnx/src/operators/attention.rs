@@ -256,27 +256,25 @@ impl<F: Held> Kernel for AttentionKernel<F> {
         let caches = keys.chunks_mut(kv_size).zip(values.chunks_mut(kv_size));
         for (row, (out, (keys, values))) in out.chunks_mut(n * node.heads * head_dim).zip(caches).enumerate() {
             let given = projected.row(row, node.heads, node.kv_heads);
-            self.scratch.with(|scratch| {
-                node.attend(given, spans.starts[row], tables.as_ref(), scratch, [keys, values], [n, head_dim], out)
-            })?;
+            let to = Place { n, start: spans.starts[row], head_dim };
+            self.scratch.with(|scratch| node.attend(given, to, tables.as_ref(), scratch, [keys, values], out))?;
         }
         Ok(())
     }
 }
 
 impl NodeShape {
-    /// Appends keys and values to the cache of one row after its first `start` positions, and writes the attention of its queries to `out`.
+    /// Puts keys and values into the cache of one row, and writes the attention of its queries to `out`.
     fn attend<F: Held>(
         &self,
         given: Row<'_>,
-        start: usize,
+        to: Place,
         tables: Option<&Tables<'_>>,
         scratch: &mut Scratch,
         [keys, values]: [&mut [F]; 2],
-        [n, head_dim]: [usize; 2],
         out: &mut [f32],
     ) -> ort::Result<()> {
-        let to = Place { n, start, head_dim };
+        let Place { n, start, head_dim } = to;
         let appended = scratch_slice(&mut scratch.appended, self.kv_heads * n * head_dim);
         for (given, tables, cache) in [(given[1], tables, &mut *keys), (given[2], None, &mut *values)] {
             place(given, tables, appended, to);
