@@ -43,12 +43,6 @@ const MAX_HEADER: u64 = 1 << 20;
 /// Tokens at the end that are computed anew where another engine computed them.
 pub const CHECKED: usize = 16;
 
-/// By how much keys and values may differ from those that are computed anew, in parts of the largest value of their layer.
-///
-/// Measured between the engines, their kernels and dtypes on models of random and of trained weights: floats differ by 1e-5 in f32 and 1e-3 with a
-/// cache in f16, quantised weights, whose products round their inputs, by 2e-2. Other weights, or tokens out of place, differ by 0.3 and more.
-const ALIKE: f64 = 5e-2;
-
 /// A sequence that was saved, or is to be.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SavedSequence {
@@ -89,7 +83,10 @@ impl SavedSequence {
     /// # Panics
     /// For keys and values of other tokens than the first of a sequence, or of another number.
     pub fn new(origin: SequenceOrigin, tokens: Vec<TokenId>, state: KvState) -> Self {
-        assert!((state.first_position, state.n_tokens) == (0, tokens.len()) && state.is_whole(), "each token has keys and values");
+        assert!(
+            (state.first_position, state.n_tokens) == (0, tokens.len()) && state.is_whole(),
+            "each token has keys and values"
+        );
         Self { origin, tokens, state }
     }
 
@@ -162,7 +159,8 @@ impl SavedSequence {
         if entry(SEAL)? != &seal(&metadata) {
             return Err(changed(file, SEAL));
         }
-        let origin = serde_json::from_str(entry(FIELDS[1])?).map_err(|error| Error::bad_field(file, FIELDS[1], error.to_string()))?;
+        let origin =
+            serde_json::from_str(entry(FIELDS[1])?).map_err(|error| Error::bad_field(file, FIELDS[1], error.to_string()))?;
         let hashes: BTreeMap<String, String> =
             serde_json::from_str(entry(FIELDS[2])?).map_err(|error| Error::bad_field(file, FIELDS[2], error.to_string()))?;
         let read = |name: &str| -> Result<TensorView<'_>> {
@@ -191,7 +189,7 @@ impl SavedSequence {
         sequence.rewind(0)?;
         let restored = match same_engine {
             true => sequence.import_kv(&self.tokens, &self.state).map(|()| Restored::Exact),
-            false => self.check(sequence, file),
+            false => self.check(sequence, self.origin.limit(origin), file),
         };
         if restored.is_err() {
             sequence.rewind(0)?;
@@ -200,7 +198,7 @@ impl SavedSequence {
     }
 
     /// As [`restore`](Self::restore), with the last tokens computed anew.
-    fn check(&self, sequence: &mut Sequence, file: &str) -> Result<Restored> {
+    fn check(&self, sequence: &mut Sequence, limit: f64, file: &str) -> Result<Restored> {
         let n = self.tokens.len();
         let kept = n - CHECKED.min(n);
         if kept > 0 {
@@ -209,8 +207,10 @@ impl SavedSequence {
         sequence.append(&self.tokens[kept..], LogitsRequest::None)?;
         let (saved, own) = (self.state.part(kept..n), sequence.export_kv()?.part(kept..n));
         let difference = saved.difference(&own);
-        if difference.is_none_or(|difference| difference > ALIKE) {
-            let by = difference.map_or("cannot be compared with".into(), |by| format!("differ by {by:.2} of the largest from"));
+        if difference.is_none_or(|difference| difference > limit) {
+            let by = difference.map_or("cannot be compared with".to_owned(), |by| {
+                format!("differ by {by:.0e} of the largest, more than {limit:.0e}, from")
+            });
             let problem = format!("keys and values {by} those that `{}` computes", self.origin.engine());
             return Err(Error::bad_field(file, "origin", problem).with_hint("compute it anew from its tokens"));
         }
@@ -239,12 +239,7 @@ impl SavedSequence {
 }
 
 /// The keys and values of `n_layers` layers, which `read` finds.
-fn state<'t>(
-    n_layers: usize,
-    n_tokens: usize,
-    file: &str,
-    read: &dyn Fn(&str) -> Result<TensorView<'t>>,
-) -> Result<KvState> {
+fn state<'t>(n_layers: usize, n_tokens: usize, file: &str, read: &dyn Fn(&str) -> Result<TensorView<'t>>) -> Result<KvState> {
     let mut data = Vec::new();
     let mut first: Option<(Dtype, [usize; 2])> = None;
     for index in 0..n_layers {
