@@ -82,10 +82,10 @@ impl KvState {
         for (own, other) in self.data.chunks_exact(size).zip(other.data.chunks_exact(size)) {
             let largest = other.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
             let differs = own.iter().zip(other).map(|(own, other)| (own - other).abs());
-            let by = differs.fold(0.0_f32, |most, by| if by <= most { most } else { by });
-            if !by.is_finite() || !largest.is_finite() {
+            if !own.iter().chain(other).all(|value| value.is_finite()) {
                 return None;
             }
+            let by = differs.fold(0.0_f32, f32::max);
             most = most.max(if by == 0.0 { 0.0 } else { f64::from(by) / f64::from(largest) });
         }
         Some(most)

@@ -207,7 +207,7 @@ fn what_another_engine_computed_is_checked() {
     }
     // Those of other tokens are not believed.
     let mut wrong = tokens(30);
-    wrong[3] += 1;
+    wrong[20] += 1;
     let mut sequence = world.sequence(0);
     sequence.append(&wrong, LogitsRequest::None).unwrap();
     let saved = SavedSequence::new(other, tokens(30), sequence.export_kv().unwrap());
