@@ -1,6 +1,6 @@
 //! A session together with the tokens that it holds, so that what is already in the cache is not computed again.
 
-use crate::backend::{Capabilities, Capability, Logits, LogitsRequest, Model, Session, SessionOptions};
+use crate::backend::{Capabilities, Capability, KvState, Logits, LogitsRequest, Model, Session, SessionOptions};
 use crate::cancel::CancelToken;
 use crate::error::{Error, Result};
 use crate::primitives::TokenId;
@@ -16,6 +16,7 @@ pub struct Sequence {
     logits: Logits,
     cancel: CancelToken,
     capabilities: Capabilities,
+    vocab_size: usize,
 }
 
 impl Sequence {
@@ -30,6 +31,7 @@ impl Sequence {
             logits: Logits::default(),
             cancel: options.cancel.clone(),
             capabilities: model.info().capabilities,
+            vocab_size: model.info().vocab_size,
         })
     }
 
@@ -75,6 +77,32 @@ impl Sequence {
     pub fn rewind(&mut self, n_tokens: usize) -> Result<()> {
         self.session.rewind(n_tokens)?;
         self.tokens.truncate(n_tokens);
+        Ok(())
+    }
+
+    /// The keys and values of the tokens held.
+    ///
+    /// # Errors
+    /// As [`Session::export_kv`].
+    pub fn export_kv(&self) -> Result<KvState> {
+        self.session.export_kv(0..self.tokens.len())
+    }
+
+    /// Appends `tokens`, whose keys and values `state` has.
+    ///
+    /// # Errors
+    /// As [`Session::import_kv`]; [`Error::InvalidOption`] for another number of tokens, [`Error::InvalidToken`] for an id outside the vocabulary.
+    /// The sequence is unchanged.
+    pub fn import_kv(&mut self, tokens: &[TokenId], state: &KvState) -> Result<()> {
+        if tokens.len() != state.n_tokens {
+            let problem = format!("there are keys and values of {}", state.n_tokens);
+            return Err(Error::invalid_option("tokens", tokens.len(), problem));
+        }
+        if let Some(&id) = tokens.iter().find(|id| **id as usize >= self.vocab_size) {
+            return Err(Error::InvalidToken { token: id, vocab_size: self.vocab_size });
+        }
+        self.session.import_kv(state)?;
+        self.tokens.extend_from_slice(tokens);
         Ok(())
     }
 

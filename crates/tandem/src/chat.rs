@@ -76,6 +76,14 @@ impl Chat {
         self.messages = messages;
     }
 
+    pub(crate) fn sequence(&self) -> &Sequence {
+        &self.sequence
+    }
+
+    pub(crate) fn sequence_mut(&mut self) -> &mut Sequence {
+        &mut self.sequence
+    }
+
     /// Tokens in the KV cache.
     pub fn n_cached(&self) -> usize {
         self.sequence.tokens().len()

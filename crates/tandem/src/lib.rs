@@ -58,6 +58,24 @@
 //! # }
 //! ```
 //!
+//! # Save
+//!
+//! What a [`Sequence`] or a [`Chat`] holds can be kept in a file: a later process goes on without computing it, on the engine that did to the
+//! bit, on the other one after a check.
+//!
+//! ```no_run
+//! # fn main() -> tandem::Result<()> {
+//! let model = tandem::load("demo", &tandem::Settings::default())?;
+//! let mut chat = model.chat()?;
+//! chat.say("Tell me a story.")?.for_each(drop);
+//! chat.save_cache("story.kv".as_ref())?;
+//! let mut later = model.chat()?;
+//! later.set_messages(chat.messages().to_vec());
+//! println!("{:?}", later.restore_cache("story.kv".as_ref())?);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Score
 //!
 //! [`score`](score()) gives the log-probability of every token of a text, [`perplexity`] sums them up.
@@ -179,6 +197,7 @@ pub mod plan;
 mod reference;
 mod reranker;
 mod resolver;
+mod saved;
 mod settings;
 
 pub use backends::export;
@@ -196,6 +215,7 @@ pub use tandem_core::config::ModelConfig;
 pub use tandem_core::files::ModelFiles;
 pub use tandem_core::generate::{Event, FinishReason, GenerateOptions, Generation, Timings};
 pub use tandem_core::sampler::SamplingOptions;
+pub use tandem_core::saved::{Restored, SavedSequence, SequenceOrigin};
 pub use tandem_core::score::{TokenScore, perplexity, score};
 pub use tandem_core::sequence::Sequence;
 pub use tandem_core::stop::StopOptions;

@@ -35,7 +35,16 @@ fn a_conversation_that_was_saved_goes_on() {
 
     let resumed = chat(&place, &["--load", "talk.json"], "The rain\n/stats\n");
     assert_eq!(resumed.code, Some(0), "{}", resumed.stderr);
-    assert_eq!(numbers(&resumed.stdout, "last prompt", 0)[0], numbers(&outcome.stdout, "last prompt", 0)[0]);
+    let (resumed, before) = (numbers(&resumed.stdout, "last prompt", 0), numbers(&outcome.stdout, "last prompt", 0));
+    assert_eq!((&resumed[..3], &before[..3]), (&before[..3], &before[..3]), "what was reused before is reused after");
+    assert!(resumed[1] > 0);
+
+    // Without usable keys and values it is computed anew, and said.
+    place.write("talk.json.kv", "something else");
+    let anew = chat(&place, &["--load", "talk.json"], "The rain\n/stats\n");
+    assert_eq!(anew.code, Some(0), "{}", anew.stderr);
+    assert!(anew.stderr.contains("is computed anew: `talk.json.kv`: is not a sequence"), "{}", anew.stderr);
+    assert_eq!(numbers(&anew.stdout, "last prompt", 0)[..3], [before[0], 0, before[0]]);
 }
 
 #[test]

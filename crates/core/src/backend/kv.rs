@@ -1,5 +1,7 @@
 //! Keys and values in a layout that belongs to no engine.
 
+use std::ops::Range;
+
 use super::DType;
 use crate::error::{Error, Result};
 
@@ -54,6 +56,39 @@ impl KvState {
         let KvShape { n_layers, kv_heads, head_dim } = own;
         let problem = format!("the model has {n_layers} layers of {kv_heads} heads of {head_dim}");
         Err(Error::invalid_option("keys and values", format!("{:?}", self.shape), problem))
+    }
+
+    /// What it has of some tokens, counted from its first.
+    ///
+    /// # Panics
+    /// For tokens that it has not.
+    #[must_use]
+    pub fn part(&self, tokens: Range<usize>) -> Self {
+        let width = self.shape.head_dim;
+        let own = tokens.start * width..tokens.end * width;
+        let heads = self.data.chunks_exact((self.n_tokens * width).max(1));
+        let data = heads.flat_map(|head| &head[own.clone()]).copied().collect();
+        Self { first_position: self.first_position + tokens.start, n_tokens: tokens.len(), data, ..self.clone() }
+    }
+
+    /// The largest difference from `other`, in parts of the largest value of its keys or values of its layer; `None` for other sizes and for
+    /// values that are not finite.
+    pub fn difference(&self, other: &Self) -> Option<f64> {
+        if (self.shape, self.n_tokens) != (other.shape, other.n_tokens) || !self.is_whole() || !other.is_whole() {
+            return None;
+        }
+        let size = (self.data.len() / (2 * self.shape.n_layers).max(1)).max(1);
+        let mut most = 0.0_f64;
+        for (own, other) in self.data.chunks_exact(size).zip(other.data.chunks_exact(size)) {
+            let largest = other.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+            let differs = own.iter().zip(other).map(|(own, other)| (own - other).abs());
+            if !own.iter().chain(other).all(|value| value.is_finite()) {
+                return None;
+            }
+            let by = differs.fold(0.0_f32, f32::max);
+            most = most.max(if by == 0.0 { 0.0 } else { f64::from(by) / f64::from(largest) });
+        }
+        Some(most)
     }
 
     /// Whether `data` has the length that the sizes say.

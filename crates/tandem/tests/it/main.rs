@@ -11,5 +11,6 @@ mod errors;
 #[cfg(target_os = "linux")]
 mod reads;
 mod resolve;
+mod saved;
 mod support;
 mod verify_index;

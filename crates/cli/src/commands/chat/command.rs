@@ -10,8 +10,8 @@ use crate::failure::Usage;
 pub(super) const HELP: &str = "\
 /help               this list
 /clear              begin anew; the system message stays
-/save FILE          write the conversation as JSON; `/save! FILE` replaces a file
-/load FILE          go on with a conversation that was saved
+/save FILE          write the conversation as JSON, and its keys and values to `FILE.kv`; `/save! FILE` replaces a file
+/load FILE          go on with a conversation that was saved; with `FILE.kv` it need not be computed anew
 /set                list the options of generation
 /set NAME VALUE     change one, such as `/set temperature 0.7`; VALUE `default` is as the model's publisher has it
 /system             show what the model is told before the conversation

@@ -1,12 +1,12 @@
-//! `/save` and `/load`: a conversation as a JSON file.
+//! `/save` and `/load`: a conversation as a JSON file, with its keys and values in a file beside it.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use tandem::files::ModelFile;
-use tandem::{ChatMessage, Error};
+use tandem::{Capability, ChatMessage, Error, Restored};
 
 use super::Talk;
 use crate::failure::Usage;
@@ -43,6 +43,12 @@ impl Talk<'_> {
             return Err(error.error).with_context(failed);
         }
         self.output.note(&format!("saved {} messages to `{}`", saved.messages.len(), file.display()));
+        if self.chat.n_cached() > 0 && self.model.info().capabilities.has(Capability::KvTransfer) {
+            let cache = cache_file(file);
+            self.chat.save_cache(&cache).context("the messages are saved, their keys and values are not")?;
+            let n = counted_tokens(self.chat.n_cached());
+            self.output.note(&format!("saved the keys and values of {n} to `{}`", cache.display()));
+        }
         Ok(())
     }
 
@@ -60,6 +66,38 @@ impl Talk<'_> {
         self.chat.set_messages(saved.messages);
         self.last = None;
         self.output.note(&format!("loaded {n} messages from `{name}`"));
+        let cache = cache_file(file);
+        if cache.exists() {
+            self.restore(&cache);
+        }
         Ok(())
     }
+
+    /// Takes the keys and values of `file`, or says why the conversation is computed anew.
+    fn restore(&mut self, file: &Path) {
+        match self.chat.restore_cache(file) {
+            Ok(restored) => {
+                let n = counted_tokens(self.chat.n_cached());
+                let how = match restored {
+                    Restored::Checked { n_tokens, difference } => {
+                        format!(": another engine's, alike to {difference:.0e} in the last {n_tokens}, which were computed anew")
+                    }
+                    _ => String::new(),
+                };
+                self.output.note(&format!("restored the keys and values of {n} from `{}`{how}", file.display()));
+            }
+            Err(error) => self.output.note(&format!("the conversation is computed anew: {error}")),
+        }
+    }
+}
+
+/// Where the keys and values of a conversation in `file` are.
+fn cache_file(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".kv");
+    name.into()
+}
+
+fn counted_tokens(n: usize) -> String {
+    format!("{n} {}", if n == 1 { "token" } else { "tokens" })
 }
