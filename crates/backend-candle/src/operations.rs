@@ -3,7 +3,7 @@
 use candle_core::{Device, Result, Tensor};
 use tandem_kernels::attention::{self, AttentionMask, Scoring};
 use tandem_kernels::elementwise::{self, GateActivation, softcap_all};
-use tandem_kernels::matrix::{Kernels, Matrix, Weights};
+use tandem_kernels::matrix::{Matrix, RowRun, Weights};
 use tandem_kernels::mlp::{Observe, ScratchPool};
 use tandem_kernels::rotary::{Heads, Norms, Table};
 use tandem_kernels::zeros;
@@ -106,7 +106,7 @@ pub(crate) fn mlp(
     pool: &ScratchPool,
     (gate_up, activation, down): (&Linear, GateActivation, &Linear),
     x: &Tensor,
-    kernels: Kernels,
+    runs: &[RowRun],
     observe: &mut Observe<'_, candle_core::Error>,
 ) -> Result<Tensor> {
     let (n, columns) = x.dims2()?;
@@ -114,6 +114,6 @@ pub(crate) fn mlp(
     if columns != gate_up.weights.columns || gate_up.weights.rows != 2 * width {
         candle_core::bail!("an MLP of {} and {width} columns cannot take {columns} inputs", gate_up.weights.rows);
     }
-    let out = pool.mlp(gate_up.projection(), activation, down.projection(), &Values::of(x)?, kernels, observe)?;
+    let out = pool.mlp(gate_up.projection(), activation, down.projection(), &Values::of(x)?, runs, observe)?;
     tensor(out, (n, down.weights.rows))
 }
