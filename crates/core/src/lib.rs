@@ -40,6 +40,7 @@ pub mod progress;
 pub mod remedy;
 pub mod rerank;
 pub mod sampler;
+pub mod scheduler;
 pub mod score;
 pub mod sequence;
 mod setters;

@@ -18,6 +18,7 @@ mod generate;
 mod gguf;
 mod sampler_goldens;
 mod sampler_properties;
+mod scheduler;
 mod stop_strings;
 mod template_bounds;
 mod template_goldens;
