@@ -20,7 +20,8 @@ Examples:
   tandem run demo 'Tell me a story about a fox who finds a lantern.'
   tandem run demo --temperature 0 --raw 'Once upon a time'
   cat notes.txt | tandem run ./my-model --system 'Summarise what you are given.'
-  tandem run ./my-model 'Name three rivers.' --json | jq -r .text"
+  tandem run ./my-model 'Name three rivers.' --json | jq -r .text
+  tandem run ./my-model --prompts prompts.jsonl --parallel 8 --json | jq -r '.results[].text'"
     };
 }
 
