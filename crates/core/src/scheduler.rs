@@ -198,13 +198,14 @@ impl Scheduler {
         }
     }
 
-    /// Lets waiting requests run, as far as there is room, the first of the highest priority first. Nobody passes one that does not fit yet.
+    /// Lets waiting requests run, as far as there is room, the first of the highest priority first. Nobody passes one that does not fit yet, or
+    /// whose beginning is just being computed.
     fn admit(&mut self, updates: &mut Vec<Update>) {
         while self.running.len() < self.options.max_running {
             let Some(next) = self.queue.first() else { return };
             let needed = self.bytes(next.n_tokens);
             let is_full = self.options.kv_bytes.is_some_and(|max| self.reserved_bytes().saturating_add(needed) > max);
-            if is_full && !self.running.is_empty() {
+            if (is_full && !self.running.is_empty()) || self.is_being_computed(next.continuation.history()) {
                 return;
             }
             let Some(next) = self.queue.pop() else { return };

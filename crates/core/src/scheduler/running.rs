@@ -164,6 +164,9 @@ impl Running {
     }
 }
 
+/// The fewest tokens of another's prompt that are worth waiting for.
+const LEAST_AWAITED: usize = 32;
+
 /// A sequence that has the beginning of a prompt.
 enum Source {
     Parked(usize),
@@ -198,21 +201,23 @@ impl Scheduler {
         }
     }
 
+    /// Whether a running request is about to compute more of what `prompt` begins with than there is, enough to wait for it.
+    pub(super) fn is_being_computed(&self, prompt: &[TokenId]) -> bool {
+        let can_fork = self.model.info().capabilities.has(Capability::Fork);
+        can_fork
+            && self.running.iter().filter(|running| !running.is_decoding()).any(|running| {
+                let (own, held) =
+                    (&running.continuation.history()[..running.continuation.n_prompt()], running.session.n_tokens());
+                self.usable(own, own.len(), prompt, running.most_at_once()) >= held + LEAST_AWAITED
+            })
+    }
+
     /// The sequence with the longest beginning that `prompt` can take, how long that is, and how much of the sequence has the bits of a
     /// prompt. At least one token is left to compute.
     fn find(&self, prompt: &[TokenId], chunk: usize) -> Option<(Source, usize, usize)> {
         let capabilities = self.model.info().capabilities;
         let (can_fork, can_rewind) = (capabilities.has(Capability::Fork), capabilities.has(Capability::Rewind));
-        let common = |tokens: &[TokenId], n_exact: usize| {
-            let common = tokens.iter().zip(prompt).take_while(|(held, next)| held == next).count();
-            match self.options.reuse {
-                Reuse::Nothing => 0,
-                // What is left is a chunk, as a whole prompt has it.
-                Reuse::Prompts if chunk < 2 * LEAST_CHUNK => 0,
-                Reuse::Prompts => common.min(n_exact).min(prompt.len().saturating_sub(LEAST_CHUNK)),
-                Reuse::All => common.min(prompt.len() - 1),
-            }
-        };
+        let common = |tokens: &[TokenId], n_exact: usize| self.usable(tokens, n_exact, prompt, chunk);
         let of_parked = self.parked.iter().filter_map(|(i, parked)| {
             let n = common(&parked.tokens, parked.n_exact);
             let is_whole = n == parked.tokens.len();
@@ -223,5 +228,17 @@ impl Scheduler {
             (Source::Running(i), common(held, n_exact), n_exact)
         });
         of_parked.chain(of_running).filter(|(_, n, _)| *n >= LEAST_REUSED).max_by_key(|(_, n, _)| *n)
+    }
+
+    /// How many of `tokens`, of which `n_exact` have the bits of a prompt, `prompt` can take, whose chunks have `chunk` tokens.
+    fn usable(&self, tokens: &[TokenId], n_exact: usize, prompt: &[TokenId], chunk: usize) -> usize {
+        let common = tokens.iter().zip(prompt).take_while(|(held, next)| held == next).count();
+        match self.options.reuse {
+            Reuse::Nothing => 0,
+            // What is left is a chunk, as a whole prompt has it.
+            Reuse::Prompts if chunk < 2 * LEAST_CHUNK => 0,
+            Reuse::Prompts => common.min(n_exact).min(prompt.len().saturating_sub(LEAST_CHUNK)),
+            Reuse::All => common.min(prompt.len() - 1),
+        }
     }
 }

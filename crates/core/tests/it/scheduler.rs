@@ -252,6 +252,21 @@ fn running_requests_share_their_beginning_too() {
 }
 
 #[test]
+fn requests_that_come_together_share_their_beginning_too() {
+    let world = forking();
+    for (reuse, n_reused) in [(Reuse::Nothing, 0), (Reuse::Prompts, 120), (Reuse::All, 120)] {
+        let mut scheduler = world.scheduler(SchedulerOptions::new(3).with_reuse(reuse, 0));
+        let of = |more: TokenId| [prompt(60, 10), prompt(20, more * 7 + 100)].concat();
+        let ids = [0, 1, 2].map(|i| scheduler.submit(Request::new(of(i), options(5))).unwrap());
+        let outcomes = finish(&mut scheduler);
+        for (i, id) in (0..).zip(ids) {
+            assert_eq!(outcomes.iter().find(|outcome| outcome.0 == id).unwrap().1, world.alone(&of(i), &options(5)));
+        }
+        assert_eq!(scheduler.figures().n_reused, n_reused, "{reuse:?}");
+    }
+}
+
+#[test]
 fn the_least_recently_used_are_given_up() {
     let world = forking();
     let bytes = world.model.info().kv_bytes_per_token as u64;
