@@ -44,6 +44,7 @@ const CAPABILITIES: Capabilities = Capabilities::of(&[
     Capability::Generation,
     Capability::AllLogits,
     Capability::Rewind,
+    Capability::Fork,
     Capability::HiddenStates,
     Capability::Adapters,
     Capability::KvTransfer,

@@ -68,6 +68,24 @@ impl KvCache {
         Ok(())
     }
 
+    /// A cache of its own with the first `n_tokens`, that grows up to `context_length`.
+    pub(crate) fn copy(&self, n_tokens: usize, context_length: usize) -> Result<Self> {
+        let mut copy = Self::new(self.layers.len(), self.layout.clone(), context_length)?;
+        copy.reserve(0, n_tokens)?;
+        if n_tokens > 0 {
+            for (layer, copy) in self.layers.iter().zip(&copy.layers) {
+                copy.keys.slice_set(&layer.keys.narrow(1, 0, n_tokens)?.contiguous()?, 1, 0)?;
+                copy.values.slice_set(&layer.values.narrow(1, 0, n_tokens)?.contiguous()?, 1, 0)?;
+            }
+        }
+        Ok(copy)
+    }
+
+    /// Tokens for which there is memory.
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Writes `keys` and `values`, `[kv_heads, n, head_dim]`, of layer `layer` after the first `held` tokens, and returns the layer.
     pub(crate) fn write(&self, layer: usize, held: usize, keys: &Tensor, values: &Tensor) -> Result<&LayerCache> {
         let layer = &self.layers[layer];

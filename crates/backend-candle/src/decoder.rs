@@ -14,7 +14,7 @@ use tandem_core::backend::{KvDType, Stage};
 use tandem_core::{CancelToken, TokenId};
 use tandem_kernels::attention::{AttentionMask, Scoring};
 use tandem_kernels::elementwise::GateActivation;
-use tandem_kernels::matrix::{Kernels, Matrix};
+use tandem_kernels::matrix::{Kernels, Matrix, RowRun};
 use tandem_kernels::mlp::{Between, ScratchPool};
 use tandem_kernels::rotary::{Heads, Norms, Rotary};
 
@@ -43,8 +43,9 @@ pub(crate) trait Decode: Send + Sync {
     /// The last norm of `states`, `[n, hidden_size]`: f32 on the processor.
     fn normed(&self, states: &Tensor) -> Result<Tensor>;
 
-    /// The logits of `states`, `[n, hidden_size]`, before the last norm: `[n, vocab_size]`, f32 on the processor.
-    fn logits(&self, states: &Tensor) -> Result<Tensor>;
+    /// The logits of `states`, `[n, hidden_size]`, before the last norm: `[n, vocab_size]`, f32 on the processor. `lengths` are the rows
+    /// of each sequence.
+    fn logits(&self, states: &Tensor, lengths: &[usize]) -> Result<Tensor>;
 
     /// The same with `adapters` applied, all of whose modules it takes that it has.
     ///
@@ -63,7 +64,8 @@ pub(crate) trait ForwardHooks {
     /// Computes the attention of one span, `[n, heads * head_dim]`. Implementations decide where keys and values are stored.
     fn attend(&mut self, heads: QkvHeads) -> Result<Tensor>;
 
-    /// How products are computed.
+    /// How products are computed; the fastest kernels are chosen for each span by itself, so that its rows get the same bits in every
+    /// pass.
     fn kernels(&self) -> Kernels {
         Kernels::Fastest
     }
@@ -165,6 +167,28 @@ impl Span {
     }
 }
 
+/// What the layers of a pass share.
+struct Pass<'p> {
+    spans: &'p [Span],
+    /// That of each row within its sequence.
+    positions: Vec<usize>,
+    /// How products of all rows are computed.
+    runs: Vec<RowRun>,
+    /// How those of the output rows are, after the attention of the last layer.
+    output_runs: Vec<RowRun>,
+}
+
+impl<'p> Pass<'p> {
+    fn new(spans: &'p [Span], kernels: Kernels) -> Self {
+        let positions = spans.iter().flat_map(|span| (0..span.rows.len()).map(|i| span.first_position + i)).collect();
+        let runs = |lengths: &dyn Fn(&Span) -> usize| match kernels {
+            Kernels::Fastest => RowRun::of_sequences(spans.iter().map(lengths)),
+            kernels => vec![RowRun { n_rows: spans.iter().map(lengths).sum(), kernels }],
+        };
+        Self { spans, positions, runs: runs(&|span| span.rows.len()), output_runs: runs(&|span| span.n_outputs) }
+    }
+}
+
 /// The rows of `x`, `[n, width]`, that are output rows of `spans`.
 pub(crate) fn select_outputs(x: &Tensor, spans: &[Span]) -> Result<Tensor> {
     if spans.iter().all(|span| span.n_outputs == span.rows.len()) {
@@ -184,6 +208,8 @@ pub(crate) fn last_queries(queries: &Tensor, n: usize) -> Result<Tensor> {
 /// the output rows only.
 pub(crate) struct QkvHeads {
     pub(crate) layer: usize,
+    /// The number of the span.
+    pub(crate) span: usize,
     /// The position of the first query within its sequence.
     pub(crate) first_query: usize,
     pub(crate) window: Option<usize>,
@@ -214,7 +240,7 @@ impl Decode for Decoder {
         cancel: &CancelToken,
         hooks: &mut dyn ForwardHooks,
     ) -> Result<Option<Tensor>> {
-        let positions: Vec<usize> = spans.iter().flat_map(|span| (0..span.rows.len()).map(|i| span.first_position + i)).collect();
+        let pass = Pass::new(spans, hooks.kernels());
         let mut x = select(&self.embedding, tokens)?;
         if let Some(scale) = self.embedding_scale {
             x = x.affine(scale.into(), 0.0)?;
@@ -226,10 +252,10 @@ impl Decode for Decoder {
             }
             let normed = rms_norm(&x, &layer.attention_norm, self.rms_norm_eps)?;
             hooks.on_activation(Some(index), Activation::Stage(Stage::AttentionNorm), &normed)?;
-            let attended = self.attention_block(index, layer, &normed, spans, &positions, hooks)?;
+            let attended = self.attention_block(index, &normed, &pass, hooks)?;
             x = add(&self.residual(index, &x, spans)?, &attended)?;
             hooks.on_activation(Some(index), Activation::Stage(Stage::AttentionResidual), &x)?;
-            x = add(&x, &self.mlp_block(index, layer, &x, hooks)?)?;
+            x = add(&x, &self.mlp_block(index, &x, &pass, hooks)?)?;
             hooks.on_activation(Some(index), Activation::Stage(Stage::MlpResidual), &x)?;
         }
         Ok(if cancel.is_cancelled() { None } else { Some(x) })
@@ -243,8 +269,8 @@ impl Decode for Decoder {
         rms_norm(states, &self.norm, self.rms_norm_eps)
     }
 
-    fn logits(&self, states: &Tensor) -> Result<Tensor> {
-        let logits = self.head.forward(&self.normed(states)?, Kernels::Fastest)?;
+    fn logits(&self, states: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+        let logits = self.head.forward(&self.normed(states)?, &RowRun::of_sequences(lengths.iter().copied()))?;
         match self.logits_softcap {
             Some(cap) => softcapped(&logits, cap),
             None => Ok(logits),
@@ -281,28 +307,22 @@ impl Decoder {
     }
 
     /// The output of the attention block for `normed`, to be added to the residual.
-    fn attention_block(
-        &self,
-        index: usize,
-        layer: &Layer,
-        normed: &Tensor,
-        spans: &[Span],
-        positions: &[usize],
-        hooks: &mut dyn ForwardHooks,
-    ) -> Result<Tensor> {
-        let projected = layer.qkv.forward(normed, hooks.kernels())?;
+    fn attention_block(&self, index: usize, normed: &Tensor, pass: &Pass<'_>, hooks: &mut dyn ForwardHooks) -> Result<Tensor> {
+        let (layer, Pass { spans, positions, .. }) = (&self.layers[index], pass);
+        let projected = layer.qkv.forward(normed, &pass.runs)?;
         hooks.on_activation(Some(index), Activation::Qkv, &projected)?;
         let n_positions = positions.iter().max().map_or(0, |last| last + 1);
         let table = self.rotary_of(layer).table(n_positions);
         let norms = layer.qk_norms.as_ref().map(|(queries, keys)| Norms { queries, keys, eps: self.rms_norm_eps });
         let mut parts = Vec::with_capacity(spans.len());
-        for span in spans {
+        for (number, span) in spans.iter().enumerate() {
             let own = projected.narrow(0, span.rows.start, span.rows.len())?;
             let heads = operations::heads(&table, &own, &self.heads, norms, &positions[span.rows.clone()])?;
             let (queries, keys) = (self.heads.queries, self.heads.keys);
             let n_queries = if self.is_last(index) { span.n_outputs } else { span.rows.len() };
             parts.push(hooks.attend(QkvHeads {
                 layer: index,
+                span: number,
                 first_query: span.first_position + span.rows.len() - n_queries,
                 window: layer.window,
                 queries: last_queries(&heads.narrow(0, 0, queries)?, n_queries)?,
@@ -315,9 +335,14 @@ impl Decoder {
             _ => Tensor::cat(&parts, 0)?,
         };
         hooks.on_activation(Some(index), Activation::Stage(Stage::AttentionContext), &context)?;
-        let output = layer.attention_out.forward(&context, hooks.kernels())?;
+        let output = layer.attention_out.forward(&context, self.runs_after_attention(index, pass))?;
         hooks.on_activation(Some(index), Activation::Stage(Stage::AttentionOutput), &output)?;
         self.optional_norm(output, layer.post_attention_norm.as_deref())
+    }
+
+    /// How the products of layer `index` are computed after its attention.
+    fn runs_after_attention<'p>(&self, index: usize, pass: &'p Pass<'_>) -> &'p [RowRun] {
+        if self.is_last(index) { &pass.output_runs } else { &pass.runs }
     }
 
     fn is_last(&self, index: usize) -> bool {
@@ -330,10 +355,10 @@ impl Decoder {
     }
 
     /// The output of the feed-forward block for `x`, to be added to it.
-    fn mlp_block(&self, index: usize, layer: &Layer, x: &Tensor, hooks: &mut dyn ForwardHooks) -> Result<Tensor> {
+    fn mlp_block(&self, index: usize, x: &Tensor, pass: &Pass<'_>, hooks: &mut dyn ForwardHooks) -> Result<Tensor> {
+        let layer = &self.layers[index];
         let normed = rms_norm(x, &layer.mlp_norm, self.rms_norm_eps)?;
         hooks.on_activation(Some(index), Activation::Stage(Stage::MlpNorm), &normed)?;
-        let kernels = hooks.kernels();
         let mut observe = |between, values: &[f32], width| {
             if !hooks.is_observed() {
                 return Ok(());
@@ -345,7 +370,7 @@ impl Decoder {
             hooks.on_activation(Some(index), what, &tensor(values.to_vec(), (values.len() / width, width))?)
         };
         let parts = (&layer.gate_up, self.activation, &layer.down);
-        let output = mlp(&self.scratch, parts, &normed, kernels, &mut observe)?;
+        let output = mlp(&self.scratch, parts, &normed, self.runs_after_attention(index, pass), &mut observe)?;
         hooks.on_activation(Some(index), Activation::Stage(Stage::Down), &output)?;
         self.optional_norm(output, layer.post_mlp_norm.as_deref())
     }

@@ -135,12 +135,13 @@ impl DeviceDecoder {
         let layer = &self.layers[index];
         let projected = layer.qkv.forward(normed)?;
         let mut parts = Vec::with_capacity(spans.len());
-        for (span, rotation) in spans.iter().zip(rotations) {
+        for (number, (span, rotation)) in spans.iter().zip(rotations).enumerate() {
             let own = projected.narrow(0, span.rows.start, span.rows.len())?;
             let [queries, keys, values] = self.heads(&own, layer.qk_norms.as_ref(), rotation)?;
             let n_queries = if index + 1 == self.layers.len() { span.n_outputs } else { span.rows.len() };
             parts.push(hooks.attend(QkvHeads {
                 layer: index,
+                span: number,
                 first_query: span.first_position + span.rows.len() - n_queries,
                 window: layer.window,
                 queries: last_queries(&queries, n_queries)?,
@@ -251,7 +252,7 @@ impl Decode for DeviceDecoder {
         self.on_processor(&rms_norm(&states.contiguous()?, &self.norm, self.eps)?)
     }
 
-    fn logits(&self, states: &Tensor) -> Result<Tensor> {
+    fn logits(&self, states: &Tensor, _lengths: &[usize]) -> Result<Tensor> {
         let logits = self.head.forward(&rms_norm(&states.contiguous()?, &self.norm, self.eps)?)?;
         softcapped(self.on_processor(&logits)?, self.logits_softcap)
     }

@@ -7,8 +7,9 @@ use candle_core::{Result, Tensor};
 use tandem_core::adapter::{AdapterSum, ModuleParts, ModuleUpdate};
 use tandem_core::arena::Arena;
 use tandem_kernels::low_rank::Update;
-use tandem_kernels::matrix::{Kernels, Matrix, Terms, Weights};
+use tandem_kernels::matrix::{Kernels, Matrix, RowRun, Terms, Weights};
 use tandem_kernels::mlp::Projection;
+use tandem_kernels::zeros;
 
 use crate::values::{Values, tensor};
 
@@ -34,13 +35,15 @@ impl Linear {
         Self { weights, bias, modules, update: None }
     }
 
-    /// Applies it to `x`, `[rows, inputs]`: `[rows, outputs]`.
-    pub(crate) fn forward(&self, x: &Tensor, kernels: Kernels) -> Result<Tensor> {
+    /// Applies it to `x`, `[rows, inputs]`, with the kernels of `runs`: `[rows, outputs]`.
+    pub(crate) fn forward(&self, x: &Tensor, runs: &[RowRun]) -> Result<Tensor> {
         let (n, columns) = x.dims2()?;
         if columns != self.weights.columns {
             candle_core::bail!("{columns} inputs do not match rows of {} weights", self.weights.columns);
         }
-        tensor(self.product_of(&Values::of(x)?, kernels), (n, self.weights.rows))
+        let ((weights, terms), mut out) = (self.projection(), zeros(n * self.weights.rows));
+        weights.write_products(&Values::of(x)?, terms, runs, &mut Vec::new(), &mut out);
+        tensor(out, (n, self.weights.rows))
     }
 
     /// Takes what `adapters` have for its modules.
@@ -68,7 +71,7 @@ impl Linear {
         Ok(())
     }
 
-    /// As [`forward`](Self::forward), of whole rows `x`.
+    /// Applies it to whole rows `x`.
     pub(crate) fn product_of(&self, x: &[f32], kernels: Kernels) -> Vec<f32> {
         let (weights, terms) = self.projection();
         weights.product(x, terms, kernels)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use rayon::ThreadPool;
 use tandem_core::adapter::{AdapterSum, ScaledAdapter};
-use tandem_core::backend::{Capability, HiddenStates, Probe, ProbePoint, Prober, Stage, TokenBatch};
+use tandem_core::backend::{Append, Capability, HiddenStates, Probe, ProbePoint, Prober, Stage, TokenBatch};
 use tandem_core::{CancelToken, Error, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 use tandem_kernels::attention::AttentionMask;
 use tandem_kernels::matrix::Kernels;
@@ -13,7 +13,7 @@ use tandem_kernels::matrix::Kernels;
 use crate::decoder::{Decode, ForwardHooks, QkvHeads, Span};
 use crate::error::Doing;
 use crate::probe::probe;
-use crate::session::{CandleSession, MAX_PASS};
+use crate::session::{CandleSession, MAX_PASS, append_batch};
 use crate::values::Values;
 
 /// A model on candle.
@@ -86,6 +86,10 @@ impl Model for CandleModel {
 
     fn new_session(&self, options: &SessionOptions) -> Result<Box<dyn Session>> {
         Ok(Box::new(CandleSession::new(Arc::clone(&self.loaded), options)?))
+    }
+
+    fn append_batch(&self, appends: &mut [Append<'_>]) -> Vec<Result<()>> {
+        self.loaded.threads.install(|| append_batch(&self.loaded, appends))
     }
 
     fn encode(&self, batch: &TokenBatch, cancel: &CancelToken) -> Result<HiddenStates> {

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use half::f16;
 use tandem_kernels::attention::{self, AttentionMask, Scoring};
 use tandem_kernels::elementwise::{self, GateActivation, softcap_all};
-use tandem_kernels::matrix::{Kernels, Matrix, Weights};
+use tandem_kernels::matrix::{Matrix, RowRun, Weights};
 use tandem_kernels::mlp::{Observe, ScratchPool};
 use tandem_kernels::rotary::{Heads, Norms, Table};
 use tandem_kernels::{Float, zeros};
@@ -131,7 +131,7 @@ pub(crate) fn mlp(
     pool: &ScratchPool,
     (gate_up, activation, down): (&Linear, GateActivation, &Linear),
     x: &Tensor,
-    kernels: Kernels,
+    runs: &[RowRun],
     observe: &mut Observe<'_, candle_core::Error>,
 ) -> Result<Tensor> {
     let (n, columns) = x.dims2()?;
@@ -139,6 +139,6 @@ pub(crate) fn mlp(
     if columns != gate_up.weights.columns || gate_up.weights.rows != 2 * width {
         candle_core::bail!("an MLP of {} and {width} columns cannot take {columns} inputs", gate_up.weights.rows);
     }
-    let out = pool.mlp(gate_up.projection(), activation, down.projection(), &Values::of(x)?, kernels, observe)?;
+    let out = pool.mlp(gate_up.projection(), activation, down.projection(), &Values::of(x)?, runs, observe)?;
     tensor(out, (n, down.weights.rows))
 }

@@ -17,7 +17,7 @@ pub(crate) fn probe(decoder: &Decoder, tokens: &[TokenId], points: &[ProbePoint]
     if let Some(states) = decoder.forward(tokens, &spans, &CancelToken::new(), &mut hooks)? {
         hooks.record(ProbePoint { layer: None, stage: Stage::FinalNorm }, &decoder.normed(&states)?)?;
         if hooks.is_requested(ProbePoint { layer: None, stage: Stage::Logits }) {
-            hooks.record(ProbePoint { layer: None, stage: Stage::Logits }, &decoder.logits(&states)?)?;
+            hooks.record(ProbePoint { layer: None, stage: Stage::Logits }, &decoder.logits(&states, &[tokens.len()])?)?;
         }
     }
     Ok(hooks.probes)

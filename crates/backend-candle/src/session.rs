@@ -1,5 +1,7 @@
 //! A session: the KV cache of one sequence, and the forward passes that append to it.
 
+mod batch;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,6 +10,7 @@ use tandem_core::backend::KvState;
 use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, SessionOptions, TokenId};
 use tandem_kernels::attention::AttentionMask;
 
+pub(crate) use self::batch::append_batch;
 use crate::cache::{KvCache, KvLayout};
 use crate::decoder::{QkvHeads, Span};
 use crate::error::Doing;
@@ -74,13 +77,7 @@ impl CandleSession {
 
     /// The hidden states of the last `n_outputs` of `tokens`, which follow `held` others.
     fn forward(&self, tokens: &[TokenId], held: usize, n_outputs: usize) -> Result<Tensor> {
-        let span = Span { rows: 0..tokens.len(), first_position: held, n_outputs };
-        let states = self.model.decoder.forward(tokens, &[span], &self.cancel, &mut |heads: QkvHeads| {
-            let layer = self.cache.write(heads.layer, held, &heads.keys, &heads.values)?;
-            let mask = AttentionMask { n_past: heads.first_query, window: heads.window, ahead: None };
-            self.model.decoder.attention(&heads.queries, &layer.keys, &layer.values, mask)
-        });
-        states.doing(DOING)?.ok_or(Error::Cancelled)
+        forward(&self.model, &[Part { cache: &self.cache, tokens, held, n_outputs }], &self.cancel)
     }
 
     fn run(&mut self, tokens: &[TokenId], n_rows: usize, logits: &mut Logits) -> Result<()> {
@@ -89,13 +86,41 @@ impl CandleSession {
         let rows = logits.resize(n_rows, vocab_size);
         let mut n_written = 0;
         self.forward_chunked(tokens, n_rows, &mut |states| {
-            let computed = model.decoder.logits(states).doing(DOING)?;
+            let computed = model.decoder.logits(states, &[states.dims()[0]]).doing(DOING)?;
             let computed = Values::of(&computed).doing(DOING)?;
             rows[n_written..n_written + computed.len()].copy_from_slice(&computed);
             n_written += computed.len();
             Ok(())
         })
     }
+}
+
+/// What a forward pass appends to one session.
+struct Part<'p> {
+    cache: &'p KvCache,
+    tokens: &'p [TokenId],
+    /// The tokens before.
+    held: usize,
+    /// How many of the last have outputs, at least one.
+    n_outputs: usize,
+}
+
+/// One pass over `parts`, of a session each: the hidden states before the last norm of the outputs of all, `[outputs, hidden_size]`. Those
+/// of a part have the bits that they have alone.
+fn forward(model: &Loaded, parts: &[Part<'_>], cancel: &CancelToken) -> Result<Tensor> {
+    let tokens: Vec<TokenId> = parts.iter().flat_map(|part| part.tokens).copied().collect();
+    let mut spans: Vec<Span> = Vec::with_capacity(parts.len());
+    for Part { tokens, held, n_outputs, .. } in parts {
+        let start = spans.last().map_or(0, |span| span.rows.end);
+        spans.push(Span { rows: start..start + tokens.len(), first_position: *held, n_outputs: *n_outputs });
+    }
+    let states = model.decoder.forward(&tokens, &spans, cancel, &mut |heads: QkvHeads| {
+        let Part { cache, held, .. } = &parts[heads.span];
+        let layer = cache.write(heads.layer, *held, &heads.keys, &heads.values)?;
+        let mask = AttentionMask { n_past: heads.first_query, window: heads.window, ahead: None };
+        model.decoder.attention(&heads.queries, &layer.keys, &layer.values, mask)
+    });
+    states.doing(DOING)?.ok_or(Error::Cancelled)
 }
 
 impl Session for CandleSession {
@@ -105,6 +130,10 @@ impl Session for CandleSession {
 
     fn context_length(&self) -> usize {
         self.context_length
+    }
+
+    fn reserved_tokens(&self) -> usize {
+        self.cache.capacity()
     }
 
     fn append_into(&mut self, tokens: &[TokenId], request: LogitsRequest, logits: &mut Logits) -> Result<()> {
@@ -126,5 +155,11 @@ impl Session for CandleSession {
         self.cache.import(self.n_tokens, state).doing("to write the KV cache")?;
         self.n_tokens += state.n_tokens;
         Ok(())
+    }
+
+    fn fork(&self, n_tokens: usize, options: &SessionOptions) -> Result<Box<dyn Session>> {
+        let context_length = options.context_length.unwrap_or(self.model.info.max_context);
+        let cache = self.cache.copy(n_tokens, context_length).doing("to copy the KV cache")?;
+        Ok(Box::new(Self { model: Arc::clone(&self.model), cache, n_tokens, context_length, cancel: options.cancel.clone() }))
     }
 }

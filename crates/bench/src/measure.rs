@@ -1,6 +1,7 @@
 //! What is measured of a model, in one process and one round.
 
 mod embedding;
+mod parallel;
 mod texts;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use tandem_core::{CancelToken, Model, ModelInfo, Result, Session, SessionOptions
 
 pub(crate) use self::embedding::rules;
 pub use self::embedding::{EmbedWorkload, Embedded, TextBatch};
+pub use self::parallel::{BatchDecode, Together};
 pub use self::texts::text;
 use crate::machine::Conditions;
 
@@ -34,6 +36,9 @@ pub struct Workload {
     pub depths: Vec<usize>,
     /// Tokens that are decoded at each depth.
     pub n_generated: usize,
+    /// Sequences that are decoded together at each depth; 1 is measured among them, so that there is something to compare with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parallel: Vec<usize>,
     /// How often each entry's turn comes.
     pub rounds: usize,
     /// What is measured of an embedding model.
@@ -56,6 +61,9 @@ pub struct Sample {
     pub prefill: Vec<Prefill>,
     /// One entry for each depth.
     pub decode: Vec<Decode>,
+    /// One entry for each number of sequences at each depth.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub together: Vec<BatchDecode>,
     /// From the start of the process to the vector of the first text, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_to_first_vector_ms: Option<f64>,
@@ -95,6 +103,14 @@ pub struct Decode {
     pub ms: f64,
     /// Each of them, in milliseconds; empty where a peer does not tell.
     pub step_ms: Vec<f64>,
+}
+
+impl Workload {
+    /// Each number of sequences that are decoded together, at each depth.
+    pub fn together(&self) -> impl Iterator<Item = Together> {
+        let at = |depth: usize| self.parallel.iter().map(move |&n| Together { n, depth });
+        self.depths.iter().copied().flat_map(at)
+    }
 }
 
 /// Token `i` of every prompt: the same for every entry, spread over the lower vocabulary, where no special tokens are.
@@ -158,6 +174,9 @@ fn generation(model: &dyn Model, workload: &Workload, cancel: &CancelToken, firs
         session.append(&prompt[..depth.max(1)], LogitsRequest::None)?;
         let step_ms = decode(&mut *session, workload.n_generated)?;
         sample.decode.push(Decode { depth, n_tokens: step_ms.len(), ms: step_ms.iter().sum(), step_ms });
+        for &n in &workload.parallel {
+            sample.together.push(parallel::decode(model, &*session, Together { n, depth }, workload.n_generated, cancel)?);
+        }
     }
     Ok(sample)
 }
@@ -184,7 +203,7 @@ fn decode(session: &mut dyn Session, n: usize) -> Result<Vec<f64>> {
     Ok(steps)
 }
 
-fn most_probable(logits: &[f32]) -> TokenId {
+pub(crate) fn most_probable(logits: &[f32]) -> TokenId {
     let best = logits
         .iter()
         .enumerate()
@@ -193,6 +212,6 @@ fn most_probable(logits: &[f32]) -> TokenId {
 }
 
 /// Since `started`, to a tenth of a microsecond.
-fn milliseconds(started: Instant) -> f64 {
+pub(crate) fn milliseconds(started: Instant) -> f64 {
     (started.elapsed().as_secs_f64() * 1e7).round() / 1e4
 }

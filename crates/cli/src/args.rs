@@ -13,6 +13,7 @@ mod parity;
 mod rerank;
 mod verify;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -79,7 +80,10 @@ pub(crate) struct RunArgs {
     /// The prompt; `-`, or no prompt when standard input is not a terminal, reads it from standard input
     ///
     /// One trailing newline of standard input is removed.
+    #[arg(conflicts_with = "prompts")]
     pub(crate) prompt: Option<String>,
+    #[command(flatten)]
+    pub(crate) many: ManyOptions,
     #[command(flatten)]
     pub(crate) generation: GenerationOptions,
     #[command(flatten)]
@@ -88,6 +92,24 @@ pub(crate) struct RunArgs {
     pub(crate) kv: KvArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+/// Many prompts at once.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Many prompts")]
+pub(crate) struct ManyOptions {
+    /// Generate from each line of FILE: a JSON string, or an object with `prompt`; `-` reads standard input
+    ///
+    /// Prompts are computed together. Each has what it has alone with the same seed; results are in the order of the file. Ctrl-C keeps
+    /// those that are finished.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompts: Option<PathBuf>,
+    /// Maximum number of prompts that are computed together [default: 8]
+    #[arg(long, value_name = "N")]
+    pub(crate) parallel: Option<NonZeroUsize>,
+    /// Compute each prompt from its first token, even where another begins with the same
+    #[arg(long)]
+    pub(crate) no_prefix_cache: bool,
 }
 
 /// Chat with a model.

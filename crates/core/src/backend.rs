@@ -215,6 +215,11 @@ pub trait Session: Any + Send {
     /// The most tokens that this session can hold.
     fn context_length(&self) -> usize;
 
+    /// The number of tokens for which it has memory, of [`ModelInfo::kv_bytes_per_token`] each: those held, or more.
+    fn reserved_tokens(&self) -> usize {
+        self.n_tokens()
+    }
+
     /// Appends `tokens`, one or many, and writes the requested logits to `logits`, whose memory is reused: `[n, vocab_size]`.
     ///
     /// # Errors

@@ -120,6 +120,7 @@ macro_rules! conformance {
             probes_of_an_encoder_end_in_its_states,
             batched_appends_equal_single_appends,
             refused_append_leaves_the_batch,
+            failed_appends_leave_the_batch,
             last_rows_equal_those_of_all,
             fork_equals_fresh,
             imported_keys_and_values_equal_computed_ones,

@@ -187,6 +187,13 @@ pub enum Error {
         hint: Option<Remedies>,
     },
 
+    /// A request that finds no place among those that wait, or waited too long.
+    #[error("the model is busy: {problem}")]
+    Busy {
+        /// What is full or over.
+        problem: String,
+    },
+
     /// Logits that are not finite; a token drawn from them would mean nothing.
     #[error("the logit of token {token} is {value} after {n_tokens} tokens")]
     BadLogits {
@@ -278,6 +285,7 @@ impl Error {
             | Self::InvalidOption { hint, .. }
             | Self::Template { hint, .. } => hint.clone(),
             Self::ContextFull { .. } => Some("shorten the prompt, or start a new session".into()),
+            Self::Busy { .. } => Some("ask again later, or let more requests wait".into()),
             Self::EmptyPrompt => Some("give a prompt of at least one character".into()),
             Self::EmptyText => Some("leave it out".into()),
             Self::LongText { .. } => Some("shorten it, or let it be cut".into()),

@@ -1,15 +1,18 @@
 //! Generation: an iterator of events over a [`Sequence`].
 
+mod continuation;
+
 use std::time::{Duration, Instant};
 
+pub(crate) use self::continuation::Continuation;
 use crate::backend::LogitsRequest;
 use crate::error::{Error, Result};
 use crate::named::named;
 use crate::primitives::TokenId;
-use crate::sampler::{Sampler, SamplingOptions};
+use crate::sampler::SamplingOptions;
 use crate::sequence::{PREFILL_CHUNK, Sequence};
-use crate::stop::{StopMatcher, StopOptions};
-use crate::tokenizer::{TokenStream, Tokenizer};
+use crate::stop::StopOptions;
+use crate::tokenizer::Tokenizer;
 
 /// How to generate.
 #[derive(Clone, Debug)]
@@ -109,16 +112,7 @@ pub struct Timings {
 /// A running generation.
 pub struct Generation<'a> {
     sequence: &'a mut Sequence,
-    options: GenerateOptions,
-    sampler: Option<Sampler>,
-    /// `None` once its tail was taken.
-    stream: Option<TokenStream>,
-    stop: StopMatcher,
-    /// The prompt and what was drawn.
-    history: Vec<TokenId>,
-    n_prompt: usize,
-    started: Instant,
-    timings: Timings,
+    continuation: Continuation,
     state: State,
 }
 
@@ -142,39 +136,25 @@ impl<'a> Generation<'a> {
     /// # Errors
     /// [`Error::InvalidOption`] for options that cannot be, [`Error::EmptyPrompt`].
     pub fn new(sequence: &'a mut Sequence, tokenizer: &Tokenizer, prompt: &[TokenId], options: GenerateOptions) -> Result<Self> {
-        options.sampling.validate()?;
-        if prompt.is_empty() {
-            return Err(Error::EmptyPrompt);
-        }
-        Ok(Self {
-            sequence,
-            sampler: None,
-            stream: Some(tokenizer.stream(true)),
-            stop: StopMatcher::new(&options.stop)?,
-            history: prompt.to_vec(),
-            n_prompt: prompt.len(),
-            options,
-            started: Instant::now(),
-            timings: Timings::default(),
-            state: State::Start,
-        })
+        let continuation = Continuation::new(tokenizer, prompt, options)?;
+        Ok(Self { sequence, continuation, state: State::Start })
     }
 
     /// Where the time went so far.
     pub fn timings(&self) -> Timings {
-        self.timings
+        self.continuation.timings()
     }
 
     /// The tokens drawn so far, an end token included.
     pub fn tokens(&self) -> &[TokenId] {
-        &self.history[self.n_prompt..]
+        self.continuation.tokens()
     }
 
     fn step(&mut self) -> Result<Option<Event>> {
         match std::mem::replace(&mut self.state, State::Done) {
             State::Start => {
-                self.started = Instant::now();
-                self.timings.n_reused = self.sequence.start(&self.history)?;
+                let n_reused = self.sequence.start(self.continuation.history())?;
+                self.continuation.start(n_reused);
                 self.state = State::Prefill;
                 self.step()
             }
@@ -189,20 +169,18 @@ impl<'a> Generation<'a> {
     fn prefill(&mut self) -> Result<Event> {
         let before = Instant::now();
         let held = self.sequence.tokens().len();
-        let is_last = self.sequence.advance(&self.history, self.options.prefill_chunk)?;
+        let is_last = self.sequence.advance(self.continuation.history(), self.continuation.options().prefill_chunk)?;
         let n_tokens = self.sequence.tokens().len();
-        self.timings.prefill += before.elapsed();
-        self.timings.n_prefilled += n_tokens - held;
         self.state = match is_last {
-            true if self.options.max_new_tokens == Some(0) => State::Finish(FinishReason::Length),
+            true if self.continuation.is_prompt_only() => State::Finish(FinishReason::Length),
             true => State::Sample,
             false => State::Prefill,
         };
-        Ok(Event::Prefilled { n_tokens, n_prompt: self.n_prompt })
+        Ok(self.continuation.prefilled(n_tokens - held, n_tokens, before.elapsed()))
     }
 
     fn decode(&mut self) -> Result<Event> {
-        let token = self.history[self.history.len() - 1];
+        let history = self.continuation.history();
         if self.sequence.tokens().len() == self.sequence.context_length() {
             return self.finish(FinishReason::Length);
         }
@@ -210,51 +188,21 @@ impl<'a> Generation<'a> {
             return Err(Error::Cancelled);
         }
         let before = Instant::now();
-        self.sequence.append(&[token], LogitsRequest::Last(1))?;
-        self.timings.engine_decode += before.elapsed();
-        self.timings.n_decoded += 1;
+        self.sequence.append(&history[history.len() - 1..], LogitsRequest::Last(1))?;
+        self.continuation.decoded(before.elapsed());
         self.sample()
     }
 
     fn sample(&mut self) -> Result<Event> {
         let Some(row) = self.sequence.logits().last() else { return self.finish(FinishReason::Length) };
-        let sampler = match &mut self.sampler {
-            Some(sampler) => sampler,
-            none => none.insert(Sampler::new(self.options.sampling.clone(), row.len())?),
-        };
-        let n = self.history.len() - self.n_prompt;
-        let sampled = sampler.sample(row, &self.history, n as u64)?;
-        self.history.push(sampled.id);
-        let elapsed = self.started.elapsed();
-        if n == 0 {
-            self.timings.first_token = elapsed;
-        }
-        self.timings.decode = elapsed - self.timings.first_token;
-
-        let (text, reason) = self.text_of(sampled.id, n + 1)?;
+        let (event, reason) = self.continuation.draw(row)?;
         self.state = reason.map_or(State::Decode, State::Finish);
-        Ok(Event::Token { id: sampled.id, text, logprob: sampled.logprob })
+        Ok(event)
     }
 
-    /// The text that became certain with token `id`, the `n`th, and whether the generation ends with it.
-    fn text_of(&mut self, id: TokenId, n: usize) -> Result<(String, Option<FinishReason>)> {
-        if self.stop.is_end(id) {
-            return Ok((String::new(), Some(FinishReason::Stop)));
-        }
-        let piece = self.stream.as_mut().map_or(Ok(String::new()), |stream| stream.push(id))?;
-        let step = self.stop.push(&piece);
-        let full = self.options.max_new_tokens.is_some_and(|max| n >= max);
-        let reason = if step.matched.is_some() { Some(FinishReason::Stop) } else { full.then_some(FinishReason::Length) };
-        Ok((step.emit, reason))
-    }
-
-    /// The last event, with the text that was held back unless a stop string ended it.
     fn finish(&mut self, reason: FinishReason) -> Result<Event> {
         self.state = State::Done;
-        let tail = self.stream.take().map_or(Ok(String::new()), TokenStream::finish)?;
-        let mut text = self.stop.push(&tail).emit;
-        text += &self.stop.finish().emit;
-        Ok(Event::Finished { reason, text })
+        self.continuation.finish(reason)
     }
 }
 

@@ -42,6 +42,7 @@ pub mod remedy;
 pub mod rerank;
 pub mod sampler;
 pub mod saved;
+pub mod scheduler;
 pub mod score;
 pub mod sequence;
 mod setters;

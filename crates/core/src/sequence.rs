@@ -9,6 +9,18 @@ use crate::primitives::TokenId;
 /// every position's logits do not need much memory for them.
 pub const PREFILL_CHUNK: usize = 256;
 
+/// The fewest tokens of a chunk of a prompt that has as many: engines compute few tokens in another order than many, so that their last bits
+/// differ. With it a prompt has the same bits in any chunks.
+pub const LEAST_CHUNK: usize = 17;
+
+/// How many of the `rest` tokens of a prompt are computed next, where `wanted` are to be: never so many that fewer than [`LEAST_CHUNK`]
+/// remain, unless the chunks of `most` that were asked for are too small for it.
+pub(crate) fn next_chunk(rest: usize, wanted: usize, most: usize) -> usize {
+    let least = if most < 2 * LEAST_CHUNK { 1 } else { LEAST_CHUNK };
+    let wanted = wanted.min(most).max(least);
+    if wanted >= rest || rest < 2 * least { rest } else { wanted.min(rest - least) }
+}
+
 /// One sequence of tokens and its KV cache.
 pub struct Sequence {
     session: Box<dyn Session>,
@@ -121,7 +133,7 @@ impl Sequence {
         Ok(self.tokens.len())
     }
 
-    /// Computes the next `chunk` tokens of `prompt`, whose beginning is held. `true` when that was the last of them, whose
+    /// Computes the next tokens of `prompt`, whose beginning is held, up to about `chunk` of them. `true` when that was the last of them, whose
     /// [`logits`](Self::logits) are there now.
     ///
     /// # Errors
@@ -131,7 +143,7 @@ impl Sequence {
             return Err(Error::Cancelled);
         }
         let rest = prompt.get(self.tokens.len()..).filter(|rest| !rest.is_empty()).ok_or(Error::EmptyPrompt)?;
-        let n = rest.len().min(chunk.max(1));
+        let n = next_chunk(rest.len(), chunk, chunk);
         let is_last = n == rest.len();
         self.append(&rest[..n], if is_last { LogitsRequest::Last(1) } else { LogitsRequest::None })?;
         Ok(is_last)
@@ -142,5 +154,29 @@ impl Sequence {
         let common = self.tokens.iter().zip(prompt).take_while(|(held, next)| held == next).count();
         let kept = common.min(prompt.len() - 1);
         if self.capabilities.has(Capability::Rewind) || kept == self.tokens.len() { kept } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_whole_and_not_too_small() {
+        for rest in 1..700 {
+            for (wanted, most) in [(256, 256), (1, 256), (20, 256), (40, 256), (300, 256), (4, 4), (1, 1), (33, 33)] {
+                let (mut left, mut chunks) = (rest, Vec::new());
+                while left > 0 {
+                    chunks.push(next_chunk(left, wanted, most));
+                    left -= chunks[chunks.len() - 1];
+                }
+                let least = if most < 2 * LEAST_CHUNK { 1 } else { LEAST_CHUNK.min(rest) };
+                assert!(chunks.iter().all(|n| *n >= least), "{rest} in chunks of {wanted}: {chunks:?}");
+                assert!(chunks.iter().all(|n| *n <= wanted.min(most).max(2 * LEAST_CHUNK - 1)), "{rest} in {wanted}: {chunks:?}");
+                if most < 2 * LEAST_CHUNK {
+                    assert_eq!(chunks.len(), rest.div_ceil(wanted));
+                }
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! read each weight once, whatever the number of rows. All instruction sets agree to within rounding, which the tests check.
 //!
 //! A few rows of inputs (up to [`MAX_ROWS`]) meet each weight while it is in a register, in 32, 16, 8 or 4 bits. Weights are prefetched,
-//! because rows are too short for the processor's own prefetcher. One row of inputs goes through one row of weights after the other
+//! because rows are too short for the processor's own prefetcher. Each input has the bits that it has alone. One row of inputs goes through one row of weights after the other
 //! where vectors are wide enough or weights are floats, because memory is read fastest in one stream. Many rows go through tiles, see
 //! [`product`](crate::product). Products of quantised weights with quantised activations are sums of integers: with VNNI of 512 bits
 //! (`x86::vnni`) or 256 bits, or with AVX2 alone (`x86::bytes`).
@@ -18,7 +18,7 @@ pub use self::pairs::PairProducts;
 use crate::float::Float;
 use crate::isa::Isa;
 use crate::quantize::{BLOCK, Blocks};
-use crate::quantized_activations::{BlockPair, RowGroup};
+use crate::quantized_activations::{BlockPair, LaneInputs, RowGroup};
 use crate::tiles::{Lanes, MAX_ROWS, PACKED_INPUTS, PackedTile, TILE};
 
 /// Calls the implementation of a kernel for an instruction set: `floats` differ by the width of vectors, `integers` by the instructions
@@ -162,6 +162,32 @@ impl Isa {
         assert_eq!(weights.scales.len() * BLOCK * n, out.len() * columns, "there is a product for each pair of rows");
         assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
         dispatch!(integers: self, integer_products(weights, inputs, columns, out))
+    }
+
+    /// Whether [`lane_products`](Self::lane_products) multiply `n` inputs.
+    pub(crate) fn multiplies_in_lanes(self, n: usize) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => n > 2,
+            _ => false,
+        }
+    }
+
+    /// As [`integer_products`](Self::integer_products) of inputs side by side, to the bit, where it
+    /// [is faster](Self::multiplies_in_lanes).
+    pub(crate) fn lane_products(self, weights: Blocks<'_>, inputs: &LaneInputs, out: &mut [f32]) {
+        let n_blocks = inputs.scales.len();
+        assert!(self.multiplies_in_lanes(inputs.n) && inputs.n <= MAX_ROWS, "the inputs are few, and more than two");
+        assert!(inputs.words.len() * 4 == n_blocks * BLOCK && inputs.correction.len() == n_blocks, "every block has its codes");
+        assert_eq!(weights.scales.len() * inputs.n, out.len() * n_blocks, "there is a product for each pair of rows");
+        assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
+        match self {
+            // SAFETY: every `Isa` but `Plain` comes from `Isa::all`, which has checked that the processor has its instructions.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "not every processor has these instructions")]
+            Self::Avx512Vnni => unsafe { x86::vnni::lane_products(weights, inputs, out) },
+            _ => unreachable!("no other instruction set multiplies in lanes"),
+        }
     }
 
     /// Packs up to [`TILE`] rows of `per_row` blocks into `packed`; missing rows become zeros.

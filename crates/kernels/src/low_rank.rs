@@ -21,7 +21,7 @@ use crate::float::Float;
 use crate::isa::Isa;
 use crate::quantize::{BLOCK, Bits};
 use crate::quantized_activations::{BlockPair, RowGroup};
-use crate::tiles::{Lanes, MAX_ROWS, PACKED_INPUTS, TILE};
+use crate::tiles::{Lanes, PACKED_INPUTS, TILE};
 
 /// Values of `A` that are multiplied at a time: a microsecond's work.
 const PIECE: usize = 1 << 13;
@@ -374,7 +374,7 @@ pub(crate) struct Shared<'u> {
 }
 
 impl<'u> Shared<'u> {
-    /// For up to [`MAX_ROWS`] rows of inputs.
+    /// For up to [`MAX_ROWS`](crate::tiles::MAX_ROWS) rows of inputs.
     pub(crate) fn new(update: &'u Update, inputs: Inputs<'u>) -> Self {
         let (rank, n) = (update.rank(), inputs.n(update.columns));
         // Pieces do not cross the parts of `A`.
@@ -423,28 +423,15 @@ impl<'u> Shared<'u> {
                 module.add(update.isa, low, rows.start, out);
                 continue;
             }
-            let mut b = vec![0.0; module.ranks.len() * TILE];
-            for (out, first) in out.chunks_mut(TILE * n).zip(rows.clone().step_by(TILE)) {
-                let Some(own) = module.tile(first) else { continue };
-                module.b.widen(own, &mut b);
-                add_transposed(update.isa, &b, low, n, out);
+            // One input after the other, as alone, so that each has the same bits.
+            let mut column = vec![0.0; rows.len()];
+            for input in 0..n {
+                let low: Vec<f32> = low[input..].iter().step_by(n).copied().collect();
+                column.iter_mut().zip(out[input..].iter().step_by(n)).for_each(|(own, out)| *own = *out);
+                module.add(update.isa, &low, rows.start, &mut column);
+                out[input..].iter_mut().step_by(n).zip(&column).for_each(|(out, own)| *out = *own);
             }
         }
-    }
-}
-
-/// Adds `B` times `low`, `[ranks, n]`, to `out`, up to [`TILE`] rows of `n`.
-fn add_transposed(isa: Isa, b: &[f32], low: &[f32], n: usize, out: &mut [f32]) {
-    let mut sums = [0.0; MAX_ROWS * TILE];
-    let most = isa.tile_inputs();
-    let ranks = low.len() / n;
-    for first in (0..n).step_by(most) {
-        let together = most.min(n - first);
-        let inputs: Vec<f32> = (0..ranks).flat_map(|rank| &low[rank * n + first..][..together]).copied().collect();
-        isa.tile(b, &inputs, &mut sums[first * TILE..(first + together) * TILE]);
-    }
-    for (row, out) in out.chunks_exact_mut(n).enumerate() {
-        out.iter_mut().enumerate().for_each(|(i, out)| *out += sums[i * TILE + row]);
     }
 }
 

@@ -34,10 +34,50 @@ const TASK_BYTES: usize = 256 << 10;
 /// How the kernels of products are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernels {
-    /// By the number of rows of inputs, the fastest for that. Results differ in the last bits.
+    /// By the number of rows of inputs, the fastest for that. Those of a few rows and of many give results that differ in the last bits.
     Fastest,
-    /// The same for any number of rows: a row gives the same bits, whatever it shares a product with.
+    /// Those of many rows, for any number: a row gives the same bits, whatever it shares a product with.
     ByShape,
+    /// Those that are the fastest for so many rows, for any number: a row gives the same bits as in a product of so many.
+    OfRows(usize),
+}
+
+/// Consecutive rows of inputs whose products are computed by one choice of kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowRun {
+    /// How many.
+    pub n_rows: usize,
+    /// By which.
+    pub kernels: Kernels,
+}
+
+impl RowRun {
+    /// Rows of several sequences that share products, of which those of each get the bits that they get alone: `lengths` are the rows of
+    /// each.
+    pub fn of_sequences(lengths: impl IntoIterator<Item = usize>) -> Vec<Self> {
+        let mut runs: Vec<Self> = Vec::new();
+        for n_rows in lengths {
+            // The largest number of rows with the same kernels.
+            let same = [MAX_ROWS, FEW_ROWS].into_iter().find(|few| n_rows <= *few);
+            let kernels = same.map_or(Kernels::ByShape, Kernels::OfRows);
+            match runs.last_mut().filter(|run| run.kernels == kernels) {
+                Some(run) => run.n_rows += n_rows,
+                None => runs.push(Self { n_rows, kernels }),
+            }
+        }
+        runs
+    }
+}
+
+impl Kernels {
+    /// How many rows of inputs kernels are chosen for where there are `n`.
+    fn rows(self, n: usize) -> usize {
+        match self {
+            Self::Fastest => n,
+            Self::ByShape => usize::MAX,
+            Self::OfRows(rows) => rows,
+        }
+    }
 }
 
 /// What is added to a product.
@@ -259,12 +299,15 @@ impl<'m> MatrixView<'m> {
     ) {
         let (columns, n) = (self.columns, x.len() / self.columns);
         assert!(x.len() == n * columns && out.len() == n * self.rows, "inputs and outputs are whole rows, and as many");
-        let (few_rows, few_quantized) = if kernels == Kernels::Fastest { (FEW_ROWS, MAX_ROWS) } else { (0, 0) };
+        if n == 0 {
+            return;
+        }
+        let chosen_for = kernels.rows(n);
         match self.weights {
             Weights::Blocks(blocks) if self.numerics == Numerics::Fast && self.isa.quantizes_activations() => {
-                self.write_integer_product(blocks, x, update, few_quantized, out);
+                self.write_integer_product(blocks, x, update, chosen_for <= MAX_ROWS, out);
             }
-            weights if n <= few_rows => {
+            weights if chosen_for <= FEW_ROWS => {
                 for (x, out) in x.chunks(MAX_ROWS * columns).zip(out.chunks_mut(MAX_ROWS * self.rows)) {
                     let low = update.map(|update| Shared::new(update, Inputs::Floats(x)));
                     self.product_of_few(x.len() / columns, low.as_ref(), out, |rows, out| {
@@ -287,6 +330,21 @@ impl<'m> MatrixView<'m> {
                 row.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
             }
         }
+    }
+
+    /// As [`write_product`](Self::write_product), where the kernels of each of `runs` of rows are chosen by themselves.
+    ///
+    /// # Panics
+    /// As [`write_product`](Self::write_product), and for runs that are not all rows.
+    pub fn write_products(self, x: &[f32], terms: Terms<'_>, runs: &[RowRun], packed: &mut Vec<f32>, out: &mut [f32]) {
+        let (mut x, mut out) = (x, out);
+        for run in runs {
+            let (own, rest) = x.split_at(run.n_rows * self.columns);
+            let (own_out, rest_out) = out.split_at_mut(run.n_rows * self.rows);
+            self.write_product(own, terms, run.kernels, packed, own_out);
+            (x, out) = (rest, rest_out);
+        }
+        assert!(x.is_empty() && out.is_empty(), "every row is of a run");
     }
 
     /// Adds the products of the offsets with the sums of the blocks of `x` to `out`.
@@ -317,19 +375,30 @@ impl<'m> MatrixView<'m> {
         out
     }
 
-    /// As [`write_product`](Self::write_product), with quantised activations; `few` is up to how many rows count as few.
-    fn write_integer_product(self, weights: Blocks<'_>, x: &[f32], update: Option<&Update>, few: usize, out: &mut [f32]) {
+    /// As [`write_product`](Self::write_product), with quantised activations; `few` selects the kernels of a few rows.
+    fn write_integer_product(self, weights: Blocks<'_>, x: &[f32], update: Option<&Update>, few: bool, out: &mut [f32]) {
         let inputs = QuantizedActivations::new(x, self.columns);
-        let n = x.len() / self.columns;
-        if n > few {
+        if !few {
             return integer_product(self.isa, weights, &inputs, update, out);
         }
-        let pairs = inputs.pairs(weights.bits.offset());
+        let per_row = self.columns.div_ceil(2 * BLOCK);
         let of_update = update.map(|_| inputs.pairs(Bits::Eight.offset()));
-        let low = update.zip(of_update.as_deref()).map(|(update, pairs)| Shared::new(update, Inputs::Pairs(pairs)));
-        self.product_of_few(n, low.as_ref(), out, |rows, out| {
-            self.isa.integer_products(weights.rows(rows, self.columns), &pairs, self.columns, out);
-        });
+        for (i, out) in out.chunks_mut(MAX_ROWS * self.rows).enumerate() {
+            let (first, n) = (i * MAX_ROWS, out.len() / self.rows);
+            let of_update = of_update.as_deref().map(|all| &all[first * per_row..(first + n) * per_row]);
+            let low = update.zip(of_update).map(|(update, pairs)| Shared::new(update, Inputs::Pairs(pairs)));
+            if self.isa.multiplies_in_lanes(n) {
+                let lanes = inputs.lanes(first..first + n, weights.bits.offset());
+                self.product_of_few(n, low.as_ref(), out, |rows, out| {
+                    self.isa.lane_products(weights.rows(rows, self.columns), &lanes, out);
+                });
+            } else {
+                let pairs = inputs.pairs_of(first..first + n, weights.bits.offset());
+                self.product_of_few(n, low.as_ref(), out, |rows, out| {
+                    self.isa.integer_products(weights.rows(rows, self.columns), &pairs, self.columns, out);
+                });
+            }
+        }
     }
 
     /// Rows of a task, whole units of `unit`: of a few numbers of tasks, the first with which threads hardly wait
@@ -356,26 +425,30 @@ impl<'m> MatrixView<'m> {
     ) {
         // Tasks have whole tiles of the update.
         let share = self.task_rows(if low.is_some() { TILE } else { 4 });
-        let by_weight = |out: &mut [f32]| {
-            out.par_chunks_mut(share * n).with_max_len(1).enumerate().for_each(|(i, out)| {
-                let rows = i * share..i * share + out.len() / n;
-                if let Some(low) = low {
-                    low.compute();
-                }
-                products(rows.clone(), out);
-                if let Some(low) = low {
-                    low.apply(&rows, out);
-                }
-            });
+        let compute = |first: usize, out: &mut [f32]| {
+            let rows = first..first + out.len() / n;
+            if let Some(low) = low {
+                low.compute();
+            }
+            products(rows.clone(), out);
+            if let Some(low) = low {
+                low.apply(&rows, out);
+            }
         };
         if n == 1 {
-            return by_weight(out);
+            return out.par_chunks_mut(share).with_max_len(1).enumerate().for_each(|(i, out)| compute(i * share, out));
         }
-        let mut transposed = vec![0.0; out.len()];
-        by_weight(&mut transposed);
-        for (i, out) in out.chunks_exact_mut(self.rows).enumerate() {
-            out.iter_mut().zip(transposed[i..].iter().step_by(n)).for_each(|(out, value)| *out = *value);
+        let mut parts: Vec<Vec<&mut [f32]>> = (0..self.rows.div_ceil(share)).map(|_| Vec::with_capacity(n)).collect();
+        for row in out.chunks_exact_mut(self.rows) {
+            parts.iter_mut().zip(row.chunks_mut(share)).for_each(|(part, own)| part.push(own));
         }
+        parts.into_par_iter().with_max_len(1).enumerate().for_each(|(i, mut out)| {
+            let mut transposed = vec![0.0; out[0].len() * n];
+            compute(i * share, &mut transposed);
+            for (input, out) in out.iter_mut().enumerate() {
+                out.iter_mut().zip(transposed[input..].iter().step_by(n)).for_each(|(out, value)| *out = *value);
+            }
+        });
     }
 }
 

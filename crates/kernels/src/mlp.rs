@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::buffers::{scratch_slice, zeros};
 use crate::elementwise::{GateActivation, gated};
-use crate::matrix::{Kernels, MatrixView, Terms};
+use crate::matrix::{MatrixView, RowRun, Terms};
 
 /// Scratch buffers between the two products of an MLP, reused by successive forward passes, since the system has to allocate and clear
 /// new memory first.
@@ -37,7 +37,8 @@ pub type Projection<'m> = (MatrixView<'m>, Terms<'m>);
 
 impl ScratchPool {
     /// `down(activation(gate(x)) * up(x))` of `x`, `[n, columns of gate_up]`: `[n, rows of down]`. The first half of the rows of `gate_up`,
-    /// `[2 * intermediate_size, hidden_size]`, is the gate. `observe` receives what lies in between, with its width.
+    /// `[2 * intermediate_size, hidden_size]`, is the gate. `runs` choose
+    /// the kernels of its rows. `observe` receives what lies in between, with its width.
     ///
     /// # Errors
     /// Those of `observe`.
@@ -50,7 +51,7 @@ impl ScratchPool {
         activation: GateActivation,
         (down, down_terms): Projection<'_>,
         x: &[f32],
-        kernels: Kernels,
+        runs: &[RowRun],
         observe: &mut Observe<'_, E>,
     ) -> Result<Vec<f32>, E> {
         let (n, width) = (x.len() / gate_up.columns(), down.columns());
@@ -59,13 +60,13 @@ impl ScratchPool {
         // Concurrent sessions take one each.
         let mut own = pool().pop().unwrap_or_default();
         let both = scratch_slice(&mut own.gate_up, 2 * n * width);
-        gate_up.write_product(x, gate_up_terms, kernels, &mut own.packed, both);
+        gate_up.write_products(x, gate_up_terms, runs, &mut own.packed, both);
         observe(Between::GateUp, both, 2 * width)?;
         let between = scratch_slice(&mut own.gated, n * width);
         gated(activation, both, width, between);
         observe(Between::Activation, between, width)?;
         let mut out = zeros(n * down.rows());
-        down.write_product(between, down_terms, kernels, &mut own.packed, &mut out);
+        down.write_products(between, down_terms, runs, &mut own.packed, &mut out);
         pool().push(own);
         Ok(out)
     }

@@ -4,12 +4,13 @@
 //! says that they are faster; exact numerics never do.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::isa::vectorized;
 use crate::quantize::BLOCK;
-use crate::tiles::{PackedTile, TILE};
+use crate::tiles::{MAX_ROWS, PackedTile, TILE};
 
 /// Rows of inputs, each block of [`BLOCK`] as integers from -127 to 127 times a scale. Each block is quantised by itself, so a row does
 /// not depend on the others of its batch.
@@ -47,14 +48,18 @@ impl QuantizedActivations {
         values
     }
 
-    /// The rows in pairs of blocks, `[n, pairs]`, for weights whose code of zero is `offset`. An odd last block is paired with zeros.
+    /// All rows in pairs of blocks, `[n, pairs]`, for weights whose code of zero is `offset`. An odd last block is paired with zeros.
     pub(crate) fn pairs(&self, offset: i32) -> Vec<BlockPair> {
+        self.pairs_of(0..self.codes.len() / self.per_row, offset)
+    }
+
+    /// As [`pairs`](Self::pairs), of some rows.
+    pub(crate) fn pairs_of(&self, rows: Range<usize>, offset: i32) -> Vec<BlockPair> {
         let per_row = self.per_row.div_ceil(2);
-        let mut pairs = vec![
-            BlockPair { codes: [[0; BLOCK]; 2], correction: [0; 16], scales: [0.0; 16] };
-            self.codes.len() / self.per_row * per_row
-        ];
-        for (i, ((codes, scale), sum)) in self.codes.iter().zip(&self.scales).zip(&self.sums).enumerate() {
+        let own = rows.start * self.per_row..rows.end * self.per_row;
+        let mut pairs = vec![BlockPair { codes: [[0; BLOCK]; 2], correction: [0; 16], scales: [0.0; 16] }; rows.len() * per_row];
+        let blocks = self.codes[own.clone()].iter().zip(&self.scales[own.clone()]).zip(&self.sums[own]);
+        for (i, ((codes, scale), sum)) in blocks.enumerate() {
             let (row, block) = (i / self.per_row, i % self.per_row);
             let (pair, half) = (&mut pairs[row * per_row + block / 2], block % 2);
             pair.codes[half] = *codes;
@@ -62,6 +67,25 @@ impl QuantizedActivations {
             pair.scales[8 * half..][..8].fill(*scale);
         }
         pairs
+    }
+
+    /// The `rows`, up to [`MAX_ROWS`], side by side for weights whose code of zero is `offset`.
+    pub(crate) fn lanes(&self, rows: Range<usize>, offset: i32) -> LaneInputs {
+        let per_row = self.per_row;
+        let mut lanes = LaneInputs {
+            n: rows.len(),
+            words: vec![[0; MAX_ROWS]; per_row * WORDS],
+            scales: vec![[0.0; MAX_ROWS]; per_row],
+            correction: vec![[0; MAX_ROWS]; per_row],
+        };
+        for (lane, row) in rows.enumerate() {
+            let own = row * per_row..(row + 1) * per_row;
+            let words = self.codes[own.clone()].as_flattened().as_chunks::<4>().0;
+            lanes.words.iter_mut().zip(words).for_each(|(out, word)| out[lane] = i32::from_le_bytes(word.map(i8::cast_unsigned)));
+            lanes.scales.iter_mut().zip(&self.scales[own.clone()]).for_each(|(out, scale)| out[lane] = *scale);
+            lanes.correction.iter_mut().zip(&self.sums[own]).for_each(|(out, sum)| out[lane] = -offset * sum);
+        }
+        lanes
     }
 
     /// The rows in groups of `size`, the last possibly smaller, for weights whose code of zero is `offset`.
@@ -81,6 +105,18 @@ pub(crate) struct BlockPair {
     pub(crate) correction: [i32; 16],
     /// The scale of each block, in eight lanes.
     pub(crate) scales: [f32; 16],
+}
+
+/// Up to [`MAX_ROWS`] rows side by side, for vectors of a lane for each; lanes without a row are zeros.
+pub(crate) struct LaneInputs {
+    /// The number of rows.
+    pub(crate) n: usize,
+    /// Four codes in each word: `[columns / 4, MAX_ROWS]`.
+    pub(crate) words: Vec<[i32; MAX_ROWS]>,
+    /// `[columns / BLOCK, MAX_ROWS]`
+    pub(crate) scales: Vec<[f32; MAX_ROWS]>,
+    /// As in [`BlockPair`], one for each block: `[columns / BLOCK, MAX_ROWS]`.
+    pub(crate) correction: Vec<[i32; MAX_ROWS]>,
 }
 
 /// Some rows, interleaved.

@@ -242,6 +242,13 @@ pub mod rerank {
     pub use tandem_core::rerank::{DocumentScore, RerankConfig, RerankOptions, Reranker, ScoreActivation, TruncatePair};
 }
 
+/// Many sequences at once: requests, limits, what came of them.
+pub mod scheduler {
+    pub use tandem_core::scheduler::{
+        Ended, Priority, Request, RequestId, Reuse, Scheduler, SchedulerFigures, SchedulerOptions, Update,
+    };
+}
+
 /// The files of a model, and what they say of it.
 pub mod files {
     pub use tandem_core::config::GenerationConfig;

@@ -8,6 +8,7 @@ use tandem_core::config::{GenerationConfig, ModelConfig};
 use tandem_core::files::{MAX_JSON_BYTES, ModelFile, ModelFiles};
 use tandem_core::generate::{GenerateOptions, Generation};
 use tandem_core::sampler::SamplingOptions;
+use tandem_core::scheduler::{Scheduler, SchedulerOptions};
 use tandem_core::sequence::Sequence;
 use tandem_core::stop::StopOptions;
 use tandem_core::template::{ChatMessage, ChatTemplate, RenderOptions, TemplateTokens, TokenizerConfig};
@@ -206,6 +207,14 @@ impl TextModel {
     /// As [`Model::new_session`].
     pub fn new_sequence(&self, options: &SessionOptions) -> Result<Sequence> {
         Sequence::new(&*self.model, options)
+    }
+
+    /// Serves many requests at once.
+    ///
+    /// # Errors
+    /// As [`Scheduler::new`].
+    pub fn scheduler(&self, options: SchedulerOptions) -> Result<Scheduler> {
+        Scheduler::new(Arc::clone(&self.model), Tokenizer::clone(&self.tokenizer), options)
     }
 
     /// How the model's publisher would have it generate: `generation_config.json`, greedy where it does not say to sample.

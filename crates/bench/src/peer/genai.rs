@@ -78,7 +78,7 @@ impl Runner for Genai {
                 Some("name a directory written by onnxruntime-genai's builder or by an export"),
             ));
         }
-        let nothing = Workload { prompts: vec![1], depths: vec![], n_generated: 0, rounds: 1, embedding: None };
+        let nothing = Workload { prompts: vec![1], depths: vec![], n_generated: 0, parallel: vec![], rounds: 1, embedding: None };
         let (answer, _) = self.ask(&nothing, cancel)?;
         let files = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
         let weights: Vec<_> = files.filter(|file| file.file_name().to_string_lossy().contains(".onnx")).collect();

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{BenchEntry, Record};
-use crate::measure::{EmbedWorkload, Sample, TextBatch};
+use crate::measure::{EmbedWorkload, Sample, TextBatch, Together};
 use crate::statistics::{Comparison, compare_apart, compare_in_turns, quantile};
 
 /// One figure.
@@ -15,6 +15,8 @@ pub enum Metric {
     FirstToken(usize),
     /// Tokens per second after this many tokens.
     Decode(usize),
+    /// Tokens per second of all of so many sequences that are decoded together.
+    DecodeTogether(Together),
     /// Tokens per second of these texts at once.
     EmbedTokens(TextBatch),
     /// Texts per second of these texts at once.
@@ -61,7 +63,7 @@ impl Metric {
     /// In what it is measured.
     pub fn unit(self) -> Unit {
         match self {
-            Self::Prefill(_) | Self::Decode(_) | Self::EmbedTokens(_) => Unit::TokensPerSecond,
+            Self::Prefill(_) | Self::Decode(_) | Self::DecodeTogether(_) | Self::EmbedTokens(_) => Unit::TokensPerSecond,
             Self::EmbedTexts(_) | Self::Queries => Unit::TextsPerSecond,
             Self::FirstToken(_) | Self::LoadWarm | Self::LoadCold | Self::StartToFirstToken => Unit::Milliseconds,
             Self::QueryP50 | Self::QueryP99 | Self::StartToFirstVector => Unit::Milliseconds,
@@ -81,6 +83,10 @@ impl Metric {
             Self::FirstToken(n) => sample.prefill.iter().find(|prefill| prefill.n_tokens == n)?.first_token_ms,
             Self::Decode(depth) => {
                 sample.decode.iter().find(|decode| decode.depth == depth).and_then(|decode| speed(decode.n_tokens, decode.ms))
+            }
+            Self::DecodeTogether(together) => {
+                let found = sample.together.iter().find(|decode| decode.together == together)?;
+                speed(together.n * found.n_tokens, found.ms)
             }
             Self::EmbedTokens(batch) => embedded(batch).and_then(|found| speed(found.n_tokens, found.ms)),
             Self::EmbedTexts(batch) => embedded(batch).and_then(|found| speed(found.batch.n_texts, found.ms)),
@@ -102,6 +108,7 @@ impl fmt::Display for Metric {
             Self::Prefill(n) => write!(f, "prefill of {n}"),
             Self::FirstToken(n) => write!(f, "first token of {n}"),
             Self::Decode(depth) => write!(f, "decode at depth {depth}"),
+            Self::DecodeTogether(together) => write!(f, "decode of {together}"),
             Self::EmbedTokens(batch) => write!(f, "tokens/s of {batch}"),
             Self::EmbedTexts(batch) => write!(f, "texts/s of {batch}"),
             Self::QueryP50 => f.write_str("query, p50"),
@@ -132,6 +139,21 @@ impl BenchEntry {
     pub fn step_percentiles(&self, depth: usize) -> Option<[f64; 3]> {
         let steps = self.steps(depth);
         (!steps.is_empty()).then(|| [0.5, 0.9, 0.99].map(|share| quantile(&steps, share)))
+    }
+
+    /// Half of the steps of sequences that are decoded together took no longer, in milliseconds.
+    pub fn step_together(&self, together: Together) -> Option<f64> {
+        let decoded = self.samples.iter().flat_map(|sample| &sample.together).filter(|decode| decode.together == together);
+        let steps: Vec<f64> = decoded.flat_map(|decode| decode.step_ms.iter().copied()).collect();
+        (!steps.is_empty()).then(|| quantile(&steps, 0.5))
+    }
+
+    /// How many times the tokens per second of one sequence `together` has, on ratios of the same rounds.
+    pub fn speed_up(&self, together: Together) -> Option<Comparison> {
+        let alone = Metric::DecodeTogether(Together { n: 1, ..together });
+        let values = |metric: Metric| self.samples.iter().filter_map(|sample| metric.of(sample)).collect::<Vec<f64>>();
+        let (many, one) = (values(Metric::DecodeTogether(together)), values(alone));
+        (!many.is_empty() && many.len() == one.len()).then(|| compare_in_turns(&many, &one))
     }
 
     /// The share of what the memory allows that decoding at `depth` reaches: bytes that a step must read, weights and KV cache, times
@@ -176,6 +198,7 @@ impl Record {
         let prompts = workload.prompts.iter().copied();
         let all = prompts.clone().map(Metric::Prefill).chain(prompts.map(Metric::FirstToken));
         let all = all.chain(workload.depths.iter().copied().map(Metric::Decode));
+        let all = all.chain(workload.together().map(Metric::DecodeTogether));
         let batches = workload.embedding.as_ref().map(EmbedWorkload::all).unwrap_or_default();
         let all = all.chain(batches.into_iter().flat_map(|batch| [Metric::EmbedTokens(batch), Metric::EmbedTexts(batch)]));
         let all = all.chain([Metric::QueryP50, Metric::QueryP99, Metric::Queries]);

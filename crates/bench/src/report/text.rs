@@ -1,6 +1,7 @@
 //! The report on a terminal.
 
 mod embedding;
+mod parallel;
 
 use super::advice::{Advice, advise, usual};
 use super::changes::Change;
@@ -14,7 +15,10 @@ pub fn text(record: &Record, changes: &[Change]) -> Vec<String> {
     let mut lines = vec![heading(record), String::new()];
     match &record.workload.embedding {
         Some(workload) => lines.extend(embedding::tables(record, workload)),
-        None => lines.extend(table(record)),
+        None => {
+            lines.extend(table(record));
+            lines.extend(parallel::table(record));
+        }
     }
     let failed = record.entries.iter().filter_map(|entry| Some(format!("{}: {}", entry.name, entry.failure.as_ref()?)));
     lines.extend(failed);

@@ -16,7 +16,7 @@ pub(crate) fn record(entries: Vec<BenchEntry>) -> Record {
         is_complete: true,
         model: ModelRecord { vocab_size: 1000, ..ModelRecord::default() },
         machine: Machine { n_processors: 2, ..Machine::default() },
-        workload: Workload { prompts: vec![], depths: vec![0], n_generated: 64, rounds, embedding: None },
+        workload: Workload { prompts: vec![], depths: vec![0], n_generated: 64, parallel: vec![], rounds, embedding: None },
         builds: vec![],
         entries,
     }

@@ -105,6 +105,9 @@ pub(crate) struct WorkOptions {
     /// Generating: numbers of tokens in the context before decoding [default: 0,512]
     #[arg(long = "depth", value_name = "N", value_delimiter = ',')]
     pub(crate) depths: Option<Vec<usize>>,
+    /// Generating: also decode so many sequences together at each depth, and compare them with one
+    #[arg(long = "parallel", value_name = "N", value_delimiter = ',')]
+    pub(crate) parallel: Option<Vec<usize>>,
     /// Embedding: lengths of texts of equal length in tokens [default: 16,32,128,256]
     #[arg(long = "length", value_name = "N", value_delimiter = ',')]
     pub(crate) lengths: Option<Vec<usize>>,

@@ -21,7 +21,8 @@ Examples:
   tandem run demo --temperature 0 --raw 'Once upon a time'
   cat notes.txt | tandem run ./my-model --system 'Summarise what you are given.'
   tandem run ./my-model --dtype int4 --kv-dtype f32 - < notes.txt
-  tandem run ./my-model 'Name three rivers.' --json | jq -r .text"
+  tandem run ./my-model 'Name three rivers.' --json | jq -r .text
+  tandem run ./my-model --prompts prompts.jsonl --parallel 8 --json | jq -r '.results[].text'"
     };
 }
 

@@ -1,5 +1,8 @@
 //! `tandem run`: text from a prompt.
 
+mod many;
+mod prompts;
+
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -8,7 +11,7 @@ use tandem::{ChatMessage, Event, FinishReason, Generation, TextModel, Timings, T
 
 use crate::args::{GenerationOptions, RunArgs};
 use crate::config::Config;
-use crate::engine::{AdapterRow, DTypeReport, load, session_options};
+use crate::engine::{AdapterRow, DTypeReport, Loaded, load, session_options};
 use crate::failure::{FAILED, Usage};
 use crate::figures::{self, TimingsReport};
 use crate::generation::reported_seed;
@@ -41,6 +44,29 @@ struct RunReport<'r> {
     peak_rss_bytes: Option<u64>,
 }
 
+impl<'r> RunReport<'r> {
+    fn new(loaded: &'r Loaded, seed: Option<u64>, prompt_tokens: &'r [TokenId], outcome: &'r Outcome) -> Self {
+        let info = loaded.model.info();
+        Self {
+            model: &info.name,
+            backend: info.backend.to_string(),
+            engine_version: &info.engine_version,
+            device: info.device.to_string(),
+            dtype: info.dtype.to_string(),
+            kv_dtype: info.kv_dtype.map(|dtype| dtype.to_string()),
+            adapters: AdapterRow::all(&info.adapters),
+            dtype_choice: loaded.dtype_report(),
+            seed,
+            prompt_tokens,
+            tokens: &outcome.tokens,
+            text: &outcome.text,
+            finish_reason: outcome.reason.to_string(),
+            timings: TimingsReport::new(loaded.model.load_time(), &outcome.timings),
+            peak_rss_bytes: peak_rss_bytes(),
+        }
+    }
+}
+
 /// What came of a generation.
 struct Outcome {
     tokens: Vec<TokenId>,
@@ -53,10 +79,19 @@ pub(crate) fn run(args: RunArgs, output: &Output) -> Result<ExitCode> {
     if args.generation.raw == Some(true) && args.generation.system.is_some() {
         return Err(Usage::new("`--system` has no place with `--raw`", "leave one of them out").into());
     }
+    for (option, is_given) in [("parallel", args.many.parallel.is_some()), ("no-prefix-cache", args.many.no_prefix_cache)] {
+        if is_given && args.many.prompts.is_none() {
+            let message = format!("`--{option}` has no place without `--prompts`");
+            return Err(Usage::new(message, "leave it out, or give a file of prompts").into());
+        }
+    }
     let config = Config::load()?;
     let generation = args.generation.or(config.generation);
     let engine = args.kv.within(args.engine).or(config.engine);
     generation.validate()?;
+    if args.many.prompts.is_some() {
+        return many::run(&args.model.reference, &args.many, (&generation, &engine), &config.catalog, output);
+    }
     // Before the model is loaded, so that a bad prompt fails at once.
     let prompt = prompt::read(args.prompt, "prompt")?;
 
@@ -78,27 +113,10 @@ pub(crate) fn run(args: RunArgs, output: &Output) -> Result<ExitCode> {
 
     loaded.learn(sequence.tokens().len(), output);
 
-    let info = model.info();
     if output.is_json() {
-        output.document(&RunReport {
-            model: &info.name,
-            backend: info.backend.to_string(),
-            engine_version: &info.engine_version,
-            device: info.device.to_string(),
-            dtype: info.dtype.to_string(),
-            kv_dtype: info.kv_dtype.map(|dtype| dtype.to_string()),
-            adapters: AdapterRow::all(&info.adapters),
-            dtype_choice: loaded.dtype_report(),
-            seed,
-            prompt_tokens: &prompt_tokens,
-            tokens: &outcome.tokens,
-            text: &outcome.text,
-            finish_reason: outcome.reason.to_string(),
-            timings: TimingsReport::new(model.load_time(), &outcome.timings),
-            peak_rss_bytes: peak_rss_bytes(),
-        })?;
+        output.document(&RunReport::new(&loaded, seed, &prompt_tokens, &outcome))?;
     } else {
-        output.note(&figures::line(info, &outcome.timings, outcome.tokens.len(), Some(outcome.reason)));
+        output.note(&figures::line(model.info(), &outcome.timings, outcome.tokens.len(), Some(outcome.reason)));
     }
     Ok(if outcome.reason == FinishReason::Cancelled { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
 }

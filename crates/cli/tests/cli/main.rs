@@ -32,6 +32,7 @@ mod references;
 mod repair;
 mod reports;
 mod run;
+mod run_many;
 #[path = "../../../hub/tests/hub/server.rs"]
 #[allow(dead_code, reason = "the tests of the hub need more of it")]
 mod server;

@@ -157,6 +157,10 @@ impl Session for CheckedSession {
         self.inner.context_length()
     }
 
+    fn reserved_tokens(&self) -> usize {
+        self.inner.reserved_tokens()
+    }
+
     fn append_into(&mut self, tokens: &[TokenId], request: LogitsRequest, logits: &mut Logits) -> Result<()> {
         self.check_append(tokens, request)?;
         let end = self.n_tokens() + tokens.len();

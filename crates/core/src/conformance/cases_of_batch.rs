@@ -77,6 +77,43 @@ pub fn refused_append_leaves_the_batch(fixture: &Fixture) {
     assert_close(fixture, logits[1].values(), &last(&mut *session(&*model), &all), "beside refused ones");
 }
 
+/// Appends of a batch that fail, one because it was cancelled and one because its context is full, leave their sessions and the others as
+/// they are.
+pub fn failed_appends_leave_the_batch(fixture: &Fixture) {
+    let Some(model) = fixture.load_with(&[Capability::Generation]) else { return };
+    let all = tokens(&*model, 9);
+    let cancel = CancelToken::new();
+    let of = |options: SessionOptions| {
+        let mut session = model.new_session(&options).unwrap();
+        session.append(&all[..3], LogitsRequest::None).unwrap();
+        session
+    };
+    let mut cancelled = of(SessionOptions::new().with_cancel(cancel.clone()));
+    let mut full = of(SessionOptions::new().with_context_length(5));
+    let (mut first, mut second) = (session(&*model), of(SessionOptions::default()));
+    let mut logits: [Logits; 4] = std::array::from_fn(|_| Logits::default());
+    let (request, rest) = (LogitsRequest::Last(1), &all[3..]);
+    cancel.cancel();
+    let [a, b, c, d] = &mut logits;
+    let mut appends = [
+        Append { session: &mut *first, tokens: &all, request, logits: a },
+        Append { session: &mut *cancelled, tokens: rest, request, logits: b },
+        Append { session: &mut *full, tokens: rest, request, logits: c },
+        Append { session: &mut *second, tokens: &rest[..1], request, logits: d },
+    ];
+    let results = model.append_batch(&mut appends);
+    assert!(matches!(results[1], Err(Error::Cancelled)), "{:?}", results[1]);
+    assert!(matches!(results[2], Err(Error::ContextFull { .. })), "{:?}", results[2]);
+    assert!(results[0].is_ok() && results[3].is_ok(), "{results:?}");
+    assert_eq!([first.n_tokens(), cancelled.n_tokens(), full.n_tokens(), second.n_tokens()], [9, 3, 3, 4]);
+    let expected = last(&mut *session(&*model), &all);
+    assert_close(fixture, logits[0].values(), &expected, "beside those that failed");
+    assert_close(fixture, logits[3].values(), &last(&mut *session(&*model), &all[..4]), "a token beside those that failed");
+    cancel.reset();
+    assert_close(fixture, &last(&mut *cancelled, rest), &expected, "cancelled, and gone on with");
+    assert_close(fixture, &last(&mut *full, &rest[..2]), &last(&mut *session(&*model), &all[..5]), "full, and gone on with");
+}
+
 /// The last rows are those of all rows.
 pub fn last_rows_equal_those_of_all(fixture: &Fixture) {
     let Some(model) = fixture.load_with(&[Capability::Generation, Capability::AllLogits]) else { return };

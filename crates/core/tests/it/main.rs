@@ -19,6 +19,7 @@ mod gguf;
 mod sampler_goldens;
 mod sampler_properties;
 mod saved;
+mod scheduler;
 mod stop_strings;
 mod template_bounds;
 mod template_goldens;

@@ -34,7 +34,8 @@ struct PackedKv {
 impl<F: Float> AttentionInputs<'_, F> {
     /// Many queries: tiles of them, each over its positions part by part (Dao et al., <https://arxiv.org/abs/2205.14135>).
     pub(super) fn prefill(&self, isa: Isa, out: &mut [f32]) {
-        let visible = self.mask.visible(0).start..self.mask.visible(self.n - 1).end;
+        // The parts of a query do not depend on those that it comes with: a prompt has the same bits in any chunks.
+        let visible = self.mask.visible(0).start / POSITIONS * POSITIONS..self.mask.visible(self.n - 1).end;
         let packed: Vec<PackedKv> =
             (0..self.n_heads).into_par_iter().step_by(self.group).map(|head| self.packed(isa, head, visible.clone())).collect();
         let of_row = self.n_heads * self.head_dim;

@@ -24,6 +24,7 @@ macro_rules! loops {
             use half::{bf16, f16};
             use tandem_core::DType;
 
+            use super::SUMS;
             use super::halves::$module as halves;
             pub(in crate::kernel) use super::tiles::$module::{columns_tile, tile, transpose};
             use crate::float::Float;
@@ -49,12 +50,12 @@ macro_rules! loops {
             /// additions.
             #[target_feature(enable = $features)]
             fn by_row<F: Float>(weights: &[F], input: &[f32], columns: usize, out: &mut [f32]) {
-                const SUMS: usize = 4;
                 let (input, input_rest) = input.as_chunks::<$lanes>();
-                let (inputs, last_inputs) = input.as_chunks::<SUMS>();
+                let grouped = super::grouped(columns, $lanes);
+                let (inputs, last_inputs) = (input[..grouped].as_chunks::<SUMS>().0, &input[grouped..]);
                 for (row, out) in weights.chunks_exact(columns).zip(out) {
                     let (row, row_rest) = row.as_chunks::<$lanes>();
-                    let (rows, last_rows) = row.as_chunks::<SUMS>();
+                    let (rows, last_rows) = (row[..grouped].as_chunks::<SUMS>().0, &row[grouped..]);
                     let mut sums = [$zero(); SUMS];
                     for (row, input) in rows.iter().zip(inputs) {
                         super::fetch_all(row.as_flattened());
@@ -83,6 +84,8 @@ macro_rules! loops {
                 }
             }
 
+            /// The sums are those of [`by_row`], in its order, so that an input has the same bits whatever it is multiplied together
+            /// with: first all vectors of its first sum, then those of its second, and so on.
             #[target_feature(enable = $features)]
             fn float_tile<F: Float, const R: usize, const N: usize>(
                 weights: &[F],
@@ -95,25 +98,51 @@ macro_rules! loops {
                 let rows: [&[F]; R] = std::array::from_fn(|r| &weights[r * columns..(r + 1) * columns]);
                 let row_vectors = rows.map(|row| &row.as_chunks::<$lanes>().0[..whole]);
                 let input_vectors = inputs.map(|input| &input.as_chunks::<$lanes>().0[..whole]);
-                let mut sums = [[$zero(); N]; R];
-                for i in 0..whole {
-                    let loaded: [$vector; N] = std::array::from_fn(|n| load(&input_vectors[n][i]));
-                    for (sums, row) in sums.iter_mut().zip(&row_vectors) {
-                        super::fetch(&row[i]);
-                        let weight = widened(&row[i]);
-                        for (sum, loaded) in sums.iter_mut().zip(&loaded) {
-                            *sum = $fused(weight, *loaded, *sum);
+                let grouped = super::grouped(columns, $lanes);
+                let mut totals = [[$zero(); N]; R];
+                add_vectors(&row_vectors, &input_vectors, (0..grouped).step_by(SUMS), &mut totals);
+                add_vectors(&row_vectors, &input_vectors, grouped..whole, &mut totals);
+                if grouped > 0 {
+                    let mut others = [[[$zero(); N]; R]; SUMS - 1];
+                    for (first, sums) in (1..).zip(&mut others) {
+                        add_vectors(&row_vectors, &input_vectors, (first..grouped).step_by(SUMS), sums);
+                    }
+                    let [b, c, d] = &others;
+                    for (r, totals) in totals.iter_mut().enumerate() {
+                        for (i, total) in totals.iter_mut().enumerate() {
+                            *total = $plus($plus(*total, b[r][i]), $plus(c[r][i], d[r][i]));
                         }
                     }
                 }
                 let mut added = [0.0; $lanes];
-                store($sums(sums.as_flattened()), &mut added);
+                store($sums(totals.as_flattened()), &mut added);
                 out[..R * N].copy_from_slice(&added[..R * N]);
                 let rest = whole * $lanes;
                 if rest < columns {
                     for (row, out) in rows.iter().zip(out.chunks_exact_mut(N)) {
                         for (input, out) in inputs.iter().zip(out) {
                             *out += dot(&row[rest..], &input[rest..]);
+                        }
+                    }
+                }
+            }
+
+            /// Adds the products of the vectors at `places` of rows and inputs to `sums`.
+            #[inline]
+            #[target_feature(enable = $features)]
+            fn add_vectors<F: Float, const R: usize, const N: usize>(
+                rows: &[&[[F; $lanes]]; R],
+                inputs: &[&[[f32; $lanes]]; N],
+                places: impl Iterator<Item = usize>,
+                sums: &mut [[$vector; N]; R],
+            ) {
+                for i in places {
+                    let loaded: [$vector; N] = std::array::from_fn(|n| load(&inputs[n][i]));
+                    for (sums, row) in sums.iter_mut().zip(rows) {
+                        super::fetch(&row[i]);
+                        let weight = widened(&row[i]);
+                        for (sum, loaded) in sums.iter_mut().zip(&loaded) {
+                            *sum = $fused(weight, *loaded, *sum);
                         }
                     }
                 }
@@ -334,6 +363,17 @@ macro_rules! loops {
             }
         }
     };
+}
+
+/// Sums of a long row of floats: they hide the latency of additions where there is one input.
+const SUMS: usize = 4;
+
+/// Rows of fewer floats, such as keys, have one sum: the additions of one row overlap with those of the next.
+const LONG_ROW: usize = 512;
+
+/// The vectors of a row of `columns` that are divided among [`SUMS`] sums; the first has those that remain too.
+fn grouped(columns: usize, lanes: usize) -> usize {
+    if columns < LONG_ROW { 0 } else { columns / lanes / SUMS * SUMS }
 }
 
 /// How many bytes ahead weights are prefetched. Rows are short and several are read side by side, so the processor's own prefetcher

@@ -76,6 +76,13 @@ fn few_rows_match_f64() {
                 let by_input: Vec<f32> =
                     (0..n).flat_map(|i| out.iter().skip(i).step_by(n).copied().collect::<Vec<_>>()).collect();
                 close(&by_input, &expected(&updates(), &x, &products), narrow, &format!("{isa:?}, {n} rows, narrow: {narrow}"));
+                for (i, own) in by_input.chunks(ROWS).enumerate() {
+                    let shared = Shared::new(&update, Inputs::Floats(&x[i * COLUMNS..(i + 1) * COLUMNS]));
+                    shared.compute();
+                    let mut alone = products[i * ROWS..(i + 1) * ROWS].to_vec();
+                    shared.apply(&(0..ROWS), &mut alone);
+                    assert!(own == alone, "{isa:?}, row {i} of {n}, narrow: {narrow}");
+                }
             }
         }
     }

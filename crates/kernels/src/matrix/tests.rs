@@ -19,13 +19,17 @@ fn quantized(bits: Bits, arena: &Arena, weights: &[f32]) -> Stored {
 
 /// A matrix of every kind.
 fn matrices(numerics: Numerics) -> Vec<(String, Matrix)> {
-    let (arena, weights) = (Arena::default(), numbers(ROWS * COLUMNS, 1));
+    matrices_of([ROWS, COLUMNS], numerics)
+}
+
+fn matrices_of([rows, columns]: [usize; 2], numerics: Numerics) -> Vec<(String, Matrix)> {
+    let (arena, weights) = (Arena::default(), numbers(rows * columns, 1));
     let halves = |round: fn(f32) -> u16| {
         let weights = &weights;
         move |out: &mut [u16]| out.iter_mut().zip(weights).for_each(|(out, weight)| *out = round(*weight))
     };
     let floats = |dtype, round| Stored::floats(dtype, &arena, weights.len(), halves(round), |out| out.copy_from_slice(&weights));
-    let of = |stored| Matrix::new(stored, ROWS, COLUMNS, numerics);
+    let of = |stored| Matrix::new(stored, rows, columns, numerics);
     let mut offsets = arena.zeros(weights.len() / BLOCK);
     offsets.copy_from_slice(&numbers(weights.len() / BLOCK, 9));
     vec![
@@ -39,8 +43,12 @@ fn matrices(numerics: Numerics) -> Vec<(String, Matrix)> {
 }
 
 fn each(check: impl Fn(&str, MatrixView<'_>)) {
+    each_of([ROWS, COLUMNS], check);
+}
+
+fn each_of(sizes: [usize; 2], check: impl Fn(&str, MatrixView<'_>)) {
     for numerics in [Numerics::Exact, Numerics::Fast] {
-        for (name, matrix) in matrices(numerics) {
+        for (name, matrix) in matrices_of(sizes, numerics) {
             for isa in Isa::all() {
                 check(&format!("{name}, {isa}"), MatrixView { isa, ..matrix.view() });
             }
@@ -81,6 +89,36 @@ fn rows_by_shape_do_not_depend_on_their_batch() {
             assert_eq!(product(n), together[..n * ROWS], "{what}, {n} rows");
         }
     });
+}
+
+/// Sequences of any lengths share products, and each gets the bits that it gets alone: rows short and long, of whole pairs of blocks and not.
+#[test]
+fn sequences_that_share_products_get_what_each_gets_alone() {
+    let mut random = 7_usize;
+    let mut below = |n: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % n
+    };
+    for sizes in [[70, COLUMNS], [37, 27 * BLOCK], [36, 20 * BLOCK], [5, 17 * BLOCK]] {
+        let [rows, columns] = sizes;
+        let bias = numbers(rows, 3);
+        let terms = Terms { bias: Some(&bias), update: None };
+        for _ in 0..6 {
+            let lengths: Vec<usize> = (0..1 + below(12)).map(|_| [1, 1, 1, 1 + below(9), 7 + below(12), 40][below(6)]).collect();
+            let runs = RowRun::of_sequences(lengths.iter().copied());
+            let x = numbers(lengths.iter().sum::<usize>() * columns, below(100));
+            each_of(sizes, |what, matrix| {
+                let mut together = vec![f32::NAN; x.len() / columns * rows];
+                matrix.write_products(&x, terms, &runs, &mut Vec::new(), &mut together);
+                let (mut x, mut together) = (&x[..], &together[..]);
+                for n in &lengths {
+                    let alone = matrix.product(&x[..n * columns], terms, Kernels::Fastest);
+                    assert!(together[..n * rows] == alone, "{what}, {sizes:?}, {n} rows among {lengths:?}");
+                    (x, together) = (&x[n * columns..], &together[n * rows..]);
+                }
+            });
+        }
+    }
 }
 
 #[test]

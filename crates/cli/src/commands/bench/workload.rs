@@ -37,8 +37,12 @@ pub(super) fn pooling(files: &ModelFiles, config: &ModelConfig) -> Option<Poolin
 
 /// What `work` asks for, without what the model is too short for; that nothing is left is wrong usage.
 pub(super) fn workload(task: BenchTask, work: &WorkOptions, files: &ModelFiles, config: &ModelConfig) -> Result<Workload> {
-    let of_generation =
-        [("prompt", work.prompts.is_some()), ("generate", work.n_generated.is_some()), ("depth", work.depths.is_some())];
+    let of_generation = [
+        ("prompt", work.prompts.is_some()),
+        ("generate", work.n_generated.is_some()),
+        ("depth", work.depths.is_some()),
+        ("parallel", work.parallel.is_some()),
+    ];
     let of_embedding = [
         ("length", work.lengths.is_some()),
         ("batch", work.batches.is_some()),
@@ -75,6 +79,7 @@ fn generation(work: &WorkOptions, config: &ModelConfig) -> Result<Workload> {
         prompts: distinct("prompt", work.prompts.as_deref().unwrap_or(&PROMPTS), 1)?,
         depths: distinct("depth", work.depths.as_deref().unwrap_or(&DEPTHS), 0)?,
         n_generated,
+        parallel: parallel(work)?,
         rounds: work.rounds.into(),
         embedding: None,
     };
@@ -88,6 +93,16 @@ fn generation(work: &WorkOptions, config: &ModelConfig) -> Result<Workload> {
     }
     debug_assert!(longest(&workload) <= most);
     Ok(workload)
+}
+
+/// Numbers of sequences, with 1 to compare with.
+fn parallel(work: &WorkOptions) -> Result<Vec<usize>> {
+    let Some(asked) = &work.parallel else { return Ok(Vec::new()) };
+    let mut parallel = distinct("parallel", asked, 1)?;
+    if !parallel.contains(&1) {
+        parallel.insert(0, 1);
+    }
+    Ok(parallel)
 }
 
 fn embedding(work: &WorkOptions, files: &ModelFiles, config: &ModelConfig) -> Result<Workload> {
@@ -109,7 +124,7 @@ fn embedding(work: &WorkOptions, files: &ModelFiles, config: &ModelConfig) -> Re
         query_tokens: QUERY_TOKENS.min(most),
     };
     let (prompts, depths) = (Vec::new(), Vec::new());
-    Ok(Workload { prompts, depths, n_generated: 0, rounds: work.rounds.into(), embedding: Some(embedding) })
+    Ok(Workload { prompts, depths, n_generated: 0, parallel: Vec::new(), rounds: work.rounds.into(), embedding: Some(embedding) })
 }
 
 /// What was asked for by name or by default and is more than the model holds.

@@ -7,10 +7,10 @@
 use std::arch::x86_64::*;
 
 use super::tiles::transposed_avx512;
-use super::{fetch, fetch_all};
+use super::{LINE, fetch, fetch_all};
 use crate::quantize::{BLOCK, Bits, Blocks};
-use crate::quantized_activations::{BlockPair, RowGroup};
-use crate::tiles::{Lanes, PackedTile, TILE};
+use crate::quantized_activations::{BlockPair, LaneInputs, RowGroup};
+use crate::tiles::{Lanes, MAX_ROWS, PackedTile, TILE};
 
 /// Words of four bytes in a block.
 const WORDS: usize = BLOCK / 4;
@@ -18,130 +18,204 @@ const WORDS: usize = BLOCK / 4;
 /// See [`Isa::integer_products`](crate::isa::Isa::integer_products).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(in crate::kernel) fn integer_products(weights: Blocks<'_>, inputs: &[BlockPair], columns: usize, out: &mut [f32]) {
-    match weights.bits {
-        Bits::Eight => of_bits::<8>(weights, inputs, columns, out),
-        Bits::Four => of_bits::<4>(weights, inputs, columns, out),
+    let per_row = columns.div_ceil(2 * BLOCK);
+    let n = inputs.len() / per_row;
+    if n == 1 {
+        return of_bits(weights, inputs, columns, out);
+    }
+    let mut column = vec![0.0; out.len() / n];
+    for (i, input) in inputs.chunks_exact(per_row).enumerate() {
+        of_bits(weights, input, columns, &mut column);
+        out[i..].iter_mut().step_by(n).zip(&column).for_each(|(out, value)| *out = *value);
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn of_bits<const B: usize>(weights: Blocks<'_>, inputs: &[BlockPair], columns: usize, out: &mut [f32]) {
-    match inputs.len() / columns.div_ceil(2 * BLOCK) {
-        1 => by_row::<B>(weights, inputs, columns, out),
-        2 => in_tiles::<B, 4, 2>(weights, inputs, columns, out),
-        3 => in_tiles::<B, 2, 3>(weights, inputs, columns, out),
-        4 => in_tiles::<B, 2, 4>(weights, inputs, columns, out),
-        5 => in_tiles::<B, 2, 5>(weights, inputs, columns, out),
-        6 => in_tiles::<B, 2, 6>(weights, inputs, columns, out),
-        7 => in_tiles::<B, 2, 7>(weights, inputs, columns, out),
-        _ => in_tiles::<B, 2, 8>(weights, inputs, columns, out),
+fn of_bits(weights: Blocks<'_>, input: &[BlockPair], columns: usize, out: &mut [f32]) {
+    match weights.bits {
+        Bits::Eight => by_row::<8>(weights, input, columns, out),
+        Bits::Four => by_row::<4>(weights, input, columns, out),
     }
 }
 
-/// One input: one row after the other, because memory is read fastest in one stream. Two sums hide the latency of additions.
+/// Sums of a row, to which its blocks are added in turns: the products of a block are added as integers, and rounded once.
+const SUMS: usize = 16;
+
+/// Pairs of blocks whose products fill a vector.
+const PAIRS: usize = SUMS / 2;
+
+/// One input: one row after the other, because memory is read fastest in one stream.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn by_row<const B: usize>(weights: Blocks<'_>, input: &[BlockPair], columns: usize, out: &mut [f32]) {
-    const SUMS: usize = 2;
-    let pair_bytes = B * BLOCK / 4;
-    let row_bytes = B * columns / 8;
-    let rows = weights.codes.chunks_exact(row_bytes).zip(weights.scales.chunks_exact(columns / BLOCK));
+    let (blocks, pair_bytes) = (columns / BLOCK, B * BLOCK / 4);
+    let input_scales: Vec<f32> = input.iter().flat_map(|pair| [pair.scales[0], pair.scales[BLOCK / 4]]).take(blocks).collect();
+    let (input_scales, last_input_scales) = input_scales.as_chunks::<SUMS>();
+    let (inputs, last_inputs) = input.split_at(input_scales.len() * PAIRS);
+    let rows = weights.codes.chunks_exact(B * columns / 8).zip(weights.scales.chunks_exact(blocks));
     for ((codes, scales), out) in rows.zip(out) {
-        let mut sums = [_mm512_setzero_ps(); SUMS];
-        let mut codes = codes.chunks_exact(SUMS * pair_bytes);
-        let (scales, last_scales) = scales.as_chunks::<{ 2 * SUMS }>();
-        let (inputs, last_inputs) = input.split_at(scales.len() * SUMS);
-        for ((codes, scales), inputs) in (&mut codes).zip(scales).zip(inputs.as_chunks::<SUMS>().0) {
+        let mut sums = _mm512_setzero_ps();
+        let mut codes = codes.chunks_exact(PAIRS * pair_bytes);
+        let (scales, last_scales) = scales.as_chunks::<SUMS>();
+        let whole = (&mut codes).zip(inputs.as_chunks::<PAIRS>().0);
+        for ((codes, inputs), (scales, input_scales)) in whole.zip(scales.iter().zip(input_scales)) {
             fetch_all(codes);
-            for (i, sum) in sums.iter_mut().enumerate() {
-                let codes = &codes[i * pair_bytes..(i + 1) * pair_bytes];
-                let weight = two::<B>(codes);
-                *sum = with_products(weight, two_scales(&scales[2 * i..2 * i + 2]), &inputs[i], *sum);
+            let mut dots = [_mm512_setzero_si512(); PAIRS];
+            for (pair, (dots, input)) in dots.iter_mut().zip(inputs).enumerate() {
+                *dots = products(two::<B>(&codes[pair * pair_bytes..(pair + 1) * pair_bytes]), input);
             }
+            sums = with_blocks(dots, scales, input_scales, sums);
         }
-        let last = codes.remainder().chunks(pair_bytes).zip(last_scales.chunks(2)).zip(last_inputs);
-        for ((codes, scales), input) in last {
-            let weight = two::<B>(codes);
-            sums[0] = with_products(weight, two_scales(scales), input, sums[0]);
-        }
-        let [a, b] = sums;
-        *out = _mm512_reduce_add_ps(_mm512_add_ps(a, b));
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn in_tiles<const B: usize, const R: usize, const N: usize>(
-    weights: Blocks<'_>,
-    inputs: &[BlockPair],
-    columns: usize,
-    out: &mut [f32],
-) {
-    let rows = out.len() / N;
-    let whole = rows - rows % R;
-    for first in (0..whole).step_by(R) {
-        tile::<B, R, N>(weights.rows(first..first + R, columns), inputs, columns, &mut out[first * N..(first + R) * N]);
-    }
-    for row in whole..rows {
-        tile::<B, 1, N>(weights.rows(row..row + 1, columns), inputs, columns, &mut out[row * N..(row + 1) * N]);
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn tile<const B: usize, const R: usize, const N: usize>(
-    weights: Blocks<'_>,
-    inputs: &[BlockPair],
-    columns: usize,
-    out: &mut [f32],
-) {
-    let mut sums = [[_mm512_setzero_ps(); N]; R];
-    let blocks = columns / BLOCK;
-    let (pairs, row_bytes) = (blocks.div_ceil(2), B * columns / 8);
-    let inputs: [&[BlockPair]; N] = std::array::from_fn(|i| &inputs[i * pairs..(i + 1) * pairs]);
-    for pair in 0..pairs {
-        for (r, sums) in sums.iter_mut().enumerate() {
-            let codes = &weights.codes[r * row_bytes + pair * (B * BLOCK / 4)..(r + 1) * row_bytes];
-            let scales = &weights.scales[r * blocks + 2 * pair..(r + 1) * blocks];
-            fetch(codes);
-            let weight = two::<B>(codes);
-            let scale = two_scales(scales);
-            for (sum, input) in sums.iter_mut().zip(&inputs) {
-                *sum = with_products(weight, scale, &input[pair], *sum);
+        if !last_scales.is_empty() {
+            fetch_all(codes.remainder());
+            let mut dots = [_mm512_setzero_si512(); PAIRS];
+            for ((dots, codes), input) in dots.iter_mut().zip(codes.remainder().chunks(pair_bytes)).zip(last_inputs) {
+                *dots = products(two::<B>(codes), input);
             }
+            sums = with_blocks(dots, &padded(last_scales), &padded(last_input_scales), sums);
         }
-    }
-    for (sums, out) in sums.iter().zip(out.chunks_exact_mut(N)) {
-        for (sum, out) in sums.iter().zip(out) {
-            *out = _mm512_reduce_add_ps(*sum);
-        }
+        *out = _mm512_reduce_add_ps(sums);
     }
 }
 
-/// `sum` with the products of two blocks added.
+/// With zeros up to the number of sums.
+fn padded(scales: &[f32]) -> [f32; SUMS] {
+    let mut padded = [0.0; SUMS];
+    padded[..scales.len()].copy_from_slice(scales);
+    padded
+}
+
+/// The products of two blocks in eight partial sums each.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn with_products(weight: __m512i, scale: __m512, input: &BlockPair, sum: __m512) -> __m512 {
-    // SAFETY: the three arrays of a `BlockPair` are 64 bytes each.
-    let (codes, correction, scales) = unsafe {
-        (
-            _mm512_loadu_si512(input.codes.as_ptr().cast()),
-            _mm512_loadu_si512(input.correction.as_ptr().cast()),
-            _mm512_loadu_ps(input.scales.as_ptr()),
-        )
-    };
-    let dots = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(correction, weight, codes));
-    _mm512_fmadd_ps(dots, _mm512_mul_ps(scale, scales), sum)
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn products(weight: __m512i, input: &BlockPair) -> __m512i {
+    // SAFETY: both arrays of a `BlockPair` are 64 bytes.
+    let (codes, correction) =
+        unsafe { (_mm512_loadu_si512(input.codes.as_ptr().cast()), _mm512_loadu_si512(input.correction.as_ptr().cast())) };
+    _mm512_dpbusd_epi32(correction, weight, codes)
 }
 
-/// The scales of the next two blocks, eight times each; a missing block has scale zero.
+/// `sums` with the products of sixteen blocks added, whose partial sums are `dots`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn two_scales(scales: &[f32]) -> __m512 {
-    let both = match scales {
-        [first, second, ..] => u64::from(first.to_bits()) | u64::from(second.to_bits()) << 32,
-        [first] => u64::from(first.to_bits()),
-        [] => 0,
-    };
-    let both = _mm512_castsi512_ps(_mm512_set1_epi64(both.cast_signed()));
-    _mm512_permutevar_ps(both, _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1))
+fn with_blocks(dots: [__m512i; PAIRS], scales: &[f32; SUMS], input_scales: &[f32; SUMS], sums: __m512) -> __m512 {
+    // SAFETY: the arrays have sixteen floats.
+    let (scales, input_scales) = unsafe { (_mm512_loadu_ps(scales.as_ptr()), _mm512_loadu_ps(input_scales.as_ptr())) };
+    _mm512_fmadd_ps(_mm512_cvtepi32_ps(totals(dots)), _mm512_mul_ps(scales, input_scales), sums)
+}
+
+/// The sums of the first and of the last eight lanes of each vector, one after the other.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn totals(dots: [__m512i; PAIRS]) -> __m512i {
+    let mut twos = [_mm512_setzero_si512(); PAIRS / 2];
+    for (two, [a, b]) in twos.iter_mut().zip(dots.as_chunks().0) {
+        *two = _mm512_add_epi32(_mm512_unpacklo_epi64(*a, *b), _mm512_unpackhi_epi64(*a, *b));
+    }
+    let mut fours = [_mm512_setzero_si512(); PAIRS / 4];
+    for (four, [a, b]) in fours.iter_mut().zip(twos.as_chunks().0) {
+        let (a, b) = (_mm512_castsi512_ps(*a), _mm512_castsi512_ps(*b));
+        let (even, odd) = (_mm512_shuffle_ps::<0b10_00_10_00>(a, b), _mm512_shuffle_ps::<0b11_01_11_01>(a, b));
+        *four = _mm512_add_epi32(_mm512_castps_si512(even), _mm512_castps_si512(odd));
+    }
+    let [a, b] = fours;
+    let (even, odd) = (_mm512_shuffle_i64x2::<0b10_00_10_00>(a, b), _mm512_shuffle_i64x2::<0b11_01_11_01>(a, b));
+    // The first blocks of four pairs, the second ones, and the same of the other four.
+    let order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+    _mm512_permutexvar_epi32(order, _mm512_add_epi32(even, odd))
+}
+
+/// See [`Isa::lane_products`](crate::isa::Isa::lane_products).
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(in crate::kernel) fn lane_products(weights: Blocks<'_>, inputs: &LaneInputs, out: &mut [f32]) {
+    match weights.bits {
+        Bits::Eight => in_lanes::<8>(weights, inputs, out),
+        Bits::Four => in_lanes::<4>(weights, inputs, out),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn in_lanes<const B: usize>(weights: Blocks<'_>, inputs: &LaneInputs, out: &mut [f32]) {
+    const R: usize = 4;
+    let (n, columns) = (inputs.n, inputs.scales.len() * BLOCK);
+    let rows = out.len() / n;
+    let whole = rows - rows % R;
+    for first in (0..whole).step_by(R) {
+        rows_in_lanes::<B, R>(weights.rows(first..first + R, columns), inputs, &mut out[first * n..(first + R) * n]);
+    }
+    for row in whole..rows {
+        rows_in_lanes::<B, 1>(weights.rows(row..row + 1, columns), inputs, &mut out[row * n..(row + 1) * n]);
+    }
+}
+
+/// Several inputs, one in each lane: four weights of a row at a time meet all of them. The sums are those of [`by_row`], in its order, so that
+/// an input has the same bits whatever it is multiplied together with.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn rows_in_lanes<const B: usize, const R: usize>(weights: Blocks<'_>, inputs: &LaneInputs, out: &mut [f32]) {
+    let (blocks, block_bytes) = (inputs.scales.len(), B * BLOCK / 8);
+    let mut sums = [[_mm256_setzero_ps(); R]; SUMS];
+    let mut words = [[0_u32; WORDS]; R];
+    let of_block = inputs.words.as_chunks::<WORDS>().0.iter().zip(&inputs.scales).zip(&inputs.correction);
+    for (block, ((input_words, input_scales), correction)) in of_block.enumerate() {
+        for (row, words) in words.iter_mut().enumerate() {
+            let codes = &weights.codes[(row * blocks + block) * block_bytes..][..block_bytes];
+            if block * block_bytes % LINE < block_bytes {
+                fetch(codes);
+            }
+            unpack::<B>(codes, words);
+        }
+        let mut dots = [load(correction); R];
+        for (word, input) in input_words.iter().enumerate() {
+            let input = load(input);
+            for (dots, words) in dots.iter_mut().zip(&words) {
+                *dots = _mm256_dpbusd_epi32(*dots, _mm256_set1_epi32(words[word].cast_signed()), input);
+            }
+        }
+        // SAFETY: the array has eight floats.
+        let input_scales = unsafe { _mm256_loadu_ps(input_scales.as_ptr()) };
+        for (row, (sum, dots)) in sums[block % SUMS].iter_mut().zip(&dots).enumerate() {
+            let scale = _mm256_set1_ps(weights.scales[row * blocks + block]);
+            *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(*dots), _mm256_mul_ps(scale, input_scales), *sum);
+        }
+    }
+    // As `_mm512_reduce_add_ps` does.
+    let mut width = SUMS / 2;
+    while width > 0 {
+        let (low, high) = sums.split_at_mut(width);
+        for (low, high) in low.as_flattened_mut().iter_mut().zip(high.as_flattened()) {
+            *low = _mm256_add_ps(*low, *high);
+        }
+        width /= 2;
+    }
+    for (sum, out) in sums[0].iter().zip(out.chunks_exact_mut(inputs.n)) {
+        let mut lanes = [0.0; MAX_ROWS];
+        // SAFETY: the array has eight floats.
+        unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), *sum) };
+        out.copy_from_slice(&lanes[..inputs.n]);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx")]
+fn load(words: &[i32; MAX_ROWS]) -> __m256i {
+    // SAFETY: the array has eight words of four bytes.
+    unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
+}
+
+/// Writes the codes of a block of `B` bits to `words`, four in each.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn unpack<const B: usize>(codes: &[u8], words: &mut [u32; WORDS]) {
+    let codes = &codes[..B * BLOCK / 8];
+    // SAFETY: the slice has the 32 bytes (`B` is 8) or 16 bytes (4) that are loaded, and the words are 32 bytes.
+    unsafe {
+        let all = if B == 8 {
+            _mm256_loadu_si256(codes.as_ptr().cast())
+        } else {
+            let both = _mm_loadu_si128(codes.as_ptr().cast());
+            _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(both), both), _mm256_set1_epi8(15))
+        };
+        _mm256_storeu_si256(words.as_mut_ptr().cast(), all);
+    }
 }
 
 /// See [`Isa::pack`](crate::isa::Isa::pack).

@@ -1,0 +1,151 @@
+//! Appending to several sessions in one forward pass: products see the rows of all, attention each session by itself.
+
+use std::any::Any;
+
+use candle_core::Tensor;
+use tandem_core::backend::Append;
+use tandem_core::{CancelToken, Error, Result, TokenId};
+
+use super::{CandleSession, DOING, MAX_PASS, Part, forward};
+use crate::error::Doing;
+use crate::model::Loaded;
+use crate::values::Values;
+
+/// What is left to do for one session.
+struct Row<'r> {
+    /// Its number in the batch.
+    index: usize,
+    session: &'r mut CandleSession,
+    tokens: &'r [TokenId],
+    /// What of its logits is still to be written.
+    logits: &'r mut [f32],
+    /// Rows of logits that are still to be written.
+    n_logits: usize,
+    n_done: usize,
+}
+
+impl<'r> Row<'r> {
+    fn new(index: usize, append: &'r mut Append<'_>, vocab_size: usize) -> Result<Self> {
+        let session: &mut dyn Any = append.session;
+        let session = session.downcast_mut::<CandleSession>();
+        let session = session.ok_or_else(|| Error::invalid_option("batch", index, "is a session of another backend"))?;
+        let (held, tokens) = (session.n_tokens, append.tokens);
+        session.cache.reserve(held, held + tokens.len()).doing("to grow the KV cache")?;
+        let n_logits = append.request.n_rows(tokens.len());
+        Ok(Self { index, session, tokens, logits: append.logits.resize(n_logits, vocab_size), n_logits, n_done: 0 })
+    }
+
+    /// The tokens of its next pass: it is divided as it would be alone.
+    fn next(&self) -> &'r [TokenId] {
+        let rest = &self.tokens[self.n_done..];
+        &rest[..rest.len().min(MAX_PASS)]
+    }
+
+    /// How many of the tokens of its next pass have logits.
+    fn n_taken(&self) -> usize {
+        let (next, rest) = (self.next().len(), self.tokens.len() - self.n_done);
+        (self.n_logits + next).saturating_sub(rest)
+    }
+
+    fn part(&self) -> Part<'_> {
+        let held = self.session.n_tokens + self.n_done;
+        Part { cache: &self.session.cache, tokens: self.next(), held, n_outputs: self.n_taken().max(1) }
+    }
+
+    /// Writes `values`, the logits of its last pass.
+    fn write(&mut self, values: &[f32], vocab_size: usize) {
+        let (own, rest) = std::mem::take(&mut self.logits).split_at_mut(values.len());
+        own.copy_from_slice(values);
+        self.logits = rest;
+        self.n_logits -= values.len() / vocab_size;
+    }
+}
+
+/// See [`Model::append_batch`](tandem_core::Model::append_batch).
+pub(crate) fn append_batch(model: &Loaded, appends: &mut [Append<'_>]) -> Vec<Result<()>> {
+    let mut results: Vec<Result<()>> = appends.iter().map(|_| Ok(())).collect();
+    let mut rows = Vec::with_capacity(appends.len());
+    for (index, append) in appends.iter_mut().enumerate() {
+        match Row::new(index, append, model.info.vocab_size) {
+            Ok(row) => rows.push(row),
+            Err(error) => results[index] = Err(error),
+        }
+    }
+    // Rows whose products have the same kernels are side by side, single tokens first.
+    rows.sort_by_key(|row| row.tokens.len());
+    let mut most_together = usize::MAX;
+    while !rows.is_empty() {
+        rows.retain(|row| {
+            let is_cancelled = row.session.cancel.is_cancelled();
+            if is_cancelled {
+                results[row.index] = Err(Error::Cancelled);
+            }
+            !is_cancelled
+        });
+        let mut n_rows = 0;
+        let together = rows.iter().take_while(|row| {
+            n_rows += row.next().len();
+            n_rows <= MAX_PASS
+        });
+        let together = together.count().clamp(1, most_together).min(rows.len());
+        if let Err(error) = pass(model, &mut rows[..together]) {
+            // It may be one row's: those that are left go alone.
+            match together {
+                1 => results[rows.remove(0).index] = Err(error),
+                _ => most_together = 1,
+            }
+            continue;
+        }
+        rows.retain_mut(|row| {
+            let is_cancelled = row.session.cancel.is_cancelled();
+            if !is_cancelled && row.n_done == row.tokens.len() {
+                row.session.n_tokens += row.n_done;
+            }
+            // One that is cancelled leaves above.
+            is_cancelled || row.n_done < row.tokens.len()
+        });
+    }
+    results
+}
+
+/// One forward pass over the next tokens of `rows`.
+fn pass(model: &Loaded, rows: &mut [Row<'_>]) -> Result<()> {
+    // One of several that is cancelled must not end the others.
+    let cancel = match rows {
+        [] => return Ok(()),
+        [row] => row.session.cancel.clone(),
+        _ => CancelToken::new(),
+    };
+    let states = forward(model, &rows.iter().map(Row::part).collect::<Vec<_>>(), &cancel)?;
+    let lengths: Vec<usize> = rows.iter().map(Row::n_taken).collect();
+    if let Some(logits) = logits(model, rows, &states, &lengths).doing(DOING)? {
+        let (values, vocab_size) = (Values::of(&logits).doing(DOING)?, model.info.vocab_size);
+        let mut values = &values[..];
+        for (row, n) in rows.iter_mut().zip(&lengths) {
+            let own;
+            (own, values) = values.split_at(n * vocab_size);
+            row.write(own, vocab_size);
+        }
+    }
+    for row in rows {
+        row.n_done += row.next().len();
+    }
+    Ok(())
+}
+
+/// The logits of those of `states` that are requested: of each row the last of `lengths`.
+fn logits(model: &Loaded, rows: &[Row<'_>], states: &Tensor, lengths: &[usize]) -> candle_core::Result<Option<Tensor>> {
+    if lengths.iter().all(|n| *n == 0) {
+        return Ok(None);
+    }
+    let (mut first, mut parts) = (0, Vec::with_capacity(rows.len()));
+    for n in lengths {
+        if *n > 0 {
+            parts.push(states.narrow(0, first, *n)?);
+        }
+        first += (*n).max(1);
+    }
+    let requested: Vec<usize> = lengths.iter().copied().filter(|n| *n > 0).collect();
+    let states = if requested.len() == lengths.len() { states.clone() } else { Tensor::cat(&parts, 0)? };
+    model.decoder.logits(&states, &requested).map(Some)
+}
