@@ -85,6 +85,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) many: ManyOptions,
     #[command(flatten)]
+    pub(crate) speculation: SpeculationOptions,
+    #[command(flatten)]
     pub(crate) generation: GenerationOptions,
     #[command(flatten)]
     pub(crate) engine: EngineOptions,
@@ -112,6 +114,23 @@ pub(crate) struct ManyOptions {
     pub(crate) no_prefix_cache: bool,
 }
 
+/// Tokens that are guessed.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Speculation")]
+pub(crate) struct SpeculationOptions {
+    /// Guess tokens from what was said before, and from the text of FILE where one is given, and compute several together
+    ///
+    /// The tokens stay what they are without. It is faster where text repeats, as in edited code, lists and quotations; where it does not, guessing
+    /// pauses. FILE is a text most of which is expected again.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "", conflicts_with = "draft")]
+    pub(crate) lookup: Option<PathBuf>,
+    /// Guess tokens with a smaller model of the same tokenizer, and compute several together
+    ///
+    /// The tokens stay what they are without.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) draft: Option<String>,
+}
+
 /// Chat with a model.
 ///
 /// The conversation stays in the KV cache: each turn computes only what is new. `/help` lists the commands. Ctrl-C stops an answer and
@@ -127,6 +146,8 @@ pub(crate) struct ChatArgs {
     /// Do not keep a history of the input
     #[arg(long)]
     pub(crate) no_history: bool,
+    #[command(flatten)]
+    pub(crate) speculation: SpeculationOptions,
     #[command(flatten)]
     pub(crate) generation: GenerationOptions,
     #[command(flatten)]

@@ -16,6 +16,9 @@ pub(crate) struct TimingsReport {
     pub(crate) decode_ms: f64,
     pub(crate) prefill_tokens_per_s: Option<f64>,
     pub(crate) decode_tokens_per_s: Option<f64>,
+    /// Tokens that were guessed, and those of them that were right.
+    pub(crate) tokens_drafted: usize,
+    pub(crate) tokens_accepted: usize,
 }
 
 impl TimingsReport {
@@ -27,6 +30,8 @@ impl TimingsReport {
             decode_ms: milliseconds(timings.decode),
             prefill_tokens_per_s: per_second(timings.n_prefilled, timings.prefill),
             decode_tokens_per_s: per_second(timings.n_decoded, timings.decode),
+            tokens_drafted: timings.n_drafted,
+            tokens_accepted: timings.n_accepted,
         }
     }
 }
@@ -38,6 +43,9 @@ pub(crate) fn line(info: &ModelInfo, timings: &Timings, n_tokens: usize, reason:
     parts.push(counted(n_tokens, "token", per_second(timings.n_decoded, timings.decode)));
     if n_tokens > 0 {
         parts.push(format!("first token {} ms", timings.first_token.as_millis()));
+    }
+    if timings.n_drafted > 0 {
+        parts.push(format!("{} of {} guesses right", timings.n_accepted, timings.n_drafted));
     }
     parts.extend(reason.map(|reason| reason.to_string()));
     parts.join(" · ")

@@ -12,6 +12,7 @@ mod interrupt;
 mod output;
 mod prompt;
 mod resolve;
+mod speculation;
 mod words;
 
 use std::process::ExitCode;

@@ -5,12 +5,13 @@ mod continuation;
 use std::time::{Duration, Instant};
 
 pub(crate) use self::continuation::Continuation;
-use crate::backend::LogitsRequest;
+use crate::backend::{Capability, LogitsRequest};
 use crate::error::{Error, Result};
 use crate::named::named;
 use crate::primitives::TokenId;
 use crate::sampler::SamplingOptions;
 use crate::sequence::{PREFILL_CHUNK, Sequence};
+use crate::speculation::{Drafter, Pace};
 use crate::stop::StopOptions;
 use crate::tokenizer::Tokenizer;
 
@@ -101,8 +102,12 @@ pub struct Timings {
     pub prefill: Duration,
     /// From the start to the first token.
     pub first_token: Duration,
-    /// Runs after the first token.
+    /// Tokens computed after the first.
     pub n_decoded: usize,
+    /// Tokens that were guessed: see [`speculation`](crate::speculation).
+    pub n_drafted: usize,
+    /// Those of them that were right, which are among `n_decoded`.
+    pub n_accepted: usize,
     /// Time from the first token to the last.
     pub decode: Duration,
     /// Time within `decode` that the engine took; the rest is sampling, text and bookkeeping.
@@ -113,14 +118,19 @@ pub struct Timings {
 pub struct Generation<'a> {
     sequence: &'a mut Sequence,
     continuation: Continuation,
+    drafter: Option<(&'a mut dyn Drafter, Pace)>,
     state: State,
 }
 
 enum State {
     Start,
     Prefill,
-    /// A token is to be drawn from the sequence's logits.
-    Sample,
+    /// A token is to be drawn from row `index` of the sequence's logits. It holds `drafts` beyond what was drawn, of which those before
+    /// `index` were right.
+    Sample {
+        drafts: Vec<TokenId>,
+        index: usize,
+    },
     /// The last token drawn is not in the cache yet.
     Decode,
     /// The last event is still to come.
@@ -137,7 +147,21 @@ impl<'a> Generation<'a> {
     /// [`Error::InvalidOption`] for options that cannot be, [`Error::EmptyPrompt`].
     pub fn new(sequence: &'a mut Sequence, tokenizer: &Tokenizer, prompt: &[TokenId], options: GenerateOptions) -> Result<Self> {
         let continuation = Continuation::new(tokenizer, prompt, options)?;
-        Ok(Self { sequence, continuation, state: State::Start })
+        Ok(Self { sequence, continuation, drafter: None, state: State::Start })
+    }
+
+    /// Has `drafter` guess tokens, which are computed together. The tokens stay what they are without.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a model without [`Capability::AllLogits`] or [`Capability::Rewind`].
+    pub fn with_drafter(mut self, drafter: &'a mut dyn Drafter) -> Result<Self> {
+        for needed in [Capability::AllLogits, Capability::Rewind] {
+            if !self.sequence.capabilities().has(needed) {
+                return Err(Error::missing_capability(needed.description()));
+            }
+        }
+        self.drafter = Some((drafter, Pace::default()));
+        Ok(self)
     }
 
     /// Where the time went so far.
@@ -159,7 +183,7 @@ impl<'a> Generation<'a> {
                 self.step()
             }
             State::Prefill => self.prefill().map(Some),
-            State::Sample => self.sample().map(Some),
+            State::Sample { drafts, index } => self.sample(drafts, index).map(Some),
             State::Decode => self.decode().map(Some),
             State::Finish(reason) => self.finish(reason).map(Some),
             State::Done => Ok(None),
@@ -173,7 +197,7 @@ impl<'a> Generation<'a> {
         let n_tokens = self.sequence.tokens().len();
         self.state = match is_last {
             true if self.continuation.is_prompt_only() => State::Finish(FinishReason::Length),
-            true => State::Sample,
+            true => State::Sample { drafts: Vec::new(), index: 0 },
             false => State::Prefill,
         };
         Ok(self.continuation.prefilled(n_tokens - held, n_tokens, before.elapsed()))
@@ -187,15 +211,45 @@ impl<'a> Generation<'a> {
         if self.sequence.cancel_token().is_cancelled() {
             return Err(Error::Cancelled);
         }
+        let last = history[history.len() - 1];
+        let drafts = self.draft()?;
         let before = Instant::now();
-        self.sequence.append(&history[history.len() - 1..], LogitsRequest::Last(1))?;
-        self.continuation.decoded(before.elapsed());
-        self.sample()
+        let tokens: Vec<TokenId> = [last].iter().chain(&drafts).copied().collect();
+        self.sequence.append(&tokens, LogitsRequest::Last(tokens.len()))?;
+        self.continuation.decoded(before.elapsed(), drafts.len());
+        self.sample(drafts, 0)
     }
 
-    fn sample(&mut self) -> Result<Event> {
-        let Some(row) = self.sequence.logits().last() else { return self.finish(FinishReason::Length) };
-        let (event, reason) = self.continuation.draw(row)?;
+    /// Guesses what follows what was drawn, as far as there is room for it.
+    fn draft(&mut self) -> Result<Vec<TokenId>> {
+        let Some((drafter, pace)) = &mut self.drafter else { return Ok(Vec::new()) };
+        let room = self.sequence.context_length() - self.sequence.tokens().len() - 1;
+        let n = pace.next().min(room).min(self.continuation.n_wanted().saturating_sub(1));
+        if n == 0 { Ok(Vec::new()) } else { drafter.draft(self.continuation.history(), n) }
+    }
+
+    fn sample(&mut self, drafts: Vec<TokenId>, index: usize) -> Result<Event> {
+        let logits = self.sequence.logits();
+        if index >= logits.n_rows() {
+            return self.finish(FinishReason::Length);
+        }
+        let drawn = self.continuation.draw(logits.row(index));
+        let is_right = drawn.is_ok() && drafts.get(index) == self.continuation.history().last();
+        if is_right {
+            self.continuation.accepted();
+            if matches!(drawn, Ok((_, None))) {
+                self.state = State::Sample { drafts, index: index + 1 };
+                return drawn.map(|(event, _)| event);
+            }
+        }
+        // What was wrong is not held.
+        if index < drafts.len() {
+            self.sequence.rewind(self.sequence.tokens().len() - (drafts.len() - index))?;
+        }
+        if let Some((_, pace)) = self.drafter.as_mut().filter(|_| !drafts.is_empty()) {
+            pace.learn(drafts.len(), index + usize::from(is_right));
+        }
+        let (event, reason) = drawn?;
         self.state = reason.map_or(State::Decode, State::Finish);
         Ok(event)
     }

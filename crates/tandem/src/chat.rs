@@ -2,6 +2,7 @@
 
 use tandem_core::generate::{Event, FinishReason, GenerateOptions, Generation, Timings};
 use tandem_core::sequence::Sequence;
+use tandem_core::speculation::Drafter;
 use tandem_core::template::ChatMessage;
 use tandem_core::{CancelToken, Result, SessionOptions, TokenId};
 
@@ -15,6 +16,8 @@ pub struct Chat {
     messages: Vec<ChatMessage>,
     /// How answers are generated.
     pub options: GenerateOptions,
+    /// What guesses their tokens, so that several are computed together; they stay the same.
+    pub drafter: Option<Box<dyn Drafter>>,
 }
 
 /// An answer while it comes. What came of it is kept when it is dropped, also when it was cancelled.
@@ -48,6 +51,7 @@ impl Chat {
             sequence: model.new_sequence(options)?,
             messages: Vec::new(),
             options: model.default_options(),
+            drafter: None,
         })
     }
 
@@ -112,7 +116,12 @@ impl Chat {
                 return Err(error);
             }
         };
-        match self.model.generate(&mut self.sequence, &prompt, self.options.clone()) {
+        let generation = self.model.generate(&mut self.sequence, &prompt, self.options.clone());
+        let generation = generation.and_then(|generation| match self.drafter.as_deref_mut() {
+            Some(drafter) => generation.with_drafter(drafter),
+            None => Ok(generation),
+        });
+        match generation {
             Ok(generation) => {
                 Ok(Reply { generation, messages: &mut self.messages, n_prompt: prompt.len(), text: String::new(), reason: None })
             }

@@ -218,6 +218,7 @@ pub use tandem_core::sampler::SamplingOptions;
 pub use tandem_core::saved::{Restored, SavedSequence, SequenceOrigin};
 pub use tandem_core::score::{TokenScore, perplexity, score};
 pub use tandem_core::sequence::Sequence;
+pub use tandem_core::speculation::{DraftModel, Drafter, PromptLookup};
 pub use tandem_core::stop::StopOptions;
 pub use tandem_core::template::{ChatMessage, ChatTemplate, RenderOptions};
 pub use tandem_core::tokenizer::{SpecialTokens, Tokenizer};

@@ -10,6 +10,7 @@ use tandem_core::generate::{GenerateOptions, Generation};
 use tandem_core::sampler::SamplingOptions;
 use tandem_core::scheduler::{Scheduler, SchedulerOptions};
 use tandem_core::sequence::Sequence;
+use tandem_core::speculation::DraftModel;
 use tandem_core::stop::StopOptions;
 use tandem_core::template::{ChatMessage, ChatTemplate, RenderOptions, TemplateTokens, TokenizerConfig};
 use tandem_core::tokenizer::Tokenizer;
@@ -180,6 +181,28 @@ impl TextModel {
     /// How long loading took.
     pub fn load_time(&self) -> Duration {
         self.load_time
+    }
+
+    /// What guesses tokens for this model: `draft`, a smaller one of the same tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for another tokenizer; as [`new_sequence`](Self::new_sequence).
+    pub fn draft_model(&self, draft: &Self, options: &SessionOptions) -> Result<DraftModel> {
+        /// Ids that are compared: each so many-th.
+        const STRIDE: usize = 97;
+        let n = self.tokenizer.n_tokens().min(draft.tokenizer.n_tokens());
+        let differs = |id: &TokenId| self.tokenizer.token(*id) != draft.tokenizer.token(*id);
+        if let Some(id) = (0..n as TokenId).step_by(STRIDE).find(differs) {
+            return Err(Error::Unsupported {
+                what: format!("guessing for `{}` with `{}`", self.info().name, draft.info().name),
+                reason: format!("token {id} is another in each: their tokenizers differ"),
+                hint: Some("use a smaller model of the same family".into()),
+            });
+        }
+        // The longer context of the two is of no use.
+        let mut options = options.clone();
+        options.context_length = options.context_length.map(|n| n.min(draft.info().max_context));
+        DraftModel::new(&*draft.model, self.info().vocab_size, &options)
     }
 
     /// The tokens of `text` as it is, with the special tokens that the tokenizer puts around a text (Llama's begins with one).

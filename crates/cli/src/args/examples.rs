@@ -22,6 +22,7 @@ Examples:
   cat notes.txt | tandem run ./my-model --system 'Summarise what you are given.'
   tandem run ./my-model --dtype int4 --kv-dtype f32 - < notes.txt
   tandem run ./my-model 'Name three rivers.' --json | jq -r .text
+  tandem run ./my-coder --lookup=main.rs 'Rename f to area in:' --temperature 0
   tandem run ./my-model --prompts prompts.jsonl --parallel 8 --json | jq -r '.results[].text'"
     };
 }

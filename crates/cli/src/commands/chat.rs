@@ -56,6 +56,7 @@ pub(crate) fn chat(args: ChatArgs, output: &Output) -> Result<ExitCode> {
         last: None,
         output,
     };
+    talk.chat.drafter = args.speculation.drafter(model, (&config.catalog, &engine), &session, LEAST_TALK, output)?;
     talk.set_system(generation.system.as_deref());
     talk.generation.remark_on(&talk.generation.resolve(model)?, output);
     if let Some(file) = &args.load {

@@ -85,6 +85,11 @@ pub(crate) fn run(args: RunArgs, output: &Output) -> Result<ExitCode> {
             return Err(Usage::new(message, "leave it out, or give a file of prompts").into());
         }
     }
+    let speculation = &args.speculation;
+    if args.many.prompts.is_some() && (speculation.lookup.is_some() || speculation.draft.is_some()) {
+        let hint = "leave `--lookup` and `--draft` out: prompts that are computed together share a pass already";
+        return Err(Usage::new("nothing is guessed with `--prompts`", hint).into());
+    }
     let config = Config::load()?;
     let generation = args.generation.or(config.generation);
     let engine = args.kv.within(args.engine).or(config.engine);
@@ -108,8 +113,14 @@ pub(crate) fn run(args: RunArgs, output: &Output) -> Result<ExitCode> {
     let session = session_options(&engine);
     let interrupts = Interrupts::install(session.cancel.clone()).context("Ctrl-C cannot be listened to")?;
     let mut sequence = model.new_sequence(&session)?;
+    let context = sequence.context_length();
+    let mut drafter = speculation.drafter(model, (&config.catalog, &engine), &session, context.min(expected), output)?;
     interrupts.arm();
-    let outcome = generate(model.generate(&mut sequence, &prompt_tokens, options)?, output)?;
+    let mut generation = model.generate(&mut sequence, &prompt_tokens, options)?;
+    if let Some(drafter) = drafter.as_deref_mut() {
+        generation = generation.with_drafter(drafter)?;
+    }
+    let outcome = generate(generation, output)?;
 
     loaded.learn(sequence.tokens().len(), output);
 

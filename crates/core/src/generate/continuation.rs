@@ -84,10 +84,22 @@ impl Continuation {
         self.options.max_new_tokens == Some(0)
     }
 
-    /// A drawn token was computed in `time`.
-    pub(crate) fn decoded(&mut self, time: Duration) {
+    /// The tokens that may still be drawn.
+    pub(crate) fn n_wanted(&self) -> usize {
+        self.options.max_new_tokens.map_or(usize::MAX, |max| max.saturating_sub(self.tokens().len()))
+    }
+
+    /// A drawn token was computed in `time`, with `n_drafts` guesses behind it.
+    pub(crate) fn decoded(&mut self, time: Duration, n_drafts: usize) {
         self.timings.engine_decode += time;
         self.timings.n_decoded += 1;
+        self.timings.n_drafted += n_drafts;
+    }
+
+    /// A guess was right: the drawn token is computed already.
+    pub(crate) fn accepted(&mut self) {
+        self.timings.n_decoded += 1;
+        self.timings.n_accepted += 1;
     }
 
     /// Draws the next token from `logits`, `[vocab_size]`, and says whether the generation ends with it.

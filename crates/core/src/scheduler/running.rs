@@ -127,7 +127,7 @@ impl Running {
                 return Ok(Some(FinishReason::Length));
             }
         } else {
-            self.continuation.decoded(time);
+            self.continuation.decoded(time, 0);
         }
         let Some(row) = self.logits.last() else { return Ok(Some(FinishReason::Length)) };
         let (event, reason) = self.continuation.draw(row)?;

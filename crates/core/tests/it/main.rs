@@ -20,6 +20,7 @@ mod sampler_goldens;
 mod sampler_properties;
 mod saved;
 mod scheduler;
+mod speculation;
 mod stop_strings;
 mod template_bounds;
 mod template_goldens;
