@@ -64,6 +64,11 @@ pub(crate) trait ForwardHooks {
     /// Computes the attention of one span, `[n, heads * head_dim]`. Implementations decide where keys and values are stored.
     fn attend(&mut self, heads: QkvHeads) -> Result<Tensor>;
 
+    /// Computes the attention of each of several spans, of which none needs the others.
+    fn attend_all(&mut self, all: Vec<QkvHeads>) -> Result<Vec<Tensor>> {
+        all.into_iter().map(|heads| self.attend(heads)).collect()
+    }
+
     /// How products are computed; the fastest kernels are chosen for each span by itself, so that its rows get the same bits in every
     /// pass.
     fn kernels(&self) -> Kernels {
@@ -218,12 +223,6 @@ pub(crate) struct QkvHeads {
     pub(crate) values: Tensor,
 }
 
-impl<F: FnMut(QkvHeads) -> Result<Tensor>> ForwardHooks for F {
-    fn attend(&mut self, heads: QkvHeads) -> Result<Tensor> {
-        self(heads)
-    }
-}
-
 impl Decode for Decoder {
     fn kv_layout(&self) -> KvLayout {
         let dtype = match self.kv_dtype {
@@ -314,13 +313,12 @@ impl Decoder {
         let n_positions = positions.iter().max().map_or(0, |last| last + 1);
         let table = self.rotary_of(layer).table(n_positions);
         let norms = layer.qk_norms.as_ref().map(|(queries, keys)| Norms { queries, keys, eps: self.rms_norm_eps });
-        let mut parts = Vec::with_capacity(spans.len());
-        for (number, span) in spans.iter().enumerate() {
+        let of_span = |number: usize, span: &Span| {
             let own = projected.narrow(0, span.rows.start, span.rows.len())?;
             let heads = operations::heads(&table, &own, &self.heads, norms, &positions[span.rows.clone()])?;
             let (queries, keys) = (self.heads.queries, self.heads.keys);
             let n_queries = if self.is_last(index) { span.n_outputs } else { span.rows.len() };
-            parts.push(hooks.attend(QkvHeads {
+            Ok(QkvHeads {
                 layer: index,
                 span: number,
                 first_query: span.first_position + span.rows.len() - n_queries,
@@ -328,8 +326,10 @@ impl Decoder {
                 queries: last_queries(&heads.narrow(0, 0, queries)?, n_queries)?,
                 keys: heads.narrow(0, queries, keys)?,
                 values: heads.narrow(0, queries + keys, keys)?,
-            })?);
-        }
+            })
+        };
+        let all = spans.par_iter().enumerate().map(|(number, span)| of_span(number, span)).collect::<Result<Vec<_>>>()?;
+        let mut parts = hooks.attend_all(all)?;
         let context = match parts.len() {
             1 => parts.swap_remove(0),
             _ => Tensor::cat(&parts, 0)?,

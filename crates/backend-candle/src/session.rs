@@ -6,13 +6,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
+use rayon::prelude::*;
 use tandem_core::backend::KvState;
 use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, SessionOptions, TokenId};
 use tandem_kernels::attention::AttentionMask;
 
 pub(crate) use self::batch::append_batch;
 use crate::cache::{KvCache, KvLayout};
-use crate::decoder::{QkvHeads, Span};
+use crate::decoder::{ForwardHooks, QkvHeads, Span};
 use crate::error::Doing;
 use crate::model::Loaded;
 use crate::values::Values;
@@ -114,13 +115,33 @@ fn forward(model: &Loaded, parts: &[Part<'_>], cancel: &CancelToken) -> Result<T
         let start = spans.last().map_or(0, |span| span.rows.end);
         spans.push(Span { rows: start..start + tokens.len(), first_position: *held, n_outputs: *n_outputs });
     }
-    let states = model.decoder.forward(&tokens, &spans, cancel, &mut |heads: QkvHeads| {
-        let Part { cache, held, .. } = &parts[heads.span];
+    let states = model.decoder.forward(&tokens, &spans, cancel, &mut CacheHooks { model, parts });
+    states.doing(DOING)?.ok_or(Error::Cancelled)
+}
+
+/// Attention of each part over the cache of its session.
+struct CacheHooks<'p> {
+    model: &'p Loaded,
+    parts: &'p [Part<'p>],
+}
+
+impl CacheHooks<'_> {
+    fn attention(&self, heads: &QkvHeads) -> candle_core::Result<Tensor> {
+        let Part { cache, held, .. } = &self.parts[heads.span];
         let layer = cache.write(heads.layer, *held, &heads.keys, &heads.values)?;
         let mask = AttentionMask { n_past: heads.first_query, window: heads.window, ahead: None };
-        model.decoder.attention(&heads.queries, &layer.keys, &layer.values, mask)
-    });
-    states.doing(DOING)?.ok_or(Error::Cancelled)
+        self.model.decoder.attention(&heads.queries, &layer.keys, &layer.values, mask)
+    }
+}
+
+impl ForwardHooks for CacheHooks<'_> {
+    fn attend(&mut self, heads: QkvHeads) -> candle_core::Result<Tensor> {
+        self.attention(&heads)
+    }
+
+    fn attend_all(&mut self, all: Vec<QkvHeads>) -> candle_core::Result<Vec<Tensor>> {
+        all.par_iter().map(|heads| self.attention(heads)).collect()
+    }
 }
 
 impl Session for CandleSession {
