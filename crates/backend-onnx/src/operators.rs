@@ -5,8 +5,11 @@
 //! copied. Loops run on the threads of rayon's pool from which the graph is run ([`Threads`](crate::threads::Threads)).
 
 mod attention;
+mod block;
+mod places;
 mod product;
 mod updates;
+mod weights;
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,9 +23,10 @@ use tandem_kernels::{check_instruction_set, instruction_set};
 use tandem_onnx_graph::OPERATOR_DOMAIN;
 
 use self::attention::Attention;
+use self::block::Block;
 use self::product::Product;
-pub(crate) use self::product::order_inputs;
 pub(crate) use self::updates::{ModelUpdates, Registered, Updates};
+pub(crate) use self::weights::order_inputs;
 
 /// The kernels that `options` request, or those that are used by default.
 ///
@@ -53,6 +57,7 @@ pub(crate) fn domain(kernels: Kernels, updates: &Arc<Updates>) -> ort::Result<Op
     let scratch = Arc::new(ScratchPool::default());
     OperatorDomain::new(OPERATOR_DOMAIN)?
         .add(Product { kernels, scratch: Arc::clone(&scratch), updates: Arc::clone(updates) })?
+        .add(Block { kernels, scratch: Arc::clone(&scratch), updates: Arc::clone(updates) })?
         .add(Attention { scratch })
 }
 
@@ -66,6 +71,8 @@ struct Scratch {
     inputs: Vec<f32>,
     /// What it packs.
     packed: Vec<f32>,
+    /// What lies between the steps of a block.
+    slots: Vec<Vec<f32>>,
 }
 
 impl ScratchPool {

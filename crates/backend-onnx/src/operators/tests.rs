@@ -1,6 +1,7 @@
 //! Each operator against the engine's own on small graphs of random numbers.
 
 mod attention;
+mod block;
 mod onnx;
 mod product;
 
@@ -36,13 +37,18 @@ struct Loaded {
 }
 
 impl Loaded {
-    /// The graph `bytes`, whose nodes Tandem's operators know.
-    fn new(bytes: &[u8], whose: Whose, [inputs, outputs]: [&[&str]; 2]) -> Self {
+    /// The graph `bytes`, all of which is one node of Tandem's operators.
+    fn new(bytes: &[u8], whose: Whose, names: [&[&str]; 2]) -> Self {
+        Self::with_kernels(bytes, whose, names, Kernels::Fastest)
+    }
+
+    /// The same with kernels that are chosen so.
+    fn with_kernels(bytes: &[u8], whose: Whose, [inputs, outputs]: [&[&str]; 2], kernels: Kernels) -> Self {
         let environment = library::environment(None).unwrap();
         let mut builder = Session::builder(&environment).unwrap().with_intra_threads(2).unwrap();
         let mut bytes = bytes.to_vec();
         if whose == Whose::Tandem {
-            builder = builder.with_operators(super::domain(Kernels::Fastest, &Arc::default()).unwrap()).unwrap();
+            builder = builder.with_operators(super::domain(kernels, &Arc::default()).unwrap()).unwrap();
             let graph = Graph::parse(bytes, "test").unwrap();
             let mut edit = graph.edit();
             assert_eq!(edit.use_custom_operators().n_nodes, 1, "the node is one that the operators know");
