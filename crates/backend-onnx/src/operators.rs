@@ -12,6 +12,7 @@ mod updates;
 mod weights;
 
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::operator::{ComputeContext, KernelContext, OperatorDomain};
@@ -26,6 +27,7 @@ use self::attention::Attention;
 use self::block::Block;
 use self::product::Product;
 pub(crate) use self::updates::{ModelUpdates, Registered, Updates};
+use self::weights::BlockWeights;
 pub(crate) use self::weights::order_inputs;
 
 /// The kernels that `options` request, or those that are used by default.
@@ -52,12 +54,27 @@ pub(crate) fn default_kernels() -> Whose {
     if instruction_set() == "plain" { Whose::Runtime } else { Whose::Tandem }
 }
 
-/// The operators for one session, with the adapters that `updates` has. With [`Kernels::ByShape`] a row of a product does not depend on the others.
-pub(crate) fn domain(kernels: Kernels, updates: &Arc<Updates>) -> ort::Result<OperatorDomain> {
+/// Where the weights of a session's operators lie: ranges of addresses.
+#[derive(Debug, Default)]
+pub(crate) struct WeightRanges(Mutex<Vec<Range<usize>>>);
+
+impl WeightRanges {
+    /// Those of the operators that were made so far.
+    pub(crate) fn take(&self) -> Vec<Range<usize>> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn add(&self, weights: &BlockWeights<'_>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(weights.ranges());
+    }
+}
+
+/// The operators for one session, with the adapters that `updates` has; they note in `ranges` where their weights lie. With [`Kernels::ByShape`] a row of a product does not depend on the others.
+pub(crate) fn domain(kernels: Kernels, updates: &Arc<Updates>, ranges: &Arc<WeightRanges>) -> ort::Result<OperatorDomain> {
     let scratch = Arc::new(ScratchPool::default());
     OperatorDomain::new(OPERATOR_DOMAIN)?
-        .add(Product { kernels, scratch: Arc::clone(&scratch), updates: Arc::clone(updates) })?
-        .add(Block { kernels, scratch: Arc::clone(&scratch), updates: Arc::clone(updates) })?
+        .add(Product { kernels, scratch: Arc::clone(&scratch), updates: Arc::clone(updates), ranges: Arc::clone(ranges) })?
+        .add(Block { kernels, scratch: Arc::clone(&scratch), updates: Arc::clone(updates), ranges: Arc::clone(ranges) })?
         .add(Attention { scratch })
 }
 

@@ -10,7 +10,7 @@ use tandem_kernels::scratch_slice;
 use tandem_onnx_graph::{ADAPTER_PLACE, BlockMatrix, MODULE_ATTRIBUTE};
 
 use super::weights::{BlockWeights, reorder};
-use super::{Floats, ScratchPool, Updates, count, input, node_error, optional_input, output, shape};
+use super::{Floats, ScratchPool, Updates, WeightRanges, count, input, node_error, optional_input, output, shape};
 
 /// The places of the inputs.
 const CODES: usize = 1;
@@ -26,6 +26,7 @@ pub(super) struct Product {
     pub(super) kernels: Kernels,
     pub(super) scratch: Arc<ScratchPool>,
     pub(super) updates: Arc<Updates>,
+    pub(super) ranges: Arc<WeightRanges>,
 }
 
 /// One node.
@@ -88,8 +89,10 @@ impl Operator for Product {
             block_size,
             is_fast: context.get::<i64>("accuracy_level") == Some(INTEGERS),
         };
+        let weights = BlockWeights::new(context, &matrix)?;
+        self.ranges.add(&weights);
         Ok(ProductKernel {
-            weights: BlockWeights::new(context, &matrix)?,
+            weights,
             kernels: self.kernels,
             scratch: Arc::clone(&self.scratch),
             module: context.get::<String>(MODULE_ATTRIBUTE),

@@ -48,7 +48,7 @@ impl Loaded {
         let mut builder = Session::builder(&environment).unwrap().with_intra_threads(2).unwrap();
         let mut bytes = bytes.to_vec();
         if whose == Whose::Tandem {
-            builder = builder.with_operators(super::domain(kernels, &Arc::default()).unwrap()).unwrap();
+            builder = builder.with_operators(super::domain(kernels, &Arc::default(), &Arc::default()).unwrap()).unwrap();
             let graph = Graph::parse(bytes, "test").unwrap();
             let mut edit = graph.edit();
             assert_eq!(edit.use_custom_operators().n_nodes, 1, "the node is one that the operators know");
@@ -57,7 +57,7 @@ impl Loaded {
         let session = builder.commit_from_memory(&bytes).unwrap();
         let threads = (whose == Whose::Tandem).then(|| Arc::new(Threads::new(2).unwrap()));
         let names = [inputs, outputs].map(|names| Names::new(names.iter().map(|name| CString::new(*name).unwrap()).collect()));
-        Self { engine: Engine { session, threads }, names }
+        Self { engine: Engine { _moving: None, session, threads }, names }
     }
 
     /// Runs it; an output is written to the input that `in_place` names for it.

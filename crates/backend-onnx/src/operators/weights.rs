@@ -4,6 +4,9 @@
 //! put in that order, evens first, and every sum has the same parts. Codes of 8 bits are laid out alike.
 //! Source: `MatMulNBits` in `ContribOperators.md` of ONNX Runtime.
 
+use std::ffi::c_void;
+use std::ops::Range;
+
 use ort::operator::KernelContext;
 use ort::value::{TensorValueType, ValueRef};
 use rayon::prelude::*;
@@ -63,6 +66,16 @@ impl<'n> BlockWeights<'n> {
             weights.offsets = weights.offsets(zeros.extract_tensor().1, block)?;
         }
         Ok(weights)
+    }
+
+    /// The addresses of what it reads of the graph.
+    pub(super) fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
+        let of = |start: *const c_void, n: usize| start.expose_provenance()..start.expose_provenance() + n;
+        let scales = match &self.scales {
+            Scales::Given(scales) => Some(of(scales.data_ptr(), scales.shape().num_elements() * size_of::<f32>())),
+            Scales::Repeated(_) => None,
+        };
+        [Some(of(self.codes.data_ptr(), self.codes.shape().num_elements())), scales].into_iter().flatten()
     }
 
     /// What is computed with it.
