@@ -84,10 +84,12 @@ impl Backend for OnnxBackend {
     fn footprint(&self, shape: &ModelShape, dtype: DType, workload: &Workload) -> Footprint {
         if !shape.generates {
             let attention = Attention::Blocks;
-            let graph = GraphFootprint::of_encoder(shape, dtype, attention, default_kernels());
+            let graph = GraphFootprint::of_encoder(shape, dtype, attention, default_kernels()).with_huge_pages(true);
             return encoder_footprint(shape, &graph, dtype, attention, workload);
         }
-        footprint(shape, &GraphFootprint::of_checkpoint(shape, dtype, default_kernels()), dtype, workload)
+        // As the program asks for them.
+        let graph = GraphFootprint::of_checkpoint(shape, dtype, default_kernels()).with_huge_pages(true);
+        footprint(shape, &graph, dtype, workload)
     }
 
     fn dtypes(&self, files: &ModelFiles) -> Vec<DType> {
@@ -145,7 +147,8 @@ impl OpenedModel for OnnxOpened {
             OpenedSource::Graph(opened) => GraphFootprint::of_graph(&opened.graph, kernels),
             OpenedSource::Export if encodes => GraphFootprint::of_encoder(&shape, dtype, attention, kernels),
             OpenedSource::Export => GraphFootprint::of_checkpoint(&shape, dtype, kernels),
-        };
+        }
+        .with_huge_pages(self.options.huge_pages && self.options.device == Device::Cpu);
         Ok(Arc::new(move |workload| match encodes {
             true => encoder_footprint(&shape, &graph, dtype, attention, workload),
             false => footprint(&shape, &graph, dtype, workload),

@@ -3,7 +3,8 @@
 //! Decoding reads every weight for every token, from end to end. In pages of 4 KiB the processor looks up an address for each 4 KiB of
 //! them and fetches ahead only to the end of each; in huge pages, of 2 MiB on most machines, that is gone (figures: README of
 //! `tandem-bench`). Linux grants them on request, before memory is first written to: `advise`. Engines that come as a library do not
-//! ask. So what a load has mapped is collapsed into huge pages after it, whoever allocated it: contents and addresses stay as they are.
+//! ask. So what a load has mapped is collapsed into huge pages after it, whoever allocated it: contents and addresses stay as they are. Mapped
+//! files have none on most file systems: what of them is read for every token is moved ([`MovingFiles`]).
 
 #[cfg(target_os = "linux")]
 mod moved;
