@@ -34,18 +34,17 @@ impl Places {
         let (mut slots, mut free) = (Vec::<usize>::new(), Vec::<usize>::new());
         for (step, (read, made)) in steps.enumerate() {
             let first = of.len();
-            for value in first..first + made {
+            for (value, &width) in widths.iter().enumerate().skip(first).take(made) {
                 // Those of outputs are known when all others are.
-                let slot = if outputs.contains(&value) {
-                    usize::MAX
-                } else {
-                    free.pop().unwrap_or_else(|| {
-                        slots.push(0);
-                        slots.len() - 1
-                    })
+                let slot = match outputs.contains(&value) {
+                    true => usize::MAX,
+                    false => free.pop().unwrap_or(slots.len()),
                 };
-                if let Some(width) = slots.get_mut(slot) {
-                    *width = (*width).max(widths[value]);
+                if slot == slots.len() {
+                    slots.push(0);
+                }
+                if let Some(widest) = slots.get_mut(slot) {
+                    *widest = (*widest).max(width);
                 }
                 of.push(Place::Buffer(slot));
             }

@@ -235,11 +235,11 @@ impl<'g> KnownRows<'g> {
     /// Whether a `Slice` takes parts of the second dim alone: of rows, whole ones.
     fn slices_tokens(&self, node: &Node) -> bool {
         let axes = given(node, 3).and_then(|axes| self.constants.get(axes));
-        let is_one = |tensor: &&Tensor| {
+        let is_one = |tensor: &Tensor| {
             let TensorData::Inline(range) = &tensor.data else { return false };
             tensor.data_type == DataType::INT64 && self.graph.slice(range) == 1_i64.to_le_bytes()
         };
-        node.domain.is_empty() && axes.is_some_and(|axes| is_one(&axes))
+        node.domain.is_empty() && axes.is_some_and(|axes| is_one(axes))
     }
 }
 
