@@ -122,9 +122,9 @@ fn a_block_ends_where_another_node_needs_it() {
     let chain = [product("x", "a"), product("a", "b"), node("Neg", &["b"], &["n"]), product("a", "c"), product("c", "d")];
     assert_eq!(operators(&chain, &["d", "n"]), [BLOCK_OPERATOR, "Neg", BLOCK_OPERATOR]);
     let chain = [product("x", "a"), node("Neg", &["a"], &["n"]), product("n", "b")];
-    assert_eq!(operators(&chain, &["b"]), ["MatMulNBits", "Neg", "MatMulNBits"], "a product alone is no block");
+    assert_eq!(operators(&chain, &["b"]), ["MatMulNBits", "Neg", "MatMulNBits"], "a product alone stays alone");
     let chain = [node("Sigmoid", &["x"], &["a"]), node("Sigmoid", &["a"], &["b"])];
-    assert_eq!(operators(&chain, &["b"]), ["Sigmoid", "Sigmoid"], "without a product there is none");
+    assert_eq!(operators(&chain, &["b"]), ["Sigmoid", "Sigmoid"], "without a product nothing changes");
 }
 
 #[test]
