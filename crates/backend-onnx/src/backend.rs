@@ -86,11 +86,12 @@ impl Backend for OnnxBackend {
     fn footprint(&self, shape: &ModelShape, dtype: DType, workload: &Workload) -> Footprint {
         if !shape.generates {
             let attention = Attention::Blocks;
-            let graph = GraphFootprint::of_encoder(shape, dtype, attention, default_kernels());
+            let graph = GraphFootprint::of_encoder(shape, dtype, attention, default_kernels()).with_huge_pages(true);
             return encoder_footprint(shape, &graph, dtype, attention, workload);
         }
         let kv_dtype = KvDType::by_default(dtype, Numerics::default()).dtype();
-        let graph = GraphFootprint::of_checkpoint(shape, dtype, default_kernels());
+        // As the program asks for them.
+        let graph = GraphFootprint::of_checkpoint(shape, dtype, default_kernels()).with_huge_pages(true);
         footprint(shape, &GraphFootprint { kv_value: held_bytes(kv_dtype), ..graph }, dtype, workload)
     }
 
@@ -158,7 +159,8 @@ impl OpenedModel for OnnxOpened {
             OpenedSource::Graph(opened) => GraphFootprint::of_graph(&opened.graph, kernels),
             OpenedSource::Export if encodes => GraphFootprint::of_encoder(&shape, dtype, attention, kernels),
             OpenedSource::Export => GraphFootprint::of_checkpoint(&shape, dtype, kernels),
-        };
+        }
+        .with_huge_pages(self.options.huge_pages && self.options.device == Device::Cpu);
         let graph = match encodes {
             true => graph,
             false => GraphFootprint { kv_value: held_bytes(held_dtype(&self.source, dtype, &self.options)?), ..graph },

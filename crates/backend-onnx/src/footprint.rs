@@ -41,7 +41,8 @@ pub(crate) fn footprint(shape: &ModelShape, graph: &GraphFootprint, dtype: DType
         kept: vec![
             Part::own("weights, packed for products", packed(graph, dtype)),
             Part::own("weights within the graph's file", graph.inline),
-            Part::file(mapped_name(graph), mapped(graph)),
+            Part::own("weights, moved into huge pages", moved(graph)),
+            Part::file(mapped_name(graph), mapped(graph) - moved(graph)),
             shape.tokenizer(),
             Part::own("engine", ENGINE),
         ],
@@ -82,8 +83,14 @@ fn mapped(graph: &GraphFootprint) -> Count {
     graph.custom_products + graph.shared + graph.others - graph.inline
 }
 
+/// What of that does not stay there: whole huge pages are moved, which is nearly all.
+fn moved(graph: &GraphFootprint) -> Count {
+    if graph.moves { graph.custom_products.min(mapped(graph)) } else { Saturating(0) }
+}
+
 fn mapped_name(graph: &GraphFootprint) -> &'static str {
-    if graph.custom_products == Saturating(0) { "embedding and tables" } else { "weights, embedding and tables" }
+    let has_weights = graph.custom_products > moved(graph);
+    if has_weights { "weights, embedding and tables" } else { "embedding and tables" }
 }
 
 fn is_float(dtype: DType) -> bool {
@@ -110,7 +117,13 @@ impl GraphFootprint {
             shared: if shape.tied && !is_own { head } else { zero },
             inline: if shape.stored_bytes.0 < BUILT_IN_MEMORY { products + others } else { zero },
             kv_value: table_value,
+            moves: false,
         }
+    }
+
+    /// The same where weights that are read in a file are moved into huge pages, if a load `asks` for these.
+    pub(crate) fn with_huge_pages(self, asks: bool) -> Self {
+        Self { moves: asks && cfg!(target_os = "linux"), ..self }
     }
 }
 

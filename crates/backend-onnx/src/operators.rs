@@ -5,10 +5,14 @@
 //! copied. Loops run on the threads of rayon's pool from which the graph is run ([`Threads`](crate::threads::Threads)).
 
 mod attention;
+mod block;
+mod places;
 mod product;
 mod updates;
+mod weights;
 
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use half::f16;
@@ -22,9 +26,11 @@ use tandem_onnx_graph::OPERATOR_DOMAIN;
 
 use self::attention::Attention;
 pub(crate) use self::attention::TOO_LARGE;
+use self::block::Block;
 use self::product::Product;
-pub(crate) use self::product::order_inputs;
 pub(crate) use self::updates::{ModelUpdates, Registered, Updates};
+use self::weights::BlockWeights;
+pub(crate) use self::weights::order_inputs;
 
 /// The kernels that `options` request, or those that are used by default.
 ///
@@ -50,11 +56,27 @@ pub(crate) fn default_kernels() -> Whose {
     if instruction_set() == "plain" { Whose::Runtime } else { Whose::Tandem }
 }
 
-/// The operators for one session, with the adapters that `updates` has. With [`Kernels::ByShape`] a row of a product does not depend on the others.
-pub(crate) fn domain(kernels: Kernels, updates: &Arc<Updates>) -> ort::Result<OperatorDomain> {
+/// Where the weights of a session's operators lie: ranges of addresses.
+#[derive(Debug, Default)]
+pub(crate) struct WeightRanges(Mutex<Vec<Range<usize>>>);
+
+impl WeightRanges {
+    /// Those of the operators that were made so far.
+    pub(crate) fn take(&self) -> Vec<Range<usize>> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn add(&self, weights: &BlockWeights<'_>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(weights.ranges());
+    }
+}
+
+/// The operators for one session, with the adapters that `updates` has; they note in `ranges` where their weights lie. With [`Kernels::ByShape`] a row of a product does not depend on the others.
+pub(crate) fn domain(kernels: Kernels, updates: &Arc<Updates>, ranges: &Arc<WeightRanges>) -> ort::Result<OperatorDomain> {
     let scratch = Arc::new(ScratchPool::default());
     OperatorDomain::new(OPERATOR_DOMAIN)?
-        .add(Product { kernels, scratch: Arc::clone(&scratch), updates: Arc::clone(updates) })?
+        .add(Product { kernels, scratch: Arc::clone(&scratch), updates: Arc::clone(updates), ranges: Arc::clone(ranges) })?
+        .add(Block { kernels, scratch: Arc::clone(&scratch), updates: Arc::clone(updates), ranges: Arc::clone(ranges) })?
         .add(Attention::<f32>::new(&scratch))?
         .add(Attention::<f16>::new(&scratch))
 }
@@ -71,6 +93,8 @@ struct Scratch {
     packed: Vec<f32>,
     /// What it appends to a cache.
     appended: Vec<f32>,
+    /// What lies between the steps of a block.
+    slots: Vec<Vec<f32>>,
 }
 
 impl ScratchPool {

@@ -3,9 +3,14 @@
 //! Decoding reads every weight for every token, from end to end. In pages of 4 KiB the processor looks up an address for each 4 KiB of
 //! them and fetches ahead only to the end of each; in huge pages, of 2 MiB on most machines, that is gone (figures: README of
 //! `tandem-bench`). Linux grants them on request, before memory is first written to: `advise`. Engines that come as a library do not
-//! ask. So what a load has mapped is collapsed into huge pages after it, whoever allocated it: contents and addresses stay as they are.
+//! ask. So what a load has mapped is collapsed into huge pages after it, whoever allocated it: contents and addresses stay as they are. Mapped
+//! files have none on most file systems: what of them is read for every token is moved ([`MovingFiles`]).
+
+#[cfg(target_os = "linux")]
+mod moved;
 
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 #[cfg(not(target_os = "linux"))]
 use elsewhere::Mapped;
@@ -27,6 +32,43 @@ impl MappingSnapshot {
     /// wants none, nothing is done.
     pub fn collapse(self) {
         self.0.collapse();
+    }
+}
+
+/// Weights in mapped files that are being moved into huge pages. Once this is dropped nothing more is moved; what was moved stays where it
+/// is.
+#[derive(Debug)]
+pub struct MovingFiles {
+    is_wanted: Arc<Mutex<bool>>,
+}
+
+impl MovingFiles {
+    /// Moves what of files is mapped at the addresses of `ranges` into huge pages of the process's own, on a thread of its own that stands back for others:
+    /// nobody waits, and contents and addresses stay. What is not mapped from a file stays too, and so does everything where the system has no huge pages.
+    /// Other processes do not share what was moved.
+    ///
+    /// # Safety
+    /// Until the result is dropped, what is at `ranges` stays mapped, and nobody writes to it.
+    #[expect(unsafe_code, reason = "memory is moved while others read it")]
+    pub unsafe fn start(ranges: Vec<Range<usize>>) -> Self {
+        let is_wanted = Arc::new(Mutex::new(true));
+        #[cfg(target_os = "linux")]
+        if !ranges.is_empty() {
+            let own = Arc::clone(&is_wanted);
+            let thread = std::thread::Builder::new().name("huge-pages".into());
+            // When no thread can be had, weights stay where they are.
+            let _ = thread.spawn(move || moved::move_all(&ranges, &own));
+        }
+        #[cfg(not(target_os = "linux"))]
+        drop(ranges);
+        Self { is_wanted }
+    }
+}
+
+impl Drop for MovingFiles {
+    fn drop(&mut self) {
+        // It is held while a page is moved, which takes a millisecond.
+        *self.is_wanted.lock().unwrap_or_else(PoisonError::into_inner) = false;
     }
 }
 
@@ -86,7 +128,7 @@ mod linux {
                 // When no thread can be had, weights stay where they are.
                 let _ = std::thread::Builder::new().name("huge-pages".into()).spawn(move || {
                     stand_back();
-                    let rests = (pages.len() / PAGES_A_REST).min(MOST_RESTS) as u32;
+                    let rests = rests(pages.len());
                     for start in pages {
                         let began = Instant::now();
                         collapse_page(start, size);
@@ -107,8 +149,13 @@ mod linux {
             .then(|| Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?))?
     }
 
+    /// How often as long as a page took the thread rests after it, for so many pages.
+    pub(super) fn rests(n_pages: usize) -> u32 {
+        (n_pages / PAGES_A_REST).min(MOST_RESTS) as u32
+    }
+
     /// The size of a huge page in bytes; `None` where there are none or none are wanted.
-    fn huge_page() -> Option<usize> {
+    pub(super) fn huge_page() -> Option<usize> {
         let setting = |name| fs::read_to_string(format!("/sys/kernel/mm/transparent_hugepage/{name}")).ok();
         let wanted = !setting("enabled")?.contains("[never]");
         setting("hpage_pmd_size")?.trim().parse().ok().filter(|size: &usize| wanted && size.is_power_of_two())
@@ -130,7 +177,7 @@ mod linux {
     }
 
     /// Where the whole pages of `size` bytes within `ranges` start.
-    fn huge_pages(ranges: &[Range<usize>], size: usize) -> Vec<usize> {
+    pub(super) fn huge_pages(ranges: &[Range<usize>], size: usize) -> Vec<usize> {
         let within = |range: &Range<usize>| (range.start.next_multiple_of(size)..range.end).step_by(size);
         ranges.iter().flat_map(|range| within(range).filter(|start| start + size <= range.end)).collect()
     }
@@ -150,14 +197,14 @@ mod linux {
 
     /// Lets other threads go first.
     #[expect(unsafe_code, reason = "a call of the system")]
-    fn stand_back() {
+    pub(super) fn stand_back() {
         // SAFETY: it changes this thread's priority and nothing else.
         unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
     }
 
     /// Makes one of the `size` bytes at `start` where all of them are in memory; whether it is one.
     #[expect(unsafe_code, reason = "calls of the system that take an address")]
-    fn collapse_page(start: usize, size: usize) -> bool {
+    pub(super) fn collapse_page(start: usize, size: usize) -> bool {
         let start: *mut libc::c_void = std::ptr::with_exposed_provenance_mut(start);
         // As many as there are with the smallest pages.
         let mut resident = vec![1_u8; size / 4096];

@@ -3,6 +3,7 @@
 mod activations;
 
 use rayon::prelude::*;
+use tandem_core::config::Activation;
 
 pub use self::activations::activate;
 pub(crate) use self::activations::product_of_halves;
@@ -11,6 +12,9 @@ use crate::tiles::{MAX_ROWS, TILE};
 
 /// The least number of values that several threads share.
 const MIN_PARALLEL: usize = 1 << 15;
+
+/// Values of a part that a thread takes.
+const PART: usize = 1 << 13;
 
 /// Writes the root mean square norm of each row of `x`, `[rows, weight.len()]`, to `out`, which is as long. Zhang and Sennrich,
 /// <https://arxiv.org/abs/1910.07467>.
@@ -26,6 +30,34 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 pub fn add(x: &[f32], y: &[f32]) -> Vec<f32> {
     assert_eq!(x.len(), y.len(), "what is added is as long");
     x.par_iter().zip(y).with_min_len(MIN_PARALLEL).map(|(x, y)| x + y).collect()
+}
+
+/// Writes `x + y` to `out`; all three are of one length.
+pub fn write_sum(x: &[f32], y: &[f32], out: &mut [f32]) {
+    in_parts([x, y], out, |x, y, out| out.iter_mut().zip(x.iter().zip(y)).for_each(|(out, (x, y))| *out = x + y));
+}
+
+/// Writes `x * y`, number by number, to `out`; all three are of one length.
+pub fn write_product(x: &[f32], y: &[f32], out: &mut [f32]) {
+    in_parts([x, y], out, |x, y, out| out.iter_mut().zip(x.iter().zip(y)).for_each(|(out, (x, y))| *out = x * y));
+}
+
+/// Writes `activation(gate) * up`, number by number, to `out`; all three are of one length. Results are those of [`gated`].
+pub fn write_gated(activation: GateActivation, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    in_parts([gate, up], out, |gate, up, out| match activation {
+        GateActivation::Silu => silu_product(gate, up, out),
+        GateActivation::GeluTanh => gelu_product(gate, up, out),
+    });
+}
+
+/// Calls `each` with parts of both inputs and of `out`, on several threads when there are many values.
+fn in_parts([x, y]: [&[f32]; 2], out: &mut [f32], each: impl Fn(&[f32], &[f32], &mut [f32]) + Sync) {
+    assert!(x.len() == out.len() && y.len() == out.len(), "all values are of one length");
+    if out.len() < MIN_PARALLEL {
+        return each(x, y, out);
+    }
+    let parts = out.par_chunks_mut(PART).zip(x.par_chunks(PART)).zip(y.par_chunks(PART));
+    parts.for_each(|((out, x), y)| each(x, y, out));
 }
 
 /// The activation function of the gate in a feed-forward block.
@@ -46,6 +78,16 @@ pub fn gated(activation: GateActivation, gate_up: &[f32], width: usize, out: &mu
             GateActivation::GeluTanh => gelu_product(gate, up, out),
         }
     });
+}
+
+/// Replaces each of many values by its sigmoid, on several threads.
+pub fn sigmoid_all(values: &mut [f32]) {
+    values.par_chunks_mut(PART).for_each(sigmoid);
+}
+
+/// Replaces each of many values by its activation, on several threads.
+pub fn activate_all(activation: Activation, values: &mut [f32]) {
+    values.par_chunks_mut(PART).for_each(|values| activate(activation, values));
 }
 
 /// Replaces each of many values by `cap * tanh(value / cap)`, on several threads.
@@ -135,6 +177,12 @@ vectorized! {
         for (out, (gate, up)) in out.iter_mut().zip(gate.iter().zip(up)) {
             *out = gate / (1.0 + exp(-gate)) * up;
         }
+    }
+}
+
+vectorized! {
+    fn sigmoid(values: &mut [f32]) {
+        values.iter_mut().for_each(|value| *value = 1.0 / (1.0 + exp(-*value)));
     }
 }
 
@@ -242,6 +290,34 @@ mod tests {
                 let expected = 0.5 * gate * share;
                 assert!((f64::from(out) - expected).abs() <= 1e-6 * gate.abs().max(1.0), "{gate}: {out} {expected}");
             }
+        }
+    }
+
+    #[test]
+    fn values_in_parts_are_those_of_each_alone() {
+        for n in [0, 1, 33, PART + 1, MIN_PARALLEL + PART + 5] {
+            let (x, y): (Vec<f32>, Vec<f32>) = (0..n).map(|i| ((i as f32 * 0.7).sin() * 4.0, (i as f32 * 0.3).cos())).unzip();
+            let written = |write: &dyn Fn(&mut [f32])| {
+                let mut out = vec![f32::NAN; n];
+                write(&mut out);
+                out
+            };
+            let pairs = || x.iter().zip(&y);
+            assert_eq!(written(&|out| write_sum(&x, &y, out)), pairs().map(|(x, y)| x + y).collect::<Vec<_>>());
+            assert_eq!(written(&|out| write_product(&x, &y, out)), pairs().map(|(x, y)| x * y).collect::<Vec<_>>());
+            for activation in [GateActivation::Silu, GateActivation::GeluTanh] {
+                let expected = written(&|out| {
+                    if n > 0 {
+                        gated(activation, &[&x[..], &y].concat(), n, out)
+                    }
+                });
+                let found = written(&|out| write_gated(activation, &x, &y, out));
+                assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 1e-6), "{activation:?}, {n}");
+            }
+            let (mut silu, mut sigmoids) = (x.clone(), x.clone());
+            activate_all(Activation::Silu, &mut silu);
+            sigmoid_all(&mut sigmoids);
+            assert!(silu.iter().zip(sigmoids.iter().zip(&x)).all(|(silu, (sigmoid, x))| (silu - sigmoid * x).abs() <= 1e-6));
         }
     }
 

@@ -3,7 +3,8 @@
 //! # What is there
 //!
 //! - [`matrix`]: weights in f32, f16, bf16, 8 or 4 bits and their products, [`MatrixView::write_product`](matrix::MatrixView::write_product).
-//!   A [`Matrix`](matrix::Matrix) owns its weights; a [`MatrixView`](matrix::MatrixView) borrows what lies elsewhere.
+//!   A [`Matrix`](matrix::Matrix) owns its weights; a [`MatrixView`](matrix::MatrixView) borrows what lies elsewhere. Products of one input
+//!   with several matrices are one loop, [`write_products`](matrix::write_products).
 //! - [`quantize`]: the blocks of 8 and 4 bits.
 //! - [`low_rank`]: what adapters add to a product, computed along with it.
 //! - [`mlp`]: a feed-forward block with a gate; [`attention`]: attention over a KV cache; [`rotary`]: rotary positions.

@@ -3,6 +3,8 @@
 //!
 //! With fast numerics, products with quantised weights quantise the inputs first where the instruction set makes that faster.
 
+mod together;
+
 use std::ops::Range;
 
 use half::slice::HalfFloatSliceExt;
@@ -12,6 +14,7 @@ use tandem_core::DType;
 use tandem_core::arena::{Arena, Slab};
 use tandem_core::backend::Numerics;
 
+pub use self::together::{ProductPart, write_products};
 use crate::buffers::{scratch_slice, zeros};
 use crate::float::Float;
 use crate::isa::Isa;
@@ -289,14 +292,8 @@ impl<'m> MatrixView<'m> {
     ///
     /// # Panics
     /// For `x`, `out` and a bias of other lengths.
-    pub fn write_product(
-        self,
-        x: &[f32],
-        Terms { bias, update }: Terms<'_>,
-        kernels: Kernels,
-        packed: &mut Vec<f32>,
-        out: &mut [f32],
-    ) {
+    pub fn write_product(self, x: &[f32], terms: Terms<'_>, kernels: Kernels, packed: &mut Vec<f32>, out: &mut [f32]) {
+        let update = terms.update;
         let (columns, n) = (self.columns, x.len() / self.columns);
         assert!(x.len() == n * columns && out.len() == n * self.rows, "inputs and outputs are whole rows, and as many");
         if n == 0 {
@@ -307,22 +304,31 @@ impl<'m> MatrixView<'m> {
             Weights::Blocks(blocks) if self.numerics == Numerics::Fast && self.isa.quantizes_activations() => {
                 self.write_integer_product(blocks, x, update, chosen_for <= MAX_ROWS, out);
             }
-            weights if chosen_for <= FEW_ROWS => {
+            _ if chosen_for <= FEW_ROWS => {
                 for (x, out) in x.chunks(MAX_ROWS * columns).zip(out.chunks_mut(MAX_ROWS * self.rows)) {
                     let low = update.map(|update| Shared::new(update, Inputs::Floats(x)));
-                    self.product_of_few(x.len() / columns, low.as_ref(), out, |rows, out| {
-                        let own = rows.start * columns..rows.end * columns;
-                        match weights {
-                            Weights::F32(values) => self.isa.products(&values[own], x, columns, out),
-                            Weights::F16(values) => self.isa.products(&values[own], x, columns, out),
-                            Weights::Bf16(values) => self.isa.products(&values[own], x, columns, out),
-                            Weights::Blocks(blocks) => self.isa.block_products(blocks.rows(rows, columns), x, columns, out),
-                        }
-                    });
+                    self.product_of_few(x.len() / columns, low.as_ref(), out, |rows, out| self.products_of_few(rows, x, out));
                 }
             }
             weights => product(self.isa, (weights, columns), x, update, scratch_slice(packed, x.len()), out),
         }
+        self.add_terms(x, terms, kernels, out);
+    }
+
+    /// The products of up to [`MAX_ROWS`] rows `x` with some rows of weights, `[rows, n]`.
+    fn products_of_few(self, rows: Range<usize>, x: &[f32], out: &mut [f32]) {
+        let columns = self.columns;
+        let own = rows.start * columns..rows.end * columns;
+        match self.weights {
+            Weights::F32(values) => self.isa.products(&values[own], x, columns, out),
+            Weights::F16(values) => self.isa.products(&values[own], x, columns, out),
+            Weights::Bf16(values) => self.isa.products(&values[own], x, columns, out),
+            Weights::Blocks(blocks) => self.isa.block_products(blocks.rows(rows, columns), x, columns, out),
+        }
+    }
+
+    /// Adds to `out` what is not part of the product itself: offsets and bias.
+    fn add_terms(self, x: &[f32], Terms { bias, update }: Terms<'_>, kernels: Kernels, out: &mut [f32]) {
         self.add_offsets(x, update, kernels, out);
         if let Some(bias) = bias {
             assert_eq!(bias.len(), self.rows, "each output has its bias");

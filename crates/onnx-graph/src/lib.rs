@@ -42,8 +42,9 @@ pub use crate::build::{
     WeightFormat, WeightSource, WeightType, build, build_inline, export, needs, smoke_test_graph,
 };
 pub use crate::edit::{
-    ADAPTER_INPUT, ADAPTER_PLACE, Activations, AdapterInputs, CustomOperators, CustomProduct, Edit, F16_ATTENTION, LogitsControl,
-    LowRank, MODULE_ATTRIBUTE, OPERATOR_DOMAIN, Product, module_name,
+    ADAPTER_INPUT, ADAPTER_PLACE, Activations, AdapterInputs, BLOCK_OPERATOR, BlockMatrix, CustomOperators, CustomProduct, Edit,
+    F16_ATTENTION, LogitsControl, LowRank, MODULE_ATTRIBUTE, OPERATOR_DOMAIN, OUTPUTS_ATTRIBUTE, Product, RowBlock, RowFunction,
+    RowStep, STEPS_ATTRIBUTE, WIDTHS_ATTRIBUTE, module_name, product_attribute,
 };
 pub use crate::error::{Error, Result};
 pub use crate::graph::{

@@ -16,15 +16,15 @@ const MEASURED: [MeasuredPeak; 18] = [
     ("qwen2.5-0.5b", DType::F32, 499, 512, 1077),
     ("qwen2.5-0.5b", DType::F32, 7992, 8192, 1287),
     ("qwen2.5-0.5b", DType::Int8, 499, 512, 640),
-    ("qwen2.5-0.5b", DType::Int8, 7992, 8192, 859),
+    ("qwen2.5-0.5b", DType::Int8, 7989, 8192, 756),
     ("qwen2.5-0.5b", DType::Int4, 499, 512, 390),
     ("qwen2.5-0.5b", DType::Int4, 7989, 8192, 500),
     ("qwen3-0.6b", DType::F32, 499, 512, 1382),
     ("qwen3-0.6b", DType::F32, 7992, 8192, 3322),
     ("qwen3-0.6b", DType::Int8, 499, 512, 868),
-    ("qwen3-0.6b", DType::Int8, 7992, 8192, 2664),
+    ("qwen3-0.6b", DType::Int8, 7989, 8192, 1888),
     ("qwen3-0.6b", DType::Int4, 499, 512, 570),
-    ("qwen3-0.6b", DType::Int4, 7992, 8192, 2488),
+    ("qwen3-0.6b", DType::Int4, 7989, 8192, 1581),
 ];
 
 #[test]

@@ -7,7 +7,7 @@ use tandem_core::backend::Kernels;
 use tandem_core::config::ModelConfig;
 use tandem_core::footprint::{Count, Decoding, Footprint, ModelShape, Part, Workload, weight_bytes};
 
-use super::{ENGINE, GraphFootprint, HUNDRED, efficiency, is_float, mapped, mapped_name, packed};
+use super::{ENGINE, GraphFootprint, HUNDRED, efficiency, is_float, mapped, mapped_name, moved, packed};
 use crate::encoder::{TOKENS_OF_PART, TOKENS_OF_RUN};
 use crate::source::BUILT_IN_MEMORY;
 
@@ -72,7 +72,8 @@ pub(crate) fn encoder_footprint(
         kept: vec![
             Part::own("weights, packed for products", packed(graph, dtype)),
             Part::own("weights within the graph's file", graph.inline),
-            Part::file(mapped_name(graph), mapped(graph)),
+            Part::own("weights, moved into huge pages", moved(graph)),
+            Part::file(mapped_name(graph), mapped(graph) - moved(graph)),
             shape.tokenizer(),
             Part::own("engine", ENGINE),
         ],
@@ -113,6 +114,7 @@ impl GraphFootprint {
             shared: zero,
             inline: if shape.stored_bytes.0 < BUILT_IN_MEMORY { products + float * floats + others } else { zero },
             kv_value: float,
+            moves: false,
         }
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct GraphFootprint {
     pub(crate) inline: Count,
     /// Bytes of a value in the KV cache.
     pub(crate) kv_value: Count,
+    /// Whether products of Tandem's operators do not stay in their file.
+    pub(crate) moves: bool,
 }
 
 /// What the engine does with a constant.

@@ -93,6 +93,20 @@ fn encoder_footprints_are_within_a_fifth_of_measured_peaks() {
 }
 
 #[test]
+fn weights_in_huge_pages_are_not_those_of_a_file() {
+    let shape = published_shape("qwen2.5-0.5b");
+    let of = |asks| {
+        let graph = GraphFootprint::of_checkpoint(&shape, DType::Int4, Kernels::Tandem).with_huge_pages(asks);
+        let footprint = super::footprint(&shape, &graph, DType::Int4, &Workload { n_tokens: 512, context_length: 512 });
+        let of_files = footprint.parts().filter(|part| part.is_file).map(|part| part.bytes).sum::<u64>();
+        (graph.custom_products.0, of_files, footprint.sum())
+    };
+    let ((products, mapped, sum), (_, left, moved)) = (of(false), of(true));
+    assert_eq!(sum, moved, "the sum is the same");
+    assert_eq!(mapped - left, if cfg!(target_os = "linux") { products } else { 0 });
+}
+
+#[test]
 fn long_texts_in_parts_take_memory_in_proportion() {
     let shape = published_shape("qwen3-0.6b");
     let graph = GraphFootprint::of_encoder(&shape, DType::F32, Attention::Parts, Kernels::Tandem);

@@ -1,6 +1,7 @@
 //! Each operator against the engine's own on small graphs of random numbers.
 
 mod attention;
+mod block;
 mod onnx;
 mod product;
 
@@ -36,18 +37,27 @@ struct Loaded {
 }
 
 impl Loaded {
-    /// The graph `bytes`, whose nodes Tandem's operators know.
+    /// The graph `bytes`, all of which is one node of Tandem's operators.
     fn new(bytes: &[u8], whose: Whose, names: [&[&str]; 2]) -> Self {
         Self::with_cache(bytes, whose, names, DataType::FLOAT)
     }
 
     /// As [`new`](Self::new), with Tandem's attention over a cache of this type.
-    fn with_cache(bytes: &[u8], whose: Whose, [inputs, outputs]: [&[&str]; 2], cache: DataType) -> Self {
+    fn with_cache(bytes: &[u8], whose: Whose, names: [&[&str]; 2], cache: DataType) -> Self {
+        Self::with(bytes, whose, names, Kernels::Fastest, cache)
+    }
+
+    /// As [`new`](Self::new), with kernels that are chosen so.
+    fn with_kernels(bytes: &[u8], whose: Whose, names: [&[&str]; 2], kernels: Kernels) -> Self {
+        Self::with(bytes, whose, names, kernels, DataType::FLOAT)
+    }
+
+    fn with(bytes: &[u8], whose: Whose, [inputs, outputs]: [&[&str]; 2], kernels: Kernels, cache: DataType) -> Self {
         let environment = library::environment(None).unwrap();
         let mut builder = Session::builder(&environment).unwrap().with_intra_threads(2).unwrap();
         let mut bytes = bytes.to_vec();
         if whose == Whose::Tandem {
-            builder = builder.with_operators(super::domain(Kernels::Fastest, &Arc::default()).unwrap()).unwrap();
+            builder = builder.with_operators(super::domain(kernels, &Arc::default(), &Arc::default()).unwrap()).unwrap();
             let graph = Graph::parse(bytes, "test").unwrap();
             let mut edit = graph.edit();
             assert_eq!(edit.use_custom_operators(cache).n_nodes, 1, "the node is one that the operators know");
@@ -56,7 +66,7 @@ impl Loaded {
         let session = builder.commit_from_memory(&bytes).unwrap();
         let threads = (whose == Whose::Tandem).then(|| Arc::new(Threads::new(2).unwrap()));
         let names = [inputs, outputs].map(|names| Names::new(names.iter().map(|name| CString::new(*name).unwrap()).collect()));
-        Self { engine: Engine { session, threads }, names }
+        Self { engine: Engine { _moving: None, session, threads }, names }
     }
 
     /// Runs it; an output is written to the input that `in_place` names for it.

@@ -4,7 +4,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use ort::operator::ComputeContext;
 use tandem_kernels::low_rank::Update;
+
+use super::{node_error, optional_input};
 
 /// The updates of one adapted model, by the names of products.
 pub(crate) type ModelUpdates = HashMap<String, Update>;
@@ -37,8 +40,19 @@ impl Updates {
     }
 
     /// The model of this number.
-    pub(super) fn of(&self, number: i64) -> Option<Arc<ModelUpdates>> {
+    fn of(&self, number: i64) -> Option<Arc<ModelUpdates>> {
         self.read().known.get(&number).cloned()
+    }
+
+    /// The adapted model that the run of `context` is with, whose number is the input `place` of the node.
+    pub(super) fn given(&self, context: &ComputeContext, place: usize) -> ort::Result<Option<Arc<ModelUpdates>>> {
+        let number = optional_input::<i64>(context, place)?;
+        match number.and_then(|number| number.extract_tensor().1.first().copied()) {
+            None | Some(0) => Ok(None),
+            Some(number) => {
+                self.of(number).map(Some).ok_or_else(|| node_error(format!("no adapted model is registered as {number}")))
+            }
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Models> {

@@ -347,7 +347,7 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), rules.pairs.len());
-        let strict = &rules.pairs[0];
+        let strict = rules.pairs.iter().find(|rule| rule.name == "f32 against f32").expect("there is a rule of f32");
         assert_eq!((strict.reference, strict.candidate), (DType::F32, DType::F32));
         assert_eq!((strict.limits[&Metric::MaxAbs], strict.limits[&Metric::Cosine]), (5e-3, 0.999_999));
         assert_eq!(strict.limits[&Metric::GreedyReal], 0.0);

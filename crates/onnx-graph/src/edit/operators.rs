@@ -1,9 +1,18 @@
 //! Gives products and attention to Tandem's own operators, which take the inputs and attributes of those that they stand in for.
 //!
-//! A node changes its domain and nothing else, so that weights stay where they are and as they are. What is not known to the last attribute
-//! stays with the engine.
+//! A node alone changes its domain and nothing else. Nodes that follow each other and treat each row alone become one node, a block, so that
+//! nothing between them waits for the engine. Weights stay where they are and as they are, and what is not known to the last attribute stays
+//! with the engine.
 
+pub(super) mod block;
+mod group;
+mod rows;
+
+use std::collections::HashMap;
 use std::ops::Range;
+
+use self::block::{BLOCK_OPERATOR, OUTPUTS_ATTRIBUTE, STEPS_ATTRIBUTE, WIDTHS_ATTRIBUTE, product_attribute};
+use self::group::{Group, groups, readers};
 
 use super::product::Product;
 use super::{Edit, children, message, text};
@@ -43,7 +52,7 @@ const BLOCK: i64 = 32;
 /// What [`Edit::use_custom_operators`] has changed.
 #[derive(Clone, Debug, Default)]
 pub struct CustomOperators {
-    /// The number of nodes that Tandem's operators compute.
+    /// The number of nodes that Tandem's operators compute; a block is one.
     pub n_nodes: usize,
     /// Those products among them that adapters may change.
     pub products: Vec<CustomProduct>,
@@ -99,6 +108,8 @@ impl Edit<'_> {
     ///   ones; zero points are bytes.
     /// - `GroupQueryAttention` with floats of 32 bits, causal, with or without a window, a limit of scores, and rotation of halves.
     ///
+    /// Products that follow each other become one `RowBlock` with the norms, sums and activations of floats between them.
+    ///
     /// Products of modules get an input and an attribute for adapters ([`ADAPTER_INPUT`]).
     ///
     /// With `cache` [`DataType::FLOAT16`] attention becomes [`F16_ATTENTION`], whose pasts and presents are of that type, and so are the graph's.
@@ -107,8 +118,21 @@ impl Edit<'_> {
     /// It is the last edit of a graph: other edits do not know the domain.
     pub fn use_custom_operators(&mut self, cache: DataType) -> CustomOperators {
         let graph = self.graph;
-        let mut n_changed = 0;
-        let products: Vec<CustomProduct> = graph.products().iter().filter_map(|product| self.name_product(product)).collect();
+        let (groups, readers) = (groups(graph), readers(graph));
+        let in_blocks: HashMap<usize, usize> =
+            groups.iter().enumerate().flat_map(|(i, group)| group.nodes().map(move |node| (node.range.start, i))).collect();
+        let own = graph.products();
+        let own: Vec<_> =
+            own.iter().filter(|product| product.has_custom_operator() && product.node.inputs.len() <= ADAPTER_PLACE).collect();
+        let names: HashMap<usize, &str> = own.iter().map(|product| (product.node.range.start, product.name())).collect();
+        let products: Vec<CustomProduct> = own.iter().map(|product| CustomProduct::of(product)).collect();
+        own.iter()
+            .filter(|product| !in_blocks.contains_key(&product.node.range.start))
+            .for_each(|product| self.name_product(product));
+        for group in &groups {
+            self.replace_group(group, &readers, &names);
+        }
+        let mut n_changed = groups.len();
         if !products.is_empty() {
             let none = encode::tensor(ADAPTER_INPUT, DataType::INT64, &[], Data::Raw(&0_i64.to_le_bytes()));
             self.append_to_main(main_graph::INITIALIZER, &none);
@@ -116,7 +140,8 @@ impl Edit<'_> {
             self.append_to_main(main_graph::INPUT, &encode::value_info(&input));
         }
         let narrows = cache == DataType::FLOAT16 && graph.can_hold_f16();
-        for known in graph.nodes().iter().filter(|node| graph.has_custom_operator(node)) {
+        let is_alone = |node: &&Node| !in_blocks.contains_key(&node.range.start);
+        for known in graph.nodes().iter().filter(is_alone).filter(|node| graph.has_custom_operator(node)) {
             let fields = message(graph, &known.range);
             if narrows && is_attention(graph, known) {
                 self.narrow_cache(known);
@@ -153,12 +178,9 @@ impl Edit<'_> {
         }
     }
 
-    /// Gives `product` its name and the input for adapters, if it is one of ours.
-    fn name_product(&mut self, product: &Product<'_>) -> Option<CustomProduct> {
+    /// Gives `product` its name and the input for adapters.
+    fn name_product(&mut self, product: &Product<'_>) {
         let node = product.node;
-        if !product.has_custom_operator() || node.inputs.len() > ADAPTER_PLACE {
-            return None;
-        }
         let own = message(self.graph, &node.range).start;
         for place in node.inputs.len()..=ADAPTER_PLACE {
             let input = if place == ADAPTER_PLACE { ADAPTER_INPUT } else { "" };
@@ -166,13 +188,43 @@ impl Edit<'_> {
         }
         let name = AttributeValue::Text(product.name().into());
         self.set_attribute(node, Attribute { name: MODULE_ATTRIBUTE.into(), value: name });
-        Some(CustomProduct {
+    }
+
+    /// Puts one node in the place of those of `group`; `names` are those of products for adapters.
+    fn replace_group(&mut self, group: &Group<'_>, readers: &HashMap<&str, usize>, names: &HashMap<usize, &str>) {
+        let built = group.build(readers);
+        let ints = |values: &[usize]| AttributeValue::Ints(values.iter().map(|&value| value as i64).collect());
+        let named = built.products.iter().enumerate().filter_map(|(number, node)| Some((number, *names.get(&node.range.start)?)));
+        let mut attributes: Vec<_> =
+            named.map(|(number, name)| (product_attribute(number), AttributeValue::Text(name.into()))).collect();
+        // Behind those of the block.
+        let adapter = (!attributes.is_empty()).then(|| ADAPTER_INPUT.into());
+        attributes.extend([
+            (STEPS_ATTRIBUTE.into(), AttributeValue::Ints(built.block.steps_to_ints())),
+            (WIDTHS_ATTRIBUTE.into(), ints(&built.block.widths)),
+            (OUTPUTS_ATTRIBUTE.into(), ints(&built.block.outputs)),
+        ]);
+        let nodes: Vec<&Node> = group.nodes().collect();
+        let Some((last, others)) = nodes.split_last() else { return };
+        others.iter().for_each(|node| self.patches.remove(message(self.graph, &node.range).start));
+        let name = format!("tandem.{}.block", last.outputs[0]);
+        let attributes = attributes.into_iter().map(|(name, value)| Attribute { name, value }).collect();
+        let (op_type, domain) = (BLOCK_OPERATOR.into(), OPERATOR_DOMAIN.into());
+        let inputs = built.inputs.into_iter().chain(adapter).collect();
+        let node = Node { name, op_type, domain, inputs, outputs: built.outputs, attributes, range: 0..0 };
+        self.patches.replace(message(self.graph, &last.range).start, encode::node(&node));
+    }
+}
+
+impl CustomProduct {
+    fn of(product: &Product<'_>) -> Self {
+        Self {
             name: product.name().into(),
             modules: product.modules().to_vec(),
             n_inputs: product.n_inputs,
             n_outputs: product.n_outputs,
-            bits: node.int("bits").unwrap_or(4),
-        })
+            bits: product.node.int("bits").unwrap_or(4),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Files of one node, written by hand. Field numbers are those of `onnx.proto`.
+//! Files of a few nodes, written by hand. Field numbers are those of `onnx.proto`.
 
 #[path = "../../../tests/it/wire.rs"]
 mod wire;
@@ -10,7 +10,10 @@ pub(super) const FLOAT: u64 = 1;
 pub(super) const UINT8: u64 = 2;
 pub(super) const INT32: u64 = 6;
 
-/// One node of `com.microsoft`.
+/// Operators of ONNX itself; the others are of `com.microsoft`.
+const STANDARD: [&str; 3] = ["Add", "Mul", "Sigmoid"];
+
+/// One node, with what it is given.
 #[derive(Default)]
 pub(super) struct OneNode<'n> {
     pub(super) operator: &'n str,
@@ -28,8 +31,13 @@ pub(super) struct OneNode<'n> {
 }
 
 impl OneNode<'_> {
-    /// The file.
+    /// A file of this node alone.
     pub(super) fn bytes(&self) -> Vec<u8> {
+        let outputs: Vec<_> = self.outputs.iter().copied().zip(self.ranks.iter().copied()).collect();
+        file(&[self], &outputs)
+    }
+
+    fn proto(&self) -> Vec<u8> {
         let mut node = Vec::new();
         self.inputs.iter().for_each(|input| message(&mut node, 1, input.as_bytes()));
         self.outputs.iter().for_each(|output| message(&mut node, 2, output.as_bytes()));
@@ -47,31 +55,38 @@ impl OneNode<'_> {
             number(&mut attribute, 20, 1);
             message(&mut node, 5, &attribute);
         }
-        message(&mut node, 7, b"com.microsoft");
-        let mut body = Vec::new();
-        message(&mut body, 1, &node);
-        message(&mut body, 2, b"one node");
-        for (name, kind, dims, bytes) in &self.constants {
-            let mut tensor = Vec::new();
-            dims.iter().for_each(|&dim| number(&mut tensor, 1, dim as u64));
-            number(&mut tensor, 2, *kind);
-            message(&mut tensor, 8, name.as_bytes());
-            message(&mut tensor, 9, bytes);
-            message(&mut body, 5, &tensor);
+        if !STANDARD.contains(&self.operator) {
+            message(&mut node, 7, b"com.microsoft");
         }
-        self.given.iter().for_each(|(name, kind, rank)| message(&mut body, 11, &value_info(name, *kind, *rank)));
-        let outputs = self.outputs.iter().zip(&self.ranks);
-        outputs.for_each(|(name, rank)| message(&mut body, 12, &value_info(name, FLOAT, *rank)));
-        let mut out = Vec::new();
-        number(&mut out, 1, 10);
-        message(&mut out, 7, &body);
-        for (domain, version) in [("", 21), ("com.microsoft", 1)] {
-            let mut opset = text(1, domain);
-            number(&mut opset, 2, version);
-            message(&mut out, 8, &opset);
-        }
-        out
+        node
     }
+}
+
+/// A file of `nodes`, with these outputs of so many dimensions.
+pub(super) fn file(nodes: &[&OneNode<'_>], outputs: &[(&str, usize)]) -> Vec<u8> {
+    let mut body = Vec::new();
+    nodes.iter().for_each(|node| message(&mut body, 1, &node.proto()));
+    message(&mut body, 2, b"a few nodes");
+    for (name, kind, dims, bytes) in nodes.iter().flat_map(|node| &node.constants) {
+        let mut tensor = Vec::new();
+        dims.iter().for_each(|&dim| number(&mut tensor, 1, dim as u64));
+        number(&mut tensor, 2, *kind);
+        message(&mut tensor, 8, name.as_bytes());
+        message(&mut tensor, 9, bytes);
+        message(&mut body, 5, &tensor);
+    }
+    let given = nodes.iter().flat_map(|node| &node.given);
+    given.for_each(|(name, kind, rank)| message(&mut body, 11, &value_info(name, *kind, *rank)));
+    outputs.iter().for_each(|(name, rank)| message(&mut body, 12, &value_info(name, FLOAT, *rank)));
+    let mut out = Vec::new();
+    number(&mut out, 1, 10);
+    message(&mut out, 7, &body);
+    for (domain, version) in [("", 21), ("com.microsoft", 1)] {
+        let mut opset = text(1, domain);
+        number(&mut opset, 2, version);
+        message(&mut out, 8, &opset);
+    }
+    out
 }
 
 /// The bytes of floats.

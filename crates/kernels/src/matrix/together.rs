@@ -1,0 +1,150 @@
+//! Products of one input with several matrices: what is done with the input is done once, and the tasks of all matrices are one loop.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+use tandem_core::backend::Numerics;
+
+use super::{FEW_ROWS, Kernels, MatrixView, Terms};
+use crate::low_rank::{Inputs, Shared};
+use crate::product::Weights;
+use crate::quantize::Bits;
+use crate::quantized_activations::{BlockPair, QuantizedActivations};
+use crate::tiles::{MAX_ROWS, TILE};
+
+/// One of several products of the same rows.
+pub struct ProductPart<'p> {
+    /// What is multiplied by.
+    pub matrix: MatrixView<'p>,
+    /// What is added.
+    pub terms: Terms<'p>,
+    /// The result, `[n, rows]`.
+    pub out: &'p mut [f32],
+}
+
+/// Writes the products of `x`, `[n, columns]`, with all matrices of `parts`: to the bit what [`MatrixView::write_product`] gives for each.
+///
+/// # Panics
+/// As [`MatrixView::write_product`].
+pub fn write_products(x: &[f32], parts: &mut [ProductPart<'_>], kernels: Kernels, packed: &mut Vec<f32>) {
+    let Some(columns) = parts.first().map(|part| part.matrix.columns) else { return };
+    let n = x.len() / columns;
+    let is_alike = parts.iter().all(|part| part.matrix.columns == columns && x.len() == n * columns);
+    let is_whole = parts.iter().all(|part| part.out.len() == n * part.matrix.rows);
+    let is_together =
+        parts.len() > 1 && is_alike && is_whole && kernels == Kernels::Fastest && (1..=MAX_ROWS.min(FEW_ROWS)).contains(&n);
+    let integers = parts.iter().map(|part| part.matrix.integer_bits()).collect::<Vec<_>>();
+    if !is_together || integers.windows(2).any(|both| both[0] != both[1]) {
+        for part in parts {
+            part.matrix.write_product(x, part.terms, kernels, packed, part.out);
+        }
+        return;
+    }
+    match integers[0] {
+        None => in_one_loop(parts, n, Inputs::Floats(x), |matrix, rows, out| matrix.products_of_few(rows, x, out)),
+        Some(bits) => {
+            let inputs = QuantizedActivations::new(x, columns);
+            let pairs = inputs.pairs(bits.offset());
+            let has_update = parts.iter().any(|part| part.terms.update.is_some());
+            let of_updates = if has_update { inputs.pairs(Bits::Eight.offset()) } else { Vec::new() };
+            in_one_loop(parts, n, Inputs::Pairs(&of_updates), |matrix, rows, out| matrix.integers_of_few(rows, &pairs, out));
+        }
+    }
+    for part in parts {
+        part.matrix.add_terms(x, part.terms, kernels, part.out);
+    }
+}
+
+/// As [`MatrixView::product_of_few`] for each of `parts`.
+fn in_one_loop(
+    parts: &mut [ProductPart<'_>],
+    n: usize,
+    inputs: Inputs<'_>,
+    products: impl Fn(MatrixView<'_>, Range<usize>, &mut [f32]) + Sync,
+) {
+    let own: Vec<_> =
+        parts.iter().map(|part| (part.matrix, part.terms.update.map(|update| Shared::new(update, inputs)))).collect();
+    let mut transposed: Vec<Vec<f32>> =
+        parts.iter().map(|part| if n == 1 { Vec::new() } else { vec![0.0; part.out.len()] }).collect();
+    let mut tasks = Vec::new();
+    for (((matrix, low), part), transposed) in own.iter().zip(&mut *parts).zip(&mut transposed) {
+        let share = matrix.task_rows(if low.is_some() { TILE } else { 4 });
+        let out = if n == 1 { &mut *part.out } else { &mut transposed[..] };
+        tasks.extend(out.chunks_mut(share * n).enumerate().map(|(i, out)| (*matrix, low.as_ref(), i * share, out)));
+    }
+    tasks.into_par_iter().with_max_len(1).for_each(|(matrix, low, first, out)| {
+        let rows = first..first + out.len() / n;
+        if let Some(low) = low {
+            low.compute();
+        }
+        products(matrix, rows.clone(), out);
+        if let Some(low) = low {
+            low.apply(&rows, out);
+        }
+    });
+    for (part, transposed) in parts.iter_mut().zip(&transposed).filter(|_| n > 1) {
+        for (i, out) in part.out.chunks_exact_mut(part.matrix.rows).enumerate() {
+            out.iter_mut().zip(transposed[i..].iter().step_by(n)).for_each(|(out, value)| *out = *value);
+        }
+    }
+}
+
+impl MatrixView<'_> {
+    /// The bits of weights whose inputs are quantised.
+    fn integer_bits(self) -> Option<Bits> {
+        match self.weights {
+            Weights::Blocks(blocks) if self.numerics == Numerics::Fast && self.isa.quantizes_activations() => Some(blocks.bits),
+            _ => None,
+        }
+    }
+
+    fn integers_of_few(self, rows: Range<usize>, pairs: &[BlockPair], out: &mut [f32]) {
+        if let Weights::Blocks(blocks) = self.weights {
+            self.isa.integer_products(blocks.rows(rows, self.columns), pairs, self.columns, out);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::low_rank::Update;
+    use crate::quantize::{BLOCK, Blocks};
+
+    #[test]
+    fn products_together_are_those_of_each_alone() {
+        let columns = 6 * BLOCK;
+        let number = |i: usize| ((i * i + 7 * i) as f32 * 0.37).sin();
+        let bias: Vec<f32> = (0..70).map(number).collect();
+        let codes: Vec<u8> = (0..70 * columns / 2).map(|i| (i * i % 251) as u8).collect();
+        let scales: Vec<f32> = (0..70 * 6).map(|i| 0.01 * number(i)).collect();
+        let update = tandem_core::adapter::ModuleUpdate {
+            rank: 3,
+            a: (0..3 * columns).map(number).collect(),
+            b: (0..70 * 3).map(number).collect(),
+            gain: None,
+        };
+        let update = Update::new(vec![(0..70, update)], [70, columns], true);
+        for numerics in [Numerics::Fast, Numerics::Exact] {
+            let matrix = |rows: usize| {
+                let (codes, scales) = (&codes[..rows * columns / 2], &scales[..rows * 6]);
+                MatrixView::new(Weights::Blocks(Blocks { bits: Bits::Four, codes, scales }), [rows, columns], numerics)
+            };
+            for n in [1, 2, 5, 8, 9, 20] {
+                let x: Vec<f32> = (0..n * columns).map(number).collect();
+                let terms = [Terms { bias: Some(&bias[..40]), update: None }, Terms { bias: None, update: Some(&update) }];
+                for kernels in [Kernels::Fastest, Kernels::ByShape] {
+                    let mut outs = [vec![f32::NAN; n * 40], vec![f32::NAN; n * 70]];
+                    let matrices = [matrix(40), matrix(70)];
+                    let parts = matrices.iter().zip(terms).zip(&mut outs);
+                    let mut parts: Vec<_> =
+                        parts.map(|((matrix, terms), out)| ProductPart { matrix: *matrix, terms, out }).collect();
+                    write_products(&x, &mut parts, kernels, &mut Vec::new());
+                    for ((matrix, terms), out) in matrices.iter().zip(terms).zip(outs) {
+                        assert_eq!(out, matrix.product(&x, terms, kernels), "{n} rows, {numerics:?}, {kernels:?}");
+                    }
+                }
+            }
+        }
+    }
+}

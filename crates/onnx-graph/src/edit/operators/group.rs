@@ -1,0 +1,264 @@
+//! Which nodes become a block: those that follow each other and treat each row alone, such as all between the attention of one layer and that
+//! of the next.
+
+use std::collections::{HashMap, HashSet};
+
+use super::block::{BlockMatrix, RowBlock, RowFunction, RowStep};
+use super::given;
+use super::rows::{KnownRows, RowOperator};
+use crate::graph::{AttributeValue, Graph, Node};
+
+/// Nodes that become one, in the order of the graph. Between them are only nodes that need none of their results, so that the block may
+/// stand where the last of them does.
+pub(super) struct Group<'g> {
+    /// What the rows of all are like.
+    like: usize,
+    nodes: Vec<(&'g Node, RowOperator)>,
+}
+
+/// A block, and what its node is given and returns.
+pub(super) struct Built<'g> {
+    pub(super) block: RowBlock,
+    pub(super) inputs: Vec<String>,
+    pub(super) outputs: Vec<String>,
+    /// The nodes of the products, in the order of the block.
+    pub(super) products: Vec<&'g Node>,
+}
+
+/// The nodes of the main graph that become blocks: products, and what lies between them.
+pub(super) fn groups(graph: &Graph) -> Vec<Group<'_>> {
+    let mut rows = KnownRows::new(graph);
+    let mut groups = Vec::new();
+    let mut open: Option<Group<'_>> = None;
+    let mut made: HashSet<&str> = HashSet::new();
+    for node in graph.nodes() {
+        let operator = rows.operator(node);
+        let like = operator.map(|operator| {
+            let vector = matches!(operator, RowOperator::AddVector { vector: 0, .. });
+            rows.rows(&node.inputs[usize::from(vector)]).like
+        });
+        let joins = open.as_ref().is_some_and(|group| like == Some(group.like));
+        if !joins && (operator.is_some() || has_subgraph(node) || node.inputs.iter().any(|input| made.contains(input.as_str()))) {
+            groups.extend(open.take());
+            made.clear();
+        }
+        if let (Some(operator), Some(like)) = (operator, like) {
+            open.get_or_insert_with(|| Group { like, nodes: Vec::new() }).nodes.push((node, operator));
+            made.extend(node.outputs.iter().filter(|output| !output.is_empty()).map(String::as_str));
+        }
+        rows.visit(node, operator);
+    }
+    groups.extend(open);
+    let has_product = |group: &Group<'_>| group.nodes.iter().any(|(_, operator)| matches!(operator, RowOperator::Product { .. }));
+    groups.retain(|group| group.nodes.len() > 1 && has_product(group));
+    groups
+}
+
+/// Whether a node may read values without naming them among its inputs.
+fn has_subgraph(node: &Node) -> bool {
+    node.attributes.iter().any(|attribute| matches!(attribute.value, AttributeValue::Graphs(_)))
+}
+
+/// How often each value is read: by nodes, as an output of the graph, and anywhere in graphs within nodes.
+pub(super) fn readers(graph: &Graph) -> HashMap<&str, usize> {
+    let mut readers: HashMap<&str, usize> = HashMap::new();
+    let mut read = |name| *readers.entry(name).or_default() += 1;
+    graph.main().outputs.iter().for_each(|output| read(&output.name));
+    graph.for_each_node(&mut |node| node.inputs.iter().for_each(|input| read(input)));
+    for attribute in graph.nodes().iter().flat_map(|node| &node.attributes) {
+        if let AttributeValue::Graphs(graphs) = &attribute.value {
+            graphs.iter().flat_map(|graph| &graph.outputs).for_each(|output| read(&output.name));
+        }
+    }
+    readers
+}
+
+/// A step whose values have names.
+struct Named<'g> {
+    kind: Kind,
+    /// What is read of rows.
+    rows: Vec<String>,
+    node: &'g Node,
+    output: String,
+    /// The width of what is read, and of the result.
+    widths: [usize; 2],
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Product,
+    RmsNorm { weight: usize, epsilon: f32 },
+    Add,
+    Mul,
+    AddVector { vector: usize },
+    Function(RowFunction),
+    Gated(RowFunction),
+}
+
+impl<'g> Group<'g> {
+    /// The nodes.
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &'g Node> {
+        self.nodes.iter().map(|(node, _)| *node)
+    }
+
+    /// The block; `readers` are those of the graph.
+    pub(super) fn build(&self, readers: &HashMap<&str, usize>) -> Built<'g> {
+        let mut inner: HashMap<&str, usize> = HashMap::new();
+        self.nodes().flat_map(|node| &node.inputs).for_each(|input| *inner.entry(input).or_default() += 1);
+        let is_read = |value: &str| readers.get(value).copied().unwrap_or(0) > inner.get(value).copied().unwrap_or(0);
+        let mut steps: Vec<Named<'g>> = self.nodes.iter().flat_map(|(node, operator)| named(node, *operator)).collect();
+        fuse_activations(&mut steps, &is_read);
+        Numbers::default().build(together(steps), &is_read)
+    }
+}
+
+/// The steps of one node.
+fn named(node: &Node, operator: RowOperator) -> Vec<Named<'_>> {
+    let width = operator.width();
+    let first = |n: usize| node.inputs[..n].to_vec();
+    let step = |kind, rows, output: &str| Named { kind, rows, node, output: output.into(), widths: [width; 2] };
+    let output = node.outputs[0].as_str();
+    vec![match operator {
+        RowOperator::Product { columns, rows } => Named { widths: [columns, rows], ..step(Kind::Product, first(1), output) },
+        RowOperator::RmsNorm { epsilon, has_sum: false, .. } => step(Kind::RmsNorm { weight: 1, epsilon }, first(1), output),
+        RowOperator::RmsNorm { epsilon, has_sum: true, .. } => {
+            // A name that the graph does not have.
+            let own = || format!("{output}\0sum");
+            let sum = node.outputs.get(3).filter(|sum| !sum.is_empty()).cloned().unwrap_or_else(own);
+            let norm = step(Kind::RmsNorm { weight: 2, epsilon }, vec![sum.clone()], output);
+            return vec![step(Kind::Add, first(2), &sum), norm];
+        }
+        RowOperator::Add { .. } => step(Kind::Add, first(2), output),
+        RowOperator::Mul { .. } => step(Kind::Mul, first(2), output),
+        RowOperator::AddVector { vector, .. } => step(Kind::AddVector { vector }, vec![node.inputs[1 - vector].clone()], output),
+        RowOperator::Function { function, .. } => step(Kind::Function(function), first(1), output),
+    }]
+}
+
+/// Makes one step of a sigmoid and the product with its input, and of an activation and the product with what it is a gate of.
+fn fuse_activations(steps: &mut Vec<Named<'_>>, is_read: &dyn Fn(&str) -> bool) {
+    let mut index = 0;
+    while index < steps.len() {
+        index += 1;
+        let step = &steps[index - 1];
+        if step.kind != Kind::Mul {
+            continue;
+        }
+        let function = |value: &String| {
+            let is_single = steps.iter().flat_map(|step| &step.rows).filter(|row| *row == value).count() == 1 && !is_read(value);
+            let place = steps.iter().position(|step| step.output == *value).filter(|_| is_single)?;
+            if let Kind::Function(function) = steps[place].kind { Some((place, function)) } else { None }
+        };
+        let found = [0, 1].into_iter().find_map(|side| Some((function(&step.rows[side])?, step.rows[1 - side].clone())));
+        let Some(((place, function), other)) = found else { continue };
+        let gate = steps[place].rows[0].clone();
+        let (kind, rows) = match function {
+            RowFunction::Sigmoid if gate == other => (Kind::Function(RowFunction::Silu), vec![gate]),
+            function => (Kind::Gated(function), vec![gate, other]),
+        };
+        (steps[index - 1].kind, steps[index - 1].rows) = (kind, rows);
+        steps.remove(place);
+        index -= 1;
+    }
+}
+
+/// Puts products of the same values together, where the first of them is.
+fn together(steps: Vec<Named<'_>>) -> Vec<Vec<Named<'_>>> {
+    let mut joined: Vec<Vec<Named<'_>>> = Vec::new();
+    for step in steps {
+        let key =
+            |step: &Named<'_>| (step.rows.clone(), ["bits", "block_size", "accuracy_level"].map(|name| step.node.int(name)));
+        let is_like = |others: &Vec<Named<'_>>| others[0].kind == Kind::Product && key(&others[0]) == key(&step);
+        match joined.iter_mut().find(|others| step.kind == Kind::Product && is_like(others)) {
+            Some(others) => others.push(step),
+            None => joined.push(vec![step]),
+        }
+    }
+    joined
+}
+
+/// Numbers the values of a block: its inputs first.
+#[derive(Default)]
+struct Numbers {
+    numbers: HashMap<String, usize>,
+    inputs: Vec<String>,
+    widths: Vec<usize>,
+}
+
+impl Numbers {
+    fn build<'g>(mut self, steps: Vec<Vec<Named<'g>>>, is_read: &dyn Fn(&str) -> bool) -> Built<'g> {
+        let made: HashSet<&str> = steps.iter().flatten().map(|step| step.output.as_str()).collect();
+        for step in steps.iter().flatten() {
+            for row in step.rows.iter().filter(|row| !made.contains(row.as_str())) {
+                self.input(row, step.widths[0]);
+            }
+            let constants: &[usize] = match step.kind {
+                Kind::Product => &[1, 2, 3, 5],
+                Kind::RmsNorm { weight, .. } => &[weight],
+                Kind::AddVector { vector } => &[vector],
+                _ => &[],
+            };
+            constants.iter().filter_map(|&place| given(step.node, place)).for_each(|constant| self.input(constant, 0));
+        }
+        let (mut outputs, mut names, mut products) = (Vec::new(), Vec::new(), Vec::new());
+        for step in steps.iter().flatten() {
+            let number = self.widths.len();
+            self.numbers.insert(step.output.clone(), number);
+            self.widths.push(step.widths[1]);
+            if is_read(&step.output) {
+                outputs.push(number);
+                names.push(step.output.clone());
+            }
+            products.extend((step.kind == Kind::Product).then_some(step.node));
+        }
+        let steps = steps.iter().map(|steps| self.step(steps)).collect();
+        Built { block: RowBlock { widths: self.widths, steps, outputs }, inputs: self.inputs, outputs: names, products }
+    }
+
+    fn input(&mut self, name: &str, width: usize) {
+        if !self.numbers.contains_key(name) {
+            self.numbers.insert(name.to_owned(), self.inputs.len());
+            self.inputs.push(name.to_owned());
+            self.widths.push(width);
+        }
+    }
+
+    fn step(&self, steps: &[Named<'_>]) -> RowStep {
+        let first = &steps[0];
+        let row = |place: usize| self.numbers[&first.rows[place]];
+        let constant = |node: &Node, place: usize| given(node, place).map(|name| self.numbers[name]);
+        let vector = |place: usize| self.numbers[&first.node.inputs[place]];
+        match first.kind {
+            Kind::Product => RowStep::Products {
+                input: row(0),
+                matrices: steps.iter().map(|step| matrix(step, &|place| constant(step.node, place))).collect(),
+            },
+            Kind::RmsNorm { weight, epsilon } => {
+                RowStep::RmsNorm { input: row(0), weight: vector(weight), epsilon: epsilon.to_bits() }
+            }
+            Kind::Add => RowStep::Add([row(0), row(1)]),
+            Kind::Mul => RowStep::Mul([row(0), row(1)]),
+            Kind::AddVector { vector: place } => RowStep::AddVector([row(0), vector(place)]),
+            Kind::Function(function) => RowStep::Activation(function, row(0)),
+            Kind::Gated(function) => RowStep::Gated(function, [row(0), row(1)]),
+        }
+    }
+}
+
+fn matrix(step: &Named<'_>, constant: &dyn Fn(usize) -> Option<usize>) -> BlockMatrix {
+    let size = |name: &str| step.node.int(name).and_then(|size| usize::try_from(size).ok());
+    BlockMatrix {
+        codes: constant(1).expect("a product has codes"),
+        scales: constant(2).expect("a product has scales"),
+        zeros: constant(3),
+        bias: constant(5),
+        columns: step.widths[0],
+        rows: step.widths[1],
+        bits: size("bits").unwrap_or(4),
+        block_size: size("block_size").expect("a product has blocks"),
+        is_fast: step.node.int("accuracy_level") == Some(4),
+    }
+}
+
+#[cfg(test)]
+mod tests;
