@@ -1,6 +1,6 @@
 //! Moves weights out of mapped files into huge pages, which the page cache of most file systems does not have.
 //!
-//! A huge page is filled with what a page's worth of the mapping holds and put in its place by `mremap`: contents and addresses stay, and who
+//! A huge page is filled with what a page's worth of the mapping holds and put in its place by `mremap`: contents and addresses stay, and a thread that
 //! reads meanwhile waits for the system call at the most. The memory is then the process's own, and that of the file no longer in use.
 
 use std::fs;
@@ -53,7 +53,7 @@ fn joined(ranges: impl IntoIterator<Item = Range<usize>>) -> Vec<Range<usize>> {
     all
 }
 
-/// Where files are mapped that are not shared with who writes to them, and hold no code: lines of `/proc/self/maps`, as proc_pid_maps(5)
+/// Where files are mapped privately, without the right to run code: lines of `/proc/self/maps`, as proc_pid_maps(5)
 /// has them.
 fn mapped_files(maps: &str) -> Vec<Range<usize>> {
     let file = |line: &str| {

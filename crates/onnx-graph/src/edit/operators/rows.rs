@@ -135,7 +135,7 @@ impl<'g> KnownRows<'g> {
         }
     }
 
-    /// The width of a constant vector of floats; one that is repeated is none.
+    /// The width of a constant vector of floats; `None` for one that is repeated.
     fn vector(&self, value: Option<&str>) -> Option<usize> {
         let tensor = self.constants.get(value?).filter(|tensor| tensor.data_type == DataType::FLOAT)?;
         match tensor.dims.as_slice() {
