@@ -225,7 +225,7 @@ impl Kernel for BlockKernel<'_> {
             return Ok(());
         }
         self.scratch.with(|scratch| {
-            let Scratch { inputs: ordered, packed, slots } = scratch;
+            let Scratch { inputs: ordered, packed, slots, .. } = scratch;
             slots.resize_with(slots.len().max(self.places.slots.len()), Vec::new);
             let between = slots.iter_mut().zip(&self.places.slots).map(|(slot, width)| scratch_slice(slot, n * width));
             let own = between.chain(made.iter_mut().map(|output| output.extract_tensor_mut().1)).collect();

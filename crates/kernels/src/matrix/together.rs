@@ -124,7 +124,7 @@ mod tests {
             b: (0..70 * 3).map(number).collect(),
             gain: None,
         };
-        let update = Update::new(vec![(0..70, update)], [70, columns], true);
+        let update = Update::new(vec![(0..70, update)], [70, columns], true, &tandem_core::arena::Arena::default());
         for numerics in [Numerics::Fast, Numerics::Exact] {
             let matrix = |rows: usize| {
                 let (codes, scales) = (&codes[..rows * columns / 2], &scales[..rows * 6]);

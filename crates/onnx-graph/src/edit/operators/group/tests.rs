@@ -50,7 +50,7 @@ fn graph(nodes: &[Node], outputs: &[&str]) -> Graph {
 
 fn edited(before: &Graph) -> Graph {
     let mut edit = before.edit();
-    edit.use_custom_operators();
+    edit.use_custom_operators(DataType::FLOAT);
     Graph::parse(edit.to_bytes().unwrap(), "edited.onnx").unwrap()
 }
 
@@ -173,7 +173,7 @@ fn products_of_modules_get_an_input_for_adapters() {
         [named("x", "a", "/model/layers.0/mlp/gate_proj/MatMul"), named("x", "b", ""), named("b", "c", "layers.0.mlp.down_proj")];
     let before = graph(&nodes, &["a", "c"]);
     let mut edit = before.edit();
-    let names: Vec<_> = edit.use_custom_operators().products.iter().map(|product| product.name.clone()).collect();
+    let names: Vec<_> = edit.use_custom_operators(DataType::FLOAT).products.iter().map(|product| product.name.clone()).collect();
     assert_eq!(names, ["layers.0.mlp.gate_proj", "layers.0.mlp.down_proj"]);
     let after = Graph::parse(edit.to_bytes().unwrap(), "edited.onnx").unwrap();
     let [node] = after.nodes() else { panic!("{:?}", after.nodes()) };
