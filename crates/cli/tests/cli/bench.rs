@@ -50,6 +50,22 @@ fn every_sample_is_in_the_document() {
 }
 
 #[test]
+fn sequences_are_decoded_together() {
+    let Some(place) = place_with_engine() else { return };
+    let args = short(&["--backend", engine(), "--threads", "1", "--parallel", "3", "-o", "together.json"]);
+    let outcome = place.tandem(&args);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    for part in ["decoded together", "1 sequence at depth 0", "3 sequences at depth 8"] {
+        assert!(outcome.stdout.contains(part), "`{part}` is not in:\n{}", outcome.stdout);
+    }
+    let report: Value = serde_json::from_str(&place.read("together.json")).unwrap();
+    let together = report["entries"][0]["samples"][0]["together"].as_array().unwrap();
+    let numbers: Vec<_> = together.iter().map(|one| (one["together"]["n"].as_u64(), one["together"]["depth"].as_u64())).collect();
+    assert_eq!(numbers, [(1, 0), (3, 0), (1, 8), (3, 8)].map(|(n, depth)| (Some(n), Some(depth))));
+    assert!(together.iter().all(|one| one["step_ms"].as_array().unwrap().len() == 4 && one["ms"].as_f64().unwrap() > 0.0));
+}
+
+#[test]
 fn a_table_says_what_to_use() {
     let Some(place) = place_with_engine() else { return };
     let outcome = place.tandem(&short(&["--backend", engine(), "--threads", "1"]));
