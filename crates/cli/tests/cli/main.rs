@@ -36,6 +36,7 @@ mod run_many;
 #[path = "../../../hub/tests/hub/server.rs"]
 #[allow(dead_code, reason = "the tests of the hub need more of it")]
 mod server;
+mod speculation;
 mod support;
 #[cfg(unix)]
 mod terminal;
