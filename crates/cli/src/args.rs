@@ -122,8 +122,8 @@ pub(crate) struct SpeculationOptions {
     ///
     /// The tokens stay what they are without. It is faster where text repeats, as in edited code, lists and quotations; where it does not, guessing
     /// pauses. FILE is a text most of which is expected again.
-    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "", conflicts_with = "draft")]
-    pub(crate) lookup: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, conflicts_with = "draft")]
+    pub(crate) lookup: Option<Option<PathBuf>>,
     /// Guess tokens with a smaller model of the same tokenizer, and compute several together
     ///
     /// The tokens stay what they are without.

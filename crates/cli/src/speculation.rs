@@ -25,7 +25,8 @@ impl SpeculationOptions {
         output: &Output,
     ) -> Result<Option<Box<dyn Drafter>>> {
         if let Some(file) = &self.lookup {
-            return Ok(Some(Box::new(PromptLookup::new(text(model, file)?))));
+            let text = file.as_deref().map(|file| text(model, file)).transpose()?;
+            return Ok(Some(Box::new(PromptLookup::new(text.unwrap_or_default()))));
         }
         let Some(reference) = &self.draft else { return Ok(None) };
         let engine = EngineOptions { adapter: Vec::new(), ..engine.clone() };
@@ -34,11 +35,8 @@ impl SpeculationOptions {
     }
 }
 
-/// The tokens of `file`; none where it has no name.
+/// The tokens of `file`.
 fn text(model: &TextModel, file: &Path) -> Result<Vec<tandem::TokenId>> {
-    if file.as_os_str().is_empty() {
-        return Ok(Vec::new());
-    }
     let file = ModelFile::Path(file.into());
     let text = file.read_text(MAX_TEXT)?;
     model.tokenizer().encode(&text, SpecialTokens::AsText).with_context(|| format!("`{}` has no tokens", file.name()))

@@ -120,6 +120,19 @@ impl Update {
         Self { isa, columns, a, scales, modules, gain }
     }
 
+    /// Bytes of memory that its factors take.
+    pub fn bytes(&self) -> usize {
+        let a = match &self.a {
+            FactorA::F32(values) => size_of_val(&**values),
+            FactorA::Integers(integers) => integers.bytes(),
+        };
+        let b = self.modules.iter().map(|module| match &module.b {
+            FactorB::F32(values) => size_of_val(&**values),
+            FactorB::F16(values) => size_of_val(&**values),
+        });
+        a + b.sum::<usize>()
+    }
+
     /// Multiplies what is added to the weights of each block, before [`Low::tile`] does so with the rest.
     pub(crate) fn gain(&self) -> Option<&[f32]> {
         self.gain.as_deref()

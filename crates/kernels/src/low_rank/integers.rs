@@ -39,6 +39,10 @@ impl Integers {
         Self { rank: a.len() / columns, columns, codes, scales }
     }
 
+    pub(super) fn bytes(&self) -> usize {
+        self.codes.len() + size_of_val(&*self.scales)
+    }
+
     /// The first and the second integers of `ranks`, which are of one part: their sum is `A`.
     pub(super) fn rows(&self, ranks: Range<usize>) -> [Blocks<'_>; 2] {
         let part = ranks.start / HALF * HALF;

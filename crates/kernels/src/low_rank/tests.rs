@@ -185,3 +185,21 @@ fn narrow_factors_keep_small_values() {
     out.chunks_mut(TILE).enumerate().for_each(|(i, out)| shared.apply(&(i * TILE..i * TILE + out.len()), out));
     close(&out, &expected(&updates, &x, &products), true, "small factors");
 }
+
+/// Another adapted model costs its factors: of queries, keys and values in the shape of Qwen2.5-0.5B, in f32 and, beside quantised weights, `A` in
+/// twice 8 bits, each with a scale of 4 bytes for 32, and `B` in 16 bits.
+#[test]
+fn an_update_takes_its_factors() {
+    let (columns, rank) = (896, 16);
+    let rows = [0..896, 896..1024, 1024..1152];
+    let updates = rows.map(|rows| {
+        let (a, b) = (numbers(rank * columns, 1), numbers(rows.len() * rank, 2));
+        (rows, ModuleUpdate { rank, a, b, gain: None })
+    });
+    let (a, b) = (3 * rank * columns, 1152 * rank);
+    for (narrow, expected) in [(false, 4 * (a + b)), (true, 2 * (a + a / BLOCK * 4) + 2 * b)] {
+        let update = Update::new(updates.to_vec(), [1152, columns], narrow, &Arena::default());
+        let taken = update.bytes();
+        assert!((expected..=expected + expected / 20).contains(&taken), "narrow {narrow}: {taken} bytes for {expected}");
+    }
+}
