@@ -13,7 +13,7 @@ use ort::AsPointer;
 use ort::memory::Allocator;
 use ort::session::Session;
 use ort::value::{DynTensor, DynValue, PrimitiveTensorElementType, TensorElementType};
-use tandem_core::{Error, Result};
+use tandem_core::{Error, Result, allocator};
 
 use crate::error::Doing;
 use crate::graph::{CachePort, DecoderGraph, check_shape};
@@ -138,6 +138,8 @@ impl InPlace {
             *buffer = larger;
         }
         self.capacity = capacity;
+        // The old buffers are too small to be reused.
+        allocator::trim();
         Ok(())
     }
 }

@@ -7,8 +7,9 @@ macro_rules! loops {
         pub(in crate::kernel) mod $module {
             use std::arch::x86_64::*;
 
+            use super::super::fetch;
+            use super::super::sums::sum_avx2;
             use super::super::tiles::transposed_avx2;
-            use super::super::{fetch, sum_avx2};
             use super::$way as way;
             use crate::quantize::{BLOCK, Bits, Blocks};
             use crate::quantized_activations::{BlockPair, RowGroup};

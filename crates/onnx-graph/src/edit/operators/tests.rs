@@ -189,7 +189,7 @@ fn caches_of_own_attention_become_f16() {
         assert_eq!(*found, expected, "{name}");
     }
     assert_eq!((nodes[0].domain.as_str(), nodes[0].op_type.as_str()), (OPERATOR_DOMAIN, F16_ATTENTION));
-    // As requested, and where something else reads a past or a present, or a present is no output.
+    // As requested, and where something else reads a past or a present, or a present is not an output.
     let stays = |what: &str, more: &[Node], outputs: &[&str], cache, expected: bool| {
         let (can, types, nodes) = caches_after(attention(), more, outputs, cache);
         assert_eq!(can, expected, "{what}");
