@@ -163,7 +163,7 @@ impl OpenedModel for OnnxOpened {
         .with_huge_pages(self.options.huge_pages && self.options.device == Device::Cpu);
         let graph = match encodes {
             true => graph,
-            false => GraphFootprint { kv_value: held_bytes(held_dtype(&self.source, dtype, &self.options)?), ..graph },
+            false => GraphFootprint { kv_value: held_bytes(held_dtype(self.source.graph(), dtype, &self.options)?), ..graph },
         };
         Ok(Arc::new(move |workload| match encodes {
             true => encoder_footprint(&shape, &graph, dtype, attention, workload),

@@ -6,21 +6,20 @@ use tandem_core::{BackendKind, DType, Error, Remedy, Result};
 use tandem_onnx_graph::{DataType, Graph};
 
 use crate::operators::kernels_for;
-use crate::source::OpenedSource;
 
-/// In what keys and values of `source` are held, which generates; `dtype` is that of its weights.
+/// In what keys and values are held in `graph`, which generates, or in the one that is built of a checkpoint; `dtype` is that of the weights.
 ///
 /// # Errors
 /// [`Error::Unsupported`] when `options` request something else.
-pub(crate) fn held_dtype(source: &OpenedSource, dtype: DType, options: &LoadOptions) -> Result<DType> {
+pub(crate) fn held_dtype(graph: Option<&Graph>, dtype: DType, options: &LoadOptions) -> Result<DType> {
     let is_own = kernels_for(options)? == Kernels::Tandem;
-    let held = match source {
-        OpenedSource::Graph(opened) if is_own => held_by_own(&opened.graph, dtype, options),
-        OpenedSource::Graph(opened) => declared(&opened.graph).unwrap_or(DType::F32),
+    let held = match graph {
+        Some(graph) if is_own => held_by_own(graph, dtype, options),
+        Some(graph) => declared(graph).unwrap_or(DType::F32),
         // Graphs that are built attend with the operator that ours stands in for.
-        OpenedSource::Export if dtype == DType::F16 => DType::F16,
-        OpenedSource::Export if is_own => chosen(dtype, options),
-        OpenedSource::Export => DType::F32,
+        None if dtype == DType::F16 => DType::F16,
+        None if is_own => chosen(dtype, options),
+        None => DType::F32,
     };
     match options.kv_dtype {
         Some(requested) if requested.dtype() != held => Err(refused(requested, held, is_own)),

@@ -137,6 +137,14 @@ impl OpenedSource {
         Ok(Self::Graph(Box::new(opened)))
     }
 
+    /// The graph that was opened.
+    pub(crate) fn graph(&self) -> Option<&Graph> {
+        match self {
+            Self::Graph(opened) => Some(&opened.graph),
+            Self::Export => None,
+        }
+    }
+
     /// Whether it encodes, and does not generate.
     pub(crate) fn encodes(&self, config: &ModelConfig, purpose: Purpose) -> bool {
         match self {
