@@ -110,7 +110,7 @@ impl Backend for OnnxBackend {
         let source = OpenedSource::open(files, options)?;
         let opened = OnnxOpened { library: self.library.clone(), files: files.clone(), options: options.clone(), config, source };
         if !opened.source.encodes(&opened.config, options.purpose) {
-            held_dtype(&opened.source, opened.dtype(), options)?;
+            held_dtype(opened.source.graph(), opened.dtype(), options)?;
         }
         Ok(Box::new(opened))
     }
