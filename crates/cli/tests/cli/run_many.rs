@@ -79,12 +79,12 @@ fn bad_lines_fail_before_anything_runs() {
     for (text, problem) in [
         ("\"a\"\n{\"text\": 1}", "line 2 is neither a JSON string nor an object with a string `prompt`"),
         ("\"a\"\n\nhello", "line 3 is not valid JSON"),
-        ("", "has no prompt"),
+        ("", "holds no prompts"),
     ] {
         place.write("prompts.jsonl", text);
         place.tandem(&["run", "nosuch", "--prompts", "prompts.jsonl"]).fails(1, &["`prompts.jsonl`: ", problem, "hint: "]);
     }
-    place.tandem(&["run", "nosuch", "--prompts", "missing.jsonl"]).fails(1, &["`missing.jsonl`: cannot be read"]);
+    place.tandem(&["run", "nosuch", "--prompts", "missing.jsonl"]).fails(1, &["`missing.jsonl`: is not there"]);
     place.tandem(&["run", "nosuch", "x", "--prompts", "prompts.jsonl"]).fails(2, &["cannot be used with"]);
     place.tandem(&["run", "nosuch", "x", "--parallel", "2"]).fails(2, &["`--parallel` has no place without `--prompts`"]);
     place.tandem(&["run", "nosuch", "x", "--no-prefix-cache"]).fails(2, &["`--no-prefix-cache`", "hint: "]);

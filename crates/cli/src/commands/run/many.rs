@@ -22,9 +22,6 @@ use crate::output::Output;
 /// Prompts that are computed together when no number is given.
 const PARALLEL: usize = 8;
 
-/// The most bytes of finished sequences that are kept for prompts with the same beginning.
-const PARKED_BYTES: u64 = 256 << 20;
-
 /// What `--json` prints.
 #[derive(Serialize)]
 struct ManyReport<'r> {
@@ -74,9 +71,10 @@ pub(super) fn run(
     let cancel = CancelToken::new();
     let interrupts = Interrupts::install(cancel.clone()).context("Ctrl-C cannot be listened to")?;
     interrupts.arm();
-    let reuse = if many.no_prefix_cache { Reuse::Nothing } else { Reuse::Prompts };
-    let limits =
-        SchedulerOptions::new(parallel).with_context_length(engine.context.map(usize::from)).with_reuse(reuse, PARKED_BYTES);
+    let mut limits = SchedulerOptions::new(parallel).with_context_length(engine.context.map(usize::from));
+    if many.no_prefix_cache {
+        limits.reuse = Reuse::Nothing;
+    }
     let started = Instant::now();
     let figures = serve(&loaded, &mut rows, limits, &cancel, output)?;
     let time = started.elapsed();

@@ -6,8 +6,12 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use tandem::Error;
+use tandem::files::ModelFile;
 
 use crate::prompt;
+
+/// The largest file that is read, in bytes.
+const MAX_BYTES: u64 = 256 << 20;
 
 /// A line of the file.
 #[derive(Debug, PartialEq)]
@@ -32,20 +36,17 @@ enum Written {
 pub(super) fn read(path: &Path) -> Result<(String, Vec<Line>)> {
     if path == Path::new("-") {
         let mut bytes = Vec::new();
-        std::io::stdin().lock().read_to_end(&mut bytes).context("standard input cannot be read")?;
+        std::io::stdin().lock().take(MAX_BYTES + 1).read_to_end(&mut bytes).context("standard input cannot be read")?;
+        if bytes.len() as u64 > MAX_BYTES {
+            let problem = format!("has more than {} MiB", MAX_BYTES >> 20);
+            let hint = Some("divide it into several".into());
+            return Err(Error::BadFile { file: "standard input".into(), problem, hint, source: None }.into());
+        }
         let lines = parse("standard input", &prompt::text(bytes, 0)?)?;
         return Ok(("standard input".into(), lines));
     }
-    let name = path.display().to_string();
-    let bad = |problem: String, source: Option<std::io::Error>| Error::BadFile {
-        file: name.clone(),
-        problem,
-        hint: None,
-        source: source.map(Into::into),
-    };
-    let bytes = std::fs::read(path).map_err(|error| bad("cannot be read".into(), Some(error)))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|error| bad(format!("is not valid UTF-8 at offset {}", error.utf8_error().valid_up_to()), None))?;
+    let file = ModelFile::Path(path.into());
+    let (name, text) = (file.name().into_owned(), file.read_text(MAX_BYTES)?);
     let lines = parse(&name, &text)?;
     Ok((name, lines))
 }
@@ -68,8 +69,8 @@ fn parse(name: &str, text: &str) -> Result<Vec<Line>> {
     });
     let lines = lines.collect::<Result<Vec<Line>, Error>>()?;
     if lines.is_empty() {
-        let hint = Some("write a JSON string to each line".into());
-        return Err(Error::BadFile { file: name.into(), problem: "has no prompt".into(), hint, source: None }.into());
+        let hint = Some("write one JSON string per line, such as `\"Hello\"`".into());
+        return Err(Error::BadFile { file: name.into(), problem: "holds no prompts".into(), hint, source: None }.into());
     }
     Ok(lines)
 }
@@ -92,7 +93,7 @@ mod tests {
             ("\"a\"\n\n7", "`p`: line 3 is neither a JSON string nor an object with a string `prompt`"),
             ("{\"text\": \"a\"}", "`p`: line 1 is neither a JSON string nor an object with a string `prompt`"),
             ("{\"prompt\": \"\"}", "`p`: line 1 has an empty prompt"),
-            ("\n \n", "`p`: has no prompt"),
+            ("\n \n", "`p`: holds no prompts"),
         ] {
             assert_eq!(parse("p", text).unwrap_err().to_string(), expected);
         }
