@@ -8,6 +8,9 @@ use super::given;
 use super::rows::{KnownRows, RowOperator};
 use crate::graph::{AttributeValue, Graph, Node};
 
+/// The most nodes of a block, whose steps are compared with each other: between two attentions of a published model there are some 20.
+const MOST_NODES: usize = 256;
+
 /// Nodes that become one, in the order of the graph. Between them are only nodes that need none of their results, so that the block may
 /// stand where the last of them does.
 pub(super) struct Group<'g> {
@@ -37,7 +40,7 @@ pub(super) fn groups(graph: &Graph) -> Vec<Group<'_>> {
             let vector = matches!(operator, RowOperator::AddVector { vector: 0, .. });
             rows.rows(&node.inputs[usize::from(vector)]).like
         });
-        let joins = open.as_ref().is_some_and(|group| like == Some(group.like));
+        let joins = open.as_ref().is_some_and(|group| like == Some(group.like) && group.nodes.len() < MOST_NODES);
         if !joins && (operator.is_some() || has_subgraph(node) || node.inputs.iter().any(|input| made.contains(input.as_str()))) {
             groups.extend(open.take());
             made.clear();

@@ -184,3 +184,14 @@ fn products_of_modules_get_an_input_for_adapters() {
     assert!(matches!(name(2), Some(AttributeValue::Text(name)) if name == b"layers.0.mlp.down_proj"));
     assert_eq!(read(node).n_inputs(), Some(3));
 }
+
+/// The time that an edit takes does not grow with the square of a hostile graph.
+#[test]
+fn a_block_has_a_limited_number_of_nodes() {
+    let names: Vec<String> = (0..MOST_NODES + 40).map(|i| format!("v{i}")).collect();
+    let sums = names.windows(2).map(|pair| node("Add", &[&pair[0], &pair[0]], &[&pair[1]]));
+    let nodes: Vec<Node> = std::iter::once(product("x", &names[0])).chain(sums).collect();
+    let operators = operators(&nodes, &[&names[names.len() - 1]]);
+    assert_eq!(operators[0], BLOCK_OPERATOR);
+    assert_eq!(operators.len(), 1 + names.len() - MOST_NODES, "what is left has no product");
+}
