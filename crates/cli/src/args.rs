@@ -114,19 +114,19 @@ pub(crate) struct ManyOptions {
     pub(crate) no_prefix_cache: bool,
 }
 
-/// Tokens that are guessed.
+/// Speculative decoding.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Speculation")]
+#[command(next_help_heading = "Speculative decoding")]
 pub(crate) struct SpeculationOptions {
-    /// Guess tokens from what was said before, and from the text of FILE where one is given, and compute several together
+    /// Draft tokens by prompt lookup: from the prompt and the answer so far, and from the text of FILE if one is given
     ///
-    /// The tokens stay what they are without. It is faster where text repeats, as in edited code, lists and quotations; where it does not, guessing
-    /// pauses. FILE is a text most of which is expected again.
+    /// Drafts are verified several at a time, and the output is the same as without. It is faster where text repeats, as in edited code,
+    /// lists and quotations; where drafts are rejected, drafting pauses. FILE is a text most of which is expected in the answer.
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, conflicts_with = "draft")]
     pub(crate) lookup: Option<Option<PathBuf>>,
-    /// Guess tokens with a smaller model of the same tokenizer, and compute several together
+    /// Draft tokens with a smaller model that has the same tokenizer
     ///
-    /// The tokens stay what they are without.
+    /// Drafts are verified several at a time, and the output is the same as without.
     #[arg(long, value_name = "MODEL")]
     pub(crate) draft: Option<String>,
 }

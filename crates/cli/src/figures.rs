@@ -16,7 +16,7 @@ pub(crate) struct TimingsReport {
     pub(crate) decode_ms: f64,
     pub(crate) prefill_tokens_per_s: Option<f64>,
     pub(crate) decode_tokens_per_s: Option<f64>,
-    /// Tokens that were guessed, and those of them that were right.
+    /// Draft tokens of speculative decoding, and how many of them were accepted.
     pub(crate) tokens_drafted: usize,
     pub(crate) tokens_accepted: usize,
 }
@@ -45,7 +45,7 @@ pub(crate) fn line(info: &ModelInfo, timings: &Timings, n_tokens: usize, reason:
         parts.push(format!("first token {} ms", timings.first_token.as_millis()));
     }
     if timings.n_drafted > 0 {
-        parts.push(format!("{} of {} guesses right", timings.n_accepted, timings.n_drafted));
+        parts.push(format!("{} of {} draft tokens accepted", timings.n_accepted, timings.n_drafted));
     }
     parts.extend(reason.map(|reason| reason.to_string()));
     parts.join(" · ")

@@ -1,4 +1,4 @@
-//! What guesses tokens: a text, or a smaller model.
+//! Speculative decoding: drafts by prompt lookup, or by a smaller model.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::output::Output;
 const MAX_TEXT: u64 = 16 << 20;
 
 impl SpeculationOptions {
-    /// What guesses for `model`, whose context has `n_tokens`; a model that guesses is loaded as `engine` says, without adapters.
+    /// The drafter for `model`, whose context has `n_tokens`; a draft model is loaded as `engine` says, without adapters.
     pub(crate) fn drafter(
         &self,
         model: &TextModel,

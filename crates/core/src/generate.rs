@@ -104,9 +104,9 @@ pub struct Timings {
     pub first_token: Duration,
     /// Tokens computed after the first.
     pub n_decoded: usize,
-    /// Tokens that were guessed: see [`speculation`](crate::speculation).
+    /// Draft tokens of speculative decoding: see [`speculation`](crate::speculation).
     pub n_drafted: usize,
-    /// Those of them that were right, which are among `n_decoded`.
+    /// Those of them that were accepted, which are among `n_decoded`.
     pub n_accepted: usize,
     /// Time from the first token to the last.
     pub decode: Duration,
@@ -150,7 +150,7 @@ impl<'a> Generation<'a> {
         Ok(Self { sequence, continuation, drafter: None, state: State::Start })
     }
 
-    /// Has `drafter` guess tokens, which are computed together. The tokens stay what they are without.
+    /// Decodes speculatively: tokens that `drafter` drafts are computed together. The output is the same as without.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a model without [`Capability::AllLogits`] or [`Capability::Rewind`].

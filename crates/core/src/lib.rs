@@ -7,7 +7,7 @@
 //! - [`gguf`]: files of llama.cpp, which hold all of that in one. [`huge_pages`]: weights where they are read fastest.
 //! - [`tokenizer`], [`template`]: text to tokens and back, chat messages to a prompt.
 //! - [`sequence`], [`sampler`], [`stop`], [`generate`], [`score`]: from logits to text. They exist once, so that engines differ in arithmetic only.
-//! - [`saved`]: a sequence in a file. [`speculation`]: tokens that are guessed and computed together.
+//! - [`saved`]: a sequence in a file. [`speculation`]: speculative decoding.
 //! - [`adapter`]: low-rank adapters; [`training`]: how they are made.
 //! - [`embedding`]: from hidden states to vectors, as sentence-transformers publishes it. [`rerank`]: to scores of pairs.
 //! - `conformance` (feature): the cases that every backend passes, and the backend that shows they can be passed.

@@ -1,8 +1,8 @@
-//! Speculation: the next tokens are guessed, computed in one run and kept as far as they are what is drawn.
+//! Speculative decoding: tokens are drafted, computed in one run, and accepted as far as they are what is sampled.
 //!
-//! A run over a few tokens reads the weights once, so that it takes little longer than one over a single token. Each position is drawn from
-//! its own logits by the sampler, whose random numbers depend on the position alone: the tokens are those of a generation without guesses. After Leviathan
-//! et al., "Fast Inference from Transformers via Speculative Decoding" (2023), with the stricter rule that a guess must be the very token.
+//! A run over a few tokens reads the weights once and takes less time than one run for each. Each position is sampled from its own logits, with
+//! random numbers that depend on the position alone: the output is that of a generation without drafts. After Leviathan et al., "Fast Inference
+//! from Transformers via Speculative Decoding" (2023), with the stricter rule that a draft token must be the very token that is sampled.
 
 mod lookup;
 mod model;
@@ -14,11 +14,11 @@ pub(crate) use self::pace::Pace;
 use crate::error::Result;
 use crate::primitives::TokenId;
 
-/// Guesses what follows.
+/// Drafts what may follow.
 pub trait Drafter: Send {
     /// Up to `n` tokens that may follow `history`, which has at least one; none where nothing suggests any.
     ///
     /// # Errors
-    /// Those of the engine of a model that guesses.
+    /// Those of the engine of a draft model.
     fn draft(&mut self, history: &[TokenId], n: usize) -> Result<Vec<TokenId>>;
 }

@@ -16,7 +16,7 @@ pub struct Chat {
     messages: Vec<ChatMessage>,
     /// How answers are generated.
     pub options: GenerateOptions,
-    /// What guesses their tokens, so that several are computed together; they stay the same.
+    /// What drafts their tokens for speculative decoding; the answers are the same without.
     pub drafter: Option<Box<dyn Drafter>>,
 }
 

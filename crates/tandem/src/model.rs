@@ -183,7 +183,7 @@ impl TextModel {
         self.load_time
     }
 
-    /// What guesses tokens for this model: `draft`, a smaller one of the same tokenizer.
+    /// A drafter for this model: `draft`, a smaller one of the same tokenizer.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for another tokenizer; as [`new_sequence`](Self::new_sequence).
@@ -194,8 +194,8 @@ impl TextModel {
         let differs = |id: &TokenId| self.tokenizer.token(*id) != draft.tokenizer.token(*id);
         if let Some(id) = (0..n as TokenId).step_by(STRIDE).find(differs) {
             return Err(Error::Unsupported {
-                what: format!("guessing for `{}` with `{}`", self.info().name, draft.info().name),
-                reason: format!("token {id} is another in each: their tokenizers differ"),
+                what: format!("drafting for `{}` with `{}`", self.info().name, draft.info().name),
+                reason: format!("their tokenizers differ, at token {id}"),
                 hint: Some("use a smaller model of the same family".into()),
             });
         }

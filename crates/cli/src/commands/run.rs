@@ -87,8 +87,8 @@ pub(crate) fn run(args: RunArgs, output: &Output) -> Result<ExitCode> {
     }
     let speculation = &args.speculation;
     if args.many.prompts.is_some() && (speculation.lookup.is_some() || speculation.draft.is_some()) {
-        let hint = "leave `--lookup` and `--draft` out: prompts that are computed together share a pass already";
-        return Err(Usage::new("nothing is guessed with `--prompts`", hint).into());
+        let hint = "leave `--lookup` and `--draft` out: a batch already fills the pass";
+        return Err(Usage::new("speculative decoding has no place with `--prompts`", hint).into());
     }
     let config = Config::load()?;
     let generation = args.generation.or(config.generation);

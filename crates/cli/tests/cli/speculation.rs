@@ -11,7 +11,7 @@ fn run(place: &Place, more: &[&str]) -> Value {
 }
 
 #[test]
-fn guesses_change_no_token() {
+fn drafts_do_not_change_the_output() {
     let Some(place) = place_with_engine() else { return };
     for temperature in ["--temperature=0", "--temperature=0.9"] {
         let alone = run(&place, &[temperature]);
@@ -27,11 +27,11 @@ fn guesses_change_no_token() {
     let own = run(&place, &["--temperature=0", "--draft=model"]);
     let timings = &own["timings"];
     assert!(timings["tokens_accepted"].as_u64() > Some(20), "{timings}");
-    assert_eq!(timings["tokens_accepted"], timings["tokens_drafted"], "the same model guesses right");
+    assert_eq!(timings["tokens_accepted"], timings["tokens_drafted"], "a model accepts its own drafts");
 }
 
 #[test]
-fn what_cannot_be_guessed_with_is_said() {
+fn unusable_drafts_are_errors() {
     let Some(place) = place_with_engine() else { return };
     let refused = |more: &[&str], code: i32, parts: &[&str]| {
         let outcome = place.tandem(&[&["run", "model", PROMPT], more].concat());
@@ -46,5 +46,5 @@ fn what_cannot_be_guessed_with_is_said() {
     place.write("prompts.jsonl", "\"The fox\"");
     let outcome = place.tandem(&["run", "model", "--prompts", "prompts.jsonl", "--lookup"]);
     assert_eq!(outcome.code, Some(2));
-    assert!(outcome.stderr.contains("nothing is guessed with `--prompts`"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("speculative decoding has no place with `--prompts`"), "{}", outcome.stderr);
 }

@@ -89,14 +89,14 @@ impl Continuation {
         self.options.max_new_tokens.map_or(usize::MAX, |max| max.saturating_sub(self.tokens().len()))
     }
 
-    /// A drawn token was computed in `time`, with `n_drafts` guesses behind it.
+    /// A drawn token was computed in `time`, with `n_drafts` draft tokens behind it.
     pub(crate) fn decoded(&mut self, time: Duration, n_drafts: usize) {
         self.timings.engine_decode += time;
         self.timings.n_decoded += 1;
         self.timings.n_drafted += n_drafts;
     }
 
-    /// A guess was right: the drawn token is computed already.
+    /// A draft token was accepted: it is computed already.
     pub(crate) fn accepted(&mut self) {
         self.timings.n_decoded += 1;
         self.timings.n_accepted += 1;

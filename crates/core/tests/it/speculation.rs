@@ -1,4 +1,4 @@
-//! Guessed tokens change nothing but the number of runs.
+//! Drafts change nothing but the number of runs.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -81,7 +81,7 @@ fn drawn(outcome: &Outcome) -> Vec<TokenId> {
 
 /// Right, half right, wrong and no guesses: the same events, and the same tokens in the cache, at any temperature, in a thousand runs.
 #[test]
-fn guesses_change_nothing() {
+fn drafts_do_not_change_the_output() {
     let world = capable();
     let wrong: [fn(usize) -> bool; 4] = [|_| false, |i| i % 5 == 3, |i| i % 2 == 0, |_| true];
     let (mut n_runs, mut n_accepted) = (0, [0; 4]);
@@ -105,7 +105,7 @@ fn guesses_change_nothing() {
 }
 
 #[test]
-fn stops_end_a_generation_within_a_guess() {
+fn stops_end_a_generation_within_a_draft() {
     let world = capable();
     let (all, _) = world.generate(&options(30, 0.0, 1), 200, None);
     let tokens = drawn(&all);
@@ -122,7 +122,7 @@ fn stops_end_a_generation_within_a_guess() {
 }
 
 #[test]
-fn lookup_and_a_model_that_guesses_give_the_same_tokens() {
+fn prompt_lookup_and_a_draft_model_give_the_same_tokens() {
     let world = capable();
     for temperature in [0.0, 1.2] {
         let options = options(60, temperature, 5);
@@ -146,7 +146,7 @@ fn lookup_and_a_model_that_guesses_give_the_same_tokens() {
 }
 
 #[test]
-fn a_guess_that_cannot_be_computed_is_an_error_and_leaves_the_sequence() {
+fn an_invalid_draft_is_an_error_and_leaves_the_sequence() {
     struct Outside;
     impl Drafter for Outside {
         fn draft(&mut self, _: &[TokenId], n: usize) -> Result<Vec<TokenId>> {
@@ -163,7 +163,7 @@ fn a_guess_that_cannot_be_computed_is_an_error_and_leaves_the_sequence() {
 }
 
 #[test]
-fn a_model_that_cannot_take_guesses_says_so() {
+fn a_model_that_cannot_verify_drafts_says_so() {
     for more in [&[Capability::Rewind], &[Capability::AllLogits]] {
         let world = world(more);
         let mut sequence = world.sequence(100);
