@@ -19,8 +19,9 @@ use crate::weights::{CheckpointSource, WeightSource};
 pub(crate) fn encoder(source: &CheckpointSource<'_>, config: &ModelConfig, dtype: DType) -> Result<Encoder> {
     let reader = Reader::new(source, config)?;
     check_widths(source, config, dtype)?;
-    let linear =
-        |linear: RawLinear, dtype| PackedLinear::new(&linear.weights, linear.inputs, linear.bias, (dtype, source.numerics));
+    let linear = |RawLinear { weights, inputs, bias }: RawLinear, dtype| {
+        PackedLinear::new((&weights, inputs), bias, (dtype, source.numerics), source.arena)
+    };
     let layer = |index| {
         let raw = reader.layer(index)?;
         Ok(Layer {

@@ -5,6 +5,7 @@
 
 use rayon::prelude::*;
 use tandem_core::DType;
+use tandem_core::arena::{Arena, Slab};
 use tandem_core::backend::Numerics;
 use tandem_core::config::Activation;
 
@@ -41,9 +42,9 @@ pub struct PackedLinear {
 
 enum PackedWeights {
     /// Groups of rows, `[inputs, rows]` each.
-    Floats(Vec<f32>),
+    Floats(Slab<f32>),
     /// Rounded to bf16, in pairs: groups of rows, `[inputs / 2, rows]` each. Where the processor lacks products of those, they are widened.
-    Pairs(Vec<u32>, Option<PairProducts>),
+    Pairs(Slab<u32>, Option<PairProducts>),
     /// Of 8 bits, in groups of rows.
     Bytes(Vec<RowGroup<'static>>),
 }
@@ -86,21 +87,26 @@ pub struct PackedInputs {
 }
 
 impl PackedLinear {
-    /// Packs `weights`, `[outputs, inputs]`, rounded to `dtype`. With exact numerics the inputs of quantised weights stay floats, and so they
+    /// Packs `weights`, `[outputs, inputs]`, rounded to `dtype`, into `arena`. With exact numerics the inputs of quantised weights stay floats, and so they
     /// are widened.
-    pub fn new(weights: &[f32], inputs: usize, bias: Option<Vec<f32>>, (dtype, numerics): (DType, Numerics)) -> Self {
+    pub fn new(
+        (weights, inputs): (&[f32], usize),
+        bias: Option<Vec<f32>>,
+        (dtype, numerics): (DType, Numerics),
+        arena: &Arena,
+    ) -> Self {
         let isa = Isa::current();
         let outputs = weights.len() / inputs;
         let weights = match dtype {
             DType::Int8 => {
                 let rounded = QuantizedActivations::new(weights, inputs);
                 match numerics {
-                    Numerics::Exact => PackedWeights::Floats(pack_floats(&rounded.widened(), inputs, isa.tile_inputs())),
+                    Numerics::Exact => PackedWeights::Floats(pack_floats(&rounded.widened(), inputs, isa.tile_inputs(), arena)),
                     Numerics::Fast => PackedWeights::Bytes(rounded.groups(Bits::Eight.offset(), PACKED_INPUTS)),
                 }
             }
-            DType::Bf16 => PackedWeights::Pairs(round_weights(weights, inputs, isa.tile_inputs()), PairProducts::of(isa)),
-            _ => PackedWeights::Floats(pack_floats(weights, inputs, isa.tile_inputs())),
+            DType::Bf16 => PackedWeights::Pairs(round_weights(weights, inputs, isa.tile_inputs(), arena), PairProducts::of(isa)),
+            _ => PackedWeights::Floats(pack_floats(weights, inputs, isa.tile_inputs(), arena)),
         };
         Self { weights, bias, outputs, inputs, isa }
     }
@@ -256,8 +262,8 @@ vectorized! {
 }
 
 /// `weights`, `[outputs, inputs]`, in groups of `group` rows, `[inputs, rows]` each.
-fn pack_floats(weights: &[f32], inputs: usize, group: usize) -> Vec<f32> {
-    let mut packed = vec![0.0; weights.len()];
+fn pack_floats(weights: &[f32], inputs: usize, group: usize, arena: &Arena) -> Slab<f32> {
+    let mut packed = arena.zeros(weights.len());
     packed.par_chunks_mut(group * inputs).zip(weights.par_chunks(group * inputs)).for_each(|(packed, rows)| {
         let n = rows.len() / inputs;
         for (i, row) in rows.chunks_exact(inputs).enumerate() {

@@ -1,5 +1,7 @@
 //! Values rounded to bf16, in pairs: two of successive rows in a word, the first in its lower half.
 
+use tandem_core::arena::{Arena, Slab};
+
 use crate::isa::vectorized;
 use crate::tiles::TILE;
 
@@ -15,12 +17,15 @@ pub(super) fn round_columns(x: &[f32], pairs: &mut Vec<[u32; TILE]>) {
 }
 
 /// Rounds `weights`, `[outputs, inputs]`, in groups of `group` rows: `[inputs / 2, rows]` each.
-pub(super) fn round_weights(weights: &[f32], inputs: usize, group: usize) -> Vec<u32> {
+pub(super) fn round_weights(weights: &[f32], inputs: usize, group: usize, arena: &Arena) -> Slab<u32> {
     let pair = |pair: &[f32]| rounded(pair[0]) | rounded(pair.get(1).copied().unwrap_or(0.0)) << 16;
-    let mut pairs = Vec::with_capacity(weights.len().div_ceil(2));
-    for rows in weights.chunks(group * inputs) {
-        for first in (0..inputs).step_by(2) {
-            pairs.extend(rows.chunks_exact(inputs).map(|row| pair(&row[first..inputs.min(first + 2)])));
+    let per_row = inputs.div_ceil(2);
+    let mut pairs = arena.zeros::<u32>(weights.len() / inputs * per_row);
+    for (rows, pairs) in weights.chunks(group * inputs).zip(pairs.chunks_mut(group * per_row)) {
+        let n = rows.len() / inputs;
+        for (first, pairs) in (0..inputs).step_by(2).zip(pairs.chunks_exact_mut(n)) {
+            let rows = rows.chunks_exact(inputs).zip(pairs);
+            rows.for_each(|(row, out)| *out = pair(&row[first..inputs.min(first + 2)]));
         }
     }
     pairs
@@ -81,7 +86,7 @@ mod tests {
         assert!(back[3 * TILE..].iter().all(|value| *value == 0.0));
         // Rows of three weights in groups of two: 1 2 3, 4 5 6, 7 8 9.
         let weights: Vec<f32> = (1..=9).map(|i| i as f32).collect();
-        let pairs = round_weights(&weights, 3, 2);
+        let pairs = round_weights(&weights, 3, 2, &Arena::default());
         let mut group = vec![f32::NAN; 8];
         widen(&pairs[..4], 2, &mut group);
         assert_eq!(group, [1.0, 4.0, 2.0, 5.0, 3.0, 6.0, 0.0, 0.0]);
