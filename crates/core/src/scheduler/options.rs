@@ -112,6 +112,15 @@ impl SchedulerOptions {
         Self { kv_bytes, ..self }
     }
 
+    /// For a machine with `usable` bytes of memory: running requests get at most three quarters of them, sequences that ended at most an
+    /// eighth, and the rest is for the work itself.
+    #[must_use]
+    pub fn with_memory(self, usable: u64) -> Self {
+        let kv_bytes = usable / 4 * 3;
+        let kv_bytes = self.kv_bytes.map_or(kv_bytes, |bytes| bytes.min(kv_bytes));
+        Self { kv_bytes: Some(kv_bytes), parked_bytes: self.parked_bytes.min(usable / 8), ..self }
+    }
+
     /// Sets [`context_length`](Self::context_length).
     #[must_use]
     pub fn with_context_length(self, context_length: Option<usize>) -> Self {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use tandem::catalog::Catalog;
+use tandem::machine::Memory;
 use tandem::scheduler::{Ended, Request, RequestId, Reuse, SchedulerFigures, SchedulerOptions, Update};
 use tandem::{CancelToken, Event, FinishReason, GenerateOptions, TokenId};
 
@@ -71,7 +72,8 @@ pub(super) fn run(
     let cancel = CancelToken::new();
     let interrupts = Interrupts::install(cancel.clone()).context("Ctrl-C cannot be listened to")?;
     interrupts.arm();
-    let mut limits = SchedulerOptions::new(parallel).with_context_length(engine.context.map(usize::from));
+    let usable = Memory::read().usable();
+    let mut limits = SchedulerOptions::new(parallel).with_context_length(engine.context.map(usize::from)).with_memory(usable);
     if many.no_prefix_cache {
         limits.reuse = Reuse::Nothing;
     }
