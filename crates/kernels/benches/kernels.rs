@@ -50,6 +50,23 @@ fn step(criterion: &mut Criterion) {
     }
 }
 
+/// Up to eight rows of inputs of several sequences, which share one pass over the weights.
+fn steps_together(criterion: &mut Criterion) {
+    for (name, rows, columns) in SHAPES {
+        let mut group = criterion.benchmark_group(format!("steps together, {name}"));
+        let (weights, isa) = (numbers(rows * columns), Instructions::all().pop().expect("there is a plain one"));
+        for (dtype, weights) in [("int8", Quantized::eight(&weights)), ("int4", Quantized::four(&weights))] {
+            for n in [1, 2, 3, 4, 8] {
+                let (inputs, mut out) = (numbers(n * columns), vec![0.0; n * rows]);
+                group.throughput(Throughput::Elements((n * rows * columns) as u64));
+                group.bench_function(format!("{n} of {dtype}"), |bencher| {
+                    bencher.iter(|| isa.integer_products_together(&weights, &inputs, columns, &mut out));
+                });
+            }
+        }
+    }
+}
+
 /// 512 rows of inputs: arithmetic takes the time, an element of throughput being a multiplication with an addition.
 fn prompt(criterion: &mut Criterion) {
     const N: usize = 512;
@@ -105,5 +122,5 @@ fn quantizing(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, step, prompt, attending, quantizing);
+criterion_group!(benches, step, steps_together, prompt, attending, quantizing);
 criterion_main!(benches);

@@ -18,7 +18,7 @@ pub use self::pairs::PairProducts;
 use crate::float::Float;
 use crate::isa::Isa;
 use crate::quantize::{BLOCK, Blocks};
-use crate::quantized_activations::{BlockPair, LaneInputs, RowGroup};
+use crate::quantized_activations::{BlockPair, RowGroup};
 use crate::tiles::{Lanes, MAX_ROWS, PACKED_INPUTS, PackedTile, TILE};
 
 /// Calls the implementation of a kernel for an instruction set: `floats` differ by the width of vectors, `integers` by the instructions
@@ -164,29 +164,32 @@ impl Isa {
         dispatch!(integers: self, integer_products(weights, inputs, columns, out))
     }
 
-    /// Whether [`lane_products`](Self::lane_products) multiply `n` inputs.
-    pub(crate) fn multiplies_in_lanes(self, n: usize) -> bool {
+    /// Whether [`strip_products`](Self::strip_products) multiply `n` inputs faster than [`integer_products`](Self::integer_products).
+    pub(crate) fn multiplies_in_strips(self, n: usize) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => n > 2,
+            Self::Avx512Vnni => n > 1,
             _ => false,
         }
     }
 
-    /// As [`integer_products`](Self::integer_products) of inputs side by side, to the bit, where it
-    /// [is faster](Self::multiplies_in_lanes).
-    pub(crate) fn lane_products(self, weights: Blocks<'_>, inputs: &LaneInputs, out: &mut [f32]) {
-        let n_blocks = inputs.scales.len();
-        assert!(self.multiplies_in_lanes(inputs.n) && inputs.n <= MAX_ROWS, "the inputs are few, and more than two");
-        assert!(inputs.words.len() * 4 == n_blocks * BLOCK && inputs.correction.len() == n_blocks, "every block has its codes");
-        assert_eq!(weights.scales.len() * inputs.n, out.len() * n_blocks, "there is a product for each pair of rows");
+    /// As [`integer_products`](Self::integer_products), to the bit, where it [is faster](Self::multiplies_in_strips); `out` has the products of
+    /// each input.
+    pub(crate) fn strip_products(self, weights: Blocks<'_>, inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
+        let n_blocks = inputs.scales.len() / inputs.n;
+        assert!(self.multiplies_in_strips(inputs.n) && inputs.n <= MAX_ROWS, "the inputs are few, and more than one");
+        assert_eq!(out.len(), inputs.n, "there are products of each input");
+        let whole = inputs.words.len() * 4 == inputs.n * n_blocks * BLOCK && inputs.correction.len() == inputs.n * n_blocks;
+        assert!(whole, "every block has its codes");
+        let fits = |out: &&mut [f32]| !out.is_empty() && weights.scales.len() == out.len() * n_blocks;
+        assert!(out.iter().all(fits), "there is a product for each pair of rows");
         assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
         match self {
             // SAFETY: every `Isa` but `Plain` comes from `Isa::all`, which has checked that the processor has its instructions.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "not every processor has these instructions")]
-            Self::Avx512Vnni => unsafe { x86::vnni::lane_products(weights, inputs, out) },
-            _ => unreachable!("no other instruction set multiplies in lanes"),
+            Self::Avx512Vnni => unsafe { x86::strips::strip_products(weights, inputs, out) },
+            _ => unreachable!("no other instruction set multiplies in strips"),
         }
     }
 

@@ -28,6 +28,9 @@ use crate::tiles::{MAX_ROWS, TILE};
 /// The most rows of inputs that are multiplied eight at a time, rather than with weights transposed into tiles.
 const FEW_ROWS: usize = 16;
 
+/// Tasks of the kernels of a few quantised inputs have a multiple of so many rows.
+const STRIP: usize = 16;
+
 /// The least number of weights of a task.
 const MIN_TASK_WEIGHTS: usize = 1 << 15;
 
@@ -240,6 +243,12 @@ impl<'m> MatrixView<'m> {
         Self { offsets: Some(offsets), ..self }
     }
 
+    /// The same on another instruction set of this processor.
+    #[must_use]
+    pub(crate) fn on(self, isa: Isa) -> Self {
+        Self { isa, ..self }
+    }
+
     /// The number of outputs.
     pub fn rows(self) -> usize {
         self.rows
@@ -389,17 +398,23 @@ impl<'m> MatrixView<'m> {
         }
         let per_row = self.columns.div_ceil(2 * BLOCK);
         let of_update = update.map(|_| inputs.pairs(Bits::Eight.offset()));
+        let offset = weights.bits.offset();
         for (i, out) in out.chunks_mut(MAX_ROWS * self.rows).enumerate() {
             let (first, n) = (i * MAX_ROWS, out.len() / self.rows);
             let of_update = of_update.as_deref().map(|all| &all[first * per_row..(first + n) * per_row]);
             let low = update.zip(of_update).map(|(update, pairs)| Shared::new(update, Inputs::Pairs(pairs)));
-            if self.isa.multiplies_in_lanes(n) {
-                let lanes = inputs.lanes(first..first + n, weights.bits.offset());
-                self.product_of_few(n, low.as_ref(), out, |rows, out| {
-                    self.isa.lane_products(weights.rows(rows, self.columns), &lanes, out);
+            if self.isa.multiplies_in_strips(n) {
+                let group = inputs.group(first..first + n, offset);
+                self.in_parts(low.as_ref(), STRIP, out, |rows, out| {
+                    self.isa.strip_products(weights.rows(rows.clone(), self.columns), &group, out);
+                    if let Some(low) = &low {
+                        let mut turned: Vec<f32> = (0..rows.len()).flat_map(|row| out.iter().map(move |out| out[row])).collect();
+                        low.apply(&rows, &mut turned);
+                        scatter(&turned, out);
+                    }
                 });
             } else {
-                let pairs = inputs.pairs_of(first..first + n, weights.bits.offset());
+                let pairs = inputs.pairs_of(first..first + n, offset);
                 self.product_of_few(n, low.as_ref(), out, |rows, out| {
                     self.isa.integer_products(weights.rows(rows, self.columns), &pairs, self.columns, out);
                 });
@@ -429,32 +444,52 @@ impl<'m> MatrixView<'m> {
         out: &mut [f32],
         products: impl Fn(Range<usize>, &mut [f32]) + Sync,
     ) {
-        // Tasks have whole tiles of the update.
-        let share = self.task_rows(if low.is_some() { TILE } else { 4 });
-        let compute = |first: usize, out: &mut [f32]| {
-            let rows = first..first + out.len() / n;
-            if let Some(low) = low {
-                low.compute();
-            }
+        let compute = |rows: Range<usize>, out: &mut [f32]| {
             products(rows.clone(), out);
             if let Some(low) = low {
                 low.apply(&rows, out);
             }
         };
-        if n == 1 {
-            return out.par_chunks_mut(share).with_max_len(1).enumerate().for_each(|(i, out)| compute(i * share, out));
-        }
+        self.in_parts(low, 4, out, |rows, out| match out {
+            [out] => compute(rows, out),
+            _ => {
+                let mut turned = vec![0.0; rows.len() * n];
+                compute(rows, &mut turned);
+                scatter(&turned, out);
+            }
+        });
+    }
+
+    /// Divides the columns of `out`, `[n, rows]`, into tasks of whole `unit`s; each calls `products` with its rows of weights and its part of
+    /// each row of `out`. What the update of `low` needs is computed before.
+    fn in_parts(
+        self,
+        low: Option<&Shared<'_>>,
+        unit: usize,
+        out: &mut [f32],
+        products: impl Fn(Range<usize>, &mut [&mut [f32]]) + Sync,
+    ) {
+        // Tasks have whole tiles of the update.
+        let share = self.task_rows(if low.is_some() { TILE } else { unit });
+        let n = out.len() / self.rows;
         let mut parts: Vec<Vec<&mut [f32]>> = (0..self.rows.div_ceil(share)).map(|_| Vec::with_capacity(n)).collect();
         for row in out.chunks_exact_mut(self.rows) {
             parts.iter_mut().zip(row.chunks_mut(share)).for_each(|(part, own)| part.push(own));
         }
         parts.into_par_iter().with_max_len(1).enumerate().for_each(|(i, mut out)| {
-            let mut transposed = vec![0.0; out[0].len() * n];
-            compute(i * share, &mut transposed);
-            for (input, out) in out.iter_mut().enumerate() {
-                out.iter_mut().zip(transposed[input..].iter().step_by(n)).for_each(|(out, value)| *out = *value);
+            if let Some(low) = low {
+                low.compute();
             }
+            products(i * share..i * share + out[0].len(), &mut out);
         });
+    }
+}
+
+/// Writes `turned`, `[rows, n]`, to `out`, a slice for each of `n`.
+fn scatter(turned: &[f32], out: &mut [&mut [f32]]) {
+    let n = out.len();
+    for (i, out) in out.iter_mut().enumerate() {
+        out.iter_mut().zip(turned[i..].iter().step_by(n)).for_each(|(out, value)| *out = *value);
     }
 }
 

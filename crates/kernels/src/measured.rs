@@ -1,12 +1,15 @@
 //! The kernels for the bench `kernels`; not a stable interface.
 
 use half::bf16;
+use tandem_core::backend::Numerics;
 
 use crate::buffers::zeros;
 use crate::isa::Isa;
-use crate::product;
+use crate::matrix::{Kernels, MatrixView, Terms};
+use crate::product::{self, Weights};
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::quantized_activations::QuantizedActivations;
+use crate::tiles::MAX_ROWS;
 
 /// An instruction set of this processor.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +48,14 @@ impl Instructions {
     pub fn integer_products(self, weights: &Quantized, inputs: &[f32], columns: usize, out: &mut [f32]) {
         let inputs = QuantizedActivations::new(inputs, columns).pairs(weights.bits.offset());
         self.0.integer_products(weights.blocks(), &inputs, columns, out);
+    }
+
+    /// As [`integer_products`](Self::integer_products), of up to eight inputs that share the weights, each with the bits that it has alone, on
+    /// the threads of the current pool: `[n, rows]`.
+    pub fn integer_products_together(self, weights: &Quantized, inputs: &[f32], columns: usize, out: &mut [f32]) {
+        let rows = weights.scales.len() * BLOCK / columns;
+        let matrix = MatrixView::new(Weights::Blocks(weights.blocks()), [rows, columns], Numerics::Fast).on(self.0);
+        matrix.write_product(inputs, Terms::default(), Kernels::OfRows(MAX_ROWS), &mut Vec::new(), out);
     }
 
     /// As [`block_product`](Self::block_product), with quantised activations.

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::isa::vectorized;
 use crate::quantize::BLOCK;
-use crate::tiles::{MAX_ROWS, PackedTile, TILE};
+use crate::tiles::{PackedTile, TILE};
 
 /// Rows of inputs, each block of [`BLOCK`] as integers from -127 to 127 times a scale. Each block is quantised by itself, so a row does
 /// not depend on the others of its batch.
@@ -69,23 +69,10 @@ impl QuantizedActivations {
         pairs
     }
 
-    /// The `rows`, up to [`MAX_ROWS`], side by side for weights whose code of zero is `offset`.
-    pub(crate) fn lanes(&self, rows: Range<usize>, offset: i32) -> LaneInputs {
-        let per_row = self.per_row;
-        let mut lanes = LaneInputs {
-            n: rows.len(),
-            words: vec![[0; MAX_ROWS]; per_row * WORDS],
-            scales: vec![[0.0; MAX_ROWS]; per_row],
-            correction: vec![[0; MAX_ROWS]; per_row],
-        };
-        for (lane, row) in rows.enumerate() {
-            let own = row * per_row..(row + 1) * per_row;
-            let words = self.codes[own.clone()].as_flattened().as_chunks::<4>().0;
-            lanes.words.iter_mut().zip(words).for_each(|(out, word)| out[lane] = i32::from_le_bytes(word.map(i8::cast_unsigned)));
-            lanes.scales.iter_mut().zip(&self.scales[own.clone()]).for_each(|(out, scale)| out[lane] = *scale);
-            lanes.correction.iter_mut().zip(&self.sums[own]).for_each(|(out, sum)| out[lane] = -offset * sum);
-        }
-        lanes
+    /// Some rows in one group, for weights whose code of zero is `offset`.
+    pub(crate) fn group(&self, rows: Range<usize>, offset: i32) -> RowGroup<'static> {
+        let own = rows.start * self.per_row..rows.end * self.per_row;
+        RowGroup::new((&self.codes[own.clone()], &self.scales[own.clone()], &self.sums[own]), self.per_row, offset)
     }
 
     /// The rows in groups of `size`, the last possibly smaller, for weights whose code of zero is `offset`.
@@ -105,18 +92,6 @@ pub(crate) struct BlockPair {
     pub(crate) correction: [i32; 16],
     /// The scale of each block, in eight lanes.
     pub(crate) scales: [f32; 16],
-}
-
-/// Up to [`MAX_ROWS`] rows side by side, for vectors of a lane for each; lanes without a row are zeros.
-pub(crate) struct LaneInputs {
-    /// The number of rows.
-    pub(crate) n: usize,
-    /// Four codes in each word: `[columns / 4, MAX_ROWS]`.
-    pub(crate) words: Vec<[i32; MAX_ROWS]>,
-    /// `[columns / BLOCK, MAX_ROWS]`
-    pub(crate) scales: Vec<[f32; MAX_ROWS]>,
-    /// As in [`BlockPair`], one for each block: `[columns / BLOCK, MAX_ROWS]`.
-    pub(crate) correction: Vec<[i32; MAX_ROWS]>,
 }
 
 /// Some rows, interleaved.

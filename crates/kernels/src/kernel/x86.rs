@@ -8,6 +8,7 @@ pub(super) mod bytes;
 mod halves;
 pub(super) mod pairs;
 pub(super) mod scores;
+pub(super) mod strips;
 mod sums;
 pub(super) mod tiles;
 pub(super) mod vnni;

@@ -161,9 +161,10 @@ pub(super) fn transposed_avx512(rows: [__m512; 16]) -> [__m512; 16] {
     let mut fours = rows;
     for (four, rows) in fours.as_chunks_mut::<4>().0.iter_mut().zip(rows.as_chunks::<4>().0) {
         let [a, b, c, d] = *rows;
+        // Closures would be functions of their own, without these instructions.
         let (low, high) = (
-            [_mm512_unpacklo_ps(a, b), _mm512_unpacklo_ps(c, d)].map(|pair| _mm512_castps_pd(pair)),
-            [_mm512_unpackhi_ps(a, b), _mm512_unpackhi_ps(c, d)].map(|pair| _mm512_castps_pd(pair)),
+            [_mm512_castps_pd(_mm512_unpacklo_ps(a, b)), _mm512_castps_pd(_mm512_unpacklo_ps(c, d))],
+            [_mm512_castps_pd(_mm512_unpackhi_ps(a, b)), _mm512_castps_pd(_mm512_unpackhi_ps(c, d))],
         );
         *four = [
             _mm512_castpd_ps(_mm512_unpacklo_pd(low[0], low[1])),

@@ -6,14 +6,14 @@
 
 use std::arch::x86_64::*;
 
-use super::tiles::transposed_avx512;
-use super::{LINE, fetch, fetch_all};
+use super::fetch_all;
+use super::strips::{STRIP, turn_codes};
 use crate::quantize::{BLOCK, Bits, Blocks};
-use crate::quantized_activations::{BlockPair, LaneInputs, RowGroup};
-use crate::tiles::{Lanes, MAX_ROWS, PackedTile, TILE};
+use crate::quantized_activations::{BlockPair, RowGroup};
+use crate::tiles::{Lanes, PackedTile, TILE};
 
 /// Words of four bytes in a block.
-const WORDS: usize = BLOCK / 4;
+pub(super) const WORDS: usize = BLOCK / 4;
 
 /// See [`Isa::integer_products`](crate::isa::Isa::integer_products).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -39,7 +39,7 @@ fn of_bits(weights: Blocks<'_>, input: &[BlockPair], columns: usize, out: &mut [
 }
 
 /// Sums of a row, to which its blocks are added in turns: the products of a block are added as integers, and rounded once.
-const SUMS: usize = 16;
+pub(super) const SUMS: usize = 16;
 
 /// Pairs of blocks whose products fill a vector.
 const PAIRS: usize = SUMS / 2;
@@ -124,125 +124,37 @@ fn totals(dots: [__m512i; PAIRS]) -> __m512i {
     _mm512_permutexvar_epi32(order, _mm512_add_epi32(even, odd))
 }
 
-/// See [`Isa::lane_products`](crate::isa::Isa::lane_products).
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(in crate::kernel) fn lane_products(weights: Blocks<'_>, inputs: &LaneInputs, out: &mut [f32]) {
-    match weights.bits {
-        Bits::Eight => in_lanes::<8>(weights, inputs, out),
-        Bits::Four => in_lanes::<4>(weights, inputs, out),
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn in_lanes<const B: usize>(weights: Blocks<'_>, inputs: &LaneInputs, out: &mut [f32]) {
-    const R: usize = 4;
-    let (n, columns) = (inputs.n, inputs.scales.len() * BLOCK);
-    let rows = out.len() / n;
-    let whole = rows - rows % R;
-    for first in (0..whole).step_by(R) {
-        rows_in_lanes::<B, R>(weights.rows(first..first + R, columns), inputs, &mut out[first * n..(first + R) * n]);
-    }
-    for row in whole..rows {
-        rows_in_lanes::<B, 1>(weights.rows(row..row + 1, columns), inputs, &mut out[row * n..(row + 1) * n]);
-    }
-}
-
-/// Several inputs, one in each lane: four weights of a row at a time meet all of them. The sums are those of [`by_row`], in its order, so that
-/// an input has the same bits whatever it is multiplied together with.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn rows_in_lanes<const B: usize, const R: usize>(weights: Blocks<'_>, inputs: &LaneInputs, out: &mut [f32]) {
-    let (blocks, block_bytes) = (inputs.scales.len(), B * BLOCK / 8);
-    let mut sums = [[_mm256_setzero_ps(); R]; SUMS];
-    let mut words = [[0_u32; WORDS]; R];
-    let of_block = inputs.words.as_chunks::<WORDS>().0.iter().zip(&inputs.scales).zip(&inputs.correction);
-    for (block, ((input_words, input_scales), correction)) in of_block.enumerate() {
-        for (row, words) in words.iter_mut().enumerate() {
-            let codes = &weights.codes[(row * blocks + block) * block_bytes..][..block_bytes];
-            if block * block_bytes % LINE < block_bytes {
-                fetch(codes);
-            }
-            unpack::<B>(codes, words);
-        }
-        let mut dots = [load(correction); R];
-        for (word, input) in input_words.iter().enumerate() {
-            let input = load(input);
-            for (dots, words) in dots.iter_mut().zip(&words) {
-                *dots = _mm256_dpbusd_epi32(*dots, _mm256_set1_epi32(words[word].cast_signed()), input);
-            }
-        }
-        // SAFETY: the array has eight floats.
-        let input_scales = unsafe { _mm256_loadu_ps(input_scales.as_ptr()) };
-        for (row, (sum, dots)) in sums[block % SUMS].iter_mut().zip(&dots).enumerate() {
-            let scale = _mm256_set1_ps(weights.scales[row * blocks + block]);
-            *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(*dots), _mm256_mul_ps(scale, input_scales), *sum);
-        }
-    }
-    // As `_mm512_reduce_add_ps` does.
-    let mut width = SUMS / 2;
-    while width > 0 {
-        let (low, high) = sums.split_at_mut(width);
-        for (low, high) in low.as_flattened_mut().iter_mut().zip(high.as_flattened()) {
-            *low = _mm256_add_ps(*low, *high);
-        }
-        width /= 2;
-    }
-    for (sum, out) in sums[0].iter().zip(out.chunks_exact_mut(inputs.n)) {
-        let mut lanes = [0.0; MAX_ROWS];
-        // SAFETY: the array has eight floats.
-        unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), *sum) };
-        out.copy_from_slice(&lanes[..inputs.n]);
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx")]
-fn load(words: &[i32; MAX_ROWS]) -> __m256i {
-    // SAFETY: the array has eight words of four bytes.
-    unsafe { _mm256_loadu_si256(words.as_ptr().cast()) }
-}
-
-/// Writes the codes of a block of `B` bits to `words`, four in each.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn unpack<const B: usize>(codes: &[u8], words: &mut [u32; WORDS]) {
-    let codes = &codes[..B * BLOCK / 8];
-    // SAFETY: the slice has the 32 bytes (`B` is 8) or 16 bytes (4) that are loaded, and the words are 32 bytes.
-    unsafe {
-        let all = if B == 8 {
-            _mm256_loadu_si256(codes.as_ptr().cast())
-        } else {
-            let both = _mm_loadu_si128(codes.as_ptr().cast());
-            _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(both), both), _mm256_set1_epi8(15))
-        };
-        _mm256_storeu_si256(words.as_mut_ptr().cast(), all);
-    }
-}
-
 /// See [`Isa::pack`](crate::isa::Isa::pack).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(in crate::kernel) fn pack(weights: Blocks<'_>, per_row: usize, packed: &mut PackedTile) {
     let rows = weights.scales.len() / per_row;
-    for first in (0..TILE).step_by(16) {
-        for block in (0..per_row).step_by(2) {
-            let n = 2.min(per_row - block);
-            let mut square = [_mm512_setzero_ps(); 16];
-            for (square, row) in square.iter_mut().zip(first..rows) {
-                let own = weights.rows(row..row + 1, per_row * BLOCK).rows(block..block + n, BLOCK);
-                *square =
-                    _mm512_castsi512_ps(if weights.bits == Bits::Eight { two_eight(own.codes) } else { two_four(own.codes) });
-            }
-            let transposed = transposed_avx512(square);
-            let words = packed.words[block * WORDS..(block + n) * WORDS].iter_mut().zip(transposed);
-            for (words, transposed) in words {
-                let words: &mut [u32; 16] = words[first..].first_chunk_mut().expect("a tile has whole vectors");
-                // SAFETY: the array has sixteen words of four bytes.
-                unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), _mm512_castps_si512(transposed)) };
-            }
+    for first in (0..TILE).step_by(STRIP) {
+        let own = first.min(rows)..rows.min(first + STRIP);
+        let codes = weights.rows(own.clone(), per_row * BLOCK).codes;
+        match weights.bits {
+            Bits::Eight => pack_strip::<8>(codes, [own.len(), per_row], first, packed),
+            Bits::Four => pack_strip::<4>(codes, [own.len(), per_row], first, packed),
         }
     }
     for (block, scales) in packed.scales[..per_row].iter_mut().enumerate() {
         for (row, scale) in scales.iter_mut().enumerate() {
             *scale = if row < rows { weights.scales[row * per_row + block] } else { 0.0 };
+        }
+    }
+}
+
+/// Packs the codes of up to sixteen rows, those from `first` on of the tile.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn pack_strip<const B: usize>(codes: &[u8], [rows, per_row]: [usize; 2], first: usize, packed: &mut PackedTile) {
+    let mut turned = [[_mm512_setzero_si512(); WORDS]; 4];
+    for block in (0..per_row).step_by(16 / B) {
+        let own = block..per_row.min(block + 16 / B);
+        turn_codes::<B>(codes, [rows, per_row], own.clone(), &mut turned);
+        let words = packed.words[own.start * WORDS..own.end * WORDS].iter_mut().zip(turned.as_flattened());
+        for (words, turned) in words {
+            let words: &mut [u32; STRIP] = words[first..].first_chunk_mut().expect("a tile has whole vectors");
+            // SAFETY: the array has sixteen words of four bytes.
+            unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), *turned) };
         }
     }
 }

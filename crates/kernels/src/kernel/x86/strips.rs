@@ -1,0 +1,152 @@
+//! Integer products of a few inputs with 8- or 4-bit weights: sixteen rows of weights lie in the lanes of vectors and meet all inputs.
+//!
+//! Each word of four inputs is read by all lanes at once, so that sums need not be gathered from lanes. Weights are turned from rows to lanes as
+//! they are read, which is shared by all inputs.
+#![expect(unsafe_code, reason = "vectors are loaded from addresses")]
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::fetch;
+use super::tiles::transposed_avx512;
+use super::vnni::{SUMS, WORDS};
+use crate::quantize::{BLOCK, Bits, Blocks};
+use crate::quantized_activations::RowGroup;
+
+/// Rows of weights, one in each lane.
+pub(super) const STRIP: usize = 16;
+
+/// See [`Isa::strip_products`](crate::isa::Isa::strip_products).
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(in crate::kernel) fn strip_products(weights: Blocks<'_>, inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
+    match weights.bits {
+        Bits::Eight => of_bits::<8>(weights, inputs, out),
+        Bits::Four => of_bits::<4>(weights, inputs, out),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn of_bits<const B: usize>(weights: Blocks<'_>, inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
+    match inputs.n {
+        1 => of_inputs::<B, 1>(weights, inputs, out),
+        2 => of_inputs::<B, 2>(weights, inputs, out),
+        3 => of_inputs::<B, 3>(weights, inputs, out),
+        4 => of_inputs::<B, 4>(weights, inputs, out),
+        5 => of_inputs::<B, 5>(weights, inputs, out),
+        6 => of_inputs::<B, 6>(weights, inputs, out),
+        7 => of_inputs::<B, 7>(weights, inputs, out),
+        _ => of_inputs::<B, 8>(weights, inputs, out),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn of_inputs<const B: usize, const N: usize>(weights: Blocks<'_>, inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
+    let rows = out[0].len();
+    let columns = weights.scales.len() / rows * BLOCK;
+    for first in (0..rows).step_by(STRIP) {
+        let own = first..rows.min(first + STRIP);
+        let sums = strip::<B, N>(weights.rows(own.clone(), columns), own.len(), inputs);
+        for (sum, out) in sums.into_iter().zip(&mut *out) {
+            let out = &mut out[own.clone()];
+            // SAFETY: the mask has a bit for each float of the slice.
+            unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), lanes(out.len()), sum) };
+        }
+    }
+}
+
+/// The products of up to sixteen rows. The sums are those of [`by_row`](super::vnni), in its order, so that an input has the same bits whatever it
+/// is multiplied together with.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn strip<const B: usize, const N: usize>(weights: Blocks<'_>, rows: usize, inputs: &RowGroup<'_>) -> [__m512; N] {
+    let blocks = weights.scales.len() / rows;
+    let input_words = inputs.words.as_chunks::<N>().0.as_chunks::<WORDS>().0;
+    let of_block = input_words.iter().zip(inputs.scales.as_chunks::<N>().0).zip(inputs.correction.as_chunks::<N>().0);
+    let mut of_block = of_block;
+    let mut sums = [[_mm512_setzero_ps(); N]; SUMS];
+    let mut words = [[_mm512_setzero_si512(); WORDS]; SUMS];
+    for start in (0..blocks).step_by(SUMS) {
+        let n = SUMS.min(blocks - start);
+        for first in (0..n).step_by(16 / B) {
+            let own = start + first..start + n.min(first + 16 / B);
+            turn_codes::<B>(weights.codes, [rows, blocks], own, &mut words[first..]);
+        }
+        let scales = turned_scales(weights.scales, [rows, blocks], start..start + n);
+        let weights = words.iter().zip(scales).zip(&mut sums).take(n);
+        for (((words, scales), sums), ((input_words, input_scales), correction)) in weights.zip(&mut of_block) {
+            let mut dots = [_mm512_setzero_si512(); N];
+            dots.iter_mut().zip(correction).for_each(|(dots, correction)| *dots = _mm512_set1_epi32(*correction));
+            for (word, inputs) in words.iter().zip(input_words) {
+                for (dots, input) in dots.iter_mut().zip(inputs) {
+                    *dots = _mm512_dpbusd_epi32(*dots, *word, _mm512_set1_epi32(*input));
+                }
+            }
+            for ((sum, dots), input) in sums.iter_mut().zip(dots).zip(input_scales) {
+                *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), _mm512_mul_ps(scales, _mm512_set1_ps(*input)), *sum);
+            }
+        }
+    }
+    // As `_mm512_reduce_add_ps` does.
+    let mut width = SUMS / 2;
+    while width > 0 {
+        let (low, high) = sums.split_at_mut(width);
+        for (low, high) in low.as_flattened_mut().iter_mut().zip(high.as_flattened()) {
+            *low = _mm512_add_ps(*low, *high);
+        }
+        width /= 2;
+    }
+    sums[0]
+}
+
+/// Writes the codes of the blocks `own` of rows of `blocks` to `words`: of each block four codes of a row in each lane.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn turn_codes<const B: usize>(
+    codes: &[u8],
+    [rows, blocks]: [usize; 2],
+    own: Range<usize>,
+    words: &mut [[__m512i; WORDS]],
+) {
+    let block_bytes = B * BLOCK / 8;
+    let mut square = [_mm512_setzero_ps(); STRIP];
+    for (row, square) in square.iter_mut().enumerate().take(rows) {
+        let codes = &codes[(row * blocks + own.start) * block_bytes..][..own.len() * block_bytes];
+        fetch(codes);
+        let mask = if codes.len() < 64 { (1 << codes.len()) - 1 } else { u64::MAX };
+        // SAFETY: the mask has a bit for each byte of the slice.
+        *square = _mm512_castsi512_ps(unsafe { _mm512_maskz_loadu_epi8(mask, codes.as_ptr().cast()) });
+    }
+    let turned = transposed_avx512(square);
+    if B == 8 {
+        for (word, turned) in words.as_flattened_mut().iter_mut().zip(turned) {
+            *word = _mm512_castps_si512(turned);
+        }
+    } else {
+        let low = _mm512_set1_epi8(15);
+        for (words, turned) in words.iter_mut().zip(turned.as_chunks::<{ WORDS / 2 }>().0) {
+            let (first, second) = words.split_at_mut(WORDS / 2);
+            for ((first, second), both) in first.iter_mut().zip(second).zip(turned) {
+                let both = _mm512_castps_si512(*both);
+                *first = _mm512_and_si512(both, low);
+                *second = _mm512_and_si512(_mm512_srli_epi16::<4>(both), low);
+            }
+        }
+    }
+}
+
+/// The scales of up to sixteen blocks of rows of `blocks`: of each block that of a row in each lane.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn turned_scales(scales: &[f32], [rows, blocks]: [usize; 2], own: Range<usize>) -> [__m512; STRIP] {
+    let mut square = [_mm512_setzero_ps(); STRIP];
+    for (row, square) in square.iter_mut().enumerate().take(rows) {
+        let scales = &scales[row * blocks + own.start..row * blocks + own.end];
+        // SAFETY: the mask has a bit for each float of the slice.
+        *square = unsafe { _mm512_maskz_loadu_ps(lanes(scales.len()), scales.as_ptr()) };
+    }
+    transposed_avx512(square)
+}
+
+/// The mask of the first `n` lanes, of up to sixteen.
+fn lanes(n: usize) -> u16 {
+    u16::MAX >> (STRIP - n)
+}
