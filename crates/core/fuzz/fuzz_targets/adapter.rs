@@ -20,6 +20,6 @@ fuzz_target!(|bytes: &[u8]| {
     for factors in adapter.factors() {
         assert_eq!((factors.a.len(), factors.b.len()), (factors.rank * factors.inputs(), factors.rank * factors.outputs()));
     }
-    // Two bytes become four, and nothing is counted twice but what overlaps in a flatbuffer, which its verifier bounds.
+    // Two bytes become four, in blocks of 8 bits 34 bytes 128, and nothing is counted twice but what overlaps in a flatbuffer, which its verifier bounds.
     assert!(adapter.bytes() <= 4 * weights.len() + (1 << 17));
 });
