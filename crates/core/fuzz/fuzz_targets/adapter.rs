@@ -1,5 +1,6 @@
 //! Any bytes are an adapter or an error, never a panic, and an adapter is not larger than its file allows:
 //! `cargo +nightly fuzz run adapter`. The first byte chooses the format, and a line break ends the settings.
+//! The goldens are seeds: `(printf '\3\n'; cat goldens/adapters/llama3-all-linear/gguf-q8_0/adapter.gguf) > crates/core/fuzz/corpus/adapter/q8_0`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
