@@ -51,7 +51,7 @@ pub(super) fn read(content: FileBytes, file: &str, base: Option<&ModelConfig>) -
             return Err(Error::Unsupported {
                 what: format!("the type {kind} of `{name}` in `{file}`"),
                 reason: format!("factors of {} are read", TYPES.map(|known| known.to_string()).join(", ")),
-                hint: Some("convert the adapter again, with `--outtype f32`".into()),
+                hint: Some("convert the adapter again, to f32".into()),
             });
         }
         let mut matrix = matrix(file, name, &gguf.tensor(name)?)?;
