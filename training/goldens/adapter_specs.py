@@ -5,7 +5,7 @@ ALL = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
 
 # `lora` are the arguments of PEFT's LoraConfig; `dtype` is what the factors are stored in; `seed` is the first that `adapters.py --search`
 # finds lively (see reference.py). `also` are other forms of the same adapter, in directories of their own; `gguf` comes from llama.cpp's converter
-# (training/gguf/adapters.py), which knows one alpha for all modules and takes no rsLoRA.
+# (training/gguf/adapters.py), which knows one alpha for all modules and takes no rsLoRA; `gguf-q8_0` is its `--outtype q8_0`.
 SPECS = {
     "qwen2-all-linear": {
         "why": "`all-linear`, a scale of 2.5; rank 4",
@@ -13,7 +13,7 @@ SPECS = {
         "seed": 6,
         "dtype": "float32",
         "lora": {"r": 4, "lora_alpha": 10, "target_modules": "all-linear"},
-        "also": ["onnx", "gguf"],
+        "also": ["onnx", "gguf", "gguf-q8_0"],
     },
     "qwen2-rslora": {
         "why": "query and value only, rsLoRA: alpha over the root of rank 3",
@@ -74,7 +74,7 @@ SPECS = {
         "seed": 0,
         "dtype": "float32",
         "lora": {"r": 2, "lora_alpha": 3, "target_modules": "all-linear"},
-        "also": ["gguf"],
+        "also": ["gguf", "gguf-q8_0"],
     },
     "mistral-regex": {
         "why": "targets by one expression; a scale of 13/4; bf16",

@@ -2,7 +2,7 @@
 
 usage: adapters.py [--only NAME]... [--search]
 
-The other forms of an adapter (`mlx/`, `onnx/`) are made from the same factors; training/gguf/adapters.py makes `gguf/`. See goldens/README.md.
+The other forms of an adapter (`mlx/`, `onnx/`) are made from the same factors; training/gguf/adapters.py makes `gguf*/`. See goldens/README.md.
 """
 
 import argparse
@@ -185,11 +185,11 @@ def write_onnx(directory, found):
 
 
 def make(name, search):
-    """One directory of `goldens/adapters/`, from nothing but for `gguf/`."""
+    """One directory of `goldens/adapters/`, from nothing but for `gguf*/`."""
     spec, directory = SPECS[name], ROOT / "adapters" / name
     base = ROOT / spec["base"]
     for path in directory.iterdir() if directory.is_dir() else []:
-        if path.name != "gguf":
+        if not path.name.startswith("gguf"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     directory.mkdir(parents=True, exist_ok=True)
     ids = [ids for (prompt, _), ids in zip(PROMPTS, encode_prompts(base)) if prompt in USED_PROMPTS]

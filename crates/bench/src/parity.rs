@@ -26,6 +26,7 @@ mod weights;
 
 use std::sync::Arc;
 
+use tandem_core::adapter::ScaledAdapter;
 use tandem_core::backend::Numerics;
 use tandem_core::files::ModelFiles;
 use tandem_core::template::ChatTemplate;
@@ -59,6 +60,8 @@ pub struct Side<'m> {
     pub model: &'m dyn Model,
     /// The files that it was loaded from.
     pub files: &'m ModelFiles,
+    /// The adapters that are applied to it.
+    pub adapters: &'m [ScaledAdapter],
     /// Its tokenizer.
     pub tokenizer: &'m Tokenizer,
     /// Its chat template, if it has one.

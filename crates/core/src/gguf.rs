@@ -5,6 +5,7 @@
 //! the key or tensor. Memory grows with what the file really holds, never with what it says it holds.
 
 mod adapter;
+mod blocks;
 mod chat;
 mod config;
 mod header;
@@ -18,6 +19,7 @@ mod types;
 
 use std::path::Path;
 
+pub use self::blocks::Group;
 use self::header::Header;
 pub use self::part::GgufPart;
 use self::tensor::Entry;

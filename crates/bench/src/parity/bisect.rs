@@ -2,8 +2,9 @@
 //!
 //! Both sides are probed in one pass over the same tokens. Each side's own inputs of a stage are then fed through that stage alone, in
 //! double precision and with the weights of the reference's checkpoint: what a stage inherits from those before it is in its inputs, and
-//! what remains is its own. Without a checkpoint, and for encoders, the growth from a stage's inputs to its result stands in for it.
+//! what remains is its own. Adapters are part of the weights, so that a stage at fault is a module. Without a checkpoint, and for encoders, the growth from a stage's inputs to its result stands in for it.
 
+mod adapted;
 mod replay;
 mod values;
 
@@ -64,6 +65,9 @@ pub enum Finding {
         layer: Option<usize>,
         /// The stage, by its name.
         stage: &'static str,
+        /// The module whose product the stage is, where an adapter of a side changes it: `layers.0.self_attn.q_proj`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        module: Option<String>,
         /// Whose.
         side: WhichSide,
         /// Where it is farthest off.
@@ -130,7 +134,9 @@ pub(super) fn bisect(
     (prompt, tokens): (&str, &[TokenId]),
     cancel: &CancelToken,
 ) -> Result<BisectReport> {
-    let replay = Replay::open(reference.files)?;
+    let replay = Replay::open(reference.files, reference.adapters)?;
+    let config = reference.files.model_config()?;
+    let adapters = [reference.adapters, candidate.adapters].concat();
     let most = if replay.as_ref().is_some_and(|replay| replay.n_parameters() > LARGE) { N_TOKENS_OF_LARGE } else { N_TOKENS };
     let tokens = &tokens[..tokens.len().min(most)];
     let n_layers = reference.model.info().n_layers.min(candidate.model.info().n_layers);
@@ -173,7 +179,8 @@ pub(super) fn bisect(
         }
         difference.fault = difference.fault(floor);
         if let (Finding::Nothing, Some(side)) = (&finding, difference.fault) {
-            finding = Finding::Stage { layer: point.layer, stage: point.stage.name(), side, worst: worst(a, b) };
+            let module = adapted::module(point, &config, &adapters);
+            finding = Finding::Stage { layer: point.layer, stage: point.stage.name(), module, side, worst: worst(a, b) };
         }
         stages.push(difference);
     }

@@ -267,8 +267,10 @@ pub(super) fn finding(finding: &Finding) -> String {
         WhichSide::Candidate => "the candidate",
     };
     match finding {
-        Finding::Stage { layer, stage, side, .. } => {
-            format!("{} of {} is the first stage at fault", stage_name(*layer, stage), of(*side))
+        Finding::Stage { layer, stage, module, side, .. } => {
+            let module = module.as_ref().map(|module| format!(": the module `{module}`, which an adapter changes"));
+            let stage = stage_name(*layer, stage);
+            format!("{stage} of {} is the first stage at fault{}", of(*side), module.unwrap_or_default())
         }
         Finding::Cache { side } => format!("the cache, or the positions between passes, of {} are at fault", of(*side)),
         Finding::Nothing => "no stage is at fault".into(),

@@ -8,6 +8,7 @@ use tandem_backend_onnx::{OnnxBackend, library};
 use tandem_bench::parity::{
     Corpus, EmbedderSide, PairReport, Parity, ParityOptions, ParityReport, Problem, Side, Verdict, lines,
 };
+use tandem_core::adapter::ScaledAdapter;
 use tandem_core::backend::{Numerics, Purpose};
 use tandem_core::embedding::{Embedder, EmbeddingConfig};
 use tandem_core::files::{MAX_JSON_BYTES, ModelFiles};
@@ -20,6 +21,7 @@ pub(crate) struct Loaded {
     name: String,
     pub(crate) files: ModelFiles,
     pub(crate) model: Arc<dyn Model>,
+    pub(crate) adapters: Vec<ScaledAdapter>,
     pub(crate) tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     end_tokens: Vec<TokenId>,
@@ -50,6 +52,11 @@ impl Loaded {
         loaded
     }
 
+    /// The same with adapters.
+    pub(crate) fn adapted(self, adapters: &[ScaledAdapter]) -> Self {
+        Self { model: self.model.with_adapters(adapters).unwrap(), adapters: adapters.to_vec(), ..self }
+    }
+
     fn load(reference: &str, backend: BackendKind, name: String, options: LoadOptions) -> Self {
         let files = files(reference);
         let engine: Box<dyn Backend> = match backend {
@@ -66,7 +73,8 @@ impl Loaded {
         let tokens = TemplateTokens::new(config.as_ref(), &tokenizer);
         let template = ChatTemplate::choose(None, config.as_ref(), tokens).unwrap();
         let end_tokens = files.model_config().unwrap().eos_token_ids;
-        Self { name, files, model, tokenizer, template, end_tokens, numerics: options.numerics, embedder: None }
+        let (adapters, numerics) = (Vec::new(), options.numerics);
+        Self { name, files, model, adapters, tokenizer, template, end_tokens, numerics, embedder: None }
     }
 
     pub(crate) fn side(&self) -> Side<'_> {
@@ -74,6 +82,7 @@ impl Loaded {
             name: self.name.clone(),
             model: &*self.model,
             files: &self.files,
+            adapters: &self.adapters,
             tokenizer: &self.tokenizer,
             template: self.template.as_ref(),
             end_tokens: &self.end_tokens,

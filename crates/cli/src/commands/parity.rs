@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
+use tandem::adapters::ScaledAdapter;
 use tandem::embedding::{Embedder, is_embedder};
 use tandem::{CancelToken, EmbeddingModel, Error, Model, ModelFiles, OpenedModel, Resolved, Resolver, Settings, TextModel};
 use tandem_bench::parity::{
@@ -101,11 +102,12 @@ impl Run<'_> {
         settings = engine::find_adapters(self.resolver, settings, self.output)?;
         let opened = OpenedModel::open(files, &settings)?;
         let is_random = args.random_weights || is_random(opened.config());
+        let adapters = opened.adapters().to_vec();
         let model = match embeds {
             true => LoadedModel::Embedding(Box::new(opened.load_embedder(None)?)),
             false => LoadedModel::Text(Box::new(opened.load()?)),
         };
-        Ok(Loaded { name: choice.text.clone(), model, settings, is_random })
+        Ok(Loaded { name: choice.text.clone(), model, adapters, settings, is_random })
     }
 }
 
@@ -135,6 +137,7 @@ fn options(args: &ParityArgs) -> Result<ParityOptions> {
 struct Loaded {
     name: String,
     model: LoadedModel,
+    adapters: Vec<ScaledAdapter>,
     settings: Settings,
     is_random: bool,
 }
@@ -159,6 +162,7 @@ impl Loaded {
                 name,
                 model: &**model.model(),
                 files: model.files(),
+                adapters: &self.adapters,
                 tokenizer: model.tokenizer(),
                 template: model.template(),
                 end_tokens: model.end_tokens(),
@@ -171,6 +175,7 @@ impl Loaded {
                 name,
                 model: &**model.embedder().model(),
                 files: model.files(),
+                adapters: &self.adapters,
                 tokenizer: model.embedder().tokenizer(),
                 template: None,
                 end_tokens: &[],

@@ -44,6 +44,20 @@ fn run_says_which_adapters_were_applied() {
 }
 
 #[test]
+fn parity_looks_into_adapted_models() {
+    let Some(place) = place() else { return };
+    let Some([reference, candidate]) = (has_candle() && has_onnx()).then_some(["candle:f32", "onnx:f32"]) else { return };
+    place.write("prompts.txt", "The fox\n");
+    let sides = ["parity", "base", "--random-weights", "--reference", reference, "--candidate", candidate, "--adapter", "style"];
+    let report = place.json(
+        &[&sides[..], &["--adapter", "style=-0.5", "--corpus", "prompts.txt", "--generate", "0"], &["--bisect", "--json"]]
+            .concat(),
+    );
+    let found = &report["pairs"][0]["bisect"];
+    assert_eq!((&found["method"], &found["finding"]["is"]), (&"replay".into(), &"nothing".into()), "{report}");
+}
+
+#[test]
 fn adapter_of_a_configuration_file_gives_way_to_the_flag() {
     let Some(place) = place() else { return };
     place.write("tandem.toml", "adapter = [\"style\"]\n");

@@ -1,5 +1,6 @@
 //! Any bytes are an adapter or an error, never a panic, and an adapter is not larger than its file allows:
 //! `cargo +nightly fuzz run adapter`. The first byte chooses the format, and a line break ends the settings.
+//! The goldens are seeds: `(printf '\3\n'; cat goldens/adapters/llama3-all-linear/gguf-q8_0/adapter.gguf) > crates/core/fuzz/corpus/adapter/q8_0`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -20,6 +21,6 @@ fuzz_target!(|bytes: &[u8]| {
     for factors in adapter.factors() {
         assert_eq!((factors.a.len(), factors.b.len()), (factors.rank * factors.inputs(), factors.rank * factors.outputs()));
     }
-    // Two bytes become four, and nothing is counted twice but what overlaps in a flatbuffer, which its verifier bounds.
+    // Two bytes become four, in blocks of 8 bits 34 bytes 128, and nothing is counted twice but what overlaps in a flatbuffer, which its verifier bounds.
     assert!(adapter.bytes() <= 4 * weights.len() + (1 << 17));
 });

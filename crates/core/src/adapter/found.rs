@@ -52,14 +52,22 @@ impl Matrix {
     /// # Errors
     /// [`Error::BadField`] for another number of dimensions, an empty one, and a value that is not finite.
     pub(super) fn read(file: &str, name: &str, tensor: &StoredTensor<'_>) -> Result<Self> {
-        let [rows, columns] = *tensor.shape else {
-            return Err(Error::bad_field(file, name, format!("is of shape {:?}, and a factor has two dimensions", tensor.shape)));
+        Self::of(file, name, tensor.shape, || values(file, name, tensor))
+    }
+
+    /// A matrix of `shape` with the values that `read` gives, as many as that has.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and those of `read`.
+    pub(super) fn of(file: &str, name: &str, shape: &[usize], read: impl FnOnce() -> Result<Vec<f32>>) -> Result<Self> {
+        let [rows, columns] = *shape else {
+            return Err(Error::bad_field(file, name, format!("is of shape {shape:?}, and a factor has two dimensions")));
         };
         if rows == 0 || columns == 0 {
             let hint = "it was saved from a part of a distributed model: gather its parameters, and save it again";
             return Err(Error::bad_field(file, name, format!("is {rows} x {columns}, and so empty")).with_hint(hint));
         }
-        Ok(Self { rows, columns, values: values(file, name, tensor)? })
+        Ok(Self { rows, columns, values: read()? })
     }
 
     /// Rows and columns exchanged.
@@ -184,7 +192,11 @@ pub(super) fn values(file: &str, name: &str, tensor: &StoredTensor<'_>) -> Resul
     if !matches!(tensor.dtype, DType::F32 | DType::F16 | DType::Bf16) {
         return Err(Error::bad_field(file, name, format!("is {}; f32, f16 or bf16 is what it can be", tensor.dtype)));
     }
-    let values = tensor.to_f32();
+    finite(file, name, tensor.to_f32())
+}
+
+/// `values` of the tensor called `name`, none of which is infinite or NaN.
+pub(super) fn finite(file: &str, name: &str, values: Vec<f32>) -> Result<Vec<f32>> {
     match values.iter().position(|value| !value.is_finite()) {
         None => Ok(values),
         Some(i) => Err(Error::bad_field(file, name, format!("value {i} is {}", values[i]))),

@@ -4,16 +4,19 @@
 //! `adapter.lora.alpha / rank` (`llama_adapter_lora_weight::get_scale` in `src/llama-adapter.h`). For the architecture `llama` the
 //! converter reorders the rows of queries and keys, which only the shape of the base's heads undoes.
 
-use super::found::{Found, Matrix, Role};
+use super::found::{Found, Matrix, Role, finite};
 use super::read::Content;
 use crate::checkpoint::StoredTensor;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::file_bytes::FileBytes;
-use crate::gguf::{Gguf, TensorType};
+use crate::gguf::{Gguf, GgufTensor, TensorType};
 
 /// Architectures whose projections have the names that are known here, and whose rows are as published but for `llama`'s.
 const ARCHITECTURES: [&str; 5] = ["llama", "qwen2", "qwen3", "gemma2", "gemma3"];
+
+/// The types that the converter writes. Of `q8_0` it leaves factors as F16 whose rows are not whole blocks, so most of `lora_b`.
+const TYPES: [TensorType; 4] = [TensorType::F32, TensorType::F16, TensorType::Bf16, TensorType::Q8_0];
 
 /// Reads the adapter in `content`, the file `file`.
 pub(super) fn read(content: FileBytes, file: &str, base: Option<&ModelConfig>) -> Result<Content> {
@@ -44,16 +47,14 @@ pub(super) fn read(content: FileBytes, file: &str, base: Option<&ModelConfig>) -
             found.add_unknown(name);
             continue;
         };
-        if !matches!(kind, TensorType::F32 | TensorType::F16 | TensorType::Bf16) {
+        if !TYPES.contains(&kind) {
             return Err(Error::Unsupported {
                 what: format!("the type {kind} of `{name}` in `{file}`"),
-                reason: "factors of F32, F16 or BF16 are read".into(),
+                reason: format!("factors of {} are read", TYPES.map(|known| known.to_string()).join(", ")),
                 hint: Some("convert the adapter again, to f32".into()),
             });
         }
-        let tensor = gguf.tensor(name)?;
-        let stored = StoredTensor { dtype: kind.dtype(), shape: tensor.shape, bytes: tensor.bytes };
-        let mut matrix = Matrix::read(file, name, &stored)?;
+        let mut matrix = matrix(file, name, &gguf.tensor(name)?)?;
         if interleaved && role == Role::B && (module.ends_with("q_proj") || module.ends_with("k_proj")) {
             matrix = in_published_order(matrix, file, name, base)?;
         }
@@ -61,6 +62,19 @@ pub(super) fn read(content: FileBytes, file: &str, base: Option<&ModelConfig>) -
     }
     let factors = found.finish(|_, rank| Ok(if alpha == 0.0 { 1.0 } else { alpha / rank as f64 }))?;
     Ok(Content { factors, ..Content::default() })
+}
+
+/// The factor in `tensor`, called `name` in `file`.
+fn matrix(file: &str, name: &str, tensor: &GgufTensor<'_>) -> Result<Matrix> {
+    let GgufTensor { kind, shape, bytes } = *tensor;
+    if kind != TensorType::Q8_0 {
+        return Matrix::read(file, name, &StoredTensor { dtype: kind.dtype(), shape, bytes });
+    }
+    Matrix::of(file, name, shape, || {
+        let mut values = Vec::with_capacity(bytes.len() / kind.block_bytes() * kind.block_values());
+        kind.each_group(bytes, &mut |group| values.extend(group.values()));
+        finite(file, name, values)
+    })
 }
 
 /// Rows in the order of the checkpoint: there the two halves of a head follow each other, and in the file they alternate.

@@ -58,6 +58,28 @@ fn adapter_by_its_path_answers_alike_on_both_engines_and_is_taken_off_again() {
     assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "{answers:?}");
 }
 
+/// An adapter whose factors are blocks of 8 bits does what llama.cpp's own Python reads in them does, to the token, on both engines.
+#[test]
+fn gguf_adapter_in_eight_bits_answers_as_its_decoded_form() {
+    for (base, name) in [("qwen2-tied", "qwen2-all-linear"), ("llama3-rope", "llama3-all-linear")] {
+        let place = golden(&format!("adapters/{name}/gguf-q8_0"));
+        let mut answers = Vec::new();
+        for settings in engines() {
+            let base = resolver().load(&ModelRef::from(golden(base).as_path()), &settings).unwrap();
+            let set = |path: &Path| {
+                let mut set = AdapterSet::new(base.clone());
+                set.add("mine", &[reference(path)]).unwrap();
+                answer(set.get("mine").unwrap())
+            };
+            let (blocks, decoded) = (set(&place.join("adapter.gguf")), set(&place.join("decoded")));
+            assert_eq!(blocks, decoded, "{name}");
+            assert_ne!(blocks, answer(&base), "{name}");
+            answers.push(blocks);
+        }
+        assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "{name}: {answers:?}");
+    }
+}
+
 #[test]
 fn set_switches_by_name_and_is_unchanged_by_an_error() {
     let Some(settings) = engines().into_iter().next() else { return };

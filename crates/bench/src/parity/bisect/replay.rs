@@ -1,6 +1,7 @@
 //! Each stage by itself, in double precision, from the weights of a checkpoint: the decoders of Llama's family, as transformers computes
 //! them (`models/llama/modeling_llama.py` and its siblings, 5.23).
 
+use tandem_core::adapter::ScaledAdapter;
 use tandem_core::backend::{ProbePoint, Stage};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::ModelConfig;
@@ -8,10 +9,12 @@ use tandem_core::files::ModelFiles;
 use tandem_core::{Result, TokenId};
 
 use super::super::weights::values as floats;
+use super::adapted;
 use super::values::{Values, layer_input};
 
-/// The stages of one checkpoint.
-pub(super) struct Replay {
+/// The stages of one checkpoint, with adapters.
+pub(super) struct Replay<'a> {
+    adapters: &'a [ScaledAdapter],
     config: ModelConfig,
     checkpoint: Checkpoint,
     prefix: &'static str,
@@ -19,9 +22,9 @@ pub(super) struct Replay {
     attention_factor: f32,
 }
 
-impl Replay {
-    /// The stages of the checkpoint of `files`; `None` where there is none, or one whose stages are not known here.
-    pub(super) fn open(files: &ModelFiles) -> Result<Option<Self>> {
+impl<'a> Replay<'a> {
+    /// The stages of the checkpoint of `files` with `adapters`; `None` where there is none, or one whose stages are not known here.
+    pub(super) fn open(files: &ModelFiles, adapters: &'a [ScaledAdapter]) -> Result<Option<Self>> {
         let config = files.model_config()?;
         if files.weights.is_empty()
             || files.gguf().is_some()
@@ -34,7 +37,7 @@ impl Replay {
         let prefix = if checkpoint.contains("model.embed_tokens.weight") { "model." } else { "" };
         let inv_freq = config.rope.inv_freq(config.head_dim());
         let attention_factor = config.rope.attention_factor();
-        Ok(Some(Self { config, checkpoint, prefix, inv_freq, attention_factor }))
+        Ok(Some(Self { adapters, config, checkpoint, prefix, inv_freq, attention_factor }))
     }
 
     pub(super) fn n_parameters(&self) -> u64 {
@@ -51,9 +54,15 @@ impl Replay {
         Ok(match stage {
             Stage::Embedding => self.embedding(tokens)?,
             Stage::AttentionNorm => self.norm(&named("input_layernorm.weight"), input, sides)?,
-            Stage::Query => self.linear(&named("self_attn.q_proj"), self.config.qkv_bias, at(Stage::AttentionNorm), sides)?,
-            Stage::Key => self.linear(&named("self_attn.k_proj"), self.config.qkv_bias, at(Stage::AttentionNorm), sides)?,
-            Stage::Value => self.linear(&named("self_attn.v_proj"), self.config.qkv_bias, at(Stage::AttentionNorm), sides)?,
+            Stage::Query => {
+                self.linear(point, &named("self_attn.q_proj"), self.config.qkv_bias, at(Stage::AttentionNorm), sides)?
+            }
+            Stage::Key => {
+                self.linear(point, &named("self_attn.k_proj"), self.config.qkv_bias, at(Stage::AttentionNorm), sides)?
+            }
+            Stage::Value => {
+                self.linear(point, &named("self_attn.v_proj"), self.config.qkv_bias, at(Stage::AttentionNorm), sides)?
+            }
             Stage::QueryNorm => self.norm(&named("self_attn.q_norm.weight"), at(Stage::Query), sides)?,
             Stage::KeyNorm => self.norm(&named("self_attn.k_norm.weight"), at(Stage::Key), sides)?,
             Stage::QueryRope => sides.map(|side| self.turned(&[at(Stage::QueryNorm), at(Stage::Query)], side, tokens.len())),
@@ -61,14 +70,14 @@ impl Replay {
             Stage::AttentionContext => sides.map(|side| self.context(index, side, tokens.len())),
             Stage::AttentionOutput => {
                 let bias = self.config.attention_output_bias;
-                self.linear(&named("self_attn.o_proj"), bias, at(Stage::AttentionContext), sides)?
+                self.linear(point, &named("self_attn.o_proj"), bias, at(Stage::AttentionContext), sides)?
             }
             Stage::AttentionResidual => sides.map(|side| sum(side, input, at(Stage::AttentionOutput))),
             Stage::MlpNorm => self.norm(&named("post_attention_layernorm.weight"), at(Stage::AttentionResidual), sides)?,
-            Stage::Gate => self.linear(&named("mlp.gate_proj"), self.config.mlp_bias, at(Stage::MlpNorm), sides)?,
-            Stage::Up => self.linear(&named("mlp.up_proj"), self.config.mlp_bias, at(Stage::MlpNorm), sides)?,
+            Stage::Gate => self.linear(point, &named("mlp.gate_proj"), self.config.mlp_bias, at(Stage::MlpNorm), sides)?,
+            Stage::Up => self.linear(point, &named("mlp.up_proj"), self.config.mlp_bias, at(Stage::MlpNorm), sides)?,
             Stage::Activation => sides.map(|side| gated(side.get(at(Stage::Gate))?, side.get(at(Stage::Up))?)),
-            Stage::Down => self.linear(&named("mlp.down_proj"), self.config.mlp_bias, at(Stage::Activation), sides)?,
+            Stage::Down => self.linear(point, &named("mlp.down_proj"), self.config.mlp_bias, at(Stage::Activation), sides)?,
             Stage::MlpResidual => sides.map(|side| sum(side, at(Stage::AttentionResidual), at(Stage::Down))),
             Stage::FinalNorm => self.norm(&format!("{}norm.weight", self.prefix), layer_input(self.config.n_layers), sides)?,
             Stage::Logits => self.logits(sides)?,
@@ -88,9 +97,10 @@ impl Replay {
             true => format!("{}embed_tokens.weight", self.prefix),
             false => "lm_head.weight".into(),
         };
-        let weight = self.weight(&name)?;
-        let point = ProbePoint { layer: None, stage: Stage::FinalNorm };
-        Ok(sides.map(|side| Some(product(side.get(point)?, &weight, None, self.config.hidden_size))))
+        let mut weight = self.weight(&name)?;
+        let at = |stage| ProbePoint { layer: None, stage };
+        adapted::apply(self.adapters, at(Stage::Logits), &self.config, &mut weight, self.config.hidden_size)?;
+        Ok(sides.map(|side| Some(product(side.get(at(Stage::FinalNorm))?, &weight, None, self.config.hidden_size))))
     }
 
     /// Root mean square norms of rows as wide as the weight: of hidden states, or of each head.
@@ -109,9 +119,18 @@ impl Replay {
             .map(|side| Some(side.get(input)?.chunks_exact(weight.len()).flat_map(|row| -> Vec<f32> { of_row(row) }).collect())))
     }
 
-    fn linear(&self, name: &str, has_bias: bool, input: ProbePoint, sides: [&Values; 2]) -> Result<[Option<Vec<f32>>; 2]> {
+    /// The product of the module called `name`, with its adapters, which `point` shows.
+    fn linear(
+        &self,
+        point: ProbePoint,
+        name: &str,
+        has_bias: bool,
+        input: ProbePoint,
+        sides: [&Values; 2],
+    ) -> Result<[Option<Vec<f32>>; 2]> {
         let columns = self.checkpoint.tensor(&format!("{name}.weight"))?.shape[1];
-        let weight = self.weight(&format!("{name}.weight"))?;
+        let mut weight = self.weight(&format!("{name}.weight"))?;
+        adapted::apply(self.adapters, point, &self.config, &mut weight, columns)?;
         let bias = if has_bias { Some(self.weight(&format!("{name}.bias"))?) } else { None };
         Ok(sides.map(|side| Some(product(side.get(input)?, &weight, bias.as_deref(), columns))))
     }

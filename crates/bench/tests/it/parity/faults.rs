@@ -1,6 +1,7 @@
 //! One weight, one value of the configuration, or the positions are broken for one engine at a time: the comparison fails, and the stage
 //! that is named is the one that was broken.
 
+mod adapted;
 mod broken;
 mod edit;
 mod embedders;
@@ -49,7 +50,7 @@ fn assert_found(reference: &Loaded, pair: &PairReport, layer: Option<usize>, sta
     let all = shown(reference, pair);
     assert_eq!((pair.verdict, pair.logits.verdict), (Verdict::Different, StageVerdict::Fail), "{all}");
     match &pair.bisect.as_ref().unwrap_or_else(|| panic!("{all}")).finding {
-        Finding::Stage { layer: found_layer, stage: found, side, worst } => {
+        Finding::Stage { layer: found_layer, stage: found, side, worst, .. } => {
             assert_eq!((*found_layer, *found, *side), (layer, stage, WhichSide::Candidate), "{all}");
             assert!(!worst.is_empty());
         }

@@ -159,8 +159,57 @@ fn gguf_adapters_that_cannot_be_read() {
     };
     assert_names(read(&with("blk.0.attn_norm.weight", TensorType::F32)), &["`blk.0.attn_norm.weight`"]);
     assert_names(read(&with("token_embd.weight.lora_a", TensorType::F32)), &["`token_embd.weight.lora_a`"]);
-    assert_names(read(&with("blk.0.attn_k.weight.lora_a", TensorType::Q8_0)), &["`blk.0.attn_k.weight.lora_a`", "Q8_0"]);
-    assert_names(read(&with("blk.0.attn_k.weight.lora_a", TensorType::F32)), &["k_proj", "factor B"]);
+    for kind in TensorType::ALL {
+        // Rows of 32 values are not blocks of 256.
+        if kind.block_values() > 32 {
+            continue;
+        }
+        let refused = format!("the type {kind} of `blk.0.attn_k.weight.lora_a`");
+        let expected = match kind {
+            TensorType::F32 | TensorType::F16 | TensorType::Bf16 | TensorType::Q8_0 => ["k_proj", "factor B"],
+            _ => [refused.as_str(), "factors of F32, F16, BF16, Q8_0 are read"],
+        };
+        assert_names(read(&with("blk.0.attn_k.weight.lora_a", kind)), &expected);
+    }
+}
+
+/// Both factors of rank 32 in Q8_0: value `i` is `i % 7 - 3` times the block's scale.
+fn eight_bits(scale: f32, rank: usize, cut: usize) -> Result<Adapter> {
+    let mut writer = GgufWriter::default();
+    for (key, value) in [("general.architecture", "qwen2"), ("general.type", "adapter"), ("adapter.type", "lora")] {
+        writer.string(key, value);
+    }
+    writer.f32("adapter.lora.alpha", 32.0);
+    for (name, shape) in [("lora_a", [rank, 64]), ("lora_b", [96, rank])] {
+        let n = shape[0] * shape[1];
+        let block = |first: usize| {
+            let numbers = (first..first + 32).map(|i| ((i % 7) as i8 - 3).cast_unsigned());
+            half::f16::from_f32(scale).to_le_bytes().into_iter().chain(numbers).collect::<Vec<u8>>()
+        };
+        let bytes = (0..n).step_by(32).flat_map(block).collect();
+        writer.tensor(&format!("blk.0.attn_q.weight.{name}"), &shape, TensorType::Q8_0, bytes);
+    }
+    let mut bytes = writer.to_bytes();
+    bytes.truncate(bytes.len() - cut);
+    files(AdapterFormat::Gguf).parse(bytes.into(), &[], None)
+}
+
+#[test]
+fn factors_in_blocks_of_eight_bits() {
+    let adapter = eight_bits(0.5, 32, 0).unwrap();
+    let factors = &adapter.factors()[0];
+    assert_eq!((factors.rank, factors.inputs(), factors.outputs(), factors.scale), (32, 64, 96, 1.0));
+    let expected = |n: usize| (0..n).map(|i| ((i % 7) as f32 - 3.0) * 0.5).collect::<Vec<_>>();
+    assert_eq!((&factors.a, &factors.b), (&expected(32 * 64), &expected(96 * 32)));
+    // The file ends in the last tensor, or in what aligns it.
+    assert_names(eight_bits(0.5, 32, 40), &["weights", "blk.0.attn_q.weight.lora_b", "lies from byte"]);
+    assert_names(
+        eight_bits(0.5, 8, 0),
+        &["weights", "blk.0.attn_q.weight.lora_b", "rows of 8 values are not whole blocks of 32"],
+    );
+    for (scale, shown) in [(f32::INFINITY, "inf"), (f32::NAN, "NaN")] {
+        assert_names(eight_bits(scale, 32, 0), &["weights", "blk.0.attn_q.weight.lora_a", "value 0", shown]);
+    }
 }
 
 #[test]
@@ -170,6 +219,7 @@ fn every_truncation_and_flipped_byte_is_an_error_or_an_adapter() {
         ("qwen3-layers", "mlx/adapters.safetensors", AdapterFormat::Mlx),
         ("mistral-regex", "onnx/adapter.onnx_adapter", AdapterFormat::OnnxAdapter),
         ("llama3-all-linear", "gguf/adapter.gguf", AdapterFormat::Gguf),
+        ("llama3-all-linear", "gguf-q8_0/adapter.gguf", AdapterFormat::Gguf),
     ] {
         let golden = Golden::named(name);
         let path = golden.directory.join(file);

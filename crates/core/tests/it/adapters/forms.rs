@@ -42,6 +42,21 @@ fn other_forms_are_the_same_adapter() {
     assert_eq!(n, 8);
 }
 
+/// `gguf-q8_0/decoded` is what llama.cpp's own Python makes of the blocks.
+#[test]
+fn blocks_of_eight_bits_are_decoded_as_llama_cpp_does() {
+    let mut n = 0;
+    for golden in Golden::all() {
+        let Some(form) = golden.form("gguf-q8_0") else { continue };
+        n += 1;
+        let decoded = read(&golden.directory.join("gguf-q8_0/decoded"), None);
+        assert_eq!(form.factors(), decoded.factors(), "{}", golden.name());
+        assert_ne!(form.factors(), golden.adapter().factors());
+        assert_same(&golden.adapter(), &form, 0.02, golden.name());
+    }
+    assert_eq!(n, 2);
+}
+
 #[test]
 fn peft_form_comes_back_to_the_bit() {
     let place = tempfile::tempdir().unwrap();

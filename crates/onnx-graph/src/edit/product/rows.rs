@@ -23,7 +23,7 @@ const TILE: usize = 16;
 enum Read<'g> {
     Floats { values: Numbers<'g>, has_rows: bool },
     Blocks { codes: Cow<'g, [u8]>, scales: Numbers<'g>, zeros: Option<Cow<'g, [u8]>>, bits: usize, block_size: usize },
-    Integers { codes: Numbers<'g>, zeros: Option<Numbers<'g>>, scales: Numbers<'g> },
+    Integers { codes: Numbers<'g>, zeros: Option<Numbers<'g>>, scales: Numbers<'g>, has_rows: bool },
 }
 
 /// Elements of a tensor.
@@ -37,7 +37,7 @@ impl Product<'_> {
     /// from `directory`.
     ///
     /// # Errors
-    /// When the weight is in a form that is only multiplied by, such as behind a `DequantizeLinear`, or does not have the size of its shape.
+    /// When the weight is in a form that is only multiplied by, such as one with scales of blocks behind a `DequantizeLinear`, or does not have the size of its shape.
     pub fn for_each_row(&self, columns: Range<usize>, directory: Option<&Path>, each: &mut dyn FnMut(&[f32])) -> Result<()> {
         let read = self.read(directory)?;
         let mut tile = vec![0.0; TILE * self.n_inputs];
@@ -78,10 +78,11 @@ impl Product<'_> {
                     block_size: *block_size,
                 })
             }
-            Weight::Integers { codes, zeros, scales: Some(scales) } => Ok(Read::Integers {
+            Weight::Integers { codes, zeros, scales: Some(scales), has_rows } => Ok(Read::Integers {
                 codes: numbers(codes, size)?,
                 zeros: zeros.map(each_or_one).transpose()?,
                 scales: each_or_one(scales)?,
+                has_rows: *has_rows,
             }),
             Weight::Integers { .. } | Weight::Other => Err(refusal("its weight is in a form that is not read")),
         }
@@ -104,11 +105,12 @@ impl Read<'_> {
                     }
                 }
             }
-            Self::Integers { codes, zeros, scales } => {
+            Self::Integers { codes, zeros, scales, has_rows } => {
                 for input in 0..n_inputs {
                     for (row, output) in outputs.clone().enumerate() {
                         let zero = zeros.as_ref().map_or(0.0, |zeros| zeros.of(output));
-                        rows[row * n_inputs + input] = (codes.get(input * n_outputs + output) - zero) * scales.of(output);
+                        let index = if *has_rows { output * n_inputs + input } else { input * n_outputs + output };
+                        rows[row * n_inputs + input] = (codes.get(index) - zero) * scales.of(output);
                     }
                 }
             }

@@ -150,18 +150,39 @@ fn weights_in_typed_lists_are_read() {
     assert_eq!(rows(&graph, "layers.0.up_proj"), [1.5, -2.0]);
 }
 
+/// A graph whose `layers.0.o_proj` multiplies by `codes`, `dims`, once they are dequantised with `attributes` by scales and zero points of
+/// `[2]`, and turned if `turned`.
+fn dequantised(dims: &[i64], attributes: &[Attribute], turned: bool, zeros: bool) -> Graph {
+    let inputs = if zeros { &["codes", "scales", "zeros"][..] } else { &["codes", "scales"] };
+    let weight = if turned { "turned" } else { "w" };
+    let mut nodes = vec![Node { attributes: attributes.to_vec(), ..node("DequantizeLinear", inputs, &["w"]) }];
+    nodes.extend(turned.then(|| node("Transpose", &["w"], &["turned"])));
+    nodes.push(Node { name: "/layers.0/o_proj".into(), ..node("MatMul", &["x", weight], &["y"]) });
+    let constants = [
+        encode::tensor("codes", DataType::INT8, dims, Data::Raw(&[1, 2, 3, 4, 5, 250])),
+        encode::tensor("scales", DataType::FLOAT, &[2], Data::Raw(&bytes_of(&[0.5, 2.0]))),
+        encode::tensor("zeros", DataType::INT8, &[2], Data::Raw(&[1, 255])),
+    ];
+    graph_of(&nodes, &initializers(&constants))
+}
+
+#[test]
+fn dequantised_weights_are_read_by_outputs() {
+    let check = |graph: &Graph, expected: [f32; 6]| assert_eq!(rows(graph, "layers.0.o_proj"), expected);
+    // `[inputs, outputs]`, three by two, with a scale for each output.
+    check(&dequantised(&[3, 2], &[], false, false), [0.5, 1.5, 2.5, 4.0, 8.0, -12.0]);
+    check(&dequantised(&[3, 2], &[int("axis", -1)], false, true), [0.0, 1.0, 2.0, 6.0, 10.0, -10.0]);
+    // `[outputs, inputs]`, two by three.
+    check(&dequantised(&[2, 3], &[int("axis", 0)], true, false), [0.5, 1.0, 1.5, 8.0, 10.0, -12.0]);
+    check(&dequantised(&[2, 3], &[int("axis", -2)], true, true), [0.0, 0.5, 1.0, 10.0, 12.0, -10.0]);
+}
+
 #[test]
 fn weight_that_is_not_read_names_its_module() {
-    let nodes = [
-        node("DequantizeLinear", &["codes", "scale"], &["w"]),
-        Node { name: "/layers.0/o_proj".into(), ..node("MatMul", &["x", "w"], &["y"]) },
-    ];
-    let constants = [
-        encode::tensor("codes", DataType::UINT8, &[2, 2], Data::Raw(&[0; 4])),
-        encode::tensor("scale", DataType::FLOAT, &[], Data::Raw(&bytes_of(&[1.0]))),
-    ];
-    let graph = graph_of(&nodes, &initializers(&constants));
-    let products = graph.products();
-    let error = products[0].for_each_row(0..2, None, &mut |_| ()).unwrap_err();
-    assert_eq!(error.field(), Some("layers.0.o_proj"));
+    for (attributes, turned) in [(vec![int("axis", 0)], false), (vec![], true), (vec![int("block_size", 2)], false)] {
+        let graph = dequantised(if turned { &[2, 3] } else { &[3, 2] }, &attributes, turned, false);
+        let products = graph.products();
+        let error = products[0].for_each_row(0..2, None, &mut |_| ()).unwrap_err();
+        assert_eq!(error.field(), Some("layers.0.o_proj"));
+    }
 }

@@ -18,8 +18,14 @@ pub(super) enum Weight<'g> {
     },
     /// Integers with a scale for each block of inputs, as `MatMulNBits` has them.
     Blocks { codes: &'g Tensor, scales: &'g Tensor, zeros: Option<&'g Tensor>, bits: usize, block_size: usize },
-    /// Integers `[inputs, outputs]` with one scale or one for each output.
-    Integers { codes: &'g Tensor, zeros: Option<&'g Tensor>, scales: Option<&'g Tensor> },
+    /// Integers with one scale or one for each output.
+    Integers {
+        codes: &'g Tensor,
+        zeros: Option<&'g Tensor>,
+        scales: Option<&'g Tensor>,
+        /// Stored as `[outputs, inputs]`, and not as `[inputs, outputs]`.
+        has_rows: bool,
+    },
     /// Another form, which is multiplied by but not read.
     Other,
 }
@@ -43,6 +49,8 @@ struct Constant<'g> {
     is_transposed: bool,
     /// It is dequantised or cast to floats of this type.
     converted: Option<DataType>,
+    /// The node that dequantises it.
+    dequantised: Option<&'g Node>,
     names: Vec<&'g str>,
 }
 
@@ -72,9 +80,10 @@ impl<'g> Multiplied<'g> {
         let has_rows = turned != constant.is_transposed;
         let [n_inputs, n_outputs] = if has_rows { [second, first] } else { [first, second] };
         let data_type = constant.converted.unwrap_or(constant.tensor.data_type);
-        let weight = match constant.converted {
-            None => Weight::Floats { tensor: constant.tensor, has_rows },
-            Some(_) => Weight::Other,
+        let weight = match (constant.converted, constant.dequantised) {
+            (None, _) => Weight::Floats { tensor: constant.tensor, has_rows },
+            (Some(_), Some(node)) => dequantised(graph, node, constant.tensor, has_rows).unwrap_or(Weight::Other),
+            (Some(_), None) => Weight::Other,
         };
         Some(Self { weight, n_inputs, n_outputs, data_type, bias, names: constant.names })
     }
@@ -109,7 +118,7 @@ impl<'g> Multiplied<'g> {
         let is_constant = |index| given(index).is_none_or(|name| main.initializer(name).is_some());
         let tensor = |index| given(index).and_then(|name| main.initializer(name));
         let weight = match is_constant(zeros) {
-            true => Weight::Integers { codes, zeros: tensor(zeros), scales: tensor(scales) },
+            true => Weight::Integers { codes, zeros: tensor(zeros), scales: tensor(scales), has_rows: false },
             false => Weight::Other,
         };
         Some(Self { weight, n_inputs, n_outputs, data_type: DataType::FLOAT, bias, names: vec![codes.name.as_str()] })
@@ -120,7 +129,9 @@ impl<'g> Weight<'g> {
     /// The same with the scales that come after the product of integers.
     pub(super) fn scaled(self, after: Option<&'g Tensor>) -> Self {
         match self {
-            Self::Integers { codes, zeros, scales } => Self::Integers { codes, zeros, scales: scales.or(after) },
+            Self::Integers { codes, zeros, scales, has_rows } => {
+                Self::Integers { codes, zeros, scales: scales.or(after), has_rows }
+            }
             other => other,
         }
     }
@@ -136,13 +147,13 @@ pub(super) fn scales_of<'g>(graph: &'g Graph, last: &Node) -> Option<&'g Tensor>
 /// The constant that `value` is, before it is turned or made floats.
 fn constant<'g>(graph: &'g Graph, value: &'g str) -> Option<Constant<'g>> {
     let main = graph.main();
-    let (mut value, mut is_transposed, mut converted, mut names) = (value, false, None, Vec::new());
+    let (mut value, mut is_transposed, mut converted, mut dequantised, mut names) = (value, false, None, None, Vec::new());
     for _ in 0..MAX_STEPS {
         names.push(value);
         if let Some(tensor) = main.initializer(value) {
             // An input that stands in for a constant may be another one in each run.
             let is_fixed = !main.inputs.iter().any(|input| input.name == value);
-            return is_fixed.then_some(Constant { tensor, is_transposed, converted, names });
+            return is_fixed.then_some(Constant { tensor, is_transposed, converted, dequantised, names });
         }
         let node = main.producer(value)?;
         value = node.inputs.first()?;
@@ -153,11 +164,28 @@ fn constant<'g>(graph: &'g Graph, value: &'g str) -> Option<Constant<'g>> {
             "DequantizeLinear" => {
                 let scales = main.initializer(node.inputs.get(1)?)?;
                 converted = converted.or(Some(scales.data_type));
+                dequantised = dequantised.or(Some(node));
             }
             _ => return None,
         }
     }
     None
+}
+
+/// What the `DequantizeLinear` node `node` makes of `codes`, the constant that a product multiplies by: `None` for scales of blocks or of
+/// inputs, and where something else lies between the node and the constant.
+///
+/// Source: `DequantizeLinear` of <https://onnx.ai/onnx/operators/>, versions 10 to 25.
+fn dequantised<'g>(graph: &'g Graph, node: &'g Node, codes: &'g Tensor, has_rows: bool) -> Option<Weight<'g>> {
+    let main = graph.main();
+    let zeros = node.inputs.get(2).filter(|input| !input.is_empty()).map(|zeros| main.initializer(zeros));
+    let (scales, zeros) = (main.initializer(node.inputs.get(1)?)?, zeros.map_or(Some(None), |zeros| zeros.map(Some))?);
+    let axis = node.int("axis").unwrap_or(1);
+    let of_outputs = i64::from(!has_rows);
+    let is_read = main.initializer(node.inputs.first()?).is_some()
+        && node.int("block_size").unwrap_or(0) == 0
+        && (scales.n_elements() == Some(1) || scales.dims.len() == 1 && [of_outputs, of_outputs - 2].contains(&axis));
+    is_read.then_some(Weight::Integers { codes, zeros, scales: Some(scales), has_rows })
 }
 
 fn matrix(tensor: &Tensor) -> Option<[usize; 2]> {

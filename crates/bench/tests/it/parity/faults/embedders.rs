@@ -23,7 +23,7 @@ fn check(name: &str, layer: Option<usize>, stage: &str, edit: impl Fn(&mut Copy)
         let all = shown(&sound, &pair);
         assert_eq!((pair.verdict, pair.vectors.verdict), (Verdict::Different, StageVerdict::Fail), "{all}");
         match &pair.bisect.as_ref().unwrap_or_else(|| panic!("{all}")).finding {
-            Finding::Stage { layer: found_layer, stage: found, side, worst } => {
+            Finding::Stage { layer: found_layer, stage: found, side, worst, .. } => {
                 assert_eq!((*found_layer, *found, *side), (layer, stage, WhichSide::Candidate), "{all}");
                 assert!(!worst.is_empty());
             }
