@@ -16,9 +16,6 @@ mod paths;
 
 const CRATES: [&str; 9] = ["backend-candle", "backend-onnx", "bench", "cli", "core", "hub", "kernels", "onnx-graph", "tandem"];
 
-/// Crates whose cycles are still to be removed: they are shown, and do not fail the check. One that has none any more does.
-const CYCLIC: [&str; 2] = ["backend-candle", "hub"];
-
 /// The places in a cycle that are shown for each edge.
 const MAX_PLACES: usize = 4;
 
@@ -32,19 +29,12 @@ pub(crate) fn check() -> Result<()> {
         let graph = read(&process::root().join("crates").join(name).join("src"))?;
         let cycles = cycles(&graph);
         cycles.iter().for_each(|cycle| print(name, cycle, &graph));
-        wrong.extend(wrong_with(name, !cycles.is_empty(), &CYCLIC));
+        if !cycles.is_empty() {
+            wrong.push(format!("modules of {name} depend on each other: move what both need below both"));
+        }
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("; "));
     Ok(())
-}
-
-/// What is wrong with a crate that has cycles or not, of which `cyclic` are known to have some.
-fn wrong_with(name: &str, has_cycles: bool, cyclic: &[&str]) -> Option<String> {
-    match (has_cycles, cyclic.contains(&name)) {
-        (true, false) => Some(format!("modules of {name} depend on each other: move what both need below both")),
-        (false, true) => Some(format!("modules of {name} no longer depend on each other: remove it from `CYCLIC`")),
-        _ => None,
-    }
 }
 
 /// Prints the edges of a cycle, and the lines that make them.
@@ -153,13 +143,6 @@ mod tests {
             &[LIB, ("a.rs", "use crate::b;"), ("b.rs", "use crate::c;"), ("c.rs", "use crate::{LIMIT, A};")],
             &[&["a", "b", "c"]],
         );
-    }
-
-    #[test]
-    fn a_known_cycle_that_is_gone_is_wrong() {
-        let wrong = |name, has_cycles| wrong_with(name, has_cycles, &["hub"]).is_some();
-        assert_eq!([wrong("hub", true), wrong("core", false)], [false, false]);
-        assert_eq!([wrong("hub", false), wrong("core", true)], [true, true]);
     }
 
     #[test]

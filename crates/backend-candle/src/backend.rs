@@ -23,7 +23,8 @@ use crate::encoder::{DeviceEncoder, DeviceEncoderModel, EncoderModel, encoder};
 use crate::error::Doing;
 use crate::footprint::{WeightBytes, encoders, footprint};
 use crate::gguf;
-use crate::model::{CandleModel, Loaded};
+use crate::loaded::Loaded;
+use crate::model::CandleModel;
 use crate::weights::{self, CheckpointSource, LoadedDecoder};
 
 /// The release of candle that this crate is built with, which candle itself does not expose.

@@ -6,7 +6,7 @@
 //! - `decoder` is the forward pass, on candle's tensors. Its parts are `linear` and `operations`, which are the kernels of `tandem-kernels` on
 //!   tensors; `values` is the way from one to the other.
 //! - `encoder` is the forward pass of BERT and its descendants, in a layout of its own.
-//! - `session` and `cache` hold the KV cache of a sequence, `model` what sessions share, and `probe` records activations.
+//! - `session` and `cache` hold the KV cache of a sequence, `loaded` what sessions share, `model` the model behind the contract, and `probe` records activations.
 //! - `footprint` states how much memory a model takes.
 //! - `device_decoder` is the decoder in candle's own operations, for CUDA.
 //! - `train` computes gradients of low-rank factors.
@@ -22,6 +22,7 @@ mod error;
 mod footprint;
 mod gguf;
 mod linear;
+mod loaded;
 mod model;
 mod operations;
 mod probe;

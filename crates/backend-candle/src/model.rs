@@ -2,80 +2,26 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
-use rayon::ThreadPool;
 use tandem_core::adapter::{AdapterSum, ScaledAdapter};
 use tandem_core::backend::{Append, Capability, HiddenStates, Probe, ProbePoint, Prober, Stage, TokenBatch};
-use tandem_core::{CancelToken, Error, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
-use tandem_kernels::attention::AttentionMask;
-use tandem_kernels::matrix::Kernels;
+use tandem_core::{CancelToken, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
-use crate::decoder::{Decode, ForwardHooks, QkvHeads, Span};
 use crate::error::Doing;
+use crate::loaded::Loaded;
 use crate::probe::probe;
 use crate::session::{CandleSession, MAX_PASS, append_batch};
-use crate::values::Values;
 
 /// A model on candle.
 pub(crate) struct CandleModel {
     pub(crate) loaded: Arc<Loaded>,
 }
 
-/// What the sessions of a model share.
-pub(crate) struct Loaded {
-    pub(crate) decoder: Box<dyn Decode>,
-    pub(crate) threads: Arc<ThreadPool>,
-    pub(crate) info: ModelInfo,
-    /// Tokens see those before them only.
-    pub(crate) is_causal: bool,
-}
-
-impl Loaded {
-    /// The hidden states of `sequences` after the last norm, one after the other.
-    ///
-    /// Short sequences share a forward pass, so that the projections have many rows; each attends to itself only.
-    fn encode(&self, sequences: &[&[TokenId]], cancel: &CancelToken, out: &mut Vec<f32>) -> Result<()> {
-        const DOING: &str = "to encode";
-        let tokens = sequences.concat();
-        let mut spans: Vec<Span> = Vec::with_capacity(sequences.len());
-        for sequence in sequences {
-            let start = spans.last().map_or(0, |span| span.rows.end);
-            spans.push(Span { rows: start..start + sequence.len(), first_position: 0, n_outputs: sequence.len() });
-        }
-        let states = self.decoder.forward(&tokens, &spans, cancel, &mut EncodeHooks { loaded: self });
-        let states = states.doing(DOING)?.ok_or(Error::Cancelled)?;
-        self.push_normed(&states, out)
-    }
-
-    /// Appends `states` after the last norm to `out`.
-    fn push_normed(&self, states: &Tensor, out: &mut Vec<f32>) -> Result<()> {
-        const DOING: &str = "to encode";
-        out.extend_from_slice(&Values::of(&self.decoder.normed(states).doing(DOING)?).doing(DOING)?);
-        Ok(())
-    }
-
+impl CandleModel {
     /// The hidden states of a sequence of more than [`MAX_PASS`].
-    fn encode_long(self: &Arc<Self>, sequence: &[TokenId], cancel: &CancelToken, out: &mut Vec<f32>) -> Result<()> {
+    fn encode_long(&self, sequence: &[TokenId], cancel: &CancelToken, out: &mut Vec<f32>) -> Result<()> {
         let options = SessionOptions::new().with_context_length(sequence.len()).with_cancel(cancel.clone());
-        let mut session = CandleSession::unrounded(Arc::clone(self), &options)?;
-        session.forward_chunked(sequence, sequence.len(), &mut |states| self.push_normed(states, out))
-    }
-}
-
-/// Attention without a cache, and products that give a text the same bits in every batch.
-struct EncodeHooks<'l> {
-    loaded: &'l Loaded,
-}
-
-impl ForwardHooks for EncodeHooks<'_> {
-    fn attend(&mut self, heads: QkvHeads) -> candle_core::Result<Tensor> {
-        let ahead = if self.loaded.is_causal { None } else { Some(heads.keys.dim(1)?) };
-        let mask = AttentionMask { n_past: heads.first_query, window: heads.window, ahead };
-        self.loaded.decoder.attention(&heads.queries, &heads.keys, &heads.values, mask)
-    }
-
-    fn kernels(&self) -> Kernels {
-        Kernels::ByShape
+        let mut session = CandleSession::unrounded(Arc::clone(&self.loaded), &options)?;
+        session.forward_chunked(sequence, sequence.len(), &mut |states| self.loaded.push_normed(states, out))
     }
 }
 
@@ -104,7 +50,7 @@ impl Model for CandleModel {
                 }
                 // A sequence whose tokens see those behind them cannot be divided.
                 if sequence.len() > MAX_PASS && self.loaded.is_causal {
-                    self.loaded.encode_long(sequence, cancel, &mut values)?;
+                    self.encode_long(sequence, cancel, &mut values)?;
                 } else {
                     together.push(sequence);
                 }

@@ -15,7 +15,7 @@ pub(crate) use self::batch::append_batch;
 use crate::cache::{KvCache, KvLayout};
 use crate::decoder::{ForwardHooks, QkvHeads, Span};
 use crate::error::Doing;
-use crate::model::Loaded;
+use crate::loaded::Loaded;
 use crate::values::Values;
 
 const DOING: &str = "to run the model";

@@ -1,6 +1,5 @@
 //! Requests to the hub: redirects followed by hand, so that the token goes to the hub alone.
 
-mod address;
 mod answer;
 mod fetch;
 mod listing;
@@ -15,11 +14,11 @@ use ureq::http::{Response, StatusCode, header};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body, Timeout};
 
-pub(crate) use self::address::{Address, shown};
 pub(crate) use self::answer::{Answer, ContentRange, Repeat};
 pub(crate) use self::fetch::{Fetch, Piece};
 pub(crate) use self::listing::web_page;
 pub(crate) use self::retry::Backoff;
+use crate::address::{Address, shown};
 use crate::failure::Failure;
 use crate::repository::{HubReference, Repository};
 use crate::settings::HubSettings;

@@ -5,17 +5,17 @@ mod tally;
 mod verify;
 
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tandem_core::files::{MAX_JSON_BYTES, ModelFile};
 use tandem_core::{CancelToken, Error, Progress, Remedy, Result};
 
-pub use self::pull::{Pulled, PulledFile};
 pub(crate) use self::tally::total;
 pub use self::verify::{Damage, Fault};
 use crate::cache::{Cache, files_below};
 use crate::lockfile::LockedModel;
-use crate::repository::{Commit, HubReference};
+use crate::pulled::Snapshot;
+use crate::repository::HubReference;
 use crate::selector::FileSelector;
 use crate::settings::HubSettings;
 
@@ -37,17 +37,6 @@ pub struct PullOptions {
     pub progress: Progress,
     /// Ends it from another thread; what came is kept for the next time.
     pub cancel: CancelToken,
-}
-
-/// A model in the cache, with all that was wanted of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Snapshot {
-    /// The commit.
-    pub commit: Commit,
-    /// A directory as published.
-    pub directory: PathBuf,
-    /// The names of the files that were wanted.
-    pub files: Vec<String>,
 }
 
 impl PullOptions {

@@ -6,6 +6,7 @@
 //! - [`Cache`] lists and removes what is there.
 //! - [`LockFile`] fixes models to the byte.
 
+mod address;
 mod bundle;
 mod cache;
 mod client;
@@ -17,14 +18,16 @@ mod listing;
 mod lock;
 mod lockfile;
 mod names;
+mod pulled;
 mod repository;
 mod selector;
 mod settings;
 
 pub use cache::{Cache, CachedFile, CachedModel, CachedSnapshot, Removed};
 pub use content::{ContentHash, Hasher, Hashes};
-pub use hub::{Damage, Fault, Hub, PullOptions, Pulled, PulledFile, Snapshot};
+pub use hub::{Damage, Fault, Hub, PullOptions};
 pub use lockfile::{LockFile, LockedFile, LockedModel};
+pub use pulled::{Pulled, PulledFile, Snapshot};
 pub use repository::{Commit, HubReference, Repository, Revision, Variant};
 pub use selector::FileSelector;
 pub use settings::{HubSettings, Token};

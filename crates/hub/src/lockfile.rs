@@ -9,9 +9,9 @@ use tandem_core::{CancelToken, Error, Progress, ProgressEvent, Remedy, Result};
 use crate::cache::read_short;
 use crate::content::ContentHash;
 use crate::failure::cannot;
-use crate::hub::{Pulled, PulledFile};
 use crate::listing::Listing;
 use crate::names::is_file_name;
+use crate::pulled::{Pulled, PulledFile};
 use crate::repository::{Commit, Repository, Revision};
 
 const VERSION: u32 = 1;

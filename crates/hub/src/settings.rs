@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use tandem_core::{Error, Result};
 
+use crate::address::shown;
 use crate::cache::read_short;
-use crate::client::shown;
 
 /// The largest file of a token that is read.
 const MAX_TOKEN_FILE: u64 = 64 << 10;

@@ -17,7 +17,8 @@ use tandem_core::{
 
 use super::*;
 use crate::CandleBackend;
-use crate::model::{CandleModel, Loaded};
+use crate::loaded::Loaded;
+use crate::model::CandleModel;
 use crate::weights::CheckpointSource;
 
 conformance!(qwen2_tied, || Ok(fixture("qwen2-tied")));

@@ -8,7 +8,7 @@ use tandem_core::{CancelToken, Error, Result, TokenId};
 
 use super::{CandleSession, DOING, MAX_PASS, Part, forward};
 use crate::error::Doing;
-use crate::model::Loaded;
+use crate::loaded::Loaded;
 use crate::values::Values;
 
 /// What is left to do for one session.

@@ -12,10 +12,11 @@ use crate::cache::{CachedRepository, files_below};
 use crate::content::ContentHash;
 use crate::download::{Partial, Target};
 use crate::failure::cannot;
-use crate::hub::{Hub, Pulled, PulledFile, Snapshot, total};
+use crate::hub::{Hub, total};
 use crate::lock;
 use crate::lockfile::LockFile;
 use crate::names::MAX_NAME;
+use crate::pulled::{Pulled, PulledFile, Snapshot};
 use crate::repository::HubReference;
 
 /// The largest manifest that is read.

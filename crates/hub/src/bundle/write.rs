@@ -11,7 +11,8 @@ use super::{FILES, FileRow, MANIFEST, Manifest, VERSION};
 use crate::cache::Tree;
 use crate::content::{ContentHash, Hasher};
 use crate::failure::cannot;
-use crate::hub::{Hub, Pulled, PulledFile, total};
+use crate::hub::{Hub, total};
+use crate::pulled::{Pulled, PulledFile};
 use crate::repository::Revision;
 
 impl Hub {

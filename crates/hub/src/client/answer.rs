@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use ureq::http::{HeaderMap, Response, header};
 
-use super::Address;
+use crate::address::Address;
 use crate::failure::Failure;
 use crate::settings::HubSettings;
 

@@ -1,7 +1,7 @@
 //! Brings a model into the cache.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -10,39 +10,13 @@ use tandem_core::files::MAX_JSON_BYTES;
 use tandem_core::{CancelToken, Error, Progress, Result};
 
 use super::tally::{Tally, total};
-use super::{Hub, PullOptions, Snapshot, read_part};
+use super::{Hub, PullOptions, read_part};
 use crate::cache::{CachedFile, CachedRepository, files_below};
 use crate::client::Client;
-use crate::content::ContentHash;
 use crate::download::{Download, Step, Target};
 use crate::listing::Listing;
-use crate::repository::{Commit, HubReference, Repository};
-
-/// What a pull brought, or found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pulled {
-    /// The repository.
-    pub repository: Repository,
-    /// Where it lies.
-    pub snapshot: Snapshot,
-    /// What was wanted, the small files first.
-    pub files: Vec<PulledFile>,
-    /// Bytes that came over the network.
-    pub received: u64,
-}
-
-/// A file of a pulled model.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PulledFile {
-    /// Its name in the repository.
-    pub name: String,
-    /// Its size in bytes.
-    pub bytes: u64,
-    /// By what name the hub knows its content; `None` for a copy in a cache without links.
-    pub hash: Option<ContentHash>,
-    /// Where it lies, in the snapshot.
-    pub path: PathBuf,
-}
+use crate::pulled::{Pulled, PulledFile, Snapshot};
+use crate::repository::{Commit, HubReference};
 
 impl CachedFile {
     fn pulled(self, snapshot: &Path) -> PulledFile {
