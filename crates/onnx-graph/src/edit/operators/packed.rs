@@ -29,7 +29,7 @@ impl Graph {
     /// attention. Of `attention_mask` only attention may know anything.
     pub fn can_pack_sequences(&self) -> bool {
         // All caches are those of Tandem's attention.
-        self.can_hold_f16() && Packing::new(self).is_possible()
+        self.can_hold_f16() && Packing::new(self).visit_all()
     }
 }
 
@@ -59,7 +59,8 @@ impl<'g> Packing<'g> {
         Self { graph, constants, known }
     }
 
-    fn is_possible(mut self) -> bool {
+    /// Whether all nodes may read what they read, and logits are of tokens.
+    fn visit_all(mut self) -> bool {
         let is_known = self.graph.nodes().iter().all(|node| self.visit(node));
         is_known && self.known.get("logits") == Some(&Depends::Tokens)
     }
