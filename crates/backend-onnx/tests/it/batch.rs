@@ -186,6 +186,39 @@ fn forks_go_on_with_the_bits_of_the_session() {
     });
 }
 
+#[test]
+fn batches_at_the_same_time_have_the_bits_of_each_alone() {
+    with_engine(|| {
+        for threads in [1, 3] {
+            let model = load("qwen3", &options(DType::Int4, Numerics::Fast, threads));
+            let batch = |first: usize| {
+                let texts: Vec<Vec<TokenId>> = (first..first + 4).map(|seed| tokens(5 + seed % 40, seed)).collect();
+                let mut sessions: Vec<_> = texts.iter().map(|_| held(&*model, &[3])).collect();
+                let mut logits = vec![Logits::default(); texts.len()];
+                let rows = sessions.iter_mut().zip(&mut logits).zip(&texts);
+                let request = LogitsRequest::Last(1);
+                let mut appends: Vec<Append<'_>> =
+                    rows.map(|((session, logits), tokens)| Append { session: &mut **session, tokens, request, logits }).collect();
+                model.append_batch(&mut appends).into_iter().for_each(|result| result.unwrap());
+                logits
+            };
+            let alone: Vec<Logits> = (0..40)
+                .map(|seed| held(&*model, &[3]).append(&tokens(5 + seed % 40, seed), LogitsRequest::Last(1)).unwrap())
+                .collect();
+            std::thread::scope(|scope| {
+                for thread in 0..4 {
+                    let (batch, alone) = (&batch, &alone);
+                    scope.spawn(move || {
+                        for first in (0..36).map(|i| (i * 7 + thread * 5) % 36) {
+                            assert!(batch(first) == alone[first..first + 4], "{threads} threads, from {first} on");
+                        }
+                    });
+                }
+            });
+        }
+    });
+}
+
 /// A checkpoint of which token `LARGE` alone has keys that f16 cannot hold.
 fn with_large_keys(directory: &Path) {
     let mut checkpoint = Checkpoint::of_golden("qwen2-untied");
