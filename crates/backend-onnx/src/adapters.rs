@@ -26,6 +26,8 @@ pub(crate) struct Constants {
     pub(crate) names: Names,
     pub(crate) values: Vec<DynValue>,
     own: Vec<CString>,
+    /// Whether an adapter's factors are among the values: what the engine multiplies by such has other bits in a row of several than alone.
+    pub(crate) has_factors: bool,
     /// Keeps the adapters that Tandem's operators know.
     registered: Option<Registered>,
 }
@@ -80,6 +82,7 @@ impl Constants {
                 }
             }
             if !updates.is_empty() {
+                constants.has_factors = true;
                 constants.push(&graph.file, port, Factors::of(&graph.file, port, &updates)?)?;
             } else if port.is_required {
                 constants.push(&graph.file, port, Factors::zero(port))?;
@@ -90,7 +93,7 @@ impl Constants {
     }
 
     fn new() -> Self {
-        Self { names: Names::new(Vec::new()), values: Vec::new(), own: Vec::new(), registered: None }
+        Self { names: Names::new(Vec::new()), values: Vec::new(), own: Vec::new(), has_factors: false, registered: None }
     }
 
     /// Makes the parts of `sum` that are of the `own` products known to these; `rows` reads the weights of a module.

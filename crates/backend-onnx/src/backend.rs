@@ -249,6 +249,7 @@ fn describe_decoder(mut info: ModelInfo, graph: &DecoderGraph, source: &Source) 
     info.capabilities = Capabilities::of(&[Capability::Generation])
         .with_if(graph.has_all_logits(), Capability::AllLogits)
         .with_if(source.in_place || cache_on_host, Capability::Rewind)
+        .with_if(cache_on_host, Capability::Fork)
         .with_if(cache_on_host && graph.kv_order().is_some(), Capability::KvTransfer)
         .with_if(source.can_adapt && info.device == Device::Cpu, Capability::Adapters);
     info

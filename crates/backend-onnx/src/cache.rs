@@ -17,6 +17,7 @@ use tandem_core::{Error, Result, allocator};
 
 use crate::error::Doing;
 use crate::graph::{CachePort, DecoderGraph, check_shape};
+use crate::operators::CacheMemory;
 use crate::run::{RawValue, take};
 
 /// Capacity of the first buffer, in tokens.
@@ -114,6 +115,40 @@ impl KvCache {
         Ok(())
     }
 
+    /// Takes the first `n_tokens` of `other`, of the same graph, in the place of what it holds.
+    pub(crate) fn copy_from(&mut self, other: &Self, n_tokens: usize) -> Result<()> {
+        self.reserve(0, n_tokens)?;
+        match (self, other) {
+            (Self::InPlace(cache), Self::InPlace(other)) => {
+                let buffers = other.buffers.iter().zip(&mut cache.buffers);
+                cache.ports.iter().zip(buffers).try_for_each(|(port, (from, to))| copy_tokens(port, from, to, n_tokens))
+            }
+            (Self::Carried(cache), Self::Carried(other)) if n_tokens > 0 => {
+                cache.pasts = other.shortened(n_tokens)?;
+                Ok(())
+            }
+            (cache, _) => cache.rewind(usize::MAX, 0),
+        }
+    }
+
+    /// The tokens for which there is memory, of `held`.
+    pub(crate) fn capacity(&self, held: usize) -> usize {
+        if let Self::InPlace(cache) = self { cache.capacity } else { held }
+    }
+
+    /// The memory of each cache in place.
+    pub(crate) fn memory(&mut self) -> Result<Vec<CacheMemory>> {
+        const DOING: &str = "to find the KV cache";
+        let Self::InPlace(cache) = self else { return Ok(Vec::new()) };
+        let of = |(port, buffer): (&CachePort, &mut DynValue)| {
+            Ok(match port.dtype {
+                TensorElementType::Float16 => CacheMemory::of(buffer.try_extract_tensor_mut::<f16>().doing(DOING)?.1),
+                _ => CacheMemory::of(buffer.try_extract_tensor_mut::<f32>().doing(DOING)?.1),
+            })
+        };
+        cache.ports.iter().zip(&mut cache.buffers).map(of).collect()
+    }
+
     /// Keeps the first `n_tokens` of `held`.
     pub(crate) fn rewind(&mut self, held: usize, n_tokens: usize) -> Result<()> {
         match self {
@@ -152,14 +187,19 @@ impl Carried {
 
     fn shorten(&mut self, held: usize, n_tokens: usize) -> Result<()> {
         debug_assert!(n_tokens < held, "only a shorter cache is copied");
+        self.pasts = self.shortened(n_tokens)?;
+        Ok(())
+    }
+
+    /// The first `n_tokens`.
+    fn shortened(&self, n_tokens: usize) -> Result<Vec<DynValue>> {
         let mut shorter = Vec::with_capacity(self.pasts.len());
         for (port, past) in self.ports.iter().zip(&self.pasts) {
             let mut buffer = new_buffer(port, &Allocator::default(), n_tokens)?;
             copy_tokens(port, past, &mut buffer, n_tokens)?;
             shorter.push(buffer);
         }
-        self.pasts = shorter;
-        Ok(())
+        Ok(shorter)
     }
 }
 

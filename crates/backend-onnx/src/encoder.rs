@@ -171,7 +171,7 @@ impl OnnxEncoder {
         // SAFETY: the inputs live until the end of this function and are not written, and `alone` is held where a provider does not
         // allow runs at the same time.
         #[expect(unsafe_code, reason = "the one call of the engine")]
-        let ran = unsafe { run(&self.session, options, (&self.input_names, &inputs), (names, &mut outputs)) };
+        let ran = unsafe { run(&self.session, options, None, (&self.input_names, &inputs), (names, &mut outputs)) };
         drop(alone);
         ran.doing("to run the graph")?;
         let port = graph.encoding.port();

@@ -24,6 +24,8 @@ pub(crate) struct Loaded {
     pub(crate) output_names: Names,
     /// The engine appends to one buffer for each cache.
     pub(crate) in_place: bool,
+    /// A run can be given the tokens of several sequences.
+    pub(crate) can_pack: bool,
     pub(crate) info: ModelInfo,
     /// Keeps the graph in the cache for as long as the engine reads it.
     pub(crate) _cached: Option<CachedGraph>,
@@ -49,6 +51,7 @@ impl Loaded {
             output_names: Names::new(graph.output_names.clone()),
             graph,
             in_place: source.in_place,
+            can_pack: source.can_pack && source.in_place,
             info,
             probing: Probing::new(&origin, &source),
             _cached: source.cached,

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tandem_core::adapter::{AdaptedModule, AdapterSum, ScaledAdapter};
-use tandem_core::backend::{Kernels, Probe, ProbePoint, Prober};
+use tandem_core::backend::{Append, Kernels, Probe, ProbePoint, Prober};
 use tandem_core::{Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 use tandem_onnx_graph::AdapterInputs;
 
@@ -11,7 +11,7 @@ use crate::adapters::Constants;
 use crate::graph::DecoderGraph;
 use crate::loaded::Loaded;
 use crate::operators::kernels_for;
-use crate::session::OnnxSession;
+use crate::session::{OnnxSession, append_batch};
 use crate::source::needed_inputs;
 
 /// A model on ONNX Runtime.
@@ -87,6 +87,10 @@ impl Model for OnnxModel {
 
     fn new_session(&self, options: &SessionOptions) -> Result<Box<dyn Session>> {
         Ok(Box::new(OnnxSession::new(Arc::clone(&self.loaded), Arc::clone(&self.constants), options)?))
+    }
+
+    fn append_batch(&self, appends: &mut [Append<'_>]) -> Vec<Result<()>> {
+        append_batch((&self.loaded, &self.constants), appends)
     }
 
     fn with_adapters(&self, adapters: &[ScaledAdapter]) -> Result<Arc<dyn Model>> {

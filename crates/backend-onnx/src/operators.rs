@@ -2,9 +2,11 @@
 //!
 //! They take the inputs and attributes of the operators that they stand in for (`com.microsoft`), which an edit gives to this domain just
 //! before the engine loads a graph. Weights are read where the graph has them: in files beside it the engine maps them, and nothing is packed or
-//! copied. Loops run on the threads of rayon's pool from which the graph is run ([`Threads`](crate::threads::Threads)).
+//! copied. Loops run on the threads of rayon's pool from which the graph is run ([`Threads`](crate::threads::Threads)). A run may be of
+//! several sequences ([`Batch`]).
 
 mod attention;
+mod batch;
 mod block;
 mod places;
 mod product;
@@ -26,6 +28,7 @@ use tandem_onnx_graph::OPERATOR_DOMAIN;
 
 use self::attention::Attention;
 pub(crate) use self::attention::TOO_LARGE;
+pub(crate) use self::batch::{Batch, CacheMemory, Sequence, with_batch};
 use self::block::Block;
 use self::product::Product;
 pub(crate) use self::updates::{ModelUpdates, Registered, Updates};

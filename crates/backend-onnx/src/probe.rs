@@ -151,7 +151,8 @@ impl Probed {
         // SAFETY: `owned` and `constants` keep the inputs alive until the run is over, every output is null, and the CPU provider allows concurrent
         // runs.
         #[expect(unsafe_code, reason = "`run` is the one way in which this crate runs a graph")]
-        unsafe { run(&self.session, &options, (names, &inputs), (&output_names, &mut outputs)) }.doing("to run the graph")?;
+        unsafe { run(&self.session, &options, None, (names, &inputs), (&output_names, &mut outputs)) }
+            .doing("to run the graph")?;
         drop(owned);
         Ok(outputs.iter_mut().filter_map(|output| take(&self.session, output)).collect())
     }

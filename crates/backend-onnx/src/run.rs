@@ -5,12 +5,14 @@
 
 use std::ffi::{CString, c_char};
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 
 use ort::AsPointer;
 use ort::session::{NoSelectedOutputs, RunOptions, Session};
 use ort::value::DynValue;
 
 use crate::engine::Engine;
+use crate::operators::{Batch, with_batch};
 
 /// An input or output value of the engine, by pointer.
 pub(crate) type RawValue = *mut ort::sys::OrtValue;
@@ -40,18 +42,19 @@ impl Names {
     }
 }
 
-/// Runs the graph with one value for each name.
+/// Runs the graph with one value for each name, for the sequences of `batch` where these are several.
 ///
 /// An output that is null on entry is allocated by the engine and must be taken with [`take`]; any other is written in place. After an
 /// error the outputs that were null are null again.
 ///
 /// # Safety
 /// Every value that is not null stays alive during the call, no other call uses one that is written, and no other thread runs `engine`
-/// unless its providers allow that.
+/// unless its providers allow that. The same holds for the caches of `batch`, no two of which are the same memory.
 #[expect(unsafe_code, reason = "the only way to give one value as input and output of a run")]
 pub(crate) unsafe fn run(
     engine: &Engine,
     options: &RunOptions<NoSelectedOutputs>,
+    batch: Option<&Arc<Batch>>,
     (input_names, inputs): (&Names, &[RawValue]),
     (output_names, outputs): (&Names, &mut [RawValue]),
 ) -> ort::Result<()> {
@@ -78,7 +81,7 @@ pub(crate) unsafe fn run(
         }
     };
     match &engine.threads {
-        Some(threads) => threads.run(call),
+        Some(threads) => threads.run(|| with_batch(batch, call)),
         None => call(),
     }
 }

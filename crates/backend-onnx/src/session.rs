@@ -1,8 +1,10 @@
 //! The KV cache of one sequence, and the run that appends to it.
 
+mod batch;
+
 use std::ops::Range;
-use std::ptr;
 use std::sync::{Arc, PoisonError};
+use std::{iter, ptr};
 
 use half::f16;
 use ort::AsPointer;
@@ -12,10 +14,11 @@ use ort::value::{DynTensor, DynValue};
 use tandem_core::backend::{Capability, KvState};
 use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, SessionOptions, TokenId};
 
+pub(crate) use self::batch::append_batch;
 use crate::adapters::Constants;
 use crate::cache::KvCache;
 use crate::error::Doing;
-use crate::graph::{KvOrder, check_shape};
+use crate::graph::{DecoderGraph, KvOrder, Port, check_shape};
 use crate::loaded::Loaded;
 use crate::run::{RawValue, run, take};
 
@@ -93,16 +96,8 @@ impl OnnxSession {
 
         let mut inputs: Vec<RawValue> = vec![ptr::null_mut(); graph.input_names.len()];
         let mut outputs: Vec<RawValue> = vec![ptr::null_mut(); graph.output_names.len()];
-        let ids = graph.ids.integers(tokens.len(), tokens.iter().map(|&id| i64::from(id)))?;
-        let mask = graph.mask.map(|port| port.integers(total, std::iter::repeat_n(1, total))).transpose()?;
-        let positions = graph.positions.map(|port| port.integers(tokens.len(), past as i64..total as i64)).transpose()?;
-        let kept = graph.logits_to_keep.map(|port| port.integers(1, std::iter::once(keep))).transpose()?;
-        let ports = [Some(graph.ids), graph.mask, graph.positions, graph.logits_to_keep];
-        for (port, value) in ports.iter().zip([Some(&ids), mask.as_ref(), positions.as_ref(), kept.as_ref()]) {
-            if let (Some(port), Some(value)) = (port, value) {
-                inputs[port.index] = value.ptr().cast_mut();
-            }
-        }
+        let given = Given::new(graph, (tokens.iter().copied(), past as i64..total as i64), total, keep)?;
+        given.bind(&mut inputs);
         self.cache.bind(&mut inputs, &mut outputs);
         inputs.extend(self.constants.values.iter().map(|value| value.ptr().cast_mut()));
         if n_rows == 1 {
@@ -115,7 +110,7 @@ impl OnnxSession {
         // sessions share, are only read), and `alone` is held where a provider does not allow runs at the same time.
         #[expect(unsafe_code, reason = "one value as past and as present")]
         let ran = unsafe {
-            run(&model.session, &self.run_options, (&self.constants.names, &inputs), (&model.output_names, &mut outputs))
+            run(&model.session, &self.run_options, None, (&self.constants.names, &inputs), (&model.output_names, &mut outputs))
         };
         drop(alone);
         if ran.is_err() && self.cancel.is_cancelled() {
@@ -140,6 +135,36 @@ impl OnnxSession {
     }
 }
 
+/// What a run is given besides caches and constants.
+struct Given(Vec<(Port, DynValue)>);
+
+impl Given {
+    /// Tokens with their positions, ones for `n_masked` in the mask, and how many of the last have logits, 0 for all.
+    fn new(
+        graph: &DecoderGraph,
+        (tokens, positions): (impl ExactSizeIterator<Item = TokenId>, impl Iterator<Item = i64>),
+        n_masked: usize,
+        keep: i64,
+    ) -> Result<Self> {
+        let n = tokens.len();
+        let mut values = vec![(graph.ids, graph.ids.integers(n, tokens.map(i64::from))?)];
+        if let Some(port) = graph.mask {
+            values.push((port, port.integers(n_masked, iter::repeat_n(1, n_masked))?));
+        }
+        if let Some(port) = graph.positions {
+            values.push((port, port.integers(n, positions)?));
+        }
+        if let Some(port) = graph.logits_to_keep {
+            values.push((port, port.integers(1, iter::once(keep))?));
+        }
+        Ok(Self(values))
+    }
+
+    fn bind(&self, inputs: &mut [RawValue]) {
+        self.0.iter().for_each(|(port, value)| inputs[port.index] = value.ptr().cast_mut());
+    }
+}
+
 impl OnnxSession {
     fn kv_order(&self) -> Result<KvOrder> {
         self.model.graph.kv_order().ok_or_else(|| Error::Unsupported {
@@ -157,6 +182,10 @@ impl Session for OnnxSession {
 
     fn context_length(&self) -> usize {
         self.context_length
+    }
+
+    fn reserved_tokens(&self) -> usize {
+        self.cache.capacity(self.n_tokens)
     }
 
     fn append_into(&mut self, tokens: &[TokenId], request: LogitsRequest, logits: &mut Logits) -> Result<()> {
@@ -177,6 +206,13 @@ impl Session for OnnxSession {
         Ok(())
     }
 
+    fn fork(&self, n_tokens: usize, options: &SessionOptions) -> Result<Box<dyn Session>> {
+        let mut fork = Self::new(Arc::clone(&self.model), Arc::clone(&self.constants), options)?;
+        fork.cache.copy_from(&self.cache, n_tokens)?;
+        fork.n_tokens = n_tokens;
+        Ok(Box::new(fork))
+    }
+
     fn export_kv(&self, positions: Range<usize>) -> Result<KvState> {
         self.cache.export(&self.kv_order()?, self.model.graph.kv_dtype(), positions)
     }
@@ -190,13 +226,14 @@ impl Session for OnnxSession {
     }
 }
 
-/// Copies the values of a logits tensor from `first` on, as f32.
+/// Copies as many values of a logits tensor from `first` on, as f32.
 fn copy_floats(value: &DynValue, first: usize, to: &mut [f32]) -> Result<()> {
     const DOING: &str = "to read the logits";
+    let own = first..first + to.len();
     if let Ok((_, values)) = value.try_extract_tensor::<f32>() {
-        to.copy_from_slice(&values[first..]);
+        to.copy_from_slice(&values[own]);
     } else {
-        let values = &value.try_extract_tensor::<f16>().doing(DOING)?.1[first..];
+        let values = &value.try_extract_tensor::<f16>().doing(DOING)?.1[own];
         to.iter_mut().zip(values).for_each(|(to, value)| *to = value.to_f32());
     }
     Ok(())

@@ -39,6 +39,8 @@ pub(crate) struct Source {
     pub(crate) dtype: DType,
     /// Every KV tensor is appended to by `GroupQueryAttention`, which can do so in place.
     pub(crate) in_place: bool,
+    /// With Tandem's operators, a run can be given the tokens of several sequences.
+    pub(crate) can_pack: bool,
     /// Its inner values have known names.
     pub(crate) can_probe: bool,
     /// Its products are those of modules, which adapters change.
@@ -211,7 +213,7 @@ impl Source {
     /// Gives products and attention to Tandem's operators where `options` say so; the last edit. Says how their kernels are chosen, if there
     /// are any: rows of a text that is encoded must not depend on those of others.
     pub(crate) fn use_custom_operators(&mut self, options: &LoadOptions) -> Result<Option<ByRows>> {
-        let (mut used, mut custom_products) = (None, Vec::new());
+        let (mut used, mut custom_products, mut can_pack) = (None, Vec::new(), false);
         let self_dtype = self.dtype;
         if kernels_for(options)? == Kernels::Tandem {
             self.edit(|graph, edit| {
@@ -219,11 +221,12 @@ impl Source {
                 let narrow = !encodes && held_by_own(graph, self_dtype, options) == DType::F16;
                 let own = edit.use_custom_operators(if narrow { DataType::FLOAT16 } else { DataType::FLOAT });
                 custom_products = own.products;
+                can_pack = !encodes && graph.can_pack_sequences();
                 used = (own.n_nodes > 0).then_some(if encodes { ByRows::ByShape } else { ByRows::Fastest });
                 Ok(used.is_some())
             })?;
         }
-        self.custom_products = custom_products;
+        (self.custom_products, self.can_pack) = (custom_products, can_pack);
         Ok(used)
     }
 
@@ -245,6 +248,7 @@ impl Source {
             location: location(file, graph, directory, options)?,
             dtype: *dtype,
             in_place: appends_in_place(graph),
+            can_pack: false,
             can_probe: can_probe(graph),
             can_adapt: has_modules(graph),
             own: own_inputs(graph),
@@ -275,6 +279,7 @@ impl Source {
                 .unwrap_or_else(|| GraphLocation::Memory { bytes: Cow::Owned(graph.bytes().to_vec()), weights: None }),
             dtype,
             in_place: appends_in_place(&graph),
+            can_pack: false,
             can_probe: can_probe(&graph),
             can_adapt: has_modules(&graph),
             own: own_inputs(&graph),

@@ -2,7 +2,7 @@
 
 mod cuda;
 mod head;
-mod logits;
+pub(super) mod logits;
 mod low_rank;
 mod operators;
 mod patches;

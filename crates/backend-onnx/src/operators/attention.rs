@@ -4,8 +4,11 @@
 //!
 //! Source: `GroupQueryAttention` in `ContribOperators.md` of ONNX Runtime, and its `group_query_attention_helper.h`.
 
+mod packed;
+
 use std::fmt::Debug;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::slice;
 use std::sync::Arc;
 
@@ -18,7 +21,7 @@ use tandem_kernels::rotary::rotate_pairs;
 use tandem_kernels::{Float, scratch_slice};
 use tandem_onnx_graph::F16_ATTENTION;
 
-use super::{Floats, FloatsMut, Scratch, ScratchPool, count, input, node_error, optional_input, output, shape};
+use super::{Floats, FloatsMut, Scratch, ScratchPool, batch, count, input, node_error, optional_input, output, shape};
 
 /// The places of the inputs.
 const QUERY: usize = 0;
@@ -153,8 +156,8 @@ struct Projected<'c> {
     head_dim: usize,
 }
 
-/// One row of the batch: the values of queries, keys and values, each with the distance between tokens.
-type Row<'v> = [(&'v [f32], usize); 3];
+/// The values of queries, keys and values of all tokens, each with the distance between tokens.
+type Rows<'v> = [(&'v [f32], usize); 3];
 
 impl<'c> Projected<'c> {
     fn of(kernel: &NodeShape, context: &'c ComputeContext) -> ort::Result<Self> {
@@ -181,26 +184,14 @@ impl<'c> Projected<'c> {
         Ok(Self { queries, apart, batch, n, head_dim })
     }
 
-    fn row(&self, row: usize, heads: usize, kv_heads: usize) -> Row<'_> {
+    fn rows(&self, heads: usize, kv_heads: usize) -> Rows<'_> {
         let (query, kv) = (heads * self.head_dim, kv_heads * self.head_dim);
         let queries = self.queries.extract_tensor().1;
-        let of = |values, width: usize| slice_of_row(values, row, self.n * width);
         match &self.apart {
-            None => {
-                let width = query + 2 * kv;
-                let own = of(queries, width);
-                [0, query, query + kv].map(|start| (&own[start.min(own.len())..], width))
-            }
-            Some([keys, values]) => {
-                let [keys, values] = [keys.extract_tensor().1, values.extract_tensor().1];
-                [(of(queries, query), query), (of(keys, kv), kv), (of(values, kv), kv)]
-            }
+            None => [0, query, query + kv].map(|start| (&queries[start.min(queries.len())..], query + 2 * kv)),
+            Some([keys, values]) => [(queries, query), (keys.extract_tensor().1, kv), (values.extract_tensor().1, kv)],
         }
     }
-}
-
-fn slice_of_row(values: &[f32], row: usize, size: usize) -> &[f32] {
-    &values[row * size..(row + 1) * size]
 }
 
 /// Cosines and sines, `[positions, width]` each, of the first `2 width` values of a head.
@@ -216,6 +207,18 @@ impl Tables<'_> {
         let own = position * self.width..(position + 1) * self.width;
         rotate_pairs(&mut head[..2 * self.width], &self.cosines[own.clone()], &self.sines[own]);
     }
+}
+
+/// The tokens of one sequence that are appended, and what it holds.
+struct Own<'o, F> {
+    /// Its rows among all tokens of the node: two ranges, one after the other.
+    rows: [Range<usize>; 2],
+    /// The position of the first.
+    start: usize,
+    /// `[kv_heads, capacity, head_dim]`
+    cache: [&'o mut [F]; 2],
+    /// The result for each range of rows, `[n, heads * head_dim]`.
+    out: [&'o mut [f32]; 2],
 }
 
 impl<F: Held> Kernel for AttentionKernel<F> {
@@ -234,89 +237,108 @@ impl<F: Held> Kernel for AttentionKernel<F> {
                 return Err(node_error(format!("past keys of {keys:?} and values of {values:?} do not match the queries")));
             }
         };
+        let several = batch::current();
         let [lengths, total] = [input::<i32>(context, LAST_POSITIONS)?, input::<i32>(context, TOTAL)?];
-        let spans = spans(lengths.extract_tensor().1, total.extract_tensor().1, [batch, n], n_past)?;
+        let spans = match &several {
+            Some(several) => several.spans([batch, n], n_past)?,
+            None => spans(lengths.extract_tensor().1, total.extract_tensor().1, [batch, n], n_past)?,
+        };
         let capacity = spans.capacity;
         let tables = [optional_input(context, COSINES)?, optional_input(context, SINES)?];
         let tables = if node.rotates { Some(rotation(&tables, head_dim, spans.end)?) } else { None };
         let mut out = output::<f32>(context, 0, &[batch, n, node.heads * head_dim])?;
         let size = [batch, node.kv_heads, capacity, head_dim];
         let mut presents = [output::<F>(context, 1, &size)?, output::<F>(context, 2, &size)?];
-        let [present_keys, present_values] = &mut presents;
-        for (past, present) in pasts.iter().zip([&mut *present_keys, &mut *present_values]) {
+        for (past, present) in pasts.iter().zip(&mut presents) {
             carry(past, present, [batch * node.kv_heads, n_past, capacity], head_dim)?;
         }
         let out = out.extract_tensor_mut().1;
-        let keys = present_keys.extract_tensor_mut().1;
-        let values = present_values.extract_tensor_mut().1;
         if out.is_empty() {
             return Ok(());
         }
-        let kv_size = node.kv_heads * capacity * head_dim;
-        let caches = keys.chunks_mut(kv_size).zip(values.chunks_mut(kv_size));
-        for (row, (out, (keys, values))) in out.chunks_mut(n * node.heads * head_dim).zip(caches).enumerate() {
-            let given = projected.row(row, node.heads, node.kv_heads);
-            let to = Place { n, start: spans.starts[row], head_dim };
-            self.scratch.with(|scratch| node.attend(given, to, tables.as_ref(), scratch, [keys, values], out))?;
+        let given = projected.rows(node.heads, node.kv_heads);
+        let attend = |own| self.scratch.with(|scratch| node.attend(given, own, head_dim, tables.as_ref(), scratch));
+        if let Some(several) = &several {
+            return several.owned(&mut presents, [node.kv_heads, head_dim], out)?.into_par_iter().try_for_each(attend);
         }
-        Ok(())
+        let [keys, values] =
+            presents.each_mut().map(|present| present.extract_tensor_mut().1.chunks_mut(node.kv_heads * capacity * head_dim));
+        let rows = out.chunks_mut(n * node.heads * head_dim).zip(keys.zip(values)).zip(spans.starts).enumerate();
+        rows.map(|(row, ((out, (keys, values)), start))| Own {
+            rows: [0..0, row * n..(row + 1) * n],
+            start,
+            cache: [keys, values],
+            out: [&mut [], out],
+        })
+        .try_for_each(attend)
     }
 }
 
 impl NodeShape {
-    /// Puts keys and values into the cache of one row, and writes the attention of its queries to `out`.
+    /// Puts keys and values into the cache of one sequence, and writes the attention of its queries.
     fn attend<F: Held>(
         &self,
-        given: Row<'_>,
-        to: Place,
+        given: Rows<'_>,
+        own: Own<'_, F>,
+        head_dim: usize,
         tables: Option<&Tables<'_>>,
         scratch: &mut Scratch,
-        [keys, values]: [&mut [F]; 2],
-        out: &mut [f32],
     ) -> ort::Result<()> {
-        let Place { n, start, head_dim } = to;
+        let Own { rows, start, cache: [keys, values], out: [first, last] } = own;
+        let n = rows[0].len() + rows[1].len();
+        let to = Place { rows, start, head_dim };
         let appended = scratch_slice(&mut scratch.appended, self.kv_heads * n * head_dim);
         for (given, tables, cache) in [(given[1], tables, &mut *keys), (given[2], None, &mut *values)] {
-            place(given, tables, appended, to);
+            place(given, tables, appended, &to);
             append(appended, cache, [self.kv_heads, head_dim], start)
                 .map_err(|value| node_error(format!("{TOO_LARGE}{value}")))?;
         }
-        let queries = scratch_slice(&mut scratch.inputs, out.len());
-        place(given[0], tables, queries, to);
+        let width = self.heads * head_dim;
+        let queries = scratch_slice(&mut scratch.inputs, n * width);
+        place(given[0], tables, queries, &to);
         let scale = self.scale.unwrap_or_else(|| (head_dim as f32).sqrt().recip());
-        attention(
-            queries,
-            [&*keys, &*values],
-            [self.heads, self.kv_heads, n, head_dim],
-            AttentionMask { n_past: start, window: self.window, ahead: None },
-            Scoring { scale, softcap: self.softcap },
-            out,
-        );
+        let attend = |out: &mut [f32]| {
+            let sizes = [self.heads, self.kv_heads, n, head_dim];
+            let mask = AttentionMask { n_past: start, window: self.window, ahead: None };
+            attention(queries, [&*keys, &*values], sizes, mask, Scoring { scale, softcap: self.softcap }, out);
+        };
+        match (first.is_empty(), last.is_empty()) {
+            (true, _) => attend(last),
+            (_, true) => attend(first),
+            _ => {
+                let both = scratch_slice(&mut scratch.packed, n * width);
+                attend(both);
+                let (before, after) = both.split_at(first.len());
+                first.copy_from_slice(before);
+                last.copy_from_slice(after);
+            }
+        }
         Ok(())
     }
 }
 
-/// The tokens that are put somewhere: their number, and the position of the first.
-#[derive(Clone, Copy)]
+/// The tokens that are put somewhere: their rows, and the position of the first.
 struct Place {
-    n: usize,
+    rows: [Range<usize>; 2],
     start: usize,
     head_dim: usize,
 }
 
 /// Puts the heads of some tokens one after the other, `[heads, n, head_dim]`, rotated where `tables` are given.
-fn place((given, width): (&[f32], usize), tables: Option<&Tables<'_>>, out: &mut [f32], to: Place) {
+fn place((given, width): (&[f32], usize), tables: Option<&Tables<'_>>, out: &mut [f32], to: &Place) {
+    let n = to.rows[0].len() + to.rows[1].len();
     let head = |(head, out): (usize, &mut [f32])| {
-        for (token, out) in out.chunks_exact_mut(to.head_dim).enumerate() {
-            out.copy_from_slice(&given[token * width + head * to.head_dim..][..to.head_dim]);
+        let rows = to.rows.iter().flat_map(Range::clone);
+        for (position, (row, out)) in (to.start..).zip(rows.zip(out.chunks_exact_mut(to.head_dim))) {
+            out.copy_from_slice(&given[row * width + head * to.head_dim..][..to.head_dim]);
             if let Some(tables) = tables {
-                tables.rotate(out, to.start + token);
+                tables.rotate(out, position);
             }
         }
     };
-    match given.len() < FEW_VALUES {
-        true => out.chunks_mut(to.n * to.head_dim).enumerate().for_each(head),
-        false => out.par_chunks_mut(to.n * to.head_dim).enumerate().for_each(head),
+    match out.len() < FEW_VALUES {
+        true => out.chunks_mut(n * to.head_dim).enumerate().for_each(head),
+        false => out.par_chunks_mut(n * to.head_dim).enumerate().for_each(head),
     }
 }
 

@@ -10,7 +10,7 @@ use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInp
 use ort::value::{Shape, SymbolicDimensions, TensorElementType, TensorValueType, ValueType};
 use tandem_core::config::Activation;
 use tandem_kernels::elementwise::{GateActivation, activate_all, rms_norm, sigmoid_all, write_gated, write_product, write_sum};
-use tandem_kernels::matrix::{Kernels, ProductPart, Terms, write_products};
+use tandem_kernels::matrix::{Kernels, ProductPart, RowRun, Terms, write_products};
 use tandem_kernels::quantize::Bits;
 use tandem_kernels::scratch_slice;
 use tandem_onnx_graph::{
@@ -20,7 +20,7 @@ use tandem_onnx_graph::{
 
 use super::places::{Place, Places};
 use super::weights::{BlockWeights, copied_floats, reorder};
-use super::{Floats, ModelUpdates, Scratch, ScratchPool, Updates, WeightRanges, input, node_error, output, shape};
+use super::{Floats, ModelUpdates, Scratch, ScratchPool, Updates, WeightRanges, batch, input, node_error, output, shape};
 
 /// The operator.
 pub(super) struct Block {
@@ -197,6 +197,7 @@ impl<'n> Step<'n> {
 /// The buffers of a run.
 struct Buffers<'b> {
     n: usize,
+    runs: &'b [RowRun],
     inputs: &'b [Option<Floats<'b>>],
     /// Those between steps, then the outputs.
     own: Vec<&'b mut [f32]>,
@@ -224,12 +225,13 @@ impl Kernel for BlockKernel<'_> {
         if n == 0 {
             return Ok(());
         }
+        let runs = batch::runs(self.kernels, n)?;
         self.scratch.with(|scratch| {
             let Scratch { inputs: ordered, packed, slots, .. } = scratch;
             slots.resize_with(slots.len().max(self.places.slots.len()), Vec::new);
             let between = slots.iter_mut().zip(&self.places.slots).map(|(slot, width)| scratch_slice(slot, n * width));
             let own = between.chain(made.iter_mut().map(|output| output.extract_tensor_mut().1)).collect();
-            let mut buffers = Buffers { n, inputs: &inputs, own };
+            let mut buffers = Buffers { n, runs: &runs, inputs: &inputs, own };
             for step in &self.steps {
                 self.run(step, &mut buffers, adapted.as_deref(), (ordered, packed));
             }
@@ -269,7 +271,7 @@ impl BlockKernel<'_> {
             };
             let parts = products.iter().zip(&mut outs);
             let mut parts: Vec<_> = parts.map(|(product, out)| part(product, adapted, n, out)).collect();
-            write_products(x, &mut parts, self.kernels, packed);
+            write_products(x, &mut parts, buffers.runs, packed);
         } else {
             let out = &mut outs[0][..x.len()];
             match &step.what {

@@ -10,7 +10,7 @@ use tandem_kernels::scratch_slice;
 use tandem_onnx_graph::{ADAPTER_PLACE, BlockMatrix, MODULE_ATTRIBUTE};
 
 use super::weights::{BlockWeights, reorder};
-use super::{Floats, ScratchPool, Updates, WeightRanges, count, input, node_error, optional_input, output, shape};
+use super::{Floats, ScratchPool, Updates, WeightRanges, batch, count, input, node_error, optional_input, output, shape};
 
 /// The places of the inputs.
 const CODES: usize = 1;
@@ -124,6 +124,7 @@ impl Kernel for ProductKernel<'_> {
         let adapted = self.updates.given(context, ADAPTER_PLACE)?;
         let update = adapted.as_ref().zip(self.module.as_ref()).and_then(|(model, module)| model.get(module));
         let terms = Terms { bias, update };
+        let runs = batch::runs(self.kernels, sizes[..sizes.len() - 1].iter().product())?;
         self.scratch.with(|scratch| {
             let x = match self.weights.bits {
                 Bits::Eight => x,
@@ -133,7 +134,7 @@ impl Kernel for ProductKernel<'_> {
                     inputs
                 }
             };
-            self.weights.view().write_product(x, terms, self.kernels, &mut scratch.packed, out);
+            self.weights.view().write_products(x, terms, &runs, &mut scratch.packed, out);
         });
         Ok(())
     }

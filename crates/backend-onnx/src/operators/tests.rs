@@ -77,7 +77,7 @@ impl Loaded {
         let options = RunOptions::new().unwrap();
         // SAFETY: the values live until the end of this function, and no other run has them.
         #[expect(unsafe_code, reason = "one value as past and as present")]
-        unsafe { run(&self.engine, &options, (&self.names[0], &inputs), (&self.names[1], &mut outputs)) }.unwrap();
+        unsafe { run(&self.engine, &options, None, (&self.names[0], &inputs), (&self.names[1], &mut outputs)) }.unwrap();
         let taken = outputs.iter_mut().zip(in_place);
         taken.map(|(output, place)| if place.is_none() { take(&self.engine, output) } else { None }).collect()
     }

@@ -1,5 +1,6 @@
 //! ONNX Runtime passes the suite on every f32 export of the golden checkpoints, and on the graphs built from them.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use tandem_backend_onnx::{OnnxBackend, library};
@@ -7,7 +8,7 @@ use tandem_core::backend::{Kernels, Purpose};
 use tandem_core::conformance;
 use tandem_core::conformance::{Fixture, Golden};
 use tandem_core::files::ModelFiles;
-use tandem_core::{LoadOptions, OnnxOptions};
+use tandem_core::{DType, Device, LoadOptions, OnnxOptions};
 
 /// Chunks of other lengths sum in another order.
 const TOLERANCE: f32 = 2e-5;
@@ -30,6 +31,12 @@ conformance!(llama3_rope_genai, || fixture("llama3-rope", "genai_f32"));
 conformance!(llama3_rope_optimum, || fixture("llama3-rope", "optimum_f32"));
 conformance!(mistral_genai, || fixture("mistral", "genai_f32"));
 conformance!(mistral_optimum, || fixture("mistral", "optimum_f32"));
+
+conformance!(qwen3_one_thread, || threads(built("qwen3"), 1));
+conformance!(qwen3_int8, || quantized("qwen3", DType::Int8, 2));
+conformance!(qwen2_tied_int8_one_thread, || quantized("qwen2-tied", DType::Int8, 1));
+conformance!(qwen2_untied_int4, || quantized("qwen2-untied", DType::Int4, 2));
+conformance!(mistral_int4_one_thread, || quantized("mistral", DType::Int4, 1));
 
 // The others have Tandem's kernels where these know a node.
 conformance!(qwen2_tied_runtime, || runtime(built("qwen2-tied")));
@@ -54,6 +61,27 @@ fn embedder(name: &str, graph: Option<&str>) -> Result<Fixture, String> {
     let fixture = built(&format!("embedders/{name}"))?;
     let options = fixture.options.with_purpose(Purpose::Encode).with_onnx(OnnxOptions::new().with_graph(graph));
     Ok(Fixture { options, ..fixture })
+}
+
+/// The same on so many threads.
+fn threads(fixture: Result<Fixture, String>, n: usize) -> Result<Fixture, String> {
+    let fixture = fixture?;
+    let options = fixture.options.with_threads(NonZeroUsize::new(n).unwrap());
+    Ok(Fixture { options, ..fixture })
+}
+
+/// The checkpoint `name` with weights of `dtype` and rounded inputs, on so many threads.
+fn quantized(name: &str, dtype: DType, n_threads: usize) -> Result<Fixture, String> {
+    let mut fixture = threads(built(name), n_threads)?;
+    // Quantised weights are for the processor.
+    fixture.options = fixture.options.with_dtype(dtype).with_device(Device::Cpu);
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens").join(name);
+    let mut golden = Golden::read(&directory, if dtype == DType::Int8 { "optimum_int8" } else { "genai_int4" });
+    golden.greedy_equal = false;
+    // Differences in the last bit may be rounded either way, so two computations may each be that far from the golden.
+    fixture.tolerance = 2.0 * golden.tolerance;
+    fixture.golden = Some(golden);
+    Ok(fixture)
 }
 
 /// The same with the engine's own kernels.

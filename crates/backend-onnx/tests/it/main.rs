@@ -8,6 +8,7 @@
 )]
 
 mod adapters;
+mod batch;
 mod cancel;
 mod conformance;
 mod directories;

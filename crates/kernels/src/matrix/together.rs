@@ -5,11 +5,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 use tandem_core::backend::Numerics;
 
-use super::{FEW_ROWS, Kernels, MatrixView, Terms};
+use super::{Kernels, MatrixView, RowRun, Terms};
 use crate::low_rank::{Inputs, Shared};
 use crate::product::Weights;
 use crate::quantize::Bits;
-use crate::quantized_activations::{BlockPair, QuantizedActivations};
+use crate::quantized_activations::{BlockPair, LaneInputs, QuantizedActivations};
 use crate::tiles::{MAX_ROWS, TILE};
 
 /// One of several products of the same rows.
@@ -22,19 +22,40 @@ pub struct ProductPart<'p> {
     pub out: &'p mut [f32],
 }
 
-/// Writes the products of `x`, `[n, columns]`, with all matrices of `parts`: to the bit what [`MatrixView::write_product`] gives for each.
+/// Writes the products of `x`, `[n, columns]`, with all matrices of `parts`, where the kernels of each of `runs` of rows are chosen by
+/// themselves: to the bit what [`MatrixView::write_products`] gives for each.
 ///
 /// # Panics
-/// As [`MatrixView::write_product`].
-pub fn write_products(x: &[f32], parts: &mut [ProductPart<'_>], kernels: Kernels, packed: &mut Vec<f32>) {
+/// As [`MatrixView::write_products`].
+pub fn write_products(x: &[f32], parts: &mut [ProductPart<'_>], runs: &[RowRun], packed: &mut Vec<f32>) {
+    let Some(columns) = parts.first().map(|part| part.matrix.columns) else { return };
+    if let [RowRun { n_rows, kernels }] = *runs {
+        assert_eq!(x.len(), n_rows * columns, "every row is of a run");
+        return write_run(x, parts, kernels, packed);
+    }
+    let mut first = 0;
+    for RowRun { n_rows, kernels } in runs.iter().copied() {
+        let rows = first..first + n_rows;
+        let own = parts.iter_mut().map(|part| {
+            let out = &mut part.out[rows.start * part.matrix.rows..rows.end * part.matrix.rows];
+            ProductPart { matrix: part.matrix, terms: part.terms, out }
+        });
+        write_run(&x[rows.start * columns..rows.end * columns], &mut own.collect::<Vec<_>>(), kernels, packed);
+        first = rows.end;
+    }
+    assert_eq!(x.len(), first * columns, "every row is of a run");
+}
+
+/// As [`write_products`], of one run.
+fn write_run(x: &[f32], parts: &mut [ProductPart<'_>], kernels: Kernels, packed: &mut Vec<f32>) {
     let Some(columns) = parts.first().map(|part| part.matrix.columns) else { return };
     let n = x.len() / columns;
     let is_alike = parts.iter().all(|part| part.matrix.columns == columns && x.len() == n * columns);
     let is_whole = parts.iter().all(|part| part.out.len() == n * part.matrix.rows);
-    let is_together =
-        parts.len() > 1 && is_alike && is_whole && kernels == Kernels::Fastest && (1..=MAX_ROWS.min(FEW_ROWS)).contains(&n);
+    let is_few = (1..=MAX_ROWS).contains(&n) && kernels.rows(n) <= MAX_ROWS;
     let integers = parts.iter().map(|part| part.matrix.integer_bits()).collect::<Vec<_>>();
-    if !is_together || integers.windows(2).any(|both| both[0] != both[1]) {
+    let is_together = parts.len() > 1 && is_alike && is_whole && is_few && integers.windows(2).all(|both| both[0] == both[1]);
+    if !is_together {
         for part in parts {
             part.matrix.write_product(x, part.terms, kernels, packed, part.out);
         }
@@ -44,10 +65,16 @@ pub fn write_products(x: &[f32], parts: &mut [ProductPart<'_>], kernels: Kernels
         None => in_one_loop(parts, n, Inputs::Floats(x), |matrix, rows, out| matrix.products_of_few(rows, x, out)),
         Some(bits) => {
             let inputs = QuantizedActivations::new(x, columns);
-            let pairs = inputs.pairs(bits.offset());
             let has_update = parts.iter().any(|part| part.terms.update.is_some());
             let of_updates = if has_update { inputs.pairs(Bits::Eight.offset()) } else { Vec::new() };
-            in_one_loop(parts, n, Inputs::Pairs(&of_updates), |matrix, rows, out| matrix.integers_of_few(rows, &pairs, out));
+            let low = Inputs::Pairs(&of_updates);
+            if parts[0].matrix.isa.multiplies_in_lanes(n) {
+                let lanes = inputs.lanes(0..n, bits.offset());
+                in_one_loop(parts, n, low, |matrix, rows, out| matrix.lanes_of_few(rows, &lanes, out));
+            } else {
+                let pairs = inputs.pairs(bits.offset());
+                in_one_loop(parts, n, low, |matrix, rows, out| matrix.integers_of_few(rows, &pairs, out));
+            }
         }
     }
     for part in parts {
@@ -103,6 +130,12 @@ impl MatrixView<'_> {
             self.isa.integer_products(blocks.rows(rows, self.columns), pairs, self.columns, out);
         }
     }
+
+    fn lanes_of_few(self, rows: Range<usize>, lanes: &LaneInputs, out: &mut [f32]) {
+        if let Weights::Blocks(blocks) = self.weights {
+            self.isa.lane_products(blocks.rows(rows, self.columns), lanes, out);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -130,18 +163,23 @@ mod tests {
                 let (codes, scales) = (&codes[..rows * columns / 2], &scales[..rows * 6]);
                 MatrixView::new(Weights::Blocks(Blocks { bits: Bits::Four, codes, scales }), [rows, columns], numerics)
             };
-            for n in [1, 2, 5, 8, 9, 20] {
+            for lengths in [&[1][..], &[2], &[5], &[8], &[9], &[20], &[1; 8], &[1; 11], &[1, 1, 1, 17], &[18, 9, 2, 1, 1, 1]] {
+                let n = lengths.iter().sum();
                 let x: Vec<f32> = (0..n * columns).map(number).collect();
                 let terms = [Terms { bias: Some(&bias[..40]), update: None }, Terms { bias: None, update: Some(&update) }];
-                for kernels in [Kernels::Fastest, Kernels::ByShape] {
+                let one = |kernels| vec![RowRun { n_rows: n, kernels }];
+                let each = RowRun::of_sequences(lengths.iter().copied());
+                for runs in [one(Kernels::Fastest), one(Kernels::ByShape), one(Kernels::OfRows(8)), each] {
                     let mut outs = [vec![f32::NAN; n * 40], vec![f32::NAN; n * 70]];
                     let matrices = [matrix(40), matrix(70)];
                     let parts = matrices.iter().zip(terms).zip(&mut outs);
                     let mut parts: Vec<_> =
                         parts.map(|((matrix, terms), out)| ProductPart { matrix: *matrix, terms, out }).collect();
-                    write_products(&x, &mut parts, kernels, &mut Vec::new());
+                    write_products(&x, &mut parts, &runs, &mut Vec::new());
                     for ((matrix, terms), out) in matrices.iter().zip(terms).zip(outs) {
-                        assert_eq!(out, matrix.product(&x, terms, kernels), "{n} rows, {numerics:?}, {kernels:?}");
+                        let mut alone = vec![f32::NAN; out.len()];
+                        matrix.write_products(&x, terms, &runs, &mut Vec::new(), &mut alone);
+                        assert_eq!(out, alone, "{lengths:?}, {numerics:?}, {runs:?}");
                     }
                 }
             }

@@ -6,6 +6,7 @@
 
 pub(super) mod block;
 mod group;
+mod packed;
 mod rows;
 
 use std::collections::HashMap;

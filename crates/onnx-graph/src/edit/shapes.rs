@@ -225,7 +225,7 @@ fn is_last_axis(axis: i64) -> bool {
 }
 
 /// Elementwise operators, with broadcasting.
-const ELEMENTWISE: [&str; 29] = [
+pub(super) const ELEMENTWISE: [&str; 29] = [
     "Add",
     "Sub",
     "Mul",

@@ -124,3 +124,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn graphs_with_an_operator_for_attention_in_floats_take_several_sequences() {
+    for path in graphs() {
+        let graph = Graph::open(&path).unwrap();
+        let name = path.to_string_lossy();
+        let expected = ["genai_f32", "genai_int4", "onnx-community/onnx/model.onnx", "onnx-community/onnx/model_q4.onnx"];
+        let is_expected = expected.iter().any(|part| name.contains(part));
+        assert_eq!(graph.can_pack_sequences(), is_expected, "{name}");
+    }
+}
