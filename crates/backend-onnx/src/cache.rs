@@ -4,6 +4,7 @@
 //! rewind only lowers the count, since rows beyond it are never read. Other graphs return their presents as new values, which are the
 //! pasts of the next run.
 
+mod blocks;
 mod transfer;
 
 use std::ptr;
@@ -15,6 +16,8 @@ use ort::session::Session;
 use ort::value::{DynTensor, DynValue, PrimitiveTensorElementType, TensorElementType};
 use tandem_core::{Error, Result, allocator};
 
+use self::blocks::Blocks;
+pub(crate) use self::blocks::part_of_blocks;
 use crate::error::Doing;
 use crate::graph::{CachePort, DecoderGraph, check_shape};
 use crate::run::{RawValue, take};
@@ -27,8 +30,15 @@ const ROOM_FOR_AN_ANSWER: usize = 128;
 
 /// Keys and values of the tokens held, one tensor for each port: `[1, kv_heads, tokens, head_dim]`.
 pub(crate) enum KvCache {
+    InBlocks(InBlocks),
     InPlace(InPlace),
     Carried(Carried),
+}
+
+/// What Tandem's operators append to and read.
+pub(crate) struct InBlocks {
+    ports: Vec<CachePort>,
+    blocks: Blocks,
 }
 
 /// Buffers for `capacity` tokens, to which the engine writes at the positions that the attention mask gives.
@@ -47,6 +57,11 @@ pub(crate) struct Carried {
 }
 
 impl KvCache {
+    /// An empty cache that Tandem's operators append to, up to `context_length`.
+    pub(crate) fn in_blocks(ports: &[CachePort], context_length: usize) -> Result<Self> {
+        Ok(Self::InBlocks(InBlocks { ports: ports.to_vec(), blocks: Blocks::new(ports, context_length)? }))
+    }
+
     /// An empty cache whose buffers the engine appends to. With `grows` they double on demand; otherwise `context_length` is allocated at
     /// once, for memory that the host cannot copy.
     pub(crate) fn in_place(ports: &[CachePort], allocator: Allocator, context_length: usize, grows: bool) -> Result<Self> {
@@ -65,6 +80,7 @@ impl KvCache {
     /// Reserves capacity for `n_tokens`, of which the first `held` are kept.
     pub(crate) fn reserve(&mut self, held: usize, n_tokens: usize) -> Result<()> {
         match self {
+            Self::InBlocks(cache) => cache.blocks.reserve(&cache.ports, n_tokens),
             Self::InPlace(cache) => cache.reserve(held, n_tokens),
             Self::Carried(_) => Ok(()),
         }
@@ -73,6 +89,13 @@ impl KvCache {
     /// Sets the pasts among the inputs, and where to write the presents among the outputs of a run.
     pub(crate) fn bind(&mut self, inputs: &mut [RawValue], outputs: &mut [RawValue]) {
         match self {
+            Self::InBlocks(cache) => {
+                for (port, tensor) in cache.ports.iter().zip(cache.blocks.tensors()) {
+                    let value = tensor.ptr().cast_mut();
+                    inputs[port.input] = value;
+                    outputs[port.output] = value;
+                }
+            }
             Self::InPlace(cache) => {
                 for (port, buffer) in cache.ports.iter().zip(&mut cache.buffers) {
                     let value = buffer.ptr_mut();
@@ -92,7 +115,7 @@ impl KvCache {
     /// Takes the presents that a run allocated.
     pub(crate) fn take_presents(&self, session: &Session, outputs: &mut [RawValue]) -> Vec<DynValue> {
         match self {
-            Self::InPlace(_) => Vec::new(),
+            Self::InBlocks(_) | Self::InPlace(_) => Vec::new(),
             Self::Carried(cache) => cache.ports.iter().filter_map(|port| take(session, &mut outputs[port.output])).collect(),
         }
     }
@@ -117,7 +140,7 @@ impl KvCache {
     /// Keeps the first `n_tokens` of `held`.
     pub(crate) fn rewind(&mut self, held: usize, n_tokens: usize) -> Result<()> {
         match self {
-            Self::InPlace(_) => Ok(()),
+            Self::InBlocks(_) | Self::InPlace(_) => Ok(()),
             Self::Carried(cache) if n_tokens == 0 => cache.clear(),
             Self::Carried(cache) if n_tokens < held => cache.shorten(held, n_tokens),
             Self::Carried(_) => Ok(()),

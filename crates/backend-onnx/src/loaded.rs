@@ -24,6 +24,8 @@ pub(crate) struct Loaded {
     pub(crate) output_names: Names,
     /// The engine appends to one buffer for each cache.
     pub(crate) in_place: bool,
+    /// Tandem's operators do, and read the blocks of a cache.
+    pub(crate) cache_in_blocks: bool,
     pub(crate) info: ModelInfo,
     /// Keeps the graph in the cache for as long as the engine reads it.
     pub(crate) _cached: Option<CachedGraph>,
@@ -49,6 +51,7 @@ impl Loaded {
             output_names: Names::new(graph.output_names.clone()),
             graph,
             in_place: source.in_place,
+            cache_in_blocks: source.cache_in_blocks,
             info,
             probing: Probing::new(&origin, &source),
             _cached: source.cached,

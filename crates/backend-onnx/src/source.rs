@@ -39,6 +39,8 @@ pub(crate) struct Source {
     pub(crate) dtype: DType,
     /// Every KV tensor is appended to by `GroupQueryAttention`, which can do so in place.
     pub(crate) in_place: bool,
+    /// And Tandem's operators stand in for all of those.
+    pub(crate) cache_in_blocks: bool,
     /// Its inner values have known names.
     pub(crate) can_probe: bool,
     /// Its products are those of modules, which adapters change.
@@ -211,11 +213,12 @@ impl Source {
     /// Gives products and attention to Tandem's operators where `options` say so; the last edit. Says how their kernels are chosen, if there
     /// are any: rows of a text that is encoded must not depend on those of others.
     pub(crate) fn use_custom_operators(&mut self, options: &LoadOptions) -> Result<Option<ByRows>> {
-        let (mut used, mut custom_products) = (None, Vec::new());
+        let (mut used, mut custom_products, mut is_all_attention) = (None, Vec::new(), false);
         let self_dtype = self.dtype;
         if kernels_for(options)? == Kernels::Tandem {
             self.edit(|graph, edit| {
                 let encodes = options.purpose == Purpose::Encode || !generates(graph);
+                is_all_attention = !encodes && graph.can_hold_f16();
                 let narrow = !encodes && held_by_own(graph, self_dtype, options) == DType::F16;
                 let own = edit.use_custom_operators(if narrow { DataType::FLOAT16 } else { DataType::FLOAT });
                 custom_products = own.products;
@@ -224,6 +227,7 @@ impl Source {
             })?;
         }
         self.custom_products = custom_products;
+        self.cache_in_blocks = self.in_place && is_all_attention;
         Ok(used)
     }
 
@@ -245,6 +249,7 @@ impl Source {
             location: location(file, graph, directory, options)?,
             dtype: *dtype,
             in_place: appends_in_place(graph),
+            cache_in_blocks: false,
             can_probe: can_probe(graph),
             can_adapt: has_modules(graph),
             own: own_inputs(graph),
@@ -275,6 +280,7 @@ impl Source {
                 .unwrap_or_else(|| GraphLocation::Memory { bytes: Cow::Owned(graph.bytes().to_vec()), weights: None }),
             dtype,
             in_place: appends_in_place(&graph),
+            cache_in_blocks: false,
             can_probe: can_probe(&graph),
             can_adapt: has_modules(&graph),
             own: own_inputs(&graph),

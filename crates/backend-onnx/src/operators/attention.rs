@@ -13,12 +13,14 @@ use half::f16;
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput, ShapeInferenceContext};
 use ort::value::{PrimitiveTensorElementType, SymbolicDimensions, TensorElementType, ValueType};
 use rayon::prelude::*;
-use tandem_kernels::attention::{AttentionMask, Scoring, append, attention};
+use tandem_core::kv_memory::BLOCK_POSITIONS;
+use tandem_kernels::attention::{AttentionMask, CacheLayout, CacheView, Scoring, append, attention};
 use tandem_kernels::rotary::rotate_pairs;
 use tandem_kernels::{Float, scratch_slice};
 use tandem_onnx_graph::F16_ATTENTION;
 
 use super::{Floats, FloatsMut, Scratch, ScratchPool, count, input, node_error, optional_input, output, shape};
+use crate::cache::part_of_blocks;
 
 /// The places of the inputs.
 const QUERY: usize = 0;
@@ -247,17 +249,14 @@ impl<F: Held> Kernel for AttentionKernel<F> {
             carry(past, present, [batch * node.kv_heads, n_past, capacity], head_dim)?;
         }
         let out = out.extract_tensor_mut().1;
-        let keys = present_keys.extract_tensor_mut().1;
-        let values = present_values.extract_tensor_mut().1;
         if out.is_empty() {
             return Ok(());
         }
-        let kv_size = node.kv_heads * capacity * head_dim;
-        let caches = keys.chunks_mut(kv_size).zip(values.chunks_mut(kv_size));
-        for (row, (out, (keys, values))) in out.chunks_mut(n * node.heads * head_dim).zip(caches).enumerate() {
+        let mut caches = [Cache::of(present_keys, size)?, Cache::of(present_values, size)?];
+        for (row, out) in out.chunks_mut(n * node.heads * head_dim).enumerate() {
             let given = projected.row(row, node.heads, node.kv_heads);
             let to = Place { n, start: spans.starts[row], head_dim };
-            self.scratch.with(|scratch| node.attend(given, to, tables.as_ref(), scratch, [keys, values], out))?;
+            self.scratch.with(|scratch| node.attend(given, to, tables.as_ref(), scratch, (&mut caches, row), out))?;
         }
         Ok(())
     }
@@ -271,14 +270,15 @@ impl NodeShape {
         to: Place,
         tables: Option<&Tables<'_>>,
         scratch: &mut Scratch,
-        [keys, values]: [&mut [F]; 2],
+        (caches, row): (&mut [Cache<'_, F>; 2], usize),
         out: &mut [f32],
     ) -> ort::Result<()> {
         let Place { n, start, head_dim } = to;
         let appended = scratch_slice(&mut scratch.appended, self.kv_heads * n * head_dim);
-        for (given, tables, cache) in [(given[1], tables, &mut *keys), (given[2], None, &mut *values)] {
+        for (given, tables, cache) in [(given[1], tables, 0), (given[2], None, 1)] {
             place(given, tables, appended, to);
-            append(appended, cache, [self.kv_heads, head_dim], start)
+            let layout = caches[cache].layout;
+            append(appended, caches[cache].values_mut(row), layout, start)
                 .map_err(|value| node_error(format!("{TOO_LARGE}{value}")))?;
         }
         let queries = scratch_slice(&mut scratch.inputs, out.len());
@@ -286,13 +286,57 @@ impl NodeShape {
         let scale = self.scale.unwrap_or_else(|| (head_dim as f32).sqrt().recip());
         attention(
             queries,
-            [&*keys, &*values],
-            [self.heads, self.kv_heads, n, head_dim],
+            [caches[0].view(row), caches[1].view(row)],
+            [self.heads, n],
             AttentionMask { n_past: start, window: self.window, ahead: None },
             Scoring { scale, softcap: self.softcap },
             out,
         );
         Ok(())
+    }
+}
+
+/// The keys or the values of all rows of a batch: a tensor of them, or, of one row, what blocks have of a port.
+struct Cache<'c, F> {
+    first: *mut F,
+    /// Values of a row; in blocks keys and values of others are among them.
+    n_values: usize,
+    layout: CacheLayout,
+    tensor: PhantomData<&'c mut F>,
+}
+
+impl<'c, F: Held> Cache<'c, F> {
+    /// What lies where `present` points to, which is `[batch, kv_heads, capacity, head_dim]`.
+    fn of(present: &'c mut FloatsMut<'_, F>, [batch, kv_heads, capacity, head_dim]: [usize; 4]) -> ort::Result<Self> {
+        let first = present.data_ptr().cast_mut().cast::<F>();
+        let contiguous = CacheLayout::contiguous([kv_heads, capacity, head_dim]);
+        let (n_values, layout) = match part_of_blocks(first.addr()) {
+            None => (contiguous.block_len(), contiguous),
+            Some(part) => {
+                let blocks = CacheLayout::contiguous([kv_heads, BLOCK_POSITIONS, head_dim]);
+                (part.n_bytes / size_of::<F>(), CacheLayout { stride: part.stride_bytes / size_of::<F>(), ..blocks })
+            }
+        };
+        if layout != contiguous && (batch != 1 || layout.capacity(n_values) < capacity) {
+            return Err(node_error(format!("blocks for {} positions are not a cache of {capacity}", layout.capacity(n_values))));
+        }
+        Ok(Self { first, n_values, layout, tensor: PhantomData })
+    }
+
+    /// The keys or the values of number `row` of the batch, and what lies between them.
+    #[expect(unsafe_code, reason = "blocks of keys have those of values between them")]
+    fn values_mut(&mut self, row: usize) -> &mut [F] {
+        // SAFETY: a tensor of as many rows, or what its session, which waits for this run, has of blocks from there on. While the result is used
+        // nobody else reads or writes any of it.
+        unsafe { slice::from_raw_parts_mut(self.first.add(row * self.n_values), self.n_values) }
+    }
+
+    /// Those of number `row` of the batch.
+    #[expect(unsafe_code, reason = "blocks of keys have those of values between them")]
+    fn view(&self, row: usize) -> CacheView<'_, F> {
+        // SAFETY: as in `values_mut`, but that nothing is written meanwhile.
+        let values = unsafe { slice::from_raw_parts(self.first.add(row * self.n_values), self.n_values) };
+        CacheView { values, layout: self.layout }
     }
 }
 
