@@ -99,11 +99,11 @@ struct Part {
 }
 
 /// Merges the attention of head number `head` of all `parts` into `out`, `[head_dim]`.
-fn merge(parts: &[(&Task, &Part)], head: usize, out: &mut [f32]) {
-    let largest = parts.iter().map(|(_, part)| part.largest[head]).fold(f32::NEG_INFINITY, f32::max);
-    let shares: Vec<f32> = parts.iter().map(|(_, part)| (part.largest[head] - largest).exp()).collect();
-    let all: f32 = parts.iter().zip(&shares).map(|((_, part), share)| share * part.sums[head]).sum();
-    for ((_, part), share) in parts.iter().zip(shares) {
+fn merge(parts: &[&Part], head: usize, out: &mut [f32]) {
+    let largest = parts.iter().map(|part| part.largest[head]).fold(f32::NEG_INFINITY, f32::max);
+    let shares: Vec<f32> = parts.iter().map(|part| (part.largest[head] - largest).exp()).collect();
+    let all: f32 = parts.iter().zip(&shares).map(|(part, share)| share * part.sums[head]).sum();
+    for (part, share) in parts.iter().zip(shares) {
         let share = share / all;
         let weighted = &part.weighted[head * out.len()..(head + 1) * out.len()];
         out.iter_mut().zip(weighted).for_each(|(out, value)| *out += share * value);
@@ -145,25 +145,34 @@ impl<F: Float> AttentionInputs<'_, F> {
             tasks.par_iter().map(|task| self.part(isa, task)).collect()
         };
         let pairs: Vec<(&Task, &Part)> = tasks.iter().zip(&parts).collect();
-        for parts in pairs.chunk_by(|(a, _), (b, _)| a.row == b.row && a.heads == b.heads) {
-            let Task { row, heads, .. } = parts[0].0;
-            for head in heads.clone() {
-                let out = &mut out[(row * self.n_heads + head) * self.head_dim..][..self.head_dim];
-                merge(parts, head - heads.start, out);
+        for of_row in pairs.chunk_by(|(a, _), (b, _)| a.row == b.row) {
+            let of_position = of_row.iter().take_while(|(task, _)| task.visible == of_row[0].0.visible);
+            let n_together = of_position.count();
+            for (number, (Task { row, heads, .. }, _)) in of_row[..n_together].iter().enumerate() {
+                let parts: Vec<&Part> = of_row[number..].iter().step_by(n_together).map(|(_, part)| *part).collect();
+                for head in heads.clone() {
+                    let out = &mut out[(row * self.n_heads + head) * self.head_dim..][..self.head_dim];
+                    merge(&parts, head - heads.start, out);
+                }
             }
         }
     }
 
+    /// In the order of rows, then of positions: of a block the keys and values of all heads are side by side in memory.
     fn tasks(&self) -> Vec<Task> {
+        let groups = (0..self.n_heads).step_by(self.group).map(|first| first..first + self.group);
+        let groups: Vec<Range<usize>> = groups
+            .flat_map(|shared| {
+                let end = shared.end;
+                shared.step_by(MAX_ROWS).map(move |first| first..end.min(first + MAX_ROWS))
+            })
+            .collect();
         let mut tasks = Vec::new();
         for row in 0..self.n {
             let visible = self.mask.visible(row);
-            for shared in (0..self.n_heads).step_by(self.group).map(|first| first..first + self.group) {
-                for heads in shared.clone().step_by(MAX_ROWS).map(|first| first..shared.end.min(first + MAX_ROWS)) {
-                    let starts = (visible.start / POSITIONS * POSITIONS..visible.end).step_by(POSITIONS);
-                    let parts = starts.map(|start| start.max(visible.start)..visible.end.min(start + POSITIONS));
-                    tasks.extend(parts.map(|visible| Task { row, heads: heads.clone(), visible }));
-                }
+            for start in (visible.start / POSITIONS * POSITIONS..visible.end).step_by(POSITIONS) {
+                let part = start.max(visible.start)..visible.end.min(start + POSITIONS);
+                tasks.extend(groups.iter().map(|heads| Task { row, heads: heads.clone(), visible: part.clone() }));
             }
         }
         tasks
