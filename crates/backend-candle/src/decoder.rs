@@ -37,6 +37,9 @@ pub(crate) trait Decode: Send + Sync {
         hooks: &mut dyn ForwardHooks,
     ) -> Result<Option<Tensor>>;
 
+    /// How scores are computed.
+    fn scoring(&self) -> Scoring;
+
     /// As [`attention`](crate::operations::attention).
     fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, mask: AttentionMask) -> Result<Tensor>;
 
@@ -229,7 +232,7 @@ impl Decode for Decoder {
             KvDType::F32 => DType::F32,
             KvDType::F16 => DType::F16,
         };
-        KvLayout { kv_heads: self.heads.keys, head_dim: self.heads.head_dim, dtype, device: Device::Cpu }
+        KvLayout { kv_heads: self.heads.keys, head_dim: self.heads.head_dim, dtype, device: Device::Cpu, for_kernels: true }
     }
 
     fn forward(
@@ -258,6 +261,10 @@ impl Decode for Decoder {
             hooks.on_activation(Some(index), Activation::Stage(Stage::MlpResidual), &x)?;
         }
         Ok(if cancel.is_cancelled() { None } else { Some(x) })
+    }
+
+    fn scoring(&self) -> Scoring {
+        self.scoring
     }
 
     fn attention(&self, queries: &Tensor, keys: &Tensor, values: &Tensor, mask: AttentionMask) -> Result<Tensor> {

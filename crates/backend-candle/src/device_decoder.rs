@@ -194,7 +194,13 @@ struct Rotation {
 
 impl Decode for DeviceDecoder {
     fn kv_layout(&self) -> KvLayout {
-        KvLayout { kv_heads: self.heads.keys, head_dim: self.heads.head_dim, dtype: self.dtype, device: self.device.clone() }
+        KvLayout {
+            kv_heads: self.heads.keys,
+            head_dim: self.heads.head_dim,
+            dtype: self.dtype,
+            device: self.device.clone(),
+            for_kernels: false,
+        }
     }
 
     fn forward(
@@ -225,6 +231,10 @@ impl Decode for DeviceDecoder {
             x = (&x + self.mlp_block(layer, &x)?)?;
         }
         Ok(if cancel.is_cancelled() { None } else { Some(x) })
+    }
+
+    fn scoring(&self) -> Scoring {
+        self.scoring
     }
 
     /// Heads that share keys are rows of one product, so that keys and values are not repeated.

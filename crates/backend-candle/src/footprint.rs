@@ -1,5 +1,5 @@
-//! How much memory a model takes on this engine: `weights` reads a piece of the checkpoint at a time and gives it back, `cache` doubles,
-//! `session` passes over the prompt in chunks.
+//! How much memory a model takes on this engine: `weights` reads a piece of the checkpoint at a time and gives it back, `cache` grows in
+//! blocks, `session` passes over the prompt in chunks.
 
 pub(crate) mod encoders;
 
@@ -8,9 +8,9 @@ use std::num::Saturating;
 use tandem_core::DType;
 use tandem_core::footprint::{Count, Decoding, Footprint, ModelShape, Part, Workload, weight_bytes};
 use tandem_core::gguf::Gguf;
+use tandem_core::kv_memory::resident_tokens;
 use tandem_core::sequence::PREFILL_CHUNK;
 
-use crate::cache::FIRST_CAPACITY;
 use crate::weights::READ_TOGETHER;
 
 /// The program with its libraries and tables, and what allocators keep: the demo's peak without the demo, measured on Linux.
@@ -69,7 +69,7 @@ impl WeightBytes {
 /// What a model of `shape` takes whose keys and values are `kv_dtype`.
 pub(crate) fn footprint(shape: &ModelShape, weights: WeightBytes, kv_dtype: DType, workload: &Workload) -> Footprint {
     let n_tokens = workload.n_tokens as u64;
-    let held = Saturating(resident(n_tokens, workload.context_length as u64));
+    let held = Saturating(resident_tokens(n_tokens));
     let chunk = Saturating(n_tokens.min(PREFILL_CHUNK as u64));
     Footprint {
         kept: vec![Part::own("weights", weights.made), shape.tokenizer(), Part::own("engine", ENGINE)],
@@ -108,16 +108,6 @@ fn between(shape: &ModelShape) -> Count {
 fn of_positions(shape: &ModelShape, n_tokens: u64) -> Count {
     let angles = n_tokens.checked_next_power_of_two().unwrap_or(u64::MAX);
     Saturating(2) * shape.kv_size() * Saturating(n_tokens) + shape.head_dim * Saturating(angles)
-}
-
-/// Tokens for whose keys and values there is memory at the worst. Capacity that nothing was written to takes none; when it doubles, what
-/// is held is there twice.
-fn resident(n_tokens: u64, context_length: u64) -> u64 {
-    let (mut before, mut capacity) = (0, (FIRST_CAPACITY as u64).min(context_length).max(1));
-    while capacity < n_tokens {
-        (before, capacity) = (capacity, capacity.saturating_mul(2).min(context_length.max(n_tokens)));
-    }
-    n_tokens.max(before.saturating_mul(2))
 }
 
 #[cfg(test)]

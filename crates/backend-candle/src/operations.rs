@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use half::f16;
-use tandem_kernels::attention::{self, AttentionMask, Scoring};
+use tandem_kernels::attention::{self, AttentionMask, CacheLayout, CacheView, Scoring};
 use tandem_kernels::elementwise::{self, GateActivation, softcap_all};
 use tandem_kernels::matrix::{Matrix, RowRun, Weights};
 use tandem_kernels::mlp::{Observe, ScratchPool};
@@ -45,31 +45,33 @@ pub(crate) fn attention(
     mask: AttentionMask,
     scoring: Scoring,
 ) -> Result<Tensor> {
+    match keys.dtype() {
+        DType::F16 => attention_of::<f16>(queries, [keys, values], mask, scoring),
+        _ => attention_of::<f32>(queries, [keys, values], mask, scoring),
+    }
+}
+
+fn attention_of<F: Stored>(queries: &Tensor, caches: [&Tensor; 2], mask: AttentionMask, scoring: Scoring) -> Result<Tensor> {
+    let layout = CacheLayout::contiguous(<[usize; 3]>::from(caches[0].dims3()?));
+    let (keys, values) = (Values::<F>::stored(caches[0])?, Values::<F>::stored(caches[1])?);
+    attention_to(queries, [&keys[..], &values[..]].map(|values| CacheView { values, layout }), mask, scoring)
+}
+
+/// As [`attention`], of keys and values that lie anyhow.
+pub(crate) fn attention_to<F: Float>(
+    queries: &Tensor,
+    caches: [CacheView<'_, F>; 2],
+    mask: AttentionMask,
+    scoring: Scoring,
+) -> Result<Tensor> {
     let (n_heads, n, head_dim) = queries.dims3()?;
-    let (kv_heads, capacity, _) = keys.dims3()?;
+    let capacity = caches[0].capacity();
     if mask.n_past + n > capacity {
         candle_core::bail!("{} positions of a cache of {capacity}", mask.n_past + n);
     }
-    let (queries, shape) = (Values::of(queries)?, [n_heads, kv_heads, n, head_dim]);
     let mut out = zeros(n * n_heads * head_dim);
-    match keys.dtype() {
-        DType::F16 => attend::<f16>(&queries, [keys, values], shape, mask, scoring, &mut out)?,
-        _ => attend::<f32>(&queries, [keys, values], shape, mask, scoring, &mut out)?,
-    }
+    attention::attention(&Values::of(queries)?, caches, [n_heads, n], mask, scoring, &mut out);
     tensor(out, (n, n_heads * head_dim))
-}
-
-fn attend<F: Stored>(
-    queries: &[f32],
-    [keys, values]: [&Tensor; 2],
-    shape: [usize; 4],
-    mask: AttentionMask,
-    scoring: Scoring,
-    out: &mut [f32],
-) -> Result<()> {
-    let (keys, values) = (Values::<F>::stored(keys)?, Values::<F>::stored(values)?);
-    attention::attention(queries, [&*keys, &*values], shape, mask, scoring, out);
-    Ok(())
 }
 
 /// `x` rounded to f16.

@@ -9,7 +9,6 @@ use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 use tandem_core::backend::KvState;
 use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, SessionOptions, TokenId};
-use tandem_kernels::attention::AttentionMask;
 
 pub(crate) use self::batch::append_batch;
 use crate::cache::{KvCache, KvLayout};
@@ -42,7 +41,7 @@ impl CandleSession {
     /// With keys and values as they are computed, whatever sessions that generate hold: to encode a long sequence.
     pub(crate) fn unrounded(model: Arc<Loaded>, options: &SessionOptions) -> Result<Self> {
         let layout = model.decoder.kv_layout();
-        let dtype = if layout.device.is_cpu() { DType::F32 } else { layout.dtype };
+        let dtype = if layout.for_kernels { DType::F32 } else { layout.dtype };
         Self::with_layout(model, KvLayout { dtype, ..layout }, options)
     }
 
@@ -128,9 +127,7 @@ struct CacheHooks<'p> {
 impl CacheHooks<'_> {
     fn attention(&self, heads: &QkvHeads) -> candle_core::Result<Tensor> {
         let Part { cache, held, .. } = &self.parts[heads.span];
-        let layer = cache.write(heads.layer, *held, &heads.keys, &heads.values)?;
-        let mask = AttentionMask { n_past: heads.first_query, window: heads.window, ahead: None };
-        self.model.decoder.attention(&heads.queries, &layer.keys, &layer.values, mask)
+        cache.attention(&*self.model.decoder, heads, *held)
     }
 }
 

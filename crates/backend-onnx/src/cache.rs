@@ -4,6 +4,7 @@
 //! rewind only lowers the count, since rows beyond it are never read. Other graphs return their presents as new values, which are the
 //! pasts of the next run.
 
+mod blocks;
 mod transfer;
 
 use std::ptr;
@@ -15,6 +16,8 @@ use ort::session::Session;
 use ort::value::{DynTensor, DynValue, PrimitiveTensorElementType, TensorElementType};
 use tandem_core::{Error, Result, allocator};
 
+use self::blocks::Blocks;
+pub(crate) use self::blocks::{PartOfBlocks, part_of_blocks};
 use crate::error::Doing;
 use crate::graph::{CachePort, DecoderGraph, check_shape};
 use crate::operators::CacheMemory;
@@ -28,8 +31,15 @@ const ROOM_FOR_AN_ANSWER: usize = 128;
 
 /// Keys and values of the tokens held, one tensor for each port: `[1, kv_heads, tokens, head_dim]`.
 pub(crate) enum KvCache {
+    InBlocks(InBlocks),
     InPlace(InPlace),
     Carried(Carried),
+}
+
+/// What Tandem's operators append to and read.
+pub(crate) struct InBlocks {
+    ports: Vec<CachePort>,
+    blocks: Blocks,
 }
 
 /// Buffers for `capacity` tokens, to which the engine writes at the positions that the attention mask gives.
@@ -48,6 +58,11 @@ pub(crate) struct Carried {
 }
 
 impl KvCache {
+    /// An empty cache that Tandem's operators append to, up to `context_length`.
+    pub(crate) fn in_blocks(ports: &[CachePort], context_length: usize) -> Result<Self> {
+        Ok(Self::InBlocks(InBlocks { ports: ports.to_vec(), blocks: Blocks::new(ports, context_length)? }))
+    }
+
     /// An empty cache whose buffers the engine appends to. With `grows` they double on demand; otherwise `context_length` is allocated at
     /// once, for memory that the host cannot copy.
     pub(crate) fn in_place(ports: &[CachePort], allocator: Allocator, context_length: usize, grows: bool) -> Result<Self> {
@@ -66,6 +81,7 @@ impl KvCache {
     /// Reserves capacity for `n_tokens`, of which the first `held` are kept.
     pub(crate) fn reserve(&mut self, held: usize, n_tokens: usize) -> Result<()> {
         match self {
+            Self::InBlocks(cache) => cache.blocks.reserve(&cache.ports, n_tokens),
             Self::InPlace(cache) => cache.reserve(held, n_tokens),
             Self::Carried(_) => Ok(()),
         }
@@ -74,6 +90,13 @@ impl KvCache {
     /// Sets the pasts among the inputs, and where to write the presents among the outputs of a run.
     pub(crate) fn bind(&mut self, inputs: &mut [RawValue], outputs: &mut [RawValue]) {
         match self {
+            Self::InBlocks(cache) => {
+                for (port, tensor) in cache.ports.iter().zip(cache.blocks.tensors()) {
+                    let value = tensor.ptr().cast_mut();
+                    inputs[port.input] = value;
+                    outputs[port.output] = value;
+                }
+            }
             Self::InPlace(cache) => {
                 for (port, buffer) in cache.ports.iter().zip(&mut cache.buffers) {
                     let value = buffer.ptr_mut();
@@ -93,7 +116,7 @@ impl KvCache {
     /// Takes the presents that a run allocated.
     pub(crate) fn take_presents(&self, session: &Session, outputs: &mut [RawValue]) -> Vec<DynValue> {
         match self {
-            Self::InPlace(_) => Vec::new(),
+            Self::InBlocks(_) | Self::InPlace(_) => Vec::new(),
             Self::Carried(cache) => cache.ports.iter().filter_map(|port| take(session, &mut outputs[port.output])).collect(),
         }
     }
@@ -119,6 +142,10 @@ impl KvCache {
     pub(crate) fn copy_from(&mut self, other: &Self, n_tokens: usize) -> Result<()> {
         self.reserve(0, n_tokens)?;
         match (self, other) {
+            (Self::InBlocks(cache), Self::InBlocks(other)) => {
+                cache.blocks.copy_from(&other.blocks, n_tokens);
+                Ok(())
+            }
             (Self::InPlace(cache), Self::InPlace(other)) => {
                 let buffers = other.buffers.iter().zip(&mut cache.buffers);
                 cache.ports.iter().zip(buffers).try_for_each(|(port, (from, to))| copy_tokens(port, from, to, n_tokens))
@@ -133,26 +160,22 @@ impl KvCache {
 
     /// The tokens for which there is memory, of `held`.
     pub(crate) fn capacity(&self, held: usize) -> usize {
-        if let Self::InPlace(cache) = self { cache.capacity } else { held }
+        match self {
+            Self::InBlocks(cache) => cache.blocks.capacity(),
+            Self::InPlace(cache) => cache.capacity,
+            Self::Carried(_) => held,
+        }
     }
 
-    /// The memory of each cache in place.
-    pub(crate) fn memory(&mut self) -> Result<Vec<CacheMemory>> {
-        const DOING: &str = "to find the KV cache";
-        let Self::InPlace(cache) = self else { return Ok(Vec::new()) };
-        let of = |(port, buffer): (&CachePort, &mut DynValue)| {
-            Ok(match port.dtype {
-                TensorElementType::Float16 => CacheMemory::of(buffer.try_extract_tensor_mut::<f16>().doing(DOING)?.1),
-                _ => CacheMemory::of(buffer.try_extract_tensor_mut::<f32>().doing(DOING)?.1),
-            })
-        };
-        cache.ports.iter().zip(&mut cache.buffers).map(of).collect()
+    /// The memory of each cache in blocks.
+    pub(crate) fn memory(&mut self) -> Vec<CacheMemory> {
+        if let Self::InBlocks(cache) = self { cache.blocks.memory() } else { Vec::new() }
     }
 
     /// Keeps the first `n_tokens` of `held`.
     pub(crate) fn rewind(&mut self, held: usize, n_tokens: usize) -> Result<()> {
         match self {
-            Self::InPlace(_) => Ok(()),
+            Self::InBlocks(_) | Self::InPlace(_) => Ok(()),
             Self::Carried(cache) if n_tokens == 0 => cache.clear(),
             Self::Carried(cache) if n_tokens < held => cache.shorten(held, n_tokens),
             Self::Carried(_) => Ok(()),

@@ -9,6 +9,7 @@ use std::num::Saturating;
 use tandem_core::DType;
 use tandem_core::backend::Kernels;
 use tandem_core::footprint::{Count, Decoding, Footprint, ModelShape, Part, Workload, weight_bytes};
+use tandem_core::kv_memory::resident_tokens;
 use tandem_core::sequence::PREFILL_CHUNK;
 
 pub(crate) use self::encoding::{Attention, encoder_footprint};
@@ -23,7 +24,8 @@ const ENGINE: Count = Saturating(47_000_000);
 const RESIDUALS: Count = Saturating(6);
 const INNER: Count = Saturating(6);
 
-/// Of the KV cache, in hundredths: itself, and the holes that outgrown buffers leave in the allocator's memory. Measured: 102 to 113.
+/// Of the KV cache, in hundredths: itself, and the holes that outgrown buffers leave in the allocator's memory, where it is not in blocks.
+/// Measured: 102 to 113.
 const KV_WITH_HOLES: Count = Saturating(110);
 
 /// Copies of quantised weights, in hundredths of codes and scales. To 4 bits, sums of blocks are added, as many as there are scales
@@ -49,7 +51,10 @@ pub(crate) fn footprint(shape: &ModelShape, graph: &GraphFootprint, dtype: DType
         // Each weight is unmapped when its copy is made.
         loading: Vec::new(),
         running: vec![
-            Part::own("KV cache", shape.kv_bytes(n_tokens, graph.kv_value) * KV_WITH_HOLES / HUNDRED),
+            Part::own(
+                "KV cache",
+                shape.kv_bytes(Saturating(resident_tokens(n_tokens.0)), graph.kv_value) * KV_WITH_HOLES / HUNDRED,
+            ),
             Part::own("activations", Saturating(4) * chunk * between(shape) * copies(graph)),
             shape.logits(),
         ],

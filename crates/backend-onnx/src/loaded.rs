@@ -26,6 +26,8 @@ pub(crate) struct Loaded {
     pub(crate) in_place: bool,
     /// A run can be given the tokens of several sequences.
     pub(crate) can_pack: bool,
+    /// Tandem's operators do, and read the blocks of a cache.
+    pub(crate) cache_in_blocks: bool,
     pub(crate) info: ModelInfo,
     /// Keeps the graph in the cache for as long as the engine reads it.
     pub(crate) _cached: Option<CachedGraph>,
@@ -51,7 +53,8 @@ impl Loaded {
             output_names: Names::new(graph.output_names.clone()),
             graph,
             in_place: source.in_place,
-            can_pack: source.can_pack && source.in_place,
+            can_pack: source.can_pack && source.cache_in_blocks,
+            cache_in_blocks: source.cache_in_blocks,
             info,
             probing: Probing::new(&origin, &source),
             _cached: source.cached,

@@ -43,7 +43,9 @@ pub(crate) struct OnnxSession {
 impl OnnxSession {
     pub(crate) fn new(model: Arc<Loaded>, constants: Arc<Constants>, options: &SessionOptions) -> Result<Self> {
         let context_length = options.context_length.unwrap_or(model.info.max_context);
-        let cache = if model.in_place {
+        let cache = if model.cache_in_blocks {
+            KvCache::in_blocks(&model.graph.caches, context_length)?
+        } else if model.in_place {
             KvCache::in_place(&model.graph.caches, model.cache_allocator()?, context_length, model.cache_on_host())?
         } else {
             KvCache::carried(&model.graph.caches)?

@@ -41,6 +41,8 @@ pub(crate) struct Source {
     pub(crate) in_place: bool,
     /// With Tandem's operators, a run can be given the tokens of several sequences.
     pub(crate) can_pack: bool,
+    /// And Tandem's operators stand in for all of those.
+    pub(crate) cache_in_blocks: bool,
     /// Its inner values have known names.
     pub(crate) can_probe: bool,
     /// Its products are those of modules, which adapters change.
@@ -213,11 +215,13 @@ impl Source {
     /// Gives products and attention to Tandem's operators where `options` say so; the last edit. Says how their kernels are chosen, if there
     /// are any: rows of a text that is encoded must not depend on those of others.
     pub(crate) fn use_custom_operators(&mut self, options: &LoadOptions) -> Result<Option<ByRows>> {
-        let (mut used, mut custom_products, mut can_pack) = (None, Vec::new(), false);
+        let (mut used, mut custom_products) = (None, Vec::new());
+        let (mut is_all_attention, mut can_pack) = (false, false);
         let self_dtype = self.dtype;
         if kernels_for(options)? == Kernels::Tandem {
             self.edit(|graph, edit| {
                 let encodes = options.purpose == Purpose::Encode || !generates(graph);
+                is_all_attention = !encodes && graph.can_hold_f16();
                 let narrow = !encodes && held_by_own(graph, self_dtype, options) == DType::F16;
                 let own = edit.use_custom_operators(if narrow { DataType::FLOAT16 } else { DataType::FLOAT });
                 custom_products = own.products;
@@ -227,6 +231,7 @@ impl Source {
             })?;
         }
         (self.custom_products, self.can_pack) = (custom_products, can_pack);
+        self.cache_in_blocks = self.in_place && is_all_attention;
         Ok(used)
     }
 
@@ -249,6 +254,7 @@ impl Source {
             dtype: *dtype,
             in_place: appends_in_place(graph),
             can_pack: false,
+            cache_in_blocks: false,
             can_probe: can_probe(graph),
             can_adapt: has_modules(graph),
             own: own_inputs(graph),
@@ -280,6 +286,7 @@ impl Source {
             dtype,
             in_place: appends_in_place(&graph),
             can_pack: false,
+            cache_in_blocks: false,
             can_probe: can_probe(&graph),
             can_adapt: has_modules(&graph),
             own: own_inputs(&graph),

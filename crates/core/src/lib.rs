@@ -4,7 +4,8 @@
 //! - [`config`], [`files`]: what a published checkpoint says of itself and which files it has.
 //! - [`footprint`]: how much memory a model takes, as its backend says. [`bandwidth`]: how fast memory is read.
 //! - [`checkpoint`]: a checkpoint's weights by name. [`export`]: what a graph of one is to be. [`progress`]: how far long work is.
-//! - [`gguf`]: files of llama.cpp, which hold all of that in one. [`huge_pages`]: weights where they are read fastest.
+//! - [`gguf`]: files of llama.cpp, which hold all of that in one. [`huge_pages`]: weights where they are read
+//!   fastest. [`kv_memory`]: keys and values there too.
 //! - [`tokenizer`], [`template`]: text to tokens and back, chat messages to a prompt.
 //! - [`sequence`], [`sampler`], [`stop`], [`generate`], [`score`]: from logits to text. They exist once, so that engines differ in arithmetic only.
 //! - [`saved`]: a sequence in a file. [`speculation`]: speculative decoding.
@@ -33,6 +34,7 @@ pub mod footprint;
 pub mod generate;
 pub mod gguf;
 pub mod huge_pages;
+pub mod kv_memory;
 pub mod lock;
 pub mod named;
 pub mod paths;

@@ -6,7 +6,7 @@
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use half::{bf16, f16};
-use tandem_kernels::attention::{AttentionMask, Scoring, attention};
+use tandem_kernels::attention::{AttentionMask, CacheLayout, CacheView, Scoring, attention};
 use tandem_kernels::measured::{Instructions, Quantized};
 
 /// Rows and columns of the weights of a layer.
@@ -96,15 +96,18 @@ fn attending(criterion: &mut Criterion) {
     for (n_past, n) in [(512, 1), (2048, 1), (8192, 1), (2048, 4), (0, 512), (1536, 512)] {
         let heads = |heads: usize, n: usize| numbers(heads * n * 64);
         let (queries, keys, values) = (heads(14, n), heads(2, n_past + n), heads(2, n_past + n));
-        let narrow = |wide: &[f32]| -> Vec<f16> { wide.iter().map(|value| f16::from_f32(*value)).collect() };
-        let (narrow_keys, narrow_values) = (narrow(&keys), narrow(&values));
+        let narrowed = |wide: &[f32]| -> Vec<f16> { wide.iter().map(|value| f16::from_f32(*value)).collect() };
+        let (narrow_keys, narrow_values) = (narrowed(&keys), narrowed(&values));
         let (mask, scoring) = (AttentionMask { n_past, window: None, ahead: None }, Scoring { scale: 0.125, softcap: None });
         let mut out = vec![0.0; n * 14 * 64];
+        let layout = CacheLayout::contiguous([2, n_past + n, 64]);
+        let wide = [&keys, &values].map(|values| CacheView { values, layout });
+        let narrow = [&narrow_keys, &narrow_values].map(|values| CacheView { values, layout });
         group.bench_function(format!("{n} after {n_past}"), |bencher| {
-            bencher.iter(|| attention(&queries, [&keys, &values], [14, 2, n, 64], mask, scoring, &mut out));
+            bencher.iter(|| attention(&queries, wide, [14, n], mask, scoring, &mut out));
         });
         group.bench_function(format!("{n} after {n_past}, f16"), |bencher| {
-            bencher.iter(|| attention(&queries, [&narrow_keys, &narrow_values], [14, 2, n, 64], mask, scoring, &mut out));
+            bencher.iter(|| attention(&queries, narrow, [14, n], mask, scoring, &mut out));
         });
     }
 }

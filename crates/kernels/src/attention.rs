@@ -10,15 +10,17 @@ mod prompt;
 use std::ops::Range;
 
 use rayon::prelude::*;
+use tandem_core::kv_memory::BLOCK_POSITIONS;
 
-pub use self::cache::append;
+pub use self::cache::{CacheLayout, CacheView, append};
 use crate::elementwise::{exponentials, softcap};
 use crate::float::Float;
 use crate::isa::Isa;
 use crate::tiles::MAX_ROWS;
 
-/// Positions of a part, when there are few queries.
-const POSITIONS: usize = 256;
+/// Positions of a part, when there are few queries: it lies in one block, and begins where one could, so that results do not depend on how the
+/// cache lies.
+const POSITIONS: usize = BLOCK_POSITIONS;
 
 /// Which positions the queries may attend to.
 #[derive(Clone, Copy, Debug)]
@@ -55,24 +57,27 @@ impl AttentionMask {
     }
 }
 
-/// Writes `softmax(scale * q kᵀ) v` to `out`, `[n, heads * head_dim]`: `queries` are `[heads, n, head_dim]`, `keys` and `values`
-/// `[kv_heads, capacity, head_dim]`, of which the first `n_past + n` positions are used, and the sizes are `[heads, kv_heads, n, head_dim]`.
-/// All is computed in f32, also where keys and values have 16 bits; with up to 8 queries in another order than with more.
+/// Writes `softmax(scale * q kᵀ) v` to `out`, `[n, heads * head_dim]`: `queries` are `[heads, n, head_dim]`, and of `keys` and `values`
+/// the first `n_past + n` positions are used. All is computed in f32, also where keys and values have 16 bits; with up to 8 queries in another
+/// order than with more. How keys and values lie changes no bit, where blocks are of whole parts of [`BLOCK_POSITIONS`].
 ///
 /// # Panics
 /// For slices that are not of these shapes.
 pub fn attention<F: Float>(
     queries: &[f32],
-    [keys, values]: [&[F]; 2],
-    [n_heads, kv_heads, n, head_dim]: [usize; 4],
+    [keys, values]: [CacheView<'_, F>; 2],
+    [n_heads, n]: [usize; 2],
     mask: AttentionMask,
     scoring: Scoring,
     out: &mut [f32],
 ) {
-    let (group, capacity) = (n_heads / kv_heads, keys.len() / (kv_heads * head_dim));
-    assert_eq!((queries.len(), keys.len()), (out.len(), values.len()), "queries and outputs, keys and values are as many");
-    assert!(out.len() == n * n_heads * head_dim && mask.n_past + n <= capacity, "heads are whole, and their positions are there");
-    let shared = AttentionInputs { queries, keys, values, n_heads, group, n, capacity, head_dim, mask, scoring };
+    let CacheLayout { kv_heads, head_dim, .. } = keys.layout;
+    assert!(keys.layout == values.layout && n_heads.is_multiple_of(kv_heads), "keys and values lie alike, and are shared");
+    assert!(queries.len() == out.len() && out.len() == n * n_heads * head_dim, "there is an output for each query");
+    let capacity = keys.capacity().min(values.capacity());
+    assert!(mask.n_past + n <= capacity, "the positions are there");
+    let group = n_heads / kv_heads;
+    let shared = AttentionInputs { queries, keys, values, n_heads, group, n, head_dim, mask, scoring };
     shared.write(Isa::current(), out);
 }
 
@@ -94,11 +99,11 @@ struct Part {
 }
 
 /// Merges the attention of head number `head` of all `parts` into `out`, `[head_dim]`.
-fn merge(parts: &[(&Task, &Part)], head: usize, out: &mut [f32]) {
-    let largest = parts.iter().map(|(_, part)| part.largest[head]).fold(f32::NEG_INFINITY, f32::max);
-    let shares: Vec<f32> = parts.iter().map(|(_, part)| (part.largest[head] - largest).exp()).collect();
-    let all: f32 = parts.iter().zip(&shares).map(|((_, part), share)| share * part.sums[head]).sum();
-    for ((_, part), share) in parts.iter().zip(shares) {
+fn merge(parts: &[&Part], head: usize, out: &mut [f32]) {
+    let largest = parts.iter().map(|part| part.largest[head]).fold(f32::NEG_INFINITY, f32::max);
+    let shares: Vec<f32> = parts.iter().map(|part| (part.largest[head] - largest).exp()).collect();
+    let all: f32 = parts.iter().zip(&shares).map(|(part, share)| share * part.sums[head]).sum();
+    for (part, share) in parts.iter().zip(shares) {
         let share = share / all;
         let weighted = &part.weighted[head * out.len()..(head + 1) * out.len()];
         out.iter_mut().zip(weighted).for_each(|(out, value)| *out += share * value);
@@ -107,25 +112,18 @@ fn merge(parts: &[(&Task, &Part)], head: usize, out: &mut [f32]) {
 
 struct AttentionInputs<'a, F> {
     queries: &'a [f32],
-    keys: &'a [F],
-    values: &'a [F],
+    keys: CacheView<'a, F>,
+    values: CacheView<'a, F>,
     n_heads: usize,
     /// Query heads that share a key head.
     group: usize,
     n: usize,
-    capacity: usize,
     head_dim: usize,
     mask: AttentionMask,
     scoring: Scoring,
 }
 
 impl<F: Float> AttentionInputs<'_, F> {
-    /// The part of `cache` that query head `head` reads: `[capacity, head_dim]`.
-    fn head_slice<'c>(&self, cache: &'c [F], head: usize) -> &'c [F] {
-        let size = self.capacity * self.head_dim;
-        &cache[head / self.group * size..][..size]
-    }
-
     fn write(&self, isa: Isa, out: &mut [f32]) {
         if self.n <= MAX_ROWS {
             self.decode(isa, out);
@@ -147,24 +145,34 @@ impl<F: Float> AttentionInputs<'_, F> {
             tasks.par_iter().map(|task| self.part(isa, task)).collect()
         };
         let pairs: Vec<(&Task, &Part)> = tasks.iter().zip(&parts).collect();
-        for parts in pairs.chunk_by(|(a, _), (b, _)| a.row == b.row && a.heads == b.heads) {
-            let Task { row, heads, .. } = parts[0].0;
-            for head in heads.clone() {
-                let out = &mut out[(row * self.n_heads + head) * self.head_dim..][..self.head_dim];
-                merge(parts, head - heads.start, out);
+        for of_row in pairs.chunk_by(|(a, _), (b, _)| a.row == b.row) {
+            let of_position = of_row.iter().take_while(|(task, _)| task.visible == of_row[0].0.visible);
+            let n_together = of_position.count();
+            for (number, (Task { row, heads, .. }, _)) in of_row[..n_together].iter().enumerate() {
+                let parts: Vec<&Part> = of_row[number..].iter().step_by(n_together).map(|(_, part)| *part).collect();
+                for head in heads.clone() {
+                    let out = &mut out[(row * self.n_heads + head) * self.head_dim..][..self.head_dim];
+                    merge(&parts, head - heads.start, out);
+                }
             }
         }
     }
 
+    /// In the order of rows, then of positions: of a block the keys and values of all heads are side by side in memory.
     fn tasks(&self) -> Vec<Task> {
+        let groups = (0..self.n_heads).step_by(self.group).map(|first| first..first + self.group);
+        let groups: Vec<Range<usize>> = groups
+            .flat_map(|shared| {
+                let end = shared.end;
+                shared.step_by(MAX_ROWS).map(move |first| first..end.min(first + MAX_ROWS))
+            })
+            .collect();
         let mut tasks = Vec::new();
         for row in 0..self.n {
             let visible = self.mask.visible(row);
-            for shared in (0..self.n_heads).step_by(self.group).map(|first| first..first + self.group) {
-                for heads in shared.clone().step_by(MAX_ROWS).map(|first| first..shared.end.min(first + MAX_ROWS)) {
-                    let parts = visible.clone().step_by(POSITIONS).map(|start| start..visible.end.min(start + POSITIONS));
-                    tasks.extend(parts.map(|visible| Task { row, heads: heads.clone(), visible }));
-                }
+            for start in (visible.start / POSITIONS * POSITIONS..visible.end).step_by(POSITIONS) {
+                let part = start.max(visible.start)..visible.end.min(start + POSITIONS);
+                tasks.extend(groups.iter().map(|heads| Task { row, heads: heads.clone(), visible: part.clone() }));
             }
         }
         tasks
@@ -172,21 +180,30 @@ impl<F: Float> AttentionInputs<'_, F> {
 
     fn part(&self, isa: Isa, task: &Task) -> Part {
         let (n, head_dim) = (task.heads.len(), self.head_dim);
-        let visible_rows =
-            |cache| &self.head_slice(cache, task.heads.start)[task.visible.start * head_dim..task.visible.end * head_dim];
+        let first_key = task.heads.start / self.group;
         let mut queries = Vec::with_capacity(n * head_dim);
         for head in task.heads.clone() {
             let query = &self.queries[(head * self.n + task.row) * head_dim..][..head_dim];
             queries.extend(query.iter().map(|query| query * self.scoring.scale));
         }
         let mut scores = vec![0.0; n * task.visible.len()];
-        isa.scores(visible_rows(self.keys), &queries, head_dim, &mut scores);
+        let mut written = 0;
+        for rows in self.keys.rows(first_key, task.visible.clone()) {
+            let scores = &mut scores[written..][..rows.len() / head_dim * n];
+            isa.scores(rows, &queries, head_dim, scores);
+            written += scores.len();
+        }
         if let Some(cap) = self.scoring.softcap {
             softcap(&mut scores, cap);
         }
         let mut part = Part { largest: vec![0.0; n], sums: vec![0.0; n], weighted: vec![0.0; n * head_dim] };
         exponentials(&mut scores, &mut part.largest, &mut part.sums);
-        isa.weighted_sums(&scores, visible_rows(self.values), head_dim, &mut part.weighted);
+        let mut weights = &scores[..];
+        for rows in self.values.rows(first_key, task.visible.clone()) {
+            let own;
+            (own, weights) = weights.split_at(rows.len() / head_dim * n);
+            isa.weighted_sums(own, rows, head_dim, &mut part.weighted);
+        }
         part
     }
 }

@@ -3,6 +3,7 @@
 //! What has 16 bits stays so in memory and is widened in registers. Results are bit-identical to those of the same values in f32, and decoding,
 //! which waits for memory, reads half as much. `ModelInfo::memory_dtype` and `ModelInfo::kv_dtype` report it.
 
+use bytemuck::Pod;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use tandem_core::DType;
@@ -14,7 +15,7 @@ use crate::isa::vectorized;
 /// # Safety
 /// `DTYPE` must name the implementing type: vector loads cast pointers by it.
 #[expect(unsafe_code, reason = "vector loads rely on `DTYPE`")]
-pub unsafe trait Float: Copy + Send + Sync {
+pub unsafe trait Float: Pod + Send + Sync {
     /// Its name.
     const DTYPE: DType;
 

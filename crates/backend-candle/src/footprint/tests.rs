@@ -4,8 +4,6 @@ use tandem_core::DType;
 use tandem_core::backend::{KvDType, Numerics};
 use tandem_core::conformance::{MeasuredPeak, check_footprints};
 
-use super::resident;
-
 const MEASURED: [MeasuredPeak; 18] = [
     ("demo", DType::F32, 499, 512, 27),
     ("demo", DType::F32, 999, 1024, 30),
@@ -30,17 +28,4 @@ const MEASURED: [MeasuredPeak; 18] = [
 #[test]
 fn footprints_are_within_a_tenth_of_measured_peaks() {
     check_footprints(&crate::CandleBackend::new(), &MEASURED, |dtype| KvDType::by_default(dtype, Numerics::Fast).dtype());
-}
-
-#[test]
-fn a_cache_that_doubles_has_what_it_holds_twice() {
-    let check = |n: u64, max: u64, expected: u64| assert_eq!(resident(n, max), expected, "{n} of {max}");
-    check(1, 32_768, 1);
-    check(100, 100, 100);
-    check(256, 32_768, 256);
-    check(257, 32_768, 512);
-    check(600, 32_768, 1024);
-    check(600, 700, 1024);
-    check(8192, 8192, 8192);
-    check(8193, 32_768, 16_384);
 }

@@ -16,12 +16,14 @@ use half::f16;
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput, ShapeInferenceContext};
 use ort::value::{PrimitiveTensorElementType, SymbolicDimensions, TensorElementType, ValueType};
 use rayon::prelude::*;
-use tandem_kernels::attention::{AttentionMask, Scoring, append, attention};
+use tandem_core::kv_memory::BLOCK_POSITIONS;
+use tandem_kernels::attention::{AttentionMask, CacheLayout, CacheView, Scoring, append, attention};
 use tandem_kernels::rotary::rotate_pairs;
 use tandem_kernels::{Float, scratch_slice};
 use tandem_onnx_graph::F16_ATTENTION;
 
 use super::{Floats, FloatsMut, Scratch, ScratchPool, batch, count, input, node_error, optional_input, output, shape};
+use crate::cache::{PartOfBlocks, part_of_blocks};
 
 /// The places of the inputs.
 const QUERY: usize = 0;
@@ -215,8 +217,8 @@ struct Own<'o, F> {
     rows: [Range<usize>; 2],
     /// The position of the first.
     start: usize,
-    /// `[kv_heads, capacity, head_dim]`
-    cache: [&'o mut [F]; 2],
+    /// Its keys and its values.
+    cache: [Cache<'o, F>; 2],
     /// The result for each range of rows, `[n, heads * head_dim]`.
     out: [&'o mut [f32]; 2],
 }
@@ -261,9 +263,9 @@ impl<F: Held> Kernel for AttentionKernel<F> {
         if let Some(several) = &several {
             return several.owned(&mut presents, [node.kv_heads, head_dim], out)?.into_par_iter().try_for_each(attend);
         }
-        let [keys, values] =
-            presents.each_mut().map(|present| present.extract_tensor_mut().1.chunks_mut(node.kv_heads * capacity * head_dim));
-        let rows = out.chunks_mut(n * node.heads * head_dim).zip(keys.zip(values)).zip(spans.starts).enumerate();
+        let [keys, values] = &mut presents;
+        let caches = Cache::of_rows(keys, size)?.into_iter().zip(Cache::of_rows(values, size)?);
+        let rows = out.chunks_mut(n * node.heads * head_dim).zip(caches).zip(spans.starts).enumerate();
         rows.map(|(row, ((out, (keys, values)), start))| Own {
             rows: [0..0, row * n..(row + 1) * n],
             start,
@@ -284,23 +286,23 @@ impl NodeShape {
         tables: Option<&Tables<'_>>,
         scratch: &mut Scratch,
     ) -> ort::Result<()> {
-        let Own { rows, start, cache: [keys, values], out: [first, last] } = own;
+        let Own { rows, start, cache: [mut keys, mut values], out: [first, last] } = own;
         let n = rows[0].len() + rows[1].len();
         let to = Place { rows, start, head_dim };
         let appended = scratch_slice(&mut scratch.appended, self.kv_heads * n * head_dim);
-        for (given, tables, cache) in [(given[1], tables, &mut *keys), (given[2], None, &mut *values)] {
+        for (given, tables, cache) in [(given[1], tables, &mut keys), (given[2], None, &mut values)] {
             place(given, tables, appended, &to);
-            append(appended, cache, [self.kv_heads, head_dim], start)
-                .map_err(|value| node_error(format!("{TOO_LARGE}{value}")))?;
+            let layout = cache.layout;
+            append(appended, cache.values_mut(), layout, start).map_err(|value| node_error(format!("{TOO_LARGE}{value}")))?;
         }
         let width = self.heads * head_dim;
         let queries = scratch_slice(&mut scratch.inputs, n * width);
         place(given[0], tables, queries, &to);
         let scale = self.scale.unwrap_or_else(|| (head_dim as f32).sqrt().recip());
         let attend = |out: &mut [f32]| {
-            let sizes = [self.heads, self.kv_heads, n, head_dim];
             let mask = AttentionMask { n_past: start, window: self.window, ahead: None };
-            attention(queries, [&*keys, &*values], sizes, mask, Scoring { scale, softcap: self.softcap }, out);
+            let scoring = Scoring { scale, softcap: self.softcap };
+            attention(queries, [keys.view(), values.view()], [self.heads, n], mask, scoring, out);
         };
         match (first.is_empty(), last.is_empty()) {
             (true, _) => attend(last),
@@ -314,6 +316,60 @@ impl NodeShape {
             }
         }
         Ok(())
+    }
+}
+
+/// The keys or the values of one sequence: its part of a tensor, or what blocks have of a port.
+struct Cache<'c, F> {
+    first: *mut F,
+    /// In blocks, keys and values of others are among them.
+    n_values: usize,
+    layout: CacheLayout,
+    memory: PhantomData<&'c mut F>,
+}
+
+// SAFETY: it stands for a slice that can be written to, of values that any thread may write.
+#[expect(unsafe_code, reason = "an address in the place of a slice")]
+unsafe impl<F: Send> Send for Cache<'_, F> {}
+
+impl<'c, F: Held> Cache<'c, F> {
+    /// Those of each row of `present`, which is `[batch, kv_heads, capacity, head_dim]`.
+    fn of_rows(present: &'c mut FloatsMut<'_, F>, [batch, kv_heads, capacity, head_dim]: [usize; 4]) -> ort::Result<Vec<Self>> {
+        let first = present.data_ptr().cast_mut().cast::<F>();
+        if let Some(part) = part_of_blocks(first.addr()) {
+            let cache = Self::in_blocks(first, part, [kv_heads, head_dim], capacity)?;
+            return if batch == 1 { Ok(vec![cache]) } else { Err(node_error("blocks hold one sequence")) };
+        }
+        let layout = CacheLayout::contiguous([kv_heads, capacity, head_dim]);
+        let n_values = layout.block_len();
+        let row = |row| Self { first: first.wrapping_add(row * n_values), n_values, layout, memory: PhantomData };
+        Ok((0..batch).map(row).collect())
+    }
+
+    /// That from `first` on in the blocks of which `part` is from there on, with room for `positions`.
+    fn in_blocks(first: *mut F, part: PartOfBlocks, [kv_heads, head_dim]: [usize; 2], positions: usize) -> ort::Result<Self> {
+        let of_block = CacheLayout::contiguous([kv_heads, BLOCK_POSITIONS, head_dim]);
+        let layout = CacheLayout { stride: part.stride_bytes / size_of::<F>(), ..of_block };
+        let n_values = part.n_bytes / size_of::<F>();
+        if layout.capacity(n_values) < positions {
+            return Err(node_error(format!("blocks for {} positions do not hold {positions}", layout.capacity(n_values))));
+        }
+        Ok(Self { first, n_values, layout, memory: PhantomData })
+    }
+
+    /// The keys or the values, and what lies between them.
+    #[expect(unsafe_code, reason = "blocks of keys have those of values between them")]
+    fn values_mut(&mut self) -> &mut [F] {
+        // SAFETY: a row of a tensor, or what its session, which waits for this run, has of blocks from there on. While the result is used
+        // nobody else reads or writes any of it.
+        unsafe { slice::from_raw_parts_mut(self.first, self.n_values) }
+    }
+
+    #[expect(unsafe_code, reason = "blocks of keys have those of values between them")]
+    fn view(&self) -> CacheView<'_, F> {
+        // SAFETY: as in `values_mut`, but that nothing is written meanwhile.
+        let values = unsafe { slice::from_raw_parts(self.first, self.n_values) };
+        CacheView { values, layout: self.layout }
     }
 }
 

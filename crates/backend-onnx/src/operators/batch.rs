@@ -13,6 +13,7 @@ use std::sync::Arc;
 use tandem_kernels::matrix::{Kernels, RowRun};
 
 use super::node_error;
+use crate::cache::PartOfBlocks;
 
 thread_local! {
     /// What the graph is run for on this thread; `None` for one sequence, or texts of one length.
@@ -45,26 +46,19 @@ pub(crate) struct Sequence {
     pub(super) rows: [Range<usize>; 2],
 }
 
-/// The memory of one cache of a sequence, `[kv_heads, positions, head_dim]`.
+/// The memory of one cache of a sequence, which its session has: while a run is for it, only the node of that cache uses it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CacheMemory {
-    pub(super) start: NonNull<c_void>,
-    pub(super) n_bytes: usize,
+    pub(crate) start: NonNull<c_void>,
+    pub(crate) part: PartOfBlocks,
 }
 
-// SAFETY: an address and a size; who reads or writes what is there says why that is allowed.
+// SAFETY: an address and sizes; who reads or writes what is there says why that is allowed.
 #[expect(unsafe_code, reason = "the memory of values that are bound to no thread")]
 unsafe impl Send for CacheMemory {}
 // SAFETY: as above.
 #[expect(unsafe_code, reason = "the memory of values that are bound to no thread")]
 unsafe impl Sync for CacheMemory {}
-
-impl CacheMemory {
-    /// That of `values`.
-    pub(crate) fn of<F>(values: &mut [F]) -> Self {
-        Self { start: NonNull::from(&mut *values).cast(), n_bytes: size_of_val(values) }
-    }
-}
 
 impl Sequence {
     pub(crate) fn new(n_past: usize, n_tokens: usize, n_kept: usize, caches: Vec<CacheMemory>) -> Self {

@@ -53,7 +53,7 @@ impl<'r> Row<'r> {
         let (held, n) = (self.session.n_tokens, self.tokens.len());
         self.session.cache.reserve(held, held + n)?;
         let n_kept = if keeps { self.request.n_rows(n) } else { n };
-        Ok(Sequence::new(held, n, n_kept, self.session.cache.memory()?))
+        Ok(Sequence::new(held, n, n_kept, self.session.cache.memory()))
     }
 }
 

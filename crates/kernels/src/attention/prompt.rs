@@ -57,21 +57,25 @@ impl<F: Float> AttentionInputs<'_, F> {
     }
 
     fn packed(&self, isa: Isa, head: usize, visible: Range<usize>) -> PackedKv {
-        let visible_rows = |cache| &self.head_slice(cache, head)[visible.start * self.head_dim..visible.end * self.head_dim];
-        let (keys, values) = (visible_rows(self.keys), visible_rows(self.values));
-        let size = isa.tile_inputs() * self.head_dim;
-        let mut packed = zeros(keys.len());
-        packed.par_chunks_mut(size).zip(keys.par_chunks(size)).for_each_init(Vec::new, |wide, (packed, rows)| {
-            wide.resize(rows.len(), 0.0);
-            F::widen(rows, wide);
-            pack_group(wide, self.head_dim, packed);
+        let (head, head_dim, together) = (head / self.group, self.head_dim, isa.tile_inputs());
+        let mut packed = zeros(visible.len() * head_dim);
+        packed.par_chunks_mut(together * head_dim).enumerate().for_each_init(Vec::new, |wide, (group, packed)| {
+            wide.resize(packed.len(), 0.0);
+            let start = visible.start + group * together;
+            let mut rest = &mut wide[..];
+            for rows in self.keys.rows(head, start..start + packed.len() / head_dim) {
+                let own;
+                (own, rest) = rest.split_at_mut(rows.len());
+                F::widen(rows, own);
+            }
+            pack_group(wide, head_dim, packed);
         });
-        let mut columns = zeros(values.len());
-        let tiles = columns.par_chunks_mut(isa.tile_inputs() * visible.len()).enumerate();
+        let mut columns = zeros(visible.len() * head_dim);
+        let tiles = columns.par_chunks_mut(together * visible.len()).enumerate();
         tiles.for_each(|(tile, packed)| {
             let width = packed.len() / visible.len();
-            let rows = values.chunks_exact(self.head_dim).zip(packed.chunks_exact_mut(width));
-            rows.for_each(|(row, packed)| F::widen(&row[tile * isa.tile_inputs()..][..width], packed));
+            let rows = self.values.rows(head, visible.clone()).flat_map(|rows| rows.chunks_exact(head_dim));
+            rows.zip(packed.chunks_exact_mut(width)).for_each(|(row, packed)| F::widen(&row[tile * together..][..width], packed));
         });
         PackedKv { first: visible.start, n_positions: visible.len(), keys: packed, values: columns }
     }

@@ -11,16 +11,19 @@ fn numbers(n: usize, seed: usize) -> Vec<f32> {
 /// One query of one head in f64.
 fn expected<F: Float>(shared: &AttentionInputs<'_, F>, row: usize, head: usize) -> Vec<f64> {
     let query = &shared.queries[(head * shared.n + row) * shared.head_dim..][..shared.head_dim];
-    let at = |cache, position: usize| &shared.head_slice(cache, head)[position * shared.head_dim..][..shared.head_dim];
+    fn at<F: Float>(cache: CacheView<'_, F>, head: usize, position: usize) -> &[F] {
+        cache.rows(head, position..position + 1).next().unwrap()
+    }
+    let key_head = head / shared.group;
     let score = |position| {
-        let keys = at(shared.keys, position).iter();
-        let dot: f64 = keys.zip(query).map(|(k, q)| f64::from(k.widened()) * f64::from(*q)).sum();
+        let keys = at(shared.keys, key_head, position);
+        let dot: f64 = keys.iter().zip(query).map(|(k, q)| f64::from(k.widened()) * f64::from(*q)).sum();
         let score = dot * f64::from(shared.scoring.scale);
         shared.scoring.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh()).exp()
     };
     let visible = shared.mask.visible(row);
     let all: f64 = visible.clone().map(score).sum();
-    let value = |position, i: usize| f64::from(at(shared.values, position)[i].widened());
+    let value = |position, i: usize| f64::from(at(shared.values, key_head, position)[i].widened());
     let of = |i: usize| visible.clone().map(|position| score(position) * value(position, i)).sum::<f64>();
     (0..shared.head_dim).map(|i| of(i) / all).collect()
 }
@@ -37,10 +40,18 @@ fn check_with<F: Float>(
     of: (AttentionMask, Scoring),
 ) -> Vec<f32> {
     let ((n_heads, kv_heads, head_dim), (mask, scoring)) = (shape, of);
-    let (group, capacity) = (n_heads / kv_heads, keys.len() / (kv_heads * head_dim));
-    let shared = AttentionInputs { queries, keys, values, n_heads, group, n, capacity, head_dim, mask, scoring };
+    let layout = CacheLayout::contiguous([kv_heads, keys.len() / (kv_heads * head_dim), head_dim]);
+    let [keys, values] = [keys, values].map(|values| CacheView { values, layout });
+    let group = n_heads / kv_heads;
+    let shared = AttentionInputs { queries, keys, values, n_heads, group, n, head_dim, mask, scoring };
     let mut out = vec![f32::NAN; n * n_heads * head_dim];
     shared.write(isa, &mut out);
+    // How they lie changes no bit.
+    let (blocks, layout) = in_blocks([keys, values]);
+    let [keys, values] = [0, layout.block_len()].map(|start| CacheView { values: &blocks[start..], layout });
+    let mut of_blocks = vec![f32::NAN; out.len()];
+    AttentionInputs { queries, keys, values, n_heads, group, n, head_dim, mask, scoring }.write(isa, &mut of_blocks);
+    assert_eq!(of_blocks, out);
     for (row, head) in [(0, 0), (n / 2, n_heads / 2), (n - 1, n_heads - 1)] {
         let own = &out[(row * n_heads + head) * head_dim..][..head_dim];
         for (own, expected) in own.iter().zip(expected(&shared, row, head)) {
@@ -54,6 +65,26 @@ fn check_with<F: Float>(
         }
     }
     out
+}
+
+/// Keys and values in blocks, side by side, with others between them.
+fn in_blocks<F: Float>([keys, values]: [CacheView<'_, F>; 2]) -> (Vec<F>, CacheLayout) {
+    let (wide, capacity) = (keys.layout, keys.capacity());
+    let mut layout = CacheLayout { positions: POSITIONS, ..wide };
+    layout.stride = 3 * layout.block_len();
+    let mut blocks = vec![keys.values[0]; capacity.div_ceil(POSITIONS) * layout.stride];
+    for (start, cache) in [(0, keys), (layout.block_len(), values)] {
+        for head in 0..wide.kv_heads {
+            for (block, rows) in cache.values[head * capacity * wide.head_dim..][..capacity * wide.head_dim]
+                .chunks(POSITIONS * wide.head_dim)
+                .enumerate()
+            {
+                let first = start + block * layout.stride + head * POSITIONS * wide.head_dim;
+                blocks[first..first + rows.len()].copy_from_slice(rows);
+            }
+        }
+    }
+    (blocks, layout)
 }
 
 /// Every set of instructions; many queries have the same bits where keys and values are widened first.
@@ -91,13 +122,15 @@ fn attention_matches_f64() {
 /// The division into parts does not depend on the threads.
 #[test]
 fn attention_has_the_same_bits_at_any_number_of_threads() {
-    let (shape, mask) = ([14, 2, 1, 64], AttentionMask { n_past: 1500, window: None, ahead: None });
+    let mask = AttentionMask { n_past: 1500, window: None, ahead: None };
     let narrow = |seed| -> Vec<f16> { numbers(2 * 1501 * 64, seed).into_iter().map(f16::from_f32).collect() };
     let (queries, keys, values) = (numbers(14 * 64, 0), narrow(1), narrow(2));
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let mut out = vec![f32::NAN; 14 * 64];
-        pool.install(|| attention(&queries, [&keys, &values], shape, mask, Scoring { scale: 0.125, softcap: None }, &mut out));
+        let layout = CacheLayout::contiguous([2, 1501, 64]);
+        let caches = [&keys, &values].map(|values| CacheView { values, layout });
+        pool.install(|| attention(&queries, caches, [14, 1], mask, Scoring { scale: 0.125, softcap: None }, &mut out));
         out
     };
     let alone = run(1);

@@ -13,9 +13,10 @@ mod sums;
 pub(super) mod tiles;
 pub(super) mod vnni;
 
-/// The kernels for one width. `$tall` is how many rows of weights go together with five to eight inputs, so that sums fill the registers.
+/// The kernels for one width. `$tall` is how many rows of weights go together with five to eight inputs, so that sums fill the registers; of
+/// weighted sums, `$tallest` vectors of columns go together with up to `$few` columns of weights.
 macro_rules! loops {
-    ($module:ident, $features:literal, $vector:ident, $lanes:literal, $tall:literal,
+    ($module:ident, $features:literal, $vector:ident, $lanes:literal, $tall:literal, $tallest:literal, $few:literal,
      $load:ident, $store:ident, $all:ident, $zero:ident, $fused:ident, $plus:ident, $sum:path, $sums:path, $eight:path, $four:path) => {
         #[expect(unsafe_code, reason = "vectors are loaded from addresses")]
         pub(super) mod $module {
@@ -258,6 +259,10 @@ macro_rules! loops {
             #[target_feature(enable = $features)]
             fn sums_of<F: Float, const N: usize>(weights: &[f32], values: &[F], width: usize, out: &mut [f32]) {
                 let mut start = 0;
+                while N <= $few && start + $tallest * $lanes <= width {
+                    sums_from::<F, N, $tallest>(weights, values, width, start, out);
+                    start += $tallest * $lanes;
+                }
                 while start + $tall * $lanes <= width {
                     sums_from::<F, N, $tall>(weights, values, width, start, out);
                     start += $tall * $lanes;
@@ -285,6 +290,9 @@ macro_rules! loops {
                 let mut sums = [[$zero(); V]; N];
                 for (weights, values) in weights.as_chunks::<N>().0.iter().zip(values.chunks_exact(width)) {
                     let values = &values[start..start + V * $lanes];
+                    if size_of_val(values) >= super::LINE {
+                        super::fetch_all(values);
+                    }
                     let mut loaded = [$zero(); V];
                     for (loaded, values) in loaded.iter_mut().zip(values.as_chunks().0) {
                         *loaded = widened(values);
@@ -405,6 +413,8 @@ loops!(
     __m256,
     8,
     1,
+    2,
+    6,
     _mm256_loadu_ps,
     _mm256_storeu_ps,
     _mm256_set1_ps,
@@ -422,6 +432,8 @@ loops!(
     __m512,
     16,
     2,
+    4,
+    7,
     _mm512_loadu_ps,
     _mm512_storeu_ps,
     _mm512_set1_ps,

@@ -9,7 +9,7 @@ use super::{Kernels, MatrixView, RowRun, Terms};
 use crate::low_rank::{Inputs, Shared};
 use crate::product::Weights;
 use crate::quantize::Bits;
-use crate::quantized_activations::{BlockPair, LaneInputs, QuantizedActivations};
+use crate::quantized_activations::{BlockPair, QuantizedActivations};
 use crate::tiles::{MAX_ROWS, TILE};
 
 /// One of several products of the same rows.
@@ -52,9 +52,10 @@ fn write_run(x: &[f32], parts: &mut [ProductPart<'_>], kernels: Kernels, packed:
     let n = x.len() / columns;
     let is_alike = parts.iter().all(|part| part.matrix.columns == columns && x.len() == n * columns);
     let is_whole = parts.iter().all(|part| part.out.len() == n * part.matrix.rows);
-    let is_few = (1..=MAX_ROWS).contains(&n) && kernels.rows(n) <= MAX_ROWS;
+    // With more rows, products take long enough for loops of their own.
+    let is_one = n == 1 && kernels.rows(n) <= MAX_ROWS;
     let integers = parts.iter().map(|part| part.matrix.integer_bits()).collect::<Vec<_>>();
-    let is_together = parts.len() > 1 && is_alike && is_whole && is_few && integers.windows(2).all(|both| both[0] == both[1]);
+    let is_together = parts.len() > 1 && is_alike && is_whole && is_one && integers.windows(2).all(|both| both[0] == both[1]);
     if !is_together {
         for part in parts {
             part.matrix.write_product(x, part.terms, kernels, packed, part.out);
@@ -62,19 +63,13 @@ fn write_run(x: &[f32], parts: &mut [ProductPart<'_>], kernels: Kernels, packed:
         return;
     }
     match integers[0] {
-        None => in_one_loop(parts, n, Inputs::Floats(x), |matrix, rows, out| matrix.products_of_few(rows, x, out)),
+        None => in_one_loop(parts, Inputs::Floats(x), |matrix, rows, out| matrix.products_of_few(rows, x, out)),
         Some(bits) => {
             let inputs = QuantizedActivations::new(x, columns);
+            let pairs = inputs.pairs(bits.offset());
             let has_update = parts.iter().any(|part| part.terms.update.is_some());
             let of_updates = if has_update { inputs.pairs(Bits::Eight.offset()) } else { Vec::new() };
-            let low = Inputs::Pairs(&of_updates);
-            if parts[0].matrix.isa.multiplies_in_lanes(n) {
-                let lanes = inputs.lanes(0..n, bits.offset());
-                in_one_loop(parts, n, low, |matrix, rows, out| matrix.lanes_of_few(rows, &lanes, out));
-            } else {
-                let pairs = inputs.pairs(bits.offset());
-                in_one_loop(parts, n, low, |matrix, rows, out| matrix.integers_of_few(rows, &pairs, out));
-            }
+            in_one_loop(parts, Inputs::Pairs(&of_updates), |matrix, rows, out| matrix.integers_of_few(rows, &pairs, out));
         }
     }
     for part in parts {
@@ -82,25 +77,21 @@ fn write_run(x: &[f32], parts: &mut [ProductPart<'_>], kernels: Kernels, packed:
     }
 }
 
-/// As [`MatrixView::product_of_few`] for each of `parts`.
+/// As [`MatrixView::product_of_few`] of one row, for each of `parts`.
 fn in_one_loop(
     parts: &mut [ProductPart<'_>],
-    n: usize,
     inputs: Inputs<'_>,
     products: impl Fn(MatrixView<'_>, Range<usize>, &mut [f32]) + Sync,
 ) {
     let own: Vec<_> =
         parts.iter().map(|part| (part.matrix, part.terms.update.map(|update| Shared::new(update, inputs)))).collect();
-    let mut transposed: Vec<Vec<f32>> =
-        parts.iter().map(|part| if n == 1 { Vec::new() } else { vec![0.0; part.out.len()] }).collect();
     let mut tasks = Vec::new();
-    for (((matrix, low), part), transposed) in own.iter().zip(&mut *parts).zip(&mut transposed) {
+    for ((matrix, low), part) in own.iter().zip(parts) {
         let share = matrix.task_rows(if low.is_some() { TILE } else { 4 });
-        let out = if n == 1 { &mut *part.out } else { &mut transposed[..] };
-        tasks.extend(out.chunks_mut(share * n).enumerate().map(|(i, out)| (*matrix, low.as_ref(), i * share, out)));
+        tasks.extend(part.out.chunks_mut(share).enumerate().map(|(i, out)| (*matrix, low.as_ref(), i * share, out)));
     }
     tasks.into_par_iter().with_max_len(1).for_each(|(matrix, low, first, out)| {
-        let rows = first..first + out.len() / n;
+        let rows = first..first + out.len();
         if let Some(low) = low {
             low.compute();
         }
@@ -109,11 +100,6 @@ fn in_one_loop(
             low.apply(&rows, out);
         }
     });
-    for (part, transposed) in parts.iter_mut().zip(&transposed).filter(|_| n > 1) {
-        for (i, out) in part.out.chunks_exact_mut(part.matrix.rows).enumerate() {
-            out.iter_mut().zip(transposed[i..].iter().step_by(n)).for_each(|(out, value)| *out = *value);
-        }
-    }
 }
 
 impl MatrixView<'_> {
@@ -128,12 +114,6 @@ impl MatrixView<'_> {
     fn integers_of_few(self, rows: Range<usize>, pairs: &[BlockPair], out: &mut [f32]) {
         if let Weights::Blocks(blocks) = self.weights {
             self.isa.integer_products(blocks.rows(rows, self.columns), pairs, self.columns, out);
-        }
-    }
-
-    fn lanes_of_few(self, rows: Range<usize>, lanes: &LaneInputs, out: &mut [f32]) {
-        if let Weights::Blocks(blocks) = self.weights {
-            self.isa.lane_products(blocks.rows(rows, self.columns), lanes, out);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use candle_nn::ops::softmax;
-use tandem_kernels::attention::{AttentionMask, Scoring, attention};
+use tandem_kernels::attention::{AttentionMask, CacheLayout, CacheView, Scoring, attention};
 use tandem_kernels::zeros;
 
 use super::{result, values};
@@ -56,10 +56,11 @@ impl CustomOp3 for Attention {
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (heads, n, head_dim) = q_layout.shape().dims3()?;
-        let kv_heads = k_layout.shape().dims3()?.0;
+        let layout = CacheLayout::contiguous(<[usize; 3]>::from(k_layout.shape().dims3()?));
         let (q, k, v) = (values(q, q_layout)?, values(k, k_layout)?, values(v, v_layout)?);
         let mut out = zeros(n * heads * head_dim);
-        attention(q, [k, v], [heads, kv_heads, n, head_dim], self.mask, self.scoring, &mut out);
+        let caches = [k, v].map(|values| CacheView { values, layout });
+        attention(q, caches, [heads, n], self.mask, self.scoring, &mut out);
         Ok(result(out, (n, heads * head_dim)))
     }
 

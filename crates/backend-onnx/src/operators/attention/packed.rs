@@ -1,9 +1,8 @@
 //! What a node attends to in a run for several sequences: each has its own caches, of which the engine is given those of the first.
 
 use std::ops::Range;
-use std::slice;
 
-use super::{FloatsMut, Held, Own, Spans, node_error};
+use super::{Cache, FloatsMut, Held, Own, Spans, node_error};
 use crate::operators::batch::{Batch, CacheMemory};
 
 impl Batch {
@@ -32,15 +31,11 @@ impl Batch {
         let mut owned = Vec::with_capacity(self.sequences.len());
         for sequence in &self.sequences {
             let positions = sequence.n_past + sequence.n_tokens;
-            let floats = |place: usize| {
-                // SAFETY: keys and values of a layer are other buffers than those of any other layer and session, and only the node of that
-                // layer has them; of the engine's values of the first sequence no slice is made.
-                #[expect(unsafe_code, reason = "caches that the engine is not given")]
-                unsafe {
-                    sequence.caches[place].floats::<F>(kv_heads * head_dim, positions)
-                }
+            let cache = |place: usize| {
+                let CacheMemory { start, part } = sequence.caches[place];
+                Cache::in_blocks(start.as_ptr().cast(), part, [kv_heads, head_dim], positions)
             };
-            let cache = [floats(keys)?, floats(values)?];
+            let cache = [cache(keys)?, cache(values)?];
             owned.push(Own { rows: sequence.rows.clone(), start: sequence.n_past, cache, out: [&mut [], &mut []] });
         }
         let mut parts: Vec<(Range<usize>, usize, usize)> = Vec::new();
@@ -52,24 +47,5 @@ impl Batch {
             (owned[i].out[kind], out) = out.split_at_mut(rows.len() * width);
         }
         Ok(owned)
-    }
-}
-
-impl CacheMemory {
-    /// Its values, `[kv_heads, capacity, head_dim]`, of which `of_position` are those of a position; there is room for `positions`.
-    ///
-    /// # Safety
-    /// It is alive, consists of `F`, and nothing else uses it, for as long as the slice is used.
-    #[expect(unsafe_code, reason = "caches that the engine is not given")]
-    unsafe fn floats<'m, F: Held>(self, of_position: usize, positions: usize) -> ort::Result<&'m mut [F]> {
-        let of_position = of_position * size_of::<F>();
-        if !self.n_bytes.is_multiple_of(of_position) || self.n_bytes / of_position < positions {
-            return Err(node_error(format!(
-                "a cache of {} bytes does not hold {positions} positions of {of_position}",
-                self.n_bytes
-            )));
-        }
-        // SAFETY: the caller's obligation, and the size is that of whole positions.
-        Ok(unsafe { slice::from_raw_parts_mut(self.start.as_ptr().cast(), self.n_bytes / size_of::<F>()) })
     }
 }
