@@ -3,6 +3,7 @@
 //! It depends on no crate of the workspace: it runs cargo and the built `tandem`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task reports to the terminal")]
 
+mod aarch64;
 mod bench;
 mod ci;
 mod cuda;
@@ -39,6 +40,7 @@ usage: cargo xtask TASK
   damage       run every command on damaged models, which must not crash, hang or exhaust memory; see --help
   modules      find dependency cycles between modules
   check-cuda   type-check the build with `candle-cuda`, which needs no GPU; not part of `ci`, since nvcc takes minutes
+  check-aarch64 run the kernels' tests in an emulator of AArch64, with --all those of candle too; not part of `ci`, which has none
   help         print this text
 
 Each task does its own set-up, once.";
@@ -80,6 +82,8 @@ fn task(arguments: &[&str]) -> Result<()> {
         ["damage", options @ ..] => damage::run(options),
         ["modules"] => modules::check(),
         ["check-cuda"] => cuda::check(),
+        ["check-aarch64"] => aarch64::check(false),
+        ["check-aarch64", "--all"] => aarch64::check(true),
         [] | ["help" | "-h" | "--help"] => {
             println!("{HELP}");
             Ok(())
