@@ -3,8 +3,8 @@
 //! candle's own product of one row with a matrix runs on one thread, and its product of a few rows packs the whole matrix first; these
 //! read each weight once, whatever the number of rows. All instruction sets agree to within rounding, which the tests check.
 //!
-//! A few rows of inputs (up to [`MAX_ROWS`]) meet each weight while it is in a register, in 32, 16, 8 or 4 bits. Weights are prefetched,
-//! because rows are too short for the processor's own prefetcher. Each input has the bits that it has alone. One row of inputs goes through one row of weights after the other
+//! A few rows of inputs (up to [`MAX_ROWS`]) meet each weight while it is in a register, in 32, 16, 8 or 4 bits. On x86-64 weights are
+//! prefetched, because rows are too short for the processor's own prefetcher. Each input has the bits that it has alone. One row of inputs goes through one row of weights after the other
 //! where vectors are wide enough or weights are floats, because memory is read fastest in one stream. Many rows go through tiles, see
 //! [`product`](crate::product). Products of quantised weights with quantised activations are sums of integers: with VNNI of 512 bits
 //! (`x86::vnni`) or 256 bits, or with AVX2 alone (`x86::bytes`); on AArch64 with products of matrices (`neon::i8mm`), dot products or NEON alone

@@ -6,7 +6,7 @@
 
 use std::arch::aarch64::*;
 
-use super::blocks::unsigned;
+use super::blocks::{EIGHT, FOUR, unsigned};
 use super::tiles::transposed;
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::tiles::{PackedTile, TILE};
@@ -36,27 +36,27 @@ macro_rules! loops {
                 out: &mut [f32],
             ) {
                 match weights.bits {
-                    Bits::Eight => of_bits::<8>(weights, inputs, columns, out),
-                    Bits::Four => of_bits::<4>(weights, inputs, columns, out),
+                    Bits::Eight => of_size::<EIGHT>(weights, inputs, columns, out),
+                    Bits::Four => of_size::<FOUR>(weights, inputs, columns, out),
                 }
             }
 
             #[target_feature(enable = $features)]
-            fn of_bits<const B: usize>(weights: Blocks<'_>, inputs: &[BlockPair], columns: usize, out: &mut [f32]) {
+            fn of_size<const SIZE: usize>(weights: Blocks<'_>, inputs: &[BlockPair], columns: usize, out: &mut [f32]) {
                 match inputs.len() / columns.div_ceil(2 * BLOCK) {
-                    1 => by_rows::<B, 1>(weights, inputs, columns, out),
-                    2 => by_rows::<B, 2>(weights, inputs, columns, out),
-                    3 => by_rows::<B, 3>(weights, inputs, columns, out),
-                    4 => by_rows::<B, 4>(weights, inputs, columns, out),
-                    5 => by_rows::<B, 5>(weights, inputs, columns, out),
-                    6 => by_rows::<B, 6>(weights, inputs, columns, out),
-                    7 => by_rows::<B, 7>(weights, inputs, columns, out),
-                    _ => by_rows::<B, 8>(weights, inputs, columns, out),
+                    1 => by_rows::<SIZE, 1>(weights, inputs, columns, out),
+                    2 => by_rows::<SIZE, 2>(weights, inputs, columns, out),
+                    3 => by_rows::<SIZE, 3>(weights, inputs, columns, out),
+                    4 => by_rows::<SIZE, 4>(weights, inputs, columns, out),
+                    5 => by_rows::<SIZE, 5>(weights, inputs, columns, out),
+                    6 => by_rows::<SIZE, 6>(weights, inputs, columns, out),
+                    7 => by_rows::<SIZE, 7>(weights, inputs, columns, out),
+                    _ => by_rows::<SIZE, 8>(weights, inputs, columns, out),
                 }
             }
 
             #[target_feature(enable = $features)]
-            fn by_rows<const B: usize, const N: usize>(
+            fn by_rows<const SIZE: usize, const N: usize>(
                 weights: Blocks<'_>,
                 inputs: &[BlockPair],
                 columns: usize,
@@ -66,27 +66,30 @@ macro_rules! loops {
                 let inputs: [&[BlockPair]; N] = std::array::from_fn(|i| &inputs[i * pairs..(i + 1) * pairs]);
                 for (i, out) in out.chunks_mut(ROWS * N).enumerate() {
                     let weights = weights.rows(i * ROWS..i * ROWS + out.len() / N, columns);
-                    rows_of::<B, N>(weights, &inputs, columns, out);
+                    rows_of::<SIZE, N>(weights, &inputs, columns, out);
                 }
             }
 
             /// Up to four rows.
             #[target_feature(enable = $features)]
-            fn rows_of<const B: usize, const N: usize>(
+            fn rows_of<const SIZE: usize, const N: usize>(
                 weights: Blocks<'_>,
                 inputs: &[&[BlockPair]; N],
                 columns: usize,
                 out: &mut [f32],
             ) {
-                let rows = four_rows(weights, columns, out.len() / N);
+                // Cut to one length, so that the loop needs no bounds checks.
+                let blocks = columns / BLOCK;
+                let rows = four_rows(weights, columns, out.len() / N)
+                    .map(|row| (&row.codes.as_chunks::<SIZE>().0[..blocks], &row.scales[..blocks]));
                 let mut sums = [vdupq_n_f32(0.0); N];
-                for block in 0..columns / BLOCK {
+                for block in 0..blocks {
                     let (pair, half) = (block / 2, block % 2);
                     let (mut codes, mut scales) = ([[vdupq_n_s8(0); 2]; ROWS], [0.0; ROWS]);
-                    for ((codes, scale), row) in codes.iter_mut().zip(&mut scales).zip(&rows) {
-                        let [first, second] = unsigned::<B>(&row.codes[block * (B * BLOCK / 8)..]);
-                        *codes = [signed::<B>(first), signed::<B>(second)];
-                        *scale = row.scales[block];
+                    for ((codes, scale), (row_codes, row_scales)) in codes.iter_mut().zip(&mut scales).zip(&rows) {
+                        let [first, second] = unsigned(&row_codes[block]);
+                        *codes = [signed::<SIZE>(first), signed::<SIZE>(second)];
+                        *scale = row_scales[block];
                     }
                     let scales = load(&scales);
                     for (sum, input) in sums.iter_mut().zip(inputs) {
@@ -94,12 +97,12 @@ macro_rules! loops {
                         let block_codes = codes_of(&input.codes[half]);
                         let mut dots = [vdupq_n_s32(0); ROWS];
                         for (dots, codes) in dots.iter_mut().zip(&codes) {
-                            *dots = way::block::<B>(*codes, block_codes);
+                            *dots = way::block::<SIZE>(*codes, block_codes);
                         }
                         let [a, b, c, d] = dots;
                         let totals = vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d));
                         // The integers of eight bits are what was multiplied, those of four bits and their offset.
-                        let correction = if B == 8 { 0 } else { input.correction[8 * half] };
+                        let correction = if SIZE == EIGHT { 0 } else { input.correction[8 * half] };
                         *sum = with_block(totals, correction, vmulq_n_f32(scales, input.scales[8 * half]), *sum);
                     }
                 }
@@ -119,26 +122,31 @@ macro_rules! loops {
                 out: &mut [[f32; TILE]],
             ) {
                 match packed.bits {
-                    Bits::Eight => of_packed_bits::<8>(packed, inputs, lanes, out),
-                    Bits::Four => of_packed_bits::<4>(packed, inputs, lanes, out),
+                    Bits::Eight => of_packed_size::<EIGHT>(packed, inputs, lanes, out),
+                    Bits::Four => of_packed_size::<FOUR>(packed, inputs, lanes, out),
                 }
             }
 
             #[target_feature(enable = $features)]
-            fn of_packed_bits<const B: usize>(packed: &PackedTile, inputs: &RowGroup<'_>, lanes: Lanes, out: &mut [[f32; TILE]]) {
+            fn of_packed_size<const SIZE: usize>(
+                packed: &PackedTile,
+                inputs: &RowGroup<'_>,
+                lanes: Lanes,
+                out: &mut [[f32; TILE]],
+            ) {
                 match inputs.n {
-                    1 => of_packed::<B, 1>(packed, inputs, lanes, out),
-                    2 => of_packed::<B, 2>(packed, inputs, lanes, out),
-                    3 => of_packed::<B, 3>(packed, inputs, lanes, out),
-                    4 => of_packed::<B, 4>(packed, inputs, lanes, out),
-                    5 => of_packed::<B, 5>(packed, inputs, lanes, out),
-                    _ => of_packed::<B, 6>(packed, inputs, lanes, out),
+                    1 => of_packed::<SIZE, 1>(packed, inputs, lanes, out),
+                    2 => of_packed::<SIZE, 2>(packed, inputs, lanes, out),
+                    3 => of_packed::<SIZE, 3>(packed, inputs, lanes, out),
+                    4 => of_packed::<SIZE, 4>(packed, inputs, lanes, out),
+                    5 => of_packed::<SIZE, 5>(packed, inputs, lanes, out),
+                    _ => of_packed::<SIZE, 6>(packed, inputs, lanes, out),
                 }
             }
 
             /// Some vectors of rows after the others: registers hold their sums with all inputs.
             #[target_feature(enable = $features)]
-            fn of_packed<const B: usize, const N: usize>(
+            fn of_packed<const SIZE: usize, const N: usize>(
                 packed: &PackedTile,
                 inputs: &RowGroup<'_>,
                 lanes: Lanes,
@@ -151,25 +159,27 @@ macro_rules! loops {
                     let blocks = packed.words.chunks_exact(words).zip(inputs.words.as_chunks::<N>().0.chunks_exact(words));
                     let of_inputs = inputs.scales.as_chunks::<N>().0.iter().zip(inputs.correction.as_chunks::<N>().0);
                     let mut sums = [[vdupq_n_f32(0.0); V]; N];
-                    for ((weights, inputs), (scales, (input_scales, correction))) in blocks.zip(packed.scales.iter().zip(of_inputs)) {
+                    for ((weights, inputs), (scales, (input_scales, correction))) in
+                        blocks.zip(packed.scales.iter().zip(of_inputs))
+                    {
                         let mut dots = [[way::NONE; V]; N];
                         for (weights, inputs) in weights.iter().zip(inputs) {
                             let mut loaded = [vdupq_n_s8(0); V];
                             for (loaded, weights) in loaded.iter_mut().zip(&weights.as_chunks().0[part * V..(part + 1) * V]) {
-                                *loaded = signed::<B>(load_words(weights));
+                                *loaded = signed::<SIZE>(load_words(weights));
                             }
                             for (dots, word) in dots.iter_mut().zip(inputs) {
                                 for (dots, weights) in dots.iter_mut().zip(&loaded) {
-                                    *dots = way::step::<B>(*dots, *weights, *word);
+                                    *dots = way::step::<SIZE>(*dots, *weights, *word);
                                 }
                             }
                         }
                         let scales = &scales.as_chunks().0[part * V..(part + 1) * V];
                         for (i, (sums, dots)) in sums.iter_mut().zip(&dots).enumerate() {
-                            let correction = if B == 8 { 0 } else { correction[i] };
+                            let correction = if SIZE == EIGHT { 0 } else { correction[i] };
                             for ((sum, dots), scales) in sums.iter_mut().zip(dots).zip(scales) {
                                 let scales = vmulq_n_f32(load(scales), input_scales[i]);
-                                *sum = with_block(way::total::<B>(*dots), correction, scales, *sum);
+                                *sum = with_block(way::total::<SIZE>(*dots), correction, scales, *sum);
                             }
                         }
                     }
@@ -191,6 +201,8 @@ loops!(dotprod, "neon,dotprod", fours);
 mod pairs {
     use std::arch::aarch64::*;
 
+    use super::FOUR;
+
     /// Vectors of rows of a tile that go together.
     pub(super) const VECTORS: usize = 1;
 
@@ -204,19 +216,19 @@ mod pairs {
     /// Partial sums of the products of a block. Products of eight bits are at most 128 · 127, of which sixteen bits hold two.
     #[inline]
     #[target_feature(enable = "neon")]
-    pub(super) fn block<const B: usize>(weights: [int8x16_t; 2], inputs: [int8x16_t; 2]) -> int32x4_t {
+    pub(super) fn block<const SIZE: usize>(weights: [int8x16_t; 2], inputs: [int8x16_t; 2]) -> int32x4_t {
         let first = vmlal_high_s8(vmull_s8(vget_low_s8(weights[0]), vget_low_s8(inputs[0])), weights[0], inputs[0]);
         let second = vmlal_high_s8(vmull_s8(vget_low_s8(weights[1]), vget_low_s8(inputs[1])), weights[1], inputs[1]);
-        if B == 4 { vpaddlq_s16(vaddq_s16(first, second)) } else { vpadalq_s16(vpaddlq_s16(first), second) }
+        if SIZE == FOUR { vpaddlq_s16(vaddq_s16(first, second)) } else { vpadalq_s16(vpaddlq_s16(first), second) }
     }
 
     /// Adds the products of four weights of each of four rows with the bytes of `word`. Of four bits a product is at most 15 · 127,
     /// and sixteen bits hold the eight that a block contributes to each lane.
     #[inline]
     #[target_feature(enable = "neon")]
-    pub(super) fn step<const B: usize>([low, high]: Dots, weights: int8x16_t, word: i32) -> Dots {
+    pub(super) fn step<const SIZE: usize>([low, high]: Dots, weights: int8x16_t, word: i32) -> Dots {
         let word = vreinterpretq_s8_s32(vdupq_n_s32(word));
-        if B == 4 {
+        if SIZE == FOUR {
             return [vmlal_s8(low, vget_low_s8(weights), vget_low_s8(word)), vmlal_high_s8(high, weights, word)];
         }
         let added = |sums: int16x8_t, products| vreinterpretq_s16_s32(vpadalq_s16(vreinterpretq_s32_s16(sums), products));
@@ -226,8 +238,8 @@ mod pairs {
     /// The sum of each row.
     #[inline]
     #[target_feature(enable = "neon")]
-    pub(super) fn total<const B: usize>([low, high]: Dots) -> int32x4_t {
-        if B == 4 {
+    pub(super) fn total<const SIZE: usize>([low, high]: Dots) -> int32x4_t {
+        if SIZE == FOUR {
             return vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high));
         }
         vpaddq_s32(vreinterpretq_s32_s16(low), vreinterpretq_s32_s16(high))
@@ -253,26 +265,27 @@ mod fours {
     /// Partial sums of the products of a block.
     #[inline]
     #[target_feature(enable = "neon,dotprod")]
-    pub(super) fn block<const B: usize>(weights: [int8x16_t; 2], inputs: [int8x16_t; 2]) -> int32x4_t {
+    pub(super) fn block<const SIZE: usize>(weights: [int8x16_t; 2], inputs: [int8x16_t; 2]) -> int32x4_t {
         sdot(sdot(NONE, weights[0], inputs[0]), weights[1], inputs[1])
     }
 
     /// Adds the products of four weights of each of four rows with the bytes of `word`.
     #[inline]
     #[target_feature(enable = "neon,dotprod")]
-    pub(super) fn step<const B: usize>(dots: Dots, weights: int8x16_t, word: i32) -> Dots {
+    pub(super) fn step<const SIZE: usize>(dots: Dots, weights: int8x16_t, word: i32) -> Dots {
         sdot_word(dots, weights, word)
     }
 
     /// The sum of each row.
     #[inline]
     #[target_feature(enable = "neon")]
-    pub(super) fn total<const B: usize>(dots: Dots) -> int32x4_t {
+    pub(super) fn total<const SIZE: usize>(dots: Dots) -> int32x4_t {
         dots
     }
 }
 
 /// The first [`ROWS`] rows of `weights`, of which there are `n`; the last one again where there are fewer.
+#[inline]
 pub(super) fn four_rows(weights: Blocks<'_>, columns: usize, n: usize) -> [Blocks<'_>; ROWS] {
     std::array::from_fn(|row| {
         let row = row.min(n - 1);
@@ -307,16 +320,23 @@ pub(super) fn load_words(words: &[u32; 4]) -> uint8x16_t {
 /// See [`Isa::pack`](crate::isa::Isa::pack).
 #[target_feature(enable = "neon")]
 pub(in crate::kernel) fn pack(weights: Blocks<'_>, per_row: usize, packed: &mut PackedTile) {
+    match weights.bits {
+        Bits::Eight => pack_blocks::<EIGHT>(weights, per_row, packed),
+        Bits::Four => pack_blocks::<FOUR>(weights, per_row, packed),
+    }
+}
+
+#[target_feature(enable = "neon")]
+fn pack_blocks<const SIZE: usize>(weights: Blocks<'_>, per_row: usize, packed: &mut PackedTile) {
     const WORDS: usize = BLOCK / 4;
     let rows = weights.scales.len() / per_row;
+    let codes = weights.codes.as_chunks::<SIZE>().0;
     for (block, (words, scales)) in packed.words.as_chunks_mut::<WORDS>().0.iter_mut().zip(&mut packed.scales).enumerate() {
         for first in (0..TILE).step_by(ROWS) {
             // Half of the block of each row.
             let mut squares = [[vdupq_n_f32(0.0); ROWS]; 2];
             for (place, row) in (first..rows.min(first + ROWS)).enumerate() {
-                let own = weights.block(row * per_row + block);
-                let halves = if own.bits == Bits::Eight { unsigned::<8>(own.codes) } else { unsigned::<4>(own.codes) };
-                for (square, half) in squares.iter_mut().zip(halves) {
+                for (square, half) in squares.iter_mut().zip(unsigned(&codes[row * per_row + block])) {
                     square[place] = vreinterpretq_f32_u8(half);
                 }
             }

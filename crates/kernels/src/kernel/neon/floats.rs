@@ -6,7 +6,7 @@ use std::arch::aarch64::*;
 use tandem_core::DType;
 
 use super::asm::widened_f16;
-use super::blocks::floats;
+use super::blocks::{EIGHT, FOUR, floats};
 pub(in crate::kernel) use super::tiles::{columns_tile, tile, transpose};
 use crate::float::Float;
 use crate::quantize::{BLOCK, Bits, Blocks};
@@ -123,27 +123,27 @@ fn sums_of_lanes([a, b, c, d]: [float32x4_t; 4]) -> float32x4_t {
 #[target_feature(enable = "neon")]
 pub(in crate::kernel) fn block_products(weights: Blocks<'_>, inputs: &[f32], columns: usize, out: &mut [f32]) {
     match weights.bits {
-        Bits::Eight => of_bits::<8>(weights, inputs, columns, out),
-        Bits::Four => of_bits::<4>(weights, inputs, columns, out),
+        Bits::Eight => of_size::<EIGHT>(weights, inputs, columns, out),
+        Bits::Four => of_size::<FOUR>(weights, inputs, columns, out),
     }
 }
 
 #[target_feature(enable = "neon")]
-fn of_bits<const B: usize>(weights: Blocks<'_>, inputs: &[f32], columns: usize, out: &mut [f32]) {
+fn of_size<const SIZE: usize>(weights: Blocks<'_>, inputs: &[f32], columns: usize, out: &mut [f32]) {
     match inputs.len() / columns {
-        1 => block_tiles::<B, 4, 1>(weights, inputs, columns, out),
-        2 => block_tiles::<B, 2, 2>(weights, inputs, columns, out),
-        3 => block_tiles::<B, 1, 3>(weights, inputs, columns, out),
-        4 => block_tiles::<B, 1, 4>(weights, inputs, columns, out),
-        5 => block_tiles::<B, 1, 5>(weights, inputs, columns, out),
-        6 => block_tiles::<B, 1, 6>(weights, inputs, columns, out),
-        7 => block_tiles::<B, 1, 7>(weights, inputs, columns, out),
-        _ => block_tiles::<B, 1, 8>(weights, inputs, columns, out),
+        1 => block_tiles::<SIZE, 4, 1>(weights, inputs, columns, out),
+        2 => block_tiles::<SIZE, 2, 2>(weights, inputs, columns, out),
+        3 => block_tiles::<SIZE, 1, 3>(weights, inputs, columns, out),
+        4 => block_tiles::<SIZE, 1, 4>(weights, inputs, columns, out),
+        5 => block_tiles::<SIZE, 1, 5>(weights, inputs, columns, out),
+        6 => block_tiles::<SIZE, 1, 6>(weights, inputs, columns, out),
+        7 => block_tiles::<SIZE, 1, 7>(weights, inputs, columns, out),
+        _ => block_tiles::<SIZE, 1, 8>(weights, inputs, columns, out),
     }
 }
 
 #[target_feature(enable = "neon")]
-fn block_tiles<const B: usize, const R: usize, const N: usize>(
+fn block_tiles<const SIZE: usize, const R: usize, const N: usize>(
     weights: Blocks<'_>,
     inputs: &[f32],
     columns: usize,
@@ -154,28 +154,30 @@ fn block_tiles<const B: usize, const R: usize, const N: usize>(
     let whole = rows - rows % R;
     for first in (0..whole).step_by(R) {
         let weights = weights.rows(first..first + R, columns);
-        block_tile::<B, R, N>(weights, &inputs, columns, &mut out[first * N..(first + R) * N]);
+        block_tile::<SIZE, R, N>(weights, &inputs, columns, &mut out[first * N..(first + R) * N]);
     }
     for row in whole..rows {
         let weights = weights.rows(row..row + 1, columns);
-        block_tile::<B, 1, N>(weights, &inputs, columns, &mut out[row * N..(row + 1) * N]);
+        block_tile::<SIZE, 1, N>(weights, &inputs, columns, &mut out[row * N..(row + 1) * N]);
     }
 }
 
 #[target_feature(enable = "neon")]
-fn block_tile<const B: usize, const R: usize, const N: usize>(
+fn block_tile<const SIZE: usize, const R: usize, const N: usize>(
     weights: Blocks<'_>,
     inputs: &[&[f32]; N],
     columns: usize,
     out: &mut [f32],
 ) {
     let blocks = columns / BLOCK;
+    // Cut to one length, so that the loop needs no bounds checks.
     let rows: [Blocks<'_>; R] = std::array::from_fn(|r| weights.rows(r..r + 1, columns));
+    let rows = rows.map(|row| (&row.codes.as_chunks::<SIZE>().0[..blocks], &row.scales[..blocks]));
     let inputs = inputs.map(|input| &input.as_chunks::<BLOCK>().0[..blocks]);
     let mut sums = [[[vdupq_n_f32(0.0); 2]; N]; R];
     for block in 0..blocks {
-        for (sums, row) in sums.iter_mut().zip(&rows) {
-            let floats = floats::<B>(&row.codes[block * (B * BLOCK / 8)..], row.scales[block]);
+        for (sums, (codes, scales)) in sums.iter_mut().zip(&rows) {
+            let floats = floats(&codes[block], scales[block]);
             for (pair, weight) in floats.as_chunks::<2>().0.iter().enumerate() {
                 for (sum, input) in sums.iter_mut().zip(&inputs) {
                     let loaded = load_pair(&input[block].as_chunks().0[pair]);
@@ -195,13 +197,19 @@ fn block_tile<const B: usize, const R: usize, const N: usize>(
 /// See [`Blocks::dequantize`].
 #[target_feature(enable = "neon")]
 pub(in crate::kernel) fn dequantize(weights: Blocks<'_>, out: &mut [f32]) {
-    let blocks = weights.codes.chunks_exact(weights.bits.block_bytes()).zip(weights.scales);
+    match weights.bits {
+        Bits::Eight => dequantize_blocks::<EIGHT>(weights, out),
+        Bits::Four => dequantize_blocks::<FOUR>(weights, out),
+    }
+}
+
+#[target_feature(enable = "neon")]
+fn dequantize_blocks<const SIZE: usize>(weights: Blocks<'_>, out: &mut [f32]) {
+    let blocks = weights.codes.as_chunks::<SIZE>().0.iter().zip(weights.scales);
     for ((codes, scale), out) in blocks.zip(out.as_chunks_mut::<BLOCK>().0) {
-        let floats = match weights.bits {
-            Bits::Eight => floats::<8>(codes, *scale),
-            Bits::Four => floats::<4>(codes, *scale),
-        };
-        floats.into_iter().zip(out.as_chunks_mut().0).for_each(|(vector, out)| store(vector, out));
+        for (vector, out) in floats(codes, *scale).into_iter().zip(out.as_chunks_mut().0) {
+            store(vector, out);
+        }
     }
 }
 

@@ -8,7 +8,7 @@
 use std::arch::aarch64::*;
 
 use super::asm::usmmla;
-use super::blocks::unsigned;
+use super::blocks::{EIGHT, FOUR, unsigned};
 use super::bytes::{ROWS, codes_of, dotprod, four_rows, load_words, with_block};
 use super::floats::{load, store};
 use crate::quantize::{BLOCK, Bits, Blocks};
@@ -27,27 +27,27 @@ pub(in crate::kernel) fn integer_products(weights: Blocks<'_>, inputs: &[BlockPa
         return dotprod::integer_products(weights, inputs, columns, out);
     }
     match weights.bits {
-        Bits::Eight => of_bits::<8>(weights, inputs, columns, out),
-        Bits::Four => of_bits::<4>(weights, inputs, columns, out),
+        Bits::Eight => of_size::<EIGHT>(weights, inputs, columns, out),
+        Bits::Four => of_size::<FOUR>(weights, inputs, columns, out),
     }
 }
 
 #[target_feature(enable = "neon,dotprod,i8mm")]
-fn of_bits<const B: usize>(weights: Blocks<'_>, inputs: &[BlockPair], columns: usize, out: &mut [f32]) {
+fn of_size<const SIZE: usize>(weights: Blocks<'_>, inputs: &[BlockPair], columns: usize, out: &mut [f32]) {
     match inputs.len() / columns.div_ceil(2 * BLOCK) {
-        2 => by_rows::<B, 2, 1>(weights, inputs, columns, out),
-        3 => by_rows::<B, 3, 2>(weights, inputs, columns, out),
-        4 => by_rows::<B, 4, 2>(weights, inputs, columns, out),
-        5 => by_rows::<B, 5, 3>(weights, inputs, columns, out),
-        6 => by_rows::<B, 6, 3>(weights, inputs, columns, out),
-        7 => by_rows::<B, 7, 4>(weights, inputs, columns, out),
-        _ => by_rows::<B, 8, 4>(weights, inputs, columns, out),
+        2 => by_rows::<SIZE, 2, 1>(weights, inputs, columns, out),
+        3 => by_rows::<SIZE, 3, 2>(weights, inputs, columns, out),
+        4 => by_rows::<SIZE, 4, 2>(weights, inputs, columns, out),
+        5 => by_rows::<SIZE, 5, 3>(weights, inputs, columns, out),
+        6 => by_rows::<SIZE, 6, 3>(weights, inputs, columns, out),
+        7 => by_rows::<SIZE, 7, 4>(weights, inputs, columns, out),
+        _ => by_rows::<SIZE, 8, 4>(weights, inputs, columns, out),
     }
 }
 
 /// `N` inputs, which are `P` twos.
 #[target_feature(enable = "neon,dotprod,i8mm")]
-fn by_rows<const B: usize, const N: usize, const P: usize>(
+fn by_rows<const SIZE: usize, const N: usize, const P: usize>(
     weights: Blocks<'_>,
     inputs: &[BlockPair],
     columns: usize,
@@ -71,26 +71,29 @@ fn by_rows<const B: usize, const N: usize, const P: usize>(
     }
     for (i, out) in out.chunks_mut(ROWS * N).enumerate() {
         let weights = weights.rows(i * ROWS..i * ROWS + out.len() / N, columns);
-        rows_of::<B, N, P>(weights, &inputs, &twos, out);
+        rows_of::<SIZE, N, P>(weights, &inputs, &twos, out);
     }
 }
 
 /// Up to four rows, times inputs whose codes are in `twos`, `[blocks, P]`.
 #[target_feature(enable = "neon,dotprod,i8mm")]
-fn rows_of<const B: usize, const N: usize, const P: usize>(
+fn rows_of<const SIZE: usize, const N: usize, const P: usize>(
     weights: Blocks<'_>,
     inputs: &[&[BlockPair]; N],
     twos: &[[[uint8x16_t; EIGHTS]; P]],
     out: &mut [f32],
 ) {
-    let rows = four_rows(weights, twos.len() * BLOCK, out.len() / N);
+    // Cut to one length, so that the loop needs no bounds checks.
+    let blocks = twos.len();
+    let rows = four_rows(weights, blocks * BLOCK, out.len() / N)
+        .map(|row| (&row.codes.as_chunks::<SIZE>().0[..blocks], &row.scales[..blocks]));
     let mut sums = [vdupq_n_f32(0.0); N];
     for (block, twos) in twos.iter().enumerate() {
         let (pair, half) = (block / 2, block % 2);
         let (mut codes, mut scales) = ([[vdupq_n_u8(0); 2]; ROWS], [0.0; ROWS]);
-        for ((codes, scale), row) in codes.iter_mut().zip(&mut scales).zip(&rows) {
-            *codes = unsigned::<B>(&row.codes[block * (B * BLOCK / 8)..]);
-            *scale = row.scales[block];
+        for ((codes, scale), (row_codes, row_scales)) in codes.iter_mut().zip(&mut scales).zip(&rows) {
+            *codes = unsigned(&row_codes[block]);
+            *scale = row_scales[block];
         }
         let (upper, lower) = (interleaved(codes[0], codes[1]), interleaved(codes[2], codes[3]));
         let scales = load(&scales);

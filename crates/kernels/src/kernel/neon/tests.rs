@@ -44,7 +44,9 @@ fn bits(values: &[f32]) -> Vec<u32> {
 #[test]
 fn every_level_has_the_integer_products_of_plain_rust() {
     assert!(Isa::all().contains(&Isa::Neon), "every processor has NEON");
-    for (bits_of_weights, (rows, per_row)) in [Bits::Eight, Bits::Four].into_iter().flat_map(|bits| SHAPES.map(|shape| (bits, shape))) {
+    for (bits_of_weights, (rows, per_row)) in
+        [Bits::Eight, Bits::Four].into_iter().flat_map(|bits| SHAPES.map(|shape| (bits, shape)))
+    {
         let weights = Weights::new(bits_of_weights, rows * per_row);
         let columns = per_row * BLOCK;
         for n in 1..=MAX_ROWS {
@@ -64,7 +66,9 @@ fn every_level_has_the_integer_products_of_plain_rust() {
 
 #[test]
 fn every_level_has_the_packed_products_of_plain_rust() {
-    for (bits_of_weights, (rows, per_row)) in [Bits::Eight, Bits::Four].into_iter().flat_map(|bits| SHAPES.map(|shape| (bits, shape))) {
+    for (bits_of_weights, (rows, per_row)) in
+        [Bits::Eight, Bits::Four].into_iter().flat_map(|bits| SHAPES.map(|shape| (bits, shape)))
+    {
         let weights = Weights::new(bits_of_weights, rows * per_row);
         let columns = per_row * BLOCK;
         let packed = |isa: Isa| {
