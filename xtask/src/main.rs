@@ -3,6 +3,7 @@
 //! It depends on no crate of the workspace: it runs cargo and the built `tandem`.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a task reports to the terminal")]
 
+mod aarch64;
 mod bench;
 mod ci;
 mod cuda;
@@ -29,17 +30,18 @@ use self::process::Profile;
 const HELP: &str = "\
 usage: cargo xtask TASK
 
-  setup        build `tandem` and obtain ONNX Runtime's library for it
-  demo         set up, then let the embedded model tell a story
-  test         set up, then run every test
-  bench        benchmark both backends, with a report in target/bench; see --help
-  parity       compare both engines on the demo and all goldens, with reports in target/parity
-  plans        compare memory plans with measured peaks, on the demo or on the models that are named
-  ci           run all checks, cheapest first: what a change must pass
-  damage       run every command on damaged models, which must not crash, hang or exhaust memory; see --help
-  modules      find dependency cycles between modules
-  check-cuda   type-check the build with `candle-cuda`, which needs no GPU; not part of `ci`, since nvcc takes minutes
-  help         print this text
+  setup         build `tandem` and obtain ONNX Runtime's library for it
+  demo          set up, then let the embedded model tell a story
+  test          set up, then run every test
+  bench         benchmark both backends, with a report in target/bench; see --help
+  parity        compare both engines on the demo and all goldens, with reports in target/parity
+  plans         compare memory plans with measured peaks, on the demo or on the models that are named
+  ci            run all checks, cheapest first: what a change must pass
+  damage        run every command on damaged models, which must not crash, hang or exhaust memory; see --help
+  modules       find dependency cycles between modules
+  check-cuda    type-check the build with `candle-cuda`, which needs no GPU; not part of `ci`, since nvcc takes minutes
+  check-aarch64 run the kernels' tests in an emulator of AArch64, with --all those of candle too; not part of `ci`, which has none
+  help          print this text
 
 Each task does its own set-up, once.";
 
@@ -80,6 +82,8 @@ fn task(arguments: &[&str]) -> Result<()> {
         ["damage", options @ ..] => damage::run(options),
         ["modules"] => modules::check(),
         ["check-cuda"] => cuda::check(),
+        ["check-aarch64"] => aarch64::check(false),
+        ["check-aarch64", "--all"] => aarch64::check(true),
         [] | ["help" | "-h" | "--help"] => {
             println!("{HELP}");
             Ok(())

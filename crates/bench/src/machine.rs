@@ -68,8 +68,8 @@ fn processor_limit() -> Option<f64> {
     Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)
 }
 
-#[cfg(target_arch = "x86_64")]
 fn extensions() -> Vec<String> {
+    #[cfg(target_arch = "x86_64")]
     let found = [
         ("avx2", std::arch::is_x86_feature_detected!("avx2")),
         ("fma", std::arch::is_x86_feature_detected!("fma")),
@@ -78,12 +78,16 @@ fn extensions() -> Vec<String> {
         ("avx512bf16", std::arch::is_x86_feature_detected!("avx512bf16")),
         ("avxvnni", std::arch::is_x86_feature_detected!("avxvnni")),
     ];
+    #[cfg(target_arch = "aarch64")]
+    let found = [
+        ("neon", std::arch::is_aarch64_feature_detected!("neon")),
+        ("dotprod", std::arch::is_aarch64_feature_detected!("dotprod")),
+        ("i8mm", std::arch::is_aarch64_feature_detected!("i8mm")),
+        ("bf16", std::arch::is_aarch64_feature_detected!("bf16")),
+    ];
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let found = [(std::env::consts::ARCH, true)];
     found.into_iter().filter(|(_, is_there)| *is_there).map(|(name, _)| name.to_owned()).collect()
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn extensions() -> Vec<String> {
-    vec![std::env::consts::ARCH.to_owned()]
 }
 
 /// The first line of a file of the system's; `None` when there is none.

@@ -8,6 +8,8 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use tandem_core::DType;
 
+#[cfg(target_arch = "aarch64")]
+use crate::isa::Isa;
 use crate::isa::vectorized;
 
 /// A float type of weights, or of keys and values in a cache: f32, f16 or bf16.
@@ -74,10 +76,18 @@ unsafe impl Float for f16 {
     }
 
     fn widen(values: &[Self], out: &mut [f32]) {
+        #[cfg(target_arch = "aarch64")]
+        if Isa::current().widen_halves(values, out) {
+            return;
+        }
         values.convert_to_f32_slice(out);
     }
 
     fn narrow(values: &[f32], out: &mut [Self]) {
+        #[cfg(target_arch = "aarch64")]
+        if Isa::current().narrow_to_halves(values, out) {
+            return;
+        }
         out.convert_from_f32_slice(values);
     }
 

@@ -11,8 +11,8 @@ use tandem_core::{Error, Result};
 /// The environment variable that selects an instruction set.
 const VARIABLE: &str = "TANDEM_ISA";
 
-/// The name of the instruction set that kernels use, as `TANDEM_ISA` has it: `avx512-vnni`, `avx512`, `avx-vnni`, `avx2` or `plain`. Where the
-/// variable is invalid it is the best of the processor.
+/// The name of the instruction set that kernels use, as `TANDEM_ISA` has it: `avx512-vnni`, `avx512`, `avx-vnni`, `avx2`, on AArch64
+/// `neon-i8mm`, `neon-dotprod`, `neon`, or `plain`. Where the variable is invalid it is the best of the processor.
 pub fn instruction_set() -> &'static str {
     Isa::current().name()
 }
@@ -43,6 +43,15 @@ pub(crate) enum Isa {
     /// AVX-512 with dot products of bytes.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    /// The 128 bits of AArch64.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// NEON with dot products of bytes.
+    #[cfg(target_arch = "aarch64")]
+    NeonDotprod,
+    /// NEON with dot products and products of matrices of bytes.
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm,
 }
 
 impl Isa {
@@ -100,6 +109,16 @@ impl Isa {
                 }
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("neon") {
+            sets.push(Self::Neon);
+            if std::arch::is_aarch64_feature_detected!("dotprod") {
+                sets.push(Self::NeonDotprod);
+                if std::arch::is_aarch64_feature_detected!("i8mm") {
+                    sets.push(Self::NeonI8mm);
+                }
+            }
+        }
         sets
     }
 
@@ -115,11 +134,17 @@ impl Isa {
             Self::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => "avx512-vnni",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => "neon-dotprod",
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonI8mm => "neon-i8mm",
         }
     }
 
     /// Whether products with quantised weights are faster with quantised activations, as the bench `kernels` measures. Plain Rust and
-    /// AVX-512 without VNNI are faster without.
+    /// AVX-512 without VNNI are faster without. NEON is not measured: its products of bytes take fewer instructions than widening weights to floats.
     pub(crate) fn quantizes_activations(self) -> bool {
         match self {
             Self::Plain => false,
@@ -127,6 +152,8 @@ impl Isa {
             Self::Avx512 => false,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 | Self::AvxVnni | Self::Avx512Vnni => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon | Self::NeonDotprod | Self::NeonI8mm => true,
         }
     }
 
@@ -138,6 +165,8 @@ impl Isa {
             Self::Avx2 | Self::AvxVnni => 6,
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 | Self::Avx512Vnni => 12,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon | Self::NeonDotprod | Self::NeonI8mm => 6,
         }
     }
 }
@@ -182,6 +211,9 @@ macro_rules! vectorized {
                 #[cfg(target_arch = "x86_64")]
                 #[expect(unsafe_code, reason = "not every processor has these instructions")]
                 $crate::isa::Isa::Avx512 | $crate::isa::Isa::Avx512Vnni => unsafe { avx512($($argument),*) },
+                // The compiler has NEON everywhere.
+                #[cfg(target_arch = "aarch64")]
+                $crate::isa::Isa::Neon | $crate::isa::Isa::NeonDotprod | $crate::isa::Isa::NeonI8mm => plain($($argument),*),
             }
         }
     };

@@ -1,14 +1,17 @@
-//! Inner loops on slices, for the widest vectors of the processor that runs them: AVX-512, AVX2 or plain Rust.
+//! Inner loops on slices, for the widest vectors of the processor that runs them: AVX-512, AVX2, NEON or plain Rust.
 //!
 //! candle's own product of one row with a matrix runs on one thread, and its product of a few rows packs the whole matrix first; these
 //! read each weight once, whatever the number of rows. All instruction sets agree to within rounding, which the tests check.
 //!
-//! A few rows of inputs (up to [`MAX_ROWS`]) meet each weight while it is in a register, in 32, 16, 8 or 4 bits. Weights are prefetched,
-//! because rows are too short for the processor's own prefetcher. Each input has the bits that it has alone. One row of inputs goes through one row of weights after the other
+//! A few rows of inputs (up to [`MAX_ROWS`]) meet each weight while it is in a register, in 32, 16, 8 or 4 bits. On x86-64 weights are
+//! prefetched, because rows are too short for the processor's own prefetcher. Each input has the bits that it has alone. One row of inputs goes through one row of weights after the other
 //! where vectors are wide enough or weights are floats, because memory is read fastest in one stream. Many rows go through tiles, see
 //! [`product`](crate::product). Products of quantised weights with quantised activations are sums of integers: with VNNI of 512 bits
-//! (`x86::vnni`) or 256 bits, or with AVX2 alone (`x86::bytes`).
+//! (`x86::vnni`) or 256 bits, or with AVX2 alone (`x86::bytes`); on AArch64 with products of matrices (`neon::i8mm`), dot products or NEON alone
+//! (`neon::bytes`).
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pairs;
 mod plain;
 #[cfg(target_arch = "x86_64")]
@@ -25,19 +28,23 @@ use crate::tiles::{Lanes, MAX_ROWS, PACKED_INPUTS, PackedTile, TILE};
 /// for products of bytes.
 macro_rules! dispatch {
     (floats: $isa:ident, $kernel:ident $arguments:tt) => {
-        dispatch!($isa, $kernel $arguments, Avx2 | AvxVnni => avx2, Avx512 | Avx512Vnni => avx512)
+        dispatch!($isa, $kernel $arguments,
+            "x86_64" Avx2 | AvxVnni => x86::avx2, "x86_64" Avx512 | Avx512Vnni => x86::avx512,
+            "aarch64" Neon | NeonDotprod | NeonI8mm => neon::floats)
     };
     (integers: $isa:ident, $kernel:ident $arguments:tt) => {
-        dispatch!($isa, $kernel $arguments, Avx2 | Avx512 => bytes::avx2, AvxVnni => bytes::avx_vnni, Avx512Vnni => vnni)
+        dispatch!($isa, $kernel $arguments,
+            "x86_64" Avx2 | Avx512 => x86::bytes::avx2, "x86_64" AvxVnni => x86::bytes::avx_vnni, "x86_64" Avx512Vnni => x86::vnni,
+            "aarch64" Neon => neon::bytes::widening, "aarch64" NeonDotprod => neon::bytes::dotprod, "aarch64" NeonI8mm => neon::i8mm)
     };
-    ($isa:ident, $kernel:ident $arguments:tt, $($($name:ident)|+ => $($module:ident)::+),+) => {
+    ($isa:ident, $kernel:ident $arguments:tt, $($processor:literal $($name:ident)|+ => $($module:ident)::+),+) => {
         match $isa {
             Isa::Plain => plain::$kernel $arguments,
             $(
                 // SAFETY: every `Isa` but `Plain` comes from `Isa::all`, which has checked that the processor has its instructions.
-                #[cfg(target_arch = "x86_64")]
+                #[cfg(target_arch = $processor)]
                 #[expect(unsafe_code, reason = "not every processor has these instructions")]
-                $(Isa::$name)|+ => unsafe { x86::$($module)::+::$kernel $arguments },
+                $(Isa::$name)|+ => unsafe { $($module)::+::$kernel $arguments },
             )+
         }
     };
@@ -88,6 +95,34 @@ impl Isa {
             return;
         }
         self.products(keys, queries, head_dim, out);
+    }
+
+    /// Writes f16 `values` to `out`, which is as long, unless the instruction set is that of the plain kernels: whether it did is the result.
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) fn widen_halves(self, values: &[half::f16], out: &mut [f32]) -> bool {
+        assert_eq!(values.len(), out.len(), "every value is written");
+        if self != Self::Plain {
+            // SAFETY: every `Isa` but `Plain` comes from `Isa::all`, which has checked that the processor has its instructions.
+            #[expect(unsafe_code, reason = "the functions are for processors with these instructions")]
+            unsafe {
+                neon::halves::widen(values, out);
+            }
+        }
+        self != Self::Plain
+    }
+
+    /// As [`widen_halves`](Self::widen_halves), the other way: rounded to the nearest, ties to even.
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) fn narrow_to_halves(self, values: &[f32], out: &mut [half::f16]) -> bool {
+        assert_eq!(values.len(), out.len(), "every value is written");
+        if self != Self::Plain {
+            // SAFETY: every `Isa` but `Plain` comes from `Isa::all`, which has checked that the processor has its instructions.
+            #[expect(unsafe_code, reason = "the functions are for processors with these instructions")]
+            unsafe {
+                neon::halves::narrow(values, out);
+            }
+        }
+        self != Self::Plain
     }
 
     /// For each of the columns of `weights`, `[rows, n]` with `n` up to [`MAX_ROWS`], the sum of the rows of `values`, `[rows, width]`,
@@ -169,7 +204,11 @@ impl Isa {
         match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => n > 1,
-            _ => false,
+            _ => {
+                // Of other processors any number.
+                let _ = n;
+                false
+            }
         }
     }
 

@@ -35,8 +35,9 @@
 //! - Results do not depend on the number of threads, and neither do integers and scales of quantised weights on the processor.
 //!
 //! Instruction sets round sums differently: they agree to within the rounding of f32. Products with quantised weights are sums of integers
-//! where [`Numerics::Fast`](tandem_core::backend::Numerics::Fast) allows it and the processor is faster so (AVX2 and VNNI): inputs are then
-//! rounded to 8 bits in each block of 32. With exact numerics inputs stay f32.
+//! where [`Numerics::Fast`](tandem_core::backend::Numerics::Fast) allows it and the processor is faster so (AVX2, VNNI, NEON): inputs are then
+//! rounded to 8 bits in each block of 32. With exact numerics inputs stay f32. On AArch64 these products have the same bits at every
+//! instruction set.
 //!
 //! # Where loops run
 //!
@@ -44,7 +45,8 @@
 //! thread alone. Nothing waits for anything but the other tasks of the same call, so calls from several threads of a pool are fine.
 //!
 //! The instruction set is the best of the processor ([`instruction_set`]), unless the environment variable `TANDEM_ISA` names a lower
-//! one. Loops exist for AVX-512 with and without VNNI, AVX2 with and without VNNI, and in plain Rust for every other processor.
+//! one. Loops exist for AVX-512 with and without VNNI, AVX2 with and without VNNI, NEON with products of matrices of bytes (i8mm), with dot
+//! products and without either, and in plain Rust for every other processor.
 
 pub mod attention;
 mod buffers;
