@@ -3,6 +3,7 @@
 //!
 //! With fast numerics, products with quantised weights quantise the inputs first where the instruction set makes that faster.
 
+mod choice;
 mod together;
 
 use std::ops::Range;
@@ -14,6 +15,8 @@ use tandem_core::DType;
 use tandem_core::arena::{Arena, Slab};
 use tandem_core::backend::Numerics;
 
+use self::choice::FEW_ROWS;
+pub use self::choice::{Kernels, RowRun};
 pub use self::together::{ProductPart, write_products};
 use crate::buffers::{scratch_slice, zeros};
 use crate::float::Float;
@@ -25,9 +28,6 @@ use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::quantized_activations::QuantizedActivations;
 use crate::tiles::{MAX_ROWS, TILE};
 
-/// The most rows of inputs that are multiplied eight at a time, rather than with weights transposed into tiles.
-const FEW_ROWS: usize = 16;
-
 /// Tasks of the kernels of a few quantised inputs have a multiple of so many rows.
 const STRIP: usize = 16;
 
@@ -36,65 +36,6 @@ const MIN_TASK_WEIGHTS: usize = 1 << 15;
 
 /// Bytes of weights of a task: few enough that threads do not wait long for the last one, some five microseconds.
 const TASK_BYTES: usize = 256 << 10;
-
-/// How the kernels of products are chosen. The order means nothing: sorted rows have those of the same kernels side by side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kernels {
-    /// By the number of rows of inputs, the fastest for that. Those of a few rows and of many give results that differ in the last bits.
-    Fastest,
-    /// Those of many rows, for any number: a row gives the same bits, whatever it shares a product with.
-    ByShape,
-    /// Those that are the fastest for so many rows, for any number: a row gives the same bits as in a product of so many.
-    OfRows(usize),
-}
-
-/// Consecutive rows of inputs whose products are computed by one choice of kernels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RowRun {
-    /// How many.
-    pub n_rows: usize,
-    /// By which.
-    pub kernels: Kernels,
-}
-
-impl RowRun {
-    /// Rows of several sequences that share products, of which those of each get the bits that they get alone: `lengths` are the rows of
-    /// each.
-    pub fn of_sequences(lengths: impl IntoIterator<Item = usize>) -> Vec<Self> {
-        Self::of_parts(lengths.into_iter().map(|n| (n, n)))
-    }
-
-    /// As [`of_sequences`](Self::of_sequences), of parts of sequences: each with its rows, and those of its whole sequence.
-    pub fn of_parts(parts: impl IntoIterator<Item = (usize, usize)>) -> Vec<Self> {
-        let mut runs: Vec<Self> = Vec::new();
-        for (n_rows, of_sequence) in parts.into_iter().filter(|(n_rows, _)| *n_rows > 0) {
-            let kernels = Kernels::of_sequence(of_sequence);
-            match runs.last_mut().filter(|run| run.kernels == kernels) {
-                Some(run) => run.n_rows += n_rows,
-                None => runs.push(Self { n_rows, kernels }),
-            }
-        }
-        runs
-    }
-}
-
-impl Kernels {
-    /// Those that give each of any number of rows what it has in a product of `n_rows` that is computed [the fastest](Self::Fastest) way.
-    pub fn of_sequence(n_rows: usize) -> Self {
-        // The largest number of rows with the same kernels.
-        let same = [MAX_ROWS, FEW_ROWS].into_iter().find(|few| n_rows <= *few);
-        same.map_or(Self::ByShape, Self::OfRows)
-    }
-
-    /// How many rows of inputs kernels are chosen for where there are `n`.
-    fn rows(self, n: usize) -> usize {
-        match self {
-            Self::Fastest => n,
-            Self::ByShape => usize::MAX,
-            Self::OfRows(rows) => rows,
-        }
-    }
-}
 
 /// What is added to a product.
 #[derive(Clone, Copy, Default)]

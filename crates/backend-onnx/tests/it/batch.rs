@@ -178,7 +178,8 @@ fn forks_go_on_with_the_bits_of_the_session() {
                     fresh.rewind(n).unwrap();
                     let next = |session: &mut dyn Session| session.append(&all[n..], LogitsRequest::Last(1)).unwrap();
                     assert!(next(&mut *fork) == next(&mut *fresh), "{name}, {kernels}, {n} tokens");
-                    assert!(fork.reserved_tokens() >= 90 && fork.reserved_tokens() <= 100);
+                    // Room in whole blocks of 256 positions, or what is held.
+                    assert!((90..=256).contains(&fork.reserved_tokens()));
                 }
                 assert_eq!(original.n_tokens(), 80);
             }
