@@ -23,7 +23,7 @@ const EMULATORS: [&str; 2] = ["qemu-aarch64-static", "qemu-aarch64"];
 /// Emulated processors, and the best instruction set of the kernels that each has.
 const PROCESSORS: [(&str, &str); 3] = [("cortex-a72", "neon"), ("neoverse-n1", "neon-dotprod"), ("max", "neon-i8mm")];
 
-/// Runs the tests of the kernels on each processor; `all` has those of the candle backend follow on the last, which take an hour.
+/// Runs the tests of the kernels on each processor; `all` has those of the candle backend follow on the last.
 pub(crate) fn check(all: bool) -> Result<()> {
     let emulator = emulator()?;
     for (processor, instructions) in PROCESSORS {
