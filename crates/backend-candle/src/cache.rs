@@ -5,14 +5,15 @@ mod transfer;
 
 use std::sync::{PoisonError, RwLock};
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use half::f16;
 use tandem_core::allocator;
-use tandem_core::kv_memory::{BLOCK_POSITIONS, KvMemory};
-use tandem_kernels::attention::{AttentionMask, CacheLayout, CacheView, append};
+use tandem_core::kv_memory::KvMemory;
+use tandem_kernels::attention::{AttentionMask, CacheView, append};
 
 use crate::decoder::{Decode, QkvHeads};
 use crate::error::TooLargeForF16;
+use crate::kv_layout::KvLayout;
 use crate::operations;
 use crate::values::{Stored, Values};
 
@@ -25,17 +26,6 @@ pub(crate) struct KvCache {
     layout: KvLayout,
     n_layers: usize,
     context_length: usize,
-}
-
-/// The shape, dtype and device of the keys and values of one layer.
-#[derive(Clone)]
-pub(crate) struct KvLayout {
-    pub(crate) kv_heads: usize,
-    pub(crate) head_dim: usize,
-    pub(crate) dtype: DType,
-    pub(crate) device: Device,
-    /// Our kernels read it, on the processor in f32 or f16.
-    pub(crate) for_kernels: bool,
 }
 
 enum Held {
@@ -180,20 +170,9 @@ impl KvCache {
     }
 }
 
-impl KvLayout {
-    fn empty(&self, capacity: usize) -> Result<Tensor> {
-        Tensor::zeros((self.kv_heads, capacity, self.head_dim), self.dtype, &self.device)
-    }
-
-    /// How the keys, or the values, of one of so many layers lie in the blocks.
-    fn blocks(&self, n_layers: usize) -> CacheLayout {
-        let layout = CacheLayout::contiguous([self.kv_heads, BLOCK_POSITIONS, self.head_dim]);
-        CacheLayout { stride: 2 * n_layers * layout.block_len(), ..layout }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
     use tandem_core::Error;
     use tandem_core::backend::KvDType;
 

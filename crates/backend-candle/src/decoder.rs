@@ -18,7 +18,7 @@ use tandem_kernels::matrix::{Kernels, Matrix, RowRun};
 use tandem_kernels::mlp::{Between, ScratchPool};
 use tandem_kernels::rotary::{Heads, Norms, Rotary};
 
-use crate::cache::KvLayout;
+use crate::kv_layout::KvLayout;
 use crate::linear::Linear;
 use crate::operations::{self, add, attention, mlp, narrowed, rms_norm, select, softcapped};
 use crate::values::tensor;

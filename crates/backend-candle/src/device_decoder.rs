@@ -19,8 +19,8 @@ use tandem_kernels::matrix::Matrix;
 use tandem_kernels::rotary::{Heads, Rotary};
 
 use self::update::DeviceUpdate;
-use crate::cache::KvLayout;
 use crate::decoder::{Decode, Decoder, ForwardHooks, Layer, QkvHeads, Span, last_queries, select_outputs};
+use crate::kv_layout::KvLayout;
 use crate::linear::{Linear, Modules};
 use crate::operations::to_tensor;
 

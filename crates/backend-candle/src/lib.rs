@@ -21,6 +21,7 @@ mod encoder;
 mod error;
 mod footprint;
 mod gguf;
+mod kv_layout;
 mod linear;
 mod loaded;
 mod model;

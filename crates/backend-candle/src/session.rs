@@ -11,9 +11,10 @@ use tandem_core::backend::KvState;
 use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, SessionOptions, TokenId};
 
 pub(crate) use self::batch::append_batch;
-use crate::cache::{KvCache, KvLayout};
+use crate::cache::KvCache;
 use crate::decoder::{ForwardHooks, QkvHeads, Span};
 use crate::error::Doing;
+use crate::kv_layout::KvLayout;
 use crate::loaded::Loaded;
 use crate::values::Values;
 

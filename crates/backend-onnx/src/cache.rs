@@ -17,7 +17,6 @@ use ort::value::{DynTensor, DynValue, PrimitiveTensorElementType, TensorElementT
 use tandem_core::{Error, Result, allocator};
 
 use self::blocks::Blocks;
-pub(crate) use self::blocks::{PartOfBlocks, part_of_blocks};
 use crate::error::Doing;
 use crate::graph::{CachePort, DecoderGraph, check_shape};
 use crate::operators::CacheMemory;

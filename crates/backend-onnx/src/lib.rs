@@ -18,6 +18,7 @@
 
 mod adapters;
 mod backend;
+mod block_addresses;
 mod cache;
 mod device;
 pub mod device_check;

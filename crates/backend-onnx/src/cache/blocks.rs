@@ -1,13 +1,11 @@
 //! A cache for Tandem's operators: in the blocks of [`KvMemory`], in each of which every port has its place.
 //!
 //! The engine sees a tensor for each port, `[1, kv_heads, capacity, head_dim]`, that begins where the port's part of the first block does. It
-//! passes them on and reads nothing of them; an operator asks [`part_of_blocks`] how what a tensor points to really lies.
+//! passes them on and reads nothing of them; an operator asks [`block_addresses`](crate::block_addresses) how what a tensor points to really lies.
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
 use std::ptr::NonNull;
-use std::sync::{PoisonError, RwLock};
 
 use half::f16;
 use ort::memory::MemoryInfo;
@@ -17,38 +15,20 @@ use tandem_core::{BackendKind, Error, Result};
 use tandem_kernels::Float;
 use tandem_kernels::attention::{CacheLayout, CacheView};
 
+use crate::block_addresses::{PartOfBlocks, RegisteredBlocks};
 use crate::error::Doing;
 use crate::graph::CachePort;
 use crate::operators::CacheMemory;
 
-/// The blocks of all sessions, by the address of the first: where they end, and the bytes of each.
-static ALL: RwLock<BTreeMap<usize, (usize, usize)>> = RwLock::new(BTreeMap::new());
-
 /// The keys and values of all ports.
 pub(super) struct Blocks {
+    /// Lets operators find the blocks. It ends before they are freed, when others may come there.
+    registered: Option<RegisteredBlocks>,
     /// What the engine is given: one for each port, over the memory, which is freed after them.
     tensors: Vec<DynValueRefMut<'static>>,
     memory: KvMemory,
     /// Where the ports begin in a block, in bytes.
     starts: Vec<usize>,
-    /// What is known of the memory in [`ALL`].
-    registered: Option<usize>,
-}
-
-/// Part of the blocks of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PartOfBlocks {
-    /// From its address to the end of all blocks.
-    pub(crate) n_bytes: usize,
-    /// From a byte of a block to that of the next.
-    pub(crate) stride_bytes: usize,
-}
-
-/// The blocks in which `address` lies; `None` for other memory.
-pub(crate) fn part_of_blocks(address: usize) -> Option<PartOfBlocks> {
-    let all = ALL.read().unwrap_or_else(PoisonError::into_inner);
-    let (_, &(end, stride_bytes)) = all.range(..=address).next_back()?;
-    (address < end).then(|| PartOfBlocks { n_bytes: end - address, stride_bytes })
 }
 
 /// A type that ports are of.
@@ -82,10 +62,11 @@ impl Blocks {
             return Ok(());
         }
         // Their memory may be freed.
-        self.unregister();
+        self.registered = None;
         self.tensors.clear();
         let reserved = self.memory.reserve(n_tokens).map_err(failed);
-        self.register();
+        let n_bytes = self.capacity() / BLOCK_POSITIONS * self.memory.block_bytes();
+        self.registered = RegisteredBlocks::new(self.memory.first().addr(), n_bytes, self.memory.block_bytes());
         let (first, capacity) = (self.memory.first(), self.capacity());
         let tensors = ports.iter().zip(&self.starts).map(|(port, start)| {
             // A part of a port in each of the blocks is not more than the rest of all blocks.
@@ -130,28 +111,6 @@ impl Blocks {
         let (first, stride) = (self.starts[place] / size_of::<F>(), self.memory.block_bytes() / size_of::<F>());
         (self.memory.values_mut().get_mut(first..).unwrap_or_default(), layout(port, stride))
     }
-
-    fn register(&mut self) {
-        let n_bytes = self.capacity() / BLOCK_POSITIONS * self.memory.block_bytes();
-        if n_bytes > 0 {
-            let first = self.memory.first().addr();
-            let mut all = ALL.write().unwrap_or_else(PoisonError::into_inner);
-            all.insert(first, (first + n_bytes, self.memory.block_bytes()));
-            self.registered = Some(first);
-        }
-    }
-
-    fn unregister(&mut self) {
-        if let Some(first) = self.registered.take() {
-            ALL.write().unwrap_or_else(PoisonError::into_inner).remove(&first);
-        }
-    }
-}
-
-impl Drop for Blocks {
-    fn drop(&mut self) {
-        self.unregister();
-    }
 }
 
 /// How the keys or the values of `port` lie in blocks that are `stride` values apart.
@@ -185,6 +144,7 @@ mod tests {
     use tandem_core::conformance::{describe, with_fixture};
 
     use super::*;
+    use crate::block_addresses::{PartOfBlocks, part_of_blocks};
     use crate::library;
 
     fn ports(dtype: TensorElementType) -> Vec<CachePort> {

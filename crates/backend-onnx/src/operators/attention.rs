@@ -23,7 +23,7 @@ use tandem_kernels::{Float, scratch_slice};
 use tandem_onnx_graph::F16_ATTENTION;
 
 use super::{Floats, FloatsMut, Scratch, ScratchPool, batch, count, input, node_error, optional_input, output, shape};
-use crate::cache::{PartOfBlocks, part_of_blocks};
+use crate::block_addresses::{PartOfBlocks, part_of_blocks};
 
 /// The places of the inputs.
 const QUERY: usize = 0;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tandem_kernels::matrix::{Kernels, RowRun};
 
 use super::node_error;
-use crate::cache::PartOfBlocks;
+use crate::block_addresses::PartOfBlocks;
 
 thread_local! {
     /// What the graph is run for on this thread; `None` for one sequence, or texts of one length.
