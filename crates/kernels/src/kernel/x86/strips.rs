@@ -7,7 +7,6 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::fetch;
 use super::tiles::transposed_avx512;
 use super::vnni::{SUMS, WORDS};
 use crate::quantize::{BLOCK, Bits, Blocks};
@@ -106,11 +105,11 @@ pub(super) fn turn_codes<const B: usize>(
     own: Range<usize>,
     words: &mut [[__m512i; WORDS]],
 ) {
-    let block_bytes = B * BLOCK / 8;
+    let (all, block_bytes) = (codes, B * BLOCK / 8);
     let mut square = [_mm512_setzero_ps(); STRIP];
     for (row, square) in square.iter_mut().enumerate().take(rows) {
         let codes = &codes[(row * blocks + own.start) * block_bytes..][..own.len() * block_bytes];
-        fetch(codes);
+        fetch_line(all, own.start / (16 / B) * STRIP + row);
         let mask = if codes.len() < 64 { (1 << codes.len()) - 1 } else { u64::MAX };
         // SAFETY: the mask has a bit for each byte of the slice.
         *square = _mm512_castsi512_ps(unsafe { _mm512_maskz_loadu_epi8(mask, codes.as_ptr().cast()) });
@@ -137,8 +136,10 @@ pub(super) fn turn_codes<const B: usize>(
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn turned_scales(scales: &[f32], [rows, blocks]: [usize; 2], own: Range<usize>) -> [__m512; STRIP] {
+    let all = scales;
     let mut square = [_mm512_setzero_ps(); STRIP];
     for (row, square) in square.iter_mut().enumerate().take(rows) {
+        fetch_line(all, own.start / SUMS * STRIP + row);
         let scales = &scales[row * blocks + own.start..row * blocks + own.end];
         // SAFETY: the mask has a bit for each float of the slice.
         *square = unsafe { _mm512_maskz_loadu_ps(lanes(scales.len()), scales.as_ptr()) };
@@ -149,4 +150,11 @@ fn turned_scales(scales: &[f32], [rows, blocks]: [usize; 2], own: Range<usize>) 
 /// The mask of the first `n` lanes, of up to sixteen.
 fn lanes(n: usize) -> u16 {
     u16::MAX >> (STRIP - n)
+}
+
+/// Prefetches the line of number `line` behind `weights`: what comes next is read from memory in its order, whatever the order of rows.
+#[inline(always)]
+fn fetch_line<T>(weights: &[T], line: usize) {
+    // SAFETY: a prefetch is a hint: it has no visible effect and does not fault, whatever the address.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(weights.as_ptr_range().end.wrapping_byte_add(64 * line).cast()) };
 }
