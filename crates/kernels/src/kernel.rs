@@ -201,15 +201,12 @@ impl Isa {
 
     /// Whether [`strip_products`](Self::strip_products) multiply `n` inputs faster than [`integer_products`](Self::integer_products).
     pub(crate) fn multiplies_in_strips(self, n: usize) -> bool {
-        match self {
+        let has_strips = match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Vnni => n > 1,
-            _ => {
-                // Of other processors any number.
-                let _ = n;
-                false
-            }
-        }
+            Self::Avx512Vnni => true,
+            _ => false,
+        };
+        has_strips && n > 1
     }
 
     /// As [`integer_products`](Self::integer_products), to the bit, where it [is faster](Self::multiplies_in_strips); `out` has the products of

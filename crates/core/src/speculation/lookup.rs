@@ -31,7 +31,7 @@ impl Drafter for PromptLookup {
             if let Some(start) = found {
                 let mut draft = Vec::with_capacity(n);
                 for next in start + length..start + length + n {
-                    // What is past the end repeats what was guessed.
+                    // What is past the end repeats the draft.
                     draft.push(history.get(next).copied().unwrap_or_else(|| draft[next - history.len()]));
                 }
                 return Ok(draft);
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn what_followed_the_last_time_is_guessed() {
+    fn what_followed_the_last_time_is_drafted() {
         assert_eq!(draft(&[], &[1, 2, 3, 4, 1, 2], 2), [3, 4]);
         assert_eq!(draft(&[], &[1, 2, 9, 1, 2, 8, 7, 1, 2], 2), [8, 7], "the last time");
         assert_eq!(draft(&[], &[5, 1, 2, 8, 6, 1, 2, 9, 5, 1, 2], 1), [8], "more of the same words before");
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn what_repeats_is_guessed_to_go_on() {
+    fn a_repetition_is_drafted_to_go_on() {
         assert_eq!(draft(&[], &[7, 7, 7], 5), [7; 5]);
         assert_eq!(draft(&[], &[1, 2, 1, 2, 1, 2], 5), [1, 2, 1, 2, 1]);
     }

@@ -1,4 +1,4 @@
-//! A small model that guesses for a large one.
+//! A small model that drafts for a large one.
 
 use super::Drafter;
 use crate::backend::{LogitsRequest, Model, SessionOptions};
@@ -6,15 +6,15 @@ use crate::error::{Error, Result};
 use crate::primitives::TokenId;
 use crate::sequence::{PREFILL_CHUNK, Sequence};
 
-/// Guesses what another model finds most probable: a smaller one of the same tokenizer.
+/// Drafts the tokens that another model finds most probable: a smaller one of the same tokenizer.
 pub struct DraftModel {
     sequence: Sequence,
-    /// Ids that the model it guesses for has.
+    /// Ids that the model it drafts for has.
     vocab_size: usize,
 }
 
 impl DraftModel {
-    /// `model` guesses for one of `vocab_size` tokens, whose first ids mean the same.
+    /// `model` drafts for one of `vocab_size` tokens, whose first ids mean the same.
     ///
     /// # Errors
     /// As [`Model::new_session`].
@@ -23,7 +23,7 @@ impl DraftModel {
     }
 
     /// The most probable tokens after `history`.
-    fn guess(&mut self, history: &[TokenId], n: usize) -> Result<Vec<TokenId>> {
+    fn most_probable(&mut self, history: &[TokenId], n: usize) -> Result<Vec<TokenId>> {
         self.sequence.start(history)?;
         while !self.sequence.advance(history, PREFILL_CHUNK)? {}
         let mut draft = Vec::with_capacity(n);
@@ -45,7 +45,7 @@ impl DraftModel {
 
 impl Drafter for DraftModel {
     fn draft(&mut self, history: &[TokenId], n: usize) -> Result<Vec<TokenId>> {
-        match self.guess(history, n) {
+        match self.most_probable(history, n) {
             // The other model may hold more.
             Err(Error::ContextFull { .. }) => Ok(Vec::new()),
             other => other,

@@ -1,39 +1,39 @@
-//! When tokens are guessed: as long as it is worth it, and now and then after it was not.
+//! When tokens are drafted: as long as enough of them are accepted, and now and then after they were not.
 
-/// The tokens that are guessed at a time: with the one before them they are as many as engines multiply together best. Fewer are not much
-/// cheaper: of Qwen2.5-0.5B in int4, a step of two sequences takes 1.9 times as long as one of one, of four 3.0 and of eight 3.5 (README of
+/// The tokens that are drafted at a time: with the one before them they are as many as engines multiply together best. Fewer are not much
+/// cheaper: of Qwen2.5-0.5B in int4, a step of two sequences takes 2.1 times as long as one of one, of four 2.4 and of eight 3.2 (README of
 /// `tandem-bench`).
-const GUESSED: usize = 7;
+const DRAFTED: usize = 7;
 
-/// The share of guesses that must be right for the others to be worth their time.
+/// The share of draft tokens that must be accepted for the others to be worth their time.
 const WORTH: f64 = 0.4;
 
-/// Tokens without a guess after the first failure, twice as many after each further one, and at the most.
+/// Tokens without a draft after the first failure, twice as many after each further one, and at the most.
 const PAUSE: u32 = 4;
 const LONGEST_PAUSE: u32 = 128;
 
-/// The success of guesses.
+/// The success of drafts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pace {
-    /// The share that was right, of which the last guess counts for half.
+    /// The share that was accepted, of which the last draft counts for half.
     share: Option<f64>,
     /// Pauses in a row.
     failures: u32,
-    /// Tokens until the next guess.
+    /// Tokens until the next draft.
     pause: u32,
 }
 
 impl Pace {
-    /// How many tokens to guess for the next run.
+    /// How many tokens to draft for the next run.
     pub(crate) fn next(&mut self) -> usize {
         if self.pause > 0 {
             self.pause -= 1;
             return 0;
         }
-        GUESSED
+        DRAFTED
     }
 
-    /// Of `n` tokens that were guessed, at least one, the first `n_accepted` were right.
+    /// Of `n` draft tokens, at least one, the first `n_accepted` were accepted.
     pub(crate) fn learn(&mut self, n: usize, n_accepted: usize) {
         let own = n_accepted as f64 / n as f64;
         let share = self.share.map_or(own, |before| f64::midpoint(before, own));
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn guesses_pause_when_they_fail_and_longer_each_time() {
+    fn drafts_pause_when_they_fail_and_longer_each_time() {
         let mut pace = Pace::default();
         assert_eq!(pace.next(), 7);
         pace.learn(7, 7);

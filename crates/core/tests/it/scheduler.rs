@@ -188,6 +188,14 @@ fn check_schedule(world: &World, seed: u64) {
 }
 
 #[test]
+fn memory_bounds_what_runs_and_what_is_kept() {
+    let bounds = |options: SchedulerOptions| (options.kv_bytes, options.parked_bytes);
+    assert_eq!(bounds(SchedulerOptions::new(8).with_memory(1000)), (Some(750), 125));
+    let tight = SchedulerOptions::new(8).with_kv_bytes(Some(10)).with_reuse(Reuse::All, 20);
+    assert_eq!(bounds(tight.with_memory(1000)), (Some(10), 20), "a tighter bound stays");
+}
+
+#[test]
 fn random_schedules_give_each_request_what_it_gets_alone() {
     for capabilities in [
         &[Capability::Generation, Capability::Rewind, Capability::Fork][..],
