@@ -8,7 +8,10 @@
 use std::ops::Range;
 
 use rayon::prelude::*;
+use tandem_core::arena::{Arena, Slab};
 
+use crate::isa::Isa;
+use crate::product::Weights;
 use crate::quantize::{BLOCK, Bits, Blocks};
 
 /// Rows of a strip.
@@ -72,6 +75,49 @@ impl<'a> Strips<'a> {
     }
 }
 
+/// A copy of weights, turned, in memory of its own.
+#[derive(Debug)]
+pub struct TurnedCopy {
+    bits: Bits,
+    codes: Slab<u8>,
+    scales: Slab<f32>,
+    columns: usize,
+}
+
+impl TurnedCopy {
+    /// Whether products with strips are what this processor computes the fastest.
+    pub fn is_worth_it() -> bool {
+        Isa::current().has_strips()
+    }
+
+    /// Of rows of `columns` weights, in `arena`, on the calling thread.
+    ///
+    /// # Panics
+    /// For rows that are not whole.
+    pub fn new(weights: Blocks<'_>, columns: usize, arena: &Arena) -> Self {
+        Weights::Blocks(weights).check([weights.scales.len() * BLOCK / columns, columns]);
+        let Blocks { bits, codes: rows, scales: row_scales } = weights;
+        let (mut codes, mut scales) = (arena.zeros(rows.len()), arena.zeros(row_scales.len()));
+        let per_strip = STRIP * columns / BLOCK;
+        copy_turned::<Word>(rows.as_chunks().0, per_strip * bits.block_bytes() / size_of::<Word>(), codes.as_chunks_mut().0);
+        copy_turned(row_scales, per_strip, &mut scales);
+        Self { bits, codes, scales, columns }
+    }
+
+    /// What a product takes.
+    pub fn weights(&self) -> Weights<'_> {
+        Weights::Strips(Strips::new(self.bits, &self.codes, &self.scales, self.columns))
+    }
+}
+
+/// Turns the strips of `rows`, each of `per_strip` values, and copies the rows behind them.
+fn copy_turned<T: Copy>(rows: &[T], per_strip: usize, out: &mut [T]) {
+    let (strips, mut outs) = (rows.chunks_exact(per_strip), out.chunks_exact_mut(per_strip));
+    let rest = strips.remainder();
+    strips.zip(&mut outs).for_each(|(rows, strip)| turn_strip(rows, strip));
+    outs.into_remainder().copy_from_slice(rest);
+}
+
 /// Turns rows of `columns` weights, `codes` and `scales` as in [`Blocks`], into strips, on all threads.
 pub(crate) fn turn(bits: Bits, codes: &mut [u8], scales: &mut [f32], columns: usize) {
     let per_strip = STRIP * columns / BLOCK;
@@ -108,6 +154,8 @@ mod tests {
                 let rows = Blocks { bits, codes: &before, scales: &before_scales };
                 turn(bits, &mut codes, &mut scales, columns);
                 let strips = Strips::new(bits, &codes, &scales, columns);
+                let copy = TurnedCopy::new(rows, columns, &Arena::default());
+                assert!(copy.codes[..] == codes[..] && copy.scales[..] == scales[..], "{bits:?}, {n_rows} rows");
                 for row in 0..n_rows {
                     for blocks in [0..per_row, per_row - 1..per_row, 0..per_row.div_ceil(2)] {
                         let (mut expected, mut out) = (vec![0.0; blocks.len() * BLOCK], vec![1.0; blocks.len() * BLOCK]);

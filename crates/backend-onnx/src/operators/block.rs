@@ -20,14 +20,14 @@ use tandem_onnx_graph::{
 
 use super::places::{Place, Places};
 use super::weights::{BlockWeights, copied_floats, reorder};
-use super::{Floats, ModelUpdates, Scratch, ScratchPool, Updates, WeightRanges, batch, input, node_error, output, shape};
+use super::{Floats, MappedWeights, ModelUpdates, Scratch, ScratchPool, Updates, batch, input, node_error, output, shape};
 
 /// The operator.
 pub(super) struct Block {
     pub(super) kernels: Kernels,
     pub(super) scratch: Arc<ScratchPool>,
     pub(super) updates: Arc<Updates>,
-    pub(super) ranges: Arc<WeightRanges>,
+    pub(super) mapped: Arc<MappedWeights>,
 }
 
 /// One node.
@@ -114,7 +114,7 @@ impl Operator for Block {
             first += step.n_outputs();
             steps.push(made);
         }
-        steps.iter().flat_map(Step::products).for_each(|product| self.ranges.add(&product.weights));
+        steps.iter().flat_map(Step::products).for_each(|product| self.mapped.add(&product.weights));
         let read = steps.iter().map(|step| (&step.rows[..], step.made()));
         let places = Places::new(n_inputs, &block.widths, &block.outputs, read);
         let is_named = |step: &Step<'_>| step.products().iter().any(|product| product.module.is_some());
