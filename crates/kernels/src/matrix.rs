@@ -49,7 +49,6 @@ pub struct Terms<'t> {
 /// A weight matrix that owns its weights, `[rows, columns]`, with one row for each output.
 pub struct Matrix {
     stored: Stored,
-    layout: Layout,
     /// `[rows, columns / BLOCK]`
     offsets: Option<Slab<f32>>,
     /// Outputs.
@@ -77,14 +76,15 @@ pub enum Stored {
         /// `[rows, columns / BLOCK]`
         scales: Slab<f32>,
     },
-}
-
-/// The order of weights in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Layout {
-    Rows,
-    /// See [`Strips`].
-    Strips,
+    /// See [`Strips`]: what [`arranged`](Self::arranged) makes of blocks.
+    Strips {
+        /// Bits of a weight.
+        bits: Bits,
+        /// In all as many as of blocks.
+        codes: Slab<u8>,
+        /// In all as many as of blocks.
+        scales: Slab<f32>,
+    },
 }
 
 impl Stored {
@@ -115,23 +115,30 @@ impl Stored {
         }
     }
 
-    fn weights(&self) -> Weights<'_> {
+    /// Weights of rows of `columns` that are multiplied with `numerics`, in the order that this processor reads the fastest. A [`Matrix`] has them so;
+    /// they may be kept so for another load by the same [instruction set](crate::instruction_set).
+    #[must_use]
+    pub fn arranged(self, columns: usize, numerics: Numerics) -> Self {
+        self.arranged_for(Isa::current(), columns, numerics)
+    }
+
+    fn arranged_for(self, isa: Isa, columns: usize, numerics: Numerics) -> Self {
+        match self {
+            Self::Blocks { bits, mut codes, mut scales } if numerics == Numerics::Fast && isa.has_strips() => {
+                strips::turn(bits, &mut codes, &mut scales, columns);
+                Self::Strips { bits, codes, scales }
+            }
+            other => other,
+        }
+    }
+
+    fn weights(&self, columns: usize) -> Weights<'_> {
         match self {
             Self::F32(values) => Weights::F32(values),
             Self::F16(values) => Weights::F16(values),
             Self::Bf16(values) => Weights::Bf16(values),
             Self::Blocks { bits, codes, scales } => Weights::Blocks(Blocks { bits: *bits, codes, scales }),
-        }
-    }
-
-    /// Puts weights of rows of `columns` that are multiplied with `numerics` into the order that the kernels of `isa` read the fastest.
-    fn arrange(&mut self, columns: usize, isa: Isa, numerics: Numerics) -> Layout {
-        match self {
-            Self::Blocks { bits, codes, scales } if numerics == Numerics::Fast && isa.has_strips() => {
-                strips::turn(*bits, codes, scales, columns);
-                Layout::Strips
-            }
-            _ => Layout::Rows,
+            Self::Strips { bits, codes, scales } => Weights::Strips(Strips::new(*bits, codes, scales, columns)),
         }
     }
 }
@@ -146,10 +153,9 @@ impl Matrix {
     }
 
     /// As [`new`](Self::new), for an instruction set of this processor.
-    fn on(isa: Isa, mut stored: Stored, [rows, columns]: [usize; 2], numerics: Numerics) -> Self {
-        stored.weights().check([rows, columns]);
-        let layout = stored.arrange(columns, isa, numerics);
-        Self { stored, layout, offsets: None, rows, columns, numerics }
+    fn on(isa: Isa, stored: Stored, [rows, columns]: [usize; 2], numerics: Numerics) -> Self {
+        stored.weights(columns).check([rows, columns]);
+        Self { stored: stored.arranged_for(isa, columns, numerics), offsets: None, rows, columns, numerics }
     }
 
     /// The same with `offsets`, `[rows, columns / BLOCK]`, added to the weights of each block.
@@ -161,17 +167,12 @@ impl Matrix {
 
     /// The dtype of its weights in memory.
     pub fn dtype(&self) -> DType {
-        self.stored.weights().dtype()
+        self.weights().dtype()
     }
 
     /// Its weights.
     pub fn weights(&self) -> Weights<'_> {
-        match (self.layout, self.stored.weights()) {
-            (Layout::Strips, Weights::Blocks(Blocks { bits, codes, scales })) => {
-                Weights::Strips(Strips::new(bits, codes, scales, self.columns))
-            }
-            (_, weights) => weights,
-        }
+        self.stored.weights(self.columns)
     }
 
     /// Whether something is added to the weights of each block.
