@@ -60,17 +60,19 @@ fn of_inputs<const B: usize, const N: usize>(
 ) {
     let rows = out[0].len();
     let columns = weights.scales.len() / rows * BLOCK;
+    let mut sums = [[_mm512_setzero_ps(); N]; SUMS];
     for first in (0..rows).step_by(STRIP) {
         let own = first..rows.min(first + STRIP);
         let weights = weights.rows(own.clone(), columns);
-        let sums = match order {
-            Order::Strips if own.len() == STRIP => turned_strip::<B, N>(weights, inputs),
-            _ => strip::<B, N>(weights, own.len(), inputs),
-        };
-        for (sum, out) in sums.into_iter().zip(&mut *out) {
+        match order {
+            Order::Strips if own.len() == STRIP => turned_strip::<B, N>(weights, inputs, &mut sums),
+            _ => strip::<B, N>(weights, own.len(), inputs, &mut sums),
+        }
+        add_up(&mut sums);
+        for (sum, out) in sums[0].iter().zip(&mut *out) {
             let out = &mut out[own.clone()];
             // SAFETY: the mask has a bit for each float of the slice.
-            unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), lanes(out.len()), sum) };
+            unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), lanes(out.len()), *sum) };
         }
     }
 }
@@ -80,8 +82,8 @@ const AHEAD: usize = 2048;
 
 /// As [`strip`], of sixteen rows that are turned.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn turned_strip<const B: usize, const N: usize>(weights: Blocks<'_>, inputs: &RowGroup<'_>) -> [__m512; N] {
-    let mut sums = [[_mm512_setzero_ps(); N]; SUMS];
+fn turned_strip<const B: usize, const N: usize>(weights: Blocks<'_>, inputs: &RowGroup<'_>, sums: &mut [[__m512; N]; SUMS]) {
+    clear_unused(weights.scales.len() / STRIP, sums);
     let (codes, low) = (weights.codes.as_chunks::<64>().0, _mm512_set1_epi8(15));
     let weights = codes.chunks_exact(B).zip(weights.scales.as_chunks::<STRIP>().0);
     let input_words = inputs.words.as_chunks::<N>().0.as_chunks::<WORDS>().0;
@@ -106,11 +108,21 @@ fn turned_strip<const B: usize, const N: usize>(weights: Blocks<'_>, inputs: &Ro
             _mm_prefetch::<_MM_HINT_T0>(scales.as_ptr().wrapping_byte_add(AHEAD / 4).cast());
             _mm512_loadu_ps(scales.as_ptr())
         };
-        for ((sum, dots), input) in sums[block % SUMS].iter_mut().zip(dots).zip(input_scales) {
+        let sums = &mut sums[block % SUMS];
+        if block < SUMS {
+            *sums = [_mm512_setzero_ps(); N];
+        }
+        for ((sum, dots), input) in sums.iter_mut().zip(dots).zip(input_scales) {
             *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), _mm512_mul_ps(scales, _mm512_set1_ps(*input)), *sum);
         }
     }
-    total(sums)
+}
+
+/// Clears the sums to which none of `blocks` is added; the first that is added to another takes its place.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn clear_unused<const N: usize>(blocks: usize, sums: &mut [[__m512; N]; SUMS]) {
+    sums[blocks.min(SUMS)..].fill([_mm512_setzero_ps(); N]);
 }
 
 /// A vector of codes; those that follow are prefetched.
@@ -133,15 +145,20 @@ fn add_dots<const N: usize>(codes: __m512i, inputs: &[i32; N], dots: &mut [__m51
     }
 }
 
-/// The products of up to sixteen rows. The sums are those of [`by_row`](super::vnni), in its order, so that an input has the same bits whatever it
-/// is multiplied together with.
+/// Writes the products of up to sixteen rows to `sums`, which [`add_up`] adds. They are those of [`by_row`](super::vnni), in its order, so that an
+/// input has the same bits whatever it is multiplied together with.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn strip<const B: usize, const N: usize>(weights: Blocks<'_>, rows: usize, inputs: &RowGroup<'_>) -> [__m512; N] {
+fn strip<const B: usize, const N: usize>(
+    weights: Blocks<'_>,
+    rows: usize,
+    inputs: &RowGroup<'_>,
+    sums: &mut [[__m512; N]; SUMS],
+) {
     let blocks = weights.scales.len() / rows;
     let input_words = inputs.words.as_chunks::<N>().0.as_chunks::<WORDS>().0;
     let of_block = input_words.iter().zip(inputs.scales.as_chunks::<N>().0).zip(inputs.correction.as_chunks::<N>().0);
     let mut of_block = of_block;
-    let mut sums = [[_mm512_setzero_ps(); N]; SUMS];
+    sums.fill([_mm512_setzero_ps(); N]);
     let mut words = [[_mm512_setzero_si512(); WORDS]; SUMS];
     for start in (0..blocks).step_by(SUMS) {
         let n = SUMS.min(blocks - start);
@@ -150,7 +167,7 @@ fn strip<const B: usize, const N: usize>(weights: Blocks<'_>, rows: usize, input
             turn_codes::<B>(weights.codes, [rows, blocks], own, &mut words[first..]);
         }
         let scales = turned_scales(weights.scales, [rows, blocks], start..start + n);
-        let weights = words.iter().zip(scales).zip(&mut sums).take(n);
+        let weights = words.iter().zip(scales).zip(&mut *sums).take(n);
         for (((words, scales), sums), ((input_words, input_scales), correction)) in weights.zip(&mut of_block) {
             let mut dots = [_mm512_setzero_si512(); N];
             dots.iter_mut().zip(correction).for_each(|(dots, correction)| *dots = _mm512_set1_epi32(*correction));
@@ -164,13 +181,12 @@ fn strip<const B: usize, const N: usize>(weights: Blocks<'_>, rows: usize, input
             }
         }
     }
-    total(sums)
 }
 
-/// The totals of the sums, in the order in which `_mm512_reduce_add_ps` adds them.
+/// Adds all sums to the first, in the order in which `_mm512_reduce_add_ps` adds them.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn total<const N: usize>(mut sums: [[__m512; N]; SUMS]) -> [__m512; N] {
+fn add_up<const N: usize>(sums: &mut [[__m512; N]; SUMS]) {
     let mut width = SUMS / 2;
     while width > 0 {
         let (low, high) = sums.split_at_mut(width);
@@ -179,7 +195,6 @@ fn total<const N: usize>(mut sums: [[__m512; N]; SUMS]) -> [__m512; N] {
         }
         width /= 2;
     }
-    sums[0]
 }
 
 /// Writes the codes of the blocks `own` of rows of `blocks` to `words`: of each block four codes of a row in each lane.
