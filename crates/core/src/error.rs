@@ -137,6 +137,17 @@ pub enum Error {
         max: usize,
     },
 
+    /// A request of more keys and values than all requests together may hold.
+    #[error("keys and values of {n_tokens} tokens take {needed} bytes, and the limit of all requests is {limit}")]
+    KvLimit {
+        /// Tokens that it may come to hold.
+        n_tokens: usize,
+        /// Their bytes.
+        needed: u64,
+        /// Bytes.
+        limit: u64,
+    },
+
     /// A token outside the vocabulary.
     #[error("token {token} is outside the model's vocabulary of {vocab_size}")]
     InvalidToken {
@@ -285,6 +296,7 @@ impl Error {
             | Self::InvalidOption { hint, .. }
             | Self::Template { hint, .. } => hint.clone(),
             Self::ContextFull { .. } => Some("shorten the prompt, or start a new session".into()),
+            Self::KvLimit { .. } => Some("shorten the prompt, ask for fewer tokens, or run it where more memory is free".into()),
             Self::Busy { .. } => Some("ask again later, or let more requests wait".into()),
             Self::EmptyPrompt => Some("give a prompt of at least one character".into()),
             Self::EmptyText => Some("leave it out".into()),

@@ -125,7 +125,7 @@ impl Scheduler {
     /// Takes a request. Nothing is computed before the next [`step`](Self::step).
     ///
     /// # Errors
-    /// [`Error::Busy`] when as many wait as may, [`Error::ContextFull`] for a prompt that never fits, and as
+    /// [`Error::Busy`] when as many wait as may, [`Error::ContextFull`] and [`Error::KvLimit`] for a prompt that never fits, and as
     /// [`Generation::new`](crate::generate::Generation::new).
     pub fn submit(&mut self, request: Request) -> Result<RequestId> {
         let Request { prompt, options, priority, cancel } = request;
@@ -134,9 +134,9 @@ impl Scheduler {
             return Err(Error::ContextFull { held: 0, asked: prompt.len(), max: context });
         }
         let n_tokens = options.max_new_tokens.map_or(context, |more| prompt.len().saturating_add(more).min(context));
-        if let Some(max) = self.options.kv_bytes.filter(|max| self.bytes(n_tokens) > *max) {
-            let max = max / self.bytes(1).max(1);
-            return Err(Error::ContextFull { held: 0, asked: n_tokens, max: usize::try_from(max).unwrap_or(usize::MAX) });
+        let needed = self.bytes(n_tokens);
+        if let Some(limit) = self.options.kv_bytes.filter(|limit| needed > *limit) {
+            return Err(Error::KvLimit { n_tokens, needed, limit });
         }
         let continuation = Continuation::new(&self.tokenizer, &prompt, options)?;
         let id = RequestId(self.next_id);

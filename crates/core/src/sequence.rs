@@ -11,7 +11,7 @@ pub const PREFILL_CHUNK: usize = 256;
 
 /// The fewest tokens of a chunk of a prompt that has as many: engines compute few tokens in another order than many, so that their last bits
 /// differ. With it a prompt has the same bits in any chunks.
-pub const LEAST_CHUNK: usize = 17;
+pub const LEAST_CHUNK: usize = 9;
 
 /// How many of the `rest` tokens of a prompt are computed next, where `wanted` are to be: never so many that fewer than [`LEAST_CHUNK`]
 /// remain, unless the chunks of `most` that were asked for are too small for it.

@@ -27,8 +27,7 @@
 //!
 //! - With [`Kernels::ByShape`](matrix::Kernels::ByShape) a row of inputs gives the same outputs, whatever rows it shares a product with. With
 //!   [`Kernels::Fastest`](matrix::Kernels::Fastest) the kernels of few rows and of many differ in the last bits of their outputs: sequences that
-//!   share a product get what each gets alone with [`RowRun::of_sequences`](matrix::RowRun::of_sequences). Rows are few up to 8 where inputs
-//!   are quantised, and up to 16 elsewhere.
+//!   share a product get what each gets alone with [`RowRun::of_sequences`](matrix::RowRun::of_sequences). Rows are few up to 8.
 //! - Attention to a prompt does not depend on the chunks in which it comes, if each has more than 8 tokens.
 //! - Weights in f16 and bf16 give what the same weights in f32 give.
 //! - What an encoder gives for a text does not depend on its batch.

@@ -16,7 +16,6 @@ use tandem_core::DType;
 use tandem_core::arena::{Arena, Slab};
 use tandem_core::backend::Numerics;
 
-use self::choice::FEW_ROWS;
 pub use self::choice::{Kernels, RowRun};
 use self::integers::FewIntegers;
 pub use self::together::{ProductPart, write_products};
@@ -301,7 +300,7 @@ impl<'m> MatrixView<'m> {
                     false => integer_product(self.isa, weights, &inputs, update, out),
                 }
             }
-            _ if chosen_for <= FEW_ROWS => {
+            _ if chosen_for <= MAX_ROWS => {
                 for (x, out) in x.chunks(MAX_ROWS * columns).zip(out.chunks_mut(MAX_ROWS * self.rows)) {
                     let low = update.map(|update| Shared::new(update, Inputs::Floats(x)));
                     self.product_of_few(x.len() / columns, low.as_ref(), out, |rows, out| self.products_of_few(rows, x, out));

@@ -1,10 +1,11 @@
-//! Sessions that share forward passes get what each gets alone, to the bit; so does a prompt in any chunks of more than 16 tokens.
+//! Sessions that share forward passes get what each gets alone, to the bit; so does a prompt in any chunks of more than 8 tokens.
 
 use std::num::NonZeroUsize;
 
 use tandem_core::adapter::ScaledAdapter;
 use tandem_core::backend::{Append, Numerics};
 use tandem_core::conformance::{adapter_of_two_modules, batches_have_the_bits_of_each_alone, session_of, text};
+use tandem_core::sequence::LEAST_CHUNK;
 use tandem_core::{DType, LoadOptions, Logits, LogitsRequest};
 
 use crate::{edited, golden, load};
@@ -67,7 +68,7 @@ fn prompts_in_chunks_have_the_bits_of_whole_ones() {
             let model = load(directory.path(), &options(dtype, Numerics::Fast, 2)).unwrap();
             let all = text(512, 1);
             let whole = session_of(&*model, &[]).append(&all, LogitsRequest::Last(1)).unwrap();
-            for chunk in [17, 100, 241] {
+            for chunk in [LEAST_CHUNK, 17, 100, 241] {
                 let (mut session, mut rest) = (session_of(&*model, &[]), &all[..]);
                 while rest.len() >= 2 * chunk {
                     session.append(&rest[..chunk], LogitsRequest::None).unwrap();

@@ -329,7 +329,10 @@ fn memory_admits_one_after_the_other() {
     assert_eq!((figures.n_running, figures.n_waiting, figures.reserved_bytes), (2, 2, 40 * bytes));
     assert_eq!(finish(&mut scheduler).len(), 4);
     let error = scheduler.submit(Request::new(prompt(10, 0), options(50))).unwrap_err();
-    assert!(matches!(error, Error::ContextFull { asked: 60, max: 50, .. }), "{error}");
+    assert!(
+        matches!(error, Error::KvLimit { n_tokens: 60, needed, limit } if (needed, limit) == (60 * bytes, 50 * bytes)),
+        "{error}"
+    );
     assert!(matches!(scheduler.submit(Request::new(prompt(CONTEXT + 1, 0), options(1))), Err(Error::ContextFull { .. })));
     assert!(matches!(scheduler.submit(Request::new(vec![], options(1))), Err(Error::EmptyPrompt)));
 }

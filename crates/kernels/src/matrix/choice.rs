@@ -2,9 +2,6 @@
 
 use crate::tiles::MAX_ROWS;
 
-/// The most rows of inputs that are multiplied eight at a time, rather than with weights transposed into tiles.
-pub(super) const FEW_ROWS: usize = 16;
-
 /// How the kernels of products are chosen. The order means nothing: sorted rows have those of the same kernels side by side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kernels {
@@ -49,9 +46,7 @@ impl RowRun {
 impl Kernels {
     /// Those that give each of any number of rows what it has in a product of `n_rows` that is computed [the fastest](Self::Fastest) way.
     pub fn of_sequence(n_rows: usize) -> Self {
-        // The largest number of rows with the same kernels.
-        let same = [MAX_ROWS, FEW_ROWS].into_iter().find(|few| n_rows <= *few);
-        same.map_or(Self::ByShape, Self::OfRows)
+        if n_rows <= MAX_ROWS { Self::OfRows(MAX_ROWS) } else { Self::ByShape }
     }
 
     /// How many rows of inputs kernels are chosen for where there are `n`.
