@@ -234,22 +234,26 @@ impl Isa {
         }
     }
 
-    /// Packs up to [`TILE`] rows of `per_row` blocks into `packed`; missing rows become zeros.
-    pub(crate) fn pack(self, weights: Blocks<'_>, per_row: usize, packed: &mut PackedTile) {
-        check_tile(weights, per_row, packed);
-        dispatch!(integers: self, pack(weights, per_row, packed))
-    }
-
-    /// As [`pack`](Self::pack), of weights in strips.
-    pub(crate) fn pack_strips(self, weights: Strips<'_>, per_row: usize, packed: &mut PackedTile) {
-        check_tile(weights.memory(), per_row, packed);
+    /// As [`strip_products`](Self::strip_products), with the bits of [`packed_products`](Self::packed_products): each block is added to the sum of those
+    /// before it.
+    pub(crate) fn strip_products_in_order(self, weights: Strips<'_>, inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
+        check_group(weights.memory(), inputs, out);
         match self {
             // SAFETY: every `Isa` but `Plain` comes from `Isa::all`, which has checked that the processor has its instructions.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "not every processor has these instructions")]
-            Self::Avx512Vnni => unsafe { x86::vnni::pack_strips(weights, per_row, packed) },
+            Self::Avx512Vnni => unsafe { x86::strips::strip_products_in_order(weights, inputs, out) },
             _ => unreachable!("this instruction set has no kernels of strips"),
         }
+    }
+
+    /// Packs up to [`TILE`] rows of `per_row` blocks into `packed`; missing rows become zeros.
+    pub(crate) fn pack(self, weights: Blocks<'_>, per_row: usize, packed: &mut PackedTile) {
+        let rows = weights.scales.len() / per_row;
+        assert!((1..=TILE).contains(&rows) && weights.scales.len() == rows * per_row, "the rows are whole, and few");
+        assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
+        assert!(packed.bits == weights.bits && packed.scales.len() == per_row, "a tile is as long as its rows");
+        dispatch!(integers: self, pack(weights, per_row, packed))
     }
 
     /// Adds the products of the `lanes` of a tile with each of up to [`PACKED_INPUTS`] inputs to `out`.
@@ -272,14 +276,6 @@ fn check_group(weights: Blocks<'_>, inputs: &RowGroup<'_>, out: &[&mut [f32]]) {
     let fits = |out: &&mut [f32]| !out.is_empty() && weights.scales.len() == out.len() * n_blocks;
     assert!(out.iter().all(fits), "there is a product for each pair of rows");
     assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
-}
-
-/// Panics unless `weights` are as many rows as fit `packed`, of `per_row` blocks.
-fn check_tile(weights: Blocks<'_>, per_row: usize, packed: &PackedTile) {
-    let rows = weights.scales.len() / per_row;
-    assert!((1..=TILE).contains(&rows) && weights.scales.len() == rows * per_row, "the rows are whole, and few");
-    assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
-    assert!(packed.bits == weights.bits && packed.scales.len() == per_row, "a tile is as long as its rows");
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::low_rank::{Low, Update};
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::quantized_activations::QuantizedActivations;
 use crate::strips::Strips;
-use crate::tiles::{Lanes, PACKED_INPUTS, PackedTile, TILE};
+use crate::tiles::{Lanes, MAX_ROWS, PACKED_INPUTS, PackedTile, TILE};
 
 /// Columns of weights of a tile that are processed at a time: whole blocks. They are 56 KB.
 const SLICE: usize = 14 * BLOCK;
@@ -27,6 +27,9 @@ const TASK: usize = 14;
 
 /// The most rows of inputs whose products of integers are there at a time.
 const MOST_TOGETHER: usize = 2 * PACKED_INPUTS;
+
+/// Bytes of weights in strips that are multiplied with all inputs before those that follow.
+const PART_BYTES: usize = 128 << 10;
 
 /// Weights, `[rows, columns]`, one row for each output.
 #[derive(Clone, Copy, Debug)]
@@ -135,8 +138,12 @@ pub(crate) fn integer_product(
     update: Option<&Update>,
     out: &mut [f32],
 ) {
-    let per_row = inputs.per_row;
-    let bits = weights.bits().expect("the weights are quantised");
+    let blocks = match weights {
+        Weights::Blocks(blocks) => blocks,
+        Weights::Strips(strips) => return strip_product(isa, strips, inputs, update, out),
+        Weights::F32(_) | Weights::F16(_) | Weights::Bf16(_) => unreachable!("the weights are quantised"),
+    };
+    let (per_row, bits) = (inputs.per_row, blocks.bits);
     let groups = inputs.groups(bits.offset(), PACKED_INPUTS);
     // An update takes more rows at a time than a product of integers.
     let together = (isa.tile_inputs() / PACKED_INPUTS).clamp(1, MOST_TOGETHER / PACKED_INPUTS) * PACKED_INPUTS;
@@ -146,12 +153,7 @@ pub(crate) fn integer_product(
         let mut packed = PackedTile::new(bits, per_row * BLOCK);
         for start in (0..rows).step_by(TILE) {
             let own = start..rows.min(start + TILE);
-            let of_tile = first + own.start..first + own.end;
-            match weights {
-                Weights::Blocks(blocks) => isa.pack(blocks.rows(of_tile, per_row * BLOCK), per_row, &mut packed),
-                Weights::Strips(strips) => isa.pack_strips(strips.rows(of_tile), per_row, &mut packed),
-                Weights::F32(_) | Weights::F16(_) | Weights::Bf16(_) => unreachable!("floats have no bits"),
-            }
+            isa.pack(blocks.rows(first + own.start..first + own.end, per_row * BLOCK), per_row, &mut packed);
             let update = low.as_ref().map(|low| low.tile(first + own.start));
             let parts = groups.chunks(together / PACKED_INPUTS).zip(out.chunks_mut(together));
             for (index, (groups, out)) in parts.enumerate() {
@@ -169,6 +171,45 @@ pub(crate) fn integer_product(
             }
         }
     });
+}
+
+/// As [`integer_product`], of weights in strips, to the bit.
+fn strip_product(isa: Isa, weights: Strips<'_>, inputs: &QuantizedActivations, update: Option<&Update>, out: &mut [f32]) {
+    let bits = weights.bits();
+    let groups = inputs.groups(bits.offset(), MAX_ROWS);
+    let low = update.map(|update| {
+        let groups = inputs.groups(bits.offset(), PACKED_INPUTS);
+        update.low_of_groups(&groups, MOST_TOGETHER, bits)
+    });
+    // Weights of a part stay in a cache for all inputs.
+    let part = (PART_BYTES / (inputs.per_row * bits.block_bytes())).next_multiple_of(TILE);
+    in_tasks(inputs.codes.len() / inputs.per_row, out, |first, out| {
+        let rows = out[0].len();
+        for start in (0..rows).step_by(part) {
+            let own = start..rows.min(start + part);
+            let weights = weights.rows(first + own.start..first + own.end);
+            for (inputs, out) in groups.iter().zip(out.chunks_mut(MAX_ROWS)) {
+                let mut out: Vec<&mut [f32]> = out.iter_mut().map(|out| &mut out[own.clone()]).collect();
+                isa.strip_products_in_order(weights, inputs, &mut out);
+            }
+        }
+        if let Some(low) = &low {
+            (0..rows).step_by(TILE).for_each(|start| add_update(low, first, start, out));
+        }
+    });
+}
+
+/// Applies the update of the tile from output `start` on to all of `out`, a slice for each input, whose first output is number `first`.
+fn add_update(low: &Low<'_>, first: usize, start: usize, out: &mut [&mut [f32]]) {
+    let own = start..out[0].len().min(start + TILE);
+    let update = low.tile(first + start);
+    for (index, out) in out.chunks_mut(MOST_TOGETHER).enumerate() {
+        let mut products = [[0.0; TILE]; MOST_TOGETHER];
+        let products = &mut products[..out.len()];
+        products.iter_mut().zip(&*out).for_each(|(products, out)| products[..own.len()].copy_from_slice(&out[own.clone()]));
+        update.apply(index, products.as_flattened_mut());
+        out.iter_mut().zip(products).for_each(|(out, products)| out[own.clone()].copy_from_slice(&products[..own.len()]));
+    }
 }
 
 /// Divides the columns of `out`, `[n, rows]`, into tasks on all threads. Each calls `run` with its first column and a slice of each row.

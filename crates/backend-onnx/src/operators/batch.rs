@@ -188,10 +188,7 @@ mod tests {
         }
         assert_eq!(seen, [1, 40, 1, 20, 7, 10]);
         let run = |n_rows, kernels| RowRun { n_rows, kernels };
-        assert_eq!(
-            batch.runs,
-            [run(8, Kernels::OfRows(16)), run(60, Kernels::ByShape), run(9, Kernels::OfRows(8)), run(2, Kernels::OfRows(16))]
-        );
+        assert_eq!(batch.runs, [run(70, Kernels::ByShape), run(9, Kernels::OfRows(8))]);
         assert_eq!(batch.kept_runs, [run(12, Kernels::OfRows(8))]);
         let kept: Vec<_> = batch.kept_rows().collect();
         assert_eq!((kept[1].clone(), kept[3].clone(), kept[5].clone()), (0..1, 0..0, 10..12));

@@ -1,6 +1,7 @@
 //! Every level against f64, and so against each other.
 
 use super::*;
+use crate::product::{self, Weights};
 use crate::quantize::Bits;
 use crate::quantized_activations::QuantizedActivations;
 use crate::strips;
@@ -351,12 +352,13 @@ fn strips_give_what_rows_give() {
                 let turned: Vec<f32> = (0..n * rows).map(|i| each[i % rows * n + i / rows]).collect();
                 assert_eq!(of_strips, turned, "{bits:?} {rows} {per_row} {n}");
             }
-            let (mut of_rows, mut of_strips) = (PackedTile::new(bits, columns), PackedTile::new(bits, columns));
-            let own = 0..rows.min(TILE);
-            isa.pack(in_rows.rows(own.clone(), columns), per_row, &mut of_rows);
-            of_strips.words.as_flattened_mut().fill(7);
-            isa.pack_strips(strips.rows(own), per_row, &mut of_strips);
-            assert_eq!((of_rows.words, of_rows.scales), (of_strips.words, of_strips.scales), "{bits:?} {rows} {per_row}");
+            for n in 1..=MAX_ROWS {
+                let inputs = QuantizedActivations::new(&numbers(n * columns, 2), columns);
+                let (mut of_rows, mut of_strips) = (vec![f32::NAN; n * rows], vec![f32::NAN; n * rows]);
+                product::integer_product(isa, Weights::Blocks(in_rows), &inputs, None, &mut of_rows);
+                product::integer_product(isa, Weights::Strips(strips), &inputs, None, &mut of_strips);
+                assert_eq!(of_rows, of_strips, "{bits:?} {rows} {per_row} {n}");
+            }
         }
     }
 }

@@ -16,57 +16,66 @@ use crate::strips::{STRIP, Strips};
 /// See [`Isa::row_products`](crate::isa::Isa::row_products).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(in crate::kernel) fn row_products(weights: Blocks<'_>, inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
-    match weights.bits {
-        Bits::Eight => of_bits::<8>((weights, Order::Rows), inputs, out),
-        Bits::Four => of_bits::<4>((weights, Order::Rows), inputs, out),
-    }
+    of_order::<SUMS>((weights, Order::Rows), inputs, out);
 }
 
 /// See [`Isa::strip_products`](crate::isa::Isa::strip_products).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(in crate::kernel) fn strip_products(weights: Strips<'_>, inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
-    match weights.bits() {
-        Bits::Eight => of_bits::<8>((weights.memory(), Order::Strips), inputs, out),
-        Bits::Four => of_bits::<4>((weights.memory(), Order::Strips), inputs, out),
-    }
+    of_order::<SUMS>((weights.memory(), Order::Strips), inputs, out);
+}
+
+/// See [`Isa::strip_products_in_order`](crate::isa::Isa::strip_products_in_order).
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(in crate::kernel) fn strip_products_in_order(weights: Strips<'_>, inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
+    of_order::<1>((weights.memory(), Order::Strips), inputs, out);
 }
 
 /// How weights lie: strips with the last rows as [`Rows`](Self::Rows).
 #[derive(Clone, Copy)]
-pub(super) enum Order {
+enum Order {
     Rows,
     Strips,
 }
 
+/// With `S` sums, to which blocks are added in turns.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn of_bits<const B: usize>(weights: (Blocks<'_>, Order), inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
-    match inputs.n {
-        1 => of_inputs::<B, 1>(weights, inputs, out),
-        2 => of_inputs::<B, 2>(weights, inputs, out),
-        3 => of_inputs::<B, 3>(weights, inputs, out),
-        4 => of_inputs::<B, 4>(weights, inputs, out),
-        5 => of_inputs::<B, 5>(weights, inputs, out),
-        6 => of_inputs::<B, 6>(weights, inputs, out),
-        7 => of_inputs::<B, 7>(weights, inputs, out),
-        _ => of_inputs::<B, 8>(weights, inputs, out),
+fn of_order<const S: usize>(weights: (Blocks<'_>, Order), inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
+    match weights.0.bits {
+        Bits::Eight => of_bits::<S, 8>(weights, inputs, out),
+        Bits::Four => of_bits::<S, 4>(weights, inputs, out),
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn of_inputs<const B: usize, const N: usize>(
+fn of_bits<const S: usize, const B: usize>(weights: (Blocks<'_>, Order), inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
+    match inputs.n {
+        1 => of_inputs::<S, B, 1>(weights, inputs, out),
+        2 => of_inputs::<S, B, 2>(weights, inputs, out),
+        3 => of_inputs::<S, B, 3>(weights, inputs, out),
+        4 => of_inputs::<S, B, 4>(weights, inputs, out),
+        5 => of_inputs::<S, B, 5>(weights, inputs, out),
+        6 => of_inputs::<S, B, 6>(weights, inputs, out),
+        7 => of_inputs::<S, B, 7>(weights, inputs, out),
+        _ => of_inputs::<S, B, 8>(weights, inputs, out),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn of_inputs<const S: usize, const B: usize, const N: usize>(
     (weights, order): (Blocks<'_>, Order),
     inputs: &RowGroup<'_>,
     out: &mut [&mut [f32]],
 ) {
     let rows = out[0].len();
     let columns = weights.scales.len() / rows * BLOCK;
-    let mut sums = [[_mm512_setzero_ps(); N]; SUMS];
+    let mut sums = [[_mm512_setzero_ps(); N]; S];
     for first in (0..rows).step_by(STRIP) {
         let own = first..rows.min(first + STRIP);
         let weights = weights.rows(own.clone(), columns);
         match order {
-            Order::Strips if own.len() == STRIP => turned_strip::<B, N>(weights, inputs, &mut sums),
-            _ => strip::<B, N>(weights, own.len(), inputs, &mut sums),
+            Order::Strips if own.len() == STRIP => turned_strip::<S, B, N>(weights, inputs, &mut sums),
+            _ => strip::<S, B, N>(weights, own.len(), inputs, &mut sums),
         }
         add_up(&mut sums);
         for (sum, out) in sums[0].iter().zip(&mut *out) {
@@ -82,8 +91,13 @@ const AHEAD: usize = 2048;
 
 /// As [`strip`], of sixteen rows that are turned.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn turned_strip<const B: usize, const N: usize>(weights: Blocks<'_>, inputs: &RowGroup<'_>, sums: &mut [[__m512; N]; SUMS]) {
-    clear_unused(weights.scales.len() / STRIP, sums);
+fn turned_strip<const S: usize, const B: usize, const N: usize>(
+    weights: Blocks<'_>,
+    inputs: &RowGroup<'_>,
+    all_sums: &mut [[__m512; N]; S],
+) {
+    // Of several sums the first block that is added to one takes its place.
+    all_sums[if S == 1 { 0 } else { S.min(weights.scales.len() / STRIP) }..].fill([_mm512_setzero_ps(); N]);
     let (codes, low) = (weights.codes.as_chunks::<64>().0, _mm512_set1_epi8(15));
     let weights = codes.chunks_exact(B).zip(weights.scales.as_chunks::<STRIP>().0);
     let input_words = inputs.words.as_chunks::<N>().0.as_chunks::<WORDS>().0;
@@ -108,21 +122,14 @@ fn turned_strip<const B: usize, const N: usize>(weights: Blocks<'_>, inputs: &Ro
             _mm_prefetch::<_MM_HINT_T0>(scales.as_ptr().wrapping_byte_add(AHEAD / 4).cast());
             _mm512_loadu_ps(scales.as_ptr())
         };
-        let sums = &mut sums[block % SUMS];
-        if block < SUMS {
+        let sums = &mut all_sums[block % S];
+        if S > 1 && block < S {
             *sums = [_mm512_setzero_ps(); N];
         }
         for ((sum, dots), input) in sums.iter_mut().zip(dots).zip(input_scales) {
             *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), _mm512_mul_ps(scales, _mm512_set1_ps(*input)), *sum);
         }
     }
-}
-
-/// Clears the sums to which none of `blocks` is added; the first that is added to another takes its place.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn clear_unused<const N: usize>(blocks: usize, sums: &mut [[__m512; N]; SUMS]) {
-    sums[blocks.min(SUMS)..].fill([_mm512_setzero_ps(); N]);
 }
 
 /// A vector of codes; those that follow are prefetched.
@@ -148,11 +155,11 @@ fn add_dots<const N: usize>(codes: __m512i, inputs: &[i32; N], dots: &mut [__m51
 /// Writes the products of up to sixteen rows to `sums`, which [`add_up`] adds. They are those of [`by_row`](super::vnni), in its order, so that an
 /// input has the same bits whatever it is multiplied together with.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn strip<const B: usize, const N: usize>(
+fn strip<const S: usize, const B: usize, const N: usize>(
     weights: Blocks<'_>,
     rows: usize,
     inputs: &RowGroup<'_>,
-    sums: &mut [[__m512; N]; SUMS],
+    sums: &mut [[__m512; N]; S],
 ) {
     let blocks = weights.scales.len() / rows;
     let input_words = inputs.words.as_chunks::<N>().0.as_chunks::<WORDS>().0;
@@ -167,8 +174,8 @@ fn strip<const B: usize, const N: usize>(
             turn_codes::<B>(weights.codes, [rows, blocks], own, &mut words[first..]);
         }
         let scales = turned_scales(weights.scales, [rows, blocks], start..start + n);
-        let weights = words.iter().zip(scales).zip(&mut *sums).take(n);
-        for (((words, scales), sums), ((input_words, input_scales), correction)) in weights.zip(&mut of_block) {
+        let weights = words.iter().zip(scales).take(n).enumerate();
+        for ((index, (words, scales)), ((input_words, input_scales), correction)) in weights.zip(&mut of_block) {
             let mut dots = [_mm512_setzero_si512(); N];
             dots.iter_mut().zip(correction).for_each(|(dots, correction)| *dots = _mm512_set1_epi32(*correction));
             for (word, inputs) in words.iter().zip(input_words) {
@@ -176,7 +183,7 @@ fn strip<const B: usize, const N: usize>(
                     *dots = _mm512_dpbusd_epi32(*dots, *word, _mm512_set1_epi32(*input));
                 }
             }
-            for ((sum, dots), input) in sums.iter_mut().zip(dots).zip(input_scales) {
+            for ((sum, dots), input) in sums[index % S].iter_mut().zip(dots).zip(input_scales) {
                 *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), _mm512_mul_ps(scales, _mm512_set1_ps(*input)), *sum);
             }
         }
@@ -186,8 +193,8 @@ fn strip<const B: usize, const N: usize>(
 /// Adds all sums to the first, in the order in which `_mm512_reduce_add_ps` adds them.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn add_up<const N: usize>(sums: &mut [[__m512; N]; SUMS]) {
-    let mut width = SUMS / 2;
+fn add_up<const S: usize, const N: usize>(sums: &mut [[__m512; N]; S]) {
+    let mut width = S / 2;
     while width > 0 {
         let (low, high) = sums.split_at_mut(width);
         for (low, high) in low.as_flattened_mut().iter_mut().zip(high.as_flattened()) {
