@@ -1,4 +1,5 @@
-//! Tandem's kernels as custom operators of ONNX Runtime, on the processor: products with quantised weights, and attention.
+//! Tandem's kernels as custom operators of ONNX Runtime, on the processor: products with quantised weights and with floats, and
+//! attention.
 //!
 //! They take the inputs and attributes of the operators that they stand in for (`com.microsoft`), which an edit gives to this domain just
 //! before the engine loads a graph. Weights are read where the graph has them: in files beside it the engine maps them, and nothing is packed or
@@ -8,6 +9,7 @@
 mod attention;
 mod batch;
 mod block;
+mod floats;
 mod places;
 mod product;
 mod updates;
@@ -32,7 +34,6 @@ pub(crate) use self::batch::{Batch, CacheMemory, Sequence, with_batch};
 use self::block::Block;
 use self::product::Product;
 pub(crate) use self::updates::{ModelUpdates, Registered, Updates};
-use self::weights::BlockWeights;
 pub(crate) use self::weights::order_inputs;
 
 /// The kernels that `options` request, or those that are used by default.
@@ -69,8 +70,8 @@ impl WeightRanges {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn add(&self, weights: &BlockWeights<'_>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(weights.ranges());
+    fn add(&self, ranges: impl Iterator<Item = Range<usize>>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(ranges);
     }
 }
 

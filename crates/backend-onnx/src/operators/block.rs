@@ -4,20 +4,21 @@
 //! What the steps are is in attributes of the node ([`RowBlock`]). A step computes what the operator that it came from computes.
 
 use std::mem;
+use std::ops::Range;
 use std::sync::Arc;
 
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput, ShapeInferenceContext};
 use ort::value::{Shape, SymbolicDimensions, TensorElementType, TensorValueType, ValueType};
 use tandem_core::config::Activation;
 use tandem_kernels::elementwise::{GateActivation, activate_all, rms_norm, sigmoid_all, write_gated, write_product, write_sum};
-use tandem_kernels::matrix::{Kernels, ProductPart, RowRun, Terms, write_products};
+use tandem_kernels::matrix::{Kernels, MatrixView, ProductPart, RowRun, Terms, write_products};
 use tandem_kernels::quantize::Bits;
 use tandem_kernels::scratch_slice;
 use tandem_onnx_graph::{
-    BLOCK_OPERATOR, BlockMatrix, OUTPUTS_ATTRIBUTE, RowBlock, RowFunction, RowStep, STEPS_ATTRIBUTE, WIDTHS_ATTRIBUTE,
-    product_attribute,
+    BLOCK_OPERATOR, OUTPUTS_ATTRIBUTE, RowBlock, RowFunction, RowStep, STEPS_ATTRIBUTE, WIDTHS_ATTRIBUTE, product_attribute,
 };
 
+use super::floats::FloatWeights;
 use super::places::{Place, Places};
 use super::weights::{BlockWeights, copied_floats, reorder};
 use super::{Floats, ModelUpdates, Scratch, ScratchPool, Updates, WeightRanges, batch, input, node_error, output, shape};
@@ -63,10 +64,46 @@ enum What<'n> {
 }
 
 struct Product<'n> {
-    weights: BlockWeights<'n>,
+    weights: Matrix<'n>,
     bias: Option<Vec<f32>>,
     /// What adapters call it.
     module: Option<String>,
+}
+
+/// The weights of a product.
+enum Matrix<'n> {
+    Blocks(BlockWeights<'n>),
+    Floats(FloatWeights<'n>),
+}
+
+impl Matrix<'_> {
+    fn view(&self) -> MatrixView<'_> {
+        match self {
+            Self::Blocks(weights) => weights.view(),
+            Self::Floats(weights) => weights.view(),
+        }
+    }
+
+    /// Outputs and inputs.
+    fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::Blocks(weights) => [weights.rows, weights.columns],
+            Self::Floats(weights) => [weights.rows, weights.columns],
+        }
+    }
+
+    /// Whether inputs are put in another order for it.
+    fn reorders(&self) -> bool {
+        matches!(self, Self::Blocks(weights) if weights.bits == Bits::Four)
+    }
+
+    /// The addresses of what it reads of the graph.
+    fn ranges(&self) -> Vec<Range<usize>> {
+        match self {
+            Self::Blocks(weights) => weights.ranges().collect(),
+            Self::Floats(weights) => weights.range().into_iter().collect(),
+        }
+    }
 }
 
 impl Operator for Block {
@@ -114,7 +151,7 @@ impl Operator for Block {
             first += step.n_outputs();
             steps.push(made);
         }
-        steps.iter().flat_map(Step::products).for_each(|product| self.ranges.add(&product.weights));
+        self.ranges.add(steps.iter().flat_map(Step::products).flat_map(|product| product.weights.ranges()));
         let read = steps.iter().map(|step| (&step.rows[..], step.made()));
         let places = Places::new(n_inputs, &block.widths, &block.outputs, read);
         let is_named = |step: &Step<'_>| step.products().iter().any(|product| product.module.is_some());
@@ -134,14 +171,20 @@ impl Operator for Block {
 /// `step` with its constants; `n_products` counts the products of the block.
 fn what<'n>(context: &KernelContext<'n>, step: &RowStep, n_products: &mut usize) -> ort::Result<What<'n>> {
     let vector = |place: usize| copied_floats(&context.constant_input::<TensorValueType<f32>>(place)?);
-    let mut product = |matrix: &BlockMatrix| -> ort::Result<_> {
+    let mut product = |weights: Matrix<'n>, bias: Option<usize>| -> ort::Result<_> {
         let module = context.get::<String>(product_attribute(*n_products));
         *n_products += 1;
-        let bias = matrix.bias.map(vector).transpose()?;
-        Ok(Product { weights: BlockWeights::new(context, matrix)?, bias, module })
+        Ok(Product { weights, bias: bias.map(vector).transpose()?, module })
     };
     Ok(match step {
-        RowStep::Products { matrices, .. } => What::Products(matrices.iter().map(&mut product).collect::<ort::Result<_>>()?),
+        RowStep::Products { matrices, .. } => {
+            let each = matrices.iter().map(|m| product(Matrix::Blocks(BlockWeights::new(context, m)?), m.bias));
+            What::Products(each.collect::<ort::Result<_>>()?)
+        }
+        RowStep::FloatProducts { matrices, .. } => {
+            let each = matrices.iter().map(|m| product(Matrix::Floats(FloatWeights::new(context, m)?), m.bias));
+            What::Products(each.collect::<ort::Result<_>>()?)
+        }
         RowStep::RmsNorm { weight, epsilon, .. } => What::RmsNorm { weight: vector(*weight)?, epsilon: f32::from_bits(*epsilon) },
         RowStep::Add(_) => What::Add,
         RowStep::Mul(_) => What::Mul,
@@ -183,7 +226,7 @@ impl<'n> Step<'n> {
             What::Products(products) => {
                 let fits = |(product, &width): (&Product<'_>, &usize)| {
                     let has_bias = product.bias.as_ref().is_none_or(|bias| bias.len() == width);
-                    product.weights.columns == read && product.weights.rows == width && has_bias
+                    product.weights.shape() == [width, read] && has_bias
                 };
                 !products.is_empty() && products.iter().zip(made).all(fits)
             }
@@ -261,9 +304,9 @@ impl BlockKernel<'_> {
         };
         let x = read(0);
         if let What::Products(products) = &step.what {
-            let x = match products[0].weights.bits {
-                Bits::Eight => x,
-                Bits::Four => {
+            let x = match products[0].weights.reorders() {
+                false => x,
+                true => {
                     let ordered = scratch_slice(ordered, x.len());
                     reorder(x, ordered);
                     ordered
@@ -307,6 +350,6 @@ fn part<'p>(product: &'p Product<'_>, adapted: Option<&'p ModelUpdates>, n: usiz
     ProductPart {
         matrix: product.weights.view(),
         terms: Terms { bias: product.bias.as_deref(), update },
-        out: &mut out[..n * product.weights.rows],
+        out: &mut out[..n * product.weights.shape()[0]],
     }
 }

@@ -90,7 +90,7 @@ impl Operator for Product {
             is_fast: context.get::<i64>("accuracy_level") == Some(INTEGERS),
         };
         let weights = BlockWeights::new(context, &matrix)?;
-        self.ranges.add(&weights);
+        self.ranges.add(weights.ranges());
         Ok(ProductKernel {
             weights,
             kernels: self.kernels,

@@ -2,6 +2,7 @@
 //! returns rows, and what lies between its steps never leaves it.
 
 use crate::error::{Error, Result};
+use crate::graph::DataType;
 
 /// The operator's name.
 pub const BLOCK_OPERATOR: &str = "RowBlock";
@@ -40,6 +41,13 @@ pub enum RowStep {
         input: usize,
         /// The matrices.
         matrices: Vec<BlockMatrix>,
+    },
+    /// As [`Products`](Self::Products), with matrices of floats.
+    FloatProducts {
+        /// What is multiplied.
+        input: usize,
+        /// The matrices.
+        matrices: Vec<FloatMatrix>,
     },
     /// `x / √(mean(x²) + ε) * weight`
     RmsNorm {
@@ -96,6 +104,21 @@ pub struct BlockMatrix {
     pub is_fast: bool,
 }
 
+/// A matrix of floats, `[rows, columns]`, whose parts are inputs of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FloatMatrix {
+    /// The weights.
+    pub weights: usize,
+    /// Their type: floats of 32 or 16 bits.
+    pub data_type: DataType,
+    /// A bias.
+    pub bias: Option<usize>,
+    /// Inputs.
+    pub columns: usize,
+    /// Outputs.
+    pub rows: usize,
+}
+
 /// The numbers that steps begin with.
 const PRODUCTS: i64 = 0;
 const RMS_NORM: i64 = 1;
@@ -104,6 +127,7 @@ const MUL: i64 = 3;
 const ADD_VECTOR: i64 = 4;
 const ACTIVATION: i64 = 5;
 const GATED: i64 = 6;
+const FLOAT_PRODUCTS: i64 = 7;
 
 /// What stands for an input that is left out.
 const ABSENT: i64 = -1;
@@ -124,6 +148,9 @@ impl RowStep {
                 let parts = matrices.iter().flat_map(|m| [Some(m.codes), Some(m.scales), m.zeros, m.bias]);
                 std::iter::once(*input).chain(parts.flatten()).collect()
             }
+            Self::FloatProducts { input, matrices } => {
+                std::iter::once(*input).chain(matrices.iter().flat_map(|m| [Some(m.weights), m.bias]).flatten()).collect()
+            }
             Self::RmsNorm { input, weight, .. } => vec![*input, *weight],
             Self::Add(both) | Self::Mul(both) | Self::AddVector(both) | Self::Gated(_, both) => both.to_vec(),
             Self::Activation(_, input) => vec![*input],
@@ -134,6 +161,7 @@ impl RowStep {
     pub fn n_outputs(&self) -> usize {
         match self {
             Self::Products { matrices, .. } => matrices.len(),
+            Self::FloatProducts { matrices, .. } => matrices.len(),
             _ => 1,
         }
     }
@@ -148,6 +176,12 @@ impl RowStep {
                     let BlockMatrix { codes, scales, zeros, bias, columns, rows, bits, block_size, is_fast } = *matrix;
                     out.extend([number(codes), number(scales), optional(zeros), optional(bias)]);
                     out.extend([columns, rows, bits, block_size, usize::from(is_fast)].map(number));
+                }
+            }
+            Self::FloatProducts { input, matrices } => {
+                out.extend([FLOAT_PRODUCTS, number(*input), number(matrices.len())]);
+                for FloatMatrix { weights, data_type, bias, columns, rows } in matrices {
+                    out.extend([number(*weights), data_type.0.into(), optional(*bias), number(*columns), number(*rows)]);
                 }
             }
             Self::RmsNorm { input, weight, epsilon } => {
@@ -203,14 +237,28 @@ impl Reader<'_> {
         })
     }
 
+    fn float_matrix(&mut self) -> Result<FloatMatrix> {
+        Ok(FloatMatrix {
+            weights: self.size()?,
+            data_type: i32::try_from(self.int()?).map(DataType).map_err(|_| malformed("a type is unknown"))?,
+            bias: self.optional()?,
+            columns: self.size()?,
+            rows: self.size()?,
+        })
+    }
+
+    /// So many matrices as a number says, each read by `read`.
+    fn matrices<M>(&mut self, read: impl Fn(&mut Self) -> Result<M>) -> Result<Vec<M>> {
+        let n = self.size()?;
+        // Each has several numbers.
+        let n = if n <= self.0.len() { n } else { return Err(malformed("a step ends early")) };
+        (0..n).map(|_| read(self)).collect()
+    }
+
     fn step(&mut self) -> Result<RowStep> {
         Ok(match self.int()? {
-            PRODUCTS => {
-                let (input, n) = (self.size()?, self.size()?);
-                // Each has nine numbers.
-                let n = if n <= self.0.len() { n } else { return Err(malformed("a step ends early")) };
-                RowStep::Products { input, matrices: (0..n).map(|_| self.matrix()).collect::<Result<_>>()? }
-            }
+            PRODUCTS => RowStep::Products { input: self.size()?, matrices: self.matrices(Self::matrix)? },
+            FLOAT_PRODUCTS => RowStep::FloatProducts { input: self.size()?, matrices: self.matrices(Self::float_matrix)? },
             RMS_NORM => {
                 let (input, weight) = (self.size()?, self.size()?);
                 let epsilon = u32::try_from(self.int()?).map_err(|_| malformed("a float has more than 32 bits"))?;
@@ -290,8 +338,9 @@ mod tests {
             block_size: 32,
             is_fast: true,
         };
+        let floats = FloatMatrix { weights: 1, data_type: DataType::BFLOAT16, bias: Some(2), columns: 32, rows: 16 };
         RowBlock {
-            widths: vec![64, 0, 0, 0, 32, 32, 32, 32, 32, 32, 32, 32],
+            widths: vec![64, 0, 0, 0, 32, 32, 32, 32, 32, 32, 32, 32, 16, 32],
             steps: vec![
                 RowStep::Products { input: 0, matrices: vec![matrix, BlockMatrix { zeros: Some(1), bias: None, ..matrix }] },
                 RowStep::Gated(RowFunction::Silu, [4, 5]),
@@ -300,8 +349,9 @@ mod tests {
                 RowStep::Add([7, 8]),
                 RowStep::Mul([9, 8]),
                 RowStep::Activation(RowFunction::GeluTanh, 10),
+                RowStep::FloatProducts { input: 11, matrices: vec![floats, FloatMatrix { bias: None, rows: 32, ..floats }] },
             ],
-            outputs: vec![11, 7],
+            outputs: vec![11, 7, 13],
         }
     }
 
@@ -323,15 +373,16 @@ mod tests {
             read(&block).unwrap_err().to_string()
         };
         assert!(changed(&|block| block.steps[1] = RowStep::Add([4, 6])).contains("not there"));
-        assert!(changed(&|block| block.outputs[0] = 12).contains("an output"));
+        assert!(changed(&|block| block.outputs[0] = 14).contains("an output"));
         assert!(changed(&|block| block.outputs[0] = 0).contains("an output"));
         assert!(changed(&|block| block.widths.truncate(3)).contains("fewer values"));
-        let (steps, widths) = (block().steps_to_ints(), [64; 12]);
+        let (steps, widths) = (block().steps_to_ints(), [64; 14]);
         for end in 1..steps.len() {
             // It ends within a step, or lacks values of later ones.
             let _ = RowBlock::from_ints(&steps[..end], &widths, &[11]);
         }
         assert!(RowBlock::from_ints(&[PRODUCTS, 0, i64::MAX], &widths, &[1]).is_err());
+        assert!(RowBlock::from_ints(&[FLOAT_PRODUCTS, 0, 2, 1, 1, -1, 64, 64], &widths, &[1]).is_err());
         assert!(RowBlock::from_ints(&[ACTIVATION, 9, 0], &[1, 1], &[1]).is_err());
         assert!(RowBlock::from_ints(&[99], &[1, 1], &[1]).is_err());
         assert!(RowBlock::from_ints(&[], &[1, 1], &[]).is_err());

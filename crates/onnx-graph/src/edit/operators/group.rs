@@ -3,10 +3,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::block::{BlockMatrix, RowBlock, RowFunction, RowStep};
+use super::block::{BlockMatrix, FloatMatrix, RowBlock, RowFunction, RowStep};
+use super::floats::FloatProduct;
 use super::given;
 use super::rows::{KnownRows, RowOperator};
-use crate::graph::{AttributeValue, Graph, Node};
+use crate::graph::{AttributeValue, Graph, Node, Tensor};
 
 /// The most nodes of a block, whose steps are compared with each other: between two attentions of a published model there are some 20.
 const MOST_NODES: usize = 256;
@@ -52,8 +53,12 @@ pub(super) fn groups(graph: &Graph) -> Vec<Group<'_>> {
         rows.visit(node, operator);
     }
     groups.extend(open);
-    let has_product = |group: &Group<'_>| group.nodes.iter().any(|(_, operator)| matches!(operator, RowOperator::Product { .. }));
-    groups.retain(|group| group.nodes.len() > 1 && has_product(group));
+    let has = |group: &Group<'_>, is_it: &dyn Fn(&RowOperator) -> bool| group.nodes.iter().any(|(_, operator)| is_it(operator));
+    // A product of blocks alone has an operator of its own, one of floats has none.
+    groups.retain(|group| {
+        group.nodes.len() > 1 && has(group, &|operator| matches!(operator, RowOperator::Product { .. }))
+            || has(group, &|operator| matches!(operator, RowOperator::FloatProduct { .. }))
+    });
     groups
 }
 
@@ -85,11 +90,14 @@ struct Named<'g> {
     output: String,
     /// The width of what is read, and of the result.
     widths: [usize; 2],
+    /// The constant floats of a product, and a bias that another node adds.
+    floats: Option<(&'g Tensor, Option<&'g str>)>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Product,
+    FloatProduct,
     RmsNorm { weight: usize, epsilon: f32 },
     Add,
     Mul,
@@ -104,25 +112,30 @@ impl<'g> Group<'g> {
         self.nodes.iter().map(|(node, _)| *node)
     }
 
-    /// The block; `readers` are those of the graph.
-    pub(super) fn build(&self, readers: &HashMap<&str, usize>) -> Built<'g> {
+    /// The block; `readers` are those of `graph`.
+    pub(super) fn build(&self, graph: &'g Graph, readers: &HashMap<&str, usize>) -> Built<'g> {
         let mut inner: HashMap<&str, usize> = HashMap::new();
         self.nodes().flat_map(|node| &node.inputs).for_each(|input| *inner.entry(input).or_default() += 1);
         let is_read = |value: &str| readers.get(value).copied().unwrap_or(0) > inner.get(value).copied().unwrap_or(0);
-        let mut steps: Vec<Named<'g>> = self.nodes.iter().flat_map(|(node, operator)| named(node, *operator)).collect();
+        let mut steps: Vec<Named<'g>> = self.nodes.iter().flat_map(|(node, operator)| named(graph, node, *operator)).collect();
+        fuse_biases(&mut steps, &is_read);
         fuse_activations(&mut steps, &is_read);
         Numbers::default().build(together(steps), &is_read)
     }
 }
 
 /// The steps of one node.
-fn named(node: &Node, operator: RowOperator) -> Vec<Named<'_>> {
+fn named<'g>(graph: &'g Graph, node: &'g Node, operator: RowOperator) -> Vec<Named<'g>> {
     let width = operator.width();
     let first = |n: usize| node.inputs[..n].to_vec();
-    let step = |kind, rows, output: &str| Named { kind, rows, node, output: output.into(), widths: [width; 2] };
+    let step = |kind, rows, output: &str| Named { kind, rows, node, output: output.into(), widths: [width; 2], floats: None };
     let output = node.outputs[0].as_str();
     vec![match operator {
         RowOperator::Product { columns, rows } => Named { widths: [columns, rows], ..step(Kind::Product, first(1), output) },
+        RowOperator::FloatProduct { columns, rows } => {
+            let floats = FloatProduct::of(graph, node).map(|product| (product.weight, None));
+            Named { widths: [columns, rows], floats, ..step(Kind::FloatProduct, first(1), output) }
+        }
         RowOperator::RmsNorm { epsilon, has_sum: false, .. } => step(Kind::RmsNorm { weight: 1, epsilon }, first(1), output),
         RowOperator::RmsNorm { epsilon, has_sum: true, .. } => {
             // A name that the graph does not have.
@@ -138,6 +151,33 @@ fn named(node: &Node, operator: RowOperator) -> Vec<Named<'_>> {
     }]
 }
 
+/// Has products of floats add the vector that is added to their results, where nothing else reads these.
+fn fuse_biases(steps: &mut Vec<Named<'_>>, is_read: &dyn Fn(&str) -> bool) {
+    let mut index = 0;
+    while let Some(step) = steps.get(index) {
+        let product = match step.kind {
+            Kind::AddVector { .. } => single_reader(steps, &step.rows[0], is_read),
+            _ => None,
+        };
+        let product = product.filter(|place| matches!(steps[*place].floats, Some((_, None))));
+        let Some(place) = product else {
+            index += 1;
+            continue;
+        };
+        let added = steps.remove(index);
+        if let (Kind::AddVector { vector }, Some((_, bias))) = (added.kind, &mut steps[place].floats) {
+            *bias = Some(&added.node.inputs[vector]);
+        }
+        steps[place].output = added.output;
+    }
+}
+
+/// The step that makes `value`, if one step alone reads it.
+fn single_reader(steps: &[Named<'_>], value: &str, is_read: &dyn Fn(&str) -> bool) -> Option<usize> {
+    let is_single = steps.iter().flat_map(|step| &step.rows).filter(|row| *row == value).count() == 1 && !is_read(value);
+    steps.iter().position(|step| step.output == value).filter(|_| is_single)
+}
+
 /// Makes one step of a sigmoid and the product with its input, and of an activation and the product with what it is a gate of.
 fn fuse_activations(steps: &mut Vec<Named<'_>>, is_read: &dyn Fn(&str) -> bool) {
     let mut index = 0;
@@ -148,8 +188,7 @@ fn fuse_activations(steps: &mut Vec<Named<'_>>, is_read: &dyn Fn(&str) -> bool) 
             continue;
         }
         let function = |value: &String| {
-            let is_single = steps.iter().flat_map(|step| &step.rows).filter(|row| *row == value).count() == 1 && !is_read(value);
-            let place = steps.iter().position(|step| step.output == *value).filter(|_| is_single)?;
+            let place = single_reader(steps, value, is_read)?;
             if let Kind::Function(function) = steps[place].kind { Some((place, function)) } else { None }
         };
         let found = [0, 1].into_iter().find_map(|side| Some((function(&step.rows[side])?, step.rows[1 - side].clone())));
@@ -171,8 +210,8 @@ fn together(steps: Vec<Named<'_>>) -> Vec<Vec<Named<'_>>> {
     for step in steps {
         let key =
             |step: &Named<'_>| (step.rows.clone(), ["bits", "block_size", "accuracy_level"].map(|name| step.node.int(name)));
-        let is_like = |others: &Vec<Named<'_>>| others[0].kind == Kind::Product && key(&others[0]) == key(&step);
-        match joined.iter_mut().find(|others| step.kind == Kind::Product && is_like(others)) {
+        let is_like = |others: &Vec<Named<'_>>| others[0].kind == step.kind && key(&others[0]) == key(&step);
+        match joined.iter_mut().find(|others| step.kind.is_product() && is_like(others)) {
             Some(others) => others.push(step),
             None => joined.push(vec![step]),
         }
@@ -202,6 +241,9 @@ impl Numbers {
                 _ => &[],
             };
             constants.iter().filter_map(|&place| given(step.node, place)).for_each(|constant| self.input(constant, 0));
+            if let Some((weight, bias)) = step.floats {
+                [Some(weight.name.as_str()), bias].into_iter().flatten().for_each(|constant| self.input(constant, 0));
+            }
         }
         let (mut outputs, mut names, mut products) = (Vec::new(), Vec::new(), Vec::new());
         for step in steps.iter().flatten() {
@@ -212,7 +254,7 @@ impl Numbers {
                 outputs.push(number);
                 names.push(step.output.clone());
             }
-            products.extend((step.kind == Kind::Product).then_some(step.node));
+            products.extend(step.kind.is_product().then_some(step.node));
         }
         let steps = steps.iter().map(|steps| self.step(steps)).collect();
         Built { block: RowBlock { widths: self.widths, steps, outputs }, inputs: self.inputs, outputs: names, products }
@@ -226,6 +268,13 @@ impl Numbers {
         }
     }
 
+    fn floats(&self, step: &Named<'_>) -> Option<FloatMatrix> {
+        let (weight, bias) = step.floats?;
+        let [columns, rows] = step.widths;
+        let bias = bias.map(|bias| self.numbers[bias]);
+        Some(FloatMatrix { weights: self.numbers[&weight.name], data_type: weight.data_type, bias, columns, rows })
+    }
+
     fn step(&self, steps: &[Named<'_>]) -> RowStep {
         let first = &steps[0];
         let row = |place: usize| self.numbers[&first.rows[place]];
@@ -236,6 +285,9 @@ impl Numbers {
                 input: row(0),
                 matrices: steps.iter().map(|step| matrix(step, &|place| constant(step.node, place))).collect(),
             },
+            Kind::FloatProduct => {
+                RowStep::FloatProducts { input: row(0), matrices: steps.iter().filter_map(|step| self.floats(step)).collect() }
+            }
             Kind::RmsNorm { weight, epsilon } => {
                 RowStep::RmsNorm { input: row(0), weight: vector(weight), epsilon: epsilon.to_bits() }
             }
@@ -245,6 +297,12 @@ impl Numbers {
             Kind::Function(function) => RowStep::Activation(function, row(0)),
             Kind::Gated(function) => RowStep::Gated(function, [row(0), row(1)]),
         }
+    }
+}
+
+impl Kind {
+    fn is_product(self) -> bool {
+        matches!(self, Self::Product | Self::FloatProduct)
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use super::block::RowFunction;
+use super::floats::FloatProduct;
 use super::{CONTRIB, given, has_only, is_product};
 use crate::graph::{AttributeValue, DataType, Graph, Node, Tensor, TensorData};
 
@@ -23,6 +24,8 @@ pub(super) struct Rows {
 pub(super) enum RowOperator {
     /// A product with a matrix of blocks.
     Product { columns: usize, rows: usize },
+    /// A product with a matrix of floats.
+    FloatProduct { columns: usize, rows: usize },
     /// A norm; with `has_sum` of the sum of the first two inputs.
     RmsNorm { width: usize, epsilon: f32, has_sum: bool },
     /// Of the first two inputs.
@@ -39,7 +42,7 @@ impl RowOperator {
     /// The width of its results.
     pub(super) fn width(self) -> usize {
         match self {
-            Self::Product { rows, .. } => rows,
+            Self::Product { rows, .. } | Self::FloatProduct { rows, .. } => rows,
             Self::RmsNorm { width, .. }
             | Self::Add { width }
             | Self::Mul { width }
@@ -116,6 +119,10 @@ impl<'g> KnownRows<'g> {
                 }
                 let size = |name: &str| usize::try_from(node.int(name)?).ok();
                 Some(RowOperator::Product { columns: size("K")?, rows: size("N")? })
+            }
+            (CONTRIB, "FusedMatMul") => {
+                let FloatProduct { columns, rows, .. } = FloatProduct::of(self.graph, node)?;
+                Some(RowOperator::FloatProduct { columns, rows })
             }
             (ONNX, "SimplifiedLayerNormalization" | "RMSNormalization") => self.norm(node),
             (CONTRIB, "SkipSimplifiedLayerNormalization") => self.skip_norm(node),

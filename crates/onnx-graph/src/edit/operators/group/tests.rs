@@ -37,6 +37,8 @@ fn graph(nodes: &[Node], outputs: &[&str]) -> Graph {
     constant("scales", DataType::FLOAT, &[WIDTH, WIDTH / 32]);
     constant("weight", DataType::FLOAT, &[WIDTH]);
     constant("narrow", DataType::FLOAT, &[1]);
+    constant("rows", DataType::FLOAT, &[32, WIDTH]);
+    constant("narrow_rows", DataType::BFLOAT16, &[WIDTH, WIDTH]);
     let mut value = |field, name: &str, data_type| {
         let value = ValueInfo { name: name.into(), data_type: Some(data_type), dims: Some(vec![Dim::Unknown; 3]) };
         put_bytes(&mut fields, field, encode::value_info(&value));
@@ -183,6 +185,77 @@ fn products_of_modules_get_an_input_for_adapters() {
     assert!(name(1).is_none());
     assert!(matches!(name(2), Some(AttributeValue::Text(name)) if name == b"layers.0.mlp.down_proj"));
     assert_eq!(read(node).n_inputs(), Some(3));
+}
+
+fn float_product(inputs: [&str; 2], output: &str, attributes: &[(&str, AttributeValue)]) -> Node {
+    contrib("FusedMatMul", &inputs, &[output], &[&[("transB", AttributeValue::Int(1))], attributes].concat())
+}
+
+fn widened(output: &str) -> Node {
+    let attributes = vec![Attribute { name: "to".into(), value: AttributeValue::Int(DataType::FLOAT.0.into()) }];
+    Node { attributes, ..node("Cast", &["narrow_rows"], &[output]) }
+}
+
+#[test]
+fn products_of_floats_read_what_was_cast_and_add_their_bias() {
+    let nodes = [
+        widened("w"),
+        float_product(["x", "w"], "a", &[]),
+        node("Add", &["weight", "a"], &["b"]),
+        float_product(["x", "rows"], "c", &[]),
+        float_product(["b", "w"], "d", &[("alpha", AttributeValue::Float(1.0))]),
+        node("Add", &["d", "weight"], &["e"]),
+    ];
+    let after = edited(&graph(&nodes, &["c", "d", "e"]));
+    let [block] = after.nodes() else { panic!("{:?}", after.nodes()) };
+    assert_eq!(
+        (&block.inputs[..], &block.outputs[..]),
+        (&["x", "narrow_rows", "weight", "rows"].map(String::from)[..], &["c", "d", "e"].map(String::from)[..])
+    );
+    let width = WIDTH as usize;
+    let narrow = FloatMatrix { weights: 1, data_type: DataType::BFLOAT16, bias: Some(2), columns: width, rows: width };
+    let wide = FloatMatrix { weights: 3, data_type: DataType::FLOAT, bias: None, columns: width, rows: 32 };
+    let expected = [
+        RowStep::FloatProducts { input: 0, matrices: vec![narrow, wide] },
+        // Something else reads what the bias is added to.
+        RowStep::FloatProducts { input: 4, matrices: vec![FloatMatrix { bias: None, ..narrow }] },
+        RowStep::AddVector([6, 2]),
+    ];
+    assert_eq!(read(block).steps, expected);
+}
+
+#[test]
+fn a_product_of_floats_alone_is_a_block_and_others_stay() {
+    let check = |what: &str, nodes: &[Node], outputs: &[&str], expected: &[&str]| {
+        assert_eq!(operators(nodes, outputs), expected, "{what}");
+    };
+    let product = |attributes: &[(&str, AttributeValue)]| [widened("w"), float_product(["x", "w"], "a", attributes)];
+    check("alone", &product(&[]), &["a"], &[BLOCK_OPERATOR]);
+    check("what was cast is read elsewhere", &product(&[]), &["a", "w"], &["Cast", BLOCK_OPERATOR]);
+    let halved = product(&[("alpha", AttributeValue::Float(0.5))]);
+    check("scaled", &halved, &["a"], &["Cast", "FusedMatMul"]);
+    let turned = product(&[("transA", AttributeValue::Int(1))]);
+    check("of turned inputs", &turned, &["a"], &["Cast", "FusedMatMul"]);
+    let columns = contrib("FusedMatMul", &["x", "w"], &["a"], &[("transB", AttributeValue::Int(0))]);
+    check("in columns", &[widened("w"), columns], &["a"], &["Cast", "FusedMatMul"]);
+    check("with what is given", &[float_product(["x", "other"], "a", &[])], &["a"], &["FusedMatMul"]);
+    let halves = Node { attributes: vec![Attribute { name: "to".into(), value: AttributeValue::Int(10) }], ..widened("w") };
+    check("in halves", &[halves, float_product(["half", "w"], "a", &[])], &["a"], &["Cast", "FusedMatMul"]);
+}
+
+#[test]
+fn products_of_floats_have_names_for_adapters() {
+    let named = Node { name: "/model.layers.0.mlp.up_proj".into(), ..float_product(["x", "w"], "a", &[]) };
+    let before = graph(&[widened("w"), named], &["a"]);
+    let products = before.edit().use_custom_operators(DataType::FLOAT).products;
+    let [product] = &products[..] else { panic!("{products:?}") };
+    assert_eq!((product.name.as_str(), product.bits, product.n_inputs), ("layers.0.mlp.up_proj", 16, WIDTH as usize));
+    // Its weights are read, for magnitudes.
+    let (mut n, products) = (0, before.products());
+    products[0]
+        .for_each_row(0..WIDTH as usize, None, &mut |row| n += usize::from(row.iter().all(|value| *value == 0.0)))
+        .unwrap();
+    assert_eq!(n, WIDTH as usize);
 }
 
 /// The time that an edit takes does not grow with the square of a hostile graph.
