@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput, ShapeInferenceContext};
 use ort::value::{Shape, SymbolicDimensions, TensorElementType, TensorValueType, ValueType};
+use rayon::prelude::*;
 use tandem_core::config::Activation;
 use tandem_kernels::elementwise::{GateActivation, activate_all, rms_norm, sigmoid_all, write_gated, write_product, write_sum};
 use tandem_kernels::matrix::{Kernels, MatrixView, ProductPart, RowRun, Terms, write_products};
@@ -61,6 +62,7 @@ enum What<'n> {
     AddVector(Vec<f32>),
     Function(RowFunction),
     Gated(RowFunction),
+    Columns { first: usize },
 }
 
 struct Product<'n> {
@@ -192,6 +194,7 @@ fn what<'n>(context: &KernelContext<'n>, step: &RowStep, n_products: &mut usize)
         RowStep::Activation(function, _) => What::Function(*function),
         RowStep::Gated(RowFunction::Sigmoid, _) => return Err(node_error("a sigmoid is not a gate")),
         RowStep::Gated(function, _) => What::Gated(*function),
+        RowStep::Columns { first, .. } => What::Columns { first: *first },
     })
 }
 
@@ -200,7 +203,7 @@ impl What<'_> {
     fn rows(&self, step: &RowStep) -> Vec<usize> {
         let mut inputs = step.inputs();
         let n = match self {
-            Self::Products(_) | Self::RmsNorm { .. } | Self::AddVector(_) | Self::Function(_) => 1,
+            Self::Products(_) | Self::RmsNorm { .. } | Self::AddVector(_) | Self::Function(_) | Self::Columns { .. } => 1,
             Self::Add | Self::Mul | Self::Gated(_) => 2,
         };
         inputs.truncate(n);
@@ -230,7 +233,9 @@ impl<'n> Step<'n> {
                 };
                 !products.is_empty() && products.iter().zip(made).all(fits)
             }
-            What::RmsNorm { weight: vector, .. } | What::AddVector(vector) => vector.len() == read && made == [read],
+            What::RmsNorm { weight, .. } => !weight.is_empty() && read.is_multiple_of(weight.len()) && made == [read],
+            What::AddVector(vector) => vector.len() == read && made == [read],
+            What::Columns { first } => made[0] > 0 && first.checked_add(made[0]).is_some_and(|end| end <= read),
             What::Add | What::Mul | What::Function(_) | What::Gated(_) => made == [read],
         };
         if fits && is_same && read > 0 { Ok(()) } else { Err(node_error("the widths of a block do not fit together")) }
@@ -316,9 +321,10 @@ impl BlockKernel<'_> {
             let mut parts: Vec<_> = parts.map(|(product, out)| part(product, adapted, n, out)).collect();
             write_products(x, &mut parts, buffers.runs, packed);
         } else {
-            let out = &mut outs[0][..x.len()];
+            let out = &mut outs[0][..n * self.block.widths[step.first]];
             match &step.what {
                 What::Products(_) => {}
+                What::Columns { first } => write_columns(x, self.block.widths[step.rows[0]], *first, n, out),
                 What::RmsNorm { weight, epsilon } => rms_norm(x, weight, *epsilon, out),
                 What::Add => write_sum(x, read(1), out),
                 What::Mul => write_product(x, read(1), out),
@@ -342,6 +348,15 @@ impl BlockKernel<'_> {
             buffers.own[self.places.buffer(value)] = out;
         }
     }
+}
+
+/// Writes the columns from `first` on of each of `n` rows of `x` to `out`, as many as fit.
+fn write_columns(x: &[f32], width: usize, first: usize, n: usize, out: &mut [f32]) {
+    /// Values of a task.
+    const TOGETHER: usize = 1 << 14;
+    let columns = out.len() / n;
+    let rows = out.par_chunks_mut(columns).zip(x.par_chunks(width)).with_min_len(TOGETHER.div_ceil(columns));
+    rows.for_each(|(out, x)| out.copy_from_slice(&x[first..first + columns]));
 }
 
 /// One of the products of a step.

@@ -119,8 +119,8 @@ impl Edit<'_> {
     ///
     /// - `FusedMatMul` with constant floats of 32 bits in rows, `[outputs, inputs]`, or with such of 16 bits that a `Cast` widens.
     ///
-    /// Products that follow each other become one `RowBlock` with the norms, sums and activations of floats between them. Those of floats are
-    /// always in one, which reads what was cast.
+    /// Products that follow each other become one `RowBlock` with the norms, sums and activations of floats between them, and what divides
+    /// rows into queries, keys and values and normalises their heads. Those of floats are always in one, which reads what was cast.
     ///
     /// Products of modules get an input and an attribute for adapters ([`ADAPTER_INPUT`]).
     ///
@@ -130,7 +130,8 @@ impl Edit<'_> {
     /// It is the last edit of a graph: other edits do not know the domain.
     pub fn use_custom_operators(&mut self, cache: DataType) -> CustomOperators {
         let graph = self.graph;
-        let (groups, readers) = (groups(graph), readers(graph));
+        let readers = readers(graph);
+        let groups = groups(graph, &readers);
         let in_blocks: HashMap<usize, usize> =
             groups.iter().enumerate().flat_map(|(i, group)| group.nodes().map(move |node| (node.range.start, i))).collect();
         let own = graph.products();

@@ -49,7 +49,7 @@ pub enum RowStep {
         /// The matrices.
         matrices: Vec<FloatMatrix>,
     },
-    /// `x / √(mean(x²) + ε) * weight`
+    /// `x / √(mean(x²) + ε) * weight`, of each part of a row that is as wide as the weight.
     RmsNorm {
         /// What is normalised.
         input: usize,
@@ -68,6 +68,13 @@ pub enum RowStep {
     Activation(RowFunction, usize),
     /// `function(first) * second`
     Gated(RowFunction, [usize; 2]),
+    /// The columns of a value from one on, as many as the result has.
+    Columns {
+        /// What they are of.
+        input: usize,
+        /// The first.
+        first: usize,
+    },
 }
 
 /// A function of one number.
@@ -128,6 +135,7 @@ const ADD_VECTOR: i64 = 4;
 const ACTIVATION: i64 = 5;
 const GATED: i64 = 6;
 const FLOAT_PRODUCTS: i64 = 7;
+const COLUMNS: i64 = 8;
 
 /// What stands for an input that is left out.
 const ABSENT: i64 = -1;
@@ -153,7 +161,7 @@ impl RowStep {
             }
             Self::RmsNorm { input, weight, .. } => vec![*input, *weight],
             Self::Add(both) | Self::Mul(both) | Self::AddVector(both) | Self::Gated(_, both) => both.to_vec(),
-            Self::Activation(_, input) => vec![*input],
+            Self::Activation(_, input) | Self::Columns { input, .. } => vec![*input],
         }
     }
 
@@ -192,6 +200,7 @@ impl RowStep {
             Self::AddVector([a, b]) => out.extend([ADD_VECTOR, number(*a), number(*b)]),
             Self::Activation(function, input) => out.extend([ACTIVATION, function.number(), number(*input)]),
             Self::Gated(function, [a, b]) => out.extend([GATED, function.number(), number(*a), number(*b)]),
+            Self::Columns { input, first } => out.extend([COLUMNS, number(*input), number(*first)]),
         }
     }
 }
@@ -269,6 +278,7 @@ impl Reader<'_> {
             ADD_VECTOR => RowStep::AddVector([self.size()?, self.size()?]),
             ACTIVATION => RowStep::Activation(self.function()?, self.size()?),
             GATED => RowStep::Gated(self.function()?, [self.size()?, self.size()?]),
+            COLUMNS => RowStep::Columns { input: self.size()?, first: self.size()? },
             _ => return Err(malformed("a step is unknown")),
         })
     }
@@ -340,7 +350,7 @@ mod tests {
         };
         let floats = FloatMatrix { weights: 1, data_type: DataType::BFLOAT16, bias: Some(2), columns: 32, rows: 16 };
         RowBlock {
-            widths: vec![64, 0, 0, 0, 32, 32, 32, 32, 32, 32, 32, 32, 16, 32],
+            widths: vec![64, 0, 0, 0, 32, 32, 32, 32, 32, 32, 32, 32, 16, 32, 8],
             steps: vec![
                 RowStep::Products { input: 0, matrices: vec![matrix, BlockMatrix { zeros: Some(1), bias: None, ..matrix }] },
                 RowStep::Gated(RowFunction::Silu, [4, 5]),
@@ -350,6 +360,7 @@ mod tests {
                 RowStep::Mul([9, 8]),
                 RowStep::Activation(RowFunction::GeluTanh, 10),
                 RowStep::FloatProducts { input: 11, matrices: vec![floats, FloatMatrix { bias: None, rows: 32, ..floats }] },
+                RowStep::Columns { input: 13, first: 24 },
             ],
             outputs: vec![11, 7, 13],
         }
@@ -373,10 +384,10 @@ mod tests {
             read(&block).unwrap_err().to_string()
         };
         assert!(changed(&|block| block.steps[1] = RowStep::Add([4, 6])).contains("not there"));
-        assert!(changed(&|block| block.outputs[0] = 14).contains("an output"));
+        assert!(changed(&|block| block.outputs[0] = 15).contains("an output"));
         assert!(changed(&|block| block.outputs[0] = 0).contains("an output"));
         assert!(changed(&|block| block.widths.truncate(3)).contains("fewer values"));
-        let (steps, widths) = (block().steps_to_ints(), [64; 14]);
+        let (steps, widths) = (block().steps_to_ints(), [64; 15]);
         for end in 1..steps.len() {
             // It ends within a step, or lacks values of later ones.
             let _ = RowBlock::from_ints(&steps[..end], &widths, &[11]);

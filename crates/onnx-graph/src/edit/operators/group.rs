@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use super::block::{BlockMatrix, FloatMatrix, RowBlock, RowFunction, RowStep};
 use super::floats::FloatProduct;
 use super::given;
-use super::rows::{KnownRows, RowOperator};
+use super::rows::{KnownRows, RowOperator, split_sizes};
 use crate::graph::{AttributeValue, Graph, Node, Tensor};
 
 /// The most nodes of a block, whose steps are compared with each other: between two attentions of a published model there are some 20.
@@ -30,20 +30,26 @@ pub(super) struct Built<'g> {
 }
 
 /// The nodes of the main graph that become blocks: products, and what lies between them.
-pub(super) fn groups(graph: &Graph) -> Vec<Group<'_>> {
+/// `readers` are those of the graph.
+pub(super) fn groups<'g>(graph: &'g Graph, readers: &HashMap<&str, usize>) -> Vec<Group<'g>> {
     let mut rows = KnownRows::new(graph);
     let mut groups = Vec::new();
     let mut open: Option<Group<'_>> = None;
     let mut made: HashSet<&str> = HashSet::new();
     for node in graph.nodes() {
-        let operator = rows.operator(node);
+        let is_made = |input: &String| made.contains(input.as_str());
+        // What is in heads has no rows for a block that is given it.
+        let operator = match node.inputs.first() {
+            Some(input) if rows.rows(input).head.is_some() && !is_made(input) => None,
+            _ => rows.operator(node),
+        };
         let like = operator.map(|operator| {
             let vector = matches!(operator, RowOperator::AddVector { vector: 0, .. });
             rows.rows(&node.inputs[usize::from(vector)]).like
         });
         let joins = open.as_ref().is_some_and(|group| like == Some(group.like) && group.nodes.len() < MOST_NODES);
-        if !joins && (operator.is_some() || has_subgraph(node) || node.inputs.iter().any(|input| made.contains(input.as_str()))) {
-            groups.extend(open.take());
+        if !joins && (operator.is_some() || has_subgraph(node) || node.inputs.iter().any(is_made)) {
+            groups.extend(open.take().into_iter().flat_map(|group| group.closed(readers)));
             made.clear();
         }
         if let (Some(operator), Some(like)) = (operator, like) {
@@ -52,7 +58,7 @@ pub(super) fn groups(graph: &Graph) -> Vec<Group<'_>> {
         }
         rows.visit(node, operator);
     }
-    groups.extend(open);
+    groups.extend(open.into_iter().flat_map(|group| group.closed(readers)));
     let has = |group: &Group<'_>, is_it: &dyn Fn(&RowOperator) -> bool| group.nodes.iter().any(|(_, operator)| is_it(operator));
     // A product of blocks alone has an operator of its own, one of floats has none.
     groups.retain(|group| {
@@ -104,9 +110,31 @@ enum Kind {
     AddVector { vector: usize },
     Function(RowFunction),
     Gated(RowFunction),
+    Columns { first: usize },
+    View,
 }
 
 impl<'g> Group<'g> {
+    /// The group without the nodes from which on a value in heads would have to be returned, which blocks cannot do. Products of floats
+    /// among them are groups of their own.
+    fn closed(mut self, readers: &HashMap<&str, usize>) -> Vec<Self> {
+        let mut apart = Vec::new();
+        while self.returns_heads(readers) {
+            let last = self.nodes.pop();
+            apart.extend(last.filter(|(_, operator)| matches!(operator, RowOperator::FloatProduct { .. })));
+        }
+        let like = self.like;
+        let apart = apart.into_iter().map(|node| Self { like, nodes: vec![node] });
+        std::iter::once(self).chain(apart).collect()
+    }
+
+    fn returns_heads(&self, readers: &HashMap<&str, usize>) -> bool {
+        let mut in_heads =
+            self.nodes.iter().filter(|(_, operator)| operator.in_heads()).map(|(node, _)| node.outputs[0].as_str());
+        let reads = |value: &str| self.nodes().flat_map(|node| &node.inputs).filter(|input| *input == value).count();
+        in_heads.any(|value| readers.get(value).copied().unwrap_or(0) > reads(value))
+    }
+
     /// The nodes.
     pub(super) fn nodes(&self) -> impl Iterator<Item = &'g Node> {
         self.nodes.iter().map(|(node, _)| *node)
@@ -118,6 +146,7 @@ impl<'g> Group<'g> {
         self.nodes().flat_map(|node| &node.inputs).for_each(|input| *inner.entry(input).or_default() += 1);
         let is_read = |value: &str| readers.get(value).copied().unwrap_or(0) > inner.get(value).copied().unwrap_or(0);
         let mut steps: Vec<Named<'g>> = self.nodes.iter().flat_map(|(node, operator)| named(graph, node, *operator)).collect();
+        remove_views(&mut steps, &is_read);
         fuse_biases(&mut steps, &is_read);
         fuse_activations(&mut steps, &is_read);
         Numbers::default().build(together(steps), &is_read)
@@ -148,7 +177,42 @@ fn named<'g>(graph: &'g Graph, node: &'g Node, operator: RowOperator) -> Vec<Nam
         RowOperator::Mul { .. } => step(Kind::Mul, first(2), output),
         RowOperator::AddVector { vector, .. } => step(Kind::AddVector { vector }, vec![node.inputs[1 - vector].clone()], output),
         RowOperator::Function { function, .. } => step(Kind::Function(function), first(1), output),
+        RowOperator::View { .. } => step(Kind::View, first(1), output),
+        RowOperator::Split { .. } => {
+            let (mut from, sizes) = (0, split_sizes(graph, node).unwrap_or_default());
+            let parts = node.outputs.iter().zip(sizes).map(|(output, size)| {
+                from += size;
+                Named { widths: [width, size], ..step(Kind::Columns { first: from - size }, first(1), output) }
+            });
+            return parts.collect();
+        }
     }]
+}
+
+/// Gives what is only seen otherwise one name: that by which it is read outside, if it is.
+fn remove_views(steps: &mut Vec<Named<'_>>, is_read: &dyn Fn(&str) -> bool) {
+    let mut index = 0;
+    while let Some(step) = steps.get(index) {
+        if step.kind != Kind::View {
+            index += 1;
+            continue;
+        }
+        let (from, to) = (step.rows[0].clone(), step.output.clone());
+        let maker = steps.iter().position(|step| step.output == from).filter(|_| !is_read(&from));
+        let (old, new) = match maker {
+            _ if !is_read(&to) => (to, from),
+            Some(maker) => {
+                steps[maker].output.clone_from(&to);
+                (from, to)
+            }
+            None => {
+                steps[index].kind = Kind::Columns { first: 0 };
+                continue;
+            }
+        };
+        steps.remove(index);
+        steps.iter_mut().flat_map(|step| &mut step.rows).filter(|row| **row == old).for_each(|row| row.clone_from(&new));
+    }
 }
 
 /// Has products of floats add the vector that is added to their results, where nothing else reads these.
@@ -296,6 +360,8 @@ impl Numbers {
             Kind::AddVector { vector: place } => RowStep::AddVector([row(0), vector(place)]),
             Kind::Function(function) => RowStep::Activation(function, row(0)),
             Kind::Gated(function) => RowStep::Gated(function, [row(0), row(1)]),
+            Kind::Columns { first } => RowStep::Columns { input: row(0), first },
+            Kind::View => unreachable!("views are removed before values are numbered"),
         }
     }
 }

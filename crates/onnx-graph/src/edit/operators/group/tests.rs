@@ -38,7 +38,19 @@ fn graph(nodes: &[Node], outputs: &[&str]) -> Graph {
     constant("weight", DataType::FLOAT, &[WIDTH]);
     constant("narrow", DataType::FLOAT, &[1]);
     constant("rows", DataType::FLOAT, &[32, WIDTH]);
+    constant("of_head", DataType::FLOAT, &[16]);
     constant("narrow_rows", DataType::BFLOAT16, &[WIDTH, WIDTH]);
+    let mut integers = |name: &str, values: &[i64]| {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let tensor = encode::tensor(name, DataType::INT64, &[values.len() as i64], Data::Raw(&bytes));
+        put_bytes(&mut fields, graph::INITIALIZER, tensor);
+    };
+    integers("sizes", &[32, 16, 16]);
+    integers("two_heads", &[0, 0, 2, 16]);
+    integers("one_head", &[0, 0, 1, 16]);
+    integers("other_heads", &[0, 0, 2, 8]);
+    integers("both", &[0, 0, 32]);
+    integers("one", &[0, 0, 16]);
     let mut value = |field, name: &str, data_type| {
         let value = ValueInfo { name: name.into(), data_type: Some(data_type), dims: Some(vec![Dim::Unknown; 3]) };
         put_bytes(&mut fields, field, encode::value_info(&value));
@@ -256,6 +268,64 @@ fn products_of_floats_have_names_for_adapters() {
         .for_each_row(0..WIDTH as usize, None, &mut |row| n += usize::from(row.iter().all(|value| *value == 0.0)))
         .unwrap();
     assert_eq!(n, WIDTH as usize);
+}
+
+fn split(input: &str) -> Node {
+    let attributes = vec![Attribute { name: "axis".into(), value: AttributeValue::Int(-1) }];
+    Node { attributes, ..node("Split", &[input, "sizes"], &["q", "k", "v"]) }
+}
+
+/// The norms of heads, as builders write them.
+fn head_norm(input: &str, shapes: [&str; 2], output: &str) -> [Node; 3] {
+    let value = |name: &str| format!("{input}.{name}");
+    [
+        node("Reshape", &[input, shapes[0]], &[&value("heads")]),
+        node("SimplifiedLayerNormalization", &[&value("heads"), "of_head"], &[&value("normed_heads")]),
+        node("Reshape", &[&value("normed_heads"), shapes[1]], &[output]),
+    ]
+}
+
+fn with_norms(more: &[Node]) -> Vec<Node> {
+    let norms = [head_norm("q", ["two_heads", "both"], "queries"), head_norm("k", ["one_head", "one"], "keys")].concat();
+    [&[product("x", "qkv"), split("qkv")][..], &norms, more].concat()
+}
+
+#[test]
+fn norms_of_heads_are_a_part_of_the_block() {
+    let after = edited(&graph(&with_norms(&[]), &["queries", "keys", "v"]));
+    let [block] = after.nodes() else { panic!("{:?}", after.nodes()) };
+    assert_eq!(block.inputs, ["x", "codes", "scales", "of_head"]);
+    let RowBlock { widths, steps, outputs } = read(block);
+    let norm = |input| RowStep::RmsNorm { input, weight: 3, epsilon: 1e-5_f32.to_bits() };
+    let columns = |first| RowStep::Columns { input: 4, first };
+    assert_eq!(steps[1..], [columns(0), columns(32), columns(48), norm(5), norm(6)]);
+    assert_eq!(widths, [64, 0, 0, 0, 64, 32, 16, 16, 32, 16]);
+    let names: Vec<_> = outputs.iter().zip(&block.outputs).map(|(value, name)| (*value, name.as_str())).collect();
+    assert_eq!(names, [(7, "v"), (8, "queries"), (9, "keys")]);
+}
+
+#[test]
+fn heads_are_neither_returned_by_a_block_nor_given_to_one() {
+    const NAMES: [&str; 3] = ["Reshape", "SimplifiedLayerNormalization", "Reshape"];
+    let check = |what: &str, nodes: &[Node], outputs: &[&str], expected: &[&[&str]]| {
+        assert_eq!(operators(nodes, outputs), expected.concat(), "{what}");
+    };
+    let all = with_norms(&[]);
+    check("normed heads", &all, &["queries", "keys", "v", "k.normed_heads"], &[&[BLOCK_OPERATOR], &NAMES]);
+    let reader = [node("Neg", &["q.heads"], &["n"])];
+    check("heads", &with_norms(&reader), &["keys", "v", "queries", "n"], &[&[BLOCK_OPERATOR], &NAMES, &NAMES, &["Neg"]]);
+    let [reshape, norm, flat] = head_norm("q", ["other_heads", "both"], "queries");
+    let other = [product("x", "qkv"), split("qkv"), reshape, norm, flat];
+    check("other heads", &other, &["queries", "k", "v"], &[&[BLOCK_OPERATOR], &NAMES]);
+    // What comes between a value and its norm ends the block before it, and a block behind it is not given heads.
+    let [reshape, norm, flat] = head_norm("q", ["two_heads", "both"], "queries");
+    let between = [product("x", "qkv"), split("qkv"), reshape, node("Neg", &["k"], &["n"]), norm, flat, product("x", "z")];
+    check(
+        "between",
+        &between,
+        &["queries", "v", "n", "z"],
+        &[&[BLOCK_OPERATOR, "Reshape", "Neg"], &NAMES[1..], &["MatMulNBits"]],
+    );
 }
 
 /// The time that an edit takes does not grow with the square of a hostile graph.
