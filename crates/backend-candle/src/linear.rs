@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 use tandem_core::adapter::{AdapterSum, ModuleParts, ModuleUpdate};
 use tandem_core::arena::Arena;
 use tandem_kernels::low_rank::Update;
-use tandem_kernels::matrix::{Kernels, Matrix, RowRun, Terms, Weights};
+use tandem_kernels::matrix::{Kernels, Matrix, RowRun, Terms};
 use tandem_kernels::mlp::Projection;
 use tandem_kernels::zeros;
 
@@ -65,7 +65,7 @@ impl Linear {
             Ok(())
         };
         let updates = updates(parts, &mut read)?;
-        let narrow = matches!(weights.weights(), Weights::Blocks(_));
+        let narrow = weights.weights().bits().is_some();
         let shape = [weights.rows, weights.columns];
         self.update = (!updates.is_empty()).then(|| Arc::new(Update::new(updates, shape, narrow, arena)));
         Ok(())

@@ -113,7 +113,7 @@ pub(crate) fn to_tensor(matrix: &Matrix) -> Result<Tensor> {
         Weights::F32(values) => Tensor::from_slice(values, shape, &Device::Cpu),
         Weights::F16(values) => Tensor::from_slice(values, shape, &Device::Cpu),
         Weights::Bf16(values) => Tensor::from_slice(values, shape, &Device::Cpu),
-        Weights::Blocks(_) => candle_core::bail!("quantised weights cannot be moved from the processor"),
+        Weights::Blocks(_) | Weights::Strips(_) => candle_core::bail!("quantised weights cannot be moved from the processor"),
     }
 }
 

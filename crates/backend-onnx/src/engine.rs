@@ -13,7 +13,7 @@ use tandem_kernels::matrix::Kernels;
 
 use crate::device::session_builder;
 use crate::error::Doing;
-use crate::operators::{Updates, WeightRanges};
+use crate::operators::{MappedWeights, Updates};
 use crate::source::{GraphLocation, Source};
 use crate::threads::Threads;
 use crate::{library, operators, placement};
@@ -42,14 +42,14 @@ const WEIGHTS_DIRECTORY: &str = "session.model_external_initializers_file_folder
 static DOMAIN_REGISTERED: Mutex<bool> = Mutex::new(false);
 
 /// Has the engine load `source` onto `options.device`, with the library at `library` or the one that is found, and with Tandem's operators where
-/// `own` says how their kernels are chosen; these note in `ranges` where their weights lie.
+/// `own` says how their kernels are chosen; these note their weights in `mapped`.
 pub(crate) fn commit(
     library: Option<&Path>,
     options: &LoadOptions,
     source: &Source,
     own: Option<Kernels>,
     updates: &Arc<Updates>,
-    ranges: &Arc<WeightRanges>,
+    mapped: &Arc<MappedWeights>,
 ) -> Result<Session> {
     const DOING: &str = "to prepare a session";
     let environment = library::environment(library)?;
@@ -69,7 +69,7 @@ pub(crate) fn commit(
     let mut first =
         own.is_some().then(|| DOMAIN_REGISTERED.lock().unwrap_or_else(PoisonError::into_inner)).filter(|known| !**known);
     if let Some(kernels) = own {
-        builder = builder.with_operators(operators::domain(kernels, updates, ranges).doing(DOING)?).doing(DOING)?;
+        builder = builder.with_operators(operators::domain(kernels, updates, mapped).doing(DOING)?).doing(DOING)?;
     }
     let session = match &source.location {
         GraphLocation::File(path) => builder.commit_from_file(path),

@@ -22,7 +22,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use half::f16;
 use ort::operator::{ComputeContext, KernelContext, OperatorDomain};
 use ort::value::{PrimitiveTensorElementType, TensorValueType, ValueRef, ValueRefMut};
+use tandem_core::arena::Arena;
 use tandem_core::backend::{Kernels as Whose, LoadOptions};
+use tandem_core::huge_pages::{Copying, MovingFiles};
 use tandem_core::{Device, Error, Remedy, Result};
 use tandem_kernels::matrix::Kernels;
 use tandem_kernels::{check_instruction_set, instruction_set};
@@ -32,8 +34,10 @@ use self::attention::Attention;
 pub(crate) use self::attention::TOO_LARGE;
 pub(crate) use self::batch::{Batch, CacheMemory, Sequence, with_batch};
 use self::block::Block;
+use self::floats::FloatWeights;
 use self::product::Product;
 pub(crate) use self::updates::{ModelUpdates, Registered, Updates};
+use self::weights::BlockWeights;
 pub(crate) use self::weights::order_inputs;
 
 /// The kernels that `options` request, or those that are used by default.
@@ -60,27 +64,57 @@ pub(crate) fn default_kernels() -> Whose {
     if instruction_set() == "plain" { Whose::Runtime } else { Whose::Tandem }
 }
 
-/// Where the weights of a session's operators lie: ranges of addresses.
-#[derive(Debug, Default)]
-pub(crate) struct WeightRanges(Mutex<Vec<Range<usize>>>);
+/// The weights of a session's operators, while they are in mapped files.
+#[derive(Default)]
+pub(crate) struct MappedWeights {
+    arena: Arc<Arena>,
+    mapped: Mutex<(Vec<Copying>, Vec<Range<usize>>)>,
+}
 
-impl WeightRanges {
-    /// Those of the operators that were made so far.
-    pub(crate) fn take(&self) -> Vec<Range<usize>> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+impl MappedWeights {
+    /// Moves those of the operators that were made so far into memory of the process's own: turned where products are faster so, and as they are
+    /// elsewhere.
+    ///
+    /// # Safety
+    /// The session lives until the result is dropped.
+    #[expect(unsafe_code, reason = "the weights stay with the session, and are moved while it runs")]
+    pub(crate) unsafe fn start_moving(&self) -> MovingFiles {
+        let (copies, ranges) = std::mem::take(&mut *self.mapped.lock().unwrap_or_else(PoisonError::into_inner));
+        // SAFETY: constants of the session, which keeps them until it is dropped and writes to none once it is made.
+        unsafe { MovingFiles::start(copies, ranges) }
     }
 
-    fn add(&self, ranges: impl Iterator<Item = Range<usize>>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(ranges);
+    /// Makes all copies on the calling thread, and says how many.
+    #[cfg(test)]
+    fn copy_all(&self) -> usize {
+        let copies = std::mem::take(&mut self.mapped.lock().unwrap_or_else(PoisonError::into_inner).0);
+        copies.into_iter().map(|copy| copy()).filter(|left| !left.is_empty()).count()
+    }
+
+    #[expect(unsafe_code, reason = "another thread reads what the engine keeps")]
+    fn add(&self, weights: &BlockWeights<'_>) {
+        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: it is called while `start_moving` requires the session, and otherwise dropped.
+        match unsafe { weights.copying(&self.arena) } {
+            Some(copying) => mapped.0.push(copying),
+            None => mapped.1.extend(weights.ranges()),
+        }
+    }
+
+    #[expect(unsafe_code, reason = "another thread reads what the engine keeps")]
+    fn add_floats(&self, weights: &FloatWeights<'_>) {
+        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: as for weights in blocks.
+        mapped.0.extend(unsafe { weights.copying(&self.arena) });
     }
 }
 
-/// The operators for one session, with the adapters that `updates` has; they note in `ranges` where their weights lie. With [`Kernels::ByShape`] a row of a product does not depend on the others.
-pub(crate) fn domain(kernels: Kernels, updates: &Arc<Updates>, ranges: &Arc<WeightRanges>) -> ort::Result<OperatorDomain> {
+/// The operators for one session, with the adapters that `updates` has; they note their weights in `mapped`. With [`Kernels::ByShape`] a row of a product does not depend on the others.
+pub(crate) fn domain(kernels: Kernels, updates: &Arc<Updates>, mapped: &Arc<MappedWeights>) -> ort::Result<OperatorDomain> {
     let scratch = Arc::new(ScratchPool::default());
     OperatorDomain::new(OPERATOR_DOMAIN)?
-        .add(Product { kernels, scratch: Arc::clone(&scratch), updates: Arc::clone(updates), ranges: Arc::clone(ranges) })?
-        .add(Block { kernels, scratch: Arc::clone(&scratch), updates: Arc::clone(updates), ranges: Arc::clone(ranges) })?
+        .add(Product { kernels, scratch: Arc::clone(&scratch), updates: Arc::clone(updates), mapped: Arc::clone(mapped) })?
+        .add(Block { kernels, scratch: Arc::clone(&scratch), updates: Arc::clone(updates), mapped: Arc::clone(mapped) })?
         .add(Attention::<f32>::new(&scratch))?
         .add(Attention::<f16>::new(&scratch))
 }

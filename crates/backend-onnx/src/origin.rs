@@ -6,12 +6,12 @@ use std::sync::{Arc, OnceLock};
 use tandem_core::backend::LoadOptions;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
-use tandem_core::huge_pages::{MappingSnapshot, MovingFiles};
+use tandem_core::huge_pages::MappingSnapshot;
 use tandem_core::{Device, Result};
 use tandem_onnx_graph::AdapterInputs;
 
 use crate::engine::{self, Engine};
-use crate::operators::{Updates, WeightRanges};
+use crate::operators::{MappedWeights, Updates};
 use crate::source::Source;
 use crate::threads::Threads;
 
@@ -48,15 +48,14 @@ impl Origin {
     pub(crate) fn commit(&self, source: &mut Source) -> Result<Engine> {
         let own = source.use_custom_operators(&self.options)?;
         let before = (self.options.huge_pages && self.options.device == Device::Cpu).then(MappingSnapshot::now);
-        let ranges = Arc::<WeightRanges>::default();
-        let session = engine::commit(self.library.as_deref(), &self.options, source, own, &self.updates, &ranges)?;
+        let mapped = Arc::<MappedWeights>::default();
+        let session = engine::commit(self.library.as_deref(), &self.options, source, own, &self.updates, &mapped)?;
         let moving = before.map(|before| {
             before.collapse();
-            // SAFETY: constants of the session, which keeps them until it is dropped and writes to none once it is made; the engine drops what
-            // moves them first.
+            // SAFETY: the engine drops what moves weights before the session.
             #[expect(unsafe_code, reason = "the weights stay with the session, and are moved while it runs")]
             unsafe {
-                MovingFiles::start(ranges.take())
+                mapped.start_moving()
             }
         });
         Ok(Engine { _moving: moving, session, threads: own.map(|_| self.threads()).transpose()? })

@@ -11,6 +11,7 @@ mod moved;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 #[cfg(not(target_os = "linux"))]
 use elsewhere::Mapped;
@@ -35,6 +36,9 @@ impl MappingSnapshot {
     }
 }
 
+/// Copies weights into memory of its own, and returns the addresses of those that are no longer read where they were.
+pub type Copying = Box<dyn FnOnce() -> Vec<Range<usize>> + Send>;
+
 /// Weights in mapped files that are being moved into huge pages. Once this is dropped nothing more is moved; what was moved stays where it
 /// is.
 #[derive(Debug)]
@@ -43,24 +47,21 @@ pub struct MovingFiles {
 }
 
 impl MovingFiles {
-    /// Moves what of files is mapped at the addresses of `ranges` into huge pages of the process's own, on a thread of its own that stands back for others:
-    /// nobody waits, and contents and addresses stay. What is not mapped from a file stays too, and so does everything where the system has no huge pages.
-    /// Other processes do not share what was moved.
+    /// Does all of `copies`, and moves what of files is mapped at the addresses of `ranges` into huge pages of the process's own, on a thread of
+    /// its own that stands back for others: nobody waits, and what is moved keeps its contents and addresses. What is not mapped from a file stays,
+    /// and so does all of `ranges` where the system has no huge pages. Other processes do not share what was moved or copied.
     ///
     /// # Safety
-    /// Until the result is dropped, what is at `ranges` stays mapped, and nobody writes to it.
+    /// Until the result is dropped, what is at `ranges`, and at those of `copies`, stays mapped, and nobody writes to it.
     #[expect(unsafe_code, reason = "memory is moved while others read it")]
-    pub unsafe fn start(ranges: Vec<Range<usize>>) -> Self {
+    pub unsafe fn start(copies: Vec<Copying>, ranges: Vec<Range<usize>>) -> Self {
         let is_wanted = Arc::new(Mutex::new(true));
-        #[cfg(target_os = "linux")]
-        if !ranges.is_empty() {
+        if !copies.is_empty() || !ranges.is_empty() {
             let own = Arc::clone(&is_wanted);
             let thread = std::thread::Builder::new().name("huge-pages".into());
             // When no thread can be had, weights stay where they are.
-            let _ = thread.spawn(move || moved::move_all(&ranges, &own));
+            let _ = thread.spawn(move || move_all(copies, &ranges, &own));
         }
-        #[cfg(not(target_os = "linux"))]
-        drop(ranges);
         Self { is_wanted }
     }
 }
@@ -70,6 +71,39 @@ impl Drop for MovingFiles {
         // It is held while a page is moved, which takes a millisecond.
         *self.is_wanted.lock().unwrap_or_else(PoisonError::into_inner) = false;
     }
+}
+
+/// Whether the system makes huge pages on request: what is copied into new memory is read faster there.
+pub fn are_available() -> bool {
+    #[cfg(target_os = "linux")]
+    return linux::huge_page().is_some();
+    #[cfg(not(target_os = "linux"))]
+    false
+}
+
+/// Does all of `copies` and then moves `ranges`, while `is_wanted` says so.
+fn move_all(copies: Vec<Copying>, ranges: &[Range<usize>], is_wanted: &Mutex<bool>) {
+    #[cfg(target_os = "linux")]
+    linux::stand_back();
+    for copy in copies {
+        let began = Instant::now();
+        let is_wanted = is_wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*is_wanted {
+            return;
+        }
+        let left = copy();
+        #[cfg(target_os = "linux")]
+        moved::release(&left);
+        #[cfg(not(target_os = "linux"))]
+        drop(left);
+        drop(is_wanted);
+        // New memory is cleared by the system, which the first prompt needs too.
+        std::thread::sleep(began.elapsed());
+    }
+    #[cfg(target_os = "linux")]
+    moved::move_all(ranges, is_wanted);
+    #[cfg(not(target_os = "linux"))]
+    let _ = ranges;
 }
 
 /// Asks that memory at the addresses of `range`, to some of which nobody has written yet, lie in huge pages; little of it is left where

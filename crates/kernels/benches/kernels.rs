@@ -55,7 +55,10 @@ fn steps_together(criterion: &mut Criterion) {
     for (name, rows, columns) in SHAPES.into_iter().chain([("head", 151_936, 896)]) {
         let mut group = criterion.benchmark_group(format!("steps together, {name}"));
         let (weights, isa) = (numbers(rows * columns), Instructions::all().pop().expect("there is a plain one"));
-        for (dtype, weights) in [("int8", Quantized::eight(&weights)), ("int4", Quantized::four(&weights))] {
+        let kinds = [("int8", Quantized::eight(&weights)), ("int4", Quantized::four(&weights))];
+        let in_strips = kinds.clone().map(|(dtype, weights)| (format!("{dtype} in strips"), weights.in_strips(columns)));
+        let kinds = kinds.map(|(dtype, weights)| (dtype.to_owned(), Some(weights))).into_iter().chain(in_strips);
+        for (dtype, weights) in kinds.filter_map(|(dtype, weights)| Some((dtype, weights?))) {
             for n in [1, 2, 3, 4, 8] {
                 let (inputs, mut out) = (numbers(n * columns), vec![0.0; n * rows]);
                 group.throughput(Throughput::Elements((n * rows * columns) as u64));

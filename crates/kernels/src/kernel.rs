@@ -22,6 +22,7 @@ use crate::float::Float;
 use crate::isa::Isa;
 use crate::quantize::{BLOCK, Blocks};
 use crate::quantized_activations::{BlockPair, RowGroup};
+use crate::strips::Strips;
 use crate::tiles::{Lanes, MAX_ROWS, PACKED_INPUTS, PackedTile, TILE};
 
 /// Calls the implementation of a kernel for an instruction set: `floats` differ by the width of vectors, `integers` by the instructions
@@ -199,43 +200,56 @@ impl Isa {
         dispatch!(integers: self, integer_products(weights, inputs, columns, out))
     }
 
-    /// Whether [`strip_products`](Self::strip_products) multiply `n` inputs faster than [`integer_products`](Self::integer_products).
-    pub(crate) fn multiplies_in_strips(self, n: usize) -> bool {
-        let has_strips = match self {
+    /// Whether there are kernels of [`Strips`], which are faster than those of rows.
+    pub(crate) fn has_strips(self) -> bool {
+        match self {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => true,
             _ => false,
-        };
-        has_strips && n > 1
+        }
     }
 
-    /// As [`integer_products`](Self::integer_products), to the bit, where it [is faster](Self::multiplies_in_strips); `out` has the products of
-    /// each input.
-    pub(crate) fn strip_products(self, weights: Blocks<'_>, inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
-        let n_blocks = inputs.scales.len() / inputs.n;
-        assert!(self.multiplies_in_strips(inputs.n) && inputs.n <= MAX_ROWS, "the inputs are few, and more than one");
-        assert_eq!(out.len(), inputs.n, "there are products of each input");
-        let whole = inputs.words.len() * 4 == inputs.n * n_blocks * BLOCK && inputs.correction.len() == inputs.n * n_blocks;
-        assert!(whole, "every block has its codes");
-        let fits = |out: &&mut [f32]| !out.is_empty() && weights.scales.len() == out.len() * n_blocks;
-        assert!(out.iter().all(fits), "there is a product for each pair of rows");
-        assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
+    /// As [`integer_products`](Self::integer_products), to the bit, of several inputs; `out` has the products of each. It is faster where there are
+    /// kernels of [strips](Self::has_strips), and there are no others.
+    pub(crate) fn row_products(self, weights: Blocks<'_>, inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
+        check_group(weights, inputs, out);
+        match self {
+            // SAFETY: every `Isa` but `Plain` comes from `Isa::all`, which has checked that the processor has its instructions.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "not every processor has these instructions")]
+            Self::Avx512Vnni => unsafe { x86::strips::row_products(weights, inputs, out) },
+            _ => unreachable!("this instruction set has no kernels of strips"),
+        }
+    }
+
+    /// As [`integer_products`](Self::integer_products), to the bit, of weights in strips; `out` has the products of each input.
+    pub(crate) fn strip_products(self, weights: Strips<'_>, inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
+        check_group(weights.memory(), inputs, out);
         match self {
             // SAFETY: every `Isa` but `Plain` comes from `Isa::all`, which has checked that the processor has its instructions.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "not every processor has these instructions")]
             Self::Avx512Vnni => unsafe { x86::strips::strip_products(weights, inputs, out) },
-            _ => unreachable!("no other instruction set multiplies in strips"),
+            _ => unreachable!("this instruction set has no kernels of strips"),
         }
     }
 
     /// Packs up to [`TILE`] rows of `per_row` blocks into `packed`; missing rows become zeros.
     pub(crate) fn pack(self, weights: Blocks<'_>, per_row: usize, packed: &mut PackedTile) {
-        let rows = weights.scales.len() / per_row;
-        assert!((1..=TILE).contains(&rows) && weights.scales.len() == rows * per_row, "the rows are whole, and few");
-        assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
-        assert!(packed.bits == weights.bits && packed.scales.len() == per_row, "a tile is as long as its rows");
+        check_tile(weights, per_row, packed);
         dispatch!(integers: self, pack(weights, per_row, packed))
+    }
+
+    /// As [`pack`](Self::pack), of weights in strips.
+    pub(crate) fn pack_strips(self, weights: Strips<'_>, per_row: usize, packed: &mut PackedTile) {
+        check_tile(weights.memory(), per_row, packed);
+        match self {
+            // SAFETY: every `Isa` but `Plain` comes from `Isa::all`, which has checked that the processor has its instructions.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "not every processor has these instructions")]
+            Self::Avx512Vnni => unsafe { x86::vnni::pack_strips(weights, per_row, packed) },
+            _ => unreachable!("this instruction set has no kernels of strips"),
+        }
     }
 
     /// Adds the products of the `lanes` of a tile with each of up to [`PACKED_INPUTS`] inputs to `out`.
@@ -246,6 +260,26 @@ impl Isa {
         assert_eq!(inputs.words.len() * BLOCK, n_blocks * BLOCK * BLOCK / 4, "every block has its codes");
         dispatch!(integers: self, packed_products(packed, inputs, lanes, out))
     }
+}
+
+/// Panics unless `out` has room for the products of up to [`MAX_ROWS`] `inputs` with whole rows.
+fn check_group(weights: Blocks<'_>, inputs: &RowGroup<'_>, out: &[&mut [f32]]) {
+    let n_blocks = inputs.scales.len() / inputs.n;
+    assert!((1..=MAX_ROWS).contains(&inputs.n), "the inputs are few");
+    assert_eq!(out.len(), inputs.n, "there are products of each input");
+    let whole = inputs.words.len() * 4 == inputs.n * n_blocks * BLOCK && inputs.correction.len() == inputs.n * n_blocks;
+    assert!(whole, "every block has its codes");
+    let fits = |out: &&mut [f32]| !out.is_empty() && weights.scales.len() == out.len() * n_blocks;
+    assert!(out.iter().all(fits), "there is a product for each pair of rows");
+    assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
+}
+
+/// Panics unless `weights` are as many rows as fit `packed`, of `per_row` blocks.
+fn check_tile(weights: Blocks<'_>, per_row: usize, packed: &PackedTile) {
+    let rows = weights.scales.len() / per_row;
+    assert!((1..=TILE).contains(&rows) && weights.scales.len() == rows * per_row, "the rows are whole, and few");
+    assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
+    assert!(packed.bits == weights.bits && packed.scales.len() == per_row, "a tile is as long as its rows");
 }
 
 #[cfg(test)]

@@ -64,6 +64,7 @@ mod product;
 pub mod quantize;
 mod quantized_activations;
 pub mod rotary;
+pub mod strips;
 mod tiles;
 
 pub use buffers::{scratch_slice, zeros};

@@ -4,6 +4,7 @@
 //! With fast numerics, products with quantised weights quantise the inputs first where the instruction set makes that faster.
 
 mod choice;
+mod integers;
 mod together;
 
 use std::ops::Range;
@@ -17,6 +18,7 @@ use tandem_core::backend::Numerics;
 
 use self::choice::FEW_ROWS;
 pub use self::choice::{Kernels, RowRun};
+use self::integers::FewIntegers;
 pub use self::together::{ProductPart, write_products};
 use crate::buffers::{scratch_slice, zeros};
 use crate::float::Float;
@@ -26,10 +28,8 @@ pub use crate::product::Weights;
 use crate::product::{integer_product, product, transposed_product};
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::quantized_activations::QuantizedActivations;
+use crate::strips::{self, STRIP, Strips};
 use crate::tiles::{MAX_ROWS, TILE};
-
-/// Tasks of the kernels of a few quantised inputs have a multiple of so many rows.
-const STRIP: usize = 16;
 
 /// The least number of weights of a task.
 const MIN_TASK_WEIGHTS: usize = 1 << 15;
@@ -76,6 +76,15 @@ pub enum Stored {
         /// `[rows, columns / BLOCK]`
         scales: Slab<f32>,
     },
+    /// See [`Strips`]: what [`arranged`](Self::arranged) makes of blocks.
+    Strips {
+        /// Bits of a weight.
+        bits: Bits,
+        /// In all as many as of blocks.
+        codes: Slab<u8>,
+        /// In all as many as of blocks.
+        scales: Slab<f32>,
+    },
 }
 
 impl Stored {
@@ -106,12 +115,30 @@ impl Stored {
         }
     }
 
-    fn weights(&self) -> Weights<'_> {
+    /// Weights of rows of `columns` that are multiplied with `numerics`, in the order that this processor reads the fastest. A [`Matrix`] has them so;
+    /// they may be kept so for another load by the same [instruction set](crate::instruction_set).
+    #[must_use]
+    pub fn arranged(self, columns: usize, numerics: Numerics) -> Self {
+        self.arranged_for(Isa::current(), columns, numerics)
+    }
+
+    fn arranged_for(self, isa: Isa, columns: usize, numerics: Numerics) -> Self {
+        match self {
+            Self::Blocks { bits, mut codes, mut scales } if numerics == Numerics::Fast && isa.has_strips() => {
+                strips::turn(bits, &mut codes, &mut scales, columns);
+                Self::Strips { bits, codes, scales }
+            }
+            other => other,
+        }
+    }
+
+    fn weights(&self, columns: usize) -> Weights<'_> {
         match self {
             Self::F32(values) => Weights::F32(values),
             Self::F16(values) => Weights::F16(values),
             Self::Bf16(values) => Weights::Bf16(values),
             Self::Blocks { bits, codes, scales } => Weights::Blocks(Blocks { bits: *bits, codes, scales }),
+            Self::Strips { bits, codes, scales } => Weights::Strips(Strips::new(*bits, codes, scales, columns)),
         }
     }
 }
@@ -122,8 +149,13 @@ impl Matrix {
     /// # Panics
     /// For another number of weights.
     pub fn new(stored: Stored, rows: usize, columns: usize, numerics: Numerics) -> Self {
-        stored.weights().check([rows, columns]);
-        Self { stored, offsets: None, rows, columns, numerics }
+        Self::on(Isa::current(), stored, [rows, columns], numerics)
+    }
+
+    /// As [`new`](Self::new), for an instruction set of this processor.
+    fn on(isa: Isa, stored: Stored, [rows, columns]: [usize; 2], numerics: Numerics) -> Self {
+        stored.weights(columns).check([rows, columns]);
+        Self { stored: stored.arranged_for(isa, columns, numerics), offsets: None, rows, columns, numerics }
     }
 
     /// The same with `offsets`, `[rows, columns / BLOCK]`, added to the weights of each block.
@@ -135,12 +167,12 @@ impl Matrix {
 
     /// The dtype of its weights in memory.
     pub fn dtype(&self) -> DType {
-        self.stored.weights().dtype()
+        self.weights().dtype()
     }
 
     /// Its weights.
     pub fn weights(&self) -> Weights<'_> {
-        self.stored.weights()
+        self.stored.weights(self.columns)
     }
 
     /// Whether something is added to the weights of each block.
@@ -151,7 +183,7 @@ impl Matrix {
     /// What is computed with it.
     pub fn view(&self) -> MatrixView<'_> {
         MatrixView {
-            weights: self.stored.weights(),
+            weights: self.weights(),
             offsets: self.offsets.as_deref(),
             rows: self.rows,
             columns: self.columns,
@@ -223,6 +255,7 @@ impl<'m> MatrixView<'m> {
                 Weights::F16(values) => f16::widen(&values[own], out),
                 Weights::Bf16(values) => bf16::widen(&values[own], out),
                 Weights::Blocks(blocks) => blocks.rows(id..id + 1, self.columns).dequantize(out),
+                Weights::Strips(strips) => strips.dequantize_row(id, 0..self.columns / BLOCK, out),
             }
             if let Some(offsets) = self.offsets {
                 let per_row = self.columns / BLOCK;
@@ -261,8 +294,12 @@ impl<'m> MatrixView<'m> {
         }
         let chosen_for = kernels.rows(n);
         match self.weights {
-            Weights::Blocks(blocks) if self.numerics == Numerics::Fast && self.isa.quantizes_activations() => {
-                self.write_integer_product(blocks, x, update, chosen_for <= MAX_ROWS, out);
+            weights if self.integer_bits().is_some() => {
+                let inputs = QuantizedActivations::new(x, columns);
+                match chosen_for <= MAX_ROWS {
+                    true => self.write_integers_of_few(&inputs, update, out),
+                    false => integer_product(self.isa, weights, &inputs, update, out),
+                }
             }
             _ if chosen_for <= FEW_ROWS => {
                 for (x, out) in x.chunks(MAX_ROWS * columns).zip(out.chunks_mut(MAX_ROWS * self.rows)) {
@@ -284,6 +321,7 @@ impl<'m> MatrixView<'m> {
             Weights::F16(values) => self.isa.products(&values[own], x, columns, out),
             Weights::Bf16(values) => self.isa.products(&values[own], x, columns, out),
             Weights::Blocks(blocks) => self.isa.block_products(blocks.rows(rows, columns), x, columns, out),
+            Weights::Strips(_) => unreachable!("strips are multiplied with quantised inputs"),
         }
     }
 
@@ -341,34 +379,26 @@ impl<'m> MatrixView<'m> {
         out
     }
 
-    /// As [`write_product`](Self::write_product), with quantised activations; `few` selects the kernels of a few rows.
-    fn write_integer_product(self, weights: Blocks<'_>, x: &[f32], update: Option<&Update>, few: bool, out: &mut [f32]) {
-        let inputs = QuantizedActivations::new(x, self.columns);
-        if !few {
-            return integer_product(self.isa, weights, &inputs, update, out);
-        }
+    /// As [`write_product`](Self::write_product) with the kernels of a few rows, with quantised activations.
+    fn write_integers_of_few(self, inputs: &QuantizedActivations, update: Option<&Update>, out: &mut [f32]) {
         let per_row = self.columns.div_ceil(2 * BLOCK);
         let of_update = update.map(|_| inputs.pairs(Bits::Eight.offset()));
-        let offset = weights.bits.offset();
         for (i, out) in out.chunks_mut(MAX_ROWS * self.rows).enumerate() {
             let (first, n) = (i * MAX_ROWS, out.len() / self.rows);
             let of_update = of_update.as_deref().map(|all| &all[first * per_row..(first + n) * per_row]);
             let low = update.zip(of_update).map(|(update, pairs)| Shared::new(update, Inputs::Pairs(pairs)));
-            if self.isa.multiplies_in_strips(n) {
-                let group = inputs.group(first..first + n, offset);
-                self.in_parts(low.as_ref(), STRIP, out, |rows, out| {
-                    self.isa.strip_products(weights.rows(rows.clone(), self.columns), &group, out);
+            match self.few_integers(inputs, first..first + n) {
+                FewIntegers::Pairs(pairs) => {
+                    self.product_of_few(n, low.as_ref(), out, |rows, out| self.products_of_pairs(rows, &pairs, out));
+                }
+                FewIntegers::Group(group) => self.in_parts(low.as_ref(), STRIP, out, |rows, out| {
+                    self.products_of_group(rows.clone(), &group, out);
                     if let Some(low) = &low {
                         let mut turned: Vec<f32> = (0..rows.len()).flat_map(|row| out.iter().map(move |out| out[row])).collect();
                         low.apply(&rows, &mut turned);
                         scatter(&turned, out);
                     }
-                });
-            } else {
-                let pairs = inputs.pairs_of(first..first + n, offset);
-                self.product_of_few(n, low.as_ref(), out, |rows, out| {
-                    self.isa.integer_products(weights.rows(rows, self.columns), &pairs, self.columns, out);
-                });
+                }),
             }
         }
     }

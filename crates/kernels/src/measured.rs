@@ -9,6 +9,7 @@ use crate::matrix::{Kernels, MatrixView, Terms};
 use crate::product::{self, Weights};
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::quantized_activations::QuantizedActivations;
+use crate::strips::{self, Strips};
 use crate::tiles::MAX_ROWS;
 
 /// An instruction set of this processor.
@@ -21,6 +22,8 @@ pub struct Quantized {
     bits: Bits,
     codes: Vec<u8>,
     scales: Vec<f32>,
+    /// Of rows of so many columns that lie in strips.
+    columns: Option<usize>,
 }
 
 impl Instructions {
@@ -54,13 +57,23 @@ impl Instructions {
     /// the threads of the current pool: `[n, rows]`.
     pub fn integer_products_together(self, weights: &Quantized, inputs: &[f32], columns: usize, out: &mut [f32]) {
         let rows = weights.scales.len() * BLOCK / columns;
-        let matrix = MatrixView::new(Weights::Blocks(weights.blocks()), [rows, columns], Numerics::Fast).on(self.0);
+        let weights = match weights.columns {
+            Some(columns) => Weights::Strips(Strips::new(weights.bits, &weights.codes, &weights.scales, columns)),
+            None => Weights::Blocks(weights.blocks()),
+        };
+        let matrix = MatrixView::new(weights, [rows, columns], Numerics::Fast).on(self.0);
         matrix.write_product(inputs, Terms::default(), Kernels::OfRows(MAX_ROWS), &mut Vec::new(), out);
     }
 
     /// As [`block_product`](Self::block_product), with quantised activations.
     pub fn integer_product(self, weights: &Quantized, inputs: &[f32], columns: usize, out: &mut [f32]) {
-        product::integer_product(self.0, weights.blocks(), &QuantizedActivations::new(inputs, columns), None, out);
+        product::integer_product(
+            self.0,
+            Weights::Blocks(weights.blocks()),
+            &QuantizedActivations::new(inputs, columns),
+            None,
+            out,
+        );
     }
 
     /// `weights`, `[rows, columns]`, times many `inputs`, `[n, columns]`, on the threads of the current pool: `[n, rows]`.
@@ -97,6 +110,13 @@ impl Quantized {
         Self::new(Bits::Four, weights)
     }
 
+    /// The same in strips, for rows of `columns`, if the best instruction set of this processor has kernels of them.
+    #[must_use]
+    pub fn in_strips(mut self, columns: usize) -> Option<Self> {
+        strips::turn(self.bits, &mut self.codes, &mut self.scales, columns);
+        Isa::all().last().is_some_and(|isa| isa.has_strips()).then_some(Self { columns: Some(columns), ..self })
+    }
+
     /// Writes the dequantised weights to `out`.
     pub fn dequantize(&self, out: &mut [f32]) {
         self.blocks().dequantize(out);
@@ -106,7 +126,7 @@ impl Quantized {
         let blocks = weights.len() / BLOCK;
         let (mut codes, mut scales) = (vec![0; blocks * bits.block_bytes()], vec![0.0; blocks]);
         bits.quantize(weights, &mut codes, &mut scales);
-        Self { bits, codes, scales }
+        Self { bits, codes, scales, columns: None }
     }
 
     fn blocks(&self) -> Blocks<'_> {

@@ -16,6 +16,7 @@ use crate::isa::Isa;
 use crate::low_rank::{Low, Update};
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::quantized_activations::QuantizedActivations;
+use crate::strips::Strips;
 use crate::tiles::{Lanes, PACKED_INPUTS, PackedTile, TILE};
 
 /// Columns of weights of a tile that are processed at a time: whole blocks. They are 56 KB.
@@ -38,6 +39,8 @@ pub enum Weights<'m> {
     Bf16(&'m [bf16]),
     /// Quantised: row-major, each row in whole blocks of columns.
     Blocks(Blocks<'m>),
+    /// The same, as some kernels take them.
+    Strips(Strips<'m>),
 }
 
 impl Weights<'_> {
@@ -47,8 +50,19 @@ impl Weights<'_> {
             Self::F32(_) => DType::F32,
             Self::F16(_) => DType::F16,
             Self::Bf16(_) => DType::Bf16,
-            Self::Blocks(Blocks { bits: Bits::Eight, .. }) => DType::Int8,
-            Self::Blocks(Blocks { bits: Bits::Four, .. }) => DType::Int4,
+            Self::Blocks(_) | Self::Strips(_) => match self.bits() {
+                Some(Bits::Eight) => DType::Int8,
+                _ => DType::Int4,
+            },
+        }
+    }
+
+    /// The bits of quantised ones.
+    pub fn bits(&self) -> Option<Bits> {
+        match self {
+            Self::F32(_) | Self::F16(_) | Self::Bf16(_) => None,
+            Self::Blocks(blocks) => Some(blocks.bits),
+            Self::Strips(strips) => Some(strips.bits()),
         }
     }
 
@@ -58,6 +72,7 @@ impl Weights<'_> {
             Self::F32(values) => values.len(),
             Self::F16(values) => values.len(),
             Self::Bf16(values) => values.len(),
+            Self::Strips(strips) => return Weights::Blocks(strips.memory()).check([rows, columns]),
             Self::Blocks(blocks) => {
                 assert!(columns.is_multiple_of(BLOCK), "a row is whole blocks");
                 assert_eq!(blocks.codes.len(), blocks.scales.len() * blocks.bits.block_bytes(), "every block has its codes");
@@ -74,6 +89,7 @@ impl Weights<'_> {
             Self::F16(values) => size_of_val(*values),
             Self::Bf16(values) => size_of_val(*values),
             Self::Blocks(blocks) => blocks.codes.len() + size_of_val(blocks.scales),
+            Self::Strips(strips) => Weights::Blocks(strips.memory()).bytes(),
         }
     }
 }
@@ -111,25 +127,31 @@ pub(crate) fn transposed_product(
     in_tasks(n, out, |first, out| task.run(first, out));
 }
 
-/// As [`product`], with quantised activations.
+/// As [`product`], of quantised weights with quantised activations.
 pub(crate) fn integer_product(
     isa: Isa,
-    weights: Blocks<'_>,
+    weights: Weights<'_>,
     inputs: &QuantizedActivations,
     update: Option<&Update>,
     out: &mut [f32],
 ) {
     let per_row = inputs.per_row;
-    let groups = inputs.groups(weights.bits.offset(), PACKED_INPUTS);
+    let bits = weights.bits().expect("the weights are quantised");
+    let groups = inputs.groups(bits.offset(), PACKED_INPUTS);
     // An update takes more rows at a time than a product of integers.
     let together = (isa.tile_inputs() / PACKED_INPUTS).clamp(1, MOST_TOGETHER / PACKED_INPUTS) * PACKED_INPUTS;
-    let low = update.map(|update| update.low_of_groups(&groups, together, weights.bits));
+    let low = update.map(|update| update.low_of_groups(&groups, together, bits));
     in_tasks(inputs.codes.len() / per_row, out, |first, out| {
         let rows = out[0].len();
-        let mut packed = PackedTile::new(weights.bits, per_row * BLOCK);
+        let mut packed = PackedTile::new(bits, per_row * BLOCK);
         for start in (0..rows).step_by(TILE) {
             let own = start..rows.min(start + TILE);
-            isa.pack(weights.rows(first + own.start..first + own.end, per_row * BLOCK), per_row, &mut packed);
+            let of_tile = first + own.start..first + own.end;
+            match weights {
+                Weights::Blocks(blocks) => isa.pack(blocks.rows(of_tile, per_row * BLOCK), per_row, &mut packed),
+                Weights::Strips(strips) => isa.pack_strips(strips.rows(of_tile), per_row, &mut packed),
+                Weights::F32(_) | Weights::F16(_) | Weights::Bf16(_) => unreachable!("floats have no bits"),
+            }
             let update = low.as_ref().map(|low| low.tile(first + own.start));
             let parts = groups.chunks(together / PACKED_INPUTS).zip(out.chunks_mut(together));
             for (index, (groups, out)) in parts.enumerate() {
@@ -259,6 +281,12 @@ impl Task<'_> {
                 }
                 self.isa.transpose(floats, inner, inner, transposed);
             }
+            Weights::Strips(strips) => {
+                for (row, floats) in floats.chunks_exact_mut(inner).enumerate() {
+                    strips.dequantize_row(first + row, slice.start / BLOCK..slice.end / BLOCK, floats);
+                }
+                self.isa.transpose(floats, inner, inner, transposed);
+            }
         }
     }
 
@@ -274,6 +302,9 @@ impl Task<'_> {
                 Weights::Blocks(blocks) => {
                     let (start, end) = (own.start / BLOCK, own.end / BLOCK);
                     blocks.rows(start..end, BLOCK).dequantize(&mut out[..n]);
+                }
+                Weights::Strips(strips) => {
+                    strips.dequantize_row(row, first / BLOCK..(first + n) / BLOCK, &mut out[..n]);
                 }
             }
         }
@@ -319,7 +350,7 @@ mod tests {
         let codes = quantized.codes.iter().zip(&quantized.scales);
         let back: Vec<f32> = codes.flat_map(|(codes, scale)| codes.map(|code| f32::from(code) * scale)).collect();
         let mut out = vec![f32::NAN; n * rows];
-        integer_product(isa, weights, &quantized, None, &mut out);
+        integer_product(isa, Weights::Blocks(weights), &quantized, None, &mut out);
         for (i, out) in out.iter().enumerate() {
             let pairs = back[i / rows * columns..][..columns].iter().zip(&floats[i % rows * columns..][..columns]);
             let expected: f64 = pairs.map(|(x, weight)| f64::from(*x) * f64::from(*weight)).sum();

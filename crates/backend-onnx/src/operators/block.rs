@@ -4,7 +4,6 @@
 //! What the steps are is in attributes of the node ([`RowBlock`]). A step computes what the operator that it came from computes.
 
 use std::mem;
-use std::ops::Range;
 use std::sync::Arc;
 
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput, ShapeInferenceContext};
@@ -22,14 +21,14 @@ use tandem_onnx_graph::{
 use super::floats::FloatWeights;
 use super::places::{Place, Places};
 use super::weights::{BlockWeights, copied_floats, reorder};
-use super::{Floats, ModelUpdates, Scratch, ScratchPool, Updates, WeightRanges, batch, input, node_error, output, shape};
+use super::{Floats, MappedWeights, ModelUpdates, Scratch, ScratchPool, Updates, batch, input, node_error, output, shape};
 
 /// The operator.
 pub(super) struct Block {
     pub(super) kernels: Kernels,
     pub(super) scratch: Arc<ScratchPool>,
     pub(super) updates: Arc<Updates>,
-    pub(super) ranges: Arc<WeightRanges>,
+    pub(super) mapped: Arc<MappedWeights>,
 }
 
 /// One node.
@@ -98,14 +97,6 @@ impl Matrix<'_> {
     fn reorders(&self) -> bool {
         matches!(self, Self::Blocks(weights) if weights.bits == Bits::Four)
     }
-
-    /// The addresses of what it reads of the graph.
-    fn ranges(&self) -> Vec<Range<usize>> {
-        match self {
-            Self::Blocks(weights) => weights.ranges().collect(),
-            Self::Floats(weights) => weights.range().into_iter().collect(),
-        }
-    }
 }
 
 impl Operator for Block {
@@ -153,7 +144,12 @@ impl Operator for Block {
             first += step.n_outputs();
             steps.push(made);
         }
-        self.ranges.add(steps.iter().flat_map(Step::products).flat_map(|product| product.weights.ranges()));
+        for product in steps.iter().flat_map(Step::products) {
+            match &product.weights {
+                Matrix::Blocks(weights) => self.mapped.add(weights),
+                Matrix::Floats(weights) => self.mapped.add_floats(weights),
+            }
+        }
         let read = steps.iter().map(|step| (&step.rows[..], step.made()));
         let places = Places::new(n_inputs, &block.widths, &block.outputs, read);
         let is_named = |step: &Step<'_>| step.products().iter().any(|product| product.module.is_some());

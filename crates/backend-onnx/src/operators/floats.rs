@@ -2,11 +2,15 @@
 
 use std::fmt::Debug;
 use std::ops::Range;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use half::{bf16, f16};
 use ort::operator::KernelContext;
 use ort::value::{PrimitiveTensorElementType, TensorValueType, ValueRef};
+use tandem_core::arena::{Arena, Slab};
 use tandem_core::backend::Numerics;
+use tandem_core::huge_pages::{self, Copying};
+use tandem_kernels::Float;
 use tandem_kernels::matrix::{MatrixView, Weights};
 use tandem_onnx_graph::{DataType, FloatMatrix};
 
@@ -28,11 +32,11 @@ enum Values<'n> {
 }
 
 /// The values of a constant.
-enum Constant<'n, F: PrimitiveTensorElementType + Debug> {
+struct Constant<'n, F: PrimitiveTensorElementType + Debug> {
     /// The graph's own.
-    Given(ValueRef<'n, TensorValueType<F>>),
-    /// Those of a file that has them at an address at which values of the type cannot lie.
-    Copied(Vec<F>),
+    given: ValueRef<'n, TensorValueType<F>>,
+    /// A copy that products use once it is made: in huge pages, or where values of the type can lie.
+    copied: Arc<OnceLock<Slab<F>>>,
 }
 
 impl<'n> FloatWeights<'n> {
@@ -52,12 +56,19 @@ impl<'n> FloatWeights<'n> {
         Ok(Self { values, rows, columns })
     }
 
-    /// The addresses of what it reads of the graph.
-    pub(super) fn range(&self) -> Option<Range<usize>> {
-        match &self.values {
-            Values::F32(values) => values.range(),
-            Values::F16(values) => values.range(),
-            Values::Bf16(values) => values.range(),
+    /// What makes the copy that products use, a part at a time; its memory is in `arena`.
+    ///
+    /// # Safety
+    /// The constants of the node stay where they are until all are called or dropped, and nobody writes to them.
+    #[expect(unsafe_code, reason = "another thread reads what the engine keeps")]
+    pub(super) unsafe fn copying(&self, arena: &Arc<Arena>) -> Vec<Copying> {
+        // SAFETY: the caller promises it.
+        unsafe {
+            match &self.values {
+                Values::F32(values) => values.copying(arena),
+                Values::F16(values) => values.copying(arena),
+                Values::Bf16(values) => values.copying(arena),
+            }
         }
     }
 
@@ -72,7 +83,7 @@ impl<'n> FloatWeights<'n> {
     }
 }
 
-impl<'n, F: PrimitiveTensorElementType + Debug + Copy> Constant<'n, F> {
+impl<'n, F: PrimitiveTensorElementType + Debug + Float> Constant<'n, F> {
     /// Input number `place`, which must have `n` values.
     fn of(context: &KernelContext<'n>, place: usize, n: usize) -> ort::Result<Self> {
         let given = context.constant_input::<TensorValueType<F>>(place)?;
@@ -80,23 +91,56 @@ impl<'n, F: PrimitiveTensorElementType + Debug + Copy> Constant<'n, F> {
         if n_given != n || !given.memory_info().is_cpu_accessible() {
             return Err(node_error(format!("a constant of {n_given} values is not a matrix of {n}, or is elsewhere")));
         }
-        Ok(match given.data_ptr().cast::<F>().is_aligned() {
-            true => Self::Given(given),
-            false => Self::Copied(copies(&given).collect()),
-        })
+        let copied = OnceLock::new();
+        if !given.data_ptr().cast::<F>().is_aligned() {
+            // A file may have it at any address.
+            copied.get_or_init(|| {
+                let mut slab = Arena::default().zeros(n);
+                slab.iter_mut().zip(copies(&given)).for_each(|(own, value)| *own = value);
+                slab
+            });
+        }
+        Ok(Self { given, copied: Arc::new(copied) })
     }
 
-    fn range(&self) -> Option<Range<usize>> {
-        match self {
-            Self::Given(values) => Some(address_range(values.data_ptr(), values.shape().num_elements() * size_of::<F>())),
-            Self::Copied(_) => None,
+    /// As [`FloatWeights::copying`].
+    ///
+    /// # Safety
+    /// As there.
+    #[expect(unsafe_code, reason = "another thread reads what the engine keeps")]
+    unsafe fn copying(&self, arena: &Arc<Arena>) -> Vec<Copying> {
+        /// Values that are copied at a time: neither the end of the session nor the memory of both copies waits for more.
+        const PART: usize = if cfg!(test) { 1 << 12 } else { 4 << 20 };
+        if self.copied.get().is_some() || !huge_pages::are_available() {
+            return Vec::new();
         }
+        let n = self.given.shape().num_elements();
+        let whole = address_range(self.given.data_ptr(), n * size_of::<F>());
+        let (copied, unfinished) = (Arc::downgrade(&self.copied), Arc::<Mutex<Option<Slab<F>>>>::default());
+        let parts = (0..n).step_by(PART).map(|first| first..n.min(first + PART));
+        let part = |part: Range<usize>| -> Copying {
+            let (arena, copied, unfinished) = (Arc::clone(arena), copied.clone(), Arc::clone(&unfinished));
+            let from = whole.start + part.start * size_of::<F>()..whole.start + part.end * size_of::<F>();
+            Box::new(move || {
+                // The engine may have made the node more than once.
+                let Some(copied) = copied.upgrade() else { return Vec::new() };
+                let mut unfinished = unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+                let slab = unfinished.get_or_insert_with(|| arena.zeros(n));
+                // SAFETY: the caller promises that the constant is there, and nobody writes to it; it is aligned, or would have been copied.
+                let values = unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(from.start), part.len()) };
+                slab[part.clone()].copy_from_slice(values);
+                if part.end == n
+                    && let Some(slab) = unfinished.take()
+                {
+                    copied.get_or_init(|| slab);
+                }
+                vec![from]
+            })
+        };
+        parts.map(part).collect()
     }
 
     fn values(&self) -> &[F] {
-        match self {
-            Self::Given(values) => values.extract_tensor().1,
-            Self::Copied(values) => values,
-        }
+        self.copied.get().map_or_else(|| self.given.extract_tensor().1, |copied| copied)
     }
 }

@@ -10,7 +10,7 @@ use tandem_kernels::scratch_slice;
 use tandem_onnx_graph::{ADAPTER_PLACE, BlockMatrix, MODULE_ATTRIBUTE};
 
 use super::weights::{BlockWeights, reorder};
-use super::{Floats, ScratchPool, Updates, WeightRanges, batch, count, input, node_error, optional_input, output, shape};
+use super::{Floats, MappedWeights, ScratchPool, Updates, batch, count, input, node_error, optional_input, output, shape};
 
 /// The places of the inputs.
 const CODES: usize = 1;
@@ -26,7 +26,7 @@ pub(super) struct Product {
     pub(super) kernels: Kernels,
     pub(super) scratch: Arc<ScratchPool>,
     pub(super) updates: Arc<Updates>,
-    pub(super) ranges: Arc<WeightRanges>,
+    pub(super) mapped: Arc<MappedWeights>,
 }
 
 /// One node.
@@ -90,7 +90,7 @@ impl Operator for Product {
             is_fast: context.get::<i64>("accuracy_level") == Some(INTEGERS),
         };
         let weights = BlockWeights::new(context, &matrix)?;
-        self.ranges.add(weights.ranges());
+        self.mapped.add(&weights);
         Ok(ProductKernel {
             weights,
             kernels: self.kernels,

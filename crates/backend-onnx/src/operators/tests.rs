@@ -20,7 +20,7 @@ use tandem_kernels::instruction_set;
 use tandem_kernels::matrix::Kernels;
 use tandem_onnx_graph::{DataType, Graph};
 
-use super::kernels_for;
+use super::{MappedWeights, kernels_for};
 use crate::engine::Engine;
 use crate::library;
 use crate::run::{Names, RawValue, run, take};
@@ -34,6 +34,7 @@ fn with_engine(test: fn()) {
 /// A graph that is loaded with the kernels of one side.
 struct Loaded {
     engine: Engine,
+    mapped: Arc<MappedWeights>,
     names: [Names; 2],
 }
 
@@ -56,9 +57,9 @@ impl Loaded {
     fn with(bytes: &[u8], whose: Whose, [inputs, outputs]: [&[&str]; 2], kernels: Kernels, cache: DataType) -> Self {
         let environment = library::environment(None).unwrap();
         let mut builder = Session::builder(&environment).unwrap().with_intra_threads(2).unwrap();
-        let mut bytes = bytes.to_vec();
+        let (mut bytes, mapped) = (bytes.to_vec(), Arc::default());
         if whose == Whose::Tandem {
-            builder = builder.with_operators(super::domain(kernels, &Arc::default(), &Arc::default()).unwrap()).unwrap();
+            builder = builder.with_operators(super::domain(kernels, &Arc::default(), &mapped).unwrap()).unwrap();
             let graph = Graph::parse(bytes, "test").unwrap();
             let mut edit = graph.edit();
             assert_eq!(edit.use_custom_operators(cache).n_nodes, 1, "the node is one that the operators know");
@@ -67,7 +68,7 @@ impl Loaded {
         let session = builder.commit_from_memory(&bytes).unwrap();
         let threads = (whose == Whose::Tandem).then(|| Arc::new(Threads::new(2).unwrap()));
         let names = [inputs, outputs].map(|names| Names::new(names.iter().map(|name| CString::new(*name).unwrap()).collect()));
-        Self { engine: Engine { _moving: None, session, threads }, names }
+        Self { engine: Engine { _moving: None, session, threads }, mapped, names }
     }
 
     /// Runs it; an output is written to the input that `in_place` names for it.

@@ -7,13 +7,17 @@
 use std::ffi::c_void;
 use std::fmt::Debug;
 use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use ort::operator::KernelContext;
 use ort::value::{PrimitiveTensorElementType, TensorValueType, ValueRef};
 use rayon::prelude::*;
+use tandem_core::arena::Arena;
 use tandem_core::backend::Numerics;
+use tandem_core::huge_pages::Copying;
 use tandem_kernels::matrix::{MatrixView, Weights};
 use tandem_kernels::quantize::{BLOCK, Bits, Blocks};
+use tandem_kernels::strips::TurnedCopy;
 use tandem_onnx_graph::BlockMatrix;
 
 use super::{Floats, node_error};
@@ -29,6 +33,8 @@ pub(super) struct BlockWeights<'n> {
     pub(super) rows: usize,
     pub(super) columns: usize,
     numerics: Numerics,
+    /// A copy that products use once it is made.
+    turned: Arc<OnceLock<TurnedCopy>>,
 }
 
 /// A scale for each block, `[rows, columns / BLOCK]`.
@@ -36,7 +42,7 @@ enum Scales<'n> {
     /// The graph's own.
     Given(Floats<'n>),
     /// One that several blocks share, repeated.
-    Repeated(Vec<f32>),
+    Repeated(Arc<[f32]>),
 }
 
 impl<'n> BlockWeights<'n> {
@@ -61,7 +67,8 @@ impl<'n> BlockWeights<'n> {
             return Err(node_error(format!("{n_codes} bytes and {n_given} scales are not {rows} rows of {columns} weights")));
         }
         let numerics = if matrix.is_fast { Numerics::Fast } else { Numerics::Exact };
-        let mut weights = Self { offsets: None, scales: Scales::of(scales, block), codes, bits, rows, columns, numerics };
+        let scales = Scales::of(scales, block);
+        let mut weights = Self { offsets: None, scales, codes, bits, rows, columns, numerics, turned: Arc::default() };
         if let Some(zeros) = matrix.zeros {
             let zeros = context.constant_input::<TensorValueType<u8>>(zeros)?;
             weights.offsets = weights.offsets(zeros.extract_tensor().1, block)?;
@@ -78,10 +85,45 @@ impl<'n> BlockWeights<'n> {
         [Some(address_range(self.codes.data_ptr(), self.codes.shape().num_elements())), scales].into_iter().flatten()
     }
 
+    /// What makes the copy that products use, where one is worth it; its memory is in `arena`.
+    ///
+    /// # Safety
+    /// The constants of the node stay where they are until it is called or dropped.
+    #[expect(unsafe_code, reason = "another thread reads what the engine keeps")]
+    pub(super) unsafe fn copying(&self, arena: &Arc<Arena>) -> Option<Copying> {
+        if self.numerics == Numerics::Exact || !TurnedCopy::is_worth_it() {
+            return None;
+        }
+        let ranges: Vec<_> = self.ranges().collect();
+        let of_codes = ranges[0].clone();
+        let scales = match &self.scales {
+            Scales::Given(_) => Err(ranges[1].clone()),
+            Scales::Repeated(scales) => Ok(Arc::clone(scales)),
+        };
+        let (bits, columns, turned, arena) = (self.bits, self.columns, Arc::downgrade(&self.turned), Arc::clone(arena));
+        Some(Box::new(move || {
+            // The engine may have made the node more than once.
+            let Some(turned) = turned.upgrade() else { return Vec::new() };
+            // SAFETY: the caller promises that the constants are there; nobody writes to them, and `Scales::of` has seen that they are aligned.
+            let codes = unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(of_codes.start), of_codes.len()) };
+            let scales = match &scales {
+                Ok(scales) => &scales[..],
+                // SAFETY: as for the codes.
+                Err(given) => unsafe {
+                    std::slice::from_raw_parts(std::ptr::with_exposed_provenance(given.start), given.len() / size_of::<f32>())
+                },
+            };
+            turned.get_or_init(|| TurnedCopy::new(Blocks { bits, codes, scales }, columns, &arena));
+            ranges
+        }))
+    }
+
     /// What is computed with it.
     pub(super) fn view(&self) -> MatrixView<'_> {
-        let blocks = Blocks { bits: self.bits, codes: self.codes.extract_tensor().1, scales: self.scales.values() };
-        let matrix = MatrixView::new(Weights::Blocks(blocks), [self.rows, self.columns], self.numerics);
+        let rows =
+            || Weights::Blocks(Blocks { bits: self.bits, codes: self.codes.extract_tensor().1, scales: self.scales.values() });
+        let weights = self.turned.get().map_or_else(rows, TurnedCopy::weights);
+        let matrix = MatrixView::new(weights, [self.rows, self.columns], self.numerics);
         self.offsets.as_deref().map_or(matrix, |offsets| matrix.with_offsets(offsets))
     }
 

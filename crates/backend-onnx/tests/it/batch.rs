@@ -4,74 +4,16 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use tandem_backend_onnx::{OnnxBackend, library};
-use tandem_core::adapter::{Adapter, LowRankFactors, ScaledAdapter};
+use tandem_core::adapter::ScaledAdapter;
 use tandem_core::backend::{Append, Backend, Kernels, KvDType, Numerics};
-use tandem_core::conformance::{describe, with_fixture};
+use tandem_core::conformance::{
+    adapter_of_two_modules, batches_have_the_bits_of_each_alone, describe, session_of, text, with_fixture,
+};
 use tandem_core::files::ModelFiles;
 use tandem_core::named::Named;
 use tandem_core::{DType, Error, LoadOptions, Logits, LogitsRequest, Model, OnnxOptions, Session, SessionOptions, TokenId};
 
 use crate::export::checkpoints::{Checkpoint, golden};
-
-/// Tokens held before, and appended: single tokens, prompts short and long, and more than a pass takes.
-const PLANS: [(usize, usize, LogitsRequest); 13] = [
-    (9, 1, LogitsRequest::Last(1)),
-    (0, 40, LogitsRequest::Last(1)),
-    (5, 1, LogitsRequest::Last(1)),
-    (3, 7, LogitsRequest::All),
-    (30, 12, LogitsRequest::Last(3)),
-    (70, 1, LogitsRequest::Last(1)),
-    (0, 17, LogitsRequest::None),
-    (1, 100, LogitsRequest::Last(20)),
-    (250, 2, LogitsRequest::None),
-    (0, 200, LogitsRequest::Last(1)),
-    (20, 230, LogitsRequest::Last(1)),
-    (5, 600, LogitsRequest::Last(550)),
-    (0, 1030, LogitsRequest::Last(1)),
-];
-
-fn tokens(n: usize, seed: usize) -> Vec<TokenId> {
-    (0..n).map(|i| ((i * i * 31 + i * 7 + seed * 13) % 256) as TokenId).collect()
-}
-
-fn held(model: &dyn Model, tokens: &[TokenId]) -> Box<dyn Session> {
-    let mut session = model.new_session(&SessionOptions::default()).unwrap();
-    if !tokens.is_empty() {
-        session.append(tokens, LogitsRequest::None).unwrap();
-    }
-    session
-}
-
-/// In several batches, so that each plan stands beside others.
-#[track_caller]
-fn check(model: &dyn Model, what: &str) {
-    let fits = |plan: &&(usize, usize, LogitsRequest)| plan.0 + plan.1 < model.info().max_context;
-    let plans: Vec<_> = PLANS.iter().filter(fits).enumerate().collect();
-    for size in [2, 5, plans.len()] {
-        for plans in plans.chunks(size) {
-            let texts: Vec<Vec<TokenId>> = plans.iter().map(|(i, plan)| tokens(plan.0 + plan.1, *i)).collect();
-            let mut sessions: Vec<_> = plans.iter().zip(&texts).map(|((_, plan), all)| held(model, &all[..plan.0])).collect();
-            let mut logits = vec![Logits::default(); plans.len()];
-            let rows = sessions.iter_mut().zip(&mut logits).zip(plans.iter().zip(&texts));
-            let mut appends: Vec<Append<'_>> = rows
-                .map(|((session, logits), ((_, plan), all))| Append {
-                    session: &mut **session,
-                    tokens: &all[plan.0..],
-                    request: plan.2,
-                    logits,
-                })
-                .collect();
-            model.append_batch(&mut appends).into_iter().for_each(|result| result.unwrap());
-            for (((session, logits), (_, plan)), all) in sessions.iter_mut().zip(&logits).zip(plans).zip(&texts) {
-                let mut alone = held(model, &all[..plan.0]);
-                let expected = alone.append(&all[plan.0..], plan.2).unwrap();
-                assert!(logits.values() == expected.values(), "{what}: {plan:?} of {} differs", plans.len());
-                let next = |session: &mut dyn Session| session.append(&[3], LogitsRequest::Last(1)).unwrap();
-                assert!(next(&mut **session) == next(&mut *alone), "{what}: after {plan:?} of {}", plans.len());
-            }
-        }
-    }
-}
 
 fn options(dtype: DType, numerics: Numerics, threads: usize) -> LoadOptions {
     LoadOptions::new().with_dtype(dtype).with_numerics(numerics).with_threads(NonZeroUsize::new(threads).unwrap())
@@ -96,7 +38,7 @@ fn batched_sessions_get_the_bits_of_each_alone() {
         for name in ["qwen2-tied", "qwen3", "llama3-rope", "mistral-window", "llama-head24"] {
             for ((dtype, numerics), threads) in DTYPES.into_iter().flat_map(|each| [(each, 1), (each, 2)]) {
                 let model = load(name, &options(dtype, numerics, threads));
-                check(&*model, &format!("{name}, {dtype}, {numerics:?}, {threads} threads"));
+                batches_have_the_bits_of_each_alone(&*model, &format!("{name}, {dtype}, {numerics:?}, {threads} threads"));
             }
         }
     });
@@ -108,10 +50,13 @@ fn batches_of_either_kv_dtype_and_of_the_engines_kernels_have_the_bits_of_each_a
         for dtype in [DType::F32, DType::Int4] {
             for kv_dtype in KvDType::ALL {
                 let options = options(dtype, Numerics::Fast, 2).with_kv_dtype(*kv_dtype);
-                check(&*load("qwen2-tied", &options), &format!("{dtype} with keys and values of {kv_dtype}"));
+                batches_have_the_bits_of_each_alone(
+                    &*load("qwen2-tied", &options),
+                    &format!("{dtype} with keys and values of {kv_dtype}"),
+                );
             }
             let runtime = options(dtype, Numerics::Fast, 2).with_onnx(OnnxOptions::new().with_kernels(Kernels::Runtime));
-            check(&*load("qwen2-tied", &runtime), &format!("{dtype} with the engine's kernels"));
+            batches_have_the_bits_of_each_alone(&*load("qwen2-tied", &runtime), &format!("{dtype} with the engine's kernels"));
         }
     });
 }
@@ -130,7 +75,10 @@ fn batches_of_published_graphs_have_the_bits_of_each_alone() {
             ("onnx-community", "model_q4f16.onnx"),
         ] {
             let path = golden(name).join("onnx").join(graph);
-            check(&*load(name, &LoadOptions::new().with_onnx(OnnxOptions::new().with_graph(path))), &format!("{name}, {graph}"));
+            batches_have_the_bits_of_each_alone(
+                &*load(name, &LoadOptions::new().with_onnx(OnnxOptions::new().with_graph(path))),
+                &format!("{name}, {graph}"),
+            );
         }
     });
 }
@@ -141,23 +89,10 @@ fn batched_sessions_with_an_adapter_get_the_bits_of_each_alone() {
         for dtype in [DType::F32, DType::Int4] {
             let model = load("qwen2-untied", &options(dtype, Numerics::Fast, 2));
             let config = ModelFiles::discover(&golden("qwen2-untied"), "model").unwrap().model_config().unwrap();
-            let numbers = |n: usize, seed: usize| (0..n).map(|i| ((i * i + seed) as f32 * 0.37).sin() * 0.1).collect();
-            let factors = |module: &str, outputs: usize, inputs: usize| LowRankFactors {
-                module: module.into(),
-                rank: 5,
-                a: numbers(5 * inputs, 1),
-                b: numbers(outputs * 5, 2),
-                scale: 1.0,
-                magnitude: None,
-            };
-            let factors = vec![
-                factors("model.layers.0.self_attn.o_proj", config.hidden_size, config.n_heads * config.head_dim()),
-                factors("model.layers.1.mlp.up_proj", config.intermediate_size, config.hidden_size),
-            ];
-            let adapter = Arc::new(Adapter::new("a", factors).unwrap());
+            let adapter = adapter_of_two_modules(&config);
             let adapted = model.with_adapters(&[ScaledAdapter::new(adapter)]).unwrap();
-            check(&*adapted, &format!("adapted, {dtype}"));
-            check(&*model, &format!("beside an adapted one, {dtype}"));
+            batches_have_the_bits_of_each_alone(&*adapted, &format!("adapted, {dtype}"));
+            batches_have_the_bits_of_each_alone(&*model, &format!("beside an adapted one, {dtype}"));
         }
     });
 }
@@ -169,11 +104,11 @@ fn forks_go_on_with_the_bits_of_the_session() {
             for (name, graph) in [("qwen3", None), ("qwen3", Some("optimum_f32/model.onnx"))] {
                 let graph = graph.map(|graph| golden(name).join("onnx").join(graph));
                 let model = load(name, &LoadOptions::new().with_onnx(OnnxOptions::new().with_graph(graph).with_kernels(kernels)));
-                let all = tokens(90, 1);
-                let original = held(&*model, &all[..80]);
+                let all = text(90, 1);
+                let original = session_of(&*model, &all[..80]);
                 for n in [0, 1, 33, 80] {
                     let mut fork = original.fork(n, &SessionOptions::new().with_context_length(100)).unwrap();
-                    let mut fresh = held(&*model, &all[..80]);
+                    let mut fresh = session_of(&*model, &all[..80]);
                     fresh.rewind(n).unwrap();
                     let next = |session: &mut dyn Session| session.append(&all[n..], LogitsRequest::Last(1)).unwrap();
                     assert!(next(&mut *fork) == next(&mut *fresh), "{name}, {kernels}, {n} tokens");
@@ -192,8 +127,8 @@ fn batches_at_the_same_time_have_the_bits_of_each_alone() {
         for threads in [1, 3] {
             let model = load("qwen3", &options(DType::Int4, Numerics::Fast, threads));
             let batch = |first: usize| {
-                let texts: Vec<Vec<TokenId>> = (first..first + 4).map(|seed| tokens(5 + seed % 40, seed)).collect();
-                let mut sessions: Vec<_> = texts.iter().map(|_| held(&*model, &[3])).collect();
+                let texts: Vec<Vec<TokenId>> = (first..first + 4).map(|seed| text(5 + seed % 40, seed)).collect();
+                let mut sessions: Vec<_> = texts.iter().map(|_| session_of(&*model, &[3])).collect();
                 let mut logits = vec![Logits::default(); texts.len()];
                 let rows = sessions.iter_mut().zip(&mut logits).zip(&texts);
                 let request = LogitsRequest::Last(1);
@@ -203,7 +138,7 @@ fn batches_at_the_same_time_have_the_bits_of_each_alone() {
                 logits
             };
             let alone: Vec<Logits> = (0..40)
-                .map(|seed| held(&*model, &[3]).append(&tokens(5 + seed % 40, seed), LogitsRequest::Last(1)).unwrap())
+                .map(|seed| session_of(&*model, &[3]).append(&text(5 + seed % 40, seed), LogitsRequest::Last(1)).unwrap())
                 .collect();
             std::thread::scope(|scope| {
                 for thread in 0..4 {
@@ -249,7 +184,7 @@ fn keys_of_one_row_that_do_not_fit_leave_the_others() {
         let options = options(DType::F32, Numerics::Fast, 2).with_kv_dtype(KvDType::F16);
         let model = OnnxBackend::new(None).load(&files, &options).unwrap_or_else(|error| panic!("{}", describe(&error)));
         let texts = [vec![5, 6, 7], vec![8, LARGE, 9], vec![1; 20], vec![2]];
-        let mut sessions: Vec<_> = texts.iter().map(|_| held(&*model, &[3, 4])).collect();
+        let mut sessions: Vec<_> = texts.iter().map(|_| session_of(&*model, &[3, 4])).collect();
         let mut logits = vec![Logits::default(); texts.len()];
         let rows = sessions.iter_mut().zip(&mut logits).zip(&texts);
         let request = LogitsRequest::Last(1);
@@ -264,9 +199,9 @@ fn keys_of_one_row_that_do_not_fit_leave_the_others() {
         }
         assert_eq!(sessions.iter().map(|session| session.n_tokens()).collect::<Vec<_>>(), [5, 2, 22, 3]);
         for (i, text) in texts.iter().enumerate().filter(|(i, _)| *i != 1) {
-            assert!(logits[i] == held(&*model, &[3, 4]).append(text, request).unwrap(), "row {i}");
+            assert!(logits[i] == session_of(&*model, &[3, 4]).append(text, request).unwrap(), "row {i}");
         }
         let after = sessions[1].append(&[8, 9], request).unwrap();
-        assert!(after == held(&*model, &[3, 4]).append(&[8, 9], request).unwrap(), "the row that failed goes on");
+        assert!(after == session_of(&*model, &[3, 4]).append(&[8, 9], request).unwrap(), "the row that failed goes on");
     });
 }

@@ -9,7 +9,7 @@ use std::ptr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use super::linux::{collapse_page, huge_page, huge_pages, rests, stand_back};
+use super::linux::{collapse_page, huge_page, huge_pages, rests};
 
 /// The smallest page that any processor has: files are mapped in whole ones.
 const SMALL_PAGE: usize = 4096;
@@ -19,7 +19,6 @@ pub(super) fn move_all(ranges: &[Range<usize>], is_wanted: &Mutex<bool>) {
     let Some(size) = huge_page() else { return };
     let mapped = mapped_files(&fs::read_to_string("/proc/self/maps").unwrap_or_default());
     let pages = huge_pages(&within(&whole_pages(ranges), &mapped), size);
-    stand_back();
     let rests = rests(pages.len());
     for start in pages {
         let began = Instant::now();
@@ -30,6 +29,18 @@ pub(super) fn move_all(ranges: &[Range<usize>], is_wanted: &Mutex<bool>) {
         }
         drop(is_wanted);
         std::thread::sleep(rests * began.elapsed());
+    }
+}
+
+/// Lets go of the memory of whole pages within `ranges` that are mapped from files: who reads them again reads the file. Nobody has written there.
+#[expect(unsafe_code, reason = "a call of the system that takes an address")]
+pub(super) fn release(ranges: &[Range<usize>]) {
+    let mapped = mapped_files(&fs::read_to_string("/proc/self/maps").unwrap_or_default());
+    let inner = |range: &Range<usize>| range.start.next_multiple_of(SMALL_PAGE)..range.end / SMALL_PAGE * SMALL_PAGE;
+    let inner: Vec<_> = ranges.iter().map(inner).filter(|range| !range.is_empty()).collect();
+    for range in within(&inner, &mapped) {
+        // SAFETY: pages of a file that is mapped privately and not written to: they read the same before and after. An error changes nothing.
+        unsafe { libc::madvise(ptr::with_exposed_provenance_mut(range.start), range.len(), libc::MADV_DONTNEED) };
     }
 }
 
@@ -158,9 +169,11 @@ mod tests {
             return eprintln!("skipped: this system makes no huge page on request");
         }
         assert!(n_moved.is_multiple_of(size) && n_moved <= 5 * size, "{n_moved}");
+        release(std::slice::from_ref(&own));
+        assert!(mapped[..] == values[..], "what is read again is what was released");
         drop(mapped);
         // SAFETY: there is nothing at these addresses, and nothing is done.
         #[expect(unsafe_code, reason = "the caller promises that ranges stay mapped")]
-        drop(unsafe { MovingFiles::start(Vec::new()) });
+        drop(unsafe { MovingFiles::start(Vec::new(), Vec::new()) });
     }
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::quantize::Bits;
 use crate::quantized_activations::QuantizedActivations;
+use crate::strips;
 
 /// `n` numbers between -1 and 1 of a linear congruential sequence (Numerical Recipes' constants).
 fn numbers(n: usize, seed: u32) -> Vec<f32> {
@@ -316,6 +317,46 @@ fn pairs_give_the_products() {
                     assert!((f64::from(*sum) - expected).abs() <= 2e-5, "{inner} {n}: {sum} {expected}");
                 }
             }
+        }
+    }
+}
+
+/// Strips give what their rows give, with any number of inputs, and packed into a tile.
+#[test]
+fn strips_give_what_rows_give() {
+    for isa in Isa::all().into_iter().filter(|isa| isa.has_strips()) {
+        for (bits, rows, per_row) in [Bits::Eight, Bits::Four].into_iter().flat_map(|bits| {
+            [(1, 2), (16, 1), (16, 16), (31, 17), (32, 5), (50, 36)].map(|(rows, per_row)| (bits, rows, per_row))
+        }) {
+            let (n_blocks, columns) = (rows * per_row, per_row * BLOCK);
+            let weights = numbers(n_blocks * BLOCK, 1);
+            let (mut codes, mut scales) = (vec![0; n_blocks * bits.block_bytes()], vec![0.0; n_blocks]);
+            bits.quantize(&weights, &mut codes, &mut scales);
+            let (row_codes, row_scales) = (codes.clone(), scales.clone());
+            let in_rows = Blocks { bits, codes: &row_codes, scales: &row_scales };
+            strips::turn(bits, &mut codes, &mut scales, columns);
+            let strips = Strips::new(bits, &codes, &scales, columns);
+            for n in 1..=MAX_ROWS {
+                let inputs = QuantizedActivations::new(&numbers(n * columns, 2), columns);
+                let group = inputs.group(0..n, bits.offset());
+                let products = |write: &dyn Fn(&mut [&mut [f32]])| {
+                    let mut out = vec![f32::NAN; n * rows];
+                    write(&mut out.chunks_mut(rows).collect::<Vec<_>>());
+                    out
+                };
+                let of_strips = products(&|out| isa.strip_products(strips, &group, out));
+                assert_eq!(of_strips, products(&|out| isa.row_products(in_rows, &group, out)), "{bits:?} {rows} {per_row} {n}");
+                let mut each = vec![f32::NAN; rows * n];
+                isa.integer_products(in_rows, &inputs.pairs(bits.offset()), columns, &mut each);
+                let turned: Vec<f32> = (0..n * rows).map(|i| each[i % rows * n + i / rows]).collect();
+                assert_eq!(of_strips, turned, "{bits:?} {rows} {per_row} {n}");
+            }
+            let (mut of_rows, mut of_strips) = (PackedTile::new(bits, columns), PackedTile::new(bits, columns));
+            let own = 0..rows.min(TILE);
+            isa.pack(in_rows.rows(own.clone(), columns), per_row, &mut of_rows);
+            of_strips.words.as_flattened_mut().fill(7);
+            isa.pack_strips(strips.rows(own), per_row, &mut of_strips);
+            assert_eq!((of_rows.words, of_rows.scales), (of_strips.words, of_strips.scales), "{bits:?} {rows} {per_row}");
         }
     }
 }

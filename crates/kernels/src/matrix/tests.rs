@@ -19,17 +19,17 @@ fn quantized(bits: Bits, arena: &Arena, weights: &[f32]) -> Stored {
 
 /// A matrix of every kind.
 fn matrices(numerics: Numerics) -> Vec<(String, Matrix)> {
-    matrices_of([ROWS, COLUMNS], numerics)
+    matrices_of(Isa::current(), [ROWS, COLUMNS], numerics)
 }
 
-fn matrices_of([rows, columns]: [usize; 2], numerics: Numerics) -> Vec<(String, Matrix)> {
+fn matrices_of(isa: Isa, [rows, columns]: [usize; 2], numerics: Numerics) -> Vec<(String, Matrix)> {
     let (arena, weights) = (Arena::default(), numbers(rows * columns, 1));
     let halves = |round: fn(f32) -> u16| {
         let weights = &weights;
         move |out: &mut [u16]| out.iter_mut().zip(weights).for_each(|(out, weight)| *out = round(*weight))
     };
     let floats = |dtype, round| Stored::floats(dtype, &arena, weights.len(), halves(round), |out| out.copy_from_slice(&weights));
-    let of = |stored| Matrix::new(stored, rows, columns, numerics);
+    let of = |stored| Matrix::on(isa, stored, [rows, columns], numerics);
     let mut offsets = arena.zeros(weights.len() / BLOCK);
     offsets.copy_from_slice(&numbers(weights.len() / BLOCK, 9));
     vec![
@@ -48,8 +48,8 @@ fn each(check: impl Fn(&str, MatrixView<'_>)) {
 
 fn each_of(sizes: [usize; 2], check: impl Fn(&str, MatrixView<'_>)) {
     for numerics in [Numerics::Exact, Numerics::Fast] {
-        for (name, matrix) in matrices_of(sizes, numerics) {
-            for isa in Isa::all() {
+        for isa in Isa::all() {
+            for (name, matrix) in matrices_of(isa, sizes, numerics) {
                 check(&format!("{name}, {isa}"), MatrixView { isa, ..matrix.view() });
             }
         }
@@ -62,7 +62,7 @@ fn products_match_f64() {
     each(|what, matrix| {
         let mut rows = Vec::new();
         matrix.each_row(0..ROWS, &mut |row| rows.extend_from_slice(row));
-        let rounds_inputs = matches!(matrix.weights, Weights::Blocks(_)) && matrix.numerics == Numerics::Fast;
+        let rounds_inputs = matrix.weights.bits().is_some() && matrix.numerics == Numerics::Fast;
         for (n, kernels) in
             [(1, Kernels::Fastest), (7, Kernels::Fastest), (12, Kernels::Fastest), (33, Kernels::Fastest), (7, Kernels::ByShape)]
         {

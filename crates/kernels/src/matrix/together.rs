@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use rayon::prelude::*;
-use tandem_core::backend::Numerics;
 
+use super::integers::FewIntegers;
 use super::{Kernels, MatrixView, RowRun, Terms};
 use crate::low_rank::{Inputs, Shared};
-use crate::product::Weights;
 use crate::quantize::Bits;
-use crate::quantized_activations::{BlockPair, QuantizedActivations};
+use crate::quantized_activations::QuantizedActivations;
+use crate::strips::STRIP;
 use crate::tiles::{MAX_ROWS, TILE};
 
 /// One of several products of the same rows.
@@ -54,22 +54,25 @@ fn write_run(x: &[f32], parts: &mut [ProductPart<'_>], kernels: Kernels, packed:
     let is_whole = parts.iter().all(|part| part.out.len() == n * part.matrix.rows);
     // With more rows, products take long enough for loops of their own.
     let is_one = n == 1 && kernels.rows(n) <= MAX_ROWS;
-    let integers = parts.iter().map(|part| part.matrix.integer_bits()).collect::<Vec<_>>();
-    let is_together = parts.len() > 1 && is_alike && is_whole && is_one && integers.windows(2).all(|both| both[0] == both[1]);
+    let kinds = parts.iter().map(|part| (part.matrix.integer_bits(), part.matrix.is_in_strips())).collect::<Vec<_>>();
+    let is_together = parts.len() > 1 && is_alike && is_whole && is_one && kinds.windows(2).all(|both| both[0] == both[1]);
     if !is_together {
         for part in parts {
             part.matrix.write_product(x, part.terms, kernels, packed, part.out);
         }
         return;
     }
-    match integers[0] {
+    match kinds[0].0 {
         None => in_one_loop(parts, Inputs::Floats(x), |matrix, rows, out| matrix.products_of_few(rows, x, out)),
-        Some(bits) => {
+        Some(_) => {
             let inputs = QuantizedActivations::new(x, columns);
-            let pairs = inputs.pairs(bits.offset());
+            let few = parts[0].matrix.few_integers(&inputs, 0..1);
             let has_update = parts.iter().any(|part| part.terms.update.is_some());
             let of_updates = if has_update { inputs.pairs(Bits::Eight.offset()) } else { Vec::new() };
-            in_one_loop(parts, Inputs::Pairs(&of_updates), |matrix, rows, out| matrix.integers_of_few(rows, &pairs, out));
+            in_one_loop(parts, Inputs::Pairs(&of_updates), |matrix, rows, out| match &few {
+                FewIntegers::Pairs(pairs) => matrix.products_of_pairs(rows, pairs, out),
+                FewIntegers::Group(group) => matrix.products_of_group(rows, group, &mut [out]),
+            });
         }
     }
     for part in parts {
@@ -87,7 +90,8 @@ fn in_one_loop(
         parts.iter().map(|part| (part.matrix, part.terms.update.map(|update| Shared::new(update, inputs)))).collect();
     let mut tasks = Vec::new();
     for ((matrix, low), part) in own.iter().zip(parts) {
-        let share = matrix.task_rows(if low.is_some() { TILE } else { 4 });
+        let unit = if matrix.is_in_strips() { STRIP } else { 4 };
+        let share = matrix.task_rows(if low.is_some() { TILE } else { unit });
         tasks.extend(part.out.chunks_mut(share).enumerate().map(|(i, out)| (*matrix, low.as_ref(), i * share, out)));
     }
     tasks.into_par_iter().with_max_len(1).for_each(|(matrix, low, first, out)| {
@@ -102,26 +106,13 @@ fn in_one_loop(
     });
 }
 
-impl MatrixView<'_> {
-    /// The bits of weights whose inputs are quantised.
-    fn integer_bits(self) -> Option<Bits> {
-        match self.weights {
-            Weights::Blocks(blocks) if self.numerics == Numerics::Fast && self.isa.quantizes_activations() => Some(blocks.bits),
-            _ => None,
-        }
-    }
-
-    fn integers_of_few(self, rows: Range<usize>, pairs: &[BlockPair], out: &mut [f32]) {
-        if let Weights::Blocks(blocks) = self.weights {
-            self.isa.integer_products(blocks.rows(rows, self.columns), pairs, self.columns, out);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tandem_core::backend::Numerics;
+
     use super::*;
     use crate::low_rank::Update;
+    use crate::product::Weights;
     use crate::quantize::{BLOCK, Blocks};
 
     #[test]

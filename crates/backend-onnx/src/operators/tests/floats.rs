@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 use ort::value::Tensor;
 use tandem_core::backend::{Kernels as Whose, Numerics};
+use tandem_core::huge_pages;
 use tandem_kernels::matrix::{Kernels, MatrixView, Terms, Weights};
 
 use super::onnx::{BFLOAT16, FLOAT, FLOAT16, OneNode, file, float_bytes};
@@ -110,6 +111,26 @@ fn products_of_floats_are_the_engines_and_those_of_the_kernels() {
                     }
                 }
             }
+        }
+    });
+}
+
+/// Products are the same to the bit before and after weights are copied into huge pages, in parts.
+#[test]
+fn copied_floats_give_the_same_bits() {
+    with_engine(|| {
+        for kind in 0..3 {
+            let stored = [&Stored::all(ROWS[0])[kind], &Stored::all(ROWS[1])[kind]];
+            let own = Loaded::new(&graph(stored, &numbers(ROWS[0], 9)), Whose::Tandem, [&["x"], &OUTPUTS]);
+            let outputs = || {
+                [1, 5, 40].map(|n| {
+                    let x = Tensor::from_array(([1, n, COLUMNS], numbers(n * COLUMNS, n))).unwrap().into_dyn();
+                    own.run(&[x], &[None; 2]).iter().map(|output| floats(output.as_ref().unwrap()).to_vec()).collect::<Vec<_>>()
+                })
+            };
+            let before = outputs();
+            assert_eq!(own.mapped.copy_all(), if huge_pages::are_available() { 3 } else { 0 }, "two parts, and one");
+            assert!(outputs() == before, "type {kind}");
         }
     });
 }

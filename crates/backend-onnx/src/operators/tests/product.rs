@@ -5,6 +5,7 @@ use tandem_core::backend::{Kernels as Whose, Numerics};
 use tandem_kernels::instruction_set;
 use tandem_kernels::matrix::{Kernels, MatrixView, Terms, Weights as KernelWeights};
 use tandem_kernels::quantize::{BLOCK, Bits, Blocks};
+use tandem_kernels::strips::TurnedCopy;
 
 use super::onnx::{FLOAT, OneNode, UINT8, float_bytes};
 use super::{Loaded, floats, numbers, with_engine};
@@ -113,6 +114,29 @@ fn check(weights: &Weights, has_bias: bool, accuracy: i64) {
             assert!((f64::from(*own) - f64::from(*theirs)).abs() <= 2.0 * allowed, "{what}: {own} is not {theirs}");
         }
     }
+}
+
+/// Products are the same to the bit before and after weights are copied, and turned, into memory of the process's own.
+#[test]
+fn copied_weights_give_the_same_bits() {
+    with_engine(|| {
+        for (bits, block, has_zeros) in [(4, 32, false), (8, 32, false), (4, 64, false), (4, 32, true), (8, 128, true)] {
+            let weights = Weights::new(bits, block, [71, 3 * block], has_zeros);
+            for accuracy in [0, 4] {
+                let own = Loaded::new(&weights.graph(None, accuracy), Whose::Tandem, [&["x"], &["y"]]);
+                let outputs = || {
+                    [1, 2, 8, 9, 40].map(|n| {
+                        let x = Tensor::from_array(([1, n, weights.columns], numbers(n * weights.columns, n))).unwrap();
+                        floats(own.run(&[x.into_dyn()], &[None])[0].as_ref().unwrap()).to_vec()
+                    })
+                };
+                let before = outputs();
+                let expected = usize::from(accuracy == 4 && TurnedCopy::is_worth_it());
+                assert_eq!(own.mapped.copy_all(), expected, "{bits} bits, level {accuracy}");
+                assert_eq!(outputs(), before, "{bits} bits in blocks of {block}, zeros {has_zeros}, level {accuracy}");
+            }
+        }
+    });
 }
 
 #[test]

@@ -11,21 +11,35 @@ use super::tiles::transposed_avx512;
 use super::vnni::{SUMS, WORDS};
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::quantized_activations::RowGroup;
+use crate::strips::{STRIP, Strips};
 
-/// Rows of weights, one in each lane.
-pub(super) const STRIP: usize = 16;
-
-/// See [`Isa::strip_products`](crate::isa::Isa::strip_products).
+/// See [`Isa::row_products`](crate::isa::Isa::row_products).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(in crate::kernel) fn strip_products(weights: Blocks<'_>, inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
+pub(in crate::kernel) fn row_products(weights: Blocks<'_>, inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
     match weights.bits {
-        Bits::Eight => of_bits::<8>(weights, inputs, out),
-        Bits::Four => of_bits::<4>(weights, inputs, out),
+        Bits::Eight => of_bits::<8>((weights, Order::Rows), inputs, out),
+        Bits::Four => of_bits::<4>((weights, Order::Rows), inputs, out),
     }
 }
 
+/// See [`Isa::strip_products`](crate::isa::Isa::strip_products).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn of_bits<const B: usize>(weights: Blocks<'_>, inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
+pub(in crate::kernel) fn strip_products(weights: Strips<'_>, inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
+    match weights.bits() {
+        Bits::Eight => of_bits::<8>((weights.memory(), Order::Strips), inputs, out),
+        Bits::Four => of_bits::<4>((weights.memory(), Order::Strips), inputs, out),
+    }
+}
+
+/// How weights lie: strips with the last rows as [`Rows`](Self::Rows).
+#[derive(Clone, Copy)]
+pub(super) enum Order {
+    Rows,
+    Strips,
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn of_bits<const B: usize>(weights: (Blocks<'_>, Order), inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
     match inputs.n {
         1 => of_inputs::<B, 1>(weights, inputs, out),
         2 => of_inputs::<B, 2>(weights, inputs, out),
@@ -39,17 +53,83 @@ fn of_bits<const B: usize>(weights: Blocks<'_>, inputs: &RowGroup<'_>, out: &mut
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn of_inputs<const B: usize, const N: usize>(weights: Blocks<'_>, inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
+fn of_inputs<const B: usize, const N: usize>(
+    (weights, order): (Blocks<'_>, Order),
+    inputs: &RowGroup<'_>,
+    out: &mut [&mut [f32]],
+) {
     let rows = out[0].len();
     let columns = weights.scales.len() / rows * BLOCK;
     for first in (0..rows).step_by(STRIP) {
         let own = first..rows.min(first + STRIP);
-        let sums = strip::<B, N>(weights.rows(own.clone(), columns), own.len(), inputs);
+        let weights = weights.rows(own.clone(), columns);
+        let sums = match order {
+            Order::Strips if own.len() == STRIP => turned_strip::<B, N>(weights, inputs),
+            _ => strip::<B, N>(weights, own.len(), inputs),
+        };
         for (sum, out) in sums.into_iter().zip(&mut *out) {
             let out = &mut out[own.clone()];
             // SAFETY: the mask has a bit for each float of the slice.
             unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), lanes(out.len()), sum) };
         }
+    }
+}
+
+/// Bytes ahead of those in use that are prefetched: a strip and the next lie one after the other.
+const AHEAD: usize = 2048;
+
+/// As [`strip`], of sixteen rows that are turned.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn turned_strip<const B: usize, const N: usize>(weights: Blocks<'_>, inputs: &RowGroup<'_>) -> [__m512; N] {
+    let mut sums = [[_mm512_setzero_ps(); N]; SUMS];
+    let (codes, low) = (weights.codes.as_chunks::<64>().0, _mm512_set1_epi8(15));
+    let weights = codes.chunks_exact(B).zip(weights.scales.as_chunks::<STRIP>().0);
+    let input_words = inputs.words.as_chunks::<N>().0.as_chunks::<WORDS>().0;
+    let inputs = input_words.iter().zip(inputs.scales.as_chunks::<N>().0).zip(inputs.correction.as_chunks::<N>().0);
+    for (block, ((codes, scales), ((input_words, input_scales), correction))) in weights.zip(inputs).enumerate() {
+        let mut dots = [_mm512_setzero_si512(); N];
+        dots.iter_mut().zip(correction).for_each(|(dots, correction)| *dots = _mm512_set1_epi32(*correction));
+        let (first, second) = input_words.split_at(WORDS / 2);
+        if B == 8 {
+            for (codes, inputs) in codes.iter().zip(input_words) {
+                add_dots(load_ahead(codes), inputs, &mut dots);
+            }
+        } else {
+            for (codes, (first, second)) in codes.iter().zip(first.iter().zip(second)) {
+                let both = load_ahead(codes);
+                add_dots(_mm512_and_si512(both, low), first, &mut dots);
+                add_dots(_mm512_and_si512(_mm512_srli_epi16::<4>(both), low), second, &mut dots);
+            }
+        }
+        // SAFETY: the array has sixteen floats, and a prefetch is a hint: it does not fault, whatever the address.
+        let scales = unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(scales.as_ptr().wrapping_byte_add(AHEAD / 4).cast());
+            _mm512_loadu_ps(scales.as_ptr())
+        };
+        for ((sum, dots), input) in sums[block % SUMS].iter_mut().zip(dots).zip(input_scales) {
+            *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), _mm512_mul_ps(scales, _mm512_set1_ps(*input)), *sum);
+        }
+    }
+    total(sums)
+}
+
+/// A vector of codes; those that follow are prefetched.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_ahead(codes: &[u8; 64]) -> __m512i {
+    // SAFETY: the array is a vector, and a prefetch is a hint: it does not fault, whatever the address.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(codes.as_ptr().wrapping_add(AHEAD).cast());
+        _mm512_loadu_si512(codes.as_ptr().cast())
+    }
+}
+
+/// Adds to `dots` the products of four codes of each row with those of each input.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn add_dots<const N: usize>(codes: __m512i, inputs: &[i32; N], dots: &mut [__m512i; N]) {
+    for (dots, input) in dots.iter_mut().zip(inputs) {
+        *dots = _mm512_dpbusd_epi32(*dots, codes, _mm512_set1_epi32(*input));
     }
 }
 
@@ -84,7 +164,13 @@ fn strip<const B: usize, const N: usize>(weights: Blocks<'_>, rows: usize, input
             }
         }
     }
-    // As `_mm512_reduce_add_ps` does.
+    total(sums)
+}
+
+/// The totals of the sums, in the order in which `_mm512_reduce_add_ps` adds them.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn total<const N: usize>(mut sums: [[__m512; N]; SUMS]) -> [__m512; N] {
     let mut width = SUMS / 2;
     while width > 0 {
         let (low, high) = sums.split_at_mut(width);

@@ -7,9 +7,10 @@
 use std::arch::x86_64::*;
 
 use super::fetch_all;
-use super::strips::{STRIP, turn_codes};
+use super::strips::{Order, turn_codes};
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::quantized_activations::{BlockPair, RowGroup};
+use crate::strips::{STRIP, Strips};
 use crate::tiles::{Lanes, PackedTile, TILE};
 
 /// Words of four bytes in a block.
@@ -127,36 +128,76 @@ fn totals(dots: [__m512i; PAIRS]) -> __m512i {
 /// See [`Isa::pack`](crate::isa::Isa::pack).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 pub(in crate::kernel) fn pack(weights: Blocks<'_>, per_row: usize, packed: &mut PackedTile) {
+    pack_halves((weights, Order::Rows), per_row, packed);
+}
+
+/// See [`Isa::pack_strips`](crate::isa::Isa::pack_strips).
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+pub(in crate::kernel) fn pack_strips(weights: Strips<'_>, per_row: usize, packed: &mut PackedTile) {
+    pack_halves((weights.memory(), Order::Strips), per_row, packed);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn pack_halves((weights, order): (Blocks<'_>, Order), per_row: usize, packed: &mut PackedTile) {
     let rows = weights.scales.len() / per_row;
     for first in (0..TILE).step_by(STRIP) {
         let own = first.min(rows)..rows.min(first + STRIP);
-        let codes = weights.rows(own.clone(), per_row * BLOCK).codes;
-        match weights.bits {
-            Bits::Eight => pack_strip::<8>(codes, [own.len(), per_row], first, packed),
-            Bits::Four => pack_strip::<4>(codes, [own.len(), per_row], first, packed),
+        let weights = weights.rows(own.clone(), per_row * BLOCK);
+        match (order, weights.bits) {
+            (Order::Strips, Bits::Eight) if own.len() == STRIP => copy_strip::<8>(weights, first, packed),
+            (Order::Strips, Bits::Four) if own.len() == STRIP => copy_strip::<4>(weights, first, packed),
+            (_, Bits::Eight) => pack_strip::<8>(weights, [own.len(), per_row], first, packed),
+            (_, Bits::Four) => pack_strip::<4>(weights, [own.len(), per_row], first, packed),
         }
     }
+}
+
+/// Packs up to sixteen rows, those from `first` on of the tile; missing rows become zeros.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
+fn pack_strip<const B: usize>(weights: Blocks<'_>, [rows, per_row]: [usize; 2], first: usize, packed: &mut PackedTile) {
+    let mut turned = [[_mm512_setzero_si512(); WORDS]; 4];
+    for block in (0..per_row).step_by(16 / B) {
+        let own = block..per_row.min(block + 16 / B);
+        turn_codes::<B>(weights.codes, [rows, per_row], own.clone(), &mut turned);
+        let words = packed.words[own.start * WORDS..own.end * WORDS].iter_mut().zip(turned.as_flattened());
+        words.for_each(|(words, turned)| store(*turned, &mut words[first..]));
+    }
     for (block, scales) in packed.scales[..per_row].iter_mut().enumerate() {
-        for (row, scale) in scales.iter_mut().enumerate() {
+        for (row, scale) in scales[first..first + STRIP].iter_mut().enumerate() {
             *scale = if row < rows { weights.scales[row * per_row + block] } else { 0.0 };
         }
     }
 }
 
-/// Packs the codes of up to sixteen rows, those from `first` on of the tile.
+/// As [`pack_strip`], of sixteen rows that are turned.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn pack_strip<const B: usize>(codes: &[u8], [rows, per_row]: [usize; 2], first: usize, packed: &mut PackedTile) {
-    let mut turned = [[_mm512_setzero_si512(); WORDS]; 4];
-    for block in (0..per_row).step_by(16 / B) {
-        let own = block..per_row.min(block + 16 / B);
-        turn_codes::<B>(codes, [rows, per_row], own.clone(), &mut turned);
-        let words = packed.words[own.start * WORDS..own.end * WORDS].iter_mut().zip(turned.as_flattened());
-        for (words, turned) in words {
-            let words: &mut [u32; STRIP] = words[first..].first_chunk_mut().expect("a tile has whole vectors");
-            // SAFETY: the array has sixteen words of four bytes.
-            unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), *turned) };
+fn copy_strip<const B: usize>(weights: Blocks<'_>, first: usize, packed: &mut PackedTile) {
+    let (codes, low) = (weights.codes.as_chunks::<64>().0, _mm512_set1_epi8(15));
+    for (codes, words) in codes.chunks_exact(B).zip(packed.words.as_chunks_mut::<WORDS>().0) {
+        let (words, high_words) = words.split_at_mut(B);
+        for (i, (codes, words)) in codes.iter().zip(words).enumerate() {
+            // SAFETY: the array is a vector.
+            let codes = unsafe { _mm512_loadu_si512(codes.as_ptr().cast()) };
+            if B == 8 {
+                store(codes, &mut words[first..]);
+            } else {
+                store(_mm512_and_si512(codes, low), &mut words[first..]);
+                store(_mm512_and_si512(_mm512_srli_epi16::<4>(codes), low), &mut high_words[i][first..]);
+            }
         }
     }
+    for (scales, packed) in weights.scales.as_chunks::<STRIP>().0.iter().zip(&mut packed.scales) {
+        packed[first..first + STRIP].copy_from_slice(scales);
+    }
+}
+
+/// Writes a vector to the first of `words`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store(vector: __m512i, words: &mut [u32]) {
+    let words: &mut [u32; STRIP] = words.first_chunk_mut().expect("a tile has whole vectors");
+    // SAFETY: the array has sixteen words of four bytes.
+    unsafe { _mm512_storeu_si512(words.as_mut_ptr().cast(), vector) };
 }
 
 /// The codes of one or two blocks of `B` bits as unsigned bytes, in order.
