@@ -115,7 +115,8 @@ impl Constants {
                 }
             }
             if !updates.is_empty() {
-                let update = Update::new(updates, [product.n_outputs, product.n_inputs], true, &arena);
+                let is_quantized = product.bits <= 8;
+                let update = Update::new(updates, [product.n_outputs, product.n_inputs], is_quantized, &arena);
                 model.insert(product.name.clone(), update);
             }
         }

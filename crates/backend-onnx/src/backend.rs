@@ -227,7 +227,7 @@ fn describe(
     let mut info = ModelInfo::new(&files.name, BackendKind::Onnx, version);
     info.device = options.device;
     info.dtype = source.dtype;
-    info.memory_dtype = source.dtype;
+    info.memory_dtype = source.memory_dtype;
     info.architecture = config.architecture.to_string();
     info.n_layers = config.n_layers;
     info.hidden_size = config.hidden_size;

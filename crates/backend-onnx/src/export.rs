@@ -22,7 +22,7 @@ use self::staging::Staging;
 
 /// The exporter's version: the release of Tandem, and a number that grows when the same release builds a different graph than before.
 /// The cache does not find graphs of other versions.
-pub const EXPORTER_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-8");
+pub const EXPORTER_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-9");
 
 /// What to do about a disk that is too small.
 pub(crate) const NO_SPACE: &str = "make room, choose a directory on another disk, or a smaller dtype such as int4";

@@ -104,6 +104,13 @@ fn mapped_name(graph: &GraphFootprint) -> &'static str {
     if has_weights { "weights, embedding and tables" } else { "embedding and tables" }
 }
 
+/// Bytes of a weight as a checkpoint of `shape` has most of them.
+fn stored_value(shape: &ModelShape) -> Count {
+    let head = if shape.tied { Saturating(0) } else { shape.embedding() };
+    let n = shape.projections() + shape.embedding() + head;
+    Saturating(if shape.stored_bytes > Saturating(3) * n { 4 } else { 2 })
+}
+
 fn is_float(dtype: DType) -> bool {
     matches!(dtype, DType::F32 | DType::F16 | DType::Bf16)
 }
@@ -112,17 +119,21 @@ impl GraphFootprint {
     /// The graph that is made of a checkpoint (`tandem-onnx-graph`, `build`): a tied head shares the embedding, another embedding stays
     /// as the checkpoint has it.
     pub(crate) fn of_checkpoint(shape: &ModelShape, dtype: DType, kernels: Kernels) -> Self {
-        let head = weight_bytes(dtype, shape.embedding());
-        let products = weight_bytes(dtype, shape.projections()) + head;
         let is_float = is_float(dtype);
-        let is_own = !is_float && kernels == Kernels::Tandem;
+        let is_own = kernels == Kernels::Tandem && (!is_float || dtype == DType::F32);
+        let bytes = |n: Count| match is_own && is_float {
+            true => stored_value(shape) * n,
+            false => weight_bytes(dtype, n),
+        };
+        let head = bytes(shape.embedding());
+        let products = bytes(shape.projections()) + head;
         let table_value = Saturating(if dtype == DType::F16 { 2 } else { 4 });
         let zero = Saturating(0);
         let others =
             table_value * shape.max_context * shape.head_dim + if shape.tied { zero } else { Saturating(2) * shape.embedding() };
         Self {
-            float_products: if is_float { products } else { zero },
-            block_products: if is_float { zero } else { products },
+            float_products: if is_float && !is_own { products } else { zero },
+            block_products: if is_float && !is_own { zero } else { products },
             custom_products: if is_own { products } else { zero },
             others,
             shared: if shape.tied && !is_own { head } else { zero },

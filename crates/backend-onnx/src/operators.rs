@@ -1,4 +1,5 @@
-//! Tandem's kernels as custom operators of ONNX Runtime, on the processor: products with quantised weights, and attention.
+//! Tandem's kernels as custom operators of ONNX Runtime, on the processor: products with quantised weights and with floats, and
+//! attention.
 //!
 //! They take the inputs and attributes of the operators that they stand in for (`com.microsoft`), which an edit gives to this domain just
 //! before the engine loads a graph. Weights are read where the graph has them: in files beside it the engine maps them, and nothing is packed or
@@ -8,6 +9,7 @@
 mod attention;
 mod batch;
 mod block;
+mod floats;
 mod places;
 mod product;
 mod updates;
@@ -32,6 +34,7 @@ use self::attention::Attention;
 pub(crate) use self::attention::TOO_LARGE;
 pub(crate) use self::batch::{Batch, CacheMemory, Sequence, with_batch};
 use self::block::Block;
+use self::floats::FloatWeights;
 use self::product::Product;
 pub(crate) use self::updates::{ModelUpdates, Registered, Updates};
 use self::weights::BlockWeights;
@@ -96,6 +99,13 @@ impl MappedWeights {
             Some(copying) => mapped.0.push(copying),
             None => mapped.1.extend(weights.ranges()),
         }
+    }
+
+    #[expect(unsafe_code, reason = "another thread reads what the engine keeps")]
+    fn add_floats(&self, weights: &FloatWeights<'_>) {
+        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: as for weights in blocks.
+        mapped.0.extend(unsafe { weights.copying(&self.arena) });
     }
 }
 

@@ -12,7 +12,8 @@ use ort::memory::Allocator;
 use ort::session::{NoSelectedOutputs, RunOptions};
 use ort::value::{DynTensor, DynValue};
 use tandem_core::backend::{Capability, KvState};
-use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, SessionOptions, TokenId};
+use tandem_core::sequence::{PREFILL_CHUNK, next_chunk};
+use tandem_core::{CancelToken, Device, Error, Logits, LogitsRequest, Result, Session, SessionOptions, TokenId};
 
 pub(crate) use self::batch::append_batch;
 use crate::adapters::Constants;
@@ -24,6 +25,9 @@ use crate::run::{RawValue, run, take};
 
 /// Place of the logits among the outputs of a run.
 const LOGITS: usize = 0;
+
+/// The most tokens of a run on the processor: it bounds the memory of what lies between layers. Of a longer append each part is a run.
+const MAX_RUN: usize = 2 * PREFILL_CHUNK;
 
 /// A sequence on ONNX Runtime.
 pub(crate) struct OnnxSession {
@@ -87,6 +91,38 @@ impl OnnxSession {
             None if graph.logits.last_only => (1, 0),
             None => (n_given, 0),
         }
+    }
+
+    /// Whether so many tokens are appended in several runs: where the cache is appended to in place, which costs nothing. An accelerator is
+    /// faster with all at once.
+    fn divides(&self, n_tokens: usize) -> bool {
+        n_tokens > MAX_RUN && self.model.info.device == Device::Cpu && !matches!(self.cache, KvCache::Carried(_))
+    }
+
+    /// Appends `tokens` in parts, of which each has enough tokens for the bits that it would have with the others.
+    fn append_parts(&mut self, tokens: &[TokenId], n_requested: usize, logits: &mut Logits) -> Result<()> {
+        self.cache.reserve(self.n_tokens, self.n_tokens + tokens.len())?;
+        let mut out = logits.resize(n_requested, self.model.info.vocab_size);
+        let mut rest = tokens;
+        while !rest.is_empty() {
+            let (part, after) = rest.split_at(next_chunk(rest.len(), MAX_RUN, MAX_RUN));
+            let n_rows = n_requested.saturating_sub(after.len()).min(part.len());
+            let (own, others) = out.split_at_mut(n_rows * self.model.info.vocab_size);
+            self.append_run(part, n_rows, own)?;
+            (rest, out) = (after, others);
+        }
+        Ok(())
+    }
+
+    /// Appends `tokens` in one run, and writes the logits of the last `n_requested` to `out`.
+    fn append_run(&mut self, tokens: &[TokenId], n_requested: usize, out: &mut [f32]) -> Result<()> {
+        let (n_rows, keep) = self.rows(tokens.len(), n_requested);
+        let returned = self.run(tokens, n_rows, keep)?;
+        if n_requested > 0 {
+            let first = (n_rows - n_requested) * self.model.info.vocab_size;
+            copy_floats(returned.as_ref().unwrap_or(&self.row), first, out)?;
+        }
+        Ok(())
     }
 
     /// Runs the graph over `tokens` and leaves the logits in `self.row` or returns them.
@@ -191,15 +227,18 @@ impl Session for OnnxSession {
     }
 
     fn append_into(&mut self, tokens: &[TokenId], request: LogitsRequest, logits: &mut Logits) -> Result<()> {
-        let vocab_size = self.model.info.vocab_size;
         let n_requested = request.n_rows(tokens.len());
-        let (n_rows, keep) = self.rows(tokens.len(), n_requested);
-        let returned = self.run(tokens, n_rows, keep)?;
-        if n_requested > 0 {
-            let rows = logits.resize(n_requested, vocab_size);
-            copy_floats(returned.as_ref().unwrap_or(&self.row), (n_rows - n_requested) * vocab_size, rows)?;
+        if !self.divides(tokens.len()) {
+            let rows = logits.resize(n_requested, self.model.info.vocab_size);
+            return self.append_run(tokens, n_requested, rows);
         }
-        Ok(())
+        let held = self.n_tokens;
+        let appended = self.append_parts(tokens, n_requested, logits);
+        if appended.is_err() {
+            // What earlier parts wrote lies behind the tokens held.
+            self.n_tokens = held;
+        }
+        appended
     }
 
     fn rewind(&mut self, n_tokens: usize) -> Result<()> {

@@ -37,6 +37,8 @@ pub(crate) struct Source {
     pub(crate) location: GraphLocation,
     /// The dtype of the weights.
     pub(crate) dtype: DType,
+    /// In what they are multiplied by, which may be narrower floats that are widened as they are read.
+    pub(crate) memory_dtype: DType,
     /// Every KV tensor is appended to by `GroupQueryAttention`, which can do so in place.
     pub(crate) in_place: bool,
     /// With Tandem's operators, a run can be given the tokens of several sequences.
@@ -252,6 +254,7 @@ impl Source {
             name: file.name().into_owned(),
             location: location(file, graph, directory, options)?,
             dtype: *dtype,
+            memory_dtype: memory_dtype(graph, *dtype),
             in_place: appends_in_place(graph),
             can_pack: false,
             cache_in_blocks: false,
@@ -277,13 +280,14 @@ impl Source {
             let opened = OpenedGraph::open(&GraphFile { file, dtype: Some(dtype) }, options.dtype)?;
             return Ok(Self { cached: Some(cached), ..Self::of_graph(&opened, options)? });
         }
-        let bytes = GraphPlan::open(files, config, format, RunBy::of(options))?.build()?;
+        let bytes = GraphPlan::open(files, config, format, RunBy::of(options)?)?.build()?;
         let graph = Graph::parse(bytes, &files.name).map_err(bad_graph)?;
         Ok(Self {
             name: files.name.clone(),
             location: edited(&graph, None, options)?
                 .unwrap_or_else(|| GraphLocation::Memory { bytes: Cow::Owned(graph.bytes().to_vec()), weights: None }),
             dtype,
+            memory_dtype: memory_dtype(&graph, dtype),
             in_place: appends_in_place(&graph),
             can_pack: false,
             cache_in_blocks: false,
@@ -382,14 +386,26 @@ fn dtype_of(graph: &Graph) -> Option<DType> {
     if nodes.iter().any(|node| ["MatMulInteger", "DynamicQuantizeMatMul", "QLinearMatMul"].contains(&node.op_type.as_str())) {
         return Some(DType::Int8);
     }
+    // A graph of Tandem's says it: its floats may be narrower than what they are widened to.
+    let said = graph.metadata().iter().find(|(key, _)| key == "tandem.weights").and_then(|(_, dtype)| dtype.parse().ok());
     // The largest matrix decides: norms and tables may be of another type.
     let largest = graph.initializers().iter().filter(|tensor| tensor.dims.len() >= 2).max_by_key(|tensor| tensor.n_elements())?;
-    match largest.data_type {
+    said.or_else(|| float_dtype(largest.data_type))
+}
+
+fn float_dtype(data_type: DataType) -> Option<DType> {
+    match data_type {
         DataType::FLOAT => Some(DType::F32),
         DataType::FLOAT16 => Some(DType::F16),
         DataType::BFLOAT16 => Some(DType::Bf16),
         _ => None,
     }
+}
+
+/// In what the weights of `graph`, of `dtype`, are multiplied by: those of floats in rows as they are stored.
+fn memory_dtype(graph: &Graph, dtype: DType) -> DType {
+    let of_rows = graph.nodes().iter().filter_map(|node| graph.float_rows(node)).max_by_key(|tensor| tensor.n_elements());
+    of_rows.filter(|_| dtype == DType::F32).and_then(|tensor| float_dtype(tensor.data_type)).unwrap_or(dtype)
 }
 
 /// Refuses heads that `GroupQueryAttention` does not accept, which it would say at the first run only. `head_dim` is their width where the

@@ -73,6 +73,14 @@ impl Drop for MovingFiles {
     }
 }
 
+/// Whether the system makes huge pages on request: what is copied into new memory is read faster there.
+pub fn are_available() -> bool {
+    #[cfg(target_os = "linux")]
+    return linux::huge_page().is_some();
+    #[cfg(not(target_os = "linux"))]
+    false
+}
+
 /// Does all of `copies` and then moves `ranges`, while `is_wanted` says so.
 fn move_all(copies: Vec<Copying>, ranges: &[Range<usize>], is_wanted: &Mutex<bool>) {
     #[cfg(target_os = "linux")]

@@ -15,7 +15,7 @@ pub const LEAST_CHUNK: usize = 9;
 
 /// How many of the `rest` tokens of a prompt are computed next, where `wanted` are to be: never so many that fewer than [`LEAST_CHUNK`]
 /// remain, unless the chunks of `most` that were asked for are too small for it.
-pub(crate) fn next_chunk(rest: usize, wanted: usize, most: usize) -> usize {
+pub fn next_chunk(rest: usize, wanted: usize, most: usize) -> usize {
     let least = if most < 2 * LEAST_CHUNK { 1 } else { LEAST_CHUNK };
     let wanted = wanted.min(most).max(least);
     if wanted >= rest || rest < 2 * least { rest } else { wanted.min(rest - least) }

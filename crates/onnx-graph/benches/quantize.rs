@@ -75,6 +75,7 @@ fn quantise(criterion: &mut Criterion) {
             weights: format,
             head: format,
             blocks: Blocks::default(),
+            rows: None,
             adapter_inputs: false,
             metadata: Vec::new(),
         };

@@ -18,8 +18,8 @@ pub use self::logits::LogitsControl;
 use self::low_rank::Update;
 pub use self::low_rank::{AdapterInputs, LowRank};
 pub use self::operators::block::{
-    BLOCK_OPERATOR, BlockMatrix, OUTPUTS_ATTRIBUTE, RowBlock, RowFunction, RowStep, STEPS_ATTRIBUTE, WIDTHS_ATTRIBUTE,
-    product_attribute,
+    BLOCK_OPERATOR, BlockMatrix, FloatMatrix, OUTPUTS_ATTRIBUTE, RowBlock, RowFunction, RowStep, STEPS_ATTRIBUTE,
+    WIDTHS_ATTRIBUTE, product_attribute,
 };
 pub use self::operators::{
     ADAPTER_INPUT, ADAPTER_PLACE, CustomOperators, CustomProduct, F16_ATTENTION, MODULE_ATTRIBUTE, OPERATOR_DOMAIN,

@@ -43,8 +43,8 @@ pub use crate::build::{
 };
 pub use crate::edit::{
     ADAPTER_INPUT, ADAPTER_PLACE, Activations, AdapterInputs, BLOCK_OPERATOR, BlockMatrix, CustomOperators, CustomProduct, Edit,
-    F16_ATTENTION, LogitsControl, LowRank, MODULE_ATTRIBUTE, OPERATOR_DOMAIN, OUTPUTS_ATTRIBUTE, Product, RowBlock, RowFunction,
-    RowStep, STEPS_ATTRIBUTE, WIDTHS_ATTRIBUTE, module_name, product_attribute,
+    F16_ATTENTION, FloatMatrix, LogitsControl, LowRank, MODULE_ATTRIBUTE, OPERATOR_DOMAIN, OUTPUTS_ATTRIBUTE, Product, RowBlock,
+    RowFunction, RowStep, STEPS_ATTRIBUTE, WIDTHS_ATTRIBUTE, module_name, product_attribute,
 };
 pub use crate::error::{Error, Result};
 pub use crate::graph::{

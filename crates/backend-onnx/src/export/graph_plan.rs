@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use tandem_core::adapter::{Merged, ScaledAdapter};
-use tandem_core::backend::{LoadOptions, Purpose};
+use tandem_core::backend::{Kernels, LoadOptions, Purpose};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::{Architecture, ModelConfig};
 use tandem_core::files::ModelFiles;
@@ -21,6 +21,7 @@ use tandem_onnx_graph::{
 };
 
 use crate::error::bad_graph;
+use crate::operators::kernels_for;
 
 /// A graph that can be built: the weights are there, with the shapes that the configuration says.
 pub(crate) struct GraphPlan {
@@ -47,14 +48,29 @@ enum PlannedSpec {
 pub(crate) enum RunBy {
     /// Tandem, which does not pad.
     Tandem,
+    /// Tandem with its own kernels, which read floats as checkpoints have them.
+    OwnKernels,
     /// Any program.
     Anyone,
 }
 
 impl RunBy {
     /// Who runs the graph of a model that is loaded with `options`: where texts are padded, it must be one for any program.
-    pub(crate) fn of(options: &LoadOptions) -> Self {
-        if options.onnx.buckets_on(options.device).is_some() { Self::Anyone } else { Self::Tandem }
+    ///
+    /// # Errors
+    /// As [`kernels_for`].
+    pub(crate) fn of(options: &LoadOptions) -> Result<Self> {
+        Ok(match kernels_for(options)? {
+            _ if options.onnx.buckets_on(options.device).is_some() => Self::Anyone,
+            Kernels::Tandem => Self::OwnKernels,
+            Kernels::Runtime => Self::Tandem,
+        })
+    }
+
+    /// Whether matrices of floats stay as the checkpoint has them in a graph of `format`. Those of encoders do not: long sequences gain nothing
+    /// from it.
+    pub(crate) fn keeps_rows(self, format: GraphFormat) -> bool {
+        self == Self::OwnKernels && format.dtype == DType::F32 && format.outputs == GraphOutputs::Logits
     }
 }
 
@@ -78,7 +94,7 @@ impl GraphPlan {
     pub(crate) fn open(files: &ModelFiles, config: &ModelConfig, format: GraphFormat, run_by: RunBy) -> Result<Self> {
         refuse_unsupported_architecture(config, format.outputs, &files.name)?;
         refuse_unsupported_format(config, format, &files.name)?;
-        let options = build_options(config, format, &files.name)?;
+        let mut options = build_options(config, format, &files.name)?;
         if let Some(method) = config.quantization_method() {
             return Err(Error::Unsupported {
                 what: format!("the checkpoint `{}`, whose weights are quantised by `{method}`,", files.name),
@@ -98,6 +114,7 @@ impl GraphPlan {
             PlannedSpec::Decoder(spec) => {
                 let weights = inventory::expected(config, &spec.prefix, options.outputs);
                 inventory::check(&weights, spec, options.outputs, &checkpoint, &config_file)?;
+                options.rows = run_by.keeps_rows(format).then(|| weight_type(inventory::matrix_dtype(&weights, &checkpoint)));
                 [inventory::stored_bytes(&weights, &checkpoint), inventory::graph_bytes(&weights, spec, &checkpoint, &options)]
             }
             PlannedSpec::Encoder(spec) => encoder_inventory::check(spec, &options, &checkpoint, &config_file)?,
@@ -291,6 +308,7 @@ fn build_options(config: &ModelConfig, format: GraphFormat, model: &str) -> Resu
         weights: weights(format.dtype)?,
         head: weights(format.head_dtype)?,
         blocks: Blocks { size: format.block_size, symmetric: !format.zero_points },
+        rows: None,
         adapter_inputs: format.adapter_inputs,
         metadata: Vec::new(),
     })

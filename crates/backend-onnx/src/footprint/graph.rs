@@ -12,9 +12,9 @@ use tandem_onnx_graph::{DataType, Graph, TensorData};
 pub(crate) struct GraphFootprint {
     /// Floats that products multiply by (`MatMul`, `Gemm`), which the engine copies into an order of its own.
     pub(crate) float_products: Count,
-    /// Codes, scales and zero points of 8 and 4 bits that products multiply by (`MatMulNBits`).
+    /// Codes, scales and zero points of 8 and 4 bits that products multiply by (`MatMulNBits`), and floats that Tandem's operators do.
     pub(crate) block_products: Count,
-    /// Those of them that Tandem's operators read where they lie.
+    /// Those of them that Tandem's operators read where they lie: all floats.
     pub(crate) custom_products: Count,
     /// All others: embeddings, norms, tables.
     pub(crate) others: Count,
@@ -70,6 +70,11 @@ fn uses(graph: &Graph, kernels: Kernels) -> HashMap<&str, Vec<Use>> {
     let mut uses: HashMap<&str, Vec<Use>> = HashMap::new();
     for node in graph.nodes() {
         let is_own = kernels == Kernels::Tandem && graph.has_custom_operator(node);
+        // Not what it is widened to, which is not computed then.
+        if let Some(floats) = graph.float_rows(node).filter(|_| is_own) {
+            uses.entry(&floats.name).or_default().push(Use::CustomProduct);
+            continue;
+        }
         for (place, input) in node.inputs.iter().enumerate() {
             let used = match node.op_type.as_str() {
                 "MatMul" | "Gemm" | "FusedMatMul" | "FusedGemm" if place == 1 => Use::FloatProduct,

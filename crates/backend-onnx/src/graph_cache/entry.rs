@@ -49,7 +49,7 @@ pub fn cached_graph(files: &ModelFiles, dtype: DType, options: &LoadOptions) -> 
     let hashes: Vec<String> = hashes.collect::<Result<_>>()?;
     remembered.save();
 
-    let directory = graphs.join(key(format, RunBy::of(options), &hashes));
+    let directory = graphs.join(key(format, RunBy::of(options)?, &hashes));
     let (path, locked) = (directory.join(GRAPH_FILE), directory.with_extension("lock"));
     let what = format!("the export of {} to {dtype}", files.name);
     loop {
@@ -74,7 +74,7 @@ fn export_into(
     options: &LoadOptions,
 ) -> Result<()> {
     let graphs = directory.parent().unwrap_or(directory);
-    let plan = GraphPlan::open(files, &files.model_config()?, format, RunBy::of(options))?;
+    let plan = GraphPlan::open(files, &files.model_config()?, format, RunBy::of(options)?)?;
     let limit = limit()?;
     fs::create_dir_all(graphs).map_err(|error| unusable("made", graphs, error))?;
     let _lock = exclusive(&directory.with_extension("lock"), what, options)?;
@@ -99,7 +99,8 @@ fn export_into(
 fn key(format: GraphFormat, run_by: RunBy, hashes: &[String]) -> String {
     let mut hasher = Sha256::new();
     let outputs = match run_by {
-        RunBy::Tandem => format.outputs.to_string(),
+        run_by if run_by.keeps_rows(format) => format!("{} of matrices in rows", format.outputs),
+        RunBy::Tandem | RunBy::OwnKernels => format.outputs.to_string(),
         RunBy::Anyone => format!("{} with a mask", format.outputs),
     };
     for part in [EXPORTER_VERSION, &format.dtype.to_string(), &format.head_dtype.to_string(), &outputs]

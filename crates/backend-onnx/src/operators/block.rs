@@ -8,16 +8,17 @@ use std::sync::Arc;
 
 use ort::operator::{ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput, ShapeInferenceContext};
 use ort::value::{Shape, SymbolicDimensions, TensorElementType, TensorValueType, ValueType};
+use rayon::prelude::*;
 use tandem_core::config::Activation;
 use tandem_kernels::elementwise::{GateActivation, activate_all, rms_norm, sigmoid_all, write_gated, write_product, write_sum};
-use tandem_kernels::matrix::{Kernels, ProductPart, RowRun, Terms, write_products};
+use tandem_kernels::matrix::{Kernels, MatrixView, ProductPart, RowRun, Terms, write_products};
 use tandem_kernels::quantize::Bits;
 use tandem_kernels::scratch_slice;
 use tandem_onnx_graph::{
-    BLOCK_OPERATOR, BlockMatrix, OUTPUTS_ATTRIBUTE, RowBlock, RowFunction, RowStep, STEPS_ATTRIBUTE, WIDTHS_ATTRIBUTE,
-    product_attribute,
+    BLOCK_OPERATOR, OUTPUTS_ATTRIBUTE, RowBlock, RowFunction, RowStep, STEPS_ATTRIBUTE, WIDTHS_ATTRIBUTE, product_attribute,
 };
 
+use super::floats::FloatWeights;
 use super::places::{Place, Places};
 use super::weights::{BlockWeights, copied_floats, reorder};
 use super::{Floats, MappedWeights, ModelUpdates, Scratch, ScratchPool, Updates, batch, input, node_error, output, shape};
@@ -60,13 +61,42 @@ enum What<'n> {
     AddVector(Vec<f32>),
     Function(RowFunction),
     Gated(RowFunction),
+    Columns { first: usize },
 }
 
 struct Product<'n> {
-    weights: BlockWeights<'n>,
+    weights: Matrix<'n>,
     bias: Option<Vec<f32>>,
     /// What adapters call it.
     module: Option<String>,
+}
+
+/// The weights of a product.
+enum Matrix<'n> {
+    Blocks(BlockWeights<'n>),
+    Floats(FloatWeights<'n>),
+}
+
+impl Matrix<'_> {
+    fn view(&self) -> MatrixView<'_> {
+        match self {
+            Self::Blocks(weights) => weights.view(),
+            Self::Floats(weights) => weights.view(),
+        }
+    }
+
+    /// Outputs and inputs.
+    fn shape(&self) -> [usize; 2] {
+        match self {
+            Self::Blocks(weights) => [weights.rows, weights.columns],
+            Self::Floats(weights) => [weights.rows, weights.columns],
+        }
+    }
+
+    /// Whether inputs are put in another order for it.
+    fn reorders(&self) -> bool {
+        matches!(self, Self::Blocks(weights) if weights.bits == Bits::Four)
+    }
 }
 
 impl Operator for Block {
@@ -114,7 +144,12 @@ impl Operator for Block {
             first += step.n_outputs();
             steps.push(made);
         }
-        steps.iter().flat_map(Step::products).for_each(|product| self.mapped.add(&product.weights));
+        for product in steps.iter().flat_map(Step::products) {
+            match &product.weights {
+                Matrix::Blocks(weights) => self.mapped.add(weights),
+                Matrix::Floats(weights) => self.mapped.add_floats(weights),
+            }
+        }
         let read = steps.iter().map(|step| (&step.rows[..], step.made()));
         let places = Places::new(n_inputs, &block.widths, &block.outputs, read);
         let is_named = |step: &Step<'_>| step.products().iter().any(|product| product.module.is_some());
@@ -134,14 +169,20 @@ impl Operator for Block {
 /// `step` with its constants; `n_products` counts the products of the block.
 fn what<'n>(context: &KernelContext<'n>, step: &RowStep, n_products: &mut usize) -> ort::Result<What<'n>> {
     let vector = |place: usize| copied_floats(&context.constant_input::<TensorValueType<f32>>(place)?);
-    let mut product = |matrix: &BlockMatrix| -> ort::Result<_> {
+    let mut product = |weights: Matrix<'n>, bias: Option<usize>| -> ort::Result<_> {
         let module = context.get::<String>(product_attribute(*n_products));
         *n_products += 1;
-        let bias = matrix.bias.map(vector).transpose()?;
-        Ok(Product { weights: BlockWeights::new(context, matrix)?, bias, module })
+        Ok(Product { weights, bias: bias.map(vector).transpose()?, module })
     };
     Ok(match step {
-        RowStep::Products { matrices, .. } => What::Products(matrices.iter().map(&mut product).collect::<ort::Result<_>>()?),
+        RowStep::Products { matrices, .. } => {
+            let each = matrices.iter().map(|m| product(Matrix::Blocks(BlockWeights::new(context, m)?), m.bias));
+            What::Products(each.collect::<ort::Result<_>>()?)
+        }
+        RowStep::FloatProducts { matrices, .. } => {
+            let each = matrices.iter().map(|m| product(Matrix::Floats(FloatWeights::new(context, m)?), m.bias));
+            What::Products(each.collect::<ort::Result<_>>()?)
+        }
         RowStep::RmsNorm { weight, epsilon, .. } => What::RmsNorm { weight: vector(*weight)?, epsilon: f32::from_bits(*epsilon) },
         RowStep::Add(_) => What::Add,
         RowStep::Mul(_) => What::Mul,
@@ -149,6 +190,7 @@ fn what<'n>(context: &KernelContext<'n>, step: &RowStep, n_products: &mut usize)
         RowStep::Activation(function, _) => What::Function(*function),
         RowStep::Gated(RowFunction::Sigmoid, _) => return Err(node_error("a sigmoid is not a gate")),
         RowStep::Gated(function, _) => What::Gated(*function),
+        RowStep::Columns { first, .. } => What::Columns { first: *first },
     })
 }
 
@@ -157,7 +199,7 @@ impl What<'_> {
     fn rows(&self, step: &RowStep) -> Vec<usize> {
         let mut inputs = step.inputs();
         let n = match self {
-            Self::Products(_) | Self::RmsNorm { .. } | Self::AddVector(_) | Self::Function(_) => 1,
+            Self::Products(_) | Self::RmsNorm { .. } | Self::AddVector(_) | Self::Function(_) | Self::Columns { .. } => 1,
             Self::Add | Self::Mul | Self::Gated(_) => 2,
         };
         inputs.truncate(n);
@@ -183,11 +225,13 @@ impl<'n> Step<'n> {
             What::Products(products) => {
                 let fits = |(product, &width): (&Product<'_>, &usize)| {
                     let has_bias = product.bias.as_ref().is_none_or(|bias| bias.len() == width);
-                    product.weights.columns == read && product.weights.rows == width && has_bias
+                    product.weights.shape() == [width, read] && has_bias
                 };
                 !products.is_empty() && products.iter().zip(made).all(fits)
             }
-            What::RmsNorm { weight: vector, .. } | What::AddVector(vector) => vector.len() == read && made == [read],
+            What::RmsNorm { weight, .. } => !weight.is_empty() && read.is_multiple_of(weight.len()) && made == [read],
+            What::AddVector(vector) => vector.len() == read && made == [read],
+            What::Columns { first } => made[0] > 0 && first.checked_add(made[0]).is_some_and(|end| end <= read),
             What::Add | What::Mul | What::Function(_) | What::Gated(_) => made == [read],
         };
         if fits && is_same && read > 0 { Ok(()) } else { Err(node_error("the widths of a block do not fit together")) }
@@ -261,9 +305,9 @@ impl BlockKernel<'_> {
         };
         let x = read(0);
         if let What::Products(products) = &step.what {
-            let x = match products[0].weights.bits {
-                Bits::Eight => x,
-                Bits::Four => {
+            let x = match products[0].weights.reorders() {
+                false => x,
+                true => {
                     let ordered = scratch_slice(ordered, x.len());
                     reorder(x, ordered);
                     ordered
@@ -273,9 +317,10 @@ impl BlockKernel<'_> {
             let mut parts: Vec<_> = parts.map(|(product, out)| part(product, adapted, n, out)).collect();
             write_products(x, &mut parts, buffers.runs, packed);
         } else {
-            let out = &mut outs[0][..x.len()];
+            let out = &mut outs[0][..n * self.block.widths[step.first]];
             match &step.what {
                 What::Products(_) => {}
+                What::Columns { first } => write_columns(x, self.block.widths[step.rows[0]], *first, n, out),
                 What::RmsNorm { weight, epsilon } => rms_norm(x, weight, *epsilon, out),
                 What::Add => write_sum(x, read(1), out),
                 What::Mul => write_product(x, read(1), out),
@@ -301,12 +346,21 @@ impl BlockKernel<'_> {
     }
 }
 
+/// Writes the columns from `first` on of each of `n` rows of `x` to `out`, as many as fit.
+fn write_columns(x: &[f32], width: usize, first: usize, n: usize, out: &mut [f32]) {
+    /// Values of a task.
+    const TOGETHER: usize = 1 << 14;
+    let columns = out.len() / n;
+    let rows = out.par_chunks_mut(columns).zip(x.par_chunks(width)).with_min_len(TOGETHER.div_ceil(columns));
+    rows.for_each(|(out, x)| out.copy_from_slice(&x[first..first + columns]));
+}
+
 /// One of the products of a step.
 fn part<'p>(product: &'p Product<'_>, adapted: Option<&'p ModelUpdates>, n: usize, out: &'p mut [f32]) -> ProductPart<'p> {
     let update = adapted.zip(product.module.as_ref()).and_then(|(model, module)| model.get(module));
     ProductPart {
         matrix: product.weights.view(),
         terms: Terms { bias: product.bias.as_deref(), update },
-        out: &mut out[..n * product.weights.rows],
+        out: &mut out[..n * product.weights.shape()[0]],
     }
 }

@@ -2,6 +2,7 @@
 
 mod attention;
 mod block;
+mod floats;
 mod onnx;
 mod product;
 

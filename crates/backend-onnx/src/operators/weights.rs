@@ -5,11 +5,12 @@
 //! Source: `MatMulNBits` in `ContribOperators.md` of ONNX Runtime.
 
 use std::ffi::c_void;
+use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use ort::operator::KernelContext;
-use ort::value::{TensorValueType, ValueRef};
+use ort::value::{PrimitiveTensorElementType, TensorValueType, ValueRef};
 use rayon::prelude::*;
 use tandem_core::arena::Arena;
 use tandem_core::backend::Numerics;
@@ -77,12 +78,11 @@ impl<'n> BlockWeights<'n> {
 
     /// The addresses of what it reads of the graph.
     pub(super) fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
-        let of = |start: *const c_void, n: usize| start.expose_provenance()..start.expose_provenance() + n;
         let scales = match &self.scales {
-            Scales::Given(scales) => Some(of(scales.data_ptr(), scales.shape().num_elements() * size_of::<f32>())),
+            Scales::Given(scales) => Some(address_range(scales.data_ptr(), scales.shape().num_elements() * size_of::<f32>())),
             Scales::Repeated(_) => None,
         };
-        [Some(of(self.codes.data_ptr(), self.codes.shape().num_elements())), scales].into_iter().flatten()
+        [Some(address_range(self.codes.data_ptr(), self.codes.shape().num_elements())), scales].into_iter().flatten()
     }
 
     /// What makes the copy that products use, where one is worth it; its memory is in `arena`.
@@ -179,9 +179,14 @@ pub(super) fn copied_floats(constant: &Floats<'_>) -> ort::Result<Vec<f32>> {
     }
 }
 
+/// The addresses of `n` bytes from `start` on.
+pub(super) fn address_range(start: *const c_void, n: usize) -> Range<usize> {
+    start.expose_provenance()..start.expose_provenance() + n
+}
+
 /// The values of `constant`, which a file may have put at any address.
-fn copies(constant: &Floats<'_>) -> impl Iterator<Item = f32> + Clone {
-    let pointer = constant.data_ptr().cast::<f32>();
+pub(super) fn copies<F: PrimitiveTensorElementType + Debug + Copy>(constant: &Floats<'_, F>) -> impl Iterator<Item = F> + Clone {
+    let pointer = constant.data_ptr().cast::<F>();
     (0..constant.shape().num_elements()).map(move |i| {
         // SAFETY: `i` is less than the number of values of this tensor, which lies in the memory of the processor.
         #[expect(unsafe_code, reason = "a slice of values that are not aligned is not allowed")]

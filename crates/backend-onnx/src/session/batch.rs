@@ -9,19 +9,15 @@ use ort::AsPointer;
 use ort::session::RunOptions;
 use ort::value::DynValue;
 use tandem_core::backend::Append;
-use tandem_core::sequence::PREFILL_CHUNK;
 use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, TokenId};
 
-use super::{Given, LOGITS, OnnxSession, copy_floats};
+use super::{Given, LOGITS, MAX_RUN, OnnxSession, copy_floats};
 use crate::adapters::Constants;
 use crate::error::Doing;
 use crate::graph::check_shape;
 use crate::loaded::Loaded;
 use crate::operators::{Batch, Sequence};
 use crate::run::{RawValue, run, take};
-
-/// The most tokens of a run of several sessions: it bounds the memory of what lies between layers.
-const MAX_TOGETHER: usize = 2 * PREFILL_CHUNK;
 
 /// What is appended to one session.
 struct Row<'r> {
@@ -74,7 +70,7 @@ pub(crate) fn append_batch(of: (&Arc<Loaded>, &Arc<Constants>), appends: &mut [A
         let mut n_tokens = 0;
         let together = rows.iter().take_while(|row| {
             n_tokens += row.tokens.len();
-            can_pack && n_tokens <= MAX_TOGETHER
+            can_pack && n_tokens <= MAX_RUN
         });
         let n_together = together.count().max(1);
         let mut together: Vec<Row<'_>> = rows.drain(..n_together).collect();

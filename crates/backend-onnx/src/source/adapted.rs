@@ -67,7 +67,7 @@ mod tests {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../goldens/qwen2-tied");
         let files = ModelFiles::discover(&golden, "qwen2-tied").unwrap();
         let config = files.model_config().unwrap();
-        for (dtype, is_own) in [(DType::Int4, true), (DType::Int8, true), (DType::F32, false)] {
+        for (dtype, is_own) in [(DType::Int4, true), (DType::Int8, true), (DType::F32, true), (DType::F16, false)] {
             let mut options = LoadOptions::new().with_dtype(dtype);
             options.onnx.kernels = Some(Kernels::Tandem);
             let mut source = Source::choose(&files, &config, &options).unwrap();

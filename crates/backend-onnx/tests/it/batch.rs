@@ -1,7 +1,6 @@
 //! Sessions that share runs of a graph get what each gets alone, to the bit.
 
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::sync::Arc;
 
 use tandem_backend_onnx::{OnnxBackend, library};
@@ -156,7 +155,7 @@ fn batches_at_the_same_time_have_the_bits_of_each_alone() {
 }
 
 /// A checkpoint of which token `LARGE` alone has keys that f16 cannot hold.
-fn with_large_keys(directory: &Path) {
+pub(crate) fn large_keys() -> Checkpoint {
     let mut checkpoint = Checkpoint::of_golden("qwen2-untied");
     let mut change = |name: &str, change: &dyn Fn(usize, usize, f32) -> f32| {
         let weight = checkpoint.weights.get_mut(name).unwrap_or_else(|| panic!("{name}"));
@@ -171,16 +170,16 @@ fn with_large_keys(directory: &Path) {
         _ => value,
     });
     change("model.layers.0.self_attn.k_proj.weight", &|_, column, value| if column == 0 { 1e7 } else { value });
-    checkpoint.write(directory);
+    checkpoint
 }
 
-const LARGE: TokenId = 77;
+pub(crate) const LARGE: TokenId = 77;
 
 #[test]
 fn keys_of_one_row_that_do_not_fit_leave_the_others() {
     with_engine(|| {
         let directory = tempfile::tempdir().unwrap();
-        with_large_keys(directory.path());
+        large_keys().write(directory.path());
         let files = ModelFiles::discover(directory.path(), "large").unwrap();
         let options = options(DType::F32, Numerics::Fast, 2).with_kv_dtype(KvDType::F16);
         let model = OnnxBackend::new(None).load(&files, &options).unwrap_or_else(|error| panic!("{}", describe(&error)));

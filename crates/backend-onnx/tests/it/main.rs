@@ -8,6 +8,7 @@
 )]
 
 mod adapters;
+mod appends;
 mod batch;
 mod cancel;
 mod conformance;

@@ -98,7 +98,7 @@ impl<'s> Decoder<'s> {
             self.lookup(&name, format);
             return "embed".into();
         }
-        let stored = if self.shares_floats() { WeightType::F32 } else { stored };
+        let stored = if self.shares_floats() { self.options.rows.unwrap_or(WeightType::F32) } else { stored };
         self.network.look_up(part, stored, "input_ids", "embed");
         "embed".into()
     }
@@ -145,7 +145,7 @@ impl<'s> Decoder<'s> {
         if let Some(format) = self.shared_format() {
             self.network.quantized_product(&kept, &embedding, None, [spec.hidden_size, spec.vocab_size], format, logits);
         } else if self.shares_floats() {
-            self.network.add("com.microsoft", "FusedMatMul", &[&kept, &embedding], logits).with_int("transB", 1);
+            self.network.product_of_rows(&kept, &embedding, logits);
         } else {
             let name = if spec.tie_word_embeddings { embedding } else { "lm_head.weight".into() };
             let part = Part { name, shape: vec![spec.vocab_size, spec.hidden_size] };

@@ -59,15 +59,31 @@ impl<'s> Network<'s> {
             self.quantized_product(input, name, bias.as_deref(), [n_inputs, n_outputs], quant, output);
             return;
         }
-        let constant = constant(name, self.float.data_type(), &[n_inputs, n_outputs]);
-        self.steps.push(Step { constants: vec![constant], views: vec![], recipe: Recipe::Transposed(weights) });
-        let Some(bias) = bias else {
-            self.add("", "MatMul", &[input, name], output).name = node_name(name);
-            return;
-        };
-        let product = format!("{output}.product");
-        self.add("", "MatMul", &[input, name], &product).name = node_name(name);
-        self.add("", "Add", &[&product, &bias], output);
+        let product = if bias.is_some() { format!("{output}.product") } else { output.into() };
+        if let Some(kind) = self.options.rows {
+            let constants = vec![constant(name, kind.data_type(), &[n_outputs, n_inputs])];
+            self.steps.push(Step { constants, views: vec![], recipe: Recipe::Rows(weights, kind) });
+            self.product_of_rows(input, name, &product);
+        } else {
+            let constants = vec![constant(name, self.float.data_type(), &[n_inputs, n_outputs])];
+            self.steps.push(Step { constants, views: vec![], recipe: Recipe::Transposed(weights) });
+            self.add("", "MatMul", &[input, name], &product).name = node_name(name);
+        }
+        if let Some(bias) = bias {
+            self.add("", "Add", &[&product, &bias], output);
+        }
+    }
+
+    /// The product of `input` with the constant `name`, `[outputs, inputs]`, in the type of [`BuildOptions::rows`].
+    pub(super) fn product_of_rows(&mut self, input: &str, name: &str, output: &str) {
+        let widened = format!("{name}.widened");
+        let is_narrow = self.options.rows.is_some_and(|kind| kind != WeightType::F32);
+        if is_narrow {
+            self.add("", "Cast", &[name], &widened).with_int("to", DataType::FLOAT.0.into());
+        }
+        let node = self.add("com.microsoft", "FusedMatMul", &[input, if is_narrow { &widened } else { name }], output);
+        node.name = node_name(name);
+        node.with_int("transB", 1);
     }
 
     /// As [`product`](Self::product), for a projection of a layer: with adapter inputs, an adapter's low-rank update `(x A) B` is added to
@@ -160,7 +176,7 @@ impl<'s> Network<'s> {
     /// A weight in the checkpoint's own type.
     pub(super) fn as_stored(&mut self, name: &str, part: Part, stored: WeightType) {
         let constants = vec![constant(name, stored.data_type(), &part.shape)];
-        self.steps.push(Step { constants, views: vec![], recipe: Recipe::AsStored(part) });
+        self.steps.push(Step { constants, views: vec![], recipe: Recipe::Rows(vec![part], stored) });
     }
 
     /// An int64 constant.
@@ -176,11 +192,12 @@ impl<'s> Network<'s> {
         self.steps.push(Step { constants, views: vec![], recipe: Recipe::Fixed(self.float.to_bytes(&[value])) });
     }
 
-    /// Rows of the table `part` at `indices`. A quantised network keeps a table of narrower floats in the checkpoint's type, `stored`,
-    /// which loses nothing.
+    /// Rows of the table `part` at `indices`. A network that is quantised, or has its matrices in rows, keeps a table of narrower floats in the
+    /// checkpoint's type, `stored`, which loses nothing.
     pub(super) fn look_up(&mut self, part: Part, stored: WeightType, indices: &str, output: &str) {
         let name = part.name.clone();
-        if self.options.weights.bits().is_none() || stored == WeightType::F32 {
+        let keeps = self.options.weights.bits().is_some() || self.options.rows.is_some();
+        if !keeps || stored == WeightType::F32 {
             self.floats(&name, vec![part]);
             self.add("", "Gather", &[&name, indices], output);
             return;

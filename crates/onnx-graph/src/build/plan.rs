@@ -5,7 +5,7 @@ use super::encoder::{Encoder, EncoderSpec};
 use super::network::Network;
 use super::quantize::{self, QuantFormat};
 use super::spec::{BuildOptions, DecoderSpec, RopeTable};
-use super::weights::{self, FloatType, WeightType};
+use super::weights::{self, FloatType, Weight, WeightType};
 use super::{Interrupted, WeightSource, sink::Sink};
 use crate::encode::{self, Data};
 use crate::error::{Error, Result};
@@ -42,12 +42,12 @@ pub(super) enum Recipe {
     Fixed(Vec<u8>),
     /// A table of rope: each angle's cosine, or sine.
     Rope(RopeTable, fn(f64) -> f64),
-    /// One weight in the checkpoint's type.
-    AsStored(Part),
     /// Weights one after the other, as floats.
     Floats(Vec<Part>),
     /// Weights one above the other, transposed, as floats.
     Transposed(Vec<Part>),
+    /// Weights one above the other, in this type.
+    Rows(Vec<Part>, WeightType),
     /// Weights one above the other, quantised: codes, scales, and zero points where the format has them.
     Quantized(Vec<Part>, QuantFormat),
 }
@@ -215,8 +215,7 @@ impl Recipe {
     fn parts(&self) -> &[Part] {
         match self {
             Self::Fixed(_) | Self::Rope(..) => &[],
-            Self::AsStored(part) => std::slice::from_ref(part),
-            Self::Floats(parts) | Self::Transposed(parts) | Self::Quantized(parts, _) => parts,
+            Self::Floats(parts) | Self::Transposed(parts) | Self::Rows(parts, _) | Self::Quantized(parts, _) => parts,
         }
     }
 }
@@ -255,10 +254,15 @@ impl Work<'_> {
         Ok(match &step.recipe {
             Recipe::Fixed(bytes) => vec![bytes.clone()],
             Recipe::Rope(table, function) => vec![float.to_bytes(&table.values(*function))],
-            Recipe::AsStored(part) => {
-                read(std::slice::from_ref(part))?.into_iter().map(|weight| weight.bytes.into_owned()).collect()
-            }
             Recipe::Floats(parts) => vec![weights::concatenate(&read(parts)?, float, &go_on)?],
+            Recipe::Rows(parts, kind) => {
+                let weights = read(parts)?;
+                let is_other = |weight: &Weight<'_>| *kind != WeightType::F32 && weight.kind != *kind;
+                if let Some(index) = weights.iter().position(is_other) {
+                    return Err(Error::bad_field(model, &parts[index].name, "is of another type than the others"));
+                }
+                vec![weights::stack(&weights, *kind, &go_on)?]
+            }
             Recipe::Transposed(parts) => vec![weights::transpose(&read(parts)?, parts[0].shape[1], float, &go_on)?],
             Recipe::Quantized(parts, format) => {
                 let quantized = quantize::quantize(&read(parts)?, parts[0].shape[1], *format, &go_on)?.ok_or_else(|| {

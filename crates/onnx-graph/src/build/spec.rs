@@ -1,7 +1,7 @@
 //! What to build: a decoder's shape, and the format of the graph.
 
 use super::plan::Part;
-use super::weights::FloatType;
+use super::weights::{FloatType, WeightType};
 use crate::error::{Error, Result};
 
 /// Bounds far above any real model, within which a mistaken or hostile configuration causes neither overflow nor exhaustion of memory:
@@ -72,6 +72,10 @@ pub struct BuildOptions {
     pub head: WeightFormat,
     /// The blocks of quantised matrices.
     pub blocks: Blocks,
+    /// Matrices of floats are stored as checkpoints have them, `[outputs, inputs]`, in this type, and are cast to floats of 32 bits where it is
+    /// narrower; every matrix of the checkpoint must be of it, unless it is that of 32 bits. `None` stores what `MatMul` multiplies by without a
+    /// further operator: `[inputs, outputs]`, in the type that the graph computes in. Only with layers of [`WeightFormat::F32`], of decoders.
+    pub rows: Option<WeightType>,
     /// The layers' projections have inputs for a low-rank adapter (LoRA).
     pub adapter_inputs: bool,
     /// Named texts for the file, such as where the weights came from.
@@ -211,6 +215,9 @@ impl BuildOptions {
     pub(super) fn check(&self, name: &str) -> Result<()> {
         if self.head == WeightFormat::F16 && self.weights != WeightFormat::F16 {
             return Err(Error::bad_field(name, "head", "a head of 16-bit floats goes with layers of 16-bit floats only"));
+        }
+        if self.rows.is_some() && self.weights != WeightFormat::F32 {
+            return Err(Error::bad_field(name, "rows", "only matrices of floats of 32 bits are stored in rows"));
         }
         if ![16, 32, 64, 128].contains(&self.blocks.size) {
             return Err(Error::bad_field(name, "blocks.size", format!("`{}` is not 16, 32, 64 or 128", self.blocks.size)));

@@ -121,6 +121,19 @@ pub(super) fn transpose(weights: &[Weight<'_>], n_inputs: usize, float: FloatTyp
     Ok(out)
 }
 
+/// Weights one above the other: as they are where all are of the type `kind`, otherwise as floats of 32 bits.
+pub(super) fn stack(weights: &[Weight<'_>], kind: WeightType, go_on: &GoOn<'_>) -> Result<Vec<u8>> {
+    if weights.iter().any(|weight| weight.kind != kind) {
+        return concatenate(weights, FloatType::F32, go_on);
+    }
+    let mut out = Vec::with_capacity(weights.iter().map(|weight| weight.bytes.len()).sum());
+    for weight in weights {
+        go_on()?;
+        out.extend_from_slice(&weight.bytes);
+    }
+    Ok(out)
+}
+
 /// All elements of the weights, concatenated.
 pub(super) fn concatenate(weights: &[Weight<'_>], float: FloatType, go_on: &GoOn<'_>) -> Result<Vec<u8>> {
     /// Elements that are widened at a time.

@@ -5,6 +5,7 @@
 //! with the engine.
 
 pub(super) mod block;
+mod floats;
 mod group;
 mod packed;
 mod rows;
@@ -13,12 +14,13 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use self::block::{BLOCK_OPERATOR, OUTPUTS_ATTRIBUTE, STEPS_ATTRIBUTE, WIDTHS_ATTRIBUTE, product_attribute};
+use self::floats::{FloatProduct, needless_casts};
 use self::group::{Group, groups, readers};
 
 use super::product::Product;
 use super::{Edit, children, message, text};
 use crate::encode::{self, Data};
-use crate::graph::{Attribute, AttributeValue, DataType, Graph, Node, ValueInfo};
+use crate::graph::{Attribute, AttributeValue, DataType, Graph, Node, Tensor, ValueInfo};
 use crate::schema::{graph as main_graph, model, node, opset, types, value_info};
 use crate::wire::{Fields, Slice, put_bytes, put_int};
 
@@ -70,7 +72,7 @@ pub struct CustomProduct {
     pub n_inputs: usize,
     /// The width of the result.
     pub n_outputs: usize,
-    /// Bits of a weight.
+    /// Bits of a weight: 4 or 8 of blocks, 16 or 32 of floats.
     pub bits: i64,
 }
 
@@ -96,9 +98,15 @@ impl Graph {
             && self.inputs().filter(|input| input.name.starts_with("past")).all(|input| is_past(&input.name))
     }
 
+    /// The constant floats, `[outputs, inputs]`, that one of Tandem's operators multiplies by in the place of `node`, in the type in which they are
+    /// stored.
+    pub fn float_rows(&self, node: &Node) -> Option<&Tensor> {
+        FloatProduct::of(self, node).map(|product| product.weight)
+    }
+
     /// Whether [`Edit::use_custom_operators`] gives `node` to one of Tandem's operators.
     pub fn has_custom_operator(&self, node: &Node) -> bool {
-        is_product(self, node) || is_attention(self, node)
+        is_product(self, node) || is_attention(self, node) || FloatProduct::of(self, node).is_some()
     }
 }
 
@@ -109,7 +117,10 @@ impl Edit<'_> {
     ///   ones; zero points are bytes.
     /// - `GroupQueryAttention` with floats of 32 bits, causal, with or without a window, a limit of scores, and rotation of halves.
     ///
-    /// Products that follow each other become one `RowBlock` with the norms, sums and activations of floats between them.
+    /// - `FusedMatMul` with constant floats of 32 bits in rows, `[outputs, inputs]`, or with such of 16 bits that a `Cast` widens.
+    ///
+    /// Products that follow each other become one `RowBlock` with the norms, sums and activations of floats between them, and what divides
+    /// rows into queries, keys and values and normalises their heads. Those of floats are always in one, which reads what was cast.
     ///
     /// Products of modules get an input and an attribute for adapters ([`ADAPTER_INPUT`]).
     ///
@@ -119,7 +130,8 @@ impl Edit<'_> {
     /// It is the last edit of a graph: other edits do not know the domain.
     pub fn use_custom_operators(&mut self, cache: DataType) -> CustomOperators {
         let graph = self.graph;
-        let (groups, readers) = (groups(graph), readers(graph));
+        let readers = readers(graph);
+        let groups = groups(graph, &readers);
         let in_blocks: HashMap<usize, usize> =
             groups.iter().enumerate().flat_map(|(i, group)| group.nodes().map(move |node| (node.range.start, i))).collect();
         let own = graph.products();
@@ -133,6 +145,8 @@ impl Edit<'_> {
         for group in &groups {
             self.replace_group(group, &readers, &names);
         }
+        // The engine would compute them at each load.
+        needless_casts(graph, &readers).iter().for_each(|cast| self.patches.remove(message(graph, &cast.range).start));
         let mut n_changed = groups.len();
         if !products.is_empty() {
             let none = encode::tensor(ADAPTER_INPUT, DataType::INT64, &[], Data::Raw(&0_i64.to_le_bytes()));
@@ -193,7 +207,7 @@ impl Edit<'_> {
 
     /// Puts one node in the place of those of `group`; `names` are those of products for adapters.
     fn replace_group(&mut self, group: &Group<'_>, readers: &HashMap<&str, usize>, names: &HashMap<usize, &str>) {
-        let built = group.build(readers);
+        let built = group.build(self.graph, readers);
         let ints = |values: &[usize]| AttributeValue::Ints(values.iter().map(|&value| value as i64).collect());
         let named = built.products.iter().enumerate().filter_map(|(number, node)| Some((number, *names.get(&node.range.start)?)));
         let mut attributes: Vec<_> =
@@ -224,7 +238,10 @@ impl CustomProduct {
             modules: product.modules().to_vec(),
             n_inputs: product.n_inputs,
             n_outputs: product.n_outputs,
-            bits: product.node.int("bits").unwrap_or(4),
+            bits: match FloatProduct::of(product.graph, product.node) {
+                Some(floats) => floats.weight.data_type.bits().unwrap_or(32).cast_signed(),
+                None => product.node.int("bits").unwrap_or(4),
+            },
         }
     }
 }

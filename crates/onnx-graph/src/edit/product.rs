@@ -22,7 +22,7 @@ const HEAD: &str = "lm_head";
 /// A product of activations with the weight of a module, or of several that the graph packs into one.
 #[derive(Debug)]
 pub struct Product<'g> {
-    graph: &'g Graph,
+    pub(super) graph: &'g Graph,
     name: String,
     modules: Vec<(String, Range<usize>)>,
     weight: Weight<'g>,
@@ -70,7 +70,7 @@ impl Product<'_> {
 
     /// Whether one of Tandem's operators may compute it, adapters included.
     pub fn has_custom_operator(&self) -> bool {
-        self.node.op_type == "MatMulNBits" && self.graph.has_custom_operator(self.node)
+        ["MatMulNBits", "FusedMatMul"].contains(&self.node.op_type.as_str()) && self.graph.has_custom_operator(self.node)
     }
 
     /// The columns of a module; `None` if it is not here.

@@ -37,7 +37,7 @@ fn spec() -> DecoderSpec {
 
 fn options(outputs: Outputs, weights: WeightFormat) -> BuildOptions {
     let metadata = vec![("source".to_owned(), "a test".to_owned())];
-    BuildOptions { outputs, weights, head: weights, blocks: Blocks::default(), adapter_inputs: false, metadata }
+    BuildOptions { outputs, weights, head: weights, blocks: Blocks::default(), rows: None, adapter_inputs: false, metadata }
 }
 
 /// Every weight of the specification, bf16, its elements made from its name.
@@ -216,6 +216,45 @@ fn float_weights_are_transposed() {
     let (cosine, sine) = (floats(&graph, &built, "cos_cache"), floats(&graph, &built, "sin_cache"));
     assert_eq!((cosine.len(), cosine[0], sine[0]), (800, 2.0, 0.0));
     assert!((cosine[3 * 8] - 2.0 * 1.5_f32.cos()).abs() < 1e-6 && (sine[3 * 8] - 2.0 * 1.5_f32.sin()).abs() < 1e-6);
+}
+
+#[test]
+fn matrices_in_rows_keep_the_type_of_the_checkpoint() {
+    for is_tied in [true, false] {
+        let spec = DecoderSpec { tie_word_embeddings: is_tied, qkv_bias: true, ..spec() };
+        let in_rows = |kind| BuildOptions { rows: Some(kind), ..options(Outputs::Logits, WeightFormat::F32) };
+        let (graph, built) = built(&spec, &in_rows(WeightType::Bf16));
+        let name = "model.layers.0.self_attn.qkv_proj.weight";
+        let tensor = graph.main().initializer(name).unwrap();
+        assert_eq!((tensor.data_type, &tensor.dims[..]), (DataType::BFLOAT16, &[128, 32][..]));
+        let parts = ["q", "k", "v"].map(|part| source(&spec)(&format!("model.layers.0.self_attn.{part}_proj.weight")).unwrap());
+        assert_eq!(data(&graph, &built, name), parts.map(|part| part.bytes.into_owned()).concat());
+        let embedding = "model.embed_tokens.weight";
+        assert_eq!(data(&graph, &built, embedding), &*source(&spec)(embedding).unwrap().bytes);
+        // The head and all projections read floats of 32 bits.
+        let products: Vec<_> = graph.nodes().iter().filter(|node| node.op_type == "FusedMatMul").collect();
+        assert_eq!(products.len(), 5 * LAYERS + 1);
+        for product in products {
+            let cast = graph.main().producer(&product.inputs[1]).unwrap();
+            assert_eq!((cast.op_type.as_str(), cast.int("to")), ("Cast", Some(1)), "{}", product.name);
+            assert!(graph.float_rows(product).is_some_and(|tensor| tensor.name == cast.inputs[0]), "{}", product.name);
+        }
+        assert_eq!(graph.products().len(), 5 * LAYERS + 1);
+        assert!(graph.initializers().iter().any(|tensor| tensor.name == "head.weight") != is_tied);
+        let norm = graph.main().initializer("model.norm.weight").unwrap();
+        assert_eq!(norm.data_type, DataType::FLOAT);
+
+        // Weights of another type are widened, or refused.
+        let (graph, built) = self::built(&spec, &in_rows(WeightType::F32));
+        let weights = "model.layers.1.mlp.up_proj.weight";
+        assert_eq!(floats(&graph, &built, weights), widened(&spec, weights));
+        let n_casts = 2 + usize::from(!is_tied);
+        assert_eq!(graph.operator_counts()["Cast"], n_casts, "those of lengths, and of rows of an embedding of its own");
+        let error = build(&spec, &in_rows(WeightType::F16), &mut source(&spec)).unwrap_err().to_string();
+        assert!(error.contains("another type"), "{error}");
+    }
+    let quantized = BuildOptions { rows: Some(WeightType::Bf16), ..options(Outputs::Logits, WeightFormat::Int4) };
+    assert!(build(&spec(), &quantized, &mut source(&spec())).unwrap_err().to_string().contains("rows"));
 }
 
 #[test]

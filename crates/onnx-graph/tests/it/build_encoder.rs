@@ -107,6 +107,7 @@ fn options(weights: WeightFormat) -> BuildOptions {
         weights,
         head: weights,
         blocks: Blocks::default(),
+        rows: None,
         adapter_inputs: false,
         metadata: vec![],
     }
@@ -188,6 +189,7 @@ fn inconsistent_specifications_are_refused() {
     let plain = options(WeightFormat::F32);
     check(&bert(), &BuildOptions { outputs: Outputs::Logits, ..plain.clone() }, "outputs");
     check(&bert(), &BuildOptions { adapter_inputs: true, ..plain.clone() }, "outputs");
+    check(&bert(), &BuildOptions { rows: Some(WeightType::F32), ..plain.clone() }, "rows");
     check(&EncoderSpec { n_kv_heads: 3, ..bert() }, &plain, "n_kv_heads");
     check(&EncoderSpec { layers: vec![], ..bert() }, &plain, "layers");
     check(&EncoderSpec { ropes: vec![], ..gemma() }, &plain, "layers.0");

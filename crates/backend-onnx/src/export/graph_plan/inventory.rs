@@ -51,6 +51,14 @@ pub(super) fn check(
     stray.map_or(Ok(()), |name| Err(disagree(checkpoint, name, format!("is not part of the model that `{config}` describes"))))
 }
 
+/// The type that all matrices of the checkpoint have, or the one that any other is widened to.
+pub(super) fn matrix_dtype(expected: &[ExpectedWeight], checkpoint: &Checkpoint) -> DType {
+    let matrices = expected.iter().filter(|weight| weight.shape.len() == 2);
+    let mut dtypes = matrices.map(|weight| checkpoint.tensor(&weight.name).map_or(DType::F32, |stored| stored.dtype));
+    let first = dtypes.next().unwrap_or(DType::F32);
+    if dtypes.all(|dtype| dtype == first) { first } else { DType::F32 }
+}
+
 /// Bytes of the weights as stored in the checkpoint.
 pub(super) fn stored_bytes(expected: &[ExpectedWeight], checkpoint: &Checkpoint) -> u64 {
     expected.iter().map(|weight| checkpoint.tensor(&weight.name).map_or(0, |stored| stored.bytes.len() as u64)).sum()

@@ -4,7 +4,7 @@ use ort::value::Tensor;
 use tandem_core::backend::Kernels as Whose;
 use tandem_kernels::matrix::Kernels;
 
-use super::onnx::{FLOAT, OneNode, UINT8, file, float_bytes};
+use super::onnx::{FLOAT, INT64, OneNode, UINT8, file, float_bytes};
 use super::{Loaded, floats, numbers, with_engine};
 
 const HIDDEN: usize = 64;
@@ -134,6 +134,62 @@ fn rows_of_a_block_do_not_depend_on_others() {
             for (alone, together) in results(&side, [1, n], first).iter().zip(&together) {
                 let width = alone.len() / n;
                 assert_eq!(alone[..], together[first * width..(first + n) * width], "{n} from {first} on");
+            }
+        }
+    });
+}
+
+/// Queries, keys and values of one product, of which the heads of the first two are normalised.
+fn normed_heads() -> Vec<u8> {
+    let integers = |name, values: &[i64]| {
+        (name, INT64, vec![values.len()], values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
+    };
+    let packed = product(["context", "codes", "scales", "bias", "packed"], [HIDDEN, 4 * HEAD], 4);
+    let mut nodes = vec![
+        OneNode { given: vec![("context", FLOAT, 3)], ..packed },
+        OneNode {
+            operator: "Split",
+            inputs: vec!["packed", "sizes"],
+            outputs: vec!["q", "k", "v"],
+            integers: vec![("axis", -1)],
+            constants: vec![integers("sizes", &[2, 1, 1].map(|n| n * HEAD as i64))],
+            ..OneNode::default()
+        },
+    ];
+    for ([value, heads, normed, output, to_heads, to_rows, weight], n) in [
+        (["q", "q.heads", "q.normed", "queries", "q.to_heads", "q.to_rows", "q.weight"], 2),
+        (["k", "k.heads", "k.normed", "keys", "k.to_heads", "k.to_rows", "k.weight"], 1),
+    ] {
+        let head = HEAD as i64;
+        let constants = vec![integers(to_heads, &[0, 0, n, head]), integers(to_rows, &[0, 0, n * head])];
+        nodes.push(OneNode { constants, ..standard("Reshape", &[value, to_heads], heads) });
+        let constants = vec![(weight, FLOAT, vec![HEAD], float_bytes(&numbers(HEAD, n as usize)))];
+        nodes.push(OneNode {
+            floats: vec![("epsilon", 1e-5)],
+            constants,
+            ..standard("SimplifiedLayerNormalization", &[heads, weight], normed)
+        });
+        nodes.push(standard("Reshape", &[normed, to_rows], output));
+    }
+    file(&nodes.iter().collect::<Vec<_>>(), &HEADS.map(|output| (output, 3)))
+}
+
+const HEAD: usize = 16;
+const HEADS: [&str; 3] = ["queries", "keys", "v"];
+
+#[test]
+fn heads_that_are_normalised_in_a_block_are_the_engines() {
+    with_engine(|| {
+        let bytes = normed_heads();
+        let [own, theirs] = [Whose::Tandem, Whose::Runtime].map(|whose| Loaded::new(&bytes, whose, [&INPUTS, &HEADS]));
+        for shape in [[1, 1], [1, 9], [2, 5], [1, 700]] {
+            let (own, theirs) = (results(&own, shape, 0), results(&theirs, shape, 0));
+            for (name, (own, theirs)) in HEADS.iter().zip(own.iter().zip(&theirs)) {
+                assert_eq!(own.len(), theirs.len(), "{name}");
+                let most = theirs.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+                for (own, theirs) in own.iter().zip(theirs) {
+                    assert!((own - theirs).abs() <= 1e-5 * most, "{shape:?}, {name}: {own} {theirs}");
+                }
             }
         }
     });

@@ -9,9 +9,12 @@ use self::wire::{message, number, text, varint};
 pub(super) const FLOAT: u64 = 1;
 pub(super) const UINT8: u64 = 2;
 pub(super) const INT32: u64 = 6;
+pub(super) const INT64: u64 = 7;
+pub(super) const FLOAT16: u64 = 10;
+pub(super) const BFLOAT16: u64 = 16;
 
 /// Operators of ONNX itself; the others are of `com.microsoft`.
-const STANDARD: [&str; 3] = ["Add", "Mul", "Sigmoid"];
+const STANDARD: [&str; 7] = ["Add", "Cast", "Mul", "Reshape", "Sigmoid", "SimplifiedLayerNormalization", "Split"];
 
 /// One node, with what it is given.
 #[derive(Default)]

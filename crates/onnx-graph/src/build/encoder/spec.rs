@@ -179,6 +179,9 @@ impl EncoderSpec {
         if options.outputs != Outputs::HiddenStates || options.adapter_inputs {
             return refuse("outputs", "an encoder gives hidden states, and takes no adapters".into());
         }
+        if options.rows.is_some() {
+            return refuse("rows", "the matrices of an encoder are stored as `MatMul` takes them".into());
+        }
         if !(1..=MAX_LAYERS).contains(&self.layers.len()) {
             return refuse("layers", format!("`{}` is not between 1 and {MAX_LAYERS}", self.layers.len()));
         }

@@ -2,6 +2,7 @@
 //! returns rows, and what lies between its steps never leaves it.
 
 use crate::error::{Error, Result};
+use crate::graph::DataType;
 
 /// The operator's name.
 pub const BLOCK_OPERATOR: &str = "RowBlock";
@@ -41,7 +42,14 @@ pub enum RowStep {
         /// The matrices.
         matrices: Vec<BlockMatrix>,
     },
-    /// `x / √(mean(x²) + ε) * weight`
+    /// As [`Products`](Self::Products), with matrices of floats.
+    FloatProducts {
+        /// What is multiplied.
+        input: usize,
+        /// The matrices.
+        matrices: Vec<FloatMatrix>,
+    },
+    /// `x / √(mean(x²) + ε) * weight`, of each part of a row that is as wide as the weight.
     RmsNorm {
         /// What is normalised.
         input: usize,
@@ -60,6 +68,13 @@ pub enum RowStep {
     Activation(RowFunction, usize),
     /// `function(first) * second`
     Gated(RowFunction, [usize; 2]),
+    /// The columns of a value from one on, as many as the result has.
+    Columns {
+        /// What they are of.
+        input: usize,
+        /// The first.
+        first: usize,
+    },
 }
 
 /// A function of one number.
@@ -96,6 +111,21 @@ pub struct BlockMatrix {
     pub is_fast: bool,
 }
 
+/// A matrix of floats, `[rows, columns]`, whose parts are inputs of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FloatMatrix {
+    /// The weights.
+    pub weights: usize,
+    /// Their type: floats of 32 or 16 bits.
+    pub data_type: DataType,
+    /// A bias.
+    pub bias: Option<usize>,
+    /// Inputs.
+    pub columns: usize,
+    /// Outputs.
+    pub rows: usize,
+}
+
 /// The numbers that steps begin with.
 const PRODUCTS: i64 = 0;
 const RMS_NORM: i64 = 1;
@@ -104,6 +134,8 @@ const MUL: i64 = 3;
 const ADD_VECTOR: i64 = 4;
 const ACTIVATION: i64 = 5;
 const GATED: i64 = 6;
+const FLOAT_PRODUCTS: i64 = 7;
+const COLUMNS: i64 = 8;
 
 /// What stands for an input that is left out.
 const ABSENT: i64 = -1;
@@ -124,9 +156,12 @@ impl RowStep {
                 let parts = matrices.iter().flat_map(|m| [Some(m.codes), Some(m.scales), m.zeros, m.bias]);
                 std::iter::once(*input).chain(parts.flatten()).collect()
             }
+            Self::FloatProducts { input, matrices } => {
+                std::iter::once(*input).chain(matrices.iter().flat_map(|m| [Some(m.weights), m.bias]).flatten()).collect()
+            }
             Self::RmsNorm { input, weight, .. } => vec![*input, *weight],
             Self::Add(both) | Self::Mul(both) | Self::AddVector(both) | Self::Gated(_, both) => both.to_vec(),
-            Self::Activation(_, input) => vec![*input],
+            Self::Activation(_, input) | Self::Columns { input, .. } => vec![*input],
         }
     }
 
@@ -134,6 +169,7 @@ impl RowStep {
     pub fn n_outputs(&self) -> usize {
         match self {
             Self::Products { matrices, .. } => matrices.len(),
+            Self::FloatProducts { matrices, .. } => matrices.len(),
             _ => 1,
         }
     }
@@ -150,6 +186,12 @@ impl RowStep {
                     out.extend([columns, rows, bits, block_size, usize::from(is_fast)].map(number));
                 }
             }
+            Self::FloatProducts { input, matrices } => {
+                out.extend([FLOAT_PRODUCTS, number(*input), number(matrices.len())]);
+                for FloatMatrix { weights, data_type, bias, columns, rows } in matrices {
+                    out.extend([number(*weights), data_type.0.into(), optional(*bias), number(*columns), number(*rows)]);
+                }
+            }
             Self::RmsNorm { input, weight, epsilon } => {
                 out.extend([RMS_NORM, number(*input), number(*weight), i64::from(*epsilon)]);
             }
@@ -158,6 +200,7 @@ impl RowStep {
             Self::AddVector([a, b]) => out.extend([ADD_VECTOR, number(*a), number(*b)]),
             Self::Activation(function, input) => out.extend([ACTIVATION, function.number(), number(*input)]),
             Self::Gated(function, [a, b]) => out.extend([GATED, function.number(), number(*a), number(*b)]),
+            Self::Columns { input, first } => out.extend([COLUMNS, number(*input), number(*first)]),
         }
     }
 }
@@ -203,14 +246,28 @@ impl Reader<'_> {
         })
     }
 
+    fn float_matrix(&mut self) -> Result<FloatMatrix> {
+        Ok(FloatMatrix {
+            weights: self.size()?,
+            data_type: i32::try_from(self.int()?).map(DataType).map_err(|_| malformed("a type is unknown"))?,
+            bias: self.optional()?,
+            columns: self.size()?,
+            rows: self.size()?,
+        })
+    }
+
+    /// So many matrices as a number says, each read by `read`.
+    fn matrices<M>(&mut self, read: impl Fn(&mut Self) -> Result<M>) -> Result<Vec<M>> {
+        let n = self.size()?;
+        // Each has several numbers.
+        let n = if n <= self.0.len() { n } else { return Err(malformed("a step ends early")) };
+        (0..n).map(|_| read(self)).collect()
+    }
+
     fn step(&mut self) -> Result<RowStep> {
         Ok(match self.int()? {
-            PRODUCTS => {
-                let (input, n) = (self.size()?, self.size()?);
-                // Each has nine numbers.
-                let n = if n <= self.0.len() { n } else { return Err(malformed("a step ends early")) };
-                RowStep::Products { input, matrices: (0..n).map(|_| self.matrix()).collect::<Result<_>>()? }
-            }
+            PRODUCTS => RowStep::Products { input: self.size()?, matrices: self.matrices(Self::matrix)? },
+            FLOAT_PRODUCTS => RowStep::FloatProducts { input: self.size()?, matrices: self.matrices(Self::float_matrix)? },
             RMS_NORM => {
                 let (input, weight) = (self.size()?, self.size()?);
                 let epsilon = u32::try_from(self.int()?).map_err(|_| malformed("a float has more than 32 bits"))?;
@@ -221,6 +278,7 @@ impl Reader<'_> {
             ADD_VECTOR => RowStep::AddVector([self.size()?, self.size()?]),
             ACTIVATION => RowStep::Activation(self.function()?, self.size()?),
             GATED => RowStep::Gated(self.function()?, [self.size()?, self.size()?]),
+            COLUMNS => RowStep::Columns { input: self.size()?, first: self.size()? },
             _ => return Err(malformed("a step is unknown")),
         })
     }
@@ -290,8 +348,9 @@ mod tests {
             block_size: 32,
             is_fast: true,
         };
+        let floats = FloatMatrix { weights: 1, data_type: DataType::BFLOAT16, bias: Some(2), columns: 32, rows: 16 };
         RowBlock {
-            widths: vec![64, 0, 0, 0, 32, 32, 32, 32, 32, 32, 32, 32],
+            widths: vec![64, 0, 0, 0, 32, 32, 32, 32, 32, 32, 32, 32, 16, 32, 8],
             steps: vec![
                 RowStep::Products { input: 0, matrices: vec![matrix, BlockMatrix { zeros: Some(1), bias: None, ..matrix }] },
                 RowStep::Gated(RowFunction::Silu, [4, 5]),
@@ -300,8 +359,10 @@ mod tests {
                 RowStep::Add([7, 8]),
                 RowStep::Mul([9, 8]),
                 RowStep::Activation(RowFunction::GeluTanh, 10),
+                RowStep::FloatProducts { input: 11, matrices: vec![floats, FloatMatrix { bias: None, rows: 32, ..floats }] },
+                RowStep::Columns { input: 13, first: 24 },
             ],
-            outputs: vec![11, 7],
+            outputs: vec![11, 7, 13],
         }
     }
 
@@ -323,15 +384,16 @@ mod tests {
             read(&block).unwrap_err().to_string()
         };
         assert!(changed(&|block| block.steps[1] = RowStep::Add([4, 6])).contains("not there"));
-        assert!(changed(&|block| block.outputs[0] = 12).contains("an output"));
+        assert!(changed(&|block| block.outputs[0] = 15).contains("an output"));
         assert!(changed(&|block| block.outputs[0] = 0).contains("an output"));
         assert!(changed(&|block| block.widths.truncate(3)).contains("fewer values"));
-        let (steps, widths) = (block().steps_to_ints(), [64; 12]);
+        let (steps, widths) = (block().steps_to_ints(), [64; 15]);
         for end in 1..steps.len() {
             // It ends within a step, or lacks values of later ones.
             let _ = RowBlock::from_ints(&steps[..end], &widths, &[11]);
         }
         assert!(RowBlock::from_ints(&[PRODUCTS, 0, i64::MAX], &widths, &[1]).is_err());
+        assert!(RowBlock::from_ints(&[FLOAT_PRODUCTS, 0, 2, 1, 1, -1, 64, 64], &widths, &[1]).is_err());
         assert!(RowBlock::from_ints(&[ACTIVATION, 9, 0], &[1, 1], &[1]).is_err());
         assert!(RowBlock::from_ints(&[99], &[1, 1], &[1]).is_err());
         assert!(RowBlock::from_ints(&[], &[1, 1], &[]).is_err());

@@ -3,10 +3,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::block::{BlockMatrix, RowBlock, RowFunction, RowStep};
+use super::block::{BlockMatrix, FloatMatrix, RowBlock, RowFunction, RowStep};
+use super::floats::FloatProduct;
 use super::given;
-use super::rows::{KnownRows, RowOperator};
-use crate::graph::{AttributeValue, Graph, Node};
+use super::rows::{KnownRows, RowOperator, split_sizes};
+use crate::graph::{AttributeValue, Graph, Node, Tensor};
 
 /// The most nodes of a block, whose steps are compared with each other: between two attentions of a published model there are some 20.
 const MOST_NODES: usize = 256;
@@ -29,20 +30,26 @@ pub(super) struct Built<'g> {
 }
 
 /// The nodes of the main graph that become blocks: products, and what lies between them.
-pub(super) fn groups(graph: &Graph) -> Vec<Group<'_>> {
+/// `readers` are those of the graph.
+pub(super) fn groups<'g>(graph: &'g Graph, readers: &HashMap<&str, usize>) -> Vec<Group<'g>> {
     let mut rows = KnownRows::new(graph);
     let mut groups = Vec::new();
     let mut open: Option<Group<'_>> = None;
     let mut made: HashSet<&str> = HashSet::new();
     for node in graph.nodes() {
-        let operator = rows.operator(node);
+        let is_made = |input: &String| made.contains(input.as_str());
+        // What is in heads has no rows for a block that is given it.
+        let operator = match node.inputs.first() {
+            Some(input) if rows.rows(input).head.is_some() && !is_made(input) => None,
+            _ => rows.operator(node),
+        };
         let like = operator.map(|operator| {
             let vector = matches!(operator, RowOperator::AddVector { vector: 0, .. });
             rows.rows(&node.inputs[usize::from(vector)]).like
         });
         let joins = open.as_ref().is_some_and(|group| like == Some(group.like) && group.nodes.len() < MOST_NODES);
-        if !joins && (operator.is_some() || has_subgraph(node) || node.inputs.iter().any(|input| made.contains(input.as_str()))) {
-            groups.extend(open.take());
+        if !joins && (operator.is_some() || has_subgraph(node) || node.inputs.iter().any(is_made)) {
+            groups.extend(open.take().into_iter().flat_map(|group| group.closed(readers)));
             made.clear();
         }
         if let (Some(operator), Some(like)) = (operator, like) {
@@ -51,9 +58,13 @@ pub(super) fn groups(graph: &Graph) -> Vec<Group<'_>> {
         }
         rows.visit(node, operator);
     }
-    groups.extend(open);
-    let has_product = |group: &Group<'_>| group.nodes.iter().any(|(_, operator)| matches!(operator, RowOperator::Product { .. }));
-    groups.retain(|group| group.nodes.len() > 1 && has_product(group));
+    groups.extend(open.into_iter().flat_map(|group| group.closed(readers)));
+    let has = |group: &Group<'_>, is_it: &dyn Fn(&RowOperator) -> bool| group.nodes.iter().any(|(_, operator)| is_it(operator));
+    // A product of blocks alone has an operator of its own, one of floats has none.
+    groups.retain(|group| {
+        group.nodes.len() > 1 && has(group, &|operator| matches!(operator, RowOperator::Product { .. }))
+            || has(group, &|operator| matches!(operator, RowOperator::FloatProduct { .. }))
+    });
     groups
 }
 
@@ -85,44 +96,75 @@ struct Named<'g> {
     output: String,
     /// The width of what is read, and of the result.
     widths: [usize; 2],
+    /// The constant floats of a product, and a bias that another node adds.
+    floats: Option<(&'g Tensor, Option<&'g str>)>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Product,
+    FloatProduct,
     RmsNorm { weight: usize, epsilon: f32 },
     Add,
     Mul,
     AddVector { vector: usize },
     Function(RowFunction),
     Gated(RowFunction),
+    Columns { first: usize },
+    View,
 }
 
 impl<'g> Group<'g> {
+    /// The group without the nodes from which on a value in heads would have to be returned, which blocks cannot do. Products of floats
+    /// among them are groups of their own.
+    fn closed(mut self, readers: &HashMap<&str, usize>) -> Vec<Self> {
+        let mut apart = Vec::new();
+        while self.returns_heads(readers) {
+            let last = self.nodes.pop();
+            apart.extend(last.filter(|(_, operator)| matches!(operator, RowOperator::FloatProduct { .. })));
+        }
+        let like = self.like;
+        let apart = apart.into_iter().map(|node| Self { like, nodes: vec![node] });
+        std::iter::once(self).chain(apart).collect()
+    }
+
+    fn returns_heads(&self, readers: &HashMap<&str, usize>) -> bool {
+        let mut in_heads =
+            self.nodes.iter().filter(|(_, operator)| operator.in_heads()).map(|(node, _)| node.outputs[0].as_str());
+        let reads = |value: &str| self.nodes().flat_map(|node| &node.inputs).filter(|input| *input == value).count();
+        in_heads.any(|value| readers.get(value).copied().unwrap_or(0) > reads(value))
+    }
+
     /// The nodes.
     pub(super) fn nodes(&self) -> impl Iterator<Item = &'g Node> {
         self.nodes.iter().map(|(node, _)| *node)
     }
 
-    /// The block; `readers` are those of the graph.
-    pub(super) fn build(&self, readers: &HashMap<&str, usize>) -> Built<'g> {
+    /// The block; `readers` are those of `graph`.
+    pub(super) fn build(&self, graph: &'g Graph, readers: &HashMap<&str, usize>) -> Built<'g> {
         let mut inner: HashMap<&str, usize> = HashMap::new();
         self.nodes().flat_map(|node| &node.inputs).for_each(|input| *inner.entry(input).or_default() += 1);
         let is_read = |value: &str| readers.get(value).copied().unwrap_or(0) > inner.get(value).copied().unwrap_or(0);
-        let mut steps: Vec<Named<'g>> = self.nodes.iter().flat_map(|(node, operator)| named(node, *operator)).collect();
+        let mut steps: Vec<Named<'g>> = self.nodes.iter().flat_map(|(node, operator)| named(graph, node, *operator)).collect();
+        remove_views(&mut steps, &is_read);
+        fuse_biases(&mut steps, &is_read);
         fuse_activations(&mut steps, &is_read);
         Numbers::default().build(together(steps), &is_read)
     }
 }
 
 /// The steps of one node.
-fn named(node: &Node, operator: RowOperator) -> Vec<Named<'_>> {
+fn named<'g>(graph: &'g Graph, node: &'g Node, operator: RowOperator) -> Vec<Named<'g>> {
     let width = operator.width();
     let first = |n: usize| node.inputs[..n].to_vec();
-    let step = |kind, rows, output: &str| Named { kind, rows, node, output: output.into(), widths: [width; 2] };
+    let step = |kind, rows, output: &str| Named { kind, rows, node, output: output.into(), widths: [width; 2], floats: None };
     let output = node.outputs[0].as_str();
     vec![match operator {
         RowOperator::Product { columns, rows } => Named { widths: [columns, rows], ..step(Kind::Product, first(1), output) },
+        RowOperator::FloatProduct { columns, rows } => {
+            let floats = FloatProduct::of(graph, node).map(|product| (product.weight, None));
+            Named { widths: [columns, rows], floats, ..step(Kind::FloatProduct, first(1), output) }
+        }
         RowOperator::RmsNorm { epsilon, has_sum: false, .. } => step(Kind::RmsNorm { weight: 1, epsilon }, first(1), output),
         RowOperator::RmsNorm { epsilon, has_sum: true, .. } => {
             // A name that the graph does not have.
@@ -135,7 +177,69 @@ fn named(node: &Node, operator: RowOperator) -> Vec<Named<'_>> {
         RowOperator::Mul { .. } => step(Kind::Mul, first(2), output),
         RowOperator::AddVector { vector, .. } => step(Kind::AddVector { vector }, vec![node.inputs[1 - vector].clone()], output),
         RowOperator::Function { function, .. } => step(Kind::Function(function), first(1), output),
+        RowOperator::View { .. } => step(Kind::View, first(1), output),
+        RowOperator::Split { .. } => {
+            let (mut from, sizes) = (0, split_sizes(graph, node).unwrap_or_default());
+            let parts = node.outputs.iter().zip(sizes).map(|(output, size)| {
+                from += size;
+                Named { widths: [width, size], ..step(Kind::Columns { first: from - size }, first(1), output) }
+            });
+            return parts.collect();
+        }
     }]
+}
+
+/// Gives what is only seen otherwise one name: that by which it is read outside, if it is.
+fn remove_views(steps: &mut Vec<Named<'_>>, is_read: &dyn Fn(&str) -> bool) {
+    let mut index = 0;
+    while let Some(step) = steps.get(index) {
+        if step.kind != Kind::View {
+            index += 1;
+            continue;
+        }
+        let (from, to) = (step.rows[0].clone(), step.output.clone());
+        let maker = steps.iter().position(|step| step.output == from).filter(|_| !is_read(&from));
+        let (old, new) = match maker {
+            _ if !is_read(&to) => (to, from),
+            Some(maker) => {
+                steps[maker].output.clone_from(&to);
+                (from, to)
+            }
+            None => {
+                steps[index].kind = Kind::Columns { first: 0 };
+                continue;
+            }
+        };
+        steps.remove(index);
+        steps.iter_mut().flat_map(|step| &mut step.rows).filter(|row| **row == old).for_each(|row| row.clone_from(&new));
+    }
+}
+
+/// Has products of floats add the vector that is added to their results, where nothing else reads these.
+fn fuse_biases(steps: &mut Vec<Named<'_>>, is_read: &dyn Fn(&str) -> bool) {
+    let mut index = 0;
+    while let Some(step) = steps.get(index) {
+        let product = match step.kind {
+            Kind::AddVector { .. } => single_reader(steps, &step.rows[0], is_read),
+            _ => None,
+        };
+        let product = product.filter(|place| matches!(steps[*place].floats, Some((_, None))));
+        let Some(place) = product else {
+            index += 1;
+            continue;
+        };
+        let added = steps.remove(index);
+        if let (Kind::AddVector { vector }, Some((_, bias))) = (added.kind, &mut steps[place].floats) {
+            *bias = Some(&added.node.inputs[vector]);
+        }
+        steps[place].output = added.output;
+    }
+}
+
+/// The step that makes `value`, if one step alone reads it.
+fn single_reader(steps: &[Named<'_>], value: &str, is_read: &dyn Fn(&str) -> bool) -> Option<usize> {
+    let is_single = steps.iter().flat_map(|step| &step.rows).filter(|row| *row == value).count() == 1 && !is_read(value);
+    steps.iter().position(|step| step.output == value).filter(|_| is_single)
 }
 
 /// Makes one step of a sigmoid and the product with its input, and of an activation and the product with what it is a gate of.
@@ -148,8 +252,7 @@ fn fuse_activations(steps: &mut Vec<Named<'_>>, is_read: &dyn Fn(&str) -> bool) 
             continue;
         }
         let function = |value: &String| {
-            let is_single = steps.iter().flat_map(|step| &step.rows).filter(|row| *row == value).count() == 1 && !is_read(value);
-            let place = steps.iter().position(|step| step.output == *value).filter(|_| is_single)?;
+            let place = single_reader(steps, value, is_read)?;
             if let Kind::Function(function) = steps[place].kind { Some((place, function)) } else { None }
         };
         let found = [0, 1].into_iter().find_map(|side| Some((function(&step.rows[side])?, step.rows[1 - side].clone())));
@@ -171,8 +274,8 @@ fn together(steps: Vec<Named<'_>>) -> Vec<Vec<Named<'_>>> {
     for step in steps {
         let key =
             |step: &Named<'_>| (step.rows.clone(), ["bits", "block_size", "accuracy_level"].map(|name| step.node.int(name)));
-        let is_like = |others: &Vec<Named<'_>>| others[0].kind == Kind::Product && key(&others[0]) == key(&step);
-        match joined.iter_mut().find(|others| step.kind == Kind::Product && is_like(others)) {
+        let is_like = |others: &Vec<Named<'_>>| others[0].kind == step.kind && key(&others[0]) == key(&step);
+        match joined.iter_mut().find(|others| step.kind.is_product() && is_like(others)) {
             Some(others) => others.push(step),
             None => joined.push(vec![step]),
         }
@@ -202,6 +305,9 @@ impl Numbers {
                 _ => &[],
             };
             constants.iter().filter_map(|&place| given(step.node, place)).for_each(|constant| self.input(constant, 0));
+            if let Some((weight, bias)) = step.floats {
+                [Some(weight.name.as_str()), bias].into_iter().flatten().for_each(|constant| self.input(constant, 0));
+            }
         }
         let (mut outputs, mut names, mut products) = (Vec::new(), Vec::new(), Vec::new());
         for step in steps.iter().flatten() {
@@ -212,7 +318,7 @@ impl Numbers {
                 outputs.push(number);
                 names.push(step.output.clone());
             }
-            products.extend((step.kind == Kind::Product).then_some(step.node));
+            products.extend(step.kind.is_product().then_some(step.node));
         }
         let steps = steps.iter().map(|steps| self.step(steps)).collect();
         Built { block: RowBlock { widths: self.widths, steps, outputs }, inputs: self.inputs, outputs: names, products }
@@ -226,6 +332,13 @@ impl Numbers {
         }
     }
 
+    fn floats(&self, step: &Named<'_>) -> Option<FloatMatrix> {
+        let (weight, bias) = step.floats?;
+        let [columns, rows] = step.widths;
+        let bias = bias.map(|bias| self.numbers[bias]);
+        Some(FloatMatrix { weights: self.numbers[&weight.name], data_type: weight.data_type, bias, columns, rows })
+    }
+
     fn step(&self, steps: &[Named<'_>]) -> RowStep {
         let first = &steps[0];
         let row = |place: usize| self.numbers[&first.rows[place]];
@@ -236,6 +349,9 @@ impl Numbers {
                 input: row(0),
                 matrices: steps.iter().map(|step| matrix(step, &|place| constant(step.node, place))).collect(),
             },
+            Kind::FloatProduct => {
+                RowStep::FloatProducts { input: row(0), matrices: steps.iter().filter_map(|step| self.floats(step)).collect() }
+            }
             Kind::RmsNorm { weight, epsilon } => {
                 RowStep::RmsNorm { input: row(0), weight: vector(weight), epsilon: epsilon.to_bits() }
             }
@@ -244,7 +360,15 @@ impl Numbers {
             Kind::AddVector { vector: place } => RowStep::AddVector([row(0), vector(place)]),
             Kind::Function(function) => RowStep::Activation(function, row(0)),
             Kind::Gated(function) => RowStep::Gated(function, [row(0), row(1)]),
+            Kind::Columns { first } => RowStep::Columns { input: row(0), first },
+            Kind::View => unreachable!("views are removed before values are numbered"),
         }
+    }
+}
+
+impl Kind {
+    fn is_product(self) -> bool {
+        matches!(self, Self::Product | Self::FloatProduct)
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use super::block::RowFunction;
+use super::floats::FloatProduct;
 use super::{CONTRIB, given, has_only, is_product};
 use crate::graph::{AttributeValue, DataType, Graph, Node, Tensor, TensorData};
 
@@ -16,6 +17,8 @@ pub(super) struct Rows {
     pub(super) width: Option<usize>,
     /// Whether it consists of floats of 32 bits.
     pub(super) is_f32: bool,
+    /// The value has one dim more: its rows, which are `width` wide, are divided into heads of this width.
+    pub(super) head: Option<usize>,
 }
 
 /// What a node does to rows. Inputs and outputs are those of the node, by their places.
@@ -23,8 +26,10 @@ pub(super) struct Rows {
 pub(super) enum RowOperator {
     /// A product with a matrix of blocks.
     Product { columns: usize, rows: usize },
-    /// A norm; with `has_sum` of the sum of the first two inputs.
-    RmsNorm { width: usize, epsilon: f32, has_sum: bool },
+    /// A product with a matrix of floats.
+    FloatProduct { columns: usize, rows: usize },
+    /// A norm; with `has_sum` of the sum of the first two inputs, `in_heads` of each head of a row.
+    RmsNorm { width: usize, epsilon: f32, has_sum: bool, in_heads: bool },
     /// Of the first two inputs.
     Add { width: usize },
     /// Of the first two inputs.
@@ -33,19 +38,30 @@ pub(super) enum RowOperator {
     AddVector { width: usize, vector: usize },
     /// Of the first input.
     Function { width: usize, function: RowFunction },
+    /// Each output has the columns of a row behind those of the output before it.
+    Split { width: usize },
+    /// The rows stay as they are, and are divided into heads, or no longer are.
+    View { width: usize, in_heads: bool },
 }
 
 impl RowOperator {
     /// The width of its results.
     pub(super) fn width(self) -> usize {
         match self {
-            Self::Product { rows, .. } => rows,
+            Self::Product { rows, .. } | Self::FloatProduct { rows, .. } => rows,
             Self::RmsNorm { width, .. }
             | Self::Add { width }
             | Self::Mul { width }
             | Self::AddVector { width, .. }
-            | Self::Function { width, .. } => width,
+            | Self::Function { width, .. }
+            | Self::Split { width }
+            | Self::View { width, .. } => width,
         }
+    }
+
+    /// Whether its result is divided into heads.
+    pub(super) fn in_heads(self) -> bool {
+        matches!(self, Self::View { in_heads: true, .. } | Self::RmsNorm { in_heads: true, .. })
     }
 }
 
@@ -89,7 +105,7 @@ impl<'g> KnownRows<'g> {
             return *known;
         }
         let is_f32 = self.constants.get(value).is_some_and(|tensor| tensor.data_type == DataType::FLOAT);
-        let fresh = Rows { like: self.like(Origin::Value(value)), width: None, is_f32 };
+        let fresh = Rows { like: self.like(Origin::Value(value)), width: None, is_f32, head: None };
         self.known.insert(value, fresh);
         fresh
     }
@@ -106,7 +122,15 @@ impl<'g> KnownRows<'g> {
         if node.outputs.first().is_none_or(String::is_empty) {
             return None;
         }
-        match (domain, node.op_type.as_str()) {
+        let first = node.inputs.first().filter(|input| !input.is_empty())?;
+        let (in_heads, operator) = (self.rows(first).head.is_some(), node.op_type.as_str());
+        // Others take the last dim for the width of a row.
+        if in_heads && !["SimplifiedLayerNormalization", "RMSNormalization", "Reshape"].contains(&operator) {
+            return None;
+        }
+        match (domain, operator) {
+            (ONNX, "Split") => self.split(node),
+            (ONNX, "Reshape") => self.view(node),
             (CONTRIB, "MatMulNBits") if is_product(self.graph, node) => {
                 let n_outputs = node.int("N")?;
                 // One that is computed may be a part of what the block computes.
@@ -116,6 +140,10 @@ impl<'g> KnownRows<'g> {
                 }
                 let size = |name: &str| usize::try_from(node.int(name)?).ok();
                 Some(RowOperator::Product { columns: size("K")?, rows: size("N")? })
+            }
+            (CONTRIB, "FusedMatMul") => {
+                let FloatProduct { columns, rows, .. } = FloatProduct::of(self.graph, node)?;
+                Some(RowOperator::FloatProduct { columns, rows })
             }
             (ONNX, "SimplifiedLayerNormalization" | "RMSNormalization") => self.norm(node),
             (CONTRIB, "SkipSimplifiedLayerNormalization") => self.skip_norm(node),
@@ -154,9 +182,49 @@ impl<'g> KnownRows<'g> {
             _ => false,
         };
         let is_alone = node.inputs.len() == 2 && node.outputs[1..].iter().all(String::is_empty);
-        let fits = own.is_f32 && own.width.is_none_or(|own| own == width);
-        let epsilon = epsilon(node);
-        (is_alone && fits && has_only(node, &[], is_known)).then_some(RowOperator::RmsNorm { width, epsilon, has_sum: false })
+        let fits = own.is_f32 && own.head.or(own.width).is_none_or(|own| own == width);
+        let (epsilon, in_heads) = (epsilon(node), own.head.is_some());
+        let width = own.width.unwrap_or(width);
+        let norm = RowOperator::RmsNorm { width, epsilon, has_sum: false, in_heads };
+        (is_alone && fits && has_only(node, &[], is_known)).then_some(norm)
+    }
+
+    /// The integers of a constant within the file.
+    pub(super) fn integers(&self, value: Option<&str>) -> Option<Vec<i64>> {
+        let tensor = self.constants.get(value?).filter(|tensor| tensor.data_type == DataType::INT64)?;
+        let TensorData::Inline(range) = &tensor.data else { return None };
+        Some(self.graph.slice(range).as_chunks().0.iter().map(|bytes| i64::from_le_bytes(*bytes)).collect())
+    }
+
+    fn split(&mut self, node: &'g Node) -> Option<RowOperator> {
+        let own = self.rows(given(node, 0)?);
+        let sizes = split_sizes(self.graph, node)?;
+        let is_last = node.int("axis").is_some_and(|axis| axis == -1) && has_only(node, &["axis"], |_, _| false);
+        let is_whole = node.outputs.iter().all(|output| !output.is_empty()) && own.width == Some(sizes.iter().sum());
+        own.width.filter(|_| is_last && is_whole && own.is_f32).map(|width| RowOperator::Split { width })
+    }
+
+    /// `[0, 0, heads, width of a head]`, or `[0, 0, width of a row]`.
+    fn view(&mut self, node: &'g Node) -> Option<RowOperator> {
+        let own = self.rows(given(node, 0)?);
+        let (width, shape) = (own.width.filter(|_| own.is_f32)?, self.integers(given(node, 1))?);
+        let size = |size: i64| usize::try_from(size).ok().filter(|&size| size > 1);
+        let in_heads = match (shape.as_slice(), own.head) {
+            (&[0, 0, heads, head], None) => (usize::try_from(heads).ok()?.checked_mul(size(head)?)? == width).then_some(true),
+            (&[0, 0, whole], Some(_)) => (size(whole) == Some(width)).then_some(false),
+            _ => None,
+        };
+        in_heads.filter(|_| node.attributes.is_empty()).map(|in_heads| RowOperator::View { width, in_heads })
+    }
+
+    /// The width of the heads of the result of `node`, which is `operator`.
+    fn head(&mut self, node: &'g Node, operator: RowOperator) -> Option<usize> {
+        let of_shape = || self.integers(given(node, 1))?.last().and_then(|&size| usize::try_from(size).ok());
+        match operator {
+            RowOperator::View { in_heads: true, .. } => of_shape(),
+            RowOperator::RmsNorm { in_heads: true, .. } => self.rows(&node.inputs[0]).head,
+            _ => None,
+        }
     }
 
     fn skip_norm(&mut self, node: &'g Node) -> Option<RowOperator> {
@@ -165,13 +233,14 @@ impl<'g> KnownRows<'g> {
         // Behind the weight a bias, and between the outputs means and variances.
         let is_plain = node.inputs.iter().skip(3).all(String::is_empty)
             && node.outputs.iter().enumerate().all(|(place, output)| [0, 3].contains(&place) || output.is_empty());
-        let fits = |rows: Rows| rows.like == first.like && rows.width.is_none_or(|own| own == width);
+        let fits = |rows: Rows| rows.like == first.like && rows.head.is_none() && rows.width.is_none_or(|own| own == width);
         let is_known = |name: &str, value: &AttributeValue| name == "epsilon" && matches!(value, AttributeValue::Float(_));
         let epsilon = epsilon(node);
         (is_plain && fits(first) && fits(second) && has_only(node, &[], is_known)).then_some(RowOperator::RmsNorm {
             width,
             epsilon,
             has_sum: true,
+            in_heads: false,
         })
     }
 
@@ -203,19 +272,22 @@ impl<'g> KnownRows<'g> {
         if let Some(operator) = operator {
             let vector = matches!(operator, RowOperator::AddVector { vector: 0, .. });
             let like = self.rows(&node.inputs[usize::from(vector)]).like;
-            let rows = Rows { like, width: Some(operator.width()), is_f32: true };
-            node.outputs.iter().filter(|output| !output.is_empty()).for_each(|output| {
-                self.known.insert(output, rows);
-            });
+            let rows = Rows { like, width: Some(operator.width()), is_f32: true, head: self.head(node, operator) };
+            let sizes = if let RowOperator::Split { .. } = operator { split_sizes(self.graph, node) } else { None };
+            for (place, output) in node.outputs.iter().enumerate().filter(|(_, output)| !output.is_empty()) {
+                let width = sizes.as_ref().map_or(rows.width, |sizes| sizes.get(place).copied());
+                self.known.insert(output, Rows { width, ..rows });
+            }
             return;
         }
         let Some(input) = node.inputs.first() else { return };
         let (own, before) = (self.rows(output), self.rows(input));
         let rows = match node.op_type.as_str() {
-            "GroupQueryAttention" => Rows { like: before.like, width: None, is_f32: before.is_f32 },
+            "GroupQueryAttention" => Rows { like: before.like, width: None, is_f32: before.is_f32, head: None },
             "Cast" => Rows { is_f32: node.int("to") == Some(DataType::FLOAT.0.into()), ..before },
             "Slice" if self.slices_tokens(node) => {
-                Rows { like: self.like(Origin::Slice(before.like, &node.inputs[1..])), width: None, is_f32: before.is_f32 }
+                let like = self.like(Origin::Slice(before.like, &node.inputs[1..]));
+                Rows { like, width: None, is_f32: before.is_f32, head: None }
             }
             "Gather" if node.int("axis").unwrap_or(0) == 0 => {
                 let table = self.constants.get(input.as_str()).map(|tensor| tensor.dims.as_slice());
@@ -241,6 +313,17 @@ impl<'g> KnownRows<'g> {
         };
         node.domain.is_empty() && axes.is_some_and(|axes| is_one(axes))
     }
+}
+
+/// The widths of the outputs of a `Split`, which a constant within the file has.
+pub(super) fn split_sizes(graph: &Graph, node: &Node) -> Option<Vec<usize>> {
+    let main = graph.main();
+    let name = given(node, 1)?;
+    let tensor = main.initializer(name).filter(|_| !main.inputs.iter().any(|input| input.name == name))?;
+    let TensorData::Inline(range) = &tensor.data else { return None };
+    let sizes = graph.slice(range).as_chunks().0.iter().map(|bytes| usize::try_from(i64::from_le_bytes(*bytes)).ok());
+    let sizes: Vec<usize> = sizes.collect::<Option<_>>()?;
+    (tensor.data_type == DataType::INT64 && sizes.len() == node.outputs.len() && !sizes.contains(&0)).then_some(sizes)
 }
 
 /// A norm's, or the default of all of them.

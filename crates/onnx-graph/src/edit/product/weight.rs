@@ -80,7 +80,9 @@ impl<'g> Multiplied<'g> {
         let has_rows = turned != constant.is_transposed;
         let [n_inputs, n_outputs] = if has_rows { [second, first] } else { [first, second] };
         let data_type = constant.converted.unwrap_or(constant.tensor.data_type);
-        let weight = match (constant.converted, constant.dequantised) {
+        let is_widened = constant.converted == Some(DataType::FLOAT)
+            && [DataType::FLOAT16, DataType::BFLOAT16].contains(&constant.tensor.data_type);
+        let weight = match (constant.converted.filter(|_| !is_widened), constant.dequantised) {
             (None, _) => Weight::Floats { tensor: constant.tensor, has_rows },
             (Some(_), Some(node)) => dequantised(graph, node, constant.tensor, has_rows).unwrap_or(Weight::Other),
             (Some(_), None) => Weight::Other,

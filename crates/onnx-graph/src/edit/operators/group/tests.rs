@@ -37,6 +37,20 @@ fn graph(nodes: &[Node], outputs: &[&str]) -> Graph {
     constant("scales", DataType::FLOAT, &[WIDTH, WIDTH / 32]);
     constant("weight", DataType::FLOAT, &[WIDTH]);
     constant("narrow", DataType::FLOAT, &[1]);
+    constant("rows", DataType::FLOAT, &[32, WIDTH]);
+    constant("of_head", DataType::FLOAT, &[16]);
+    constant("narrow_rows", DataType::BFLOAT16, &[WIDTH, WIDTH]);
+    let mut integers = |name: &str, values: &[i64]| {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let tensor = encode::tensor(name, DataType::INT64, &[values.len() as i64], Data::Raw(&bytes));
+        put_bytes(&mut fields, graph::INITIALIZER, tensor);
+    };
+    integers("sizes", &[32, 16, 16]);
+    integers("two_heads", &[0, 0, 2, 16]);
+    integers("one_head", &[0, 0, 1, 16]);
+    integers("other_heads", &[0, 0, 2, 8]);
+    integers("both", &[0, 0, 32]);
+    integers("one", &[0, 0, 16]);
     let mut value = |field, name: &str, data_type| {
         let value = ValueInfo { name: name.into(), data_type: Some(data_type), dims: Some(vec![Dim::Unknown; 3]) };
         put_bytes(&mut fields, field, encode::value_info(&value));
@@ -183,6 +197,135 @@ fn products_of_modules_get_an_input_for_adapters() {
     assert!(name(1).is_none());
     assert!(matches!(name(2), Some(AttributeValue::Text(name)) if name == b"layers.0.mlp.down_proj"));
     assert_eq!(read(node).n_inputs(), Some(3));
+}
+
+fn float_product(inputs: [&str; 2], output: &str, attributes: &[(&str, AttributeValue)]) -> Node {
+    contrib("FusedMatMul", &inputs, &[output], &[&[("transB", AttributeValue::Int(1))], attributes].concat())
+}
+
+fn widened(output: &str) -> Node {
+    let attributes = vec![Attribute { name: "to".into(), value: AttributeValue::Int(DataType::FLOAT.0.into()) }];
+    Node { attributes, ..node("Cast", &["narrow_rows"], &[output]) }
+}
+
+#[test]
+fn products_of_floats_read_what_was_cast_and_add_their_bias() {
+    let nodes = [
+        widened("w"),
+        float_product(["x", "w"], "a", &[]),
+        node("Add", &["weight", "a"], &["b"]),
+        float_product(["x", "rows"], "c", &[]),
+        float_product(["b", "w"], "d", &[("alpha", AttributeValue::Float(1.0))]),
+        node("Add", &["d", "weight"], &["e"]),
+    ];
+    let after = edited(&graph(&nodes, &["c", "d", "e"]));
+    let [block] = after.nodes() else { panic!("{:?}", after.nodes()) };
+    assert_eq!(
+        (&block.inputs[..], &block.outputs[..]),
+        (&["x", "narrow_rows", "weight", "rows"].map(String::from)[..], &["c", "d", "e"].map(String::from)[..])
+    );
+    let width = WIDTH as usize;
+    let narrow = FloatMatrix { weights: 1, data_type: DataType::BFLOAT16, bias: Some(2), columns: width, rows: width };
+    let wide = FloatMatrix { weights: 3, data_type: DataType::FLOAT, bias: None, columns: width, rows: 32 };
+    let expected = [
+        RowStep::FloatProducts { input: 0, matrices: vec![narrow, wide] },
+        // Something else reads what the bias is added to.
+        RowStep::FloatProducts { input: 4, matrices: vec![FloatMatrix { bias: None, ..narrow }] },
+        RowStep::AddVector([6, 2]),
+    ];
+    assert_eq!(read(block).steps, expected);
+}
+
+#[test]
+fn a_product_of_floats_alone_is_a_block_and_others_stay() {
+    let check = |what: &str, nodes: &[Node], outputs: &[&str], expected: &[&str]| {
+        assert_eq!(operators(nodes, outputs), expected, "{what}");
+    };
+    let product = |attributes: &[(&str, AttributeValue)]| [widened("w"), float_product(["x", "w"], "a", attributes)];
+    check("alone", &product(&[]), &["a"], &[BLOCK_OPERATOR]);
+    check("what was cast is read elsewhere", &product(&[]), &["a", "w"], &["Cast", BLOCK_OPERATOR]);
+    let halved = product(&[("alpha", AttributeValue::Float(0.5))]);
+    check("scaled", &halved, &["a"], &["Cast", "FusedMatMul"]);
+    let turned = product(&[("transA", AttributeValue::Int(1))]);
+    check("of turned inputs", &turned, &["a"], &["Cast", "FusedMatMul"]);
+    let columns = contrib("FusedMatMul", &["x", "w"], &["a"], &[("transB", AttributeValue::Int(0))]);
+    check("in columns", &[widened("w"), columns], &["a"], &["Cast", "FusedMatMul"]);
+    check("with what is given", &[float_product(["x", "other"], "a", &[])], &["a"], &["FusedMatMul"]);
+    let halves = Node { attributes: vec![Attribute { name: "to".into(), value: AttributeValue::Int(10) }], ..widened("w") };
+    check("in halves", &[halves, float_product(["half", "w"], "a", &[])], &["a"], &["Cast", "FusedMatMul"]);
+}
+
+#[test]
+fn products_of_floats_have_names_for_adapters() {
+    let named = Node { name: "/model.layers.0.mlp.up_proj".into(), ..float_product(["x", "w"], "a", &[]) };
+    let before = graph(&[widened("w"), named], &["a"]);
+    let products = before.edit().use_custom_operators(DataType::FLOAT).products;
+    let [product] = &products[..] else { panic!("{products:?}") };
+    assert_eq!((product.name.as_str(), product.bits, product.n_inputs), ("layers.0.mlp.up_proj", 16, WIDTH as usize));
+    // Its weights are read, for magnitudes.
+    let (mut n, products) = (0, before.products());
+    products[0]
+        .for_each_row(0..WIDTH as usize, None, &mut |row| n += usize::from(row.iter().all(|value| *value == 0.0)))
+        .unwrap();
+    assert_eq!(n, WIDTH as usize);
+}
+
+fn split(input: &str) -> Node {
+    let attributes = vec![Attribute { name: "axis".into(), value: AttributeValue::Int(-1) }];
+    Node { attributes, ..node("Split", &[input, "sizes"], &["q", "k", "v"]) }
+}
+
+/// The norms of heads, as builders write them.
+fn head_norm(input: &str, shapes: [&str; 2], output: &str) -> [Node; 3] {
+    let value = |name: &str| format!("{input}.{name}");
+    [
+        node("Reshape", &[input, shapes[0]], &[&value("heads")]),
+        node("SimplifiedLayerNormalization", &[&value("heads"), "of_head"], &[&value("normed_heads")]),
+        node("Reshape", &[&value("normed_heads"), shapes[1]], &[output]),
+    ]
+}
+
+fn with_norms(more: &[Node]) -> Vec<Node> {
+    let norms = [head_norm("q", ["two_heads", "both"], "queries"), head_norm("k", ["one_head", "one"], "keys")].concat();
+    [&[product("x", "qkv"), split("qkv")][..], &norms, more].concat()
+}
+
+#[test]
+fn norms_of_heads_are_a_part_of_the_block() {
+    let after = edited(&graph(&with_norms(&[]), &["queries", "keys", "v"]));
+    let [block] = after.nodes() else { panic!("{:?}", after.nodes()) };
+    assert_eq!(block.inputs, ["x", "codes", "scales", "of_head"]);
+    let RowBlock { widths, steps, outputs } = read(block);
+    let norm = |input| RowStep::RmsNorm { input, weight: 3, epsilon: 1e-5_f32.to_bits() };
+    let columns = |first| RowStep::Columns { input: 4, first };
+    assert_eq!(steps[1..], [columns(0), columns(32), columns(48), norm(5), norm(6)]);
+    assert_eq!(widths, [64, 0, 0, 0, 64, 32, 16, 16, 32, 16]);
+    let names: Vec<_> = outputs.iter().zip(&block.outputs).map(|(value, name)| (*value, name.as_str())).collect();
+    assert_eq!(names, [(7, "v"), (8, "queries"), (9, "keys")]);
+}
+
+#[test]
+fn heads_are_neither_returned_by_a_block_nor_given_to_one() {
+    const NAMES: [&str; 3] = ["Reshape", "SimplifiedLayerNormalization", "Reshape"];
+    let check = |what: &str, nodes: &[Node], outputs: &[&str], expected: &[&[&str]]| {
+        assert_eq!(operators(nodes, outputs), expected.concat(), "{what}");
+    };
+    let all = with_norms(&[]);
+    check("normed heads", &all, &["queries", "keys", "v", "k.normed_heads"], &[&[BLOCK_OPERATOR], &NAMES]);
+    let reader = [node("Neg", &["q.heads"], &["n"])];
+    check("heads", &with_norms(&reader), &["keys", "v", "queries", "n"], &[&[BLOCK_OPERATOR], &NAMES, &NAMES, &["Neg"]]);
+    let [reshape, norm, flat] = head_norm("q", ["other_heads", "both"], "queries");
+    let other = [product("x", "qkv"), split("qkv"), reshape, norm, flat];
+    check("other heads", &other, &["queries", "k", "v"], &[&[BLOCK_OPERATOR], &NAMES]);
+    // What comes between a value and its norm ends the block before it, and a block behind it is not given heads.
+    let [reshape, norm, flat] = head_norm("q", ["two_heads", "both"], "queries");
+    let between = [product("x", "qkv"), split("qkv"), reshape, node("Neg", &["k"], &["n"]), norm, flat, product("x", "z")];
+    check(
+        "between",
+        &between,
+        &["queries", "v", "n", "z"],
+        &[&[BLOCK_OPERATOR, "Reshape", "Neg"], &NAMES[1..], &["MatMulNBits"]],
+    );
 }
 
 /// The time that an edit takes does not grow with the square of a hostile graph.
