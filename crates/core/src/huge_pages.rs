@@ -17,6 +17,11 @@ use elsewhere::Mapped;
 #[cfg(target_os = "linux")]
 use linux::Mapped;
 
+/// How long the threads rest before their first page. A short prompt has its first token by then, which they would delay: while the system
+/// changes what is mapped, whoever touches memory for the first time waits.
+#[cfg(target_os = "linux")]
+const FIRST_REST: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// What a process has mapped before a load.
 #[derive(Debug)]
 pub struct MappingSnapshot(Mapped);
@@ -57,7 +62,10 @@ impl MovingFiles {
             let own = Arc::clone(&is_wanted);
             let thread = std::thread::Builder::new().name("huge-pages".into());
             // When no thread can be had, weights stay where they are.
-            let _ = thread.spawn(move || moved::move_all(&ranges, &own));
+            let _ = thread.spawn(move || {
+                std::thread::sleep(FIRST_REST);
+                moved::move_all(&ranges, &own);
+            });
         }
         #[cfg(not(target_os = "linux"))]
         drop(ranges);
@@ -102,6 +110,8 @@ mod linux {
     use std::ops::Range;
     use std::time::Instant;
 
+    use super::FIRST_REST;
+
     /// How often as long as a page took the thread rests after it, at the most. While the system gathers one it gives no other thread new
     /// memory, which the first prompt needs.
     const MOST_RESTS: usize = 9;
@@ -127,6 +137,7 @@ mod linux {
             if !pages.is_empty() {
                 // When no thread can be had, weights stay where they are.
                 let _ = std::thread::Builder::new().name("huge-pages".into()).spawn(move || {
+                    std::thread::sleep(FIRST_REST);
                     stand_back();
                     let rests = rests(pages.len());
                     for start in pages {
