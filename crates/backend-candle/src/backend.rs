@@ -25,6 +25,7 @@ use crate::footprint::{WeightBytes, encoders, footprint};
 use crate::gguf;
 use crate::loaded::Loaded;
 use crate::model::CandleModel;
+use crate::packed;
 use crate::weights::{self, CheckpointSource, LoadedDecoder};
 
 /// The release of candle that this crate is built with, which candle itself does not expose.
@@ -219,7 +220,8 @@ impl OpenedModel for CandleOpened {
             StoredWeights::Checkpoint(checkpoint) => {
                 let arena = Arena::default();
                 let reader = CheckpointSource { checkpoint, file: &files.name, bits, numerics: options.numerics, arena: &arena };
-                Ok(LoadedDecoder { decoder: weights::decoder(&reader, &config)?, dtype, weight_types: Vec::new() })
+                let decoder = packed::decoder(&reader, &files, &config, &options)?;
+                Ok(LoadedDecoder { decoder, dtype, weight_types: Vec::new() })
             }
         })?;
         (info.dtype, info.weight_types) = (dtype, weight_types);

@@ -26,6 +26,7 @@ mod linear;
 mod loaded;
 mod model;
 mod operations;
+mod packed;
 mod probe;
 mod session;
 mod train;

@@ -220,7 +220,7 @@ impl WeightSource for CheckpointSource<'_> {
         let rows = parts.iter().map(|(_, rows)| rows).sum();
         let stored = match self.bits {
             None => self.floats(parts, columns)?,
-            Some(bits) => self.quantized(bits, parts, rows, columns)?,
+            Some(bits) => self.quantized(bits, parts, columns, &|_| Ok(()))?,
         };
         Ok(Matrix::new(stored, rows, columns, self.numerics))
     }
@@ -240,16 +240,16 @@ impl CheckpointSource<'_> {
         Ok(Stored::floats(dtype, self.arena, number(&stored), halves, |out| self.read(&stored, out, widen)))
     }
 
-    /// Quantises row by row, so that the matrix never exists as floats.
-    fn quantized(&self, bits: Bits, parts: &[(String, usize)], rows: usize, columns: usize) -> Result<Stored> {
-        if !columns.is_multiple_of(BLOCK) {
-            return Err(Error::Unsupported {
-                what: format!("quantising `{}` of `{}`", parts[0].0, self.file),
-                reason: format!("its rows have {columns} weights, which is not a multiple of {BLOCK}"),
-                hint: Some(Remedy::UseDType(vec![DType::F32]).into()),
-            });
-        }
-        let stored = self.checked_all(parts, &[columns])?;
+    /// Quantises row by row, so that the matrix never exists as floats. `go_on` is told the bytes read as they are done.
+    pub(crate) fn quantized(
+        &self,
+        bits: Bits,
+        parts: &[(String, usize)],
+        columns: usize,
+        go_on: &dyn Fn(usize) -> Result<()>,
+    ) -> Result<Stored> {
+        let stored = self.checked_blocks(parts, columns)?;
+        let rows: usize = parts.iter().map(|(_, rows)| rows).sum();
         let (row_blocks, row_bytes) = (columns / BLOCK, columns / BLOCK * bits.block_bytes());
         let (mut codes, mut scales) = (self.arena.zeros(rows * row_bytes), self.arena.zeros(rows * row_blocks));
         let (mut codes_left, mut scales_left) = (&mut *codes, &mut *scales);
@@ -270,9 +270,22 @@ impl CheckpointSource<'_> {
                     },
                 );
                 self.checkpoint.release();
+                go_on(bytes.len())?;
             }
         }
         Ok(Stored::Blocks { bits, codes, scales })
+    }
+
+    /// The tensors of shapes `[rows, columns]`, whose rows are whole blocks.
+    pub(crate) fn checked_blocks(&self, parts: &[(String, usize)], columns: usize) -> Result<Vec<StoredTensor<'_>>> {
+        if columns.is_multiple_of(BLOCK) {
+            return self.checked_all(parts, &[columns]);
+        }
+        Err(Error::Unsupported {
+            what: format!("quantising `{}` of `{}`", parts[0].0, self.file),
+            reason: format!("its rows have {columns} weights, which is not a multiple of {BLOCK}"),
+            hint: Some(Remedy::UseDType(vec![DType::F32]).into()),
+        })
     }
 
     /// The values of the tensors of shapes `[rows, inner...]`, concatenated.

@@ -6,7 +6,6 @@
 mod genai;
 mod graph_plan;
 pub(crate) mod provenance;
-pub(crate) mod staging;
 #[cfg(test)]
 mod tests;
 
@@ -14,18 +13,29 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use tandem_core::cache::{hash, sources};
 use tandem_core::files::{ModelFile, ModelFiles};
-use tandem_core::{CancelToken, Error, ExportOptions, Exported, Progress, ProgressEvent, Result, disk};
+use tandem_core::staging::{self, NO_SPACE, Staging, cannot};
+use tandem_core::{Error, ExportOptions, Exported, Result, disk};
+use tandem_onnx_graph::{DATA_FILE, GRAPH_FILE};
 
 pub(crate) use self::graph_plan::{GraphPlan, RunBy, encodes, graph_format, refuse_unsupported_architecture};
-use self::staging::Staging;
 
 /// The exporter's version: the release of Tandem, and a number that grows when the same release builds a different graph than before.
 /// The cache does not find graphs of other versions.
 pub const EXPORTER_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-9");
 
-/// What to do about a disk that is too small.
-pub(crate) const NO_SPACE: &str = "make room, choose a directory on another disk, or a smaller dtype such as int4";
+/// The files that an export writes: only a directory without any others is replaced.
+const WRITTEN: [&str; 8] = [
+    GRAPH_FILE,
+    DATA_FILE,
+    genai::FILE,
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+];
 
 /// Exports the checkpoint of `files` to a directory that ONNX Runtime, onnxruntime-genai and Tandem load as it is: the graph and its weights,
 /// a `genai_config.json` if the graph has logits, and copies of configuration and tokenizer.
@@ -48,7 +58,8 @@ fn export_where(files: &ModelFiles, options: &ExportOptions, available: &dyn Fn(
     refuse_unsupported_architecture(&config, options.format.outputs, &files.name)?;
     let plan = GraphPlan::open(files, &config, options.format, RunBy::Anyone)?.with_adapters(options.adapters.clone());
     let genai_config = genai::config(files, &config, options.format.outputs, plan.cached_head_dim())?;
-    staging::check_target(&options.directory, options.replace)?;
+    let replaced = options.replace.then_some(&WRITTEN[..]);
+    staging::check_target(&options.directory, replaced)?;
     let companions = companions(files)?;
     let copied = companions.iter().map(|(_, file)| file.len()).sum::<Result<u64>>()?;
     disk::check(&options.directory, plan.n_bytes() + copied, available, NO_SPACE)?;
@@ -68,7 +79,7 @@ fn export_where(files: &ModelFiles, options: &ExportOptions, available: &dyn Fn(
     if options.cancel.is_cancelled() {
         return Err(Error::Cancelled);
     }
-    staging.publish(options.replace)?;
+    staging.publish(replaced)?;
     listed(&options.directory)
 }
 
@@ -97,23 +108,14 @@ fn copy(file: &ModelFile, target: &Path) -> Result<()> {
 
 /// The hashes of the files that determine the graph.
 fn hash_all(files: &ModelFiles, options: &ExportOptions) -> Result<Vec<String>> {
-    provenance::sources(files).map(|file| hash(file, &options.progress, &options.cancel)).collect()
-}
-
-/// The SHA-256 of a file's content.
-pub(crate) fn hash(file: &ModelFile, progress: &Progress, cancel: &CancelToken) -> Result<String> {
-    let (name, total) = (file.file_name(), file.len()?);
-    file.sha256_while(&mut |done| {
-        progress.tell(&ProgressEvent::Hashing { file: name, done, total });
-        if cancel.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
-    })
+    sources(files).map(|file| hash(file, &options.progress, &options.cancel)).collect()
 }
 
 fn listed(directory: &Path) -> Result<Exported> {
     let mut files = Vec::new();
     list(directory, "", &mut files).map_err(|error| cannot("read", directory, error))?;
     files.sort();
-    Ok(Exported { directory: directory.into(), graph: directory.join(tandem_onnx_graph::GRAPH_FILE), files })
+    Ok(Exported { directory: directory.into(), graph: directory.join(GRAPH_FILE), files })
 }
 
 /// Adds the files in `directory` and its folders, with their sizes, to `files`; `place` is put before their names.
@@ -142,20 +144,4 @@ pub(crate) fn refuse_without_weights(files: &ModelFiles) -> Result<()> {
         reason: "it has graphs but no safetensors weights to build a graph from".into(),
         hint: Some("obtain the checkpoint, or load its graph as it is".into()),
     })
-}
-
-/// A failure of the file system at `path`.
-pub(crate) fn cannot(done: &str, path: &Path, error: io::Error) -> Error {
-    let hint = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            "the disk is full: free some space, or choose another directory"
-        }
-        _ => "make it readable and writable, or choose another directory",
-    };
-    Error::BadFile {
-        file: path.display().to_string(),
-        problem: format!("cannot be {done}"),
-        hint: Some(hint.into()),
-        source: Some(error.into()),
-    }
 }

@@ -8,13 +8,13 @@ use std::num::Saturating;
 
 use tandem_core::DType;
 use tandem_core::backend::Kernels;
+use tandem_core::cache::MADE_IN_MEMORY;
 use tandem_core::footprint::{Count, Decoding, Footprint, ModelShape, Part, Workload, weight_bytes};
 use tandem_core::kv_memory::resident_tokens;
 use tandem_core::sequence::PREFILL_CHUNK;
 
 pub(crate) use self::encoding::{Attention, encoder_footprint};
 pub(crate) use self::graph::GraphFootprint;
-use crate::source::BUILT_IN_MEMORY;
 
 /// The library with its tables, the program, and what allocators keep: the demo's peak without the demo, measured on Linux.
 const ENGINE: Count = Saturating(47_000_000);
@@ -137,7 +137,7 @@ impl GraphFootprint {
             custom_products: if is_own { products } else { zero },
             others,
             shared: if shape.tied && !is_own { head } else { zero },
-            inline: if shape.stored_bytes.0 < BUILT_IN_MEMORY { products + others } else { zero },
+            inline: if shape.stored_bytes.0 < MADE_IN_MEMORY { products + others } else { zero },
             kv_value: table_value,
             moves: false,
         }

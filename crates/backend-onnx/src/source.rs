@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use tandem_core::backend::{Kernels, LoadOptions, Numerics, Purpose, WeightFile};
+use tandem_core::cache::MADE_IN_MEMORY;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::{GraphFile, ModelFile, ModelFiles};
 use tandem_core::{DType, Device, Error, Result};
@@ -24,10 +25,6 @@ use crate::value_names::can_probe;
 
 /// A larger graph, weights included, is edited only where it must be: an edit makes a copy in memory.
 const CHEAP_TO_COPY: usize = 64 << 20;
-
-/// The graph of a checkpoint with fewer bytes of weights is built in memory at each load, which takes less time than finding it in the cache:
-/// nothing is written for a tiny model.
-pub(crate) const BUILT_IN_MEMORY: u64 = 32 << 20;
 
 /// A graph for the engine, with what is known about it.
 pub(crate) struct Source {
@@ -274,7 +271,7 @@ impl Source {
         let dtype = options.dtype.unwrap_or(DType::F32);
         let format = graph_format(config, dtype, options.purpose);
         refuse_unsupported_architecture(config, format.outputs, &files.name)?;
-        if stored_bytes(files)? >= BUILT_IN_MEMORY && files.weights.iter().all(|file| file.path().is_some()) {
+        if stored_bytes(files)? >= MADE_IN_MEMORY && files.weights.iter().all(|file| file.path().is_some()) {
             let cached = cached_graph(files, dtype, options)?;
             let file = ModelFile::Path(cached.path().into());
             let opened = OpenedGraph::open(&GraphFile { file, dtype: Some(dtype) }, options.dtype)?;

@@ -168,6 +168,7 @@ mod tests {
             context = 1000
             memory = "16GiB"
             no_memory_check = true
+            huge_pages = false
             adapter = ["./style=0.5"]
             require_device = 0.9
             ort_library = "lib/libonnxruntime.so"

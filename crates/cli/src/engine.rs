@@ -1,8 +1,8 @@
 //! From options to a loaded model.
 
 use crate::words::clause;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,8 +11,8 @@ use tandem::adapters::{AppliedAdapter, other_base};
 use tandem::catalog::{Catalog, CatalogEntry};
 use tandem::embedding::Pooling;
 use tandem::{
-    Admission, DType, Device, EmbeddingModel, ModelInfo, OpenedModel, RerankerModel, Resolved, Resolver, SessionOptions,
-    Settings, TextModel,
+    Admission, DType, Device, EmbeddingModel, ModelInfo, OpenedModel, ProgressEvent, RerankerModel, Resolved, Resolver,
+    SessionOptions, Settings, TextModel,
 };
 use tandem_bench::peak_rss_bytes;
 
@@ -28,7 +28,7 @@ pub(crate) struct Loaded {
     pub(crate) model: TextModel,
     pub(crate) resolver: Resolver,
     entry: Option<CatalogEntry>,
-    /// Memory went into making a graph as well.
+    /// Memory went into making something for the next load as well.
     has_exported: Arc<AtomicBool>,
 }
 
@@ -101,6 +101,8 @@ pub(crate) fn load(
     let resolved = resolve(&resolver, reference, &reference_settings(options), output)?;
     let model = load_with(&resolver, &resolved, settings, &has_exported, n_tokens, output, OpenedModel::load)?;
     remark_on_load(&resolved, model.info(), model.load_time(), output);
+    // It is needed until the process ends, and is gone with it at once; freeing its hundreds of thousands of strings takes 20 ms.
+    std::mem::forget(model.tokenizer().clone());
     Ok(Loaded { model, resolver, entry: resolved.entry, has_exported })
 }
 
@@ -142,7 +144,7 @@ pub(crate) fn load_reranker(
 /// Tokens for which the memory of an embedding model is planned: what it takes at once of long texts.
 const EMBEDDED_TOKENS: usize = 512;
 
-/// Finds the files of a resolved model, opens them and calls `load`; Ctrl-C stops it, and `has_exported` says whether a graph was made.
+/// Finds the files of a resolved model, opens them and calls `load`; Ctrl-C stops it, and `has_exported` says whether something was made for it.
 fn load_with<M>(
     resolver: &Resolver,
     resolved: &Resolved,
@@ -156,9 +158,16 @@ fn load_with<M>(
     settings = find_adapters(resolver, settings, output)?;
     let progress = output.progress(format!("loading {}", resolved.model));
     let interrupts = Interrupts::install(settings.load.cancel.clone()).context("Ctrl-C cannot be listened to")?;
+    let remark = Arc::new(OnceLock::new());
     settings.load.progress = tandem::Progress::new({
         let (shown, interrupts, has_exported) = (progress.listener(), interrupts.clone(), Arc::clone(has_exported));
+        let remark = Arc::clone(&remark);
         move |event| {
+            if matches!(event, ProgressEvent::NotKept { .. }) {
+                // One is enough, once nothing is drawn any more.
+                let _ = remark.set(event.to_string());
+                return;
+            }
             has_exported.store(true, Ordering::Relaxed);
             // From here on something is left behind when the process ends at once.
             interrupts.arm();
@@ -172,6 +181,9 @@ fn load_with<M>(
     });
     interrupts.disarm();
     drop(progress);
+    if let Some(remark) = remark.get() {
+        output.note(&format!("warning: {remark}"));
+    }
     let model = model?;
     if settings.load.cancel.is_cancelled() {
         return Err(tandem::Error::Cancelled.into());
@@ -279,7 +291,7 @@ pub(crate) fn settings(options: &EngineOptions, output: &Output) -> Result<Setti
         .with_device(device)
         .with_numerics(options.compute.numerics.unwrap_or_default())
         .with_kv_dtype(options.kv.kv_dtype)
-        .with_huge_pages(true)
+        .with_huge_pages(options.huge_pages.unwrap_or(true))
         .with_onnx(options.onnx.options());
     let adapters = options.adapter.clone();
     Ok(Settings { load, adapters, no_memory_check: options.no_memory_check == Some(true), ..settings })

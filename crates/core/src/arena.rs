@@ -9,7 +9,7 @@ use std::ops::{Deref, DerefMut, RangeInclusive};
 use std::sync::{Mutex, PoisonError};
 
 use bytemuck::Pod;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use crate::huge_pages;
 
@@ -29,9 +29,11 @@ pub struct Arena {
     current: Mutex<Option<Piece>>,
 }
 
-/// Values in an [`Arena`].
+/// Values in an [`Arena`], or in a file that is mapped.
 pub struct Slab<V> {
-    bytes: BytesMut,
+    /// Empty while they are mapped.
+    own: BytesMut,
+    mapped: Option<Bytes>,
     values: PhantomData<V>,
 }
 
@@ -54,7 +56,7 @@ impl Arena {
         let size = size_of::<V>().checked_mul(n).expect("values fit the address space");
         let mut bytes = self.take(size.next_multiple_of(ALIGNMENT));
         bytes.truncate(size);
-        Slab { bytes, values: PhantomData }
+        Slab { own: bytes, mapped: None, values: PhantomData }
     }
 
     fn take(&self, n: usize) -> BytesMut {
@@ -90,23 +92,49 @@ impl Piece {
     }
 }
 
+impl<V: Pod> Slab<V> {
+    /// The values in `bytes`, whose owner keeps them where they are; `None` where they are not aligned, or not a whole number of values.
+    pub fn mapped(bytes: Bytes) -> Option<Self> {
+        let is_usable = bytemuck::try_cast_slice::<u8, V>(&bytes).is_ok();
+        is_usable.then(|| Self { own: BytesMut::new(), mapped: Some(bytes), values: PhantomData })
+    }
+
+    /// Their bytes, to be filled.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        if let Some(mapped) = self.mapped.take() {
+            let mut copy = Arena::default().zeros::<u8>(mapped.len());
+            copy.copy_from_slice(&mapped);
+            self.own = copy.own;
+        }
+        &mut self.own
+    }
+}
+
+impl<V> Slab<V> {
+    /// Their bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.mapped.as_ref().map_or(&*self.own, |mapped| mapped)
+    }
+}
+
 impl<V: Pod> Deref for Slab<V> {
     type Target = [V];
 
     fn deref(&self) -> &[V] {
-        bytemuck::cast_slice(&self.bytes)
+        bytemuck::cast_slice(self.bytes())
     }
 }
 
+/// What is mapped is first copied.
 impl<V: Pod> DerefMut for Slab<V> {
     fn deref_mut(&mut self) -> &mut [V] {
-        bytemuck::cast_slice_mut(&mut self.bytes)
+        bytemuck::cast_slice_mut(self.bytes_mut())
     }
 }
 
 impl<V> fmt::Debug for Slab<V> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Slab").field("bytes", &self.bytes.len()).finish_non_exhaustive()
+        formatter.debug_struct("Slab").field("bytes", &self.bytes().len()).finish_non_exhaustive()
     }
 }
 
@@ -140,6 +168,28 @@ mod tests {
         assert_eq!((large[n - 1], large.len(), large.as_ptr().addr() % PIECE_ALIGNMENT), (0, n, 0));
         large[n - 1] = 9;
         assert!(first.iter().chain(&*second).all(|value| *value == 0));
+    }
+
+    #[test]
+    fn mapped_values_are_shared_until_they_are_written() {
+        // Aligned like values of its own.
+        let mut all = Arena::default().zeros::<f32>(8);
+        all.iter_mut().zip(1_u8..).for_each(|(value, i)| *value = i.into());
+        let file = Bytes::from_owner(SlabOwner(all));
+        let mapped = |range| Slab::<f32>::mapped(file.slice(range));
+        assert!(mapped(0..7).is_none() && mapped(1..9).is_none(), "not a whole number, and not aligned");
+        let (mut one, two) = (mapped(4..16).unwrap(), mapped(0..32).unwrap());
+        assert_eq!((&*one, two.len(), one.as_ptr()), (&[2.0, 3.0, 4.0][..], 8, two[1..].as_ptr()));
+        one[1] = 9.0;
+        assert_eq!((&*one, two[2]), (&[2.0, 9.0, 4.0][..], 3.0));
+    }
+
+    struct SlabOwner(Slab<f32>);
+
+    impl AsRef<[u8]> for SlabOwner {
+        fn as_ref(&self) -> &[u8] {
+            self.0.bytes()
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
+
 use crate::adapter::ScaledAdapter;
 use crate::cancel::CancelToken;
 use crate::named::named;
@@ -26,14 +28,16 @@ pub struct ExportOptions {
     pub cancel: CancelToken,
 }
 
-/// A graph that was made of a checkpoint and is kept in the cache for the next load.
+/// What was made of a checkpoint and is kept in the [cache](crate::cache) for the next load.
 #[derive(Clone, Debug)]
-pub struct CachedGraphInfo {
+pub struct CachedInfo {
     /// The directory.
     pub directory: PathBuf,
-    /// The checkpoint that it was made of, as far as its file says.
+    /// What it is.
+    pub kind: CachedKind,
+    /// The checkpoint that it was made of, as far as it says.
     pub source: Option<String>,
-    /// The dtype of its weights, as far as its file says.
+    /// The dtype of its weights, as far as it says.
     pub dtype: Option<String>,
     /// What it takes on the disk.
     pub bytes: u64,
@@ -41,13 +45,23 @@ pub struct CachedGraphInfo {
     pub used: SystemTime,
 }
 
-/// What a removal of [graphs in the cache](CachedGraphInfo) did.
+/// What is kept in the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CachedKind {
+    /// A graph, for ONNX Runtime.
+    Graph,
+    /// Quantised weights, for candle.
+    Weights,
+}
+
+/// What a removal of [entries of the cache](CachedInfo) did.
 #[derive(Clone, Debug, Default)]
-pub struct RemovedGraphs {
+pub struct RemovedEntries {
     /// Those that are gone.
-    pub removed: Vec<CachedGraphInfo>,
+    pub removed: Vec<CachedInfo>,
     /// Those that a process uses, which stay.
-    pub in_use: Vec<CachedGraphInfo>,
+    pub in_use: Vec<CachedInfo>,
 }
 
 /// How a graph holds its weights, and what it takes and gives.

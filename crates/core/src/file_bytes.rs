@@ -6,7 +6,7 @@ use std::io;
 use std::ops::Deref;
 use std::path::Path;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapOptions};
 
 use crate::error::{Error, Result};
 
@@ -112,7 +112,7 @@ fn map(path: &Path) -> Result<Mmap> {
     // SAFETY: the mapping is private and read-only, and model files are replaced by renaming, never written in place, by all of
     // Tandem. Another program that truncates the file while it is mapped ends this one with SIGBUS; that is accepted, as it is by
     // every loader that maps weights.
-    unsafe { Mmap::map(&file) }.map_err(|source| unreadable(path, source))
+    unsafe { MmapOptions::new().map_copy_read_only(&file) }.map_err(|source| unreadable(path, source))
 }
 
 pub(crate) fn unreadable(path: &Path, source: io::Error) -> Error {

@@ -11,12 +11,16 @@ mod moved;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[cfg(not(target_os = "linux"))]
 use elsewhere::Mapped;
 #[cfg(target_os = "linux")]
 use linux::Mapped;
+
+/// How long the threads rest before their first page. A short prompt has its first token by then, which they would delay: while the system
+/// changes what is mapped, whoever touches memory for the first time waits.
+const FIRST_REST: Duration = Duration::from_millis(100);
 
 /// What a process has mapped before a load.
 #[derive(Debug)]
@@ -83,6 +87,7 @@ pub fn are_available() -> bool {
 
 /// Does all of `copies` and then moves `ranges`, while `is_wanted` says so.
 fn move_all(copies: Vec<Copying>, ranges: &[Range<usize>], is_wanted: &Mutex<bool>) {
+    std::thread::sleep(FIRST_REST);
     #[cfg(target_os = "linux")]
     linux::stand_back();
     for copy in copies {
@@ -136,6 +141,8 @@ mod linux {
     use std::ops::Range;
     use std::time::Instant;
 
+    use super::FIRST_REST;
+
     /// How often as long as a page took the thread rests after it, at the most. While the system gathers one it gives no other thread new
     /// memory, which the first prompt needs.
     const MOST_RESTS: usize = 9;
@@ -161,6 +168,7 @@ mod linux {
             if !pages.is_empty() {
                 // When no thread can be had, weights stay where they are.
                 let _ = std::thread::Builder::new().name("huge-pages".into()).spawn(move || {
+                    std::thread::sleep(FIRST_REST);
                     stand_back();
                     let rests = rests(pages.len());
                     for start in pages {

@@ -3,7 +3,8 @@
 //! - [`backend`]: what an engine must do, four small traits.
 //! - [`config`], [`files`]: what a published checkpoint says of itself and which files it has.
 //! - [`footprint`]: how much memory a model takes, as its backend says. [`bandwidth`]: how fast memory is read.
-//! - [`checkpoint`]: a checkpoint's weights by name. [`export`]: what a graph of one is to be. [`progress`]: how far long work is.
+//! - [`checkpoint`]: a checkpoint's weights by name. [`export`]: what a graph of one is to be. [`cache`]: what is kept of such work.
+//!   [`progress`]: how far it is.
 //! - [`gguf`]: files of llama.cpp, which hold all of that in one. [`huge_pages`]: weights where they are read
 //!   fastest. [`kv_memory`]: keys and values there too.
 //! - [`tokenizer`], [`template`]: text to tokens and back, chat messages to a prompt.
@@ -18,6 +19,7 @@ pub mod allocator;
 pub mod arena;
 pub mod backend;
 pub mod bandwidth;
+pub mod cache;
 pub mod cancel;
 pub mod checkpoint;
 pub mod config;
@@ -50,6 +52,7 @@ pub mod sequence;
 mod setters;
 pub mod size;
 pub mod speculation;
+pub mod staging;
 pub mod stop;
 pub mod template;
 pub mod tokenizer;

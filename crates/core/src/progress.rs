@@ -58,6 +58,20 @@ pub enum ProgressEvent<'a> {
         /// Bytes of all of them.
         total: u64,
     },
+    /// The weights of a checkpoint are quantised.
+    Quantizing {
+        /// What they become.
+        dtype: DType,
+        /// Bytes of the checkpoint's weights that are done.
+        done: u64,
+        /// Bytes of all of them.
+        total: u64,
+    },
+    /// What was made of a checkpoint is not kept, so that the next load makes it again.
+    NotKept {
+        /// Why.
+        problem: &'a str,
+    },
     /// Adapters are merged into a checkpoint.
     Merging {
         /// Bytes of its weights that are written.
@@ -85,11 +99,12 @@ impl ProgressEvent<'_> {
     /// Bytes done and bytes in all, of work that is measured by them.
     pub fn bytes(&self) -> Option<(u64, u64)> {
         match *self {
-            Self::Waiting { .. } => None,
+            Self::Waiting { .. } | Self::NotKept { .. } => None,
             Self::Hashing { done, total, .. }
             | Self::Downloading { done, total, .. }
             | Self::DownloadingElsewhere { done, total, .. }
             | Self::Exporting { done, total, .. }
+            | Self::Quantizing { done, total, .. }
             | Self::Merging { done, total } => Some((done.min(total), total)),
         }
     }
@@ -109,6 +124,8 @@ impl fmt::Display for ProgressEvent<'_> {
             Self::Downloading { file, .. } => write!(f, "downloading {file}")?,
             Self::DownloadingElsewhere { file, .. } => write!(f, "another process downloads {file}")?,
             Self::Exporting { dtype, .. } => write!(f, "exporting to {dtype}")?,
+            Self::Quantizing { dtype, .. } => write!(f, "quantising to {dtype}")?,
+            Self::NotKept { problem } => write!(f, "quantised weights are not kept for the next load: {problem}")?,
             Self::Merging { .. } => f.write_str("merging")?,
         }
         match self.bytes() {
@@ -138,6 +155,11 @@ mod tests {
             "another process downloads model.safetensors: 75%",
         );
         check(ProgressEvent::Exporting { dtype: DType::Int4, done: 9, total: 9 }, "exporting to int4: 100%");
+        check(ProgressEvent::Quantizing { dtype: DType::Int4, done: 1, total: 2 }, "quantising to int4: 50%");
+        check(
+            ProgressEvent::NotKept { problem: "`/cache`: cannot be made" },
+            "quantised weights are not kept for the next load: `/cache`: cannot be made",
+        );
         check(ProgressEvent::Exporting { dtype: DType::F32, done: 7, total: 0 }, "exporting to f32: 0%");
         check(ProgressEvent::Exporting { dtype: DType::F32, done: u64::MAX, total: u64::MAX }, "exporting to f32: 100%");
     }

@@ -14,6 +14,7 @@ use tokenizers::{PostProcessor, TruncationDirection, TruncationParams, Truncatio
 use crate::error::{Error, Result};
 use crate::primitives::TokenId;
 
+mod bpe;
 mod bytes;
 mod file;
 mod steps;

@@ -86,6 +86,26 @@ pub enum Stored {
     },
 }
 
+/// How quantised weights lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// As [`Blocks`] are.
+    Rows,
+    /// As [`Strips`] are.
+    Strips,
+}
+
+impl Layout {
+    /// That of a [`Matrix`] whose products have these numerics on this processor: weights may be kept so for another load.
+    pub fn of(numerics: Numerics) -> Self {
+        Self::on(Isa::current(), numerics)
+    }
+
+    fn on(isa: Isa, numerics: Numerics) -> Self {
+        if numerics == Numerics::Fast && isa.has_strips() { Self::Strips } else { Self::Rows }
+    }
+}
+
 impl Stored {
     /// `n` floats in `arena`: for f16 and bf16 `halves` writes their bits, for any other `dtype` `floats` writes f32.
     pub fn floats(
@@ -114,16 +134,19 @@ impl Stored {
         }
     }
 
-    /// Weights of rows of `columns` that are multiplied with `numerics`, in the order that this processor reads the fastest. A [`Matrix`] has them so;
-    /// they may be kept so for another load by the same [instruction set](crate::instruction_set).
-    #[must_use]
-    pub fn arranged(self, columns: usize, numerics: Numerics) -> Self {
-        self.arranged_for(Isa::current(), columns, numerics)
+    /// Quantised weights that lie as `layout` says.
+    pub fn quantized(layout: Layout, bits: Bits, codes: Slab<u8>, scales: Slab<f32>) -> Self {
+        match layout {
+            Layout::Rows => Self::Blocks { bits, codes, scales },
+            Layout::Strips => Self::Strips { bits, codes, scales },
+        }
     }
 
-    fn arranged_for(self, isa: Isa, columns: usize, numerics: Numerics) -> Self {
+    /// Weights of rows of `columns`; quantised ones lie as `layout` says, unless they are in strips already.
+    #[must_use]
+    pub fn arranged(self, columns: usize, layout: Layout) -> Self {
         match self {
-            Self::Blocks { bits, mut codes, mut scales } if numerics == Numerics::Fast && isa.has_strips() => {
+            Self::Blocks { bits, mut codes, mut scales } if layout == Layout::Strips => {
                 strips::turn(bits, &mut codes, &mut scales, columns);
                 Self::Strips { bits, codes, scales }
             }
@@ -154,7 +177,7 @@ impl Matrix {
     /// As [`new`](Self::new), for an instruction set of this processor.
     fn on(isa: Isa, stored: Stored, [rows, columns]: [usize; 2], numerics: Numerics) -> Self {
         stored.weights(columns).check([rows, columns]);
-        Self { stored: stored.arranged_for(isa, columns, numerics), offsets: None, rows, columns, numerics }
+        Self { stored: stored.arranged(columns, Layout::on(isa, numerics)), offsets: None, rows, columns, numerics }
     }
 
     /// The same with `offsets`, `[rows, columns / BLOCK]`, added to the weights of each block.

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tandem_core::cache;
 use tandem_core::files::ModelFiles;
 use tandem_core::training::TrainableModel;
 use tandem_core::{Backend, BackendKind, DType, Device, Error, ExportOptions, LoadOptions, Model, Remedy, Result};
@@ -13,7 +14,7 @@ use tandem_hub::FileSelector;
 
 pub use tandem_core::DeviceReport;
 pub use tandem_core::backend::{ComputeUnits, CoreMlFormat, CoreMlOptions, Placement, WeightFile, WeightType};
-pub use tandem_core::export::{CachedGraphInfo, Exported, GraphFormat, GraphOutputs, RemovedGraphs};
+pub use tandem_core::export::{CachedInfo, CachedKind, Exported, GraphFormat, GraphOutputs, RemovedEntries};
 
 /// Every backend that there is, in this build or in another, the default first.
 pub const KNOWN_BACKENDS: [BackendKind; 2] = [BackendKind::Onnx, BackendKind::Candle];
@@ -38,15 +39,15 @@ pub struct SetupReport {
     pub already_there: bool,
 }
 
-/// The graphs that were made of checkpoints and are kept for the next load.
+/// What was made of checkpoints and is kept for the next load: graphs for ONNX Runtime, quantised weights for candle.
 #[derive(Clone, Debug)]
-pub struct CachedGraphs {
+pub struct CachedEntries {
     /// Where they are.
     pub directory: PathBuf,
     /// How large they may be together before those used longest ago are removed.
     pub limit: u64,
     /// Each of them, those that were used longest ago first.
-    pub graphs: Vec<CachedGraphInfo>,
+    pub entries: Vec<CachedInfo>,
 }
 
 /// The backends that this build has, the default first.
@@ -158,30 +159,21 @@ pub fn ort_version() -> Option<String> {
     None
 }
 
-/// The graphs that were made of checkpoints and are kept; `None` in a build that keeps none, and for a user without a home.
+/// What was made of checkpoints and is kept; `None` for a user without a home.
 ///
 /// # Errors
 /// [`Error::InvalidOption`] when `TANDEM_CACHE_SIZE` is not a size.
-pub fn cached_graphs() -> Result<Option<CachedGraphs>> {
-    #[cfg(feature = "onnx")]
-    if let Ok(directory) = tandem_backend_onnx::graph_cache::directory(None) {
-        let limit = tandem_backend_onnx::graph_cache::limit()?;
-        let graphs = tandem_backend_onnx::graph_cache::list(&directory);
-        return Ok(Some(CachedGraphs { directory, limit, graphs }));
-    }
-    Ok(None)
+pub fn cached_entries() -> Result<Option<CachedEntries>> {
+    let Some(directory) = cache::directory(None) else { return Ok(None) };
+    Ok(Some(CachedEntries { limit: cache::limit()?, entries: cache::list(&directory), directory }))
 }
 
-/// Removes the graphs that are kept and that no process uses. One that is needed again is made again.
+/// Removes what is kept and no process uses. What is needed again is made again.
 ///
 /// # Errors
-/// [`Error::BadFile`] when one cannot be removed.
-pub fn remove_cached_graphs() -> Result<RemovedGraphs> {
-    #[cfg(feature = "onnx")]
-    if let Ok(directory) = tandem_backend_onnx::graph_cache::directory(None) {
-        return tandem_backend_onnx::graph_cache::clear(&directory);
-    }
-    Ok(RemovedGraphs::default())
+/// [`Error::BadFile`] when it cannot be removed.
+pub fn remove_cached_entries() -> Result<RemovedEntries> {
+    cache::directory(None).map_or_else(|| Ok(RemovedEntries::default()), |directory| cache::clear(&directory))
 }
 
 /// Makes ONNX Runtime's library available to this user; `progress` is told every step as a line for people.

@@ -12,6 +12,7 @@ mod gguf;
 mod isa;
 mod load;
 mod oracle;
+mod packed;
 mod transformers;
 
 use std::path::{Path, PathBuf};

@@ -4,12 +4,12 @@ use std::num::Saturating;
 
 use tandem_core::DType;
 use tandem_core::backend::Kernels;
+use tandem_core::cache::MADE_IN_MEMORY;
 use tandem_core::config::ModelConfig;
 use tandem_core::footprint::{Count, Decoding, Footprint, ModelShape, Part, Workload, weight_bytes};
 
 use super::{ENGINE, GraphFootprint, HUNDRED, efficiency, is_float, mapped, mapped_name, moved, packed};
 use crate::encoder::{TOKENS_OF_PART, TOKENS_OF_RUN};
-use crate::source::BUILT_IN_MEMORY;
 
 /// The scores of two tokens that are there at once, in hundredths: as the product gives them, with what is added to them, and as shares.
 /// Measured: 200 without a window, 300 with one.
@@ -112,7 +112,7 @@ impl GraphFootprint {
             custom_products: if is_float || kernels == Kernels::Runtime { zero } else { products },
             others,
             shared: zero,
-            inline: if shape.stored_bytes.0 < BUILT_IN_MEMORY { products + float * floats + others } else { zero },
+            inline: if shape.stored_bytes.0 < MADE_IN_MEMORY { products + float * floats + others } else { zero },
             kv_value: float,
             moves: false,
         }

@@ -54,6 +54,9 @@ pub(crate) struct EngineOptions {
     /// Load the model even if its memory plan does not fit
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
     pub(crate) no_memory_check: Option<bool>,
+    /// Move weights into huge pages, which speeds up decoding; `false` leaves them in mapped files, which processes share [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true)]
+    pub(crate) huge_pages: Option<bool>,
     #[command(flatten)]
     #[serde(flatten)]
     pub(crate) onnx: OnnxArgs,
@@ -126,6 +129,7 @@ impl EngineOptions {
             adapter: if self.adapter.is_empty() { other.adapter } else { self.adapter },
             memory: self.memory.or(other.memory),
             no_memory_check: self.no_memory_check.or(other.no_memory_check),
+            huge_pages: self.huge_pages.or(other.huge_pages),
             onnx: self.onnx.or(other.onnx),
         }
     }

@@ -163,7 +163,7 @@ Examples:
   tandem rm --graphs
 
 Environment:
-  TANDEM_CACHE_SIZE  how large the graphs may be together before those used longest ago are
+  TANDEM_CACHE_SIZE  how large all of these may be together before those used longest ago are
                      removed by themselves [default: 30GB]";
 
 pub(super) const DEVICES: &str = "\

@@ -60,7 +60,7 @@ pub(crate) struct RmArgs {
     /// The models: `owner/name[@revision]`, or names of the catalog, which include all their repositories
     #[arg(id = "model", value_name = "MODEL", required_unless_present = "graphs")]
     pub(crate) references: Vec<String>,
-    /// Remove the cached graphs that were built from checkpoints; those in use remain
+    /// Remove cached graphs and quantised weights that were made of checkpoints; those in use remain
     #[arg(long)]
     pub(crate) graphs: bool,
     #[command(flatten)]

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use serde::Serialize;
-use tandem::backends::{CachedGraphInfo, CachedGraphs};
+use tandem::backends::{CachedEntries, CachedInfo, CachedKind};
 use tandem::hub::{CachedModel, CachedSnapshot, Hub};
 
 use crate::args::ListArgs;
@@ -35,18 +35,19 @@ struct ModelListReport {
 #[derive(Serialize)]
 struct GraphsRow {
     directory: String,
-    /// All graphs together.
+    /// All of them together.
     bytes: u64,
     /// What they may be before those used longest ago are removed.
     limit: u64,
     graphs: Vec<GraphRow>,
 }
 
-/// A graph that was made of a checkpoint.
+/// A graph, or quantised weights, that was made of a checkpoint.
 #[derive(Serialize)]
 pub(super) struct GraphRow {
     directory: String,
-    /// The checkpoint's name, where the graph says it.
+    kind: CachedKind,
+    /// The checkpoint's name, where the entry says it.
     source: Option<String>,
     dtype: Option<String>,
     bytes: u64,
@@ -86,7 +87,7 @@ pub(crate) fn list(_args: &ListArgs, output: &Output) -> Result<ExitCode> {
     let hub = Hub::from_env()?;
     let models: Vec<ModelRow> = hub.cache().models().into_iter().map(model_row).collect();
     let bytes = models.iter().map(|model| model.bytes).sum();
-    let graphs = tandem::backends::cached_graphs()?.map(graphs_row);
+    let graphs = tandem::backends::cached_entries()?.map(graphs_row);
     let report = ModelListReport { cache: hub.cache().root().display().to_string(), bytes, models, graphs };
     if output.is_json() {
         output.document(&report)?;
@@ -113,13 +114,9 @@ fn show(report: &ModelListReport, output: &Output) -> Result<()> {
 
 fn note_graphs(report: &ModelListReport, output: &Output) {
     let Some(graphs) = report.graphs.as_ref().filter(|graphs| !graphs.graphs.is_empty()) else { return };
-    let n_graphs = graphs.graphs.len();
-    let plural = if n_graphs == 1 { "" } else { "s" };
+    let made = made_of_checkpoints(graphs.graphs.iter().map(|row| row.kind));
     let (bytes, limit) = (figures::bytes(graphs.bytes), figures::bytes(graphs.limit));
-    output.note(&format!(
-        "{n_graphs} graph{plural} made of checkpoints, {bytes} of at most {limit} in {}; `tandem rm --graphs` removes them",
-        graphs.directory
-    ));
+    output.note(&format!("{made}, {bytes} of at most {limit} in {}; `tandem rm --graphs` removes them", graphs.directory));
 }
 
 /// A line for each commit; what is too long for its column has lines of its own.
@@ -159,8 +156,21 @@ fn show_name(model: &ModelRow, output: &Output) -> Result<()> {
     wrap_all(&model.model, WIDTH).iter().try_for_each(|line| output.line(&output.paint(BOLD, line)))
 }
 
-fn graphs_row(graphs: CachedGraphs) -> GraphsRow {
-    let rows: Vec<GraphRow> = graphs.graphs.into_iter().map(graph_row).collect();
+/// Says how many entries there are of each kind.
+pub(super) fn made_of_checkpoints(kinds: impl Iterator<Item = CachedKind>) -> String {
+    let (graphs, weights): (Vec<_>, Vec<_>) = kinds.partition(|kind| *kind == CachedKind::Graph);
+    let plural = |n: usize| if n == 1 { "" } else { "s" };
+    let of_graphs = format!("{} graph{}", graphs.len(), plural(graphs.len()));
+    let of_weights = format!("{} set{} of quantised weights", weights.len(), plural(weights.len()));
+    match (graphs.len(), weights.len()) {
+        (_, 0) => format!("{of_graphs} made of checkpoints"),
+        (0, _) => format!("{of_weights} made of checkpoints"),
+        _ => format!("{of_graphs} and {of_weights} made of checkpoints"),
+    }
+}
+
+fn graphs_row(graphs: CachedEntries) -> GraphsRow {
+    let rows: Vec<GraphRow> = graphs.entries.into_iter().map(graph_row).collect();
     GraphsRow {
         directory: graphs.directory.display().to_string(),
         bytes: rows.iter().map(|row| row.bytes).sum(),
@@ -169,9 +179,10 @@ fn graphs_row(graphs: CachedGraphs) -> GraphsRow {
     }
 }
 
-pub(super) fn graph_row(graph: CachedGraphInfo) -> GraphRow {
+pub(super) fn graph_row(graph: CachedInfo) -> GraphRow {
     GraphRow {
         directory: graph.directory.display().to_string(),
+        kind: graph.kind,
         source: graph.source,
         dtype: graph.dtype,
         bytes: graph.bytes,

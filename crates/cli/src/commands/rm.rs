@@ -1,13 +1,13 @@
-//! `tandem rm`: models of the hub and graphs made of checkpoints, taken from this machine.
+//! `tandem rm`: models of the hub and what was made of checkpoints, taken from this machine.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use serde::Serialize;
-use tandem::backends::RemovedGraphs;
+use tandem::backends::RemovedEntries;
 use tandem::hub::{Hub, HubReference};
 
-use super::list::{GraphRow, graph_row};
+use super::list::{GraphRow, graph_row, made_of_checkpoints};
 use crate::args::RmArgs;
 use crate::config::Config;
 use crate::failure::Usage;
@@ -19,9 +19,9 @@ use crate::resolve::{reference_settings, resolve, resolver};
 #[derive(Serialize)]
 struct RemovalReport {
     removed: Vec<Row>,
-    /// Graphs that were made of checkpoints.
+    /// Graphs and quantised weights that were made of checkpoints.
     graphs: Vec<GraphRow>,
-    /// Graphs that a process uses, which stay.
+    /// Those that a process uses, which stay.
     graphs_in_use: Vec<GraphRow>,
     /// All together.
     bytes: u64,
@@ -54,7 +54,7 @@ pub(crate) fn rm(args: &RmArgs, output: &Output) -> Result<ExitCode> {
         }
         removed.push(Row { model, commits: gone.commits, n_files: gone.n_files, bytes: gone.bytes });
     }
-    let graphs = if args.graphs { tandem::backends::remove_cached_graphs()? } else { RemovedGraphs::default() };
+    let graphs = if args.graphs { tandem::backends::remove_cached_entries()? } else { RemovedEntries::default() };
     let graph_bytes: u64 = graphs.removed.iter().map(|graph| graph.bytes).sum();
     if output.is_json() {
         output.document(&RemovalReport {
@@ -64,9 +64,8 @@ pub(crate) fn rm(args: &RmArgs, output: &Output) -> Result<ExitCode> {
             graphs_in_use: graphs.in_use.into_iter().map(graph_row).collect(),
         })?;
     } else if args.graphs {
-        let n_graphs = graphs.removed.len();
-        let plural = if n_graphs == 1 { "" } else { "s" };
-        output.line(&format!("removed {n_graphs} graph{plural} made of checkpoints: {}", figures::bytes(graph_bytes)))?;
+        let removed = made_of_checkpoints(graphs.removed.iter().map(|entry| entry.kind));
+        output.line(&format!("removed {removed}: {}", figures::bytes(graph_bytes)))?;
         for graph in &graphs.in_use {
             output.note(&format!("{} is in use and stays", graph.directory.display()));
         }

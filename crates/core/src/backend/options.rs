@@ -179,7 +179,7 @@ pub struct LoadOptions {
     pub threads: Option<NonZeroUsize>,
     /// Collapses what the whole process maps during the load into huge pages, and moves weights that Tandem's operators read in a file there, which
     /// speeds up decoding: see [`huge_pages`](crate::huge_pages). It reads `/proc/self/maps`, and touches memory of other threads; weights that were
-    /// moved are not shared with other processes.
+    /// moved are not shared with other processes. Without it they share quantised weights.
     pub huge_pages: bool,
     /// Where a backend keeps what it makes of a checkpoint, in the place of the user's cache.
     pub cache: Option<PathBuf>,

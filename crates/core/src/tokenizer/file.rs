@@ -188,7 +188,10 @@ fn undefined_token(post_processor: &Value) -> Option<&str> {
 pub(super) fn load(bytes: &[u8], file: &str) -> Result<Inner> {
     // Some of its readers panic on a damaged part (`Precompiled`) where others return an error, and a part may panic when it is applied, which
     // it is to an empty text as well.
-    let read = || Inner::from_bytes(bytes).inspect(|inner| drop(inner.encode("", true)));
+    let read = || {
+        let inner = super::bpe::read(bytes).map_or_else(|| Inner::from_bytes(bytes), Ok);
+        inner.inspect(|inner| drop(inner.encode("", true)))
+    };
     match catch_unwind(AssertUnwindSafe(read)) {
         Ok(Ok(inner)) => Ok(inner),
         Ok(Err(e)) => Err(Error::bad_file(file, "the file is not a tokenizer", e)),

@@ -7,11 +7,12 @@ use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use safetensors::Dtype;
-use tandem_backend_onnx::graph_cache::{self, cached_graph};
+use tandem_backend_onnx::graph_cache::cached_graph;
 use tandem_backend_onnx::{OnnxBackend, library};
 use tandem_core::backend::LogitsRequest;
+use tandem_core::cache;
 use tandem_core::conformance;
-use tandem_core::export::CachedGraphInfo;
+use tandem_core::export::{CachedInfo, CachedKind};
 use tandem_core::files::ModelFiles;
 use tandem_core::{Backend, DType, Error, LoadOptions, Progress, ProgressEvent, SessionOptions};
 
@@ -183,16 +184,17 @@ fn clear_keeps_graphs_in_use() {
     let files = ModelFiles::discover(&golden("qwen3"), "qwen3").unwrap();
     let [used, idle] = [DType::Int4, DType::Int8].map(|dtype| cached_graph(&files, dtype, &options).unwrap());
     drop(idle);
-    let graphs = graph_cache::directory(options.cache.as_deref()).unwrap();
-    let kinds = |of: &[CachedGraphInfo]| of.iter().map(|graph| graph.dtype.clone().unwrap()).collect::<Vec<_>>();
-    assert_eq!(kinds(&graph_cache::list(&graphs)), ["int4", "int8"]);
-    assert_eq!(graph_cache::list(&graphs)[0].source.as_deref(), Some("qwen3"));
-    let done = graph_cache::clear(&graphs).unwrap();
+    let graphs = cache::directory(options.cache.as_deref()).unwrap();
+    let kinds = |of: &[CachedInfo]| of.iter().map(|graph| graph.dtype.clone().unwrap()).collect::<Vec<_>>();
+    assert_eq!(kinds(&cache::list(&graphs)), ["int4", "int8"]);
+    let first = &cache::list(&graphs)[0];
+    assert_eq!((first.source.as_deref(), first.kind), (Some("qwen3"), CachedKind::Graph));
+    let done = cache::clear(&graphs).unwrap();
     assert_eq!((kinds(&done.removed), kinds(&done.in_use)), (vec!["int8".into()], vec!["int4".into()]));
     assert!(used.path().is_file());
     drop(used);
-    assert_eq!(graph_cache::clear(&graphs).unwrap().removed.len(), 1);
-    assert!(graph_cache::list(&graphs).is_empty());
+    assert_eq!(cache::clear(&graphs).unwrap().removed.len(), 1);
+    assert!(cache::list(&graphs).is_empty());
     // What was removed is made again.
     assert!(cached_graph(&files, DType::Int8, &options).unwrap().path().is_file());
 }

@@ -7,44 +7,31 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tandem_core::{Error, Remedies, Remedy, Result};
-use tandem_onnx_graph::{DATA_FILE, GRAPH_FILE};
 use tempfile::TempDir;
 
-use super::{cannot, genai};
+use crate::error::{Error, Result};
+use crate::remedy::{Remedies, Remedy};
+
+/// What to do about a disk that is too small for what is made of a checkpoint.
+pub const NO_SPACE: &str = "make room, choose a directory on another disk, or a smaller dtype such as int4";
 
 /// The lock file in a work directory.
 const LOCK: &str = "lock";
 
-/// The record of the files of an entry in the cache.
-pub(crate) const MANIFEST: &str = "manifest.json";
-
-/// The files that an export writes: only a directory without any others is replaced.
-const WRITTEN: [&str; 9] = [
-    GRAPH_FILE,
-    DATA_FILE,
-    genai::FILE,
-    MANIFEST,
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-];
-
 /// A directory in progress; it is removed when dropped before [`publish`](Self::publish).
-pub(crate) struct Staging {
+#[derive(Debug)]
+pub struct Staging {
     target: PathBuf,
     work: TempDir,
     /// The operating system releases the lock with the file, even if the process is killed.
     _lock: File,
 }
 
-/// Checks that a directory can be created at `target`, or may be replaced.
+/// Checks that a directory can be created at `target`, or may be replaced: with `replaced`, one that has no other files than these.
 ///
 /// # Errors
-/// [`Error::BadFile`] for a file, or a directory that is not empty and, with `replace`, not an earlier export.
-pub(crate) fn check_target(target: &Path, replace: bool) -> Result<()> {
+/// [`Error::BadFile`] for a file, and a directory that is not empty and may not be replaced.
+pub fn check_target(target: &Path, replaced: Option<&[&str]>) -> Result<()> {
     let refuse = |problem: String, hint: Remedies| {
         Err(Error::BadFile { file: target.display().to_string(), problem, hint: Some(hint), source: None })
     };
@@ -64,10 +51,10 @@ pub(crate) fn check_target(target: &Path, replace: bool) -> Result<()> {
     if names.is_empty() {
         return Ok(());
     }
-    if !replace {
+    let Some(replaced) = replaced else {
         return refuse("exists and is not empty".into(), ["choose another directory".into(), Remedy::ReplaceExport].into());
-    }
-    match names.iter().filter(|name| !WRITTEN.contains(&name.as_str())).min() {
+    };
+    match names.iter().filter(|name| !replaced.contains(&name.as_str())).min() {
         None => Ok(()),
         Some(name) => refuse(
             format!("contains `{name}`, which an export does not write, so it is not replaced"),
@@ -81,7 +68,7 @@ impl Staging {
     ///
     /// # Errors
     /// [`Error::BadFile`] when it cannot be written.
-    pub(crate) fn new(target: &Path) -> Result<Self> {
+    pub fn new(target: &Path) -> Result<Self> {
         let parent = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(parent).map_err(|error| cannot("made", parent, error))?;
         let prefix = format!(".{}.partial-", target.file_name().unwrap_or_default().to_string_lossy());
@@ -95,7 +82,7 @@ impl Staging {
     }
 
     /// Where to write the directory; it does not exist yet.
-    pub(crate) fn directory(&self) -> PathBuf {
+    pub fn directory(&self) -> PathBuf {
         self.work.path().join("export")
     }
 
@@ -103,17 +90,17 @@ impl Staging {
     ///
     /// # Errors
     /// As [`check_target`], and when the rename fails; what was there before stays then.
-    pub(crate) fn publish(self, replace: bool) -> Result<()> {
+    pub fn publish(self, replaced: Option<&[&str]>) -> Result<()> {
         let target = &self.target;
         let failed = |error| cannot("written", target, error);
-        check_target(target, replace)?;
-        let replaced = self.work.path().join("replaced");
+        check_target(target, replaced)?;
+        let old = self.work.path().join("replaced");
         if target.exists() {
-            fs::rename(target, &replaced).map_err(failed)?;
+            fs::rename(target, &old).map_err(failed)?;
         }
         if let Err(error) = fs::rename(self.directory(), target) {
             // If this fails as well, nothing more can be done.
-            let _ = fs::rename(&replaced, target);
+            let _ = fs::rename(&old, target);
             return Err(failed(error));
         }
         // The rename is durable once the parent is synced; some systems cannot sync directories.
@@ -131,5 +118,21 @@ fn remove_abandoned(parent: &Path, prefix: &str) {
         if lock.try_lock().is_ok() {
             let _ = fs::remove_dir_all(entry.path());
         }
+    }
+}
+
+/// A failure of the file system at `path`.
+pub fn cannot(done: &str, path: &Path, error: io::Error) -> Error {
+    let hint = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            "the disk is full: free some space, or choose another directory"
+        }
+        _ => "make it readable and writable, or choose another directory",
+    };
+    Error::BadFile {
+        file: path.display().to_string(),
+        problem: format!("cannot be {done}"),
+        hint: Some(hint.into()),
+        source: Some(error.into()),
     }
 }

@@ -1,6 +1,6 @@
-//! One lock for each graph in the cache: shared while a graph is in use, exclusive while it is built or removed.
+//! One lock for each entry of the cache: shared while it is in use, exclusive while it is made or removed.
 //!
-//! It is a file beside the graph's directory, and its modification time is when the graph was last used. It stays when the graph is
+//! It is a file beside the entry's directory, and its modification time is when the entry was last used. It stays when the entry is
 //! removed: a lock on a file that another process deletes would guard nothing.
 
 use std::fs::{File, TryLockError};
@@ -8,19 +8,20 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
-use tandem_core::backend::LoadOptions;
-use tandem_core::{ProgressEvent, Result, lock};
-
 use super::unusable;
+use crate::backend::LoadOptions;
+use crate::error::Result;
+use crate::lock;
+use crate::progress::ProgressEvent;
 
-/// Shares the lock at `path` with other users of the graph, and records the time of use; `what` describes the work of a process that holds
+/// Shares the lock at `path` with other users of the entry, and records the time of use; `what` describes the work of a process that holds
 /// it exclusively. `None` if the lock file cannot be created, or the file system does not support locks.
 pub(super) fn share(path: &Path, what: &str, options: &LoadOptions) -> Result<Option<File>> {
     let Ok(lock) = open(path) else { return Ok(None) };
     if !wait(path, what, options, || lock.try_lock_shared())? {
         return Ok(None);
     }
-    // If this fails, the graph may be evicted too early, and is built again.
+    // If this fails, the entry may be evicted too early, and is made again.
     let _ = lock.set_modified(SystemTime::now());
     Ok(Some(lock))
 }
@@ -28,12 +29,12 @@ pub(super) fn share(path: &Path, what: &str, options: &LoadOptions) -> Result<Op
 /// Takes the lock at `path` exclusively; `what` describes the work of a process that holds it. The wait can be cancelled.
 pub(super) fn exclusive(path: &Path, what: &str, options: &LoadOptions) -> Result<File> {
     let lock = open(path).map_err(|error| unusable("written", path, error))?;
-    // Without locks, the rename at the end of an export is atomic anyway.
+    // Without locks, the rename at the end is atomic anyway.
     wait(path, what, options, || lock.try_lock())?;
     Ok(lock)
 }
 
-/// The lock at `path`, if the graph is neither in use nor being built.
+/// The lock at `path`, if the entry is neither in use nor being made.
 pub(super) fn alone(path: &Path) -> Option<File> {
     let lock = open(path).ok()?;
     lock.try_lock().is_ok().then_some(lock)

@@ -5,17 +5,46 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crate::backend::LoadOptions;
+use crate::cancel::CancelToken;
+use crate::error::{Error, Result};
+use crate::files::{MAX_JSON_BYTES, ModelFile};
+use crate::progress::{Progress, ProgressEvent};
 use serde_json::{Map, Value, json};
-use tandem_core::files::{MAX_JSON_BYTES, ModelFile};
-use tandem_core::{CancelToken, Progress, Result};
-
-use crate::export::hash;
 
 /// A file that changed more recently may change again without a new modification time.
 const SETTLED: Duration = Duration::from_secs(2);
 
+/// The SHA-256 of each of `files`: those remembered in `entries`, a [`directory`](super::directory), and of changed files those of their content.
+///
+/// # Errors
+/// As [`hash`].
+pub fn remembered_hashes<'f>(
+    entries: &Path,
+    files: impl IntoIterator<Item = &'f ModelFile>,
+    options: &LoadOptions,
+) -> Result<Vec<String>> {
+    let mut remembered = Hashes::open(entries.join("hashes.json"));
+    let hashes = files.into_iter().map(|file| remembered.sha256(file, &options.progress, &options.cancel));
+    let hashes = hashes.collect::<Result<_>>()?;
+    remembered.save();
+    Ok(hashes)
+}
+
+/// The SHA-256 of a file's content.
+///
+/// # Errors
+/// [`Error::BadFile`] when it cannot be read, and [`Error::Cancelled`].
+pub fn hash(file: &ModelFile, progress: &Progress, cancel: &CancelToken) -> Result<String> {
+    let (name, total) = (file.file_name(), file.len()?);
+    file.sha256_while(&mut |done| {
+        progress.tell(&ProgressEvent::Hashing { file: name, done, total });
+        if cancel.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    })
+}
+
 /// Hashes by canonical path, each valid for one size, modification time and inode state.
-pub(super) struct Hashes {
+struct Hashes {
     file: PathBuf,
     known: Map<String, Value>,
     changed: bool,
@@ -23,7 +52,7 @@ pub(super) struct Hashes {
 
 impl Hashes {
     /// Reads the hashes remembered in `file`; none if it is missing or damaged.
-    pub(super) fn open(file: PathBuf) -> Self {
+    fn open(file: PathBuf) -> Self {
         let read = ModelFile::Path(file.clone()).read(MAX_JSON_BYTES).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         Self { file, known: read.unwrap_or_default(), changed: false }
     }
@@ -32,9 +61,8 @@ impl Hashes {
     /// damaged, or come from elsewhere.
     ///
     /// # Errors
-    /// [`Error::BadFile`](tandem_core::Error::BadFile) when the file cannot be read, and
-    /// [`Error::Cancelled`](tandem_core::Error::Cancelled).
-    pub(super) fn sha256(&mut self, of: &ModelFile, progress: &Progress, cancel: &CancelToken) -> Result<String> {
+    /// As [`hash`].
+    fn sha256(&mut self, of: &ModelFile, progress: &Progress, cancel: &CancelToken) -> Result<String> {
         let Some(path) = of.path().and_then(|path| path.canonicalize().ok()) else { return hash(of, progress, cancel) };
         let (key, stamp) = (path.to_string_lossy().into_owned(), stamp(&path));
         let known = self.known.get(&key).filter(|known| stamp.is_some() && known.get("stamp") == stamp.as_ref());
@@ -52,7 +80,7 @@ impl Hashes {
     }
 
     /// Writes new hashes and drops those of deleted files. If that fails, files are hashed again the next time.
-    pub(super) fn save(mut self) {
+    fn save(mut self) {
         if !self.changed {
             return;
         }
