@@ -178,7 +178,7 @@ fn read_sections(path: &Path, sections: Vec<(Section, &mut [u8])>) -> io::Result
 pub(super) fn map(entry: CachedEntry) -> Option<HashMap<String, PackedMatrix>> {
     let index = index(entry.directory())?;
     let file = Bytes::from_owner(Mapped { content: FileBytes::map(&entry.directory().join(FILES.data)).ok()?, _entry: entry });
-    // Reading all of it once is no loss: the first token does.
+    // Reading all of it once costs nothing: the first token does.
     let section = |section: Section| {
         let bytes = file.slice(section.range().filter(|range| range.end <= file.len())?);
         (sum(&bytes) == section.sum).then_some(bytes)
