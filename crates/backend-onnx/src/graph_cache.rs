@@ -42,7 +42,7 @@ impl CachedGraph {
 /// directory.
 pub fn cached_graph(files: &ModelFiles, dtype: DType, options: &LoadOptions) -> Result<CachedGraph> {
     refuse_without_weights(files)?;
-    let entries = cache::directory(options.cache.as_deref()).map_or_else(|| library::cache_dir(), Ok)?;
+    let entries = cache::directory(options.cache.as_deref()).map_or_else(library::cache_dir, Ok)?;
     let format = graph_format(&files.model_config()?, dtype, options.purpose);
     let hashes = cache::remembered_hashes(&entries, cache::sources(files), options)?;
     let what = format!("the export of {} to {dtype}", files.name);

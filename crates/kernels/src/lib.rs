@@ -52,6 +52,8 @@ mod buffers;
 pub mod elementwise;
 pub mod encoder;
 mod float;
+#[cfg(all(test, target_os = "linux"))]
+mod guarded;
 mod isa;
 mod kernel;
 pub mod low_rank;
