@@ -123,8 +123,9 @@ pub(crate) fn turn(bits: Bits, codes: &mut [u8], scales: &mut [f32], columns: us
     let per_strip = STRIP * columns / BLOCK;
     let codes = codes.par_chunks_exact_mut(per_strip * bits.block_bytes());
     codes.zip(scales.par_chunks_exact_mut(per_strip)).for_each(|(codes, scales)| {
-        turn_strip::<Word>(codes.to_vec().as_chunks().0, codes.as_chunks_mut().0);
-        turn_strip(&scales.to_vec(), scales);
+        let (rows, row_scales) = (codes.to_vec(), scales.to_vec());
+        turn_strip::<Word>(rows.as_chunks().0, codes.as_chunks_mut().0);
+        turn_strip(&row_scales, scales);
     });
 }
 
