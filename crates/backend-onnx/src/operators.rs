@@ -68,7 +68,8 @@ pub(crate) fn default_kernels() -> Whose {
 #[derive(Default)]
 pub(crate) struct MappedWeights {
     arena: Arc<Arena>,
-    mapped: Mutex<(Vec<Copying>, Vec<Range<usize>>)>,
+    /// The parts of each, and what is moved as it is.
+    mapped: Mutex<(Vec<Vec<Copying>>, Vec<Range<usize>>)>,
 }
 
 impl MappedWeights {
@@ -81,31 +82,34 @@ impl MappedWeights {
     pub(crate) unsafe fn start_moving(&self) -> MovingFiles {
         let (copies, ranges) = std::mem::take(&mut *self.mapped.lock().unwrap_or_else(PoisonError::into_inner));
         // SAFETY: constants of the session, which keeps them until it is dropped and writes to none once it is made.
-        unsafe { MovingFiles::start(copies, ranges) }
+        unsafe { MovingFiles::start(copies.into_iter().flatten().collect(), ranges) }
     }
 
     /// Makes all copies on the calling thread, and says how many.
     #[cfg(test)]
     fn copy_all(&self) -> usize {
         let copies = std::mem::take(&mut self.mapped.lock().unwrap_or_else(PoisonError::into_inner).0);
-        copies.into_iter().map(|copy| copy()).filter(|left| !left.is_empty()).count()
+        copies.into_iter().flatten().map(|copy| copy()).filter(|left| !left.is_empty()).count()
     }
 
     #[expect(unsafe_code, reason = "another thread reads what the engine keeps")]
     fn add(&self, weights: &BlockWeights<'_>) {
         let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: it is called while `start_moving` requires the session, and otherwise dropped.
-        match unsafe { weights.copying(&self.arena) } {
-            Some(copying) => mapped.0.push(copying),
-            None => mapped.1.extend(weights.ranges()),
+        let copies = unsafe { weights.copying(&self.arena) };
+        if !weights.is_turned() {
+            mapped.1.extend(weights.ranges());
         }
+        // The largest, which is the head, is seldom read while a prompt is.
+        let place = mapped.0.iter().position(|others| others.len() < copies.len()).unwrap_or(mapped.0.len());
+        mapped.0.insert(place, copies);
     }
 
     #[expect(unsafe_code, reason = "another thread reads what the engine keeps")]
     fn add_floats(&self, weights: &FloatWeights<'_>) {
         let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: as for weights in blocks.
-        mapped.0.extend(unsafe { weights.copying(&self.arena) });
+        mapped.0.push(unsafe { weights.copying(&self.arena) });
     }
 }
 

@@ -90,18 +90,30 @@ impl TurnedCopy {
         Isa::current().has_strips()
     }
 
-    /// Of rows of `columns` weights, in `arena`, on the calling thread.
+    /// Of `rows` rows of `columns` weights, all of which are still to be [copied](Self::copy), in `arena`.
     ///
     /// # Panics
-    /// For rows that are not whole.
-    pub fn new(weights: Blocks<'_>, columns: usize, arena: &Arena) -> Self {
-        Weights::Blocks(weights).check([weights.scales.len() * BLOCK / columns, columns]);
-        let Blocks { bits, codes: rows, scales: row_scales } = weights;
-        let (mut codes, mut scales) = (arena.zeros(rows.len()), arena.zeros(row_scales.len()));
-        let per_strip = STRIP * columns / BLOCK;
-        copy_turned::<Word>(rows.as_chunks().0, per_strip * bits.block_bytes() / size_of::<Word>(), codes.as_chunks_mut().0);
-        copy_turned(row_scales, per_strip, &mut scales);
-        Self { bits, codes, scales, columns }
+    /// For rows that are not whole blocks.
+    pub fn new(bits: Bits, [rows, columns]: [usize; 2], arena: &Arena) -> Self {
+        assert!(columns.is_multiple_of(BLOCK), "a row is whole blocks");
+        let n = rows * columns / BLOCK;
+        Self { bits, codes: arena.zeros(n * bits.block_bytes()), scales: arena.zeros(n), columns }
+    }
+
+    /// Rows that are turned together: parts of a matrix that are copied begin at a multiple.
+    pub const ROWS: usize = STRIP;
+
+    /// Copies the rows `weights`, of which the first is number `first`, on the calling thread.
+    ///
+    /// # Panics
+    /// For weights of other bits, rows that are not whole, and a first row within a strip.
+    pub fn copy(&mut self, first: usize, weights: Blocks<'_>) {
+        let (per_row, n) = (self.columns / BLOCK, weights.scales.len());
+        assert!(weights.bits == self.bits && n.is_multiple_of(per_row) && first.is_multiple_of(STRIP), "the rows are whole");
+        let (start, per_strip, block_bytes) = (first * per_row, STRIP * per_row, self.bits.block_bytes());
+        let codes = &mut self.codes[start * block_bytes..(start + n) * block_bytes];
+        copy_turned::<Word>(weights.codes.as_chunks().0, per_strip * block_bytes / size_of::<Word>(), codes.as_chunks_mut().0);
+        copy_turned(weights.scales, per_strip, &mut self.scales[start..start + n]);
     }
 
     /// What a product takes.
@@ -155,7 +167,10 @@ mod tests {
                 let rows = Blocks { bits, codes: &before, scales: &before_scales };
                 turn(bits, &mut codes, &mut scales, columns);
                 let strips = Strips::new(bits, &codes, &scales, columns);
-                let copy = TurnedCopy::new(rows, columns, &Arena::default());
+                let mut copy = TurnedCopy::new(bits, [n_rows, columns], &Arena::default());
+                for first in (0..n_rows).step_by(32) {
+                    copy.copy(first, rows.rows(first..n_rows.min(first + 32), columns));
+                }
                 assert!(copy.codes[..] == codes[..] && copy.scales[..] == scales[..], "{bits:?}, {n_rows} rows");
                 for row in 0..n_rows {
                     for blocks in [0..per_row, per_row - 1..per_row, 0..per_row.div_ceil(2)] {

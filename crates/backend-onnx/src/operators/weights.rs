@@ -7,7 +7,7 @@
 use std::ffi::c_void;
 use std::fmt::Debug;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use ort::operator::KernelContext;
 use ort::value::{PrimitiveTensorElementType, TensorValueType, ValueRef};
@@ -85,37 +85,60 @@ impl<'n> BlockWeights<'n> {
         [Some(address_range(self.codes.data_ptr(), self.codes.shape().num_elements())), scales].into_iter().flatten()
     }
 
-    /// What makes the copy that products use, where one is worth it; its memory is in `arena`.
+    /// What makes the copy that products use, a part at a time; its memory is in `arena`. There is nothing to do where a copy is not worth it.
     ///
     /// # Safety
-    /// The constants of the node stay where they are until it is called or dropped.
+    /// The constants of the node stay where they are until all are called or dropped, and nobody writes to them.
     #[expect(unsafe_code, reason = "another thread reads what the engine keeps")]
-    pub(super) unsafe fn copying(&self, arena: &Arc<Arena>) -> Option<Copying> {
-        if self.numerics == Numerics::Exact || !TurnedCopy::is_worth_it() {
-            return None;
+    pub(super) unsafe fn copying(&self, arena: &Arc<Arena>) -> Vec<Copying> {
+        /// Weights that are copied at a time: neither the end of the session nor the memory of both copies waits for more.
+        const PART: usize = if cfg!(test) { 1 << 11 } else { 4 << 20 };
+        if !self.is_turned() {
+            return Vec::new();
         }
-        let ranges: Vec<_> = self.ranges().collect();
-        let of_codes = ranges[0].clone();
-        let scales = match &self.scales {
-            Scales::Given(_) => Err(ranges[1].clone()),
-            Scales::Repeated(scales) => Ok(Arc::clone(scales)),
-        };
-        let (bits, columns, turned, arena) = (self.bits, self.columns, Arc::downgrade(&self.turned), Arc::clone(arena));
-        Some(Box::new(move || {
-            // The engine may have made the node more than once.
-            let Some(turned) = turned.upgrade() else { return Vec::new() };
-            // SAFETY: the caller promises that the constants are there; nobody writes to them, and `Scales::of` has seen that they are aligned.
-            let codes = unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(of_codes.start), of_codes.len()) };
-            let scales = match &scales {
-                Ok(scales) => &scales[..],
-                // SAFETY: as for the codes.
-                Err(given) => unsafe {
-                    std::slice::from_raw_parts(std::ptr::with_exposed_provenance(given.start), given.len() / size_of::<f32>())
-                },
+        let Self { bits, rows, columns, .. } = *self;
+        let unfinished = Arc::<Mutex<Option<TurnedCopy>>>::default();
+        let part = |part: Range<usize>| -> Copying {
+            let (arena, turned, unfinished) = (Arc::clone(arena), Arc::downgrade(&self.turned), Arc::clone(&unfinished));
+            let blocks = part.start * columns / BLOCK..part.end * columns / BLOCK;
+            let within = |start: *const c_void, size: usize| {
+                let start = start.expose_provenance();
+                start + blocks.start * size..start + blocks.end * size
             };
-            turned.get_or_init(|| TurnedCopy::new(Blocks { bits, codes, scales }, columns, &arena));
-            ranges
-        }))
+            let codes = within(self.codes.data_ptr(), bits.block_bytes());
+            let scales = match &self.scales {
+                Scales::Given(scales) => Ok(within(scales.data_ptr(), size_of::<f32>())),
+                Scales::Repeated(scales) => Err(Arc::clone(scales)),
+            };
+            Box::new(move || {
+                // The engine may have made the node more than once.
+                let Some(turned) = turned.upgrade() else { return Vec::new() };
+                // SAFETY: the caller promises that the constants are there, and nobody writes to them; `Scales::of` has seen that they are aligned.
+                let own_codes =
+                    unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(codes.start), codes.len()) };
+                let own_scales = match &scales {
+                    // SAFETY: as for the codes.
+                    Ok(own) => unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(own.start), blocks.len()) },
+                    Err(all) => &all[blocks.clone()],
+                };
+                let mut unfinished = unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+                let copy = unfinished.get_or_insert_with(|| TurnedCopy::new(bits, [rows, columns], &arena));
+                copy.copy(part.start, Blocks { bits, codes: own_codes, scales: own_scales });
+                if part.end == rows
+                    && let Some(copy) = unfinished.take()
+                {
+                    turned.get_or_init(|| copy);
+                }
+                [Some(codes), scales.ok()].into_iter().flatten().collect()
+            })
+        };
+        let together = (PART / columns).next_multiple_of(TurnedCopy::ROWS).max(TurnedCopy::ROWS);
+        (0..rows).step_by(together).map(|first| part(first..rows.min(first + together))).collect()
+    }
+
+    /// Whether products are to use a copy.
+    pub(super) fn is_turned(&self) -> bool {
+        self.numerics == Numerics::Fast && TurnedCopy::is_worth_it()
     }
 
     /// What is computed with it.
