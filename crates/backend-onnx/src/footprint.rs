@@ -78,7 +78,7 @@ fn between(shape: &ModelShape) -> Count {
 }
 
 /// How often what lies between layers is there: Tandem's operators hold what is between the steps of a node beside the engine's tensors.
-/// Measured: 1.1 to 1.2 for Qwen2.5-0.5B, and 3.8 for Qwen3-0.6B, whose norms of queries and keys stay with the engine.
+/// Measured: 1.1 to 1.2 for Qwen2.5-0.5B, and 3.8 for Qwen3-0.6B while its norms of queries and keys were nodes of their own.
 fn copies(graph: &GraphFootprint) -> Count {
     Saturating(if graph.custom_products.0 > 0 { 2 } else { 1 })
 }
