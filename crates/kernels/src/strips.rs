@@ -11,7 +11,6 @@ use rayon::prelude::*;
 use tandem_core::arena::{Arena, Slab};
 
 use crate::isa::Isa;
-use crate::product::Weights;
 use crate::quantize::{BLOCK, Bits, Blocks};
 
 /// Rows of a strip.
@@ -117,8 +116,8 @@ impl TurnedCopy {
     }
 
     /// What a product takes.
-    pub fn weights(&self) -> Weights<'_> {
-        Weights::Strips(Strips::new(self.bits, &self.codes, &self.scales, self.columns))
+    pub fn strips(&self) -> Strips<'_> {
+        Strips::new(self.bits, &self.codes, &self.scales, self.columns)
     }
 }
 

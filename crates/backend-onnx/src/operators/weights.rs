@@ -145,7 +145,7 @@ impl<'n> BlockWeights<'n> {
     pub(super) fn view(&self) -> MatrixView<'_> {
         let rows =
             || Weights::Blocks(Blocks { bits: self.bits, codes: self.codes.extract_tensor().1, scales: self.scales.values() });
-        let weights = self.turned.get().map_or_else(rows, TurnedCopy::weights);
+        let weights = self.turned.get().map_or_else(rows, |copy| Weights::Strips(copy.strips()));
         let matrix = MatrixView::new(weights, [self.rows, self.columns], self.numerics);
         self.offsets.as_deref().map_or(matrix, |offsets| matrix.with_offsets(offsets))
     }

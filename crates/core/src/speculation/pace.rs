@@ -1,7 +1,7 @@
 //! When tokens are drafted: as long as enough of them are accepted, and now and then after they were not.
 
 /// The tokens that are drafted at a time: with the one before them they are as many as engines multiply together best. Fewer are not much
-/// cheaper: of Qwen2.5-0.5B in int4, a step of two sequences takes 2.1 times as long as one of one, of four 2.4 and of eight 3.2 (README of
+/// cheaper: of Qwen2.5-0.5B in int4, a step of two sequences takes 1.1 times as long as one of one, of four 1.5 and of eight 2.8 (README of
 /// `tandem-bench`).
 const DRAFTED: usize = 7;
 
