@@ -68,8 +68,15 @@ pub(crate) fn default_kernels() -> Whose {
 #[derive(Default)]
 pub(crate) struct MappedWeights {
     arena: Arc<Arena>,
-    /// The parts of each, and what is moved as it is.
-    mapped: Mutex<(Vec<Vec<Copying>>, Vec<Range<usize>>)>,
+    mapped: Mutex<Mapped>,
+}
+
+#[derive(Default)]
+struct Mapped {
+    /// What copies each, in parts.
+    copies: Vec<Vec<Copying>>,
+    /// What is moved as it is.
+    ranges: Vec<Range<usize>>,
 }
 
 impl MappedWeights {
@@ -80,7 +87,7 @@ impl MappedWeights {
     /// The session lives until the result is dropped.
     #[expect(unsafe_code, reason = "the weights stay with the session, and are moved while it runs")]
     pub(crate) unsafe fn start_moving(&self) -> MovingFiles {
-        let (copies, ranges) = std::mem::take(&mut *self.mapped.lock().unwrap_or_else(PoisonError::into_inner));
+        let Mapped { copies, ranges } = std::mem::take(&mut *self.mapped.lock().unwrap_or_else(PoisonError::into_inner));
         // SAFETY: constants of the session, which keeps them until it is dropped and writes to none once it is made.
         unsafe { MovingFiles::start(copies.into_iter().flatten().collect(), ranges) }
     }
@@ -88,7 +95,7 @@ impl MappedWeights {
     /// Makes all copies on the calling thread, and says how many.
     #[cfg(test)]
     fn copy_all(&self) -> usize {
-        let copies = std::mem::take(&mut self.mapped.lock().unwrap_or_else(PoisonError::into_inner).0);
+        let copies = std::mem::take(&mut self.mapped.lock().unwrap_or_else(PoisonError::into_inner).copies);
         copies.into_iter().flatten().map(|copy| copy()).filter(|left| !left.is_empty()).count()
     }
 
@@ -98,18 +105,18 @@ impl MappedWeights {
         // SAFETY: it is called while `start_moving` requires the session, and otherwise dropped.
         let copies = unsafe { weights.copying(&self.arena) };
         if !weights.is_turned() {
-            mapped.1.extend(weights.ranges());
+            mapped.ranges.extend(weights.ranges());
         }
         // The largest, which is the head, is seldom read while a prompt is.
-        let place = mapped.0.iter().position(|others| others.len() < copies.len()).unwrap_or(mapped.0.len());
-        mapped.0.insert(place, copies);
+        let place = mapped.copies.iter().position(|others| others.len() < copies.len()).unwrap_or(mapped.copies.len());
+        mapped.copies.insert(place, copies);
     }
 
     #[expect(unsafe_code, reason = "another thread reads what the engine keeps")]
     fn add_floats(&self, weights: &FloatWeights<'_>) {
         let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: as for weights in blocks.
-        mapped.0.push(unsafe { weights.copying(&self.arena) });
+        mapped.copies.push(unsafe { weights.copying(&self.arena) });
     }
 }
 

@@ -141,6 +141,9 @@ impl<'n, F: PrimitiveTensorElementType + Debug + Float> Constant<'n, F> {
     }
 
     fn values(&self) -> &[F] {
-        self.copied.get().map_or_else(|| self.given.extract_tensor().1, |copied| copied)
+        match self.copied.get() {
+            Some(copied) => copied,
+            None => self.given.extract_tensor().1,
+        }
     }
 }
