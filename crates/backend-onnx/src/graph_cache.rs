@@ -1,4 +1,4 @@
-//! Graphs that were made from checkpoints and are kept for the next load, in the [cache](tandem_core::cache) that backends share: one entry
+//! Graphs that were made from checkpoints and are kept for the next load, in the [cache] that backends share: one entry
 //! for each checkpoint, dtype and exporter version.
 
 use std::path::{Path, PathBuf};
