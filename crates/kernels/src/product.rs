@@ -182,7 +182,7 @@ fn strip_product(isa: Isa, weights: Strips<'_>, inputs: &QuantizedActivations, u
         update.low_of_groups(&groups, MOST_TOGETHER, bits)
     });
     // Weights of a part stay in a cache for all inputs.
-    let part = (PART_BYTES / (inputs.per_row * bits.block_bytes())).next_multiple_of(TILE);
+    let part = (PART_BYTES / (inputs.per_row * bits.block_bytes())).next_multiple_of(TILE).max(TILE);
     in_tasks(inputs.codes.len() / inputs.per_row, out, |first, out| {
         let rows = out[0].len();
         for start in (0..rows).step_by(part) {

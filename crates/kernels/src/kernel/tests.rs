@@ -322,7 +322,7 @@ fn pairs_give_the_products() {
     }
 }
 
-/// Strips give what their rows give, with any number of inputs, and packed into a tile.
+/// Strips give the bits that their rows give, with any number of inputs.
 #[test]
 fn strips_give_what_rows_give() {
     for isa in Isa::all().into_iter().filter(|isa| isa.has_strips()) {
@@ -352,7 +352,24 @@ fn strips_give_what_rows_give() {
                 let turned: Vec<f32> = (0..n * rows).map(|i| each[i % rows * n + i / rows]).collect();
                 assert_eq!(of_strips, turned, "{bits:?} {rows} {per_row} {n}");
             }
-            for n in 1..=MAX_ROWS {
+        }
+    }
+}
+
+/// So they do with the kernels of many inputs: of several groups, of several parts of the weights, and of rows that are larger than a part.
+#[test]
+fn strips_give_prompts_what_rows_give() {
+    for isa in Isa::all().into_iter().filter(|isa| isa.has_strips()) {
+        let sizes = [(1, 2), (16, 16), (31, 17), (50, 36), (300, 36), (3, 9000)];
+        for (bits, (rows, per_row)) in [Bits::Eight, Bits::Four].into_iter().flat_map(|bits| sizes.map(|size| (bits, size))) {
+            let (n_blocks, columns) = (rows * per_row, per_row * BLOCK);
+            let (mut codes, mut scales) = (vec![0; n_blocks * bits.block_bytes()], vec![0.0; n_blocks]);
+            bits.quantize(&numbers(n_blocks * BLOCK, 1), &mut codes, &mut scales);
+            let (row_codes, row_scales) = (codes.clone(), scales.clone());
+            let in_rows = Blocks { bits, codes: &row_codes, scales: &row_scales };
+            strips::turn(bits, &mut codes, &mut scales, columns);
+            let strips = Strips::new(bits, &codes, &scales, columns);
+            for n in [1, 8, 9, 20] {
                 let inputs = QuantizedActivations::new(&numbers(n * columns, 2), columns);
                 let (mut of_rows, mut of_strips) = (vec![f32::NAN; n * rows], vec![f32::NAN; n * rows]);
                 product::integer_product(isa, Weights::Blocks(in_rows), &inputs, None, &mut of_rows);
