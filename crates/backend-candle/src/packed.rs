@@ -19,8 +19,9 @@ use tandem_core::export::CachedKind;
 use tandem_core::files::{ModelFile, ModelFiles};
 use tandem_core::staging::cannot;
 use tandem_core::{DType, Error, ProgressEvent, Result};
-use tandem_kernels::matrix::{Layout, Matrix, Stored};
+use tandem_kernels::matrix::{Matrix, Stored};
 use tandem_kernels::quantize::{BLOCK, Bits};
+use tandem_kernels::strips::Layout;
 
 use self::file::{PackedMatrix, Writer};
 use crate::decoder::Decoder;

@@ -80,7 +80,7 @@ struct Mapped {
 }
 
 impl MappedWeights {
-    /// Moves those of the operators that were made so far into memory of the process's own: turned where products are faster so, and as they are
+    /// Moves those of the operators that were made so far into memory of the process's own: in strips where products are faster so, and as they are
     /// elsewhere.
     ///
     /// # Safety
@@ -104,7 +104,7 @@ impl MappedWeights {
         let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: it is called while `start_moving` requires the session, and otherwise dropped.
         let copies = unsafe { weights.copying(&self.arena) };
-        if !weights.is_turned() {
+        if !weights.is_interleaved() {
             mapped.ranges.extend(weights.ranges());
         }
         // The largest, which is the head, is seldom read while a prompt is.

@@ -13,6 +13,7 @@ use tandem_core::backend::Numerics;
 use crate::isa::Isa;
 use crate::matrix::{Kernels, MatrixView, Terms, Weights};
 use crate::quantize::{BLOCK, Bits, Blocks};
+use crate::strips::{self, Strips};
 use crate::tiles::{MAX_ROWS, TILE};
 
 /// The largest page of the processors that tests run on.
@@ -101,7 +102,9 @@ fn each(mut check: impl FnMut(Isa, Side)) {
 
 /// Products with `weights` of so many rows and columns, for few and many rows of inputs.
 fn check_products(weights: Weights<'_>, [rows, columns]: [usize; 2], side: Side, isa: Isa) {
-    for numerics in [Numerics::Fast, Numerics::Exact] {
+    // Strips are multiplied with quantised inputs alone.
+    let is_in_strips = matches!(weights, Weights::Strips(_));
+    for numerics in [Numerics::Fast, Numerics::Exact].into_iter().take(if is_in_strips { 1 } else { 2 }) {
         let matrix = MatrixView::new(weights, [rows, columns], numerics).on(isa);
         for n in [1, 2, 3, 5, 7, MAX_ROWS, 9, 13, 16, 17, 33] {
             let bias = Guarded::new(&numbers(rows, 5), side);
@@ -142,6 +145,13 @@ fn products_with_blocks_stay_within_their_memory() {
                 let (codes, scales) = (Guarded::new(&codes, side), Guarded::new(&scales, side));
                 let blocks = Blocks { bits, codes: &codes, scales: &scales };
                 check_products(Weights::Blocks(blocks), [rows, columns], side, isa);
+                if isa.has_strips() {
+                    let (mut codes, mut scales) = (codes.to_vec(), scales.to_vec());
+                    strips::interleave(bits, &mut codes, &mut scales, columns);
+                    let (codes, scales) = (Guarded::new(&codes, side), Guarded::new(&scales, side));
+                    let strips = Strips::new(bits, &codes, &scales, columns);
+                    check_products(Weights::Strips(strips), [rows, columns], side, isa);
+                }
                 let mut widened = Guarded::new(&vec![f32::NAN; rows * columns], side);
                 isa.dequantize(blocks, &mut widened);
                 assert!(widened.iter().all(|value| value.is_finite()), "{isa} {side:?} {shape:?}");

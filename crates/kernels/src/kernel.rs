@@ -22,7 +22,7 @@ use crate::float::Float;
 use crate::isa::Isa;
 use crate::quantize::{BLOCK, Blocks};
 use crate::quantized_activations::{BlockPair, RowGroup};
-use crate::strips::Strips;
+use crate::strips::Layout;
 use crate::tiles::{Lanes, MAX_ROWS, PACKED_INPUTS, PackedTile, TILE};
 
 /// Calls the implementation of a kernel for an instruction set: `floats` differ by the width of vectors, `integers` by the instructions
@@ -49,6 +49,15 @@ macro_rules! dispatch {
             )+
         }
     };
+}
+
+/// In which order the products of blocks are added up, which decides the last bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SumOrder {
+    /// To several sums in turns, as [`integer_products`](Isa::integer_products) does.
+    InTurns,
+    /// Each to the sum of those before it, as [`packed_products`](Isa::packed_products) does.
+    OneAfterTheOther,
 }
 
 impl Blocks<'_> {
@@ -200,7 +209,7 @@ impl Isa {
         dispatch!(integers: self, integer_products(weights, inputs, columns, out))
     }
 
-    /// Whether there are kernels of [`Strips`], which are faster than those of rows.
+    /// Whether there are kernels of weights in [strips](Layout::Strips), which are faster than those of rows.
     pub(crate) fn has_strips(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -209,40 +218,28 @@ impl Isa {
         }
     }
 
-    /// As [`integer_products`](Self::integer_products), to the bit, of several inputs; `out` has the products of each. It is faster where there are
-    /// kernels of [strips](Self::has_strips), and there are no others.
-    pub(crate) fn row_products(self, weights: Blocks<'_>, inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
-        check_group(weights, inputs, out);
+    /// The products of weights that lie as `layout` says, whole strips but for the last rows, with up to [`MAX_ROWS`] inputs: a slice of `out` for
+    /// each. Only instruction sets that [have strips](Self::has_strips) have it.
+    pub(crate) fn group_products(
+        self,
+        weights: (Blocks<'_>, Layout),
+        sums: SumOrder,
+        inputs: &RowGroup<'_>,
+        out: &mut [&mut [f32]],
+    ) {
+        let (blocks, n_blocks) = (weights.0, inputs.scales.len() / inputs.n);
+        assert!((1..=MAX_ROWS).contains(&inputs.n), "the inputs are few");
+        assert_eq!(out.len(), inputs.n, "there are products of each input");
+        let whole = inputs.words.len() * 4 == inputs.n * n_blocks * BLOCK && inputs.correction.len() == inputs.n * n_blocks;
+        assert!(whole, "every block has its codes");
+        let fits = |out: &&mut [f32]| !out.is_empty() && blocks.scales.len() == out.len() * n_blocks;
+        assert!(out.iter().all(fits), "there is a product for each pair of rows");
+        assert_eq!(blocks.codes.len(), blocks.scales.len() * blocks.bits.block_bytes(), "every block has its codes");
         match self {
             // SAFETY: every `Isa` but `Plain` comes from `Isa::all`, which has checked that the processor has its instructions.
             #[cfg(target_arch = "x86_64")]
             #[expect(unsafe_code, reason = "not every processor has these instructions")]
-            Self::Avx512Vnni => unsafe { x86::strips::row_products(weights, inputs, out) },
-            _ => unreachable!("this instruction set has no kernels of strips"),
-        }
-    }
-
-    /// As [`integer_products`](Self::integer_products), to the bit, of weights in strips; `out` has the products of each input.
-    pub(crate) fn strip_products(self, weights: Strips<'_>, inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
-        check_group(weights.memory(), inputs, out);
-        match self {
-            // SAFETY: every `Isa` but `Plain` comes from `Isa::all`, which has checked that the processor has its instructions.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "not every processor has these instructions")]
-            Self::Avx512Vnni => unsafe { x86::strips::strip_products(weights, inputs, out) },
-            _ => unreachable!("this instruction set has no kernels of strips"),
-        }
-    }
-
-    /// As [`strip_products`](Self::strip_products), with the bits of [`packed_products`](Self::packed_products): each block is added to the sum of those
-    /// before it.
-    pub(crate) fn strip_products_in_order(self, weights: Strips<'_>, inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
-        check_group(weights.memory(), inputs, out);
-        match self {
-            // SAFETY: every `Isa` but `Plain` comes from `Isa::all`, which has checked that the processor has its instructions.
-            #[cfg(target_arch = "x86_64")]
-            #[expect(unsafe_code, reason = "not every processor has these instructions")]
-            Self::Avx512Vnni => unsafe { x86::strips::strip_products_in_order(weights, inputs, out) },
+            Self::Avx512Vnni => unsafe { x86::strips::group_products(weights, sums, inputs, out) },
             _ => unreachable!("this instruction set has no kernels of strips"),
         }
     }
@@ -264,18 +261,6 @@ impl Isa {
         assert_eq!(inputs.words.len() * BLOCK, n_blocks * BLOCK * BLOCK / 4, "every block has its codes");
         dispatch!(integers: self, packed_products(packed, inputs, lanes, out))
     }
-}
-
-/// Panics unless `out` has room for the products of up to [`MAX_ROWS`] `inputs` with whole rows.
-fn check_group(weights: Blocks<'_>, inputs: &RowGroup<'_>, out: &[&mut [f32]]) {
-    let n_blocks = inputs.scales.len() / inputs.n;
-    assert!((1..=MAX_ROWS).contains(&inputs.n), "the inputs are few");
-    assert_eq!(out.len(), inputs.n, "there are products of each input");
-    let whole = inputs.words.len() * 4 == inputs.n * n_blocks * BLOCK && inputs.correction.len() == inputs.n * n_blocks;
-    assert!(whole, "every block has its codes");
-    let fits = |out: &&mut [f32]| !out.is_empty() && weights.scales.len() == out.len() * n_blocks;
-    assert!(out.iter().all(fits), "there is a product for each pair of rows");
-    assert_eq!(weights.codes.len(), weights.scales.len() * weights.bits.block_bytes(), "every block has its codes");
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub use crate::product::Weights;
 use crate::product::{integer_product, product, transposed_product};
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::quantized_activations::QuantizedActivations;
-use crate::strips::{self, STRIP, Strips};
+use crate::strips::{self, Layout, STRIP, Strips};
 use crate::tiles::{MAX_ROWS, TILE};
 
 /// The least number of weights of a task.
@@ -86,26 +86,6 @@ pub enum Stored {
     },
 }
 
-/// How quantised weights lie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
-    /// As [`Blocks`] are.
-    Rows,
-    /// As [`Strips`] are.
-    Strips,
-}
-
-impl Layout {
-    /// That of a [`Matrix`] whose products have these numerics on this processor: weights may be kept so for another load.
-    pub fn of(numerics: Numerics) -> Self {
-        Self::on(Isa::current(), numerics)
-    }
-
-    fn on(isa: Isa, numerics: Numerics) -> Self {
-        if numerics == Numerics::Fast && isa.has_strips() { Self::Strips } else { Self::Rows }
-    }
-}
-
 impl Stored {
     /// `n` floats in `arena`: for f16 and bf16 `halves` writes their bits, for any other `dtype` `floats` writes f32.
     pub fn floats(
@@ -147,7 +127,7 @@ impl Stored {
     pub fn arranged(self, columns: usize, layout: Layout) -> Self {
         match self {
             Self::Blocks { bits, mut codes, mut scales } if layout == Layout::Strips => {
-                strips::turn(bits, &mut codes, &mut scales, columns);
+                strips::interleave(bits, &mut codes, &mut scales, columns);
                 Self::Strips { bits, codes, scales }
             }
             other => other,

@@ -113,7 +113,7 @@ impl Quantized {
     /// The same in strips, for rows of `columns`, if the best instruction set of this processor has kernels of them.
     #[must_use]
     pub fn in_strips(mut self, columns: usize) -> Option<Self> {
-        strips::turn(self.bits, &mut self.codes, &mut self.scales, columns);
+        strips::interleave(self.bits, &mut self.codes, &mut self.scales, columns);
         Isa::all().last().is_some_and(|isa| isa.has_strips()).then_some(Self { columns: Some(columns), ..self })
     }
 

@@ -13,10 +13,11 @@ use tandem_core::DType;
 
 use crate::float::Float;
 use crate::isa::Isa;
+use crate::kernel::SumOrder;
 use crate::low_rank::{Low, Update};
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::quantized_activations::QuantizedActivations;
-use crate::strips::Strips;
+use crate::strips::{Layout, Strips};
 use crate::tiles::{Lanes, MAX_ROWS, PACKED_INPUTS, PackedTile, TILE};
 
 /// Columns of weights of a tile that are processed at a time: whole blocks. They are 56 KB.
@@ -190,7 +191,7 @@ fn strip_product(isa: Isa, weights: Strips<'_>, inputs: &QuantizedActivations, u
             let weights = weights.rows(first + own.start..first + own.end);
             for (inputs, out) in groups.iter().zip(out.chunks_mut(MAX_ROWS)) {
                 let mut out: Vec<&mut [f32]> = out.iter_mut().map(|out| &mut out[own.clone()]).collect();
-                isa.strip_products_in_order(weights, inputs, &mut out);
+                isa.group_products((weights.memory(), Layout::Strips), SumOrder::OneAfterTheOther, inputs, &mut out);
             }
         }
         if let Some(low) = &low {

@@ -1,14 +1,15 @@
 //! Quantised weights in strips of sixteen rows, which lie side by side as vectors take them.
 //!
 //! A vector of 512 bits has four codes of each of sixteen rows (of 4 bits: four bytes), and the scales of a block of each. With weights in rows
-//! every product has to turn them, which costs it more than half of its speed with 4 or 8 inputs (`cargo bench -p tandem-kernels --bench kernels
-//! -- together`). A strip takes the place of its sixteen rows, so that a matrix is turned where it lies. Rows beyond the last strip stay as
+//! every product has to interleave them, which costs it more than half of its speed with 4 or 8 inputs (`cargo bench -p tandem-kernels --bench kernels
+//! -- together`). A strip takes the place of its sixteen rows, so that a matrix is interleaved in place. Rows beyond the last strip stay as
 //! they are.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 use tandem_core::arena::{Arena, Slab};
+use tandem_core::backend::Numerics;
 
 use crate::isa::Isa;
 use crate::quantize::{BLOCK, Bits, Blocks};
@@ -16,8 +17,28 @@ use crate::quantize::{BLOCK, Bits, Blocks};
 /// Rows of a strip.
 pub(crate) const STRIP: usize = 16;
 
-/// Codes are turned four bytes at a time.
+/// Codes are interleaved four bytes at a time.
 type Word = [u8; 4];
+
+/// How quantised weights lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// As [`Blocks`] are.
+    Rows,
+    /// As [`Strips`] are.
+    Strips,
+}
+
+impl Layout {
+    /// That of a [`Matrix`](crate::matrix::Matrix) whose products have these numerics on this processor: weights may be kept so for another load.
+    pub fn of(numerics: Numerics) -> Self {
+        Self::on(Isa::current(), numerics)
+    }
+
+    pub(crate) fn on(isa: Isa, numerics: Numerics) -> Self {
+        if numerics == Numerics::Fast && isa.has_strips() { Self::Strips } else { Self::Rows }
+    }
+}
 
 /// Some rows of quantised weights, whole strips but for the last rows of a matrix.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +52,7 @@ pub struct Strips<'a> {
 }
 
 impl<'a> Strips<'a> {
-    /// Rows of `columns` weights that [`turn`] has turned.
+    /// Rows of `columns` weights that [`interleave`] has arranged.
     pub(crate) fn new(bits: Bits, codes: &'a [u8], scales: &'a [f32], columns: usize) -> Self {
         Self { bits, codes, scales, columns }
     }
@@ -74,21 +95,16 @@ impl<'a> Strips<'a> {
     }
 }
 
-/// A copy of weights, turned, in memory of its own.
+/// A copy of weights in strips, in memory of its own.
 #[derive(Debug)]
-pub struct TurnedCopy {
+pub struct InterleavedCopy {
     bits: Bits,
     codes: Slab<u8>,
     scales: Slab<f32>,
     columns: usize,
 }
 
-impl TurnedCopy {
-    /// Whether products with strips are what this processor computes the fastest.
-    pub fn is_worth_it() -> bool {
-        Isa::current().has_strips()
-    }
-
+impl InterleavedCopy {
     /// Of `rows` rows of `columns` weights, all of which are still to be [copied](Self::copy), in `arena`.
     ///
     /// # Panics
@@ -99,7 +115,7 @@ impl TurnedCopy {
         Self { bits, codes: arena.zeros(n * bits.block_bytes()), scales: arena.zeros(n), columns }
     }
 
-    /// Rows that are turned together: parts of a matrix that are copied begin at a multiple.
+    /// Rows of a strip: parts of a matrix that are copied begin at a multiple.
     pub const ROWS: usize = STRIP;
 
     /// Copies the rows `weights`, of which the first is number `first`, on the calling thread.
@@ -111,8 +127,12 @@ impl TurnedCopy {
         assert!(weights.bits == self.bits && n.is_multiple_of(per_row) && first.is_multiple_of(STRIP), "the rows are whole");
         let (start, per_strip, block_bytes) = (first * per_row, STRIP * per_row, self.bits.block_bytes());
         let codes = &mut self.codes[start * block_bytes..(start + n) * block_bytes];
-        copy_turned::<Word>(weights.codes.as_chunks().0, per_strip * block_bytes / size_of::<Word>(), codes.as_chunks_mut().0);
-        copy_turned(weights.scales, per_strip, &mut self.scales[start..start + n]);
+        copy_interleaved::<Word>(
+            weights.codes.as_chunks().0,
+            per_strip * block_bytes / size_of::<Word>(),
+            codes.as_chunks_mut().0,
+        );
+        copy_interleaved(weights.scales, per_strip, &mut self.scales[start..start + n]);
     }
 
     /// What a product takes.
@@ -121,27 +141,27 @@ impl TurnedCopy {
     }
 }
 
-/// Turns the strips of `rows`, each of `per_strip` values, and copies the rows behind them.
-fn copy_turned<T: Copy>(rows: &[T], per_strip: usize, out: &mut [T]) {
+/// Interleaves the strips of `rows`, each of `per_strip` values, into `out`, and copies the rows behind them.
+fn copy_interleaved<T: Copy>(rows: &[T], per_strip: usize, out: &mut [T]) {
     let (strips, mut outs) = (rows.chunks_exact(per_strip), out.chunks_exact_mut(per_strip));
     let rest = strips.remainder();
-    strips.zip(&mut outs).for_each(|(rows, strip)| turn_strip(rows, strip));
+    strips.zip(&mut outs).for_each(|(rows, strip)| interleave_strip(rows, strip));
     outs.into_remainder().copy_from_slice(rest);
 }
 
-/// Turns rows of `columns` weights, `codes` and `scales` as in [`Blocks`], into strips, on all threads.
-pub(crate) fn turn(bits: Bits, codes: &mut [u8], scales: &mut [f32], columns: usize) {
+/// Interleaves rows of `columns` weights, `codes` and `scales` as in [`Blocks`], in place, on all threads.
+pub(crate) fn interleave(bits: Bits, codes: &mut [u8], scales: &mut [f32], columns: usize) {
     let per_strip = STRIP * columns / BLOCK;
     let codes = codes.par_chunks_exact_mut(per_strip * bits.block_bytes());
     codes.zip(scales.par_chunks_exact_mut(per_strip)).for_each(|(codes, scales)| {
         let (rows, row_scales) = (codes.to_vec(), scales.to_vec());
-        turn_strip::<Word>(rows.as_chunks().0, codes.as_chunks_mut().0);
-        turn_strip(&row_scales, scales);
+        interleave_strip::<Word>(rows.as_chunks().0, codes.as_chunks_mut().0);
+        interleave_strip(&row_scales, scales);
     });
 }
 
 /// Writes the sixteen rows of `rows` to `strip`, side by side.
-fn turn_strip<T: Copy>(rows: &[T], strip: &mut [T]) {
+fn interleave_strip<T: Copy>(rows: &[T], strip: &mut [T]) {
     let n = rows.len() / STRIP;
     for (i, sixteen) in strip.as_chunks_mut::<STRIP>().0.iter_mut().enumerate() {
         for (row, value) in sixteen.iter_mut().enumerate() {
@@ -164,9 +184,9 @@ mod tests {
                 bits.quantize(&weights, &mut codes, &mut scales);
                 let (before, before_scales) = (codes.clone(), scales.clone());
                 let rows = Blocks { bits, codes: &before, scales: &before_scales };
-                turn(bits, &mut codes, &mut scales, columns);
+                interleave(bits, &mut codes, &mut scales, columns);
                 let strips = Strips::new(bits, &codes, &scales, columns);
-                let mut copy = TurnedCopy::new(bits, [n_rows, columns], &Arena::default());
+                let mut copy = InterleavedCopy::new(bits, [n_rows, columns], &Arena::default());
                 for first in (0..n_rows).step_by(32) {
                     copy.copy(first, rows.rows(first..n_rows.min(first + 32), columns));
                 }

@@ -17,7 +17,7 @@ use tandem_core::backend::Numerics;
 use tandem_core::huge_pages::Copying;
 use tandem_kernels::matrix::{MatrixView, Weights};
 use tandem_kernels::quantize::{BLOCK, Bits, Blocks};
-use tandem_kernels::strips::TurnedCopy;
+use tandem_kernels::strips::{InterleavedCopy, Layout};
 use tandem_onnx_graph::BlockMatrix;
 
 use super::{Floats, node_error};
@@ -34,7 +34,7 @@ pub(super) struct BlockWeights<'n> {
     pub(super) columns: usize,
     numerics: Numerics,
     /// A copy that products use once it is made.
-    turned: Arc<OnceLock<TurnedCopy>>,
+    interleaved: Arc<OnceLock<InterleavedCopy>>,
 }
 
 /// A scale for each block, `[rows, columns / BLOCK]`.
@@ -68,7 +68,7 @@ impl<'n> BlockWeights<'n> {
         }
         let numerics = if matrix.is_fast { Numerics::Fast } else { Numerics::Exact };
         let scales = Scales::of(scales, block);
-        let mut weights = Self { offsets: None, scales, codes, bits, rows, columns, numerics, turned: Arc::default() };
+        let mut weights = Self { offsets: None, scales, codes, bits, rows, columns, numerics, interleaved: Arc::default() };
         if let Some(zeros) = matrix.zeros {
             let zeros = context.constant_input::<TensorValueType<u8>>(zeros)?;
             weights.offsets = weights.offsets(zeros.extract_tensor().1, block)?;
@@ -93,13 +93,14 @@ impl<'n> BlockWeights<'n> {
     pub(super) unsafe fn copying(&self, arena: &Arc<Arena>) -> Vec<Copying> {
         /// Weights that are copied at a time: neither the end of the session nor the memory of both copies waits for more.
         const PART: usize = if cfg!(test) { 1 << 11 } else { 4 << 20 };
-        if !self.is_turned() {
+        if !self.is_interleaved() {
             return Vec::new();
         }
         let Self { bits, rows, columns, .. } = *self;
-        let unfinished = Arc::<Mutex<Option<TurnedCopy>>>::default();
+        let unfinished = Arc::<Mutex<Option<InterleavedCopy>>>::default();
         let part = |part: Range<usize>| -> Copying {
-            let (arena, turned, unfinished) = (Arc::clone(arena), Arc::downgrade(&self.turned), Arc::clone(&unfinished));
+            let (arena, unfinished) = (Arc::clone(arena), Arc::clone(&unfinished));
+            let interleaved = Arc::downgrade(&self.interleaved);
             let blocks = part.start * columns / BLOCK..part.end * columns / BLOCK;
             let within = |start: *const c_void, size: usize| {
                 let start = start.expose_provenance();
@@ -112,7 +113,7 @@ impl<'n> BlockWeights<'n> {
             };
             Box::new(move || {
                 // The engine may have made the node more than once.
-                let Some(turned) = turned.upgrade() else { return Vec::new() };
+                let Some(interleaved) = interleaved.upgrade() else { return Vec::new() };
                 // SAFETY: the caller promises that the constants are there, and nobody writes to them; `Scales::of` has seen that they are aligned.
                 let own_codes =
                     unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(codes.start), codes.len()) };
@@ -122,30 +123,30 @@ impl<'n> BlockWeights<'n> {
                     Err(all) => &all[blocks.clone()],
                 };
                 let mut unfinished = unfinished.lock().unwrap_or_else(PoisonError::into_inner);
-                let copy = unfinished.get_or_insert_with(|| TurnedCopy::new(bits, [rows, columns], &arena));
+                let copy = unfinished.get_or_insert_with(|| InterleavedCopy::new(bits, [rows, columns], &arena));
                 copy.copy(part.start, Blocks { bits, codes: own_codes, scales: own_scales });
                 if part.end == rows
                     && let Some(copy) = unfinished.take()
                 {
-                    turned.get_or_init(|| copy);
+                    interleaved.get_or_init(|| copy);
                 }
                 [Some(codes), scales.ok()].into_iter().flatten().collect()
             })
         };
-        let together = (PART / columns).next_multiple_of(TurnedCopy::ROWS).max(TurnedCopy::ROWS);
+        let together = (PART / columns).next_multiple_of(InterleavedCopy::ROWS).max(InterleavedCopy::ROWS);
         (0..rows).step_by(together).map(|first| part(first..rows.min(first + together))).collect()
     }
 
     /// Whether products are to use a copy.
-    pub(super) fn is_turned(&self) -> bool {
-        self.numerics == Numerics::Fast && TurnedCopy::is_worth_it()
+    pub(super) fn is_interleaved(&self) -> bool {
+        Layout::of(self.numerics) == Layout::Strips
     }
 
     /// What is computed with it.
     pub(super) fn view(&self) -> MatrixView<'_> {
         let rows =
             || Weights::Blocks(Blocks { bits: self.bits, codes: self.codes.extract_tensor().1, scales: self.scales.values() });
-        let weights = self.turned.get().map_or_else(rows, |copy| Weights::Strips(copy.strips()));
+        let weights = self.interleaved.get().map_or_else(rows, |copy| Weights::Strips(copy.strips()));
         let matrix = MatrixView::new(weights, [self.rows, self.columns], self.numerics);
         self.offsets.as_deref().map_or(matrix, |offsets| matrix.with_offsets(offsets))
     }

@@ -4,7 +4,7 @@ use super::*;
 use crate::product::{self, Weights};
 use crate::quantize::Bits;
 use crate::quantized_activations::QuantizedActivations;
-use crate::strips;
+use crate::strips::{self, Strips};
 
 /// `n` numbers between -1 and 1 of a linear congruential sequence (Numerical Recipes' constants).
 fn numbers(n: usize, seed: u32) -> Vec<f32> {
@@ -335,7 +335,7 @@ fn strips_give_what_rows_give() {
             bits.quantize(&weights, &mut codes, &mut scales);
             let (row_codes, row_scales) = (codes.clone(), scales.clone());
             let in_rows = Blocks { bits, codes: &row_codes, scales: &row_scales };
-            strips::turn(bits, &mut codes, &mut scales, columns);
+            strips::interleave(bits, &mut codes, &mut scales, columns);
             let strips = Strips::new(bits, &codes, &scales, columns);
             for n in 1..=MAX_ROWS {
                 let inputs = QuantizedActivations::new(&numbers(n * columns, 2), columns);
@@ -345,8 +345,13 @@ fn strips_give_what_rows_give() {
                     write(&mut out.chunks_mut(rows).collect::<Vec<_>>());
                     out
                 };
-                let of_strips = products(&|out| isa.strip_products(strips, &group, out));
-                assert_eq!(of_strips, products(&|out| isa.row_products(in_rows, &group, out)), "{bits:?} {rows} {per_row} {n}");
+                let of_strips =
+                    products(&|out| isa.group_products((strips.memory(), Layout::Strips), SumOrder::InTurns, &group, out));
+                assert_eq!(
+                    of_strips,
+                    products(&|out| isa.group_products((in_rows, Layout::Rows), SumOrder::InTurns, &group, out)),
+                    "{bits:?} {rows} {per_row} {n}"
+                );
                 let mut each = vec![f32::NAN; rows * n];
                 isa.integer_products(in_rows, &inputs.pairs(bits.offset()), columns, &mut each);
                 let turned: Vec<f32> = (0..n * rows).map(|i| each[i % rows * n + i / rows]).collect();
@@ -367,7 +372,7 @@ fn strips_give_prompts_what_rows_give() {
             bits.quantize(&numbers(n_blocks * BLOCK, 1), &mut codes, &mut scales);
             let (row_codes, row_scales) = (codes.clone(), scales.clone());
             let in_rows = Blocks { bits, codes: &row_codes, scales: &row_scales };
-            strips::turn(bits, &mut codes, &mut scales, columns);
+            strips::interleave(bits, &mut codes, &mut scales, columns);
             let strips = Strips::new(bits, &codes, &scales, columns);
             for n in [1, 8, 9, 20] {
                 let inputs = QuantizedActivations::new(&numbers(n * columns, 2), columns);

@@ -5,9 +5,11 @@ use std::ops::Range;
 use tandem_core::backend::Numerics;
 
 use super::MatrixView;
+use crate::kernel::SumOrder;
 use crate::product::Weights;
 use crate::quantize::Bits;
 use crate::quantized_activations::{BlockPair, QuantizedActivations, RowGroup};
+use crate::strips::Layout;
 
 /// A few inputs, as the kernels take them.
 pub(super) enum FewIntegers {
@@ -48,10 +50,11 @@ impl MatrixView<'_> {
 
     /// The products of some rows of weights with the inputs of `group`, a slice for each.
     pub(super) fn products_of_group(self, rows: Range<usize>, group: &RowGroup<'_>, out: &mut [&mut [f32]]) {
-        match self.weights {
-            Weights::Strips(strips) => self.isa.strip_products(strips.rows(rows), group, out),
-            Weights::Blocks(blocks) => self.isa.row_products(blocks.rows(rows, self.columns), group, out),
+        let weights = match self.weights {
+            Weights::Strips(strips) => (strips.rows(rows).memory(), Layout::Strips),
+            Weights::Blocks(blocks) => (blocks.rows(rows, self.columns), Layout::Rows),
             _ => unreachable!("groups are made for quantised weights"),
-        }
+        };
+        self.isa.group_products(weights, SumOrder::InTurns, group, out);
     }
 }

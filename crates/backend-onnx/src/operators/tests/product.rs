@@ -5,7 +5,7 @@ use tandem_core::backend::{Kernels as Whose, Numerics};
 use tandem_kernels::instruction_set;
 use tandem_kernels::matrix::{Kernels, MatrixView, Terms, Weights as KernelWeights};
 use tandem_kernels::quantize::{BLOCK, Bits, Blocks};
-use tandem_kernels::strips::TurnedCopy;
+use tandem_kernels::strips::Layout;
 
 use super::onnx::{FLOAT, OneNode, UINT8, float_bytes};
 use super::{Loaded, floats, numbers, with_engine};
@@ -116,7 +116,7 @@ fn check(weights: &Weights, has_bias: bool, accuracy: i64) {
     }
 }
 
-/// Products are the same to the bit before and after weights are copied, and turned, into memory of the process's own.
+/// Products are the same to the bit before and after weights are copied, interleaved, into memory of the process's own.
 #[test]
 fn copied_weights_give_the_same_bits() {
     with_engine(|| {
@@ -131,7 +131,7 @@ fn copied_weights_give_the_same_bits() {
                     })
                 };
                 let before = outputs();
-                let is_copied = accuracy == 4 && TurnedCopy::is_worth_it();
+                let is_copied = accuracy == 4 && (Layout::of(Numerics::Fast) == Layout::Strips);
                 assert_eq!(own.mapped.copy_all() > 1, is_copied, "parts of {bits} bits, level {accuracy}");
                 assert_eq!(outputs(), before, "{bits} bits in blocks of {block}, zeros {has_zeros}, level {accuracy}");
             }

@@ -1,7 +1,7 @@
 //! Integer products of a few inputs with 8- or 4-bit weights: sixteen rows of weights lie in the lanes of vectors and meet all inputs.
 //!
-//! Each word of four inputs is read by all lanes at once, so that sums need not be gathered from lanes. Weights are turned from rows to lanes as
-//! they are read, which is shared by all inputs.
+//! Each word of four inputs is read by all lanes at once, so that sums need not be gathered from lanes. Weights in rows are
+//! transposed to lanes as they are read, which is shared by all inputs.
 #![expect(unsafe_code, reason = "vectors are loaded from addresses")]
 
 use std::arch::x86_64::*;
@@ -9,46 +9,30 @@ use std::ops::Range;
 
 use super::tiles::transposed_avx512;
 use super::vnni::{SUMS, WORDS};
+use crate::kernel::SumOrder;
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::quantized_activations::RowGroup;
-use crate::strips::{STRIP, Strips};
+use crate::strips::{Layout, STRIP};
 
-/// See [`Isa::row_products`](crate::isa::Isa::row_products).
+/// See [`Isa::group_products`](crate::isa::Isa::group_products).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(in crate::kernel) fn row_products(weights: Blocks<'_>, inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
-    of_order::<SUMS>((weights, Order::Rows), inputs, out);
-}
-
-/// See [`Isa::strip_products`](crate::isa::Isa::strip_products).
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(in crate::kernel) fn strip_products(weights: Strips<'_>, inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
-    of_order::<SUMS>((weights.memory(), Order::Strips), inputs, out);
-}
-
-/// See [`Isa::strip_products_in_order`](crate::isa::Isa::strip_products_in_order).
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-pub(in crate::kernel) fn strip_products_in_order(weights: Strips<'_>, inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
-    of_order::<1>((weights.memory(), Order::Strips), inputs, out);
-}
-
-/// How weights lie: strips with the last rows as [`Rows`](Self::Rows).
-#[derive(Clone, Copy)]
-enum Order {
-    Rows,
-    Strips,
-}
-
-/// With `S` sums, to which blocks are added in turns.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn of_order<const S: usize>(weights: (Blocks<'_>, Order), inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
-    match weights.0.bits {
-        Bits::Eight => of_bits::<S, 8>(weights, inputs, out),
-        Bits::Four => of_bits::<S, 4>(weights, inputs, out),
+pub(in crate::kernel) fn group_products(
+    weights: (Blocks<'_>, Layout),
+    sums: SumOrder,
+    inputs: &RowGroup<'_>,
+    out: &mut [&mut [f32]],
+) {
+    match (sums, weights.0.bits) {
+        (SumOrder::InTurns, Bits::Eight) => of_bits::<SUMS, 8>(weights, inputs, out),
+        (SumOrder::InTurns, Bits::Four) => of_bits::<SUMS, 4>(weights, inputs, out),
+        (SumOrder::OneAfterTheOther, Bits::Eight) => of_bits::<1, 8>(weights, inputs, out),
+        (SumOrder::OneAfterTheOther, Bits::Four) => of_bits::<1, 4>(weights, inputs, out),
     }
 }
 
+/// With `S` sums and weights of `B` bits.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn of_bits<const S: usize, const B: usize>(weights: (Blocks<'_>, Order), inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
+fn of_bits<const S: usize, const B: usize>(weights: (Blocks<'_>, Layout), inputs: &RowGroup<'_>, out: &mut [&mut [f32]]) {
     match inputs.n {
         1 => of_inputs::<S, B, 1>(weights, inputs, out),
         2 => of_inputs::<S, B, 2>(weights, inputs, out),
@@ -63,7 +47,7 @@ fn of_bits<const S: usize, const B: usize>(weights: (Blocks<'_>, Order), inputs:
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
 fn of_inputs<const S: usize, const B: usize, const N: usize>(
-    (weights, order): (Blocks<'_>, Order),
+    (weights, layout): (Blocks<'_>, Layout),
     inputs: &RowGroup<'_>,
     out: &mut [&mut [f32]],
 ) {
@@ -73,8 +57,8 @@ fn of_inputs<const S: usize, const B: usize, const N: usize>(
     for first in (0..rows).step_by(STRIP) {
         let own = first..rows.min(first + STRIP);
         let weights = weights.rows(own.clone(), columns);
-        match order {
-            Order::Strips if own.len() == STRIP => turned_strip::<S, B, N>(weights, inputs, &mut sums),
+        match layout {
+            Layout::Strips if own.len() == STRIP => interleaved_strip::<S, B, N>(weights, inputs, &mut sums),
             _ => strip::<S, B, N>(weights, own.len(), inputs, &mut sums),
         }
         add_up(&mut sums);
@@ -89,9 +73,9 @@ fn of_inputs<const S: usize, const B: usize, const N: usize>(
 /// Bytes ahead of those in use that are prefetched: a strip and the next lie one after the other.
 const AHEAD: usize = 2048;
 
-/// As [`strip`], of sixteen rows that are turned.
+/// As [`strip`], of sixteen rows that are interleaved.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
-fn turned_strip<const S: usize, const B: usize, const N: usize>(
+fn interleaved_strip<const S: usize, const B: usize, const N: usize>(
     weights: Blocks<'_>,
     inputs: &RowGroup<'_>,
     all_sums: &mut [[__m512; N]; S],
@@ -171,9 +155,9 @@ fn strip<const S: usize, const B: usize, const N: usize>(
         let n = SUMS.min(blocks - start);
         for first in (0..n).step_by(16 / B) {
             let own = start + first..start + n.min(first + 16 / B);
-            turn_codes::<B>(weights.codes, [rows, blocks], own, &mut words[first..]);
+            interleave_codes::<B>(weights.codes, [rows, blocks], own, &mut words[first..]);
         }
-        let scales = turned_scales(weights.scales, [rows, blocks], start..start + n);
+        let scales = interleaved_scales(weights.scales, [rows, blocks], start..start + n);
         let weights = words.iter().zip(scales).take(n).enumerate();
         for ((index, (words, scales)), ((input_words, input_scales), correction)) in weights.zip(&mut of_block) {
             let mut dots = [_mm512_setzero_si512(); N];
@@ -207,7 +191,7 @@ fn add_up<const S: usize, const N: usize>(sums: &mut [[__m512; N]; S]) {
 /// Writes the codes of the blocks `own` of rows of `blocks` to `words`: of each block four codes of a row in each lane.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) fn turn_codes<const B: usize>(
+pub(super) fn interleave_codes<const B: usize>(
     codes: &[u8],
     [rows, blocks]: [usize; 2],
     own: Range<usize>,
@@ -222,16 +206,16 @@ pub(super) fn turn_codes<const B: usize>(
         // SAFETY: the mask has a bit for each byte of the slice.
         *square = _mm512_castsi512_ps(unsafe { _mm512_maskz_loadu_epi8(mask, codes.as_ptr().cast()) });
     }
-    let turned = transposed_avx512(square);
+    let lanes = transposed_avx512(square);
     if B == 8 {
-        for (word, turned) in words.as_flattened_mut().iter_mut().zip(turned) {
-            *word = _mm512_castps_si512(turned);
+        for (word, lane) in words.as_flattened_mut().iter_mut().zip(lanes) {
+            *word = _mm512_castps_si512(lane);
         }
     } else {
         let low = _mm512_set1_epi8(15);
-        for (words, turned) in words.iter_mut().zip(turned.as_chunks::<{ WORDS / 2 }>().0) {
+        for (words, lanes) in words.iter_mut().zip(lanes.as_chunks::<{ WORDS / 2 }>().0) {
             let (first, second) = words.split_at_mut(WORDS / 2);
-            for ((first, second), both) in first.iter_mut().zip(second).zip(turned) {
+            for ((first, second), both) in first.iter_mut().zip(second).zip(lanes) {
                 let both = _mm512_castps_si512(*both);
                 *first = _mm512_and_si512(both, low);
                 *second = _mm512_and_si512(_mm512_srli_epi16::<4>(both), low);
@@ -243,7 +227,7 @@ pub(super) fn turn_codes<const B: usize>(
 /// The scales of up to sixteen blocks of rows of `blocks`: of each block that of a row in each lane.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn turned_scales(scales: &[f32], [rows, blocks]: [usize; 2], own: Range<usize>) -> [__m512; STRIP] {
+fn interleaved_scales(scales: &[f32], [rows, blocks]: [usize; 2], own: Range<usize>) -> [__m512; STRIP] {
     let all = scales;
     let mut square = [_mm512_setzero_ps(); STRIP];
     for (row, square) in square.iter_mut().enumerate().take(rows) {

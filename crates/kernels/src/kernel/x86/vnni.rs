@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 
 use super::fetch_all;
-use super::strips::turn_codes;
+use super::strips::interleave_codes;
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::quantized_activations::{BlockPair, RowGroup};
 use crate::strips::STRIP;
@@ -145,7 +145,7 @@ fn pack_strip<const B: usize>(weights: Blocks<'_>, [rows, per_row]: [usize; 2], 
     let mut turned = [[_mm512_setzero_si512(); WORDS]; 4];
     for block in (0..per_row).step_by(16 / B) {
         let own = block..per_row.min(block + 16 / B);
-        turn_codes::<B>(weights.codes, [rows, per_row], own.clone(), &mut turned);
+        interleave_codes::<B>(weights.codes, [rows, per_row], own.clone(), &mut turned);
         let words = packed.words[own.start * WORDS..own.end * WORDS].iter_mut().zip(turned.as_flattened());
         for (words, turned) in words {
             let words: &mut [u32; STRIP] = words[first..].first_chunk_mut().expect("a tile has whole vectors");
