@@ -138,7 +138,11 @@ pub enum Error {
     },
 
     /// A request of more keys and values than all requests together may hold.
-    #[error("keys and values of {n_tokens} tokens take {needed} bytes, and the limit of all requests is {limit}")]
+    #[error(
+        "the request may come to hold {n_tokens} tokens, whose keys and values take {} MB, and all requests together may take {} MB",
+        needed.div_ceil(1_000_000),
+        limit / 1_000_000
+    )]
     KvLimit {
         /// Tokens that it may come to hold.
         n_tokens: usize,
