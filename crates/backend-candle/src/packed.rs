@@ -75,7 +75,8 @@ impl Work<'_> {
         };
         let made = made.into_inner();
         if let Some(problem) = problem.filter(|_| !matches!(made, Some(Err(_)))) {
-            self.options.progress.tell(&ProgressEvent::NotKept { problem: &problem.to_string() });
+            let hint = problem.hint().map(|hint| format!("; {hint}")).unwrap_or_default();
+            self.options.progress.tell(&ProgressEvent::NotKept { problem: &format!("{problem}{hint}") });
         }
         made.unwrap_or_else(|| self.quantized(None))
     }

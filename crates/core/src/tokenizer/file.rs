@@ -9,7 +9,7 @@ use serde_json::Value;
 use serde_json::error::Category;
 use tokenizers::tokenizer::Tokenizer as Inner;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Source};
 use crate::primitives::TokenId;
 
 /// The largest published files are about 35 MiB (Gemma, a vocabulary of 262 144).
@@ -90,7 +90,7 @@ impl Outline {
                 Category::Syntax | Category::Io => "the file is not JSON",
                 Category::Data => "the file is not a tokenizer",
             };
-            Error::bad_file(file, problem, e)
+            damaged(file, problem, Some(e.into()))
         })?;
         match &outline.model {
             Some(ModelOutline { vocab: Some(vocab), continuing_subword_prefix: prefix }) => {
@@ -194,14 +194,15 @@ pub(super) fn load(bytes: &[u8], file: &str) -> Result<Inner> {
     };
     match catch_unwind(AssertUnwindSafe(read)) {
         Ok(Ok(inner)) => Ok(inner),
-        Ok(Err(e)) => Err(Error::bad_file(file, "the file is not a tokenizer", e)),
-        Err(_) => Err(Error::BadFile {
-            file: file.into(),
-            problem: "the file is not a tokenizer: its reader gave up on a damaged part".into(),
-            hint: None,
-            source: None,
-        }),
+        Ok(Err(e)) => Err(damaged(file, "the file is not a tokenizer", Some(e))),
+        Err(_) => Err(damaged(file, "the file is not a tokenizer: its reader gave up on a damaged part", None)),
     }
+}
+
+/// What is wrong with a file that was not published so.
+fn damaged(file: &str, problem: &str, source: Option<Source>) -> Error {
+    let hint = Some("obtain the file again from where the model was published".into());
+    Error::BadFile { file: file.into(), problem: problem.into(), hint, source }
 }
 
 impl<'de> Deserialize<'de> for Ids {
