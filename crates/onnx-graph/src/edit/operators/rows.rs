@@ -200,7 +200,7 @@ impl<'g> KnownRows<'g> {
         let own = self.rows(given(node, 0)?);
         let sizes = split_sizes(self.graph, node)?;
         let is_last = node.int("axis").is_some_and(|axis| axis == -1) && has_only(node, &["axis"], |_, _| false);
-        let is_whole = node.outputs.iter().all(|output| !output.is_empty()) && own.width == Some(sizes.iter().sum());
+        let is_whole = node.outputs.iter().all(|output| !output.is_empty()) && own.width.is_some() && own.width == sum(&sizes);
         own.width.filter(|_| is_last && is_whole && own.is_f32).map(|width| RowOperator::Split { width })
     }
 
@@ -324,6 +324,11 @@ pub(super) fn split_sizes(graph: &Graph, node: &Node) -> Option<Vec<usize>> {
     let sizes = graph.slice(range).as_chunks().0.iter().map(|bytes| usize::try_from(i64::from_le_bytes(*bytes)).ok());
     let sizes: Vec<usize> = sizes.collect::<Option<_>>()?;
     (tensor.data_type == DataType::INT64 && sizes.len() == node.outputs.len() && !sizes.contains(&0)).then_some(sizes)
+}
+
+/// The sum of sizes that a file may have of any size.
+fn sum(sizes: &[usize]) -> Option<usize> {
+    sizes.iter().try_fold(0_usize, |sum, size| sum.checked_add(*size))
 }
 
 /// A norm's, or the default of all of them.

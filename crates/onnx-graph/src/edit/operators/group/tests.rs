@@ -46,6 +46,7 @@ fn graph(nodes: &[Node], outputs: &[&str]) -> Graph {
         put_bytes(&mut fields, graph::INITIALIZER, tensor);
     };
     integers("sizes", &[32, 16, 16]);
+    integers("huge_sizes", &[i64::MAX, i64::MAX, 66]);
     integers("two_heads", &[0, 0, 2, 16]);
     integers("one_head", &[0, 0, 1, 16]);
     integers("other_heads", &[0, 0, 2, 8]);
@@ -326,6 +327,14 @@ fn heads_are_neither_returned_by_a_block_nor_given_to_one() {
         &["queries", "v", "n", "z"],
         &[&[BLOCK_OPERATOR, "Reshape", "Neg"], &NAMES[1..], &["MatMulNBits"]],
     );
+}
+
+/// Sizes whose sum exceeds an integer, and is 64 when it wraps, are left to the engine, which refuses them.
+#[test]
+fn sizes_that_overflow_are_not_those_of_a_row() {
+    let mut nodes = with_norms(&[]);
+    nodes[1].inputs[1] = "huge_sizes".into();
+    assert_eq!(operators(&nodes, &["queries", "keys", "v"])[1], "Split");
 }
 
 /// The time that an edit takes does not grow with the square of a hostile graph.
