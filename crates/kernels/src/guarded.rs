@@ -13,7 +13,7 @@ use tandem_core::backend::Numerics;
 use crate::isa::Isa;
 use crate::matrix::{Kernels, MatrixView, Terms, Weights};
 use crate::quantize::{BLOCK, Bits, Blocks};
-use crate::strips::{self, Strips};
+use crate::strips::{self, STRIP, Strips};
 use crate::tiles::{MAX_ROWS, TILE};
 
 /// The largest page of the processors that tests run on.
@@ -156,6 +156,19 @@ fn products_with_blocks_stay_within_their_memory() {
                 isa.dequantize(blocks, &mut widened);
                 assert!(widened.iter().all(|value| value.is_finite()), "{isa} {side:?} {shape:?}");
             }
+        }
+    });
+}
+
+#[test]
+fn strips_are_interleaved_within_their_memory() {
+    each(|isa, side| {
+        for n in [1, 8, 15, 16, 17, 33] {
+            let words: Vec<strips::Word> = (0..n * STRIP).map(|i| (i as u32).to_ne_bytes()).collect();
+            let (rows, mut strip) = (Guarded::new(&words, side), Guarded::new(&vec![[0; 4]; words.len()], side));
+            isa.interleave(&rows, &mut strip);
+            let expected = (0..words.len()).map(|i| words[i % STRIP * n + i / STRIP]);
+            assert!(strip.iter().copied().eq(expected), "{isa} {side:?}, rows of {n} words");
         }
     });
 }

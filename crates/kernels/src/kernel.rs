@@ -22,7 +22,7 @@ use crate::float::Float;
 use crate::isa::Isa;
 use crate::quantize::{BLOCK, Blocks};
 use crate::quantized_activations::{BlockPair, RowGroup};
-use crate::strips::Layout;
+use crate::strips::{Layout, STRIP, Word};
 use crate::tiles::{Lanes, MAX_ROWS, PACKED_INPUTS, PackedTile, TILE};
 
 /// Calls the implementation of a kernel for an instruction set: `floats` differ by the width of vectors, `integers` by the instructions
@@ -215,6 +215,24 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => true,
             _ => false,
+        }
+    }
+
+    /// Writes the words of the sixteen rows of `rows` to `strip`, side by side.
+    pub(crate) fn interleave(self, rows: &[Word], strip: &mut [Word]) {
+        let n = rows.len() / STRIP;
+        assert!(rows.len() == n * STRIP && strip.len() == rows.len(), "a strip is as large as its rows");
+        let done = match self {
+            // SAFETY: every `Isa` but `Plain` comes from `Isa::all`, which has checked that the processor has its instructions.
+            #[cfg(target_arch = "x86_64")]
+            #[expect(unsafe_code, reason = "not every processor has these instructions")]
+            Self::Avx512 | Self::Avx512Vnni => unsafe { x86::strips::interleave(rows, strip) },
+            _ => 0,
+        };
+        for (i, sixteen) in strip.as_chunks_mut::<STRIP>().0.iter_mut().enumerate().skip(done) {
+            for (row, word) in sixteen.iter_mut().enumerate() {
+                *word = rows[row * n + i];
+            }
         }
     }
 

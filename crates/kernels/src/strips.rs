@@ -17,8 +17,8 @@ use crate::quantize::{BLOCK, Bits, Blocks};
 /// Rows of a strip.
 pub(crate) const STRIP: usize = 16;
 
-/// Codes are interleaved four bytes at a time.
-type Word = [u8; 4];
+/// What is interleaved: four bytes of codes, or a scale.
+pub(crate) type Word = [u8; 4];
 
 /// How quantised weights lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,12 +127,9 @@ impl InterleavedCopy {
         assert!(weights.bits == self.bits && n.is_multiple_of(per_row) && first.is_multiple_of(STRIP), "the rows are whole");
         let (start, per_strip, block_bytes) = (first * per_row, STRIP * per_row, self.bits.block_bytes());
         let codes = &mut self.codes[start * block_bytes..(start + n) * block_bytes];
-        copy_interleaved::<Word>(
-            weights.codes.as_chunks().0,
-            per_strip * block_bytes / size_of::<Word>(),
-            codes.as_chunks_mut().0,
-        );
-        copy_interleaved(weights.scales, per_strip, &mut self.scales[start..start + n]);
+        copy_interleaved(weights.codes, per_strip * block_bytes, codes);
+        let scales = bytemuck::cast_slice_mut(&mut self.scales[start..start + n]);
+        copy_interleaved(bytemuck::cast_slice(weights.scales), per_strip * size_of::<f32>(), scales);
     }
 
     /// What a product takes.
@@ -141,8 +138,8 @@ impl InterleavedCopy {
     }
 }
 
-/// Interleaves the strips of `rows`, each of `per_strip` values, into `out`, and copies the rows behind them.
-fn copy_interleaved<T: Copy>(rows: &[T], per_strip: usize, out: &mut [T]) {
+/// Interleaves the strips of `rows`, each of `per_strip` bytes, into `out`, and copies the rows behind them.
+fn copy_interleaved(rows: &[u8], per_strip: usize, out: &mut [u8]) {
     let (strips, mut outs) = (rows.chunks_exact(per_strip), out.chunks_exact_mut(per_strip));
     let rest = strips.remainder();
     strips.zip(&mut outs).for_each(|(rows, strip)| interleave_strip(rows, strip));
@@ -155,19 +152,14 @@ pub(crate) fn interleave(bits: Bits, codes: &mut [u8], scales: &mut [f32], colum
     let codes = codes.par_chunks_exact_mut(per_strip * bits.block_bytes());
     codes.zip(scales.par_chunks_exact_mut(per_strip)).for_each(|(codes, scales)| {
         let (rows, row_scales) = (codes.to_vec(), scales.to_vec());
-        interleave_strip::<Word>(rows.as_chunks().0, codes.as_chunks_mut().0);
-        interleave_strip(&row_scales, scales);
+        interleave_strip(&rows, codes);
+        interleave_strip(bytemuck::cast_slice(&row_scales), bytemuck::cast_slice_mut(scales));
     });
 }
 
-/// Writes the sixteen rows of `rows` to `strip`, side by side.
-fn interleave_strip<T: Copy>(rows: &[T], strip: &mut [T]) {
-    let n = rows.len() / STRIP;
-    for (i, sixteen) in strip.as_chunks_mut::<STRIP>().0.iter_mut().enumerate() {
-        for (row, value) in sixteen.iter_mut().enumerate() {
-            *value = rows[row * n + i];
-        }
-    }
+/// Writes the sixteen rows of `rows`, which are whole words, to `strip`, side by side.
+fn interleave_strip(rows: &[u8], strip: &mut [u8]) {
+    Isa::current().interleave(rows.as_chunks().0, strip.as_chunks_mut().0);
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::vnni::{SUMS, WORDS};
 use crate::kernel::SumOrder;
 use crate::quantize::{BLOCK, Bits, Blocks};
 use crate::quantized_activations::RowGroup;
-use crate::strips::{Layout, STRIP};
+use crate::strips::{Layout, STRIP, Word};
 
 /// See [`Isa::group_products`](crate::isa::Isa::group_products).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni")]
@@ -237,6 +237,26 @@ fn interleaved_scales(scales: &[f32], [rows, blocks]: [usize; 2], own: Range<usi
         *square = unsafe { _mm512_maskz_loadu_ps(lanes(scales.len()), scales.as_ptr()) };
     }
     transposed_avx512(square)
+}
+
+/// See [`Isa::interleave`](crate::isa::Isa::interleave): how many words of each row are done is the result; the rest is left.
+#[target_feature(enable = "avx512f")]
+pub(in crate::kernel) fn interleave(rows: &[Word], strip: &mut [Word]) -> usize {
+    let n = rows.len() / STRIP;
+    let (squares, _) = strip.as_chunks_mut::<{ STRIP * STRIP }>();
+    for (start, out) in (0..n).step_by(STRIP).zip(&mut *squares) {
+        let mut square = [_mm512_setzero_ps(); STRIP];
+        for (row, square) in square.iter_mut().enumerate() {
+            let words: &[Word; STRIP] = rows[row * n + start..].first_chunk().expect("a square is within its rows");
+            // SAFETY: the array is as large as the vector.
+            *square = unsafe { _mm512_loadu_ps(words.as_ptr().cast()) };
+        }
+        for (out, words) in out.as_chunks_mut::<STRIP>().0.iter_mut().zip(transposed_avx512(square)) {
+            // SAFETY: the array is as large as the vector.
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr().cast(), words) };
+        }
+    }
+    squares.len() * STRIP
 }
 
 /// The mask of the first `n` lanes, of up to sixteen.
