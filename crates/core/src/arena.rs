@@ -86,8 +86,10 @@ impl Piece {
 
     fn take(&mut self, n: usize) -> BytesMut {
         let bytes = self.rest.split_to(n);
-        // From the start of the piece, since a huge page cannot span two separately advised ranges.
-        huge_pages::advise(self.address..bytes.as_ptr().addr() + n);
+        // From the start of the piece, since a huge page cannot span two separately advised ranges; and to the end of one, which would otherwise
+        // become small pages when these bytes are written before the next are taken.
+        let end = (bytes.as_ptr().addr() + n).next_multiple_of(PIECE_ALIGNMENT);
+        huge_pages::advise(self.address..end.min(self.address + self.size));
         bytes
     }
 }
@@ -168,6 +170,45 @@ mod tests {
         assert_eq!((large[n - 1], large.len(), large.as_ptr().addr() % PIECE_ALIGNMENT), (0, n, 0));
         large[n - 1] = 9;
         assert!(first.iter().chain(&*second).all(|value| *value == 0));
+    }
+
+    /// Where huge pages are requested, as lines of `/proc/self/smaps` say (proc_pid_smaps(5)).
+    #[cfg(target_os = "linux")]
+    fn advised() -> Vec<std::ops::Range<usize>> {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let (mut all, mut current) = (Vec::new(), 0..0);
+        for line in maps.lines() {
+            let (first, rest) = line.split_once(' ').unwrap_or((line, ""));
+            if let Some((start, end)) = first.split_once('-') {
+                let address = |text| usize::from_str_radix(text, 16).unwrap();
+                current = address(start)..address(end);
+            } else if first == "VmFlags:" && rest.split_ascii_whitespace().any(|flag| flag == "hg") {
+                all.push(current.clone());
+            }
+        }
+        all
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn slabs_that_are_filled_one_after_the_other_lie_in_huge_pages() {
+        if !huge_pages::are_available() {
+            return eprintln!("skipped: this system makes no huge page on request");
+        }
+        let arena = Arena::default();
+        let _piece_is_large = arena.zeros::<u8>(40 << 20);
+        let mut slabs = Vec::new();
+        for _ in 0..20 {
+            let mut slab = arena.zeros::<u8>(700 << 10);
+            let last = slab.as_ptr_range().end.addr() - 1;
+            let page = last / PIECE_ALIGNMENT * PIECE_ALIGNMENT;
+            let advised = advised();
+            let is_whole = advised.iter().any(|range| range.start <= page && page + PIECE_ALIGNMENT <= range.end);
+            let end = arena.current.lock().unwrap().as_ref().map(|piece| piece.address + piece.size);
+            assert!(is_whole || end.is_some_and(|end| end < page + PIECE_ALIGNMENT), "{page:x} of {advised:x?}");
+            slab.fill(1);
+            slabs.push(slab);
+        }
     }
 
     #[test]

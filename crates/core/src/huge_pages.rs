@@ -90,6 +90,8 @@ fn move_all(copies: Vec<Copying>, ranges: &[Range<usize>], is_wanted: &Mutex<boo
     std::thread::sleep(FIRST_REST);
     #[cfg(target_os = "linux")]
     linux::stand_back();
+    #[cfg(target_os = "linux")]
+    let files = moved::MappedFiles::now();
     for copy in copies {
         let began = Instant::now();
         let is_wanted = is_wanted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,7 +100,7 @@ fn move_all(copies: Vec<Copying>, ranges: &[Range<usize>], is_wanted: &Mutex<boo
         }
         let left = copy();
         #[cfg(target_os = "linux")]
-        moved::release(&left);
+        files.release(&left);
         #[cfg(not(target_os = "linux"))]
         drop(left);
         drop(is_wanted);

@@ -17,8 +17,7 @@ const SMALL_PAGE: usize = 4096;
 /// Moves what is at `ranges` while `is_wanted` says so, a page at a time, and stands back for others.
 pub(super) fn move_all(ranges: &[Range<usize>], is_wanted: &Mutex<bool>) {
     let Some(size) = huge_page() else { return };
-    let mapped = mapped_files(&fs::read_to_string("/proc/self/maps").unwrap_or_default());
-    let pages = huge_pages(&within(&whole_pages(ranges), &mapped), size);
+    let pages = huge_pages(&within(&whole_pages(ranges), &MappedFiles::now().0), size);
     let rests = rests(pages.len());
     for start in pages {
         let began = Instant::now();
@@ -32,15 +31,24 @@ pub(super) fn move_all(ranges: &[Range<usize>], is_wanted: &Mutex<bool>) {
     }
 }
 
-/// Lets go of the memory of whole pages within `ranges` that are mapped from files: who reads them again reads the file. Nobody has written there.
-#[expect(unsafe_code, reason = "a call of the system that takes an address")]
-pub(super) fn release(ranges: &[Range<usize>]) {
-    let mapped = mapped_files(&fs::read_to_string("/proc/self/maps").unwrap_or_default());
-    let inner = |range: &Range<usize>| range.start.next_multiple_of(SMALL_PAGE)..range.end / SMALL_PAGE * SMALL_PAGE;
-    let inner: Vec<_> = ranges.iter().map(inner).filter(|range| !range.is_empty()).collect();
-    for range in within(&inner, &mapped) {
-        // SAFETY: pages of a file that is mapped privately and not written to: they read the same before and after. An error changes nothing.
-        unsafe { libc::madvise(ptr::with_exposed_provenance_mut(range.start), range.len(), libc::MADV_DONTNEED) };
+/// Where files were mapped privately, without the right to run code, when it was looked up.
+pub(super) struct MappedFiles(Vec<Range<usize>>);
+
+impl MappedFiles {
+    pub(super) fn now() -> Self {
+        Self(mapped_files(&fs::read_to_string("/proc/self/maps").unwrap_or_default()))
+    }
+
+    /// Lets go of the memory of whole pages within `ranges` that are mapped from these files still: who reads them again reads the file. Nobody has
+    /// written there.
+    #[expect(unsafe_code, reason = "a call of the system that takes an address")]
+    pub(super) fn release(&self, ranges: &[Range<usize>]) {
+        let inner = |range: &Range<usize>| range.start.next_multiple_of(SMALL_PAGE)..range.end / SMALL_PAGE * SMALL_PAGE;
+        let inner: Vec<_> = ranges.iter().map(inner).filter(|range| !range.is_empty()).collect();
+        for range in within(&inner, &self.0) {
+            // SAFETY: pages of a file that is mapped privately and not written to: they read the same before and after. An error changes nothing.
+            unsafe { libc::madvise(ptr::with_exposed_provenance_mut(range.start), range.len(), libc::MADV_DONTNEED) };
+        }
     }
 }
 
@@ -64,8 +72,7 @@ fn joined(ranges: impl IntoIterator<Item = Range<usize>>) -> Vec<Range<usize>> {
     all
 }
 
-/// Where files are mapped privately, without the right to run code: lines of `/proc/self/maps`, as proc_pid_maps(5)
-/// has them.
+/// Where lines of `/proc/self/maps`, as proc_pid_maps(5) has them, say that files are mapped privately, without the right to run code.
 fn mapped_files(maps: &str) -> Vec<Range<usize>> {
     let file = |line: &str| {
         let mut fields = line.split_ascii_whitespace();
@@ -155,21 +162,21 @@ mod tests {
         let mapped = unsafe { memmap2::MmapOptions::new().map_copy_read_only(&file) }.unwrap();
         let start = mapped.as_ptr().expose_provenance();
         let own = start..start + mapped.len();
-        let before = mapped_files(&fs::read_to_string("/proc/self/maps").unwrap());
+        let before = MappedFiles::now().0;
         assert!(!within(std::slice::from_ref(&own), &before).is_empty(), "the file is mapped");
         move_all(std::slice::from_ref(&own), &Mutex::new(false));
-        let still = mapped_files(&fs::read_to_string("/proc/self/maps").unwrap());
+        let still = MappedFiles::now().0;
         let n_mapped = |maps: &[Range<usize>]| within(std::slice::from_ref(&own), maps).iter().map(Range::len).sum::<usize>();
         assert_eq!(n_mapped(&still), n_mapped(&before), "nothing is moved that is not wanted any more");
         move_all(std::slice::from_ref(&own), &Mutex::new(true));
         assert!(mapped[..] == values[..], "contents stay");
-        let after = mapped_files(&fs::read_to_string("/proc/self/maps").unwrap());
+        let after = MappedFiles::now().0;
         let n_moved = n_mapped(&before) - n_mapped(&after);
         if n_moved == 0 {
             return eprintln!("skipped: this system makes no huge page on request");
         }
         assert!(n_moved.is_multiple_of(size) && n_moved <= 5 * size, "{n_moved}");
-        release(std::slice::from_ref(&own));
+        MappedFiles::now().release(std::slice::from_ref(&own));
         assert!(mapped[..] == values[..], "what is read again is what was released");
         drop(mapped);
         // SAFETY: there is nothing at these addresses, and nothing is done.
