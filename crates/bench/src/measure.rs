@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use tandem_core::backend::LogitsRequest;
+use tandem_core::backend::{Logits, LogitsRequest};
 use tandem_core::embedding::Embedder;
+use tandem_core::sampler::{Sampler, SamplingOptions};
 use tandem_core::{CancelToken, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 
 pub(crate) use self::embedding::rules;
@@ -163,16 +164,17 @@ fn generation(model: &dyn Model, workload: &Workload, cancel: &CancelToken, firs
     // The first run allocates: a short one that nobody counts, after which the process has shown what a user waits for.
     session.append(&prompt[..prompts.first().copied().unwrap_or(1)], LogitsRequest::Last(1))?;
     first_token();
+    let mut choice = Greedy::new(model)?;
     let room = context_length - session.n_tokens();
-    decode(&mut *session, room.min(2))?;
+    decode(&mut *session, room.min(2), &mut choice)?;
     for n_tokens in prompts {
-        sample.prefill.push(prefill(&mut *session, &prompt[..n_tokens])?);
+        sample.prefill.push(prefill(&mut *session, &prompt[..n_tokens], &mut choice)?);
     }
     for &depth in workload.depths.iter().filter(|&depth| depth.max(&1) + workload.n_generated <= context_length) {
         session.rewind(0)?;
         // At depth 0 there is one token, since there is nothing to continue without.
         session.append(&prompt[..depth.max(1)], LogitsRequest::None)?;
-        let step_ms = decode(&mut *session, workload.n_generated)?;
+        let step_ms = decode(&mut *session, workload.n_generated, &mut choice)?;
         sample.decode.push(Decode { depth, n_tokens: step_ms.len(), ms: step_ms.iter().sum(), step_ms });
         for &n in &workload.parallel {
             sample.together.push(parallel::decode(model, &*session, Together { n, depth }, workload.n_generated, cancel)?);
@@ -181,34 +183,40 @@ fn generation(model: &dyn Model, workload: &Workload, cancel: &CancelToken, firs
     Ok(sample)
 }
 
-fn prefill(session: &mut dyn Session, prompt: &[TokenId]) -> Result<Prefill> {
+fn prefill(session: &mut dyn Session, prompt: &[TokenId], choice: &mut Greedy) -> Result<Prefill> {
     session.rewind(0)?;
     let started = Instant::now();
     let logits = session.append(prompt, LogitsRequest::Last(1))?;
     let ms = milliseconds(started);
-    std::hint::black_box(most_probable(logits.last().unwrap_or_default()));
+    choice.of(&logits)?;
     Ok(Prefill { n_tokens: prompt.len(), ms, first_token_ms: Some(milliseconds(started)) })
 }
 
-/// Milliseconds of each step: one token in, the next one chosen from its logits. The choice is greedy and takes a few microseconds.
-fn decode(session: &mut dyn Session, n: usize) -> Result<Vec<f64>> {
-    let mut token = 5;
+/// Milliseconds of each step: one token in, the next one chosen from its logits.
+fn decode(session: &mut dyn Session, n: usize, choice: &mut Greedy) -> Result<Vec<f64>> {
+    let (mut token, mut logits) = (5, Logits::default());
     let mut steps = Vec::with_capacity(n);
     for _ in 0..n {
         let started = Instant::now();
-        let logits = session.append(&[token], LogitsRequest::Last(1))?;
-        token = most_probable(logits.last().unwrap_or_default());
+        session.append_into(&[token], LogitsRequest::Last(1), &mut logits)?;
+        token = choice.of(&logits)?;
         steps.push(milliseconds(started));
     }
     Ok(steps)
 }
 
-pub(crate) fn most_probable(logits: &[f32]) -> TokenId {
-    let best = logits
-        .iter()
-        .enumerate()
-        .fold((0, f32::NEG_INFINITY), |best, (id, &logit)| if logit > best.1 { (id, logit) } else { best });
-    best.0 as TokenId
+/// The choice of the most probable token, as programs make it.
+struct Greedy(Sampler);
+
+impl Greedy {
+    fn new(model: &dyn Model) -> Result<Self> {
+        Sampler::new(SamplingOptions::greedy(), model.info().vocab_size).map(Self)
+    }
+
+    /// From the last row of `logits`.
+    fn of(&mut self, logits: &Logits) -> Result<TokenId> {
+        Ok(self.0.sample(logits.last().unwrap_or_default(), &[], 0)?.id)
+    }
 }
 
 /// Since `started`, to a tenth of a microsecond.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tandem_core::backend::{Append, Capability, Logits, LogitsRequest};
 use tandem_core::{CancelToken, Model, Result, Session, SessionOptions, TokenId};
 
-use super::{milliseconds, most_probable, prompt_token};
+use super::{Greedy, milliseconds, prompt_token};
 
 /// How many sequences are decoded at once, and after how many tokens of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -62,7 +62,7 @@ pub(super) fn decode(
         });
     }
     let mut tokens: Vec<TokenId> = (0..n).map(|i| prompt_token(i, model.info().vocab_size)).collect();
-    let mut logits = vec![Logits::default(); n];
+    let (mut logits, mut choice) = (vec![Logits::default(); n], Greedy::new(model)?);
     let mut step_ms = Vec::with_capacity(n_tokens);
     for _ in 0..n_tokens {
         let started = Instant::now();
@@ -77,7 +77,7 @@ pub(super) fn decode(
             .collect();
         model.append_batch(&mut appends).into_iter().collect::<Result<()>>()?;
         for (token, logits) in tokens.iter_mut().zip(&logits) {
-            *token = most_probable(logits.last().unwrap_or_default());
+            *token = choice.of(logits)?;
         }
         step_ms.push(milliseconds(started));
     }
