@@ -135,9 +135,13 @@ fn sum(bytes: &[u8]) -> u64 {
 pub(super) fn read(directory: &Path, arena: &Arena) -> Option<HashMap<String, PackedMatrix>> {
     let (index, path) = (index(directory)?, directory.join(FILES.data));
     let length = usize::try_from(path.metadata().ok()?.len()).ok()?;
-    let fits = |section: &Section| section.range().is_some_and(|range| range.end <= length);
+    let mut rest = length;
+    let mut fits = |section: &Section| {
+        rest = rest.checked_sub(section.bytes)?;
+        section.range().filter(|range| range.end <= length)
+    };
     // Before memory is allocated.
-    if !index.matrices.iter().all(|place| fits(&place.codes) && fits(&place.scales)) {
+    if !index.matrices.iter().all(|place| fits(&place.codes).and_then(|_| fits(&place.scales)).is_some()) {
         return None;
     }
     let allocate = |place: &Place| PackedMatrix {
