@@ -192,7 +192,7 @@ impl OpenedModel for CandleOpened {
         let Self { files, options, config, device, dtype, kv_dtype, bits, stored } = *self;
         let threads = device::threads(options.threads)?;
         let before = (options.huge_pages && device.is_cpu()).then(MappingSnapshot::now);
-        let mut info = info(&files, &config, &options, dtype, threads.current_num_threads())?;
+        let mut info = info(&files, &config, &options, dtype, threads.n())?;
         let value_bytes = if kv_dtype == DType::F32 { 4 } else { 2 };
         (info.kv_dtype, info.kv_bytes_per_token) = (Some(kv_dtype), config.kv_bytes_per_token(value_bytes));
         if let StoredWeights::Checkpoint(checkpoint) = &stored
@@ -238,7 +238,7 @@ impl OpenedModel for CandleOpened {
                 Box::new(DeviceDecoder::new(decoder, candle_dtype(dtype), other).doing("to move the weights to the device")?)
             }
         };
-        Ok(Arc::new(CandleModel { loaded: Arc::new(Loaded { decoder, threads, info, is_causal: config.is_causal }) }))
+        Ok(Arc::new(CandleModel { loaded: Arc::new(Loaded::new(decoder, threads, info, config.is_causal)) }))
     }
 }
 

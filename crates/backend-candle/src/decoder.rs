@@ -13,14 +13,14 @@ use tandem_core::arena::Arena;
 use tandem_core::backend::{KvDType, Stage};
 use tandem_core::{CancelToken, TokenId};
 use tandem_kernels::attention::{AttentionMask, Scoring};
-use tandem_kernels::elementwise::GateActivation;
+use tandem_kernels::elementwise::{GateActivation, softcap_all};
 use tandem_kernels::matrix::{Kernels, Matrix, RowRun};
 use tandem_kernels::mlp::{Between, ScratchPool};
 use tandem_kernels::rotary::{Heads, Norms, Rotary};
 
 use crate::kv_layout::KvLayout;
 use crate::linear::Linear;
-use crate::operations::{self, add, attention, mlp, narrowed, rms_norm, select, softcapped};
+use crate::operations::{self, add, attention, mlp, narrowed, rms_norm, select};
 use crate::values::tensor;
 
 /// What sessions need from a decoder: [`Decoder`] on the processor, `DeviceDecoder` on other devices.
@@ -46,9 +46,9 @@ pub(crate) trait Decode: Send + Sync {
     /// The last norm of `states`, `[n, hidden_size]`: f32 on the processor.
     fn normed(&self, states: &Tensor) -> Result<Tensor>;
 
-    /// The logits of `states`, `[n, hidden_size]`, before the last norm: `[n, vocab_size]`, f32 on the processor. `lengths` are the rows
-    /// of each sequence.
-    fn logits(&self, states: &Tensor, lengths: &[usize]) -> Result<Tensor>;
+    /// Writes the logits of `states`, `[n, hidden_size]`, before the last norm, to `out`, `[n, vocab_size]`. `lengths` are the rows of each
+    /// sequence.
+    fn write_logits(&self, states: &Tensor, lengths: &[usize], out: &mut [f32]) -> Result<()>;
 
     /// The same with `adapters` applied, all of whose modules it takes that it has.
     ///
@@ -275,12 +275,12 @@ impl Decode for Decoder {
         rms_norm(states, &self.norm, self.rms_norm_eps)
     }
 
-    fn logits(&self, states: &Tensor, lengths: &[usize]) -> Result<Tensor> {
-        let logits = self.head.forward(&self.normed(states)?, &RowRun::of_sequences(lengths.iter().copied()))?;
-        match self.logits_softcap {
-            Some(cap) => softcapped(&logits, cap),
-            None => Ok(logits),
+    fn write_logits(&self, states: &Tensor, lengths: &[usize], out: &mut [f32]) -> Result<()> {
+        self.head.write(&self.normed(states)?, &RowRun::of_sequences(lengths.iter().copied()), out)?;
+        if let Some(cap) = self.logits_softcap {
+            softcap_all(out, cap);
         }
+        Ok(())
     }
 
     fn adapted(&self, adapters: &mut AdapterSum<'_>) -> tandem_core::Result<Box<dyn Decode>> {

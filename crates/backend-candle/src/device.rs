@@ -5,9 +5,8 @@ mod cuda;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use tandem_core::{BackendKind, Device, DeviceReport, Error, Remedies, Remedy, Result};
-use tandem_kernels::{check_instruction_set, instruction_set};
+use tandem_kernels::{Threads, check_instruction_set, instruction_set};
 
 /// All devices of the engine, each tried.
 pub(crate) fn reports() -> Vec<DeviceReport> {
@@ -38,16 +37,13 @@ pub(crate) fn open(device: Device) -> Result<candle_core::Device> {
 
 /// The thread pool of a model: the requested number of threads, or as many as affinity and control group allow.
 ///
-/// Each model has its own, because candle's pools take their size from `/proc/cpuinfo`, which respects neither. Idle threads look for work
-/// for a moment and then sleep, so there is no option to spin.
-pub(crate) fn threads(count: Option<NonZeroUsize>) -> Result<Arc<ThreadPool>> {
+/// Each model has its own, because candle's pools take their size from `/proc/cpuinfo`, which respects neither. Between runs they sleep, so there
+/// is no option to spin.
+pub(crate) fn threads(count: Option<NonZeroUsize>) -> Result<Arc<Threads>> {
     let n = n_threads(count);
-    let pool = ThreadPoolBuilder::new().num_threads(n).thread_name(|i| format!("candle-{i}")).build();
-    pool.map(Arc::new).map_err(|source| Error::Engine {
-        backend: BackendKind::Candle,
-        doing: format!("to start {n} threads"),
-        source: Box::new(source),
-    })
+    let threads =
+        Threads::new(n).map_err(|source| Error::engine(BackendKind::Candle, &format!("to start {n} threads"), source))?;
+    Ok(Arc::new(threads))
 }
 
 /// The requested number of threads, or what this process may use.

@@ -23,6 +23,7 @@ use crate::decoder::{Decode, Decoder, ForwardHooks, Layer, QkvHeads, Span, last_
 use crate::kv_layout::KvLayout;
 use crate::linear::{Linear, Modules};
 use crate::operations::to_tensor;
+use crate::values::Values;
 
 /// A decoder with its weights on `device`, in `dtype`. Copies share them.
 #[derive(Clone)]
@@ -262,9 +263,11 @@ impl Decode for DeviceDecoder {
         self.on_processor(&rms_norm(&states.contiguous()?, &self.norm, self.eps)?)
     }
 
-    fn logits(&self, states: &Tensor, _lengths: &[usize]) -> Result<Tensor> {
+    fn write_logits(&self, states: &Tensor, _lengths: &[usize], out: &mut [f32]) -> Result<()> {
         let logits = self.head.forward(&rms_norm(&states.contiguous()?, &self.norm, self.eps)?)?;
-        softcapped(self.on_processor(&logits)?, self.logits_softcap)
+        let logits = softcapped(self.on_processor(&logits)?, self.logits_softcap)?;
+        out.copy_from_slice(&Values::of(&logits)?);
+        Ok(())
     }
 
     fn adapted(&self, adapters: &mut AdapterSum<'_>) -> tandem_core::Result<Box<dyn Decode>> {

@@ -37,13 +37,21 @@ impl Linear {
 
     /// Applies it to `x`, `[rows, inputs]`, with the kernels of `runs`: `[rows, outputs]`.
     pub(crate) fn forward(&self, x: &Tensor, runs: &[RowRun]) -> Result<Tensor> {
-        let (n, columns) = x.dims2()?;
+        let n = x.dims2()?.0;
+        let mut out = zeros(n * self.weights.rows);
+        self.write(x, runs, &mut out)?;
+        tensor(out, (n, self.weights.rows))
+    }
+
+    /// As [`forward`](Self::forward), to `out`.
+    pub(crate) fn write(&self, x: &Tensor, runs: &[RowRun], out: &mut [f32]) -> Result<()> {
+        let columns = x.dims2()?.1;
         if columns != self.weights.columns {
             candle_core::bail!("{columns} inputs do not match rows of {} weights", self.weights.columns);
         }
-        let ((weights, terms), mut out) = (self.projection(), zeros(n * self.weights.rows));
-        weights.write_products(&Values::of(x)?, terms, runs, &mut Vec::new(), &mut out);
-        tensor(out, (n, self.weights.rows))
+        let (weights, terms) = self.projection();
+        weights.write_products(&Values::of(x)?, terms, runs, &mut Vec::new(), out);
+        Ok(())
     }
 
     /// Takes what `adapters` have for its modules.

@@ -1,12 +1,12 @@
 //! What the sessions of a model share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Tensor;
-use rayon::ThreadPool;
 use tandem_core::{CancelToken, Error, ModelInfo, Result, TokenId};
 use tandem_kernels::attention::AttentionMask;
 use tandem_kernels::matrix::Kernels;
+use tandem_kernels::{Threads, scratch_slice};
 
 use crate::decoder::{Decode, ForwardHooks, QkvHeads, Span};
 use crate::error::Doing;
@@ -15,13 +15,32 @@ use crate::values::Values;
 /// What the sessions of a model share.
 pub(crate) struct Loaded {
     pub(crate) decoder: Box<dyn Decode>,
-    pub(crate) threads: Arc<ThreadPool>,
+    pub(crate) threads: Arc<Threads>,
     pub(crate) info: ModelInfo,
     /// Tokens see those before them only.
     pub(crate) is_causal: bool,
+    /// For the logits of a batch, until they go to its sessions: new memory would have to be cleared by the system at each step.
+    logits: Mutex<Vec<f32>>,
 }
 
 impl Loaded {
+    pub(crate) fn new(decoder: Box<dyn Decode>, threads: Arc<Threads>, info: ModelInfo, is_causal: bool) -> Self {
+        Self { decoder, threads, info, is_causal, logits: Mutex::default() }
+    }
+
+    /// Calls `with` with memory for `n` logits, whose contents are left over from earlier calls.
+    pub(crate) fn with_logits<T>(&self, n: usize, with: impl FnOnce(&mut [f32]) -> T) -> T {
+        /// What is kept for the next call: the logits of some rows, not those of a prompt.
+        const MOST_KEPT: usize = 8 << 20;
+        let kept = || self.logits.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut values = std::mem::take(&mut *kept());
+        let result = with(scratch_slice(&mut values, n));
+        if values.len() <= MOST_KEPT {
+            *kept() = values;
+        }
+        result
+    }
+
     /// The hidden states of `sequences` after the last norm, one after the other.
     ///
     /// Short sequences share a forward pass, so that the projections have many rows; each attends to itself only.

@@ -35,13 +35,13 @@ impl Model for CandleModel {
     }
 
     fn append_batch(&self, appends: &mut [Append<'_>]) -> Vec<Result<()>> {
-        self.loaded.threads.install(|| append_batch(&self.loaded, appends))
+        self.loaded.threads.run(|| append_batch(&self.loaded, appends))
     }
 
     fn encode(&self, batch: &TokenBatch, cancel: &CancelToken) -> Result<HiddenStates> {
         let info = &self.loaded.info;
         let mut values = Vec::with_capacity(batch.ids().len() * info.hidden_size);
-        self.loaded.threads.install(|| {
+        self.loaded.threads.run(|| {
             let mut together: Vec<&[TokenId]> = Vec::new();
             for sequence in batch.sequences() {
                 let n: usize = together.iter().map(|sequence| sequence.len()).sum();
@@ -62,10 +62,10 @@ impl Model for CandleModel {
 
     fn with_adapters(&self, adapters: &[ScaledAdapter]) -> Result<Arc<dyn Model>> {
         let mut sum = AdapterSum::new(adapters)?;
-        let Loaded { decoder, threads, info, is_causal } = &*self.loaded;
+        let Loaded { decoder, threads, info, is_causal, .. } = &*self.loaded;
         let decoder = threads.install(|| decoder.adapted(&mut sum))?;
         sum.finish()?;
-        let loaded = Loaded { decoder, threads: Arc::clone(threads), info: info.clone(), is_causal: *is_causal };
+        let loaded = Loaded::new(decoder, Arc::clone(threads), info.clone(), *is_causal);
         Ok(Arc::new(Self { loaded: Arc::new(loaded) }))
     }
 
@@ -76,7 +76,7 @@ impl Model for CandleModel {
 
 impl Prober for CandleModel {
     fn probe(&self, tokens: &[TokenId], points: &[ProbePoint]) -> Result<Vec<Probe>> {
-        let Loaded { decoder, threads, info, is_causal } = &*self.loaded;
+        let Loaded { decoder, threads, info, is_causal, .. } = &*self.loaded;
         let decoder = decoder.probed().ok_or_else(|| info.unsupported("probing"))?;
         // One that only encodes may have no head.
         let points: Vec<ProbePoint> = match info.capabilities.has(Capability::Generation) {

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use half::f16;
 use tandem_kernels::attention::{self, AttentionMask, CacheLayout, CacheView, Scoring};
-use tandem_kernels::elementwise::{self, GateActivation, softcap_all};
+use tandem_kernels::elementwise::{self, GateActivation};
 use tandem_kernels::matrix::{Matrix, RowRun, Weights};
 use tandem_kernels::mlp::{Observe, ScratchPool};
 use tandem_kernels::rotary::{Heads, Norms, Table};
@@ -27,13 +27,6 @@ pub(crate) fn add(x: &Tensor, y: &Tensor) -> Result<Tensor> {
         candle_core::bail!("{:?} and {:?} cannot be added", x.shape(), y.shape());
     }
     tensor(elementwise::add(&left, &right), x.shape())
-}
-
-/// `cap * tanh(x / cap)` of each value of `x`.
-pub(crate) fn softcapped(x: &Tensor, cap: f32) -> Result<Tensor> {
-    let mut values = Values::of(x)?.to_vec();
-    softcap_all(&mut values, cap);
-    tensor(values, x.shape())
 }
 
 /// `softmax(scale * q kᵀ) v`: `queries` are `[heads, n, head_dim]`, `keys` and `values` `[kv_heads, capacity, head_dim]`, of which

@@ -6,6 +6,7 @@ use tandem_core::{CancelToken, TokenId};
 use tandem_kernels::attention::AttentionMask;
 use tandem_kernels::elementwise::norm_in_place;
 use tandem_kernels::matrix::Kernels;
+use tandem_kernels::zeros;
 
 use crate::decoder::{Activation, Decode, Decoder, ForwardHooks, QkvHeads, Span};
 use crate::values::Values;
@@ -16,8 +17,11 @@ pub(crate) fn probe(decoder: &Decoder, tokens: &[TokenId], points: &[ProbePoint]
     let spans = [Span { rows: 0..tokens.len(), first_position: 0, n_outputs: tokens.len() }];
     if let Some(states) = decoder.forward(tokens, &spans, &CancelToken::new(), &mut hooks)? {
         hooks.record(ProbePoint { layer: None, stage: Stage::FinalNorm }, &decoder.normed(&states)?)?;
-        if hooks.is_requested(ProbePoint { layer: None, stage: Stage::Logits }) {
-            hooks.record(ProbePoint { layer: None, stage: Stage::Logits }, &decoder.logits(&states, &[tokens.len()])?)?;
+        let point = ProbePoint { layer: None, stage: Stage::Logits };
+        if hooks.is_requested(point) {
+            let mut logits = zeros(tokens.len() * decoder.head.weights.rows);
+            decoder.write_logits(&states, &[tokens.len()], &mut logits)?;
+            hooks.probes.push(Probe::new(point, logits, tokens));
         }
     }
     Ok(hooks.probes)

@@ -16,7 +16,6 @@ use crate::decoder::{ForwardHooks, QkvHeads, Span};
 use crate::error::Doing;
 use crate::kv_layout::KvLayout;
 use crate::loaded::Loaded;
-use crate::values::Values;
 
 const DOING: &str = "to run the model";
 
@@ -87,11 +86,10 @@ impl CandleSession {
         let rows = logits.resize(n_rows, vocab_size);
         let mut n_written = 0;
         self.forward_chunked(tokens, n_rows, &mut |states| {
-            let computed = model.decoder.logits(states, &[states.dims()[0]]).doing(DOING)?;
-            let computed = Values::of(&computed).doing(DOING)?;
-            rows[n_written..n_written + computed.len()].copy_from_slice(&computed);
-            n_written += computed.len();
-            Ok(())
+            let n = states.dims()[0];
+            let own = &mut rows[n_written..n_written + n * vocab_size];
+            n_written += own.len();
+            Ok(model.decoder.write_logits(states, &[n], own).doing(DOING)?)
         })
     }
 }
@@ -157,7 +155,7 @@ impl Session for CandleSession {
 
     fn append_into(&mut self, tokens: &[TokenId], request: LogitsRequest, logits: &mut Logits) -> Result<()> {
         let threads = Arc::clone(&self.model.threads);
-        threads.install(|| self.run(tokens, request.n_rows(tokens.len()), logits))
+        threads.run(|| self.run(tokens, request.n_rows(tokens.len()), logits))
     }
 
     fn rewind(&mut self, n_tokens: usize) -> Result<()> {

@@ -9,7 +9,6 @@ mod ops;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};
-use rayon::ThreadPool;
 use tandem_core::adapter::LowRankFactors;
 use tandem_core::arena::Arena;
 use tandem_core::backend::{LoadOptions, Numerics};
@@ -18,6 +17,7 @@ use tandem_core::config::{Architecture, ModelConfig};
 use tandem_core::files::ModelFiles;
 use tandem_core::training::{FactorGradients, TrainableModel, TrainableModule, TrainingText};
 use tandem_core::{CancelToken, DType, Error, Remedy, Result};
+use tandem_kernels::Threads;
 
 use self::model::{Factors, TrainableDecoder};
 use crate::device;
@@ -51,7 +51,7 @@ pub fn trainable(files: &ModelFiles, options: &LoadOptions) -> Result<Box<dyn Tr
 struct Trainable {
     decoder: TrainableDecoder,
     modules: Vec<TrainableModule>,
-    threads: Arc<ThreadPool>,
+    threads: Arc<Threads>,
     device: Device,
 }
 

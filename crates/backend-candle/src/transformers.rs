@@ -8,12 +8,12 @@ mod weights;
 
 use std::sync::Arc;
 
-use rayon::ThreadPool;
 use tandem_core::backend::{Capabilities, Capability, LoadOptions, checked};
 use tandem_core::checkpoint::Checkpoint;
 use tandem_core::config::Architecture;
 use tandem_core::files::ModelFiles;
 use tandem_core::{DType, Error, Model, ModelInfo, Result, Session, SessionOptions};
+use tandem_kernels::Threads;
 
 use self::family::Family;
 use self::session::TransformersSession;
@@ -39,7 +39,7 @@ pub fn load_transformers(files: &ModelFiles, options: &LoadOptions) -> Result<Ar
     device::open(options.device)?;
     let threads = device::threads(options.threads)?;
     let checkpoint = Checkpoint::open(files)?;
-    let mut info = backend::info(files, &config, options, DType::F32, threads.current_num_threads())?;
+    let mut info = backend::info(files, &config, options, DType::F32, threads.n())?;
     info.engine_version = format!("candle-transformers {CANDLE_VERSION}");
     info.capabilities = Capabilities::of(&[Capability::Generation]);
     let family = threads.install(|| Family::load(&checkpoint, &config, &info.name))?;
@@ -59,7 +59,7 @@ struct TransformersModel {
 struct TransformersShared {
     /// With an empty cache; sessions are copies that share its weights.
     family: Family,
-    threads: Arc<ThreadPool>,
+    threads: Arc<Threads>,
     info: ModelInfo,
 }
 

@@ -9,13 +9,13 @@ use ort::session::builder::GraphOptimizationLevel;
 use tandem_core::backend::LoadOptions;
 use tandem_core::huge_pages::MovingFiles;
 use tandem_core::{Error, Remedy, Result};
+use tandem_kernels::Threads;
 use tandem_kernels::matrix::Kernels;
 
 use crate::device::session_builder;
 use crate::error::Doing;
 use crate::operators::{MappedWeights, Updates};
 use crate::source::{GraphLocation, Source};
-use crate::threads::Threads;
 use crate::{library, operators, placement};
 
 /// A session of the engine, and the threads of Tandem's kernels where it has such.

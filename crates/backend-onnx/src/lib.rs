@@ -41,7 +41,6 @@ mod run;
 mod session;
 pub mod setup;
 mod source;
-mod threads;
 mod value_names;
 
 pub use backend::OnnxBackend;

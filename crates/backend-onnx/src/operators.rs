@@ -3,7 +3,7 @@
 //!
 //! They take the inputs and attributes of the operators that they stand in for (`com.microsoft`), which an edit gives to this domain just
 //! before the engine loads a graph. Weights are read where the graph has them: in files beside it the engine maps them, and nothing is packed or
-//! copied. Loops run on the threads of rayon's pool from which the graph is run ([`Threads`](crate::threads::Threads)). A run may be of
+//! copied. Loops run on the threads of rayon's pool from which the graph is run ([`Threads`](tandem_kernels::Threads)). A run may be of
 //! several sequences ([`Batch`]).
 
 mod attention;

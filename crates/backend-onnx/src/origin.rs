@@ -7,13 +7,13 @@ use tandem_core::backend::LoadOptions;
 use tandem_core::config::ModelConfig;
 use tandem_core::files::ModelFiles;
 use tandem_core::huge_pages::MappingSnapshot;
-use tandem_core::{Device, Result};
+use tandem_core::{BackendKind, Device, Error, Result};
+use tandem_kernels::Threads;
 use tandem_onnx_graph::AdapterInputs;
 
 use crate::engine::{self, Engine};
 use crate::operators::{MappedWeights, Updates};
 use crate::source::Source;
-use crate::threads::Threads;
 
 /// Files, options and configuration of a load.
 pub(crate) struct Origin {
@@ -65,7 +65,9 @@ impl Origin {
         if let Some(threads) = self.threads.get() {
             return Ok(Arc::clone(threads));
         }
-        let threads = Arc::new(Threads::new(engine::n_threads(&self.options))?);
-        Ok(Arc::clone(self.threads.get_or_init(|| threads)))
+        let n = engine::n_threads(&self.options);
+        let threads =
+            Threads::new(n).map_err(|source| Error::engine(BackendKind::Onnx, &format!("to start {n} threads"), source))?;
+        Ok(Arc::clone(self.threads.get_or_init(|| Arc::new(threads))))
     }
 }

@@ -40,7 +40,7 @@
 //!
 //! # Where loops run
 //!
-//! On rayon's current pool: that in which the caller runs (`ThreadPool::install`), otherwise the global one. What is small runs on the calling
+//! On rayon's current pool: that in which the caller runs ([`Threads::run`]), otherwise the global one. What is small runs on the calling
 //! thread alone. Nothing waits for anything but the other tasks of the same call, so calls from several threads of a pool are fine.
 //!
 //! The instruction set is the best of the processor ([`instruction_set`]), unless the environment variable `TANDEM_ISA` names a lower
@@ -66,8 +66,10 @@ pub mod quantize;
 mod quantized_activations;
 pub mod rotary;
 pub mod strips;
+mod threads;
 mod tiles;
 
 pub use buffers::{scratch_slice, zeros};
 pub use float::Float;
 pub use isa::{check_instruction_set, instruction_set};
+pub use threads::Threads;

@@ -99,7 +99,7 @@ impl OpenedModel for OpenedForDevice {
         let info = self.opened.load_unchecked()?.info().clone();
         let threads = crate::device::threads(self.options.threads)?;
         let decoder = Box::new(DeviceDecoder::new(in_f32(&self.files, &config)?, self.dtype, &device()).unwrap());
-        Ok(Arc::new(CandleModel { loaded: Arc::new(Loaded { decoder, threads, info, is_causal: true }) }))
+        Ok(Arc::new(CandleModel { loaded: Arc::new(Loaded::new(decoder, threads, info, true)) }))
     }
 }
 

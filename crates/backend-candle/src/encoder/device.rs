@@ -9,10 +9,10 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::ops::{layer_norm, softmax_last_dim};
 use candle_nn::rotary_emb::rope;
-use rayon::ThreadPool;
 use tandem_core::backend::{Capability, HiddenStates, TokenBatch};
 use tandem_core::config::{Activation, ModelConfig};
 use tandem_core::{CancelToken, Error, Model, ModelInfo, Session, SessionOptions, TokenId};
+use tandem_kernels::Threads;
 use tandem_kernels::encoder::{LayerNorm, RelativeBias};
 use tandem_kernels::rotary::Rotary;
 
@@ -331,7 +331,7 @@ impl Target<'_> {
 /// A loaded encoder on another device than the processor.
 pub(crate) struct DeviceEncoderModel {
     pub(crate) encoder: DeviceEncoder,
-    pub(crate) threads: Arc<ThreadPool>,
+    pub(crate) threads: Arc<Threads>,
     pub(crate) info: ModelInfo,
 }
 

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rayon::ThreadPool;
 use rayon::prelude::*;
 use tandem_core::backend::{Capability, HiddenStates, Probe, ProbePoint, Prober, TokenBatch};
 use tandem_core::{CancelToken, Error, Model, ModelInfo, Result, Session, SessionOptions, TokenId};
+use tandem_kernels::Threads;
 
 use super::{Buffers, Encoder, Texts};
 
@@ -19,14 +19,14 @@ const LEAST_TOKENS: usize = 32;
 /// An encoder on candle.
 pub(crate) struct EncoderModel {
     pub(crate) encoder: Encoder,
-    pub(crate) threads: Arc<ThreadPool>,
+    pub(crate) threads: Arc<Threads>,
     pub(crate) info: ModelInfo,
     /// Memory of passes, and of the rows that they give; those that run at the same time have one each.
     buffers: Mutex<Vec<(Buffers, Vec<f32>)>>,
 }
 
 impl EncoderModel {
-    pub(crate) fn new(encoder: Encoder, threads: Arc<ThreadPool>, info: ModelInfo) -> Self {
+    pub(crate) fn new(encoder: Encoder, threads: Arc<Threads>, info: ModelInfo) -> Self {
         Self { encoder, threads, info, buffers: Mutex::default() }
     }
 
@@ -68,7 +68,7 @@ impl Model for EncoderModel {
             rest = others;
         }
         let starts: Vec<usize> = lengths.iter().scan(0, |end, n| Some(std::mem::replace(end, *end + n))).collect();
-        let tasks: Vec<_> = divided(lengths, self.threads.current_num_threads())
+        let tasks: Vec<_> = divided(lengths, self.threads.n())
             .into_iter()
             .map(|part| {
                 let places: Vec<_> = part.iter().map(|&i| places[i].take().expect("a text is in one part")).collect();
@@ -78,7 +78,7 @@ impl Model for EncoderModel {
         let of = |values: &[u32], part: &[usize]| -> Vec<u32> {
             part.iter().flat_map(|&i| &values[starts[i]..starts[i] + lengths[i]]).copied().collect()
         };
-        self.threads.install(|| {
+        self.threads.run(|| {
             tasks.into_par_iter().with_max_len(1).try_for_each(|(part, places)| {
                 let (ids, types) = (of(batch.ids(), &part), batch.types().map(|types| of(types, &part)));
                 let lengths: Vec<usize> = part.iter().map(|&i| lengths[i]).collect();

@@ -3,13 +3,13 @@
 use std::any::Any;
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 use tandem_core::backend::Append;
 use tandem_core::{CancelToken, Error, Result, TokenId};
 
 use super::{CandleSession, DOING, MAX_PASS, Part, forward};
 use crate::error::Doing;
 use crate::loaded::Loaded;
-use crate::values::Values;
 
 /// What is left to do for one session.
 struct Row<'r> {
@@ -117,35 +117,40 @@ fn pass(model: &Loaded, rows: &mut [Row<'_>]) -> Result<()> {
         _ => CancelToken::new(),
     };
     let states = forward(model, &rows.iter().map(Row::part).collect::<Vec<_>>(), &cancel)?;
-    let lengths: Vec<usize> = rows.iter().map(Row::n_taken).collect();
-    if let Some(logits) = logits(model, rows, &states, &lengths).doing(DOING)? {
-        let (values, vocab_size) = (Values::of(&logits).doing(DOING)?, model.info.vocab_size);
-        let mut values = &values[..];
-        for (row, n) in rows.iter_mut().zip(&lengths) {
-            let own;
-            (own, values) = values.split_at(n * vocab_size);
-            row.write(own, vocab_size);
-        }
-    }
+    write_logits(model, rows, &states).doing(DOING)?;
     for row in rows {
         row.n_done += row.next().len();
     }
     Ok(())
 }
 
-/// The logits of those of `states` that are requested: of each row the last of `lengths`.
-fn logits(model: &Loaded, rows: &[Row<'_>], states: &Tensor, lengths: &[usize]) -> candle_core::Result<Option<Tensor>> {
-    if lengths.iter().all(|n| *n == 0) {
-        return Ok(None);
-    }
-    let (mut first, mut parts) = (0, Vec::with_capacity(rows.len()));
-    for n in lengths {
-        if *n > 0 {
-            parts.push(states.narrow(0, first, *n)?);
+/// Gives `rows` those logits of `states` that they requested.
+fn write_logits(model: &Loaded, rows: &mut [Row<'_>], states: &Tensor) -> candle_core::Result<()> {
+    let mut first = 0;
+    let mut parts = Vec::with_capacity(rows.len());
+    let mut requested = Vec::with_capacity(rows.len());
+    for n in rows.iter().map(Row::n_taken) {
+        if n > 0 {
+            parts.push(states.narrow(0, first, n)?);
+            requested.push(n);
         }
-        first += (*n).max(1);
+        first += n.max(1);
     }
-    let requested: Vec<usize> = lengths.iter().copied().filter(|n| *n > 0).collect();
-    let states = if requested.len() == lengths.len() { states.clone() } else { Tensor::cat(&parts, 0)? };
-    model.decoder.logits(&states, &requested).map(Some)
+    if parts.is_empty() {
+        return Ok(());
+    }
+    let states = if parts.len() == rows.len() { states.clone() } else { Tensor::cat(&parts, 0)? };
+    let vocab_size = model.info.vocab_size;
+    model.with_logits(requested.iter().sum::<usize>() * vocab_size, |values| {
+        model.decoder.write_logits(&states, &requested, values)?;
+        let mut values = &*values;
+        let mut parts = Vec::with_capacity(rows.len());
+        for row in rows {
+            let own;
+            (own, values) = values.split_at(row.n_taken() * vocab_size);
+            parts.push((row, own));
+        }
+        parts.into_par_iter().for_each(|(row, own)| row.write(own, vocab_size));
+        Ok(())
+    })
 }

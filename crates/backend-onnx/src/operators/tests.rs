@@ -16,15 +16,14 @@ use ort::value::DynValue;
 use tandem_core::backend::{Kernels as Whose, LoadOptions};
 use tandem_core::conformance::{describe, with_fixture};
 use tandem_core::{Device, OnnxOptions};
-use tandem_kernels::instruction_set;
 use tandem_kernels::matrix::Kernels;
+use tandem_kernels::{Threads, instruction_set};
 use tandem_onnx_graph::{DataType, Graph};
 
 use super::{MappedWeights, kernels_for};
 use crate::engine::Engine;
 use crate::library;
 use crate::run::{Names, RawValue, run, take};
-use crate::threads::Threads;
 
 /// Calls `test` where the engine is installed.
 fn with_engine(test: fn()) {

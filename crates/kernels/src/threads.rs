@@ -1,6 +1,6 @@
-//! The threads on which the loops of Tandem's kernels run.
+//! The threads of a model, on which loops run.
 //!
-//! A run of a graph is on one of them, and the others take parts of its loops. Between two loops are some ten microseconds, in which rayon would put
+//! A run of a model is on one of them, and the others take parts of its loops. Between two loops are some ten microseconds, in which rayon would put
 //! them to sleep, and waking them takes as long: so they look for work until the run is over or has had none for a while. Between runs all sleep.
 
 use std::hint;
@@ -8,18 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use rayon::{ThreadPool, ThreadPoolBuilder, Yield};
-use tandem_core::{BackendKind, Error, Result};
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder, Yield};
 
-/// How long a thread looks for work before it sleeps until the next loop: the engine's own operators take longer over many tokens, and need
+/// How long a thread looks for work before it sleeps until the next loop: an engine's own operators take longer over many tokens, and need
 /// the processor then.
 const PATIENCE: Duration = Duration::from_micros(200);
 
 /// How often it looks at nothing before it looks for work again.
 const PAUSES: usize = 16;
 
-/// A pool, and the run that it is for.
-pub(crate) struct Threads {
+/// A pool of threads, and the run that it is for.
+#[derive(Debug)]
+pub struct Threads {
     pool: ThreadPool,
     /// Another number in each run, and when several are at work.
     run: Arc<AtomicU64>,
@@ -39,14 +39,23 @@ impl Threads {
     ///
     /// # Errors
     /// When the system has none.
-    pub(crate) fn new(n: usize) -> Result<Self> {
-        let pool = ThreadPoolBuilder::new().num_threads(n).thread_name(|i| format!("kernels-{i}")).build();
-        let pool = pool.map_err(|source| Error::engine(BackendKind::Onnx, &format!("to start {n} threads"), source))?;
+    pub fn new(n: usize) -> Result<Self, ThreadPoolBuildError> {
+        let pool = ThreadPoolBuilder::new().num_threads(n).thread_name(|i| format!("kernels-{i}")).build()?;
         Ok(Self { pool, run: Arc::default() })
     }
 
-    /// Calls `run` on one of the threads, whose loops the others share.
-    pub(crate) fn run<T: Send>(&self, run: impl FnOnce() -> T + Send) -> T {
+    /// How many they are.
+    pub fn n(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    /// Calls `work` on one of the threads, whose loops the others share and sleep in between.
+    pub fn install<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.pool.install(work)
+    }
+
+    /// As [`install`](Self::install), of a run of a model, whose loops follow each other closely: the others stay awake.
+    pub fn run<T: Send>(&self, run: impl FnOnce() -> T + Send) -> T {
         self.pool.install(|| {
             let number = self.run.fetch_add(1, Ordering::Relaxed) + 1;
             let _watched = Watched(&self.run);
