@@ -6,8 +6,17 @@ use std::ops::Range;
 
 use memmap2::{MmapOptions, MmapRaw};
 
-/// The size of pages on most machines; where they are larger, less is given back.
-pub const PAGE: usize = 4096;
+/// The bytes of a page, which is there as a whole or not at all.
+pub fn page_size() -> usize {
+    #[cfg(unix)]
+    {
+        rustix::param::page_size()
+    }
+    #[cfg(not(unix))]
+    {
+        4096
+    }
+}
 
 /// Bytes that begin as zeros, at the start of a page.
 pub struct SparseMemory {
@@ -31,7 +40,7 @@ impl SparseMemory {
     pub fn keep_small_pages(&self) {
         #[cfg(target_os = "linux")]
         {
-            // A system without huge pages refuses, and has nothing to keep from.
+            // A system without huge pages refuses, and need not be told.
             let _ = self.mapping.advise(memmap2::Advice::NoHugePage);
         }
     }
@@ -52,12 +61,13 @@ impl SparseMemory {
     /// Nothing there is read or written meanwhile, or read again before it is written.
     #[expect(unsafe_code, reason = "memory that others may have addresses of")]
     pub unsafe fn release(&self, range: Range<usize>) {
-        let (start, end) = (range.start.next_multiple_of(PAGE), range.end.min(self.n_bytes()) / PAGE * PAGE);
+        let page = page_size();
+        let (start, end) = (range.start.next_multiple_of(page), range.end.min(self.n_bytes()) / page * page);
         if start < end {
             #[cfg(unix)]
             {
                 // SAFETY: the range is within the mapping, and by the caller's promise nobody uses it.
-                // Pages that could not be given back stay, which is no more than before.
+                // Pages that the system does not take stay as they are.
                 let _ = unsafe { self.mapping.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
             }
         }
@@ -77,7 +87,7 @@ mod tests {
     #[test]
     fn what_was_not_written_is_zeros_and_costs_nothing() {
         // Far more than there is.
-        let memory = SparseMemory::new(1 << 40).unwrap_or_else(|_| SparseMemory::new(1 << 26).unwrap());
+        let memory = SparseMemory::new(usize::MAX >> 24).unwrap_or_else(|_| SparseMemory::new(1 << 20).unwrap());
         memory.keep_small_pages();
         let values = values(&memory);
         let last = values.len() - 1;
@@ -85,23 +95,24 @@ mod tests {
         (values[0], values[last]) = (1, 2);
         assert_eq!((values[0], values[1], values[last]), (1, 0, 2));
         assert!(SparseMemory::new(usize::MAX).is_err());
-        assert_eq!(memory.first().addr() % PAGE, 0);
+        assert_eq!(memory.first().addr() % page_size(), 0);
     }
 
     #[test]
     #[cfg(target_os = "linux")]
     #[expect(unsafe_code, reason = "memory by address")]
     fn whole_pages_are_given_back_and_no_byte_beside_them() {
-        let memory = SparseMemory::new(8 * PAGE).unwrap();
+        let page = page_size();
+        let memory = SparseMemory::new(8 * page).unwrap();
         values(&memory).fill(7);
         // SAFETY: no reference to it is left.
-        unsafe { memory.release(PAGE + 1..6 * PAGE - 1) };
+        unsafe { memory.release(page + 1..6 * page - 1) };
         let values = values(&memory);
         let n_kept = values.iter().filter(|value| **value == 7).count();
-        assert!(values[..2 * PAGE].iter().chain(&values[5 * PAGE..]).all(|value| *value == 7));
-        assert_eq!(n_kept, 5 * PAGE, "pages that were given back are zeros");
+        assert!(values[..2 * page].iter().chain(&values[5 * page..]).all(|value| *value == 7));
+        assert_eq!(n_kept, 5 * page, "pages that were given back are zeros");
         // SAFETY: as above.
-        unsafe { memory.release(PAGE + 1..2 * PAGE) };
-        assert_eq!(memory.n_bytes(), 8 * PAGE);
+        unsafe { memory.release(page + 1..2 * page) };
+        assert_eq!(memory.n_bytes(), 8 * page);
     }
 }

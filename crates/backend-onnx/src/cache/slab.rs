@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ort::AsPointer;
 use ort::memory::{Allocator, MemoryInfo};
 use ort::value::DynValue;
-use tandem_core::sparse_memory::{PAGE, SparseMemory};
+use tandem_core::sparse_memory::{SparseMemory, page_size};
 use tandem_core::{BackendKind, Error, Result};
 
 use crate::error::Doing;
@@ -55,7 +55,7 @@ impl Slab {
             let head = row.checked_mul(capacity)?;
             let slot = head.checked_mul(port.kv_heads)?;
             let start = n_bytes;
-            n_bytes = slot.checked_mul(n_slots)?.checked_add(start)?.checked_next_multiple_of(PAGE)?;
+            n_bytes = slot.checked_mul(n_slots)?.checked_add(start)?.checked_next_multiple_of(page_size())?;
             Some(Part { start, slot, head, row, n_heads: port.kv_heads })
         };
         let parts: Option<Vec<Part>> = ports.iter().map(&mut add).collect();
@@ -160,7 +160,7 @@ impl Slot {
 
     /// Gives its memory for port number `place` back.
     fn release(&mut self, place: usize) {
-        // SAFETY: a slot is its owner's alone, who has no use for what is there.
+        // SAFETY: a slot is its owner's alone, and this is called where what is there is not used any more.
         #[expect(unsafe_code, reason = "memory that tensors of the engine lie over")]
         unsafe {
             self.slab.memory.release(self.bytes(place));

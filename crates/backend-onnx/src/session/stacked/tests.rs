@@ -1,8 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use tandem_core::backend::{Append, Backend, Kernels};
-use tandem_core::conformance::exact_batches::{adapter_of_two_modules, session_of, text};
-use tandem_core::conformance::{describe, with_fixture};
+use tandem_core::conformance::{adapter_of_two_modules, describe, session_of, text, with_fixture};
 use tandem_core::files::ModelFiles;
 use tandem_core::{CancelToken, DType, LoadOptions, Logits, LogitsRequest, Model, OnnxOptions, Session, SessionOptions, TokenId};
 
@@ -153,7 +152,8 @@ fn a_session_that_shared_runs_rewinds_forks_and_moves() {
         let model = load("qwen3", DType::F32);
         let mut pairs: Vec<Pair> = (0..4).map(|i| Pair::new(&*model, 12 + i, i)).collect();
         step(&*model, &mut pairs, 1);
-        for session in [&mut pairs[1].shared, &mut pairs[1].alone] {
+        let Pair { shared, alone, .. } = &mut pairs[1];
+        for session in [shared, alone] {
             session.rewind(4).unwrap();
         }
         step(&*model, &mut pairs, 1);
@@ -164,7 +164,8 @@ fn a_session_that_shared_runs_rewinds_forks_and_moves() {
         let (state, expected) = (pairs[3].shared.export_kv(2..14).unwrap(), pairs[3].alone.export_kv(2..14).unwrap());
         let difference = state.data.iter().zip(&expected.data).fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
         assert!(difference <= TOLERANCE && state.data.len() == expected.data.len(), "{difference}");
-        for session in [&mut pairs[0].shared, &mut pairs[0].alone] {
+        let Pair { shared, alone, .. } = &mut pairs[0];
+        for session in [shared, alone] {
             session.rewind(2).unwrap();
             session.import_kv(&expected).unwrap();
         }

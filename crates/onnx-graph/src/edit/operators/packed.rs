@@ -3,7 +3,7 @@
 //! of it is the engine's, they can be stacked: a row with one token for each sequence.
 //!
 //! Values are followed from the inputs on, by what they depend on. Only operators that are known to compute each token alone may read what
-//! depends on tokens: quantisation by the largest of all tokens is none of them. The mask counts the tokens of a row, which is not what a run with
+//! depends on tokens, and quantisation by the largest of all tokens does not. The mask counts the tokens of a row, which is not what a run with
 //! packed sequences is given: it may say how long a row is to attention and nothing else.
 
 mod lengths;
