@@ -1,10 +1,12 @@
 //! The KV cache of one sequence.
 //!
 //! `GroupQueryAttention` appends in place when the same value is its past and its present: nothing is copied for a token, and a
-//! rewind only lowers the count, since rows beyond it are never read. Other graphs return their presents as new values, which are the
-//! pasts of the next run.
+//! rewind only lowers the count, since rows beyond it are never read. Such a cache is a slot of a slab, so that a run can take those of
+//! several sequences ([`Stack`]). Other graphs return their presents as new values, which are the pasts of the next run.
 
 mod blocks;
+mod slab;
+mod stack;
 mod transfer;
 
 use std::ptr;
@@ -14,9 +16,12 @@ use ort::AsPointer;
 use ort::memory::Allocator;
 use ort::session::Session;
 use ort::value::{DynTensor, DynValue, PrimitiveTensorElementType, TensorElementType};
-use tandem_core::{Error, Result, allocator};
+use tandem_core::kv_memory::resident_tokens;
+use tandem_core::{Error, Result};
 
 use self::blocks::Blocks;
+use self::slab::Slot;
+pub(crate) use self::stack::Stack;
 use crate::error::Doing;
 use crate::graph::{CachePort, DecoderGraph, check_shape};
 use crate::operators::CacheMemory;
@@ -44,10 +49,14 @@ pub(crate) struct InBlocks {
 /// Buffers for `capacity` tokens, to which the engine writes at the positions that the attention mask gives.
 pub(crate) struct InPlace {
     ports: Vec<CachePort>,
+    /// Over the memory of `slot`, which is given back after them.
     buffers: Vec<DynValue>,
+    /// `None` for memory of a device that the host does not reach: its buffers are for the whole context, and no run takes several.
+    slot: Option<Slot>,
     capacity: usize,
+    /// The most tokens that were in the slot at once.
+    most_held: usize,
     context_length: usize,
-    allocator: Allocator,
 }
 
 /// The presents of the last run.
@@ -62,12 +71,19 @@ impl KvCache {
         Ok(Self::InBlocks(InBlocks { ports: ports.to_vec(), blocks: Blocks::new(ports, context_length)? }))
     }
 
-    /// An empty cache whose buffers the engine appends to. With `grows` they double on demand; otherwise `context_length` is allocated at
-    /// once, for memory that the host cannot copy.
-    pub(crate) fn in_place(ports: &[CachePort], allocator: Allocator, context_length: usize, grows: bool) -> Result<Self> {
-        let capacity = if grows { FIRST_CAPACITY.min(context_length) } else { context_length };
-        let buffers = ports.iter().map(|port| new_buffer(port, &allocator, capacity)).collect::<Result<_>>()?;
-        Ok(Self::InPlace(InPlace { ports: ports.to_vec(), buffers, capacity, context_length, allocator }))
+    /// An empty cache whose buffers the engine appends to. They double on demand, up to `context_length`.
+    pub(crate) fn in_place(ports: &[CachePort], context_length: usize) -> Result<Self> {
+        let capacity = FIRST_CAPACITY.min(context_length);
+        let slot = Slot::alone(ports, capacity)?;
+        let buffers = slot.tensors(ports)?;
+        Ok(Self::InPlace(InPlace { ports: ports.to_vec(), buffers, slot: Some(slot), capacity, most_held: 0, context_length }))
+    }
+
+    /// The same in memory of `allocator` that the host cannot copy, and so for `context_length` tokens at once.
+    pub(crate) fn on_device(ports: &[CachePort], allocator: &Allocator, context_length: usize) -> Result<Self> {
+        let buffers = ports.iter().map(|port| new_buffer(port, allocator, context_length)).collect::<Result<_>>()?;
+        let (ports, capacity) = (ports.to_vec(), context_length);
+        Ok(Self::InPlace(InPlace { ports, buffers, slot: None, capacity, most_held: 0, context_length }))
     }
 
     /// An empty cache of values that each run replaces.
@@ -161,7 +177,7 @@ impl KvCache {
     pub(crate) fn capacity(&self, held: usize) -> usize {
         match self {
             Self::InBlocks(cache) => cache.blocks.capacity(),
-            Self::InPlace(cache) => cache.capacity,
+            Self::InPlace(cache) => cache.reserved(),
             Self::Carried(_) => held,
         }
     }
@@ -184,21 +200,40 @@ impl KvCache {
 
 impl InPlace {
     fn reserve(&mut self, held: usize, n_tokens: usize) -> Result<()> {
-        if n_tokens <= self.capacity {
-            return Ok(());
+        if n_tokens > self.capacity {
+            let capacity = room_for(n_tokens).min(self.context_length);
+            self.move_to(Slot::alone(&self.ports, capacity)?, held)?;
         }
-        let capacity = (n_tokens + ROOM_FOR_AN_ANSWER).next_power_of_two().min(self.context_length);
-        // One tensor at a time, so that no more than one is held twice.
-        for (port, buffer) in self.ports.iter().zip(&mut self.buffers) {
-            let mut larger = new_buffer(port, &self.allocator, capacity)?;
-            copy_tokens(port, buffer, &mut larger, held)?;
-            *buffer = larger;
-        }
-        self.capacity = capacity;
-        // The old buffers are too small to be reused.
-        allocator::trim();
+        self.most_held = self.most_held.max(n_tokens);
         Ok(())
     }
+
+    /// Takes the `held` tokens to `slot`, which has room for them. After an error they are where they were.
+    fn move_to(&mut self, mut slot: Slot, held: usize) -> Result<()> {
+        let Some(own) = &mut self.slot else {
+            return Err(Error::ContextFull { held, asked: slot.slab().capacity() - held, max: self.capacity });
+        };
+        let buffers = slot.tensors(&self.ports)?;
+        slot.take_over(own, held);
+        // Before the memory that they lie over.
+        self.buffers = buffers;
+        (self.capacity, self.most_held) = (slot.slab().capacity(), held);
+        self.slot = Some(slot);
+        Ok(())
+    }
+
+    /// The tokens for which there is memory: that of a slot among others comes with what is written.
+    fn reserved(&self) -> usize {
+        match &self.slot {
+            Some(slot) if slot.slab().n_slots() > 1 => (resident_tokens(self.most_held as u64) as usize).min(self.capacity),
+            _ => self.capacity,
+        }
+    }
+}
+
+/// The capacity of buffers that are to hold so many tokens.
+fn room_for(n_tokens: usize) -> usize {
+    (n_tokens + ROOM_FOR_AN_ANSWER).next_power_of_two()
 }
 
 impl Carried {

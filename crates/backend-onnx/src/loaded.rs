@@ -24,8 +24,8 @@ pub(crate) struct Loaded {
     pub(crate) output_names: Names,
     /// The engine appends to one buffer for each cache.
     pub(crate) in_place: bool,
-    /// A run can be given the tokens of several sequences.
-    pub(crate) can_pack: bool,
+    /// How a run is given tokens of several sequences.
+    pub(crate) shared_run: SharedRun,
     /// Tandem's operators do, and read the blocks of a cache.
     pub(crate) cache_in_blocks: bool,
     pub(crate) info: ModelInfo,
@@ -45,15 +45,38 @@ pub(crate) struct Loaded {
     pub(crate) probing: Option<Probing>,
 }
 
+/// How a run is given tokens of several sequences.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SharedRun {
+    /// It takes those of one.
+    Never,
+    /// Any tokens of each, one after the other as one row: all attention is Tandem's own.
+    Packed,
+    /// A token of each, in a row of its own: all kernels are the engine's.
+    Stacked,
+}
+
+impl SharedRun {
+    /// How the graph of `source` is run, which declares `graph`.
+    fn of(source: &Source, graph: &DecoderGraph, device: Device) -> Self {
+        if source.cache_in_blocks {
+            return if source.can_pack { Self::Packed } else { Self::Never };
+        }
+        // On CUDA the host cannot gather the caches of several sequences in consecutive memory.
+        let is_host = !matches!(device, Device::Cuda(_));
+        if source.can_stack && is_host && graph.takes_rows() { Self::Stacked } else { Self::Never }
+    }
+}
+
 impl Loaded {
     /// The graph of `source` in `session`, whose declaration is `graph`.
     pub(crate) fn new(origin: Arc<Origin>, source: Source, session: Engine, graph: DecoderGraph, info: ModelInfo) -> Self {
         Self {
             session,
             output_names: Names::new(graph.output_names.clone()),
+            shared_run: SharedRun::of(&source, &graph, info.device),
             graph,
             in_place: source.in_place,
-            can_pack: source.can_pack && source.cache_in_blocks,
             cache_in_blocks: source.cache_in_blocks,
             info,
             probing: Probing::new(&origin, &source),

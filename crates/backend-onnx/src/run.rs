@@ -60,6 +60,8 @@ pub(crate) unsafe fn run(
 ) -> ort::Result<()> {
     assert_eq!(input_names.pointers.len(), inputs.len(), "one value for each input");
     assert_eq!(output_names.pointers.len(), outputs.len(), "one place for each output");
+    #[cfg(test)]
+    tests::count_run();
     let mut values = Values { inputs, outputs };
     let mut call = move || {
         // All of it crosses to the other thread.
@@ -102,4 +104,24 @@ pub(crate) fn take(session: &Session, place: &mut RawValue) -> Option<DynValue> 
     // SAFETY: the engine allocated the value for its caller, and the pointer was cleared, so that this is its only owner.
     #[expect(unsafe_code, reason = "gives a value of the engine an owner")]
     Some(unsafe { DynValue::from_ptr(value, Some(session.allocator())) })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::cell::Cell;
+
+    thread_local! {
+        static N_RUNS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn count_run() {
+        N_RUNS.set(N_RUNS.get() + 1);
+    }
+
+    /// How many runs `of` asks for on this thread.
+    pub(crate) fn n_runs(of: impl FnOnce()) -> usize {
+        let before = N_RUNS.get();
+        of();
+        N_RUNS.get() - before
+    }
 }

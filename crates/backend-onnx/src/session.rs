@@ -1,6 +1,7 @@
 //! The KV cache of one sequence, and the run that appends to it.
 
 mod batch;
+mod stacked;
 
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
@@ -49,10 +50,12 @@ impl OnnxSession {
         let context_length = options.context_length.unwrap_or(model.info.max_context);
         let cache = if model.cache_in_blocks {
             KvCache::in_blocks(&model.graph.caches, context_length)?
-        } else if model.in_place {
-            KvCache::in_place(&model.graph.caches, model.cache_allocator()?, context_length, model.cache_on_host())?
-        } else {
+        } else if !model.in_place {
             KvCache::carried(&model.graph.caches)?
+        } else if model.cache_on_host() {
+            KvCache::in_place(&model.graph.caches, context_length)?
+        } else {
+            KvCache::on_device(&model.graph.caches, &model.cache_allocator()?, context_length)?
         };
         let logits = &model.graph.logits;
         let row = DynTensor::new(&Allocator::default(), logits.dtype, [1, 1, logits.vocab_size])
@@ -194,6 +197,25 @@ impl Given {
         }
         if let Some(port) = graph.logits_to_keep {
             values.push((port, port.integers(1, iter::once(keep))?));
+        }
+        Ok(Self(values))
+    }
+
+    /// One token of each of several sequences, with the tokens that each holds, in a row of its own. The mask has as many ones in each row as the
+    /// sequence has tokens then.
+    fn rows(graph: &DecoderGraph, rows: &[(TokenId, usize)]) -> Result<Self> {
+        let n = rows.len();
+        let longest = rows.iter().map(|(_, held)| held + 1).max().unwrap_or(0);
+        let mut values = vec![(graph.ids, graph.ids.matrix([n, 1], rows.iter().map(|(token, _)| i64::from(*token)))?)];
+        if let Some(port) = graph.mask {
+            let ones = rows.iter().flat_map(|(_, held)| (0..longest).map(move |position| i64::from(position <= *held)));
+            values.push((port, port.matrix([n, longest], ones)?));
+        }
+        if let Some(port) = graph.positions {
+            values.push((port, port.matrix([n, 1], rows.iter().map(|(_, held)| *held as i64))?));
+        }
+        if let Some(port) = graph.logits_to_keep {
+            values.push((port, port.integers(1, iter::once(1))?));
         }
         Ok(Self(values))
     }

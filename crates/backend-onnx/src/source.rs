@@ -40,6 +40,8 @@ pub(crate) struct Source {
     pub(crate) in_place: bool,
     /// With Tandem's operators, a run can be given the tokens of several sequences.
     pub(crate) can_pack: bool,
+    /// Without any of them, a run can be given a token of each of several sequences.
+    pub(crate) can_stack: bool,
     /// And Tandem's operators stand in for all of those.
     pub(crate) cache_in_blocks: bool,
     /// Its inner values have known names.
@@ -231,6 +233,8 @@ impl Source {
         }
         (self.custom_products, self.can_pack) = (custom_products, can_pack);
         self.cache_in_blocks = self.in_place && is_all_attention;
+        // Kernels of ours are chosen by how many rows one sequence has.
+        self.can_stack &= used.is_none();
         Ok(used)
     }
 
@@ -254,6 +258,7 @@ impl Source {
             memory_dtype: memory_dtype(graph, *dtype),
             in_place: appends_in_place(graph),
             can_pack: false,
+            can_stack: appends_in_place(graph) && graph.can_stack_sequences(),
             cache_in_blocks: false,
             can_probe: can_probe(graph),
             can_adapt: has_modules(graph),
@@ -287,6 +292,7 @@ impl Source {
             memory_dtype: memory_dtype(&graph, dtype),
             in_place: appends_in_place(&graph),
             can_pack: false,
+            can_stack: appends_in_place(&graph) && graph.can_stack_sequences(),
             cache_in_blocks: false,
             can_probe: can_probe(&graph),
             can_adapt: has_modules(&graph),

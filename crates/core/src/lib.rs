@@ -6,7 +6,7 @@
 //! - [`checkpoint`]: a checkpoint's weights by name. [`export`]: what a graph of one is to be. [`cache`]: what is kept of such work.
 //!   [`progress`]: how far it is.
 //! - [`gguf`]: files of llama.cpp, which hold all of that in one. [`huge_pages`]: weights where they are read
-//!   fastest. [`kv_memory`]: keys and values there too.
+//!   fastest. [`kv_memory`]: keys and values there too. [`sparse_memory`]: those of sequences that share runs of another's kernels.
 //! - [`tokenizer`], [`template`]: text to tokens and back, chat messages to a prompt.
 //! - [`sequence`], [`sampler`], [`stop`], [`generate`], [`score`]: from logits to text. They exist once, so that engines differ in arithmetic only.
 //! - [`saved`]: a sequence in a file. [`speculation`]: speculative decoding.
@@ -51,6 +51,7 @@ pub mod score;
 pub mod sequence;
 mod setters;
 pub mod size;
+pub mod sparse_memory;
 pub mod speculation;
 pub mod staging;
 pub mod stop;

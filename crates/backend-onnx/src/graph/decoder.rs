@@ -139,6 +139,11 @@ impl DecoderGraph {
         self.caches.iter().map(|c| c.kv_heads * c.head_dim * c.dtype.byte_size(1).unwrap_or(0)).sum()
     }
 
+    /// Whether its integers are matrices with a row for each sequence.
+    pub(crate) fn takes_rows(&self) -> bool {
+        [Some(self.ids), self.mask, self.positions].iter().flatten().all(|port| port.rank == 2)
+    }
+
     /// Whether the graph can return the logits of every position.
     pub(crate) fn has_all_logits(&self) -> bool {
         self.logits_to_keep.is_some() || !self.logits.last_only

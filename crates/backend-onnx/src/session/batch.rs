@@ -1,5 +1,5 @@
-//! Appending to several sessions in one run of the graph: their tokens are one row, attention is each session's own
-//! ([`Batch`]).
+//! Appending to several sessions in one run of the graph. Where all attention is Tandem's, their tokens are one row, and attention is each
+//! session's own ([`Batch`]). Where it is the engine's, one token of each is a row ([`run_stacked`]).
 
 use std::any::Any;
 use std::ptr;
@@ -11,22 +11,23 @@ use ort::value::DynValue;
 use tandem_core::backend::Append;
 use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, TokenId};
 
+use super::stacked::run_stacked;
 use super::{Given, LOGITS, MAX_RUN, OnnxSession, copy_floats};
 use crate::adapters::Constants;
 use crate::error::Doing;
 use crate::graph::check_shape;
-use crate::loaded::Loaded;
+use crate::loaded::{Loaded, SharedRun};
 use crate::operators::{Batch, Sequence};
 use crate::run::{RawValue, run, take};
 
 /// What is appended to one session.
-struct Row<'r> {
+pub(super) struct Row<'r> {
     /// Its number in the batch.
     index: usize,
-    session: &'r mut OnnxSession,
-    tokens: &'r [TokenId],
-    request: LogitsRequest,
-    logits: &'r mut Logits,
+    pub(super) session: &'r mut OnnxSession,
+    pub(super) tokens: &'r [TokenId],
+    pub(super) request: LogitsRequest,
+    pub(super) logits: &'r mut Logits,
 }
 
 impl<'r> Row<'r> {
@@ -63,16 +64,11 @@ pub(crate) fn append_batch(of: (&Arc<Loaded>, &Arc<Constants>), appends: &mut [A
             Err(error) => results[index] = Err(error),
         }
     }
-    let can_pack = of.0.can_pack && !of.1.has_factors;
+    let shared = if of.1.has_factors { SharedRun::Never } else { of.0.shared_run };
     // Single tokens together, and before long prompts.
     rows.sort_by_key(|row| row.tokens.len());
     while !rows.is_empty() {
-        let mut n_tokens = 0;
-        let together = rows.iter().take_while(|row| {
-            n_tokens += row.tokens.len();
-            can_pack && n_tokens <= MAX_RUN
-        });
-        let n_together = together.count().max(1);
+        let n_together = n_together(shared, &rows);
         let mut together: Vec<Row<'_>> = rows.drain(..n_together).collect();
         together.retain(|row| {
             let is_cancelled = row.session.cancel.is_cancelled();
@@ -81,7 +77,12 @@ pub(crate) fn append_batch(of: (&Arc<Loaded>, &Arc<Constants>), appends: &mut [A
             }
             !is_cancelled
         });
-        let is_done = together.len() > 1 && run_together((of.0, of.1), &mut together).is_ok();
+        let is_done = together.len() > 1
+            && match shared {
+                SharedRun::Packed => run_packed((of.0, of.1), &mut together).is_ok(),
+                SharedRun::Stacked => run_stacked((of.0, of.1), &mut together).is_ok(),
+                SharedRun::Never => false,
+            };
         for mut row in together {
             results[row.index] = match is_done {
                 true if row.session.cancel.is_cancelled() => Err(Error::Cancelled),
@@ -89,7 +90,7 @@ pub(crate) fn append_batch(of: (&Arc<Loaded>, &Arc<Constants>), appends: &mut [A
                     row.session.n_tokens += row.tokens.len();
                     Ok(())
                 }
-                // It may be one row's error, and then is not that of the others.
+                // It may be one row's error, and then is not that of the others. What the run wrote lies behind the tokens held.
                 false => row.append_alone(),
             };
         }
@@ -97,8 +98,23 @@ pub(crate) fn append_batch(of: (&Arc<Loaded>, &Arc<Constants>), appends: &mut [A
     results
 }
 
-/// One run for all of `rows`: writes their keys and values, and the logits that are requested.
-fn run_together((model, constants): (&Loaded, &Constants), rows: &mut [Row<'_>]) -> Result<()> {
+/// How many of the first of `rows` are given to one run: at least one.
+fn n_together(shared: SharedRun, rows: &[Row<'_>]) -> usize {
+    let mut n_tokens = 0;
+    let fits = |row: &&Row<'_>| {
+        n_tokens += row.tokens.len();
+        let may_share = match shared {
+            SharedRun::Packed => true,
+            SharedRun::Stacked => row.tokens.len() == 1,
+            SharedRun::Never => false,
+        };
+        may_share && n_tokens <= MAX_RUN
+    };
+    rows.iter().take_while(fits).count().max(1)
+}
+
+/// One run for all of `rows` with their tokens in one row: writes their keys and values, and the logits that are requested.
+fn run_packed((model, constants): (&Loaded, &Constants), rows: &mut [Row<'_>]) -> Result<()> {
     let graph = &model.graph;
     let keeps = graph.logits_to_keep.is_some();
     let sequences = rows.iter_mut().map(|row| row.sequence(keeps)).collect::<Result<Vec<_>>>()?;
@@ -130,7 +146,7 @@ fn run_together((model, constants): (&Loaded, &Constants), rows: &mut [Row<'_>])
 }
 
 /// Has `options` end the run when all of `rows` are cancelled, for as long as the result lives.
-fn end_with_all(rows: &[Row<'_>], options: &Arc<RunOptions>) -> Arc<dyn Fn() + Send + Sync> {
+pub(super) fn end_with_all(rows: &[Row<'_>], options: &Arc<RunOptions>) -> Arc<dyn Fn() + Send + Sync> {
     let (options, cancels) = (Arc::clone(options), rows.iter().map(|row| row.session.cancel.clone()).collect::<Vec<_>>());
     let listener: Arc<dyn Fn() + Send + Sync> = {
         let cancels = cancels.clone();
@@ -188,9 +204,9 @@ mod tests {
             rows.push(Row { index, session, tokens: &[1, 2, 3], request: LogitsRequest::Last(1), logits });
         }
         let (loaded, constants) = (Arc::clone(&rows[0].session.model), Arc::clone(&rows[0].session.constants));
-        assert_eq!(loaded.can_pack, expected, "{name}");
+        assert_eq!(loaded.shared_run == SharedRun::Packed, expected, "{name}");
         if expected {
-            run_together((&loaded, &constants), &mut rows).unwrap_or_else(|error| panic!("{name}: {}", describe(&error)));
+            run_packed((&loaded, &constants), &mut rows).unwrap_or_else(|error| panic!("{name}: {}", describe(&error)));
         }
     }
 

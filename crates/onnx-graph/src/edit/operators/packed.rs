@@ -1,16 +1,19 @@
-//! Whether the tokens of several sequences can be given to a graph as if they were one: when nothing but attention reads more than one token
-//! at a time, and all attention is Tandem's own, which knows of which sequence each token is.
+//! Whether a run of a graph can be given the tokens of several sequences: when nothing but attention reads more than one token at a time. Where all
+//! attention is Tandem's own, which knows of which sequence each token is, they can be packed: one row, as if they were one sequence. Where all
+//! of it is the engine's, they can be stacked: a row with one token for each sequence.
 //!
 //! Values are followed from the inputs on, by what they depend on. Only operators that are known to compute each token alone may read what
-//! depends on tokens. The mask counts the tokens of one sequence, which is not what a run with several is given: it may say how long that is to
-//! attention and nothing else.
+//! depends on tokens, and quantisation by the largest of all tokens does not. The mask counts the tokens of a row, which is not what a run with
+//! packed sequences is given: it may say how long a row is to attention and nothing else.
+
+mod lengths;
 
 use std::collections::HashMap;
 
 use super::{CONTRIB, given, is_attention};
 use crate::edit::logits::KEEP;
 use crate::edit::shapes::ELEMENTWISE;
-use crate::graph::{AttributeValue, DataType, Graph, Node, Tensor, TensorData};
+use crate::graph::{AttributeValue, DataType, Dim, Graph, Node, Tensor, TensorData};
 
 /// What a value depends on; what it depends on most is the largest. One that is not listed is the same in every run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,18 +32,36 @@ impl Graph {
     /// attention. Of `attention_mask` only attention may know anything.
     pub fn can_pack_sequences(&self) -> bool {
         // All caches are those of Tandem's attention.
-        self.can_hold_f16() && Packing::new(self).visit_all()
+        self.can_hold_f16() && Packing::new(self, Sequences::Packed).visit_all()
     }
+
+    /// Whether a run may be given one token of each of several sequences of any lengths, `[sequences, 1]`: the graph leaves open how many rows
+    /// there are, everything but `GroupQueryAttention` computes each token alone, and that is told the length of each row by the mask, whose row has
+    /// as many ones first.
+    pub fn can_stack_sequences(&self) -> bool {
+        let is_of_rows = |name: &str| name.starts_with("past") || ["input_ids", "attention_mask", "position_ids"].contains(&name);
+        let mut of_rows = self.inputs().filter(|input| is_of_rows(&input.name));
+        of_rows.all(|input| !matches!(input.dims.as_deref(), Some([Dim::Fixed(_), ..])))
+            && Packing::new(self, Sequences::Stacked).visit_all()
+    }
+}
+
+/// How a run is given several sequences.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sequences {
+    Packed,
+    Stacked,
 }
 
 struct Packing<'g> {
     graph: &'g Graph,
+    sequences: Sequences,
     constants: HashMap<&'g str, &'g Tensor>,
     known: HashMap<&'g str, Depends>,
 }
 
 impl<'g> Packing<'g> {
-    fn new(graph: &'g Graph) -> Self {
+    fn new(graph: &'g Graph, sequences: Sequences) -> Self {
         let main = graph.main();
         let mut constants: HashMap<_, _> = main.initializers.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
         let mut known = HashMap::new();
@@ -56,7 +77,7 @@ impl<'g> Packing<'g> {
             };
             known.insert(input.name.as_str(), depends);
         }
-        Self { graph, constants, known }
+        Self { graph, sequences, constants, known }
     }
 
     /// Whether all nodes may read what they read, and logits are of tokens.
@@ -90,9 +111,10 @@ impl<'g> Packing<'g> {
                 self.learn(node);
                 return true;
             }
-            Some(_) if is_attention(self.graph, node) => {
-                let tables = 7..node.inputs.len();
-                if node.inputs[tables].iter().any(|table| self.depends(table).is_some()) {
+            Some(_) if self.attends(node) => {
+                let mut tables = node.inputs.iter().skip(7);
+                let has_lengths = self.sequences == Sequences::Packed || self.is_told_lengths(node);
+                if !has_lengths || tables.any(|table| self.depends(table).is_some()) {
                     return false;
                 }
                 Depends::Tokens
@@ -106,6 +128,14 @@ impl<'g> Packing<'g> {
         };
         self.known.extend(node.outputs.iter().filter(|output| !output.is_empty()).map(|output| (output.as_str(), made)));
         true
+    }
+
+    /// Whether `node` is attention that knows which tokens are whose.
+    fn attends(&self, node: &Node) -> bool {
+        match self.sequences {
+            Sequences::Packed => is_attention(self.graph, node),
+            Sequences::Stacked => node.op_type == "GroupQueryAttention" && node.domain == CONTRIB,
+        }
     }
 
     /// Whether `node`, which reads tokens, computes each of them alone.
@@ -163,11 +193,12 @@ impl<'g> Packing<'g> {
     }
 
     /// Whether a `Reshape` leaves whole tokens behind each other: the first two dims stay, or the last one is a part of what a token has, and no
-    /// tokens are in it.
+    /// tokens are in it. Of several rows, the first dim stays.
     fn keeps_rows(&self, node: &Node) -> bool {
         match self.integers(node, 1).as_deref() {
             Some([0, 0, ..]) => true,
-            Some([.., last]) => *last > 0,
+            Some([first, .., last]) => *last > 0 && (*first == 0 || self.sequences == Sequences::Packed),
+            Some([last]) => *last > 0 && self.sequences == Sequences::Packed,
             _ => false,
         }
     }
@@ -209,7 +240,7 @@ mod tests {
     use super::super::super::tests::{graph_of, node};
     use super::*;
     use crate::encode::{self, Data};
-    use crate::graph::{Attribute, Dim, ValueInfo};
+    use crate::graph::{Attribute, ValueInfo};
     use crate::schema::graph as fields;
     use crate::wire::put_bytes;
 
@@ -223,7 +254,12 @@ mod tests {
     }
 
     /// A decoder whose queries are computed of `normed` by `queries`, and whose logits of `context` by `head`.
-    fn check(what: &str, queries: Vec<Node>, head: Vec<Node>, expected: bool) {
+    fn decoder(queries: Vec<Node>, head: Vec<Node>) -> Graph {
+        decoder_of(&Dim::Unknown, queries, head, ["", ""])
+    }
+
+    /// The same for so many rows, with another operator in the place of one.
+    fn decoder_of(rows: &Dim, queries: Vec<Node>, head: Vec<Node>, [from, to]: [&str; 2]) -> Graph {
         let attention = ["queries", "", "", "past_key_values.0.key", "past_key_values.0.value", "last", "total"];
         let mut nodes = vec![
             node("Gather", &["table", "input_ids"], &["embedded"]),
@@ -232,12 +268,14 @@ mod tests {
             node("Sub", &["n_tokens", "one"], &["last_wide"]),
             with_int(node("Cast", &["last_wide"], &["last"]), "to", DataType::INT32.0.into()),
             node("Shape", &["attention_mask"], &["mask_shape"]),
-            with_int(node("Cast", &["mask_shape"], &["total"]), "to", DataType::INT32.0.into()),
+            node("Gather", &["mask_shape", "one"], &["total_wide"]),
+            with_int(node("Cast", &["total_wide"], &["total"]), "to", DataType::INT32.0.into()),
         ];
         nodes.extend(queries);
         let presents = ["context", "present.0.key", "present.0.value"];
         nodes.push(contrib("GroupQueryAttention", &attention, &presents, &[("num_heads", 2), ("kv_num_heads", 1)]));
         nodes.extend(head);
+        nodes.iter_mut().filter(|node| node.op_type == from).for_each(|node| node.op_type = to.into());
         let mut body = Vec::new();
         let mut constant = |name: &str, dims: &[i64], values: &[i64]| {
             let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -249,12 +287,13 @@ mod tests {
         constant("heads", &[4], &[0, 0, 2, 4]);
         constant("flat", &[3], &[0, 0, 8]);
         constant("turned", &[3], &[1, 8, -1]);
+        constant("gathered", &[3], &[1, -1, 8]);
         for (name, dims) in [("table", &[9, 8][..]), ("row", &[8]), ("matrix", &[8, 8]), ("of_tokens", &[1, 5, 8])] {
             let bytes = vec![0; 4 * dims.iter().product::<i64>() as usize];
             put_bytes(&mut body, fields::INITIALIZER, encode::tensor(name, DataType::FLOAT, dims, Data::Raw(&bytes)));
         }
         let value = |name: &str, data_type| {
-            encode::value_info(&ValueInfo { name: name.into(), data_type: Some(data_type), dims: Some(vec![Dim::Unknown]) })
+            encode::value_info(&ValueInfo { name: name.into(), data_type: Some(data_type), dims: Some(vec![rows.clone()]) })
         };
         for name in ["input_ids", "attention_mask", "position_ids", KEEP] {
             put_bytes(&mut body, fields::INPUT, value(name, DataType::INT64));
@@ -264,7 +303,11 @@ mod tests {
             put_bytes(&mut body, fields::OUTPUT, value(present, DataType::FLOAT));
         }
         put_bytes(&mut body, fields::OUTPUT, value("logits", DataType::FLOAT));
-        assert_eq!(graph_of(&nodes, &body).can_pack_sequences(), expected, "{what}");
+        graph_of(&nodes, &body)
+    }
+
+    fn check(what: &str, queries: Vec<Node>, head: Vec<Node>, expected: bool) {
+        assert_eq!(decoder(queries, head).can_pack_sequences(), expected, "{what}");
     }
 
     fn product(input: &str, output: &str) -> Node {
@@ -317,5 +360,42 @@ mod tests {
         let other = node("Shape", &["past_key_values.0.key"], &["n_past"]);
         check("the past is read", [plain(), vec![other]].concat(), head(vec![], "context"), false);
         check("no logits of tokens", plain(), vec![], false);
+    }
+
+    #[test]
+    fn a_graph_that_computes_each_row_alone_takes_a_row_for_each_sequence() {
+        let check = |what: &str, queries: Vec<Node>, head: Vec<Node>, expected: bool| {
+            assert_eq!(decoder(queries, head).can_stack_sequences(), expected, "{what}");
+        };
+        let plain = || vec![product("normed", "queries")];
+        check("products", plain(), head(vec![], "context"), true);
+        let heads = |shapes: [&str; 2]| {
+            let split = node("Reshape", &["projected", shapes[0]], &["split"]);
+            let norm = node("SimplifiedLayerNormalization", &["split", "row"], &["normed_heads"]);
+            vec![product("normed", "projected"), split, norm, node("Reshape", &["normed_heads", shapes[1]], &["queries"])]
+        };
+        check("norms of heads", heads(["heads", "flat"]), head(vec![], "context"), true);
+        check("rows that are gathered in one", heads(["heads", "gathered"]), head(vec![], "context"), false);
+        let scaled = node("DynamicQuantizeLinear", &["normed"], &["codes", "scale", "zero"]);
+        check("one scale for all tokens", vec![scaled, product("codes", "queries")], head(vec![], "context"), false);
+        let of_mask = node("Mul", &["normed", "last_wide"], &["masked"]);
+        check("the mask is read", vec![of_mask, product("masked", "queries")], head(vec![], "context"), false);
+    }
+
+    #[test]
+    fn a_graph_takes_a_row_for_each_sequence_where_attention_counts_the_ones_of_the_mask() {
+        let of = |rows: &Dim, renamed: [&str; 2]| {
+            decoder_of(rows, vec![product("normed", "queries")], head(vec![], "context"), renamed).can_stack_sequences()
+        };
+        assert!(of(&Dim::Unknown, ["", ""]) && of(&Dim::Symbolic("batch_size".into()), ["", ""]));
+        assert!(!of(&Dim::Fixed(1), ["", ""]), "the graph has one row");
+        for (what, renamed) in [
+            ("the largest is not a count", ["ReduceSum", "ReduceMax"]),
+            ("not one less", ["Sub", "Add"]),
+            ("the longest row is not the width", ["Shape", "Size"]),
+            ("attention that is not known", ["GroupQueryAttention", "MultiHeadAttention"]),
+        ] {
+            assert!(!of(&Dim::Unknown, renamed), "{what}");
+        }
     }
 }
