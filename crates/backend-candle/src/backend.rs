@@ -264,7 +264,7 @@ pub(crate) fn info(
     info.max_context = config.max_context;
     info.threads = threads;
     info.n_token_types = config.encoder.as_ref().map_or(0, |encoder| encoder.n_token_types);
-    info.capabilities = CAPABILITIES;
+    info.capabilities = CAPABILITIES.with_if(options.device == Device::Cpu, Capability::PromptParts);
     info.weight_files = files.weights.iter().map(ModelFile::weight_file).collect::<Result<_>>()?;
     Ok(info)
 }

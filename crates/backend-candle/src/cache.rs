@@ -144,13 +144,10 @@ impl KvCache {
         match &self.held {
             Held::Blocks(memory) => {
                 let memory = memory.read().unwrap_or_else(PoisonError::into_inner);
+                let of = (decoder.scoring(), heads.kernels);
                 match self.layout.dtype {
-                    DType::F16 => {
-                        operations::attention_to(&heads.queries, self.views::<f16>(&memory, heads.layer), mask, decoder.scoring())
-                    }
-                    _ => {
-                        operations::attention_to(&heads.queries, self.views::<f32>(&memory, heads.layer), mask, decoder.scoring())
-                    }
+                    DType::F16 => operations::attention_to(&heads.queries, self.views::<f16>(&memory, heads.layer), mask, of),
+                    _ => operations::attention_to(&heads.queries, self.views::<f32>(&memory, heads.layer), mask, of),
                 }
             }
             Held::Tensors { layers, .. } => {

@@ -166,6 +166,8 @@ pub(crate) struct Span {
     pub(crate) first_position: usize,
     /// How many of its last tokens have outputs, at least one. For the others the last layer computes keys and values only.
     pub(crate) n_outputs: usize,
+    /// The rows that its kernels are chosen for: its own, or more for a part of a prompt.
+    pub(crate) chosen_for: usize,
 }
 
 impl Span {
@@ -189,11 +191,12 @@ struct Pass<'p> {
 impl<'p> Pass<'p> {
     fn new(spans: &'p [Span], kernels: Kernels) -> Self {
         let positions = spans.iter().flat_map(|span| (0..span.rows.len()).map(|i| span.first_position + i)).collect();
-        let runs = |lengths: &dyn Fn(&Span) -> usize| match kernels {
-            Kernels::Fastest => RowRun::of_sequences(spans.iter().map(lengths)),
-            kernels => vec![RowRun { n_rows: spans.iter().map(lengths).sum(), kernels }],
+        let runs = |of: &dyn Fn(&Span) -> (usize, usize)| match kernels {
+            Kernels::Fastest => RowRun::of_parts(spans.iter().map(of)),
+            kernels => vec![RowRun { n_rows: spans.iter().map(|span| of(span).0).sum(), kernels }],
         };
-        Self { spans, positions, runs: runs(&|span| span.rows.len()), output_runs: runs(&|span| span.n_outputs) }
+        let runs_of_rows = runs(&|span| (span.rows.len(), span.chosen_for));
+        Self { spans, positions, runs: runs_of_rows, output_runs: runs(&|span| (span.n_outputs, span.n_outputs)) }
     }
 }
 
@@ -221,6 +224,8 @@ pub(crate) struct QkvHeads {
     /// The position of the first query within its sequence.
     pub(crate) first_query: usize,
     pub(crate) window: Option<usize>,
+    /// How their attention to a cache is computed.
+    pub(crate) kernels: Kernels,
     pub(crate) queries: Tensor,
     pub(crate) keys: Tensor,
     pub(crate) values: Tensor,
@@ -324,12 +329,14 @@ impl Decoder {
             let own = projected.narrow(0, span.rows.start, span.rows.len())?;
             let heads = operations::heads(&table, &own, &self.heads, norms, &positions[span.rows.clone()])?;
             let (queries, keys) = (self.heads.queries, self.heads.keys);
-            let n_queries = if self.is_last(index) { span.n_outputs } else { span.rows.len() };
+            let (n_queries, chosen_for) =
+                if self.is_last(index) { (span.n_outputs, span.n_outputs) } else { (span.rows.len(), span.chosen_for) };
             Ok(QkvHeads {
                 layer: index,
                 span: number,
                 first_query: span.first_position + span.rows.len() - n_queries,
                 window: layer.window,
+                kernels: Kernels::of_sequence(chosen_for),
                 queries: last_queries(&heads.narrow(0, 0, queries)?, n_queries)?,
                 keys: heads.narrow(0, queries, keys)?,
                 values: heads.narrow(0, queries + keys, keys)?,

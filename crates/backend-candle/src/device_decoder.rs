@@ -15,7 +15,7 @@ use tandem_core::adapter::AdapterSum;
 use tandem_core::{CancelToken, TokenId};
 use tandem_kernels::attention::{AttentionMask, Scoring};
 use tandem_kernels::elementwise::GateActivation;
-use tandem_kernels::matrix::Matrix;
+use tandem_kernels::matrix::{Kernels, Matrix};
 use tandem_kernels::rotary::{Heads, Rotary};
 
 use self::update::DeviceUpdate;
@@ -145,6 +145,7 @@ impl DeviceDecoder {
                 span: number,
                 first_query: span.first_position + span.rows.len() - n_queries,
                 window: layer.window,
+                kernels: Kernels::Fastest,
                 queries: last_queries(&queries, n_queries)?,
                 keys,
                 values,

@@ -50,7 +50,8 @@ impl Loaded {
         let mut spans: Vec<Span> = Vec::with_capacity(sequences.len());
         for sequence in sequences {
             let start = spans.last().map_or(0, |span| span.rows.end);
-            spans.push(Span { rows: start..start + sequence.len(), first_position: 0, n_outputs: sequence.len() });
+            let n = sequence.len();
+            spans.push(Span { rows: start..start + n, first_position: 0, n_outputs: n, chosen_for: n });
         }
         let states = self.decoder.forward(&tokens, &spans, cancel, &mut EncodeHooks { loaded: self });
         let states = states.doing(DOING)?.ok_or(Error::Cancelled)?;

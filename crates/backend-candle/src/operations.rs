@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use half::f16;
 use tandem_kernels::attention::{self, AttentionMask, CacheLayout, CacheView, Scoring};
 use tandem_kernels::elementwise::{self, GateActivation};
-use tandem_kernels::matrix::{Matrix, RowRun, Weights};
+use tandem_kernels::matrix::{Kernels, Matrix, RowRun, Weights};
 use tandem_kernels::mlp::{Observe, ScratchPool};
 use tandem_kernels::rotary::{Heads, Norms, Table};
 use tandem_kernels::{Float, zeros};
@@ -47,15 +47,16 @@ pub(crate) fn attention(
 fn attention_of<F: Stored>(queries: &Tensor, caches: [&Tensor; 2], mask: AttentionMask, scoring: Scoring) -> Result<Tensor> {
     let layout = CacheLayout::contiguous(<[usize; 3]>::from(caches[0].dims3()?));
     let (keys, values) = (Values::<F>::stored(caches[0])?, Values::<F>::stored(caches[1])?);
-    attention_to(queries, [&keys[..], &values[..]].map(|values| CacheView { values, layout }), mask, scoring)
+    let caches = [&keys[..], &values[..]].map(|values| CacheView { values, layout });
+    attention_to(queries, caches, mask, (scoring, Kernels::Fastest))
 }
 
-/// As [`attention`], of keys and values that lie anyhow.
+/// As [`attention`], of keys and values that lie anyhow, by `kernels`.
 pub(crate) fn attention_to<F: Float>(
     queries: &Tensor,
     caches: [CacheView<'_, F>; 2],
     mask: AttentionMask,
-    scoring: Scoring,
+    (scoring, kernels): (Scoring, Kernels),
 ) -> Result<Tensor> {
     let (n_heads, n, head_dim) = queries.dims3()?;
     let capacity = caches[0].capacity();
@@ -63,7 +64,7 @@ pub(crate) fn attention_to<F: Float>(
         candle_core::bail!("{} positions of a cache of {capacity}", mask.n_past + n);
     }
     let mut out = zeros(n * n_heads * head_dim);
-    attention::attention(&Values::of(queries)?, caches, [n_heads, n], mask, scoring, &mut out);
+    attention::attention(&Values::of(queries)?, caches, [n_heads, n], mask, scoring, kernels, &mut out);
     tensor(out, (n, n_heads * head_dim))
 }
 

@@ -14,7 +14,7 @@ use crate::values::Values;
 /// What one forward pass over `tokens` computes at `points`, in the order of computation.
 pub(crate) fn probe(decoder: &Decoder, tokens: &[TokenId], points: &[ProbePoint], is_causal: bool) -> Result<Vec<Probe>> {
     let mut hooks = RecordingHooks { decoder, tokens, points, is_causal, probes: Vec::new() };
-    let spans = [Span { rows: 0..tokens.len(), first_position: 0, n_outputs: tokens.len() }];
+    let spans = [Span { rows: 0..tokens.len(), first_position: 0, n_outputs: tokens.len(), chosen_for: tokens.len() }];
     if let Some(states) = decoder.forward(tokens, &spans, &CancelToken::new(), &mut hooks)? {
         hooks.record(ProbePoint { layer: None, stage: Stage::FinalNorm }, &decoder.normed(&states)?)?;
         let point = ProbePoint { layer: None, stage: Stage::Logits };

@@ -77,7 +77,7 @@ impl CandleSession {
 
     /// The hidden states of the last `n_outputs` of `tokens`, which follow `held` others.
     fn forward(&self, tokens: &[TokenId], held: usize, n_outputs: usize) -> Result<Tensor> {
-        forward(&self.model, &[Part { cache: &self.cache, tokens, held, n_outputs }], &self.cancel)
+        forward(&self.model, &[Part { cache: &self.cache, tokens, held, n_outputs, chosen_for: tokens.len() }], &self.cancel)
     }
 
     fn run(&mut self, tokens: &[TokenId], n_rows: usize, logits: &mut Logits) -> Result<()> {
@@ -102,6 +102,8 @@ struct Part<'p> {
     held: usize,
     /// How many of the last have outputs, at least one.
     n_outputs: usize,
+    /// The tokens that kernels are chosen for.
+    chosen_for: usize,
 }
 
 /// One pass over `parts`, of a session each: the hidden states before the last norm of the outputs of all, `[outputs, hidden_size]`. Those
@@ -109,9 +111,9 @@ struct Part<'p> {
 fn forward(model: &Loaded, parts: &[Part<'_>], cancel: &CancelToken) -> Result<Tensor> {
     let tokens: Vec<TokenId> = parts.iter().flat_map(|part| part.tokens).copied().collect();
     let mut spans: Vec<Span> = Vec::with_capacity(parts.len());
-    for Part { tokens, held, n_outputs, .. } in parts {
+    for &Part { tokens, held, n_outputs, chosen_for, .. } in parts {
         let start = spans.last().map_or(0, |span| span.rows.end);
-        spans.push(Span { rows: start..start + tokens.len(), first_position: *held, n_outputs: *n_outputs });
+        spans.push(Span { rows: start..start + tokens.len(), first_position: held, n_outputs, chosen_for });
     }
     let states = model.decoder.forward(&tokens, &spans, cancel, &mut CacheHooks { model, parts });
     states.doing(DOING)?.ok_or(Error::Cancelled)

@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tandem_core::adapter::{AdaptedModule, AdapterSum, ScaledAdapter};
-use tandem_core::backend::{Append, Kernels, Probe, ProbePoint, Prober};
+use tandem_core::backend::{Append, Capability, Kernels, Probe, ProbePoint, Prober};
 use tandem_core::{Model, ModelInfo, Result, Session, SessionOptions, TokenId};
 use tandem_onnx_graph::AdapterInputs;
 
 use crate::adapters::Constants;
 use crate::graph::DecoderGraph;
-use crate::loaded::Loaded;
+use crate::loaded::{Loaded, SharedRun};
 use crate::operators::kernels_for;
 use crate::session::{OnnxSession, append_batch};
 use crate::source::needed_inputs;
@@ -21,6 +21,7 @@ pub(crate) struct OnnxModel {
     loaded: Arc<Loaded>,
     /// What its runs pass besides tokens and cache: the factors of its adapters.
     constants: Arc<Constants>,
+    info: ModelInfo,
 }
 
 /// What a model shares with those that adapters make of it.
@@ -36,7 +37,15 @@ impl OnnxModel {
     pub(crate) fn new(loaded: Loaded) -> Result<Self> {
         let (constants, loaded) = (Arc::new(loaded.plain()?), Arc::new(loaded));
         let base = Base { loaded: Arc::clone(&loaded), constants: Arc::clone(&constants), adaptable: Mutex::new(None) };
-        Ok(Self { base: Arc::new(base), loaded, constants })
+        Ok(Self::of(Arc::new(base), loaded, constants))
+    }
+
+    fn of(base: Arc<Base>, loaded: Arc<Loaded>, constants: Arc<Constants>) -> Self {
+        let mut info = loaded.info.clone();
+        // A part is computed in a run that knows of sequences.
+        let can_pack = loaded.shared_run == SharedRun::Packed && !constants.has_factors;
+        info.capabilities = info.capabilities.with_if(can_pack, Capability::PromptParts);
+        Self { base, loaded, constants, info }
     }
 }
 
@@ -82,7 +91,7 @@ fn union(known: &[AdapterInputs], more: Vec<AdapterInputs>) -> Vec<AdapterInputs
 
 impl Model for OnnxModel {
     fn info(&self) -> &ModelInfo {
-        &self.loaded.info
+        &self.info
     }
 
     fn new_session(&self, options: &SessionOptions) -> Result<Box<dyn Session>> {
@@ -98,12 +107,12 @@ impl Model for OnnxModel {
         let sum = AdapterSum::new(adapters)?;
         if sum.is_empty() {
             let (loaded, constants) = (Arc::clone(&base.loaded), Arc::clone(&base.constants));
-            return Ok(Arc::new(Self { base, loaded, constants }));
+            return Ok(Arc::new(Self::of(base, loaded, constants)));
         }
         let loaded = base.adaptable(&sum.modules())?;
         let usable = |port: &_| loaded.is_usable(port);
         let constants = Arc::new(Constants::adapted(&loaded.graph, &loaded.custom_products, &usable, sum, &loaded.origin)?);
-        Ok(Arc::new(Self { base, loaded, constants }))
+        Ok(Arc::new(Self::of(base, loaded, constants)))
     }
 
     fn prober(&self) -> Option<&dyn Prober> {

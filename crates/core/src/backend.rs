@@ -195,7 +195,7 @@ pub trait Model: Send + Sync {
     }
 }
 
-/// One session's part of [`Model::append_batch`]: the arguments of [`Session::append_into`].
+/// What [`Model::append_batch`] appends to one session: the arguments of [`Session::append_into`], and whether it is a part of a prompt.
 pub struct Append<'a> {
     /// The session.
     pub session: &'a mut dyn Session,
@@ -205,6 +205,23 @@ pub struct Append<'a> {
     pub request: LogitsRequest,
     /// Where they are written.
     pub logits: &'a mut Logits,
+    /// The tokens are a part of a prompt of at least [`LEAST_CHUNK`](crate::sequence::LEAST_CHUNK): they get the bits that they have in the whole
+    /// prompt, though engines compute few tokens in another order. A part has more tokens than rows of logits. It needs
+    /// [`Capability::PromptParts`].
+    pub is_part: bool,
+}
+
+impl<'a> Append<'a> {
+    /// All of what is appended, computed as [`Session::append_into`] does.
+    pub fn new(session: &'a mut dyn Session, tokens: &'a [TokenId], request: LogitsRequest, logits: &'a mut Logits) -> Self {
+        Self { session, tokens, request, logits, is_part: false }
+    }
+
+    /// Sets [`is_part`](Self::is_part).
+    #[must_use]
+    pub fn with_part(self, is_part: bool) -> Self {
+        Self { is_part, ..self }
+    }
 }
 
 /// The KV cache of one sequence.

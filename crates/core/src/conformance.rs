@@ -28,7 +28,9 @@ pub use cases_of_adapters::*;
 pub use cases_of_batch::*;
 pub use cases_of_golden::*;
 pub use cases_of_load::*;
-pub use exact_batches::{adapter_of_two_modules, batches_have_the_bits_of_each_alone, session_of, text};
+pub use exact_batches::{
+    adapter_of_two_modules, batches_have_the_bits_of_each_alone, parts_have_the_bits_of_whole_prompts, session_of, text,
+};
 pub use fake::FakeBackend;
 pub use footprints::{MeasuredPeak, check_footprints, published_shape};
 pub use gguf::{GgufWriter, Store, WrittenTensor};

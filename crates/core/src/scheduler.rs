@@ -2,7 +2,8 @@
 //!
 //! A step computes the next token of every sequence that generates, and with them a piece of the prompts that came in, small enough that
 //! nobody waits long for it (`scheduler::pace`). What a request gets is what it would get alone, to the token: the same sampler draws from the
-//! same logits, and prompts are divided so that engines compute them alike ([`LEAST_CHUNK`](crate::sequence::LEAST_CHUNK)).
+//! same logits, and prompts are divided so that engines compute them alike: into chunks of at least
+//! [`LEAST_CHUNK`](crate::sequence::LEAST_CHUNK), or into smaller [parts](crate::backend::Append::is_part) where the engine keeps their bits.
 //! Sequences that ended stay for a while, so that prompts with the same beginning need not compute it again (`scheduler::parked`).
 //!
 //! It owns the model's time: one thread calls [`step`](Scheduler::step) as long as there is work. Adapted models are models of their own,
@@ -211,9 +212,9 @@ impl Scheduler {
             let Some(next) = self.queue.pop() else { return };
             let id = next.id;
             match self.session(&next) {
-                Ok((session, cancel, n_exact)) => {
-                    self.figures.n_reused += session.n_tokens() as u64;
-                    self.running.push(Running::new(next, session, cancel, n_exact));
+                Ok(found) => {
+                    self.figures.n_reused += found.0.n_tokens() as u64;
+                    self.running.push(Running::new(next, found, self.model.info().capabilities));
                 }
                 Err(error) => updates.push(Update { id, event: Err(error), ended: Some(Ended::default()) }),
             }
@@ -269,6 +270,9 @@ impl Scheduler {
     fn plan(&mut self) -> Vec<usize> {
         let mut plan: Vec<usize> = self.running.iter().map(|running| usize::from(running.is_decoding())).collect();
         let n_decoding = plan.iter().sum();
+        if self.pace.needs_a_step_of(n_decoding) {
+            return plan;
+        }
         let mut prompts: Vec<usize> = (0..plan.len()).filter(|i| plan[*i] == 0).collect();
         prompts.sort_by_key(|i| self.running[*i].turn());
         let mut left: Option<usize> = None;

@@ -13,10 +13,22 @@ pub const PREFILL_CHUNK: usize = 256;
 /// differ. With it a prompt has the same bits in any chunks.
 pub const LEAST_CHUNK: usize = 9;
 
+/// The fewest tokens of a chunk that is appended as a [part](crate::backend::Append::is_part): one more than the last has logits.
+pub const LEAST_PART: usize = 2;
+
 /// How many of the `rest` tokens of a prompt are computed next, where `wanted` are to be: never so many that fewer than [`LEAST_CHUNK`]
 /// remain, unless the chunks of `most` that were asked for are too small for it.
 pub fn next_chunk(rest: usize, wanted: usize, most: usize) -> usize {
     let least = if most < 2 * LEAST_CHUNK { 1 } else { LEAST_CHUNK };
+    divided(rest, wanted, most, least)
+}
+
+/// As [`next_chunk`], of chunks that are appended as [parts](crate::backend::Append::is_part), and so may be of [`LEAST_PART`] tokens.
+pub fn next_part(rest: usize, wanted: usize, most: usize) -> usize {
+    divided(rest, wanted, most, LEAST_PART)
+}
+
+fn divided(rest: usize, wanted: usize, most: usize, least: usize) -> usize {
     let wanted = wanted.min(most).max(least);
     if wanted >= rest || rest < 2 * least { rest } else { wanted.min(rest - least) }
 }
@@ -160,6 +172,21 @@ impl Sequence {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_have_more_tokens_than_logits() {
+        for rest in LEAST_CHUNK..300 {
+            for wanted in [0, 1, 2, 3, 5, 8, 40, 500] {
+                let (mut left, mut parts) = (rest, Vec::new());
+                while left > 0 {
+                    parts.push(next_part(left, wanted, 256));
+                    left -= parts[parts.len() - 1];
+                }
+                let most = wanted.clamp(LEAST_PART, 256) + LEAST_PART - 1;
+                assert!(parts.iter().all(|n| (LEAST_PART..=most).contains(n)), "{rest} in {wanted}: {parts:?}");
+            }
+        }
+    }
 
     #[test]
     fn chunks_are_whole_and_not_too_small() {

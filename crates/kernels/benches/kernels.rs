@@ -7,6 +7,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use half::{bf16, f16};
 use tandem_kernels::attention::{AttentionMask, CacheLayout, CacheView, Scoring, attention};
+use tandem_kernels::matrix::Kernels;
 use tandem_kernels::measured::{Instructions, Quantized};
 
 /// Rows and columns of the weights of a layer.
@@ -96,7 +97,9 @@ fn prompt(criterion: &mut Criterion) {
 fn attending(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("attention of a layer");
     group.sample_size(10);
-    for (n_past, n) in [(512, 1), (2048, 1), (8192, 1), (2048, 4), (0, 512), (1536, 512)] {
+    let cases = [(512, 1), (2048, 1), (8192, 1), (2048, 4), (0, 512), (1536, 512)];
+    let of_parts = [(2000, 1), (2000, 4), (2000, 17)].map(|case| (case, Kernels::ByShape));
+    for ((n_past, n), kernels) in cases.map(|case| (case, Kernels::Fastest)).into_iter().chain(of_parts) {
         let heads = |heads: usize, n: usize| numbers(heads * n * 64);
         let (queries, keys, values) = (heads(14, n), heads(2, n_past + n), heads(2, n_past + n));
         let narrowed = |wide: &[f32]| -> Vec<f16> { wide.iter().map(|value| f16::from_f32(*value)).collect() };
@@ -106,11 +109,12 @@ fn attending(criterion: &mut Criterion) {
         let layout = CacheLayout::contiguous([2, n_past + n, 64]);
         let wide = [&keys, &values].map(|values| CacheView { values, layout });
         let narrow = [&narrow_keys, &narrow_values].map(|values| CacheView { values, layout });
-        group.bench_function(format!("{n} after {n_past}"), |bencher| {
-            bencher.iter(|| attention(&queries, wide, [14, n], mask, scoring, &mut out));
+        let name = format!("{n}{} after {n_past}", if kernels == Kernels::ByShape { " as of many" } else { "" });
+        group.bench_function(&*name, |bencher| {
+            bencher.iter(|| attention(&queries, wide, [14, n], mask, scoring, kernels, &mut out));
         });
-        group.bench_function(format!("{n} after {n_past}, f16"), |bencher| {
-            bencher.iter(|| attention(&queries, narrow, [14, n], mask, scoring, &mut out));
+        group.bench_function(format!("{name}, f16"), |bencher| {
+            bencher.iter(|| attention(&queries, narrow, [14, n], mask, scoring, kernels, &mut out));
         });
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! Keys and values are read in place and never repeated for the query heads that share them, and no mask is materialised. A few queries
 //! (decoding) read each key and value once for all heads that share it, in parts of 256 positions, each with a softmax of its
-//! own; the parts are merged afterwards. Many queries (a prompt) go through the tiles of `attention::prompt`.
+//! own; the parts are merged afterwards. Many queries (a prompt) go through the tiles of `attention::prompt`, and those of a small part of
+//! a prompt through `attention::few`, with the same bits.
 
 mod cache;
+mod few;
 mod prompt;
 
 use std::ops::Range;
@@ -16,11 +18,15 @@ pub use self::cache::{CacheLayout, CacheView, append};
 use crate::elementwise::{exponentials, softcap};
 use crate::float::Float;
 use crate::isa::Isa;
-use crate::tiles::MAX_ROWS;
+use crate::matrix::Kernels;
+use crate::tiles::{MAX_ROWS, TILE};
 
 /// Positions of a part, when there are few queries: it lies in one block, and begins where one could, so that results do not depend on how the
 /// cache lies.
 const POSITIONS: usize = BLOCK_POSITIONS;
+
+/// The most queries that leave most of a tile empty where each head has its own.
+const FEW: usize = TILE / 2;
 
 /// Which positions the queries may attend to.
 #[derive(Clone, Copy, Debug)]
@@ -58,8 +64,8 @@ impl AttentionMask {
 }
 
 /// Writes `softmax(scale * q kᵀ) v` to `out`, `[n, heads * head_dim]`: `queries` are `[heads, n, head_dim]`, and of `keys` and `values`
-/// the first `n_past + n` positions are used. All is computed in f32, also where keys and values have 16 bits; with up to 8 queries in another
-/// order than with more. How keys and values lie changes no bit, where blocks are of whole parts of [`BLOCK_POSITIONS`].
+/// the first `n_past + n` positions are used. All is computed in f32, also where keys and values have 16 bits; where `kernels` are those of up to
+/// 8 queries, in another order than with more. How keys and values lie changes no bit, where blocks are of whole parts of [`BLOCK_POSITIONS`].
 ///
 /// # Panics
 /// For slices that are not of these shapes.
@@ -69,6 +75,7 @@ pub fn attention<F: Float>(
     [n_heads, n]: [usize; 2],
     mask: AttentionMask,
     scoring: Scoring,
+    kernels: Kernels,
     out: &mut [f32],
 ) {
     let CacheLayout { kv_heads, head_dim, .. } = keys.layout;
@@ -78,7 +85,7 @@ pub fn attention<F: Float>(
     assert!(mask.n_past + n <= capacity, "the positions are there");
     let group = n_heads / kv_heads;
     let shared = AttentionInputs { queries, keys, values, n_heads, group, n, head_dim, mask, scoring };
-    shared.write(Isa::current(), out);
+    shared.write(Isa::current(), kernels, out);
 }
 
 /// One row of queries of some heads that share keys, and some of the positions that it attends to.
@@ -124,9 +131,11 @@ struct AttentionInputs<'a, F> {
 }
 
 impl<F: Float> AttentionInputs<'_, F> {
-    fn write(&self, isa: Isa, out: &mut [f32]) {
-        if self.n <= MAX_ROWS {
+    fn write(&self, isa: Isa, kernels: Kernels, out: &mut [f32]) {
+        if kernels.rows(self.n) <= MAX_ROWS {
             self.decode(isa, out);
+        } else if self.n <= FEW {
+            self.few(isa, out);
         } else {
             self.prefill(isa, out);
         }

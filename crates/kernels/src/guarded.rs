@@ -21,13 +21,13 @@ const PAGE: usize = 64 << 10;
 
 /// Which side of the values the page lies at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
+pub(crate) enum Side {
     Before,
     Behind,
 }
 
 /// Values directly before or behind a page that nobody may touch.
-struct Guarded<V> {
+pub(crate) struct Guarded<V> {
     mapping: *mut libc::c_void,
     n_mapped: usize,
     values: *mut V,
@@ -36,7 +36,7 @@ struct Guarded<V> {
 }
 
 impl<V: Pod> Guarded<V> {
-    fn new(values: &[V], side: Side) -> Self {
+    pub(crate) fn new(values: &[V], side: Side) -> Self {
         let n_bytes = size_of_val(values);
         let n_usable = n_bytes.next_multiple_of(PAGE);
         let n_mapped = n_usable + 2 * PAGE;
@@ -92,7 +92,7 @@ fn numbers(n: usize, seed: usize) -> Vec<f32> {
     (0..n).map(|i| (((i * i + 7 * i + seed * 131) % 997) as f32 * 0.71).sin()).collect()
 }
 
-fn each(mut check: impl FnMut(Isa, Side)) {
+pub(crate) fn each(mut check: impl FnMut(Isa, Side)) {
     for isa in Isa::all() {
         for side in [Side::Before, Side::Behind] {
             check(isa, side);

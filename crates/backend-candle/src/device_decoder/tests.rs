@@ -157,7 +157,8 @@ fn rotary_table_is_computed_in_f32_for_every_dtype() {
     let config = files.model_config().unwrap();
     let cosines = |dtype| {
         let decoder = DeviceDecoder::new(in_f32(&files, &config).unwrap(), dtype, &device()).unwrap();
-        let rotation = decoder.rotation(&decoder.rotary, &Span { rows: 0..3, first_position: 8000, n_outputs: 3 }).unwrap();
+        let rotation =
+            decoder.rotation(&decoder.rotary, &Span { rows: 0..3, first_position: 8000, n_outputs: 3, chosen_for: 3 }).unwrap();
         rotation.cosines.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
     close(&cosines(DType::BF16), &cosines(DType::F32), 0.005, "cosines");

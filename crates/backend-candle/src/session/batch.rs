@@ -5,6 +5,7 @@ use std::any::Any;
 use candle_core::Tensor;
 use rayon::prelude::*;
 use tandem_core::backend::Append;
+use tandem_core::sequence::LEAST_CHUNK;
 use tandem_core::{CancelToken, Error, Result, TokenId};
 
 use super::{CandleSession, DOING, MAX_PASS, Part, forward};
@@ -17,6 +18,8 @@ struct Row<'r> {
     index: usize,
     session: &'r mut CandleSession,
     tokens: &'r [TokenId],
+    /// The least number of tokens that kernels are chosen for.
+    least: usize,
     /// What of its logits is still to be written.
     logits: &'r mut [f32],
     /// Rows of logits that are still to be written.
@@ -32,7 +35,9 @@ impl<'r> Row<'r> {
         let (held, tokens) = (session.n_tokens, append.tokens);
         session.cache.reserve(held, held + tokens.len()).doing("to grow the KV cache")?;
         let n_logits = append.request.n_rows(tokens.len());
-        Ok(Self { index, session, tokens, logits: append.logits.resize(n_logits, vocab_size), n_logits, n_done: 0 })
+        // Those of a part of a prompt are chosen as for many.
+        let least = if append.is_part { LEAST_CHUNK } else { 0 };
+        Ok(Self { index, session, tokens, least, logits: append.logits.resize(n_logits, vocab_size), n_logits, n_done: 0 })
     }
 
     /// The tokens of its next pass: it is divided as it would be alone.
@@ -49,7 +54,8 @@ impl<'r> Row<'r> {
 
     fn part(&self) -> Part<'_> {
         let held = self.session.n_tokens + self.n_done;
-        Part { cache: &self.session.cache, tokens: self.next(), held, n_outputs: self.n_taken().max(1) }
+        let (tokens, n_outputs) = (self.next(), self.n_taken().max(1));
+        Part { cache: &self.session.cache, tokens, held, n_outputs, chosen_for: tokens.len().max(self.least) }
     }
 
     /// Writes `values`, the logits of its last pass.
@@ -72,7 +78,7 @@ pub(crate) fn append_batch(model: &Loaded, appends: &mut [Append<'_>]) -> Vec<Re
         }
     }
     // Rows whose products have the same kernels are side by side, single tokens first.
-    rows.sort_by_key(|row| row.tokens.len());
+    rows.sort_by_key(|row| row.tokens.len().max(row.least));
     let mut most_together = usize::MAX;
     while !rows.is_empty() {
         rows.retain(|row| {

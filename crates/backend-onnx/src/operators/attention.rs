@@ -18,6 +18,7 @@ use ort::value::{PrimitiveTensorElementType, SymbolicDimensions, TensorElementTy
 use rayon::prelude::*;
 use tandem_core::kv_memory::BLOCK_POSITIONS;
 use tandem_kernels::attention::{AttentionMask, CacheLayout, CacheView, Scoring, append, attention};
+use tandem_kernels::matrix::Kernels;
 use tandem_kernels::rotary::rotate_pairs;
 use tandem_kernels::{Float, scratch_slice};
 use tandem_onnx_graph::F16_ATTENTION;
@@ -217,6 +218,7 @@ struct Own<'o, F> {
     rows: [Range<usize>; 2],
     /// The position of the first.
     start: usize,
+    kernels: Kernels,
     /// Its keys and its values.
     cache: [Cache<'o, F>; 2],
     /// The result for each range of rows, `[n, heads * head_dim]`.
@@ -269,6 +271,7 @@ impl<F: Held> Kernel for AttentionKernel<F> {
         rows.map(|(row, ((out, (keys, values)), start))| Own {
             rows: [0..0, row * n..(row + 1) * n],
             start,
+            kernels: Kernels::Fastest,
             cache: [keys, values],
             out: [&mut [], out],
         })
@@ -286,7 +289,7 @@ impl NodeShape {
         tables: Option<&Tables<'_>>,
         scratch: &mut Scratch,
     ) -> ort::Result<()> {
-        let Own { rows, start, cache: [mut keys, mut values], out: [first, last] } = own;
+        let Own { rows, start, kernels, cache: [mut keys, mut values], out: [first, last] } = own;
         let n = rows[0].len() + rows[1].len();
         let to = Place { rows, start, head_dim };
         let appended = scratch_slice(&mut scratch.appended, self.kv_heads * n * head_dim);
@@ -302,7 +305,7 @@ impl NodeShape {
         let attend = |out: &mut [f32]| {
             let mask = AttentionMask { n_past: start, window: self.window, ahead: None };
             let scoring = Scoring { scale, softcap: self.softcap };
-            attention(queries, [keys.view(), values.view()], [self.heads, n], mask, scoring, out);
+            attention(queries, [keys.view(), values.view()], [self.heads, n], mask, scoring, kernels, out);
         };
         match (first.is_empty(), last.is_empty()) {
             (true, _) => attend(last),

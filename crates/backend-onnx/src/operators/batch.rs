@@ -42,6 +42,8 @@ pub(crate) struct Sequence {
     pub(crate) n_kept: usize,
     /// The keys and values of each layer, in the order of the graph's caches, with room for all its tokens.
     pub(crate) caches: Vec<CacheMemory>,
+    /// The tokens that kernels are chosen for: those appended, or more for a part of a prompt.
+    chosen_for: usize,
     /// Its rows: those of the tokens without logits, and those of the others.
     pub(super) rows: [Range<usize>; 2],
 }
@@ -62,7 +64,17 @@ unsafe impl Sync for CacheMemory {}
 
 impl Sequence {
     pub(crate) fn new(n_past: usize, n_tokens: usize, n_kept: usize, caches: Vec<CacheMemory>) -> Self {
-        Self { n_past, n_tokens, n_kept, caches, rows: [0..0, 0..0] }
+        Self { n_past, n_tokens, n_kept, caches, chosen_for: n_tokens, rows: [0..0, 0..0] }
+    }
+
+    /// The same, for which kernels are chosen as for at least so many tokens.
+    pub(crate) fn chosen_for(self, least: usize) -> Self {
+        Self { chosen_for: self.n_tokens.max(least), ..self }
+    }
+
+    /// How its attention is computed, and the products of all its rows.
+    pub(super) fn kernels(&self) -> Kernels {
+        Kernels::of_sequence(self.chosen_for)
     }
 
     /// Its rows among those that have logits, where `first` is the first of these.
@@ -75,15 +87,14 @@ impl Batch {
     /// `sequences` together. Rows with logits come after all others, so that a graph that keeps the last rows keeps them; within both, those
     /// whose products have the same kernels alone are side by side.
     pub(crate) fn new(mut sequences: Vec<Sequence>) -> Self {
-        let alone = |sequence: &Sequence| Kernels::of_sequence(sequence.n_tokens);
         let mut order: Vec<usize> = (0..sequences.len()).collect();
-        order.sort_by_key(|&i| (alone(&sequences[i]), Kernels::of_sequence(sequences[i].n_kept)));
+        order.sort_by_key(|&i| (sequences[i].kernels(), Kernels::of_sequence(sequences[i].n_kept)));
         let (mut next, mut parts, mut kept_parts) = (0, Vec::new(), Vec::new());
         for (kind, i) in order.iter().rev().map(|&i| (0, i)).chain(order.iter().map(|&i| (1, i))) {
             let sequence = &mut sequences[i];
             let n = if kind == 1 { sequence.n_kept } else { sequence.n_tokens - sequence.n_kept };
             sequence.rows[kind] = next..next + n;
-            parts.push((n, sequence.n_tokens));
+            parts.push((n, sequence.chosen_for));
             next += n;
             if kind == 1 {
                 kept_parts.push((n, n));

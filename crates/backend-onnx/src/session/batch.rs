@@ -9,6 +9,7 @@ use ort::AsPointer;
 use ort::session::RunOptions;
 use ort::value::DynValue;
 use tandem_core::backend::Append;
+use tandem_core::sequence::LEAST_CHUNK;
 use tandem_core::{CancelToken, Error, Logits, LogitsRequest, Result, Session, TokenId};
 
 use super::stacked::run_stacked;
@@ -28,6 +29,8 @@ pub(super) struct Row<'r> {
     pub(super) tokens: &'r [TokenId],
     pub(super) request: LogitsRequest,
     pub(super) logits: &'r mut Logits,
+    /// The tokens are few, and get the bits that they have in a prompt of many.
+    is_part: bool,
 }
 
 impl<'r> Row<'r> {
@@ -38,11 +41,21 @@ impl<'r> Row<'r> {
             |session: &&mut OnnxSession| Arc::ptr_eq(&session.model, model) && Arc::ptr_eq(&session.constants, constants);
         let session =
             session.filter(is_own).ok_or_else(|| Error::invalid_option("batch", index, "is a session of another model"))?;
-        Ok(Self { index, session, tokens: append.tokens, request: append.request, logits: append.logits })
+        let is_part = append.is_part && append.tokens.len() < LEAST_CHUNK;
+        Ok(Self { index, session, tokens: append.tokens, request: append.request, logits: append.logits, is_part })
     }
 
-    fn append_alone(&mut self) -> Result<()> {
-        self.session.append_into(self.tokens, self.request, self.logits)
+    fn append_alone(&mut self, of: (&Loaded, &Constants)) -> Result<()> {
+        if !self.is_part {
+            return self.session.append_into(self.tokens, self.request, self.logits);
+        }
+        let ran = run_packed(of, std::slice::from_mut(self));
+        if self.session.cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        ran?;
+        self.session.n_tokens += self.tokens.len();
+        Ok(())
     }
 
     /// Its part of a run of a graph that returns the logits that are requested, or all.
@@ -50,7 +63,8 @@ impl<'r> Row<'r> {
         let (held, n) = (self.session.n_tokens, self.tokens.len());
         self.session.cache.reserve(held, held + n)?;
         let n_kept = if keeps { self.request.n_rows(n) } else { n };
-        Ok(Sequence::new(held, n, n_kept, self.session.cache.memory()))
+        let least = if self.is_part { LEAST_CHUNK } else { 0 };
+        Ok(Sequence::new(held, n, n_kept, self.session.cache.memory()).chosen_for(least))
     }
 }
 
@@ -77,7 +91,8 @@ pub(crate) fn append_batch(of: (&Arc<Loaded>, &Arc<Constants>), appends: &mut [A
             }
             !is_cancelled
         });
-        let is_done = together.len() > 1
+        let is_shared = together.len() > 1 || together.iter().any(|row| row.is_part);
+        let is_done = is_shared
             && match shared {
                 SharedRun::Packed => run_packed((of.0, of.1), &mut together).is_ok(),
                 SharedRun::Stacked => run_stacked((of.0, of.1), &mut together).is_ok(),
@@ -91,7 +106,7 @@ pub(crate) fn append_batch(of: (&Arc<Loaded>, &Arc<Constants>), appends: &mut [A
                     Ok(())
                 }
                 // It may be one row's error, and then is not that of the others. What the run wrote lies behind the tokens held.
-                false => row.append_alone(),
+                false => row.append_alone((of.0, of.1)),
             };
         }
     }
@@ -201,7 +216,7 @@ mod tests {
         for (index, (session, logits)) in sessions.iter_mut().zip(&mut logits).enumerate() {
             let session: &mut dyn Any = &mut **session;
             let session = session.downcast_mut::<OnnxSession>().unwrap();
-            rows.push(Row { index, session, tokens: &[1, 2, 3], request: LogitsRequest::Last(1), logits });
+            rows.push(Row { index, session, tokens: &[1, 2, 3], request: LogitsRequest::Last(1), logits, is_part: false });
         }
         let (loaded, constants) = (Arc::clone(&rows[0].session.model), Arc::clone(&rows[0].session.constants));
         assert_eq!(loaded.shared_run == SharedRun::Packed, expected, "{name}");

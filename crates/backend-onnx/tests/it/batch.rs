@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use tandem_backend_onnx::{OnnxBackend, library};
 use tandem_core::adapter::ScaledAdapter;
-use tandem_core::backend::{Append, Backend, Kernels, KvDType, Numerics};
+use tandem_core::backend::{Append, Backend, Capability, Kernels, KvDType, Numerics};
 use tandem_core::conformance::{
-    adapter_of_two_modules, batches_have_the_bits_of_each_alone, describe, session_of, text, with_fixture,
+    adapter_of_two_modules, batches_have_the_bits_of_each_alone, describe, parts_have_the_bits_of_whole_prompts, session_of,
+    text, with_fixture,
 };
 use tandem_core::files::ModelFiles;
 use tandem_core::named::Named;
@@ -98,6 +99,55 @@ fn batched_sessions_with_an_adapter_get_the_bits_of_each_alone() {
 }
 
 #[test]
+fn prompts_in_parts_have_the_bits_of_whole_ones() {
+    with_engine(|| {
+        for name in ["qwen2-tied", "qwen3", "llama3-rope", "mistral-window"] {
+            for (dtype, numerics) in DTYPES {
+                // In floats beyond the positions whose scores are there at a time.
+                let n = if dtype == DType::F32 { 250 } else { 70 };
+                let model = load(name, &options(dtype, numerics, 2));
+                parts_have_the_bits_of_whole_prompts(&*model, n, &format!("{name}, {dtype}, {numerics:?}"));
+            }
+        }
+        for kv_dtype in KvDType::ALL {
+            let options = options(DType::Int4, Numerics::Fast, 1).with_kv_dtype(*kv_dtype);
+            parts_have_the_bits_of_whole_prompts(&*load("qwen2-tied", &options), 250, &format!("keys and values of {kv_dtype}"));
+        }
+    });
+}
+
+#[test]
+fn prompts_in_parts_of_published_graphs_have_the_bits_of_whole_ones() {
+    with_engine(|| {
+        for (name, graph) in
+            [("qwen3", "genai_int4/model.onnx"), ("onnx-community", "model.onnx"), ("onnx-community", "model_q4.onnx")]
+        {
+            let path = golden(name).join("onnx").join(graph);
+            let model = load(name, &LoadOptions::new().with_onnx(OnnxOptions::new().with_graph(path)));
+            parts_have_the_bits_of_whole_prompts(&*model, 50, &format!("{name}, {graph}"));
+        }
+    });
+}
+
+#[test]
+fn prompts_are_taken_in_parts_where_a_run_knows_of_sequences() {
+    with_engine(|| {
+        let takes_parts = |model: &dyn Model| model.info().capabilities.has(Capability::PromptParts);
+        let plain = LoadOptions::new();
+        assert!(!takes_parts(&*load("llama-head24", &plain)));
+        let runtime = OnnxOptions::new().with_kernels(Kernels::Runtime);
+        assert!(!takes_parts(&*load("qwen2-tied", &plain.clone().with_onnx(runtime))));
+        let model = load("qwen2-untied", &plain);
+        let config = ModelFiles::discover(&golden("qwen2-untied"), "model").unwrap().model_config().unwrap();
+        let adapted = model.with_adapters(&[ScaledAdapter::new(adapter_of_two_modules(&config))]).unwrap();
+        assert!(takes_parts(&*model));
+        if takes_parts(&*adapted) {
+            parts_have_the_bits_of_whole_prompts(&*adapted, 50, "adapted");
+        }
+    });
+}
+
+#[test]
 fn forks_go_on_with_the_bits_of_the_session() {
     with_engine(|| {
         for kernels in [Kernels::Tandem, Kernels::Runtime] {
@@ -133,7 +183,7 @@ fn batches_at_the_same_time_have_the_bits_of_each_alone() {
                 let rows = sessions.iter_mut().zip(&mut logits).zip(&texts);
                 let request = LogitsRequest::Last(1);
                 let mut appends: Vec<Append<'_>> =
-                    rows.map(|((session, logits), tokens)| Append { session: &mut **session, tokens, request, logits }).collect();
+                    rows.map(|((session, logits), tokens)| Append::new(&mut **session, tokens, request, logits)).collect();
                 model.append_batch(&mut appends).into_iter().for_each(|result| result.unwrap());
                 logits
             };
@@ -189,7 +239,7 @@ fn keys_of_one_row_that_do_not_fit_leave_the_others() {
         let rows = sessions.iter_mut().zip(&mut logits).zip(&texts);
         let request = LogitsRequest::Last(1);
         let mut appends: Vec<Append<'_>> =
-            rows.map(|((session, logits), tokens)| Append { session: &mut **session, tokens, request, logits }).collect();
+            rows.map(|((session, logits), tokens)| Append::new(&mut **session, tokens, request, logits)).collect();
         let results = model.append_batch(&mut appends);
         for (i, result) in results.iter().enumerate() {
             match i {

@@ -67,14 +67,8 @@ pub(super) fn decode(
     for _ in 0..n_tokens {
         let started = Instant::now();
         let rows = sessions.iter_mut().zip(tokens.chunks(1)).zip(&mut logits);
-        let mut appends: Vec<Append<'_>> = rows
-            .map(|((session, tokens), logits)| Append {
-                session: &mut **session,
-                tokens,
-                request: LogitsRequest::Last(1),
-                logits,
-            })
-            .collect();
+        let mut appends: Vec<Append<'_>> =
+            rows.map(|((session, tokens), logits)| Append::new(&mut **session, tokens, LogitsRequest::Last(1), logits)).collect();
         model.append_batch(&mut appends).into_iter().collect::<Result<()>>()?;
         for (token, logits) in tokens.iter_mut().zip(&logits) {
             *token = choice.of(logits)?;

@@ -22,6 +22,8 @@ pub enum Capability {
     Fork,
     /// `export_kv` and `import_kv`.
     KvTransfer,
+    /// `append_batch` of a [part](super::Append::is_part) of a prompt, with the bits of the whole.
+    PromptParts,
 }
 
 /// A set of [`Capability`]. `Default` is the empty set.
@@ -40,6 +42,7 @@ impl Capability {
             Self::Adapters => "applying an adapter",
             Self::Fork => "forking a session",
             Self::KvTransfer => "exporting and importing keys and values",
+            Self::PromptParts => "appending small parts of a prompt with the bits of the whole",
         }
     }
 }
@@ -53,6 +56,7 @@ named!(Capability, "capability", {
     Adapters: "adapters",
     Fork: "fork",
     KvTransfer: "kv_transfer",
+    PromptParts: "prompt_parts",
 });
 
 impl Capabilities {

@@ -56,14 +56,17 @@ impl Model for CheckedModel {
         let mut results: Vec<Result<()>> = Vec::with_capacity(appends.len());
         let mut valid = Vec::new();
         for (i, append) in appends.iter_mut().enumerate() {
-            let (tokens, request) = (append.tokens, append.request);
+            let (tokens, request, is_part) = (append.tokens, append.request, append.is_part);
             let session: &mut dyn Any = append.session;
             let session = session.downcast_mut::<CheckedSession>().filter(|session| Arc::ptr_eq(&session.model, &self.inner));
             results.push(match session {
-                Some(session) => session.check_append(tokens, request).map(|()| {
-                    let end = session.n_tokens() + tokens.len();
-                    valid.push((i, end, Append { session: &mut *session.inner, tokens, request, logits: append.logits }));
-                }),
+                Some(session) => {
+                    session.check_append(tokens, request).and_then(|()| session.check_part(is_part, tokens, request)).map(|()| {
+                        let end = session.n_tokens() + tokens.len();
+                        let own = Append::new(&mut *session.inner, tokens, request, append.logits).with_part(is_part);
+                        valid.push((i, end, own));
+                    })
+                }
                 None => Err(Error::invalid_option("batch", i, "is a session of another model")),
             });
         }
@@ -136,6 +139,17 @@ impl CheckedSession {
         let info = self.model.info();
         info.check_tokens(self.inner.n_tokens(), self.inner.context_length(), tokens)?;
         if request.exceeds_last() { info.require(Capability::AllLogits) } else { Ok(()) }
+    }
+
+    fn check_part(&self, is_part: bool, tokens: &[TokenId], request: LogitsRequest) -> Result<()> {
+        if !is_part {
+            return Ok(());
+        }
+        self.model.info().require(Capability::PromptParts)?;
+        match request.n_rows(tokens.len()) < tokens.len() {
+            true => Ok(()),
+            false => Err(Error::invalid_option("part", tokens.len(), "has no more tokens than rows of logits")),
+        }
     }
 
     fn check_held(&self, n_tokens: usize) -> Result<()> {

@@ -144,10 +144,8 @@ pub fn adapted_sessions_run_beside_those_of_the_base(fixture: &Fixture) {
     let mut logits = [Logits::default(), Logits::default()];
     let [first, second] = &mut logits;
     let request = LogitsRequest::Last(1);
-    let mut appends = [
-        Append { session: &mut **plain, tokens: &all[..1], request, logits: first },
-        Append { session: &mut **other, tokens: &all[..1], request, logits: second },
-    ];
+    let mut appends =
+        [Append::new(&mut **plain, &all[..1], request, first), Append::new(&mut **other, &all[..1], request, second)];
     let results = model.append_batch(&mut appends);
     assert!(results[0].is_ok() && matches!(results[1], Err(Error::InvalidOption { .. })), "{results:?}");
 }

@@ -36,12 +36,7 @@ pub fn batched_appends_equal_single_appends(fixture: &Fixture) {
         .iter_mut()
         .zip(&mut logits)
         .zip(&plans)
-        .map(|((session, logits), &(n, more, request))| Append {
-            session: &mut **session,
-            tokens: &all[n..n + more],
-            request,
-            logits,
-        })
+        .map(|((session, logits), &(n, more, request))| Append::new(&mut **session, &all[n..n + more], request, logits))
         .collect();
     model.append_batch(&mut appends).into_iter().for_each(|result| result.unwrap());
     for ((session, logits), &(n, more, request)) in sessions.iter_mut().zip(&logits).zip(&plans) {
@@ -65,9 +60,9 @@ pub fn refused_append_leaves_the_batch(fixture: &Fixture) {
     let [first, second, third] = &mut logits;
     let request = LogitsRequest::Last(1);
     let mut appends = [
-        Append { session: &mut *bad, tokens: &outside, request, logits: first },
-        Append { session: &mut *good, tokens: &all, request, logits: second },
-        Append { session: &mut *other, tokens: &all, request, logits: third },
+        Append::new(&mut *bad, &outside, request, first),
+        Append::new(&mut *good, &all, request, second),
+        Append::new(&mut *other, &all, request, third),
     ];
     let results = model.append_batch(&mut appends);
     assert!(matches!(results[0], Err(Error::InvalidToken { .. })), "{:?}", results[0]);
@@ -96,10 +91,10 @@ pub fn failed_appends_leave_the_batch(fixture: &Fixture) {
     cancel.cancel();
     let [a, b, c, d] = &mut logits;
     let mut appends = [
-        Append { session: &mut *first, tokens: &all, request, logits: a },
-        Append { session: &mut *cancelled, tokens: rest, request, logits: b },
-        Append { session: &mut *full, tokens: rest, request, logits: c },
-        Append { session: &mut *second, tokens: &rest[..1], request, logits: d },
+        Append::new(&mut *first, &all, request, a),
+        Append::new(&mut *cancelled, rest, request, b),
+        Append::new(&mut *full, rest, request, c),
+        Append::new(&mut *second, &rest[..1], request, d),
     ];
     let results = model.append_batch(&mut appends);
     assert!(matches!(results[1], Err(Error::Cancelled)), "{:?}", results[1]);

@@ -1,7 +1,7 @@
 //! What loading does.
 
 use super::{Fixture, cases};
-use crate::backend::{Capability, DType, KvDType, LoadOptions, LogitsRequest, SessionOptions, TokenBatch};
+use crate::backend::{Append, Capability, DType, KvDType, LoadOptions, Logits, LogitsRequest, SessionOptions, TokenBatch};
 use crate::cancel::CancelToken;
 use crate::error::{Error, Result};
 use crate::files::{ModelFile, ModelFiles};
@@ -140,6 +140,11 @@ pub fn undeclared_capability_is_refused(fixture: &Fixture) {
             Capability::HiddenStates => model.encode(&batch(), &CancelToken::new()).err(),
             Capability::PooledOutput => model.encode_pooled(&batch(), &CancelToken::new()).err(),
             Capability::Adapters => model.with_adapters(&[]).err(),
+            Capability::PromptParts => {
+                let (mut session, mut logits) = (session(), Logits::default());
+                let part = Append::new(&mut *session, &tokens, LogitsRequest::Last(1), &mut logits).with_part(true);
+                model.append_batch(&mut [part]).remove(0).err()
+            }
             Capability::AllLogits => session().append(&tokens, LogitsRequest::Last(2)).err(),
             Capability::Rewind | Capability::Fork | Capability::KvTransfer => {
                 let mut held = session();

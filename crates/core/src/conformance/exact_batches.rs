@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::adapter::{Adapter, LowRankFactors};
-use crate::backend::{Append, Logits, LogitsRequest, Model, Session, SessionOptions, TokenId};
+use crate::backend::{Append, Capability, Logits, LogitsRequest, Model, Session, SessionOptions, TokenId};
 use crate::config::ModelConfig;
+use crate::sequence::next_part;
 
 /// Tokens held before, and appended: single tokens, prompts short and long, and more than a pass takes.
 const PLANS: [(usize, usize, LogitsRequest); 13] = [
@@ -50,12 +51,7 @@ pub fn batches_have_the_bits_of_each_alone(model: &dyn Model, what: &str) {
             let mut logits = vec![Logits::default(); plans.len()];
             let rows = sessions.iter_mut().zip(&mut logits).zip(plans.iter().zip(&texts));
             let mut appends: Vec<Append<'_>> = rows
-                .map(|((session, logits), ((_, plan), all))| Append {
-                    session: &mut **session,
-                    tokens: &all[plan.0..],
-                    request: plan.2,
-                    logits,
-                })
+                .map(|((session, logits), ((_, plan), all))| Append::new(&mut **session, &all[plan.0..], plan.2, logits))
                 .collect();
             model.append_batch(&mut appends).into_iter().for_each(|result| result.unwrap());
             for (((session, logits), (_, plan)), all) in sessions.iter_mut().zip(&logits).zip(plans).zip(&texts) {
@@ -66,6 +62,64 @@ pub fn batches_have_the_bits_of_each_alone(model: &dyn Model, what: &str) {
                 assert!(next(&mut **session) == next(&mut *alone), "{what}: after {plan:?} of {}", plans.len());
             }
         }
+    }
+}
+
+/// Checks that a prompt of `n` tokens in parts of two tokens and more, alone and beside others, has the logits, keys and values that it has at
+/// once, and that a session which decodes beside it gets what it gets alone.
+#[track_caller]
+pub fn parts_have_the_bits_of_whole_prompts(model: &dyn Model, n: usize, what: &str) {
+    assert!(model.info().capabilities.has(Capability::PromptParts), "{what}: prompts are taken in parts");
+    for (number, size) in [2, 3, 4, 5, 7, 8, 9, 20].into_iter().enumerate() {
+        let prompts = [text(n, number), text(n / 2 + 1, number + 50)];
+        check_parts(model, &prompts, size, &format!("{what}, parts of {size}"));
+    }
+}
+
+/// As [`parts_have_the_bits_of_whole_prompts`], of parts of about `size` tokens.
+#[track_caller]
+fn check_parts(model: &dyn Model, prompts: &[Vec<TokenId>; 2], size: usize, what: &str) {
+    let whole = prompts.each_ref().map(|prompt| {
+        let mut session = session_of(model, &[]);
+        let logits = session.append(prompt, LogitsRequest::Last(1)).unwrap();
+        (session, logits)
+    });
+    let [mut first, mut second] = [session_of(model, &[]), session_of(model, &[])];
+    let (mut decoding, mut alone) = (session_of(model, &[1, 2, 3]), session_of(model, &[1, 2, 3]));
+    for step in 0.. {
+        let held = [first.n_tokens(), second.n_tokens()];
+        if held == prompts.each_ref().map(Vec::len) {
+            break;
+        }
+        let token = [step as TokenId % 200];
+        let mut logits = [Logits::default(), Logits::default(), Logits::default()];
+        let [of_first, of_second, of_token] = &mut logits;
+        let mut appends = Vec::new();
+        for (i, (session, logits)) in [(&mut first, of_first), (&mut second, of_second)].into_iter().enumerate() {
+            let rest = &prompts[i][held[i]..];
+            // In some steps only one of both has a turn.
+            if !rest.is_empty() && (step + i) % 3 != 2 {
+                let n = next_part(rest.len(), size + step % 2, 256);
+                let request = if n == rest.len() { LogitsRequest::Last(1) } else { LogitsRequest::None };
+                appends.push(Append::new(&mut **session, &rest[..n], request, logits).with_part(true));
+            }
+        }
+        // In some a part may be alone.
+        let decodes = step % 4 != 3 && decoding.n_tokens() < decoding.context_length();
+        if decodes {
+            appends.push(Append::new(&mut *decoding, &token, LogitsRequest::Last(1), of_token));
+        }
+        model.append_batch(&mut appends).into_iter().for_each(|result| result.unwrap());
+        if decodes {
+            assert!(logits[2] == alone.append(&token, LogitsRequest::Last(1)).unwrap(), "{what}: decoding in step {step}");
+        }
+        for (own, (_, expected)) in logits.iter().zip(&whole).filter(|(own, _)| own.n_rows() > 0) {
+            assert!(own == expected, "{what}: logits in step {step}");
+        }
+    }
+    for (session, (whole, _)) in [&first, &second].into_iter().zip(&whole) {
+        let [own, expected] = [session, whole].map(|session| session.export_kv(0..session.n_tokens()).unwrap());
+        assert!(own.data == expected.data, "{what}: keys and values");
     }
 }
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 use super::parked::{LEAST_REUSED, Parked};
 use super::queue::Waiting;
 use super::{Ended, Priority, RequestId, Reuse, Scheduler, Update};
-use crate::backend::{Append, Capability, Logits, LogitsRequest, Session, SessionOptions, TokenId};
+use crate::backend::{Append, Capabilities, Capability, Logits, LogitsRequest, Session, SessionOptions, TokenId};
 use crate::cancel::CancelToken;
 use crate::error::Result;
 use crate::generate::{Continuation, Event, FinishReason};
-use crate::sequence::{LEAST_CHUNK, next_chunk};
+use crate::sequence::{LEAST_CHUNK, next_chunk, next_part};
 
 /// A request that has a session.
 pub(super) struct Running {
@@ -23,6 +23,8 @@ pub(super) struct Running {
     n_tokens: usize,
     /// How many of the tokens that it began with have the bits of a prompt.
     n_exact: usize,
+    /// Its prompt is appended in parts, which may be smaller than chunks.
+    in_parts: bool,
     priority: Priority,
     /// When it last had a turn.
     turn: u64,
@@ -35,26 +37,33 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// `session` holds a beginning of the prompt, of which `n_exact` tokens have the bits of a prompt.
-    pub(super) fn new(waiting: Waiting, session: Box<dyn Session>, session_cancel: CancelToken, n_exact: usize) -> Self {
+    /// `session` of a model with these `capabilities` holds a beginning of the prompt, of which `n_exact` tokens have the bits of a prompt.
+    pub(super) fn new(
+        waiting: Waiting,
+        (session, session_cancel, n_exact): (Box<dyn Session>, CancelToken, usize),
+        capabilities: Capabilities,
+    ) -> Self {
         let Waiting { id, mut continuation, n_tokens, priority, cancel, .. } = waiting;
         continuation.start(session.n_tokens());
         let of_session = session_cancel.clone();
         let listener: Arc<dyn Fn() + Send + Sync> = Arc::new(move || of_session.cancel());
         cancel.listen(&listener);
-        Self {
+        let mut running = Self {
             id,
             session,
             continuation,
             logits: Logits::default(),
             n_tokens,
             n_exact,
+            in_parts: false,
             priority,
             turn: 0,
             cancel,
             session_cancel,
             _listener: listener,
-        }
+        };
+        running.in_parts = running.has_chunks() && capabilities.has(Capability::PromptParts);
+        running
     }
 
     pub(super) fn id(&self) -> RequestId {
@@ -96,19 +105,21 @@ impl Running {
 
     /// How many tokens of its prompt are computed next, where `allowed` may be.
     pub(super) fn next_chunk(&self, allowed: usize) -> usize {
-        next_chunk(self.continuation.n_prompt() - self.session.n_tokens(), allowed, self.most_at_once())
+        let rest = self.continuation.n_prompt() - self.session.n_tokens();
+        match self.in_parts {
+            true => next_part(rest, allowed, self.most_at_once()),
+            false => next_chunk(rest, allowed, self.most_at_once()),
+        }
     }
 
     /// Its part of the next step: the `n` tokens that follow those held.
     pub(super) fn append(&mut self, n: usize) -> Append<'_> {
         let held = self.session.n_tokens();
         let is_last = held + n >= self.continuation.n_prompt();
-        Append {
-            tokens: &self.continuation.history()[held..held + n],
-            session: &mut *self.session,
-            request: if is_last { LogitsRequest::Last(1) } else { LogitsRequest::None },
-            logits: &mut self.logits,
-        }
+        let request = if is_last { LogitsRequest::Last(1) } else { LogitsRequest::None };
+        let is_part = self.in_parts && held < self.continuation.n_prompt();
+        let tokens = &self.continuation.history()[held..held + n];
+        Append::new(&mut *self.session, tokens, request, &mut self.logits).with_part(is_part)
     }
 
     /// The `n` tokens of its part were computed in `time`; why it ends, if it does.
@@ -151,9 +162,13 @@ impl Running {
     pub(super) fn held(&self) -> (&[TokenId], usize) {
         let held = &self.continuation.history()[..self.session.n_tokens()];
         let (n_prompt, n_reused) = (self.continuation.n_prompt(), self.continuation.timings().n_reused);
-        // A short prompt is computed as generated tokens are.
-        let has_chunks = n_prompt - n_reused >= LEAST_CHUNK && self.most_at_once() >= 2 * LEAST_CHUNK;
-        (held, if has_chunks && self.n_exact >= n_reused { held.len().min(n_prompt) } else { self.n_exact })
+        (held, if self.has_chunks() && self.n_exact >= n_reused { held.len().min(n_prompt) } else { self.n_exact })
+    }
+
+    /// Whether its prompt has the bits of any other division: a short one is computed as generated tokens are.
+    fn has_chunks(&self) -> bool {
+        let n_computed = self.continuation.n_prompt() - self.continuation.timings().n_reused;
+        n_computed >= LEAST_CHUNK && self.most_at_once() >= 2 * LEAST_CHUNK
     }
 
     pub(super) fn into_parked(self) -> Parked {

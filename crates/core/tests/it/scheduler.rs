@@ -1,18 +1,22 @@
 //! Many requests at once over the reference backend: each gets what it gets alone, whatever the others do.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tandem_core::backend::Append;
 use tandem_core::conformance::FakeBackend;
 use tandem_core::files::ModelFiles;
 use tandem_core::generate::{Event, FinishReason, GenerateOptions, Generation};
 use tandem_core::sampler::SamplingOptions;
 use tandem_core::scheduler::{Priority, Request, RequestId, Reuse, Scheduler, SchedulerOptions, Update};
-use tandem_core::sequence::{LEAST_CHUNK, Sequence};
+use tandem_core::sequence::{LEAST_CHUNK, LEAST_PART, Sequence};
 use tandem_core::stop::StopOptions;
 use tandem_core::tokenizer::Tokenizer;
-use tandem_core::{Backend, CancelToken, Capabilities, Capability, Error, LoadOptions, Model, SessionOptions, TokenId};
+use tandem_core::{
+    Backend, CancelToken, Capabilities, Capability, Error, LoadOptions, LogitsRequest, Model, ModelInfo, Session, SessionOptions,
+    TokenId,
+};
 
 const CONTEXT: usize = 120;
 
@@ -202,6 +206,7 @@ fn random_schedules_give_each_request_what_it_gets_alone() {
         &[Capability::Generation, Capability::Rewind],
         &[Capability::Generation, Capability::Fork],
         &[Capability::Generation],
+        &[Capability::Generation, Capability::Rewind, Capability::Fork, Capability::PromptParts],
     ] {
         let world = world(capabilities);
         (0..60).for_each(|seed| check_schedule(&world, seed));
@@ -360,4 +365,70 @@ fn options_that_cannot_be_are_refused() {
         let result = Scheduler::new(Arc::clone(&world.model), world.tokenizer.clone(), bad);
         assert!(matches!(result.err(), Some(Error::InvalidOption { .. })));
     }
+}
+
+/// A model that notes what is appended in each step: how many tokens, and whether they are a part of a prompt. A step takes a millisecond, and
+/// one more for each token.
+struct Noting {
+    inner: Arc<dyn Model>,
+    steps: Mutex<Vec<Vec<(usize, bool)>>>,
+}
+
+impl Model for Noting {
+    fn info(&self) -> &ModelInfo {
+        self.inner.info()
+    }
+
+    fn new_session(&self, options: &SessionOptions) -> Result<Box<dyn Session>, Error> {
+        self.inner.new_session(options)
+    }
+
+    fn append_batch(&self, appends: &mut [Append<'_>]) -> Vec<Result<(), Error>> {
+        let step: Vec<(usize, bool)> = appends.iter().map(|append| (append.tokens.len(), append.is_part)).collect();
+        for append in appends.iter() {
+            let n = append.tokens.len();
+            assert!(!append.is_part || n > append.request.n_rows(n) && append.request != LogitsRequest::All);
+        }
+        std::thread::sleep(Duration::from_millis(1 + step.iter().map(|(n, _)| *n as u64).sum::<u64>()));
+        self.steps.lock().unwrap().push(step);
+        self.inner.append_batch(appends)
+    }
+}
+
+/// What each step appends to a prompt of `n` tokens that comes in beside a sequence that decodes.
+fn noted(capabilities: &[Capability], n: usize, prefill_chunk: usize) -> Vec<(usize, bool)> {
+    let World { model, tokenizer } = world(capabilities);
+    let noting = Arc::new(Noting { inner: model, steps: Mutex::default() });
+    let world = World { model: Arc::clone(&noting) as Arc<dyn Model>, tokenizer };
+    let mut scheduler = world.scheduler(SchedulerOptions::new(2));
+    scheduler.submit(Request::new(prompt(5, 10), options(100))).unwrap();
+    (0..3).for_each(|_| drop(scheduler.step()));
+    let options = options(4).with_prefill_chunk(prefill_chunk);
+    let id = scheduler.submit(Request::new(prompt(n, 100), options.clone())).unwrap();
+    let outcomes = finish(&mut scheduler);
+    let outcome = &outcomes.iter().find(|outcome| outcome.0 == id).unwrap().1;
+    assert_eq!(*outcome, world.alone(&prompt(n, 100), &options));
+    let steps = noting.steps.lock().unwrap();
+    assert!(steps.iter().all(|step| step.len() <= 2));
+    assert_eq!(steps[0], [(5, false)], "a short prompt is not divided");
+    // Those of the prompt are the second append; of a step that decodes both are one token.
+    let of_prompt = steps.iter().filter_map(|step| step.get(1)).copied();
+    of_prompt.take_while(|(n, is_part)| *is_part || *n > 1).collect()
+}
+
+#[test]
+fn prompts_come_in_small_parts_where_the_engine_keeps_their_bits() {
+    let generates = [Capability::Generation, Capability::Fork];
+    let in_parts = [Capability::Generation, Capability::Fork, Capability::PromptParts];
+    for n in [LEAST_CHUNK, 60] {
+        let chunks = noted(&generates, n, 256);
+        assert!(chunks.iter().all(|(n, is_part)| *n >= LEAST_CHUNK && !is_part), "{chunks:?}");
+        let parts = noted(&in_parts, n, 256);
+        assert_eq!([&chunks, &parts].map(|all| all.iter().map(|(n, _)| n).sum::<usize>()), [n, n]);
+        assert!(parts.iter().all(|(n, is_part)| *n >= LEAST_PART && *is_part), "{parts:?}");
+        assert!(parts.iter().any(|(n, _)| *n < LEAST_CHUNK), "{parts:?}");
+    }
+    // A short prompt is computed as it is alone, and chunks that were asked for are.
+    assert_eq!(noted(&in_parts, LEAST_CHUNK - 1, 256), [(LEAST_CHUNK - 1, false)]);
+    assert!(noted(&in_parts, 60, 4).iter().all(|(n, is_part)| *n <= 4 && !is_part));
 }

@@ -15,10 +15,10 @@ use crate::product::pack_group;
 use crate::tiles::TILE;
 
 /// Positions whose scores are there at a time, 30 KB of them for a tile of queries: whole tiles of inputs at every isa.
-const POSITIONS: usize = 240;
+pub(super) const POSITIONS: usize = 240;
 
 /// The score of a masked position: below any real score, and finite, so that a tile without any visible position yields no NaN.
-const HIDDEN_SCORE: f32 = -1e30;
+pub(super) const HIDDEN_SCORE: f32 = -1e30;
 
 /// The keys and values of a group of heads, packed as inputs of tiles.
 struct PackedKv {

@@ -4,7 +4,7 @@ use half::f16;
 
 use super::*;
 
-fn numbers(n: usize, seed: usize) -> Vec<f32> {
+pub(super) fn numbers(n: usize, seed: usize) -> Vec<f32> {
     (0..n).map(|i| ((i * i + seed) as f32 * 0.61).sin() * 2.0).collect()
 }
 
@@ -45,12 +45,16 @@ fn check_with<F: Float>(
     let group = n_heads / kv_heads;
     let shared = AttentionInputs { queries, keys, values, n_heads, group, n, head_dim, mask, scoring };
     let mut out = vec![f32::NAN; n * n_heads * head_dim];
-    shared.write(isa, &mut out);
+    shared.write(isa, Kernels::Fastest, &mut out);
     // How they lie changes no bit.
     let (blocks, layout) = in_blocks([keys, values]);
     let [keys, values] = [0, layout.block_len()].map(|start| CacheView { values: &blocks[start..], layout });
     let mut of_blocks = vec![f32::NAN; out.len()];
-    AttentionInputs { queries, keys, values, n_heads, group, n, head_dim, mask, scoring }.write(isa, &mut of_blocks);
+    AttentionInputs { queries, keys, values, n_heads, group, n, head_dim, mask, scoring }.write(
+        isa,
+        Kernels::Fastest,
+        &mut of_blocks,
+    );
     assert_eq!(of_blocks, out);
     for (row, head) in [(0, 0), (n / 2, n_heads / 2), (n - 1, n_heads - 1)] {
         let own = &out[(row * n_heads + head) * head_dim..][..head_dim];
@@ -68,7 +72,7 @@ fn check_with<F: Float>(
 }
 
 /// Keys and values in blocks, side by side, with others between them.
-fn in_blocks<F: Float>([keys, values]: [CacheView<'_, F>; 2]) -> (Vec<F>, CacheLayout) {
+pub(super) fn in_blocks<F: Float>([keys, values]: [CacheView<'_, F>; 2]) -> (Vec<F>, CacheLayout) {
     let (wide, capacity) = (keys.layout, keys.capacity());
     let mut layout = CacheLayout { positions: POSITIONS, ..wide };
     layout.stride = 3 * layout.block_len();
@@ -125,16 +129,19 @@ fn attention_has_the_same_bits_at_any_number_of_threads() {
     let mask = AttentionMask { n_past: 1500, window: None, ahead: None };
     let narrow = |seed| -> Vec<f16> { numbers(2 * 1501 * 64, seed).into_iter().map(f16::from_f32).collect() };
     let (queries, keys, values) = (numbers(14 * 64, 0), narrow(1), narrow(2));
-    let run = |threads| {
+    let run = |threads, kernels| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let mut out = vec![f32::NAN; 14 * 64];
         let layout = CacheLayout::contiguous([2, 1501, 64]);
         let caches = [&keys, &values].map(|values| CacheView { values, layout });
-        pool.install(|| attention(&queries, caches, [14, 1], mask, Scoring { scale: 0.125, softcap: None }, &mut out));
+        let scoring = Scoring { scale: 0.125, softcap: None };
+        pool.install(|| attention(&queries, caches, [14, 1], mask, scoring, kernels, &mut out));
         out
     };
-    let alone = run(1);
-    assert!(alone.iter().all(|value| value.is_finite()));
-    assert_eq!(run(2), alone);
-    assert_eq!(run(3), alone);
+    for kernels in [Kernels::Fastest, Kernels::ByShape] {
+        let alone = run(1, kernels);
+        assert!(alone.iter().all(|value| value.is_finite()));
+        assert_eq!(run(2, kernels), alone);
+        assert_eq!(run(3, kernels), alone);
+    }
 }

@@ -50,7 +50,7 @@ impl Kernels {
     }
 
     /// How many rows of inputs kernels are chosen for where there are `n`.
-    pub(super) fn rows(self, n: usize) -> usize {
+    pub(crate) fn rows(self, n: usize) -> usize {
         match self {
             Self::Fastest => n,
             Self::ByShape => usize::MAX,

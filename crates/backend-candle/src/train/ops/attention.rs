@@ -3,6 +3,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use candle_nn::ops::softmax;
 use tandem_kernels::attention::{AttentionMask, CacheLayout, CacheView, Scoring, attention};
+use tandem_kernels::matrix::Kernels;
 use tandem_kernels::zeros;
 
 use super::{result, values};
@@ -60,7 +61,7 @@ impl CustomOp3 for Attention {
         let (q, k, v) = (values(q, q_layout)?, values(k, k_layout)?, values(v, v_layout)?);
         let mut out = zeros(n * heads * head_dim);
         let caches = [k, v].map(|values| CacheView { values, layout });
-        attention(q, caches, [heads, n], self.mask, self.scoring, &mut out);
+        attention(q, caches, [heads, n], self.mask, self.scoring, Kernels::Fastest, &mut out);
         Ok(result(out, (n, heads * head_dim)))
     }
 

@@ -36,7 +36,8 @@ impl Batch {
                 Cache::in_blocks(start.as_ptr().cast(), part, [kv_heads, head_dim], positions)
             };
             let cache = [cache(keys)?, cache(values)?];
-            owned.push(Own { rows: sequence.rows.clone(), start: sequence.n_past, cache, out: [&mut [], &mut []] });
+            let (rows, kernels) = (sequence.rows.clone(), sequence.kernels());
+            owned.push(Own { rows, start: sequence.n_past, kernels, cache, out: [&mut [], &mut []] });
         }
         let mut parts: Vec<(Range<usize>, usize, usize)> = Vec::new();
         for (i, sequence) in self.sequences.iter().enumerate() {
