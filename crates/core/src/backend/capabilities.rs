@@ -22,7 +22,8 @@ pub enum Capability {
     Fork,
     /// `export_kv` and `import_kv`.
     KvTransfer,
-    /// `append_batch` of a [part](super::Append::is_part) of a prompt, with the bits of the whole.
+    /// `append_batch` of a [part](super::Append::is_part) of a prompt, with the bits of the whole. A model with adapters may lack what it has
+    /// without.
     PromptParts,
 }
 

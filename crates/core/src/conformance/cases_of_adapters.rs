@@ -81,7 +81,12 @@ pub fn switching_adapters_restores_the_base(fixture: &Fixture) {
     let applied = |model: &dyn Model| model.info().adapters.clone();
     assert_eq!(applied(&*with_second), [AppliedAdapter { name: "adapter 2".into(), scale: 0.5, ..AppliedAdapter::default() }]);
     assert_eq!((applied(&*model), applied(&*without)), (Vec::new(), Vec::new()));
-    assert_eq!(model.info().capabilities, with_first.info().capabilities);
+    // An engine may compute the products with an adapter's factors in another way.
+    let abilities = |model: &dyn Model| {
+        let abilities = model.info().capabilities.iter();
+        abilities.filter(|ability| *ability != Capability::PromptParts).collect::<Vec<_>>()
+    };
+    assert_eq!(abilities(&*model), abilities(&*with_first));
     drop((model, with_second, without));
     assert_eq!(outputs(&*with_first), expected, "it needs no other handle");
 }
