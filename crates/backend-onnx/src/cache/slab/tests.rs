@@ -1,3 +1,5 @@
+//! Slots come, are moved and go, and those beside them keep what they hold.
+
 use ort::value::TensorElementType;
 use tandem_core::conformance::{describe, with_fixture};
 

@@ -1,3 +1,5 @@
+//! The caches of several sessions become consecutive slots, with as few moves as can be.
+
 use ort::value::TensorElementType;
 use tandem_core::conformance::{describe, with_fixture};
 

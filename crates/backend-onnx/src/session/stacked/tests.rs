@@ -1,3 +1,5 @@
+//! Sessions that decode share one run of the engine's own kernels, which is counted.
+
 use std::path::{Path, PathBuf};
 
 use tandem_core::backend::{Append, Backend, Kernels};
