@@ -79,17 +79,17 @@ mod tests {
     use super::*;
 
     #[expect(unsafe_code, reason = "memory by address")]
-    fn values(memory: &SparseMemory) -> &mut [u8] {
-        // SAFETY: the tests take it once at a time.
+    fn values(memory: &mut SparseMemory) -> &mut [u8] {
+        // SAFETY: all of it, which is borrowed.
         unsafe { std::slice::from_raw_parts_mut(memory.first(), memory.n_bytes()) }
     }
 
     #[test]
     fn what_was_not_written_is_zeros_and_costs_nothing() {
         // Far more than there is.
-        let memory = SparseMemory::new(usize::MAX >> 24).unwrap_or_else(|_| SparseMemory::new(1 << 20).unwrap());
+        let mut memory = SparseMemory::new(usize::MAX >> 24).unwrap_or_else(|_| SparseMemory::new(1 << 20).unwrap());
         memory.keep_small_pages();
-        let values = values(&memory);
+        let values = values(&mut memory);
         let last = values.len() - 1;
         assert_eq!((values[0], values[last]), (0, 0));
         (values[0], values[last]) = (1, 2);
@@ -103,11 +103,11 @@ mod tests {
     #[expect(unsafe_code, reason = "memory by address")]
     fn whole_pages_are_given_back_and_no_byte_beside_them() {
         let page = page_size();
-        let memory = SparseMemory::new(8 * page).unwrap();
-        values(&memory).fill(7);
+        let mut memory = SparseMemory::new(8 * page).unwrap();
+        values(&mut memory).fill(7);
         // SAFETY: no reference to it is left.
         unsafe { memory.release(page + 1..6 * page - 1) };
-        let values = values(&memory);
+        let values = values(&mut memory);
         let n_kept = values.iter().filter(|value| **value == 7).count();
         assert!(values[..2 * page].iter().chain(&values[5 * page..]).all(|value| *value == 7));
         assert_eq!(n_kept, 5 * page, "pages that were given back are zeros");

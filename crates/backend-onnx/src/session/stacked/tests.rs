@@ -64,7 +64,7 @@ fn step(model: &dyn Model, pairs: &mut [Pair], expected_runs: usize) {
     let mut logits = vec![Logits::default(); pairs.len()];
     let rows = pairs.iter_mut().zip(&mut logits).zip(&tokens);
     let mut appends: Vec<Append<'_>> =
-        rows.map(|((pair, logits), tokens)| Append { session: &mut *pair.shared, tokens, request: LAST, logits }).collect();
+        rows.map(|((pair, logits), tokens)| Append::new(&mut *pair.shared, tokens, LAST, logits)).collect();
     let n = n_runs(|| model.append_batch(&mut appends).into_iter().for_each(|result| result.unwrap()));
     assert_eq!(n, expected_runs);
     for (pair, logits) in pairs.iter_mut().zip(&logits) {
@@ -185,9 +185,8 @@ fn prompts_run_alone_beside_tokens_that_share_a_run() {
         let requests = [LAST, LogitsRequest::All, LogitsRequest::None, LAST, LAST];
         let mut logits = vec![Logits::default(); 5];
         let rows = pairs.iter_mut().zip(&mut logits).zip(tokens.iter().zip(requests));
-        let mut appends: Vec<Append<'_>> = rows
-            .map(|((pair, logits), (tokens, request))| Append { session: &mut *pair.shared, tokens, request, logits })
-            .collect();
+        let mut appends: Vec<Append<'_>> =
+            rows.map(|((pair, logits), (tokens, request))| Append::new(&mut *pair.shared, tokens, request, logits)).collect();
         let n = n_runs(|| model.append_batch(&mut appends).into_iter().for_each(|result| result.unwrap()));
         assert_eq!(n, 3);
         for ((pair, logits), (tokens, request)) in pairs.iter_mut().zip(&logits).zip(tokens.iter().zip(requests)) {
@@ -208,7 +207,7 @@ fn batch(
     let mut logits = vec![Logits::default(); sessions.len()];
     let rows = sessions.iter_mut().zip(&mut logits).zip(tokens.chunks(1));
     let mut appends: Vec<Append<'_>> =
-        rows.map(|((session, logits), tokens)| Append { session: &mut **session, tokens, request: LAST, logits }).collect();
+        rows.map(|((session, logits), tokens)| Append::new(&mut **session, tokens, LAST, logits)).collect();
     let mut results = Vec::new();
     let n = n_runs(|| results = model.append_batch(&mut appends));
     (results, logits, n)
