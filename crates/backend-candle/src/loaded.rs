@@ -30,7 +30,7 @@ impl Loaded {
 
     /// Calls `with` with memory for `n` logits, whose contents are left over from earlier calls.
     pub(crate) fn with_logits<T>(&self, n: usize, with: impl FnOnce(&mut [f32]) -> T) -> T {
-        /// What is kept for the next call: the logits of some rows, not those of a prompt.
+        /// The most values that are kept for the next call: those of some rows, not of a prompt.
         const MOST_KEPT: usize = 8 << 20;
         let kept = || self.logits.lock().unwrap_or_else(PoisonError::into_inner);
         let mut values = std::mem::take(&mut *kept());

@@ -289,6 +289,24 @@ mod tests {
     }
 
     #[test]
+    fn an_index_cannot_ask_for_more_memory_than_its_file_has() {
+        let (cache, arena) = (tempfile::tempdir().unwrap(), Arena::default());
+        let (codes, scales) = values(70_000, &arena);
+        let entry = entry(cache.path(), |directory| {
+            let writer = Writer::new(directory)?;
+            writer.put("one".into(), [70_000, 1], &codes, &scales);
+            writer.finish()
+        });
+        let path = entry.directory().join(FILES.index);
+        let mut index: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let matrices = index["matrices"].as_array_mut().unwrap();
+        matrices.extend(vec![matrices[0].clone(); 3]);
+        assert!(read(entry.directory(), &arena).is_some());
+        fs::write(&path, serde_json::to_vec(&index).unwrap()).unwrap();
+        assert!(read(entry.directory(), &arena).is_none(), "all matrices have the same bytes");
+    }
+
+    #[test]
     fn failure_to_write_is_said_at_the_end() {
         let (dir, arena) = (tempfile::tempdir().unwrap(), Arena::default());
         let directory = dir.path().join("entry");

@@ -25,8 +25,8 @@ const SMALL_CHUNK: f64 = 2.0;
 
 /// What steps took.
 ///
-/// A step of both takes what it takes without a prompt, something for any tokens of a prompt, since weights are read once more for them, and
-/// something for each of them. The last is known from prompts alone; what of a step is not explained by it is taken to be that of any.
+/// A step with tokens of a prompt takes what it takes without them, a fixed time, since weights are read once more for them, and a time for each
+/// of them. The time for each is estimated from prompts that were computed alone; the rest of what steps took more is the fixed time.
 pub(super) struct Pace {
     slowdown: f64,
     /// Steps of so many sequences that generate, and nothing else; the first is that of one.
@@ -102,8 +102,8 @@ impl Pace {
         let n = match (self.added, self.n_added, self.alone) {
             (Some(added), Some(n), alone) if added > 0.0 => {
                 let per_token = alone.map_or(added / n, |(_, alone)| (SMALL_CHUNK * alone).min(added / n));
-                let of_any = added - per_token * n;
-                (allowed - of_any) / per_token
+                let fixed = added - per_token * n;
+                (allowed - fixed) / per_token
             }
             (None, _, Some((_, alone))) if alone > 0.0 => FIRST.min(allowed / alone),
             _ => FIRST,
@@ -202,7 +202,7 @@ mod tests {
 
     #[test]
     fn the_pace_recovers_from_slow_steps() {
-        // What any tokens of a prompt take is most of what is allowed.
+        // The fixed time is most of what is allowed.
         let engine = Engine::new([0.012, 0.001, 0.009, 0.0004, 0.0]);
         let calm = engine.slowdowns(1, 2, |_| 1.0).len();
         let varied = engine.slowdowns(1, 2, |step| 0.95 + (step * 37 % 100) as f64 / 1000.0);

@@ -61,11 +61,9 @@ impl Pair {
 #[track_caller]
 fn step(model: &dyn Model, pairs: &mut [Pair], expected_runs: usize) {
     let tokens: Vec<[TokenId; 1]> = pairs.iter().map(|pair| [pair.next]).collect();
-    let mut logits = vec![Logits::default(); pairs.len()];
-    let rows = pairs.iter_mut().zip(&mut logits).zip(&tokens);
-    let mut appends: Vec<Append<'_>> =
-        rows.map(|((pair, logits), tokens)| Append::new(&mut *pair.shared, tokens, LAST, logits)).collect();
-    let n = n_runs(|| model.append_batch(&mut appends).into_iter().for_each(|result| result.unwrap()));
+    let rows = pairs.iter_mut().zip(&tokens).map(|(pair, tokens)| (&mut pair.shared, &tokens[..], LAST));
+    let (results, logits, n) = append_together(model, rows);
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
     assert_eq!(n, expected_runs);
     for (pair, logits) in pairs.iter_mut().zip(&logits) {
         let expected = pair.alone.append(&[pair.next], LAST).unwrap();
@@ -74,6 +72,20 @@ fn step(model: &dyn Model, pairs: &mut [Pair], expected_runs: usize) {
         pair.next = most_likely(&expected);
         assert_eq!(most_likely(logits), pair.next);
     }
+}
+
+/// Appends tokens to each session of `rows` in a batch: the results, the logits, and the number of runs.
+fn append_together<'s>(
+    model: &dyn Model,
+    rows: impl IntoIterator<Item = (&'s mut Box<dyn Session>, &'s [TokenId], LogitsRequest)>,
+) -> (Vec<tandem_core::Result<()>>, Vec<Logits>, usize) {
+    let mut rows: Vec<_> = rows.into_iter().map(|row| (row, Logits::default())).collect();
+    let appends = rows.iter_mut();
+    let appends = appends.map(|((session, tokens, request), logits)| Append::new(&mut ***session, tokens, *request, logits));
+    let mut appends: Vec<Append<'_>> = appends.collect();
+    let mut results = Vec::new();
+    let n = n_runs(|| results = model.append_batch(&mut appends));
+    (results, rows.into_iter().map(|(_, logits)| logits).collect(), n)
 }
 
 #[track_caller]
@@ -183,12 +195,10 @@ fn prompts_run_alone_beside_tokens_that_share_a_run() {
         let mut pairs: Vec<Pair> = (0..5).map(|i| Pair::new(&*model, 3 + i, i)).collect();
         let tokens = [text(1, 1), text(20, 2), text(1, 3), text(1, 4), text(2, 5)];
         let requests = [LAST, LogitsRequest::All, LogitsRequest::None, LAST, LAST];
-        let mut logits = vec![Logits::default(); 5];
-        let rows = pairs.iter_mut().zip(&mut logits).zip(tokens.iter().zip(requests));
-        let mut appends: Vec<Append<'_>> =
-            rows.map(|((pair, logits), (tokens, request))| Append::new(&mut *pair.shared, tokens, request, logits)).collect();
-        let n = n_runs(|| model.append_batch(&mut appends).into_iter().for_each(|result| result.unwrap()));
-        assert_eq!(n, 3);
+        let rows = pairs.iter_mut().zip(tokens.iter().zip(requests));
+        let rows = rows.map(|(pair, (tokens, request))| (&mut pair.shared, &tokens[..], request));
+        let (results, logits, n) = append_together(&*model, rows);
+        assert!(results.iter().all(Result::is_ok) && n == 3, "{n} runs: {results:?}");
         for ((pair, logits), (tokens, request)) in pairs.iter_mut().zip(&logits).zip(tokens.iter().zip(requests)) {
             let expected = pair.alone.append(tokens, request).unwrap();
             assert_eq!(logits.n_rows(), expected.n_rows());
@@ -198,19 +208,13 @@ fn prompts_run_alone_beside_tokens_that_share_a_run() {
     });
 }
 
-/// Appends `tokens` to `sessions`, and returns the results, the logits, and the number of runs.
+/// As [`append_together`], one of `tokens` to each of `sessions`.
 fn batch(
     model: &dyn Model,
     sessions: &mut [Box<dyn Session>],
     tokens: &[TokenId],
 ) -> (Vec<tandem_core::Result<()>>, Vec<Logits>, usize) {
-    let mut logits = vec![Logits::default(); sessions.len()];
-    let rows = sessions.iter_mut().zip(&mut logits).zip(tokens.chunks(1));
-    let mut appends: Vec<Append<'_>> =
-        rows.map(|((session, logits), tokens)| Append::new(&mut **session, tokens, LAST, logits)).collect();
-    let mut results = Vec::new();
-    let n = n_runs(|| results = model.append_batch(&mut appends));
-    (results, logits, n)
+    append_together(model, sessions.iter_mut().zip(tokens.chunks(1)).map(|(session, tokens)| (session, tokens, LAST)))
 }
 
 #[test]
